@@ -16,12 +16,14 @@ LR = 0.05
 STEPS = 4
 
 
-def weights_and_gradients(dtype: type[np.floating[Any]] = np.float64) -> tuple[Array, list[Array]]:
+def weights_and_gradients(
+    dtype: type[np.floating[Any]] = np.float64, shape: tuple[int, ...] = (2, 3)
+) -> tuple[Array, list[Array]]:
     rng = np.random.default_rng(11)
-    gradients = [rng.standard_normal((2, 3)) for _ in range(STEPS)]
+    gradients = [rng.standard_normal(shape) for _ in range(STEPS)]
     for gradient in gradients:
         gradient.setflags(write=False)
-    return rng.standard_normal((2, 3)).astype(dtype), gradients
+    return rng.standard_normal(shape).astype(dtype), gradients
 
 
 def assert_close(actual: Array, expected: Array) -> None:
@@ -100,8 +102,11 @@ def test_adamw_defaults() -> None:
 
 
 def test_float32_state_is_rounded_once() -> None:
-    """The steps on float32 arrays are those on the same values in float64, each array rounded at the end."""
-    w, (dw, start, *_) = weights_and_gradients(np.float32)
+    """The steps on float32 arrays are those on the same values in float64, each array rounded at the end.
+
+    Among this many elements, a velocity rounded before it moves w would show in some.
+    """
+    w, (dw, start, *_) = weights_and_gradients(np.float32, (50, 40))
     velocity = start.astype(np.float32)
     wide_w, wide_velocity = w.astype(np.float64), velocity.astype(np.float64)
     for arrays in ((w, velocity), (wide_w, wide_velocity)):

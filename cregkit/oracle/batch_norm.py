@@ -33,8 +33,8 @@ def _channels_last(x: ArrayLike, channel_axis: int) -> Float64Array:
 
 
 def _store_channels(result: Float64Array, channel_axis: int, out: NDArray[Any] | None) -> NDArray[Any]:
-    """Put the channels back where the caller has them and hand the result out, C-contiguous."""
-    return store(np.ascontiguousarray(np.moveaxis(result, -1, channel_axis)), out)
+    """Put the channels back where the caller has them and hand the result out."""
+    return store(np.moveaxis(result, -1, channel_axis), out)
 
 
 def _update_running(running: NDArray[Any], batch: Float64Array, momentum: float) -> None:
