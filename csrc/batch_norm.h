@@ -41,19 +41,32 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 
 /* ---- moments ---- */
 
-CREG_INLINE void columns_moments_rows(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
-                                      float *sum, float *squares)
+/* d = x - shift and its square, of one row's channels [at, at + CREG_W). */
+CREG_INLINE vf2 column_moment_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+{
+    const shifted *o = ctx;
+    const vf d = v_sub(v_load_part(o->x + at, left), o->shift);
+    return (vf2){d, v_mul(d, d)};
+}
+
+/* The terms of SUM_ROWS rows, `stride` apart, added in pairs; or of one row. */
+CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, ptrdiff_t left)
+{
+    vf2 t[SUM_ROWS];
+    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, left);
+    for (int half = rows / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
+    return t[0];
+}
+
+CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift, float *sum,
+                                      float *squares)
 {
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        const vf centre = v_load(shift + j);
-        vf s = v_load(sum + j), q = v_load(squares + j);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf d = v_sub(v_load_part(x + i * stride + j, n - j), centre);
-            s = v_add(s, d);
-            q = v_add(q, v_mul(d, d));
-        }
-        v_store(sum + j, s);
-        v_store(squares + j, q);
+        const shifted ctx = {x, v_load(shift + j)};
+        const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, n - j);
+        v_store(sum + j, v_add(v_load(sum + j), t.a));
+        v_store(squares + j, v_add(v_load(squares + j), t.b));
     }
 }
 
@@ -269,21 +282,30 @@ static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, cr
 
 /* ---- sums for backward: of dy and of dy * d, d = x - mean ---- */
 
-CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+/* dy and dy * (x - mean). */
+typedef struct {
+    const float *dy, *x;
+    vf hi, lo;
+} channel_grad_operands;
+
+CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+{
+    const channel_grad_operands *o = ctx;
+    const vf g = v_load_part(o->dy + at, left);
+    vf d = v_sub(v_sub(v_load_part(o->x + at, left), o->hi), o->lo);
+    if (left < CREG_W) d = v_first(d, left);
+    return (vf2){g, v_mul(g, d)};
+}
+
+CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t n,
                                         const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
         const ptrdiff_t left = n - j;
-        const vf h = v_load_part(hi + j, left), l = v_load_part(lo + j, left);
-        vf s = v_load_part(sum_dy + j, left), t = v_load_part(sum_dy_d + j, left);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf g = v_load_part(dy + i * stride + j, left);
-            const vf d = v_sub(v_sub(v_load_part(x + i * stride + j, left), h), l);
-            s = v_add(s, g);
-            t = v_add(t, v_mul(g, d));
-        }
-        v_store_part(sum_dy + j, s, left);
-        v_store_part(sum_dy_d + j, t, left);
+        const channel_grad_operands ctx = {dy, x, v_load_part(hi + j, left), v_load_part(lo + j, left)};
+        const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, left);
+        v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
+        v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
     }
 }
 
@@ -298,19 +320,6 @@ static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, p
     for (; i < rows; i++) columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
 }
 
-CREG_INLINE void plane_grad_sums_group(const float *dy, const float *x, ptrdiff_t n, vf hi, vf lo, acc *sum_dy, acc *sum_dy_d)
-{
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf g = v_load_part(dy + j, left);
-        vf d = v_sub(v_sub(v_load_part(x + j, left), hi), lo);
-        if (left < CREG_W) d = v_first(d, left);
-        sum_dy->v[k] = v_add(sum_dy->v[k], g);
-        sum_dy_d->v[k] = v_add(sum_dy_d->v[k], v_mul(g, d));
-    }
-}
-
 static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
                                       ptrdiff_t c1, const creg_channels *ch, float *sum_dy, float *sum_dy_d)
 {
@@ -322,16 +331,11 @@ static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shap
         return;
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
-        const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]);
-        const float *g = plane(dy, shape, chunk, c), *v = plane(x, shape, chunk, c);
-        acc s = acc_zero(), t = acc_zero();
-        for (ptrdiff_t i = 0; i < samples; i++, g += shape.c * shape.s, v += shape.c * shape.s) {
-            ptrdiff_t j = 0;
-            for (; j + CREG_LANES <= n; j += CREG_LANES) plane_grad_sums_group(g + j, v + j, CREG_LANES, hi, lo, &s, &t);
-            if (j < n) plane_grad_sums_group(g + j, v + j, n - j, hi, lo, &s, &t);
-        }
-        sum_dy[c] = acc_sum(s);
-        sum_dy_d[c] = acc_sum(t);
+        const channel_grad_operands ctx = {plane(dy, shape, chunk, c), plane(x, shape, chunk, c), v_set1(ch->hi[c]),
+                                           v_set1(ch->lo[c])};
+        const sums t = pieces_sums(channel_grad_terms, &ctx, samples, shape.c * shape.s, n);
+        sum_dy[c] = t.a;
+        sum_dy_d[c] = t.b;
     }
 }
 

@@ -84,22 +84,23 @@ static void creg_layer_norm_forward(const float *x, const float *gamma, const fl
     if (stream) v_stream_end();
 }
 
-/* Adds g and g * (x - mean) of one group. */
-CREG_INLINE void layer_norm_grad_sums_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, row_scale row,
-                                            acc *sum_g, acc *sum_g_d)
+/* g and g * (x - mean). */
+typedef struct {
+    const float *dy, *x, *gamma;
+    row_scale row;
+} grad_operands;
+
+CREG_INLINE vf2 layer_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        vf g = v_load_part(dy + j, left), d = x_minus_mean(v_load_part(x + j, left), row);
-        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
-        if (left < CREG_W) d = v_first(d, left);
-        sum_g->v[k] = v_add(sum_g->v[k], g);
-        sum_g_d->v[k] = v_add(sum_g_d->v[k], v_mul(g, d));
-    }
+    const grad_operands *o = ctx;
+    vf g = v_load_part(o->dy + at, left);
+    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
+    vf d = x_minus_mean(v_load_part(o->x + at, left), o->row);
+    if (left < CREG_W) d = v_first(d, left);
+    return (vf2){g, v_mul(g, d)};
 }
 
-/* What dx needs of a row: mean(g) and rstd * mean(g * x_hat). */
+/* What dx needs of a row: mean(g) and mean(g * x_hat). */
 typedef struct {
     double g, g_x_hat;
 } grad_means;
@@ -107,19 +108,14 @@ typedef struct {
 CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double mean,
                                              double rstd)
 {
-    const row_scale row = row_scale_of(mean, rstd);
-    double total_g = 0.0, total_g_d = 0.0;
-    for (ptrdiff_t j = 0; j < cols;) {
-        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
-        acc g = acc_zero(), g_d = acc_zero();
-        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
-            layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), CREG_LANES, row, &g, &g_d);
-        if (j < end) layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), end - j, row, &g, &g_d); /* tail */
-        j = end;
-        total_g += (double)acc_sum(g);
-        total_g_d += (double)acc_sum(g_d);
+    const grad_operands operands = {dy, x, gamma, row_scale_of(mean, rstd)};
+    double g = 0.0, g_d = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) {
+        const sums s = panel_sums(layer_norm_grad_terms, &operands, j, min_size(cols - j, CREG_PANEL));
+        g += (double)s.a;
+        g_d += (double)s.b;
     }
-    return (grad_means){total_g / (double)cols, total_g_d * rstd / (double)cols};
+    return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
 /* dx of a group, and its part of dgamma and dbeta. */

@@ -54,31 +54,26 @@ static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, 
     if (stream) v_stream_end();
 }
 
-/* Adds g * x of one group. */
-CREG_INLINE void rms_norm_grad_sum_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, acc *sum_g_x)
+/* g * x, and nothing for the second sum. */
+typedef struct {
+    const float *dy, *x, *gamma;
+} rms_grad_operands;
+
+CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        vf g = v_load_part(dy + j, left);
-        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
-        sum_g_x->v[k] = v_add(sum_g_x->v[k], v_mul(g, v_load_part(x + j, left)));
-    }
+    const rms_grad_operands *o = ctx;
+    vf g = v_load_part(o->dy + at, left);
+    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
+    return (vf2){v_mul(g, v_load_part(o->x + at, left)), v_set1(0.0f)};
 }
 
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
 {
-    double total = 0.0;
-    for (ptrdiff_t j = 0; j < cols;) {
-        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
-        acc g_x = acc_zero();
-        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
-            rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), CREG_LANES, &g_x);
-        if (j < end) rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), end - j, &g_x); /* tail */
-        j = end;
-        total += (double)acc_sum(g_x);
-    }
-    return total * rstd / (double)cols;
+    const rms_grad_operands operands = {dy, x, gamma};
+    double g_x = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL)
+        g_x += (double)panel_sums(rms_norm_grad_terms, &operands, j, min_size(cols - j, CREG_PANEL)).a;
+    return g_x * rstd / (double)cols;
 }
 
 /* dx of a group, and its part of dgamma. */
