@@ -366,7 +366,7 @@ static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_sh
             sum_dy_d += (double)chunk_dy_d[k * shape.c + c];
         }
         const double check = sum_dy + sum_dy_d;
-        if (!creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
+        if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
             exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
             ch->exact[c] = 1;
         }

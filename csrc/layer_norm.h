@@ -182,7 +182,7 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
         const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
         const double check = means.g + means.g_x_hat;
-        if (creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
             layer_norm_grad_row(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i], means, stream);
         else
             layer_norm_grad_row_exact(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i]);

@@ -125,7 +125,7 @@ static void creg_rms_norm_backward(const float *dy, const float *x, const double
     if (gamma) memset(dgamma, 0, sizeof(float) * (size_t)cols);
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
         const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
             rms_norm_grad_row(dy, x, gamma, dx, dgamma, cols, rstd[i], mean_g_x_hat, stream);
         else
             rms_norm_grad_row_exact(dy, x, gamma, dx, dgamma, cols, rstd[i]);
