@@ -39,7 +39,8 @@ class CheckResult:
 def check(isas: list[str] | None = None, threads: tuple[int, ...] | None = None) -> Iterator[CheckResult]:
     """Check every case against the oracle, one result for each (case, instruction set, thread count).
 
-    The instruction set in use is restored at the end. By default all that the CPU has, on 1 and on N threads (at least 2).
+    The instruction set in use is restored at the end. By default all that the CPU has, on 1 and on N threads (at least
+    2).
     """
     isas = isas or _runtime.available_isas()
     threads = threads or (1, max(2, _runtime.get_num_threads()))

@@ -32,7 +32,10 @@ CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chun
     return x + (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
 }
 
-CREG_INLINE double chunk_count(creg_chunk chunk) { return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0); }
+CREG_INLINE double chunk_count(creg_chunk chunk)
+{
+    return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0);
+}
 
 CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 {
@@ -59,8 +62,8 @@ CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride
     return t[0];
 }
 
-CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift, float *sum,
-                                      float *squares)
+CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
+                                      float *sum, float *squares)
 {
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
         const shifted ctx = {x, v_load(shift + j)};
@@ -94,7 +97,8 @@ static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, pt
         for (; i < rows; i++) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
         poor = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
-            const double total = sum[j], correction = total * per_count, spread = (double)squares[j] - total * correction;
+            const double total = sum[j], correction = total * per_count,
+                         spread = (double)squares[j] - total * correction;
             mean[j] = (double)shift[j] + correction;
             m2[j] = spread < 0.0 ? 0.0 : spread;
             if (!refined && total * correction > spread) {
@@ -110,8 +114,8 @@ static void creg_batch_norm_moments(const float *x, creg_shape shape, creg_chunk
 {
     if (shape.s == 1) {
         for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
-            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE), mean + c,
-                            m2 + c);
+            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE),
+                            mean + c, m2 + c);
         return;
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
@@ -156,8 +160,8 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
     }
 }
 
-static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64, double *rstd,
-                                    unsigned char *exact)
+static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
+                                    double *rstd, unsigned char *exact)
 {
     for (ptrdiff_t i = 0; i < c; i++) {
         mean64[i] = mean[i];
@@ -183,8 +187,8 @@ CREG_INLINE void set_channel_scale(const creg_channels *ch, ptrdiff_t c, double 
     if (!fits_float(scale)) ch->exact[c] = 1;
 }
 
-static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta, ptrdiff_t c0,
-                                   ptrdiff_t c1, const creg_channels *ch)
+static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta,
+                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
 {
     for (ptrdiff_t c = c0; c < c1; c++) {
         set_channel_centre(ch, c, mean[c]);
@@ -206,8 +210,8 @@ CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
 }
 
 /* `rows` rows of columns [j, end). */
-CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
-                                    const creg_channels *ch, int stream)
+CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
+                                    ptrdiff_t end, const creg_channels *ch, int stream)
 {
     for (; j < end; j += CREG_W) {
         const ptrdiff_t left = end - j;
@@ -262,12 +266,13 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
     ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
     if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES) plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
+    for (; j + CREG_LANES <= n; j += CREG_LANES)
+        plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
     if (j < n) plane_apply_group(x + j, y + j, n - j, hi, lo, scale, bias, 0);
 }
 
-static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                                  const creg_channels *ch, int stream)
+static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
+                                  ptrdiff_t c1, const creg_channels *ch, int stream)
 {
     if (shape.s == 1)
         columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
@@ -309,15 +314,16 @@ CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, int row
     }
 }
 
-static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *hi,
-                              const float *lo, float *sum_dy, float *sum_dy_d)
+static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+                              const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
     memset(sum_dy, 0, sizeof(float) * (size_t)n);
     memset(sum_dy_d, 0, sizeof(float) * (size_t)n);
     ptrdiff_t i = 0;
     for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
         columns_grad_sums_rows(dy + i * stride, x + i * stride, SUM_ROWS, stride, n, hi, lo, sum_dy, sum_dy_d);
-    for (; i < rows; i++) columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
+    for (; i < rows; i++)
+        columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
 }
 
 static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
@@ -355,8 +361,8 @@ static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, p
  * (training == 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
 static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
                                         const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
-                                        float *dgamma, float *dbeta, const creg_channels *ch)
+                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0,
+                                        ptrdiff_t c1, float *dgamma, float *dbeta, const creg_channels *ch)
 {
     const double count = (double)shape.n * (double)shape.s;
     for (ptrdiff_t c = c0; c < c1; c++) {
@@ -397,8 +403,8 @@ CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, 
     return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
 }
 
-CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
-                                   ptrdiff_t end, const creg_channels *ch, int stream)
+CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride,
+                                   ptrdiff_t j, ptrdiff_t end, const creg_channels *ch, int stream)
 {
     for (; j < end; j += CREG_W) {
         const ptrdiff_t left = end - j;
@@ -420,8 +426,9 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
         for (; i < rows; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {
                 const ptrdiff_t at = i * stride + c;
-                dx[at] = ch->exact[c] ? grad_affine_exact(dy[at], x[at], ch, c)
-                                      : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
+                dx[at] = ch->exact[c]
+                             ? grad_affine_exact(dy[at], x[at], ch, c)
+                             : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
             }
         return;
     }
@@ -436,8 +443,8 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
     }
 }
 
-CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2, vf scale,
-                                  int stream)
+CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
+                                  vf scale, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;

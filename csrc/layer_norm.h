@@ -29,8 +29,8 @@ CREG_INLINE row_scale row_scale_of(double mean, double rstd)
 
 CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
 
-CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n, row_scale row,
-                                  int stream)
+CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n,
+                                  row_scale row, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
@@ -42,8 +42,8 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
-                                double rstd, int stream)
+CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
+                                double mean, double rstd, int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
@@ -53,8 +53,8 @@ CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float 
     if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
 }
 
-static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
-                                 double rstd)
+static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
+                                 double mean, double rstd)
 {
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double x_hat = ((double)x[j] - mean) * rstd;
@@ -105,8 +105,8 @@ typedef struct {
     double g, g_x_hat;
 } grad_means;
 
-CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double mean,
-                                             double rstd)
+CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
+                                             double mean, double rstd)
 {
     const grad_operands operands = {dy, x, gamma, row_scale_of(mean, rstd)};
     double g = 0.0, g_d = 0.0;
@@ -138,17 +138,19 @@ CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const fl
 }
 
 CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                     float *dbeta, ptrdiff_t cols, double mean, double rstd, grad_means means, int stream)
+                                     float *dbeta, ptrdiff_t cols, double mean, double rstd, grad_means means,
+                                     int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     const vf g = v_set1((float)means.g), g_x_hat = v_set1((float)means.g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
     if (j) layer_norm_grad_group(dy, x, gamma, dx, dgamma, dbeta, j, row, g, g_x_hat, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, g, g_x_hat,
-                              stream);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, g,
+                              g_x_hat, stream);
     if (j < cols) /* tail */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, g, g_x_hat, 0);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, g,
+                              g_x_hat, 0);
 }
 
 static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,

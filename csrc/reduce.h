@@ -1,9 +1,9 @@
 /* Sums in one fixed order, and moments that can be merged.
  *
- * A panel (at most CREG_PANEL elements) is summed over CREG_LANES float32 lanes: element j goes to lane j mod CREG_LANES.
- * Four groups of lanes are added as (0 + 1) + (2 + 3) before they reach the running sums, which shortens both the chain of
- * roundings and the chain of additions the processor waits for; at the end the lanes are folded by adding the upper half to
- * the lower until one is left. Panels are merged in float64.
+ * A panel (at most CREG_PANEL elements) is summed over CREG_LANES float32 lanes: element j goes to lane j mod
+ * CREG_LANES. Four groups of lanes are added as (0 + 1) + (2 + 3) before they reach the running sums, which shortens
+ * both the chain of roundings and the chain of additions the processor waits for; at the end the lanes are folded by
+ * adding the upper half to the lower until one is left. Panels are merged in float64.
  *
  * Moments use a provisional mean, the mean of the panel's first lanes. With d = x - shift,
  *     mean = shift + sum(d) / n,     m2 = sum(d^2) - sum(d)^2 / n,
@@ -60,13 +60,15 @@ CREG_INLINE float acc_sum(acc a)
 CREG_INLINE vf2 add2(vf2 x, vf2 y) { return (vf2){v_add(x.a, y.a), v_add(x.b, y.b)}; }
 
 /* Adds the terms of n <= CREG_LANES elements: of one group of lanes, or of four, `step` apart. */
-CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n, int groups, ptrdiff_t step, acc *a, acc *b)
+CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n, int groups, ptrdiff_t step, acc *a,
+                            acc *b)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t left = n - k * CREG_W, i = at + k * CREG_W;
         if (left <= 0) continue;
         vf2 t = of(ctx, i, left);
-        if (groups == 4) t = add2(add2(t, of(ctx, i + step, left)), add2(of(ctx, i + 2 * step, left), of(ctx, i + 3 * step, left)));
+        if (groups == 4)
+            t = add2(add2(t, of(ctx, i + step, left)), add2(of(ctx, i + 2 * step, left), of(ctx, i + 3 * step, left)));
         a->v[k] = v_add(a->v[k], t.a);
         b->v[k] = v_add(b->v[k], t.b);
     }
@@ -134,7 +136,8 @@ CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t st
         const shifted ctx = {x, v_set1(shift)};
         const sums s = pieces_sums(shifted_terms, &ctx, pieces, stride, n);
         const double total = s.a, correction = total / count, m2 = (double)s.b - total * correction;
-        if (refined || !(total * correction > m2)) return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
+        if (refined || !(total * correction > m2))
+            return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
         shift = (float)((double)shift + correction);
     }
 }
@@ -173,8 +176,8 @@ CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
 }
 
 /* Whether float32 squares were enough: nothing overflowed (or was NaN), and variance + eps is so far above the smallest
- * float32 squares (2^-126) that what they lost is below half an ulp. It also bounds rstd to [2^-64, 2^48], which is what the
- * backward passes go by. */
+ * float32 squares (2^-126) that what they lost is below half an ulp. It also bounds rstd to [2^-64, 2^48], which is
+ * what the backward passes go by. */
 CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 {
     return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
@@ -204,7 +207,8 @@ static moments exact_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride,
 }
 
 /* Sums of float32 partial sums: one row of cols for each chunk. */
-static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1, float *out)
+static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
+                               float *out)
 {
     enum { TILE = 256 };
     for (ptrdiff_t j = j0; j < j1; j += TILE) {

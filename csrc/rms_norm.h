@@ -37,8 +37,8 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                                  double eps, int stream)
+static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                                  ptrdiff_t cols, double eps, int stream)
 {
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
         double squares = row_squares(x, cols);
@@ -77,8 +77,8 @@ CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const flo
 }
 
 /* dx of a group, and its part of dgamma. */
-CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma, ptrdiff_t n,
-                                     vf rstd, vf mean_g_x_hat, int stream)
+CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                     ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
