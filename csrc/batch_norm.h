@@ -62,15 +62,22 @@ CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride
     return t[0];
 }
 
+CREG_INLINE void column_moments(const float *x, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
+                                const float *shift, float *sum, float *squares)
+{
+    const shifted ctx = {x, v_load(shift + j)};
+    const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, left);
+    v_store(sum + j, v_add(v_load(sum + j), t.a));
+    v_store(squares + j, v_add(v_load(squares + j), t.b));
+}
+
 CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
                                       float *sum, float *squares)
 {
-    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        const shifted ctx = {x, v_load(shift + j)};
-        const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, n - j);
-        v_store(sum + j, v_add(v_load(sum + j), t.a));
-        v_store(squares + j, v_add(v_load(squares + j), t.b));
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W)
+        column_moments(x, rows, stride, j, CREG_W, shift, sum, squares);       /* main loop */
+    if (j < n) column_moments(x, rows, stride, j, n - j, shift, sum, squares); /* tail */
 }
 
 CREG_INLINE void columns_leading_mean(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
@@ -209,19 +216,23 @@ CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
     return (float)(((double)x - ch->mean64[c]) * ch->scale64[c] + (double)ch->bias[c]);
 }
 
-/* `rows` rows of columns [j, end). */
+/* `rows` rows of columns [j, j + left), at most a register's worth. */
+CREG_INLINE void column_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
+                              const creg_channels *ch, int stream)
+{
+    const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
+    const vf scale = v_load_part(ch->scale + j, left), bias = v_load_part(ch->bias + j, left);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const vf v = v_load_part(x + i * stride + j, left);
+        v_put_part(y + i * stride + j, affine(v, hi, lo, scale, bias), left, stream);
+    }
+}
+
 CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
                                     ptrdiff_t end, const creg_channels *ch, int stream)
 {
-    for (; j < end; j += CREG_W) {
-        const ptrdiff_t left = end - j;
-        const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
-        const vf scale = v_load_part(ch->scale + j, left), bias = v_load_part(ch->bias + j, left);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf v = v_load_part(x + i * stride + j, left);
-            v_put_part(y + i * stride + j, affine(v, hi, lo, scale, bias), left, stream);
-        }
-    }
+    for (; j + CREG_W <= end; j += CREG_W) column_apply(x, y, rows, stride, j, CREG_W, ch, stream); /* main loop */
+    if (j < end) column_apply(x, y, rows, stride, j, end - j, ch, 0);                               /* tail */
 }
 
 static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
@@ -302,16 +313,22 @@ CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left
     return (vf2){g, v_mul(g, d)};
 }
 
+CREG_INLINE void column_grad_sums(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t j,
+                                  ptrdiff_t left, const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
+{
+    const channel_grad_operands ctx = {dy, x, v_load_part(hi + j, left), v_load_part(lo + j, left)};
+    const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, left);
+    v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
+    v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
+}
+
 CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t n,
                                         const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
-    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        const ptrdiff_t left = n - j;
-        const channel_grad_operands ctx = {dy, x, v_load_part(hi + j, left), v_load_part(lo + j, left)};
-        const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, left);
-        v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
-        v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+        column_grad_sums(dy, x, rows, stride, j, CREG_W, hi, lo, sum_dy, sum_dy_d);
+    if (j < n) column_grad_sums(dy, x, rows, stride, j, n - j, hi, lo, sum_dy, sum_dy_d); /* tail */
 }
 
 static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
@@ -403,19 +420,23 @@ CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, 
     return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
 }
 
+CREG_INLINE void column_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
+                             ptrdiff_t left, const creg_channels *ch, int stream)
+{
+    const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
+    const vf k1 = v_load_part(ch->k1 + j, left), k2 = v_load_part(ch->k2 + j, left);
+    const vf scale = v_load_part(ch->scale + j, left);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const vf g = v_load_part(dy + i * stride + j, left), v = v_load_part(x + i * stride + j, left);
+        v_put_part(dx + i * stride + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
+    }
+}
+
 CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride,
                                    ptrdiff_t j, ptrdiff_t end, const creg_channels *ch, int stream)
 {
-    for (; j < end; j += CREG_W) {
-        const ptrdiff_t left = end - j;
-        const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
-        const vf k1 = v_load_part(ch->k1 + j, left), k2 = v_load_part(ch->k2 + j, left);
-        const vf scale = v_load_part(ch->scale + j, left);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf g = v_load_part(dy + i * stride + j, left), v = v_load_part(x + i * stride + j, left);
-            v_put_part(dx + i * stride + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
-        }
-    }
+    for (; j + CREG_W <= end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, CREG_W, ch, stream); /* main loop */
+    if (j < end) column_grad(dy, x, dx, rows, stride, j, end - j, ch, 0);                               /* tail */
 }
 
 static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
