@@ -1,0 +1,112 @@
+# What the op modules share: the C contract, the chosen table, the parallel loop, buffer checks and output allocation.
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "cregkit.h" nogil:
+    const int CREG_PANEL
+    const int CREG_CHUNK_ROWS
+    const int CREG_DROPOUT_GROUP
+
+    ctypedef struct creg_shape:
+        ptrdiff_t n, c, s
+
+    ctypedef struct creg_chunk:
+        ptrdiff_t n0, n1, s0, s1
+
+    ctypedef struct creg_channels:
+        float *hi
+        float *lo
+        float *scale
+        float *bias
+        float *k1
+        float *k2
+        double *mean64
+        double *scale64
+        double *k1_64
+        double *k2_64
+        unsigned char *exact
+
+    ctypedef struct creg_dropout:
+        uint32_t key[2]
+        uint16_t threshold
+        uint32_t tie
+        float scale
+
+    ctypedef struct creg_sgd:
+        float lr, weight_decay, momentum
+
+    ctypedef struct creg_adamw:
+        float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps
+
+    ctypedef struct creg_kernels:
+        const char *isa
+        void (*layer_norm_forward)(const float *, const float *, const float *, float *, double *, double *, ptrdiff_t,
+                                   ptrdiff_t, double, int) noexcept
+        void (*layer_norm_backward)(const float *, const float *, const double *, const double *, const float *, float *,
+                                    float *, float *, ptrdiff_t, ptrdiff_t, int) noexcept
+        void (*rms_norm_forward)(const float *, const float *, float *, double *, ptrdiff_t, ptrdiff_t, double,
+                                 int) noexcept
+        void (*rms_norm_backward)(const float *, const float *, const double *, const float *, float *, float *,
+                                  ptrdiff_t, ptrdiff_t, int) noexcept
+        void (*merge_columns)(const float *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float *) noexcept
+        void (*batch_norm_moments)(const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t, double *,
+                                   double *) noexcept
+        void (*batch_norm_statistics)(const float *, creg_shape, const creg_chunk *, ptrdiff_t, const double *,
+                                      const double *, double, ptrdiff_t, ptrdiff_t, double *, double *, double *,
+                                      unsigned char *) noexcept
+        void (*batch_norm_running)(const float *, const float *, double, ptrdiff_t, double *, double *,
+                                   unsigned char *) noexcept
+        void (*batch_norm_affine)(const double *, const double *, const float *, const float *, ptrdiff_t, ptrdiff_t,
+                                  const creg_channels *) noexcept
+        void (*batch_norm_apply)(const float *, float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
+                                 const creg_channels *, int) noexcept
+        void (*batch_norm_grad_sums)(const float *, const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
+                                     const creg_channels *, float *, float *) noexcept
+        void (*batch_norm_grad_affine)(const float *, const float *, creg_shape, ptrdiff_t, const float *, const float *,
+                                       const double *, const double *, const float *, int, ptrdiff_t, ptrdiff_t, float *,
+                                       float *, const creg_channels *) noexcept
+        void (*batch_norm_grad_apply)(const float *, const float *, float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
+                                      const creg_channels *, int) noexcept
+        void (*dropout)(const float *, float *, uint64_t, ptrdiff_t, const creg_dropout *, int) noexcept
+        void (*dropout_keep)(unsigned char *, uint64_t, ptrdiff_t, const creg_dropout *) noexcept
+        void (*spatial_dropout)(const float *, float *, uint64_t, ptrdiff_t, ptrdiff_t, const creg_dropout *,
+                                int) noexcept
+        double (*sum_squares)(const float *, ptrdiff_t) noexcept
+        void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept
+        void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept
+        void (*adamw_step)(float *, const float *, float *, float *, ptrdiff_t, const creg_adamw *) noexcept
+
+
+# One task of a parallel loop: an op's own block function. It must not raise or touch Python.
+ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
+
+# The table in use.
+cdef const creg_kernels *kernels() noexcept nogil
+
+# Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it. Call it without the GIL.
+cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
+
+# Whether an output of so many elements should be written around the cache.
+cdef int streams(ptrdiff_t elements) noexcept nogil
+
+# Checked arrays. All raise TypeError or ValueError that names the argument, says what came and how to mend it.
+cdef cnp.ndarray float32_array(object a, str name)
+cdef cnp.ndarray float32_rows(object a, str name)
+cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
+cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n)
+cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape)
+cdef cnp.ndarray writable(cnp.ndarray a, str name)
+cdef cnp.ndarray output(object out, cnp.ndarray like, str name)
+cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1
+
+# Fresh arrays, and the data pointers of optional ones (None: NULL).
+cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype)
+cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype)
+cdef float *floats(cnp.ndarray a) noexcept
+cdef double *doubles(cnp.ndarray a) noexcept
+
+# Checked numbers.
+cdef double number(object value, str name, double low, double high) except? -1
+cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF

@@ -1,0 +1,47 @@
+"""The specification of cregkit: every functional op in plain NumPy, computed in float64 and written to be read.
+
+Names and signatures are those of `cregkit.functional`. Arrays of any real dtype are accepted and results are float64
+(`dropout_keep` gives bool); an `out` array receives the result rounded to its dtype and is returned. Arguments are not
+checked beyond what the formulas need. NaN, Inf and division by zero follow IEEE 754 without warnings.
+"""
+
+from __future__ import annotations
+
+from cregkit.oracle.batch_norm import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference_backward,
+)
+from cregkit.oracle.dropout import (
+    dropout,
+    dropout_backward,
+    dropout_keep,
+    spatial_dropout,
+    spatial_dropout_backward,
+)
+from cregkit.oracle.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
+from cregkit.oracle.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
+from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
+
+__all__ = [
+    "adamw_step",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference_backward",
+    "dropout",
+    "dropout_backward",
+    "dropout_keep",
+    "l2_gradient",
+    "l2_penalty",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "sgd_step",
+    "spatial_dropout",
+    "spatial_dropout_backward",
+]

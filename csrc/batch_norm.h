@@ -1,0 +1,477 @@
+/* Batch norm (Ioffe and Szegedy, 2015, "Batch Normalization", arXiv:1502.03167), channel by channel over (n, c, s).
+ *
+ * Training   mean, var = moments of the channel over n and s (var biased),  rstd = 1 / sqrt(var + eps)
+ *            x_hat = (x - mean) * rstd,  y = x_hat * gamma + beta
+ * Saved      mean and rstd, float64.
+ * Backward   dbeta = sum(dy),  dgamma = sum(dy * x_hat)
+ *            dx = gamma * rstd * (dy - mean(dy) - x_hat * mean(dy * x_hat))
+ * Inference  the same y with given mean and var, which backward then treats as constants: dx = gamma * rstd * dy.
+ *
+ * The tensor is cut into chunks by its shape alone (cregkit/kernels/batch_norm.pyx); every pass takes one chunk of some
+ * channels. Two layouts share all but the innermost loops:
+ *   columns (s == 1): channels are contiguous, a vector holds neighbouring channels, a chunk is a block of rows;
+ *   planes  (s > 1):  a channel's elements are contiguous, a vector holds elements of one plane.
+ *
+ * Numerical note   Moments are taken about a provisional mean (reduce.h; for columns, that of the chunk's first rows)
+ * and merged in float64 in the order of the chunks. x - mean is (x - hi) - lo as in layer_norm.h.
+ */
+#ifndef CREG_BATCH_NORM_H
+#define CREG_BATCH_NORM_H
+
+#include "reduce.h"
+
+enum {
+    COLUMN_TILE = 512, /* channels whose running sums stay in L1 together */
+    LEADING_ROWS = 8,  /* rows that give the provisional mean */
+    SUM_ROWS = 8,      /* rows summed in registers before the running sums are touched */
+    APPLY_ROWS = 4     /* rows that share one load of their channels' parameters */
+};
+
+CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c)
+{
+    return x + (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
+}
+
+CREG_INLINE double chunk_count(creg_chunk chunk) { return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0); }
+
+CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
+{
+    return memchr(ch->exact + c0, 1, (size_t)(c1 - c0)) != NULL;
+}
+
+/* ---- moments ---- */
+
+CREG_INLINE void columns_moments_rows(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
+                                      float *sum, float *squares)
+{
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        const vf centre = v_load(shift + j);
+        vf s = v_load(sum + j), q = v_load(squares + j);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const vf d = v_sub(v_load_part(x + i * stride + j, n - j), centre);
+            s = v_add(s, d);
+            q = v_add(q, v_mul(d, d));
+        }
+        v_store(sum + j, s);
+        v_store(squares + j, q);
+    }
+}
+
+CREG_INLINE void columns_leading_mean(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
+{
+    const vf count = v_set1((float)rows);
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        vf s = v_set1(0.0f);
+        for (ptrdiff_t i = 0; i < rows; i++) s = v_add(s, v_load_part(x + i * stride + j, n - j));
+        v_store(shift + j, v_div(s, count));
+    }
+}
+
+static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, double *mean, double *m2)
+{
+    float shift[COLUMN_TILE], sum[COLUMN_TILE], squares[COLUMN_TILE];
+    columns_leading_mean(x, min_size(rows, LEADING_ROWS), stride, n, shift);
+    const double per_count = 1.0 / (double)rows;
+    for (int refined = 0, poor = 1; poor; refined = 1) {
+        memset(sum, 0, sizeof sum);
+        memset(squares, 0, sizeof squares);
+        ptrdiff_t i = 0;
+        for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
+            columns_moments_rows(x + i * stride, SUM_ROWS, stride, n, shift, sum, squares);
+        for (; i < rows; i++) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
+        poor = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const double total = sum[j], correction = total * per_count, spread = (double)squares[j] - total * correction;
+            mean[j] = (double)shift[j] + correction;
+            m2[j] = spread < 0.0 ? 0.0 : spread;
+            if (!refined && total * correction > spread) {
+                shift[j] = (float)mean[j];
+                poor = 1;
+            }
+        }
+    }
+}
+
+static void creg_batch_norm_moments(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+                                    double *mean, double *m2)
+{
+    if (shape.s == 1) {
+        for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
+            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE), mean + c,
+                            m2 + c);
+        return;
+    }
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        const moments m =
+            panel_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c * shape.s, chunk.s1 - chunk.s0);
+        mean[c] = m.mean;
+        m2[c] = m.m2;
+    }
+}
+
+/* ---- the channels' parameters ---- */
+
+static void creg_batch_norm_statistics(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
+                                       const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0,
+                                       ptrdiff_t c1, double *mean, double *var, double *rstd, unsigned char *exact)
+{
+    double *m2 = var; /* until the end */
+    const double count = (double)shape.n * (double)shape.s;
+    double merged = chunk_count(chunks[0]);
+    memcpy(mean + c0, chunk_mean + c0, sizeof(double) * (size_t)(c1 - c0));
+    memcpy(m2 + c0, chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
+    for (ptrdiff_t k = 1; k < n_chunks; k++) { /* moments_merge() of every channel */
+        const double share = chunk_count(chunks[k]) / (merged + chunk_count(chunks[k])), weight = merged * share;
+        const double *mean_k = chunk_mean + k * shape.c, *m2_k = chunk_m2 + k * shape.c;
+        for (ptrdiff_t c = c0; c < c1; c++) {
+            const double delta = mean_k[c] - mean[c];
+            mean[c] += delta * share;
+            m2[c] += m2_k[c] + delta * delta * weight;
+        }
+        merged += chunk_count(chunks[k]);
+    }
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        exact[c] = 0;
+        if (!creg_is_safe(m2[c], m2[c] / count + eps)) {
+            const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
+            mean[c] = m.mean;
+            m2[c] = m.m2;
+            exact[c] = m.m2 - m.m2 == 0.0; /* a channel with NaN or Inf becomes NaN either way */
+        }
+        var[c] = m2[c] / count;
+        rstd[c] = 1.0 / sqrt(var[c] + eps);
+    }
+}
+
+static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64, double *rstd,
+                                    unsigned char *exact)
+{
+    for (ptrdiff_t i = 0; i < c; i++) {
+        mean64[i] = mean[i];
+        rstd[i] = 1.0 / sqrt((double)var[i] + eps);
+        exact[i] = fabs(mean64[i]) >= 0x1p+100 && fabs(mean64[i]) < (double)INFINITY; /* x - mean could overflow */
+    }
+}
+
+/* Whether float32 holds it to full precision. */
+CREG_INLINE int fits_float(double a) { return a == 0.0 || (fabs(a) >= 0x1p-126 && fabs(a) < 0x1p+127) || a - a != 0.0; }
+
+CREG_INLINE void set_channel_centre(const creg_channels *ch, ptrdiff_t c, double mean)
+{
+    ch->mean64[c] = mean;
+    ch->hi[c] = (float)mean;
+    ch->lo[c] = (float)(mean - (double)ch->hi[c]);
+}
+
+CREG_INLINE void set_channel_scale(const creg_channels *ch, ptrdiff_t c, double scale)
+{
+    ch->scale64[c] = scale;
+    ch->scale[c] = (float)scale;
+    if (!fits_float(scale)) ch->exact[c] = 1;
+}
+
+static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta, ptrdiff_t c0,
+                                   ptrdiff_t c1, const creg_channels *ch)
+{
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        set_channel_centre(ch, c, mean[c]);
+        set_channel_scale(ch, c, gamma ? rstd[c] * (double)gamma[c] : rstd[c]);
+        ch->bias[c] = beta ? beta[c] : 0.0f;
+    }
+}
+
+/* ---- y ---- */
+
+CREG_INLINE vf affine(vf x, vf hi, vf lo, vf scale, vf bias)
+{
+    return v_add(v_mul(v_sub(v_sub(x, hi), lo), scale), bias);
+}
+
+CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
+{
+    return (float)(((double)x - ch->mean64[c]) * ch->scale64[c] + (double)ch->bias[c]);
+}
+
+/* `rows` rows of columns [j, end). */
+CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
+                                    const creg_channels *ch, int stream)
+{
+    for (; j < end; j += CREG_W) {
+        const ptrdiff_t left = end - j;
+        const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
+        const vf scale = v_load_part(ch->scale + j, left), bias = v_load_part(ch->bias + j, left);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const vf v = v_load_part(x + i * stride + j, left);
+            v_put_part(y + i * stride + j, affine(v, hi, lo, scale, bias), left, stream);
+        }
+    }
+}
+
+static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
+                          const creg_channels *ch, int stream)
+{
+    ptrdiff_t i = 0;
+    if (any_exact(ch, c0, c1)) {
+        for (; i < rows; i++)
+            for (ptrdiff_t c = c0; c < c1; c++) {
+                const float v = x[i * stride + c];
+                y[i * stride + c] =
+                    ch->exact[c] ? affine_exact(v, ch, c) : ((v - ch->hi[c]) - ch->lo[c]) * ch->scale[c] + ch->bias[c];
+            }
+        return;
+    }
+    const int aligned = stride % CREG_W == 0 && unaligned_lead(y + c0, CREG_W) == 0;
+    if (!stream || aligned)
+        for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+            columns_apply_rows(x + i * stride, y + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
+    for (; i < rows; i++) {
+        const ptrdiff_t lead = stream ? unaligned_lead(y + i * stride + c0, c1 - c0) : 0;
+        columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0, c0 + lead, ch, 0);
+        columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0 + lead, c1, ch, stream);
+    }
+}
+
+CREG_INLINE void plane_apply_group(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        v_put_part(y + j, affine(v_load_part(x + j, left), hi, lo, scale, bias), left, stream);
+    }
+}
+
+static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c, int stream)
+{
+    if (ch->exact[c]) {
+        for (ptrdiff_t j = 0; j < n; j++) y[j] = affine_exact(x[j], ch, c);
+        return;
+    }
+    const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
+    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
+    if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
+    for (; j + CREG_LANES <= n; j += CREG_LANES) plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
+    if (j < n) plane_apply_group(x + j, y + j, n - j, hi, lo, scale, bias, 0);
+}
+
+static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+                                  const creg_channels *ch, int stream)
+{
+    if (shape.s == 1)
+        columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
+    else
+        for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
+            for (ptrdiff_t c = c0; c < c1; c++) {
+                const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
+                plane_apply(x + at, y + at, chunk.s1 - chunk.s0, ch, c, stream);
+            }
+    if (stream) v_stream_end();
+}
+
+/* ---- sums for backward: of dy and of dy * d, d = x - mean ---- */
+
+CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+                                        const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
+{
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        const ptrdiff_t left = n - j;
+        const vf h = v_load_part(hi + j, left), l = v_load_part(lo + j, left);
+        vf s = v_load_part(sum_dy + j, left), t = v_load_part(sum_dy_d + j, left);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const vf g = v_load_part(dy + i * stride + j, left);
+            const vf d = v_sub(v_sub(v_load_part(x + i * stride + j, left), h), l);
+            s = v_add(s, g);
+            t = v_add(t, v_mul(g, d));
+        }
+        v_store_part(sum_dy + j, s, left);
+        v_store_part(sum_dy_d + j, t, left);
+    }
+}
+
+static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *hi,
+                              const float *lo, float *sum_dy, float *sum_dy_d)
+{
+    memset(sum_dy, 0, sizeof(float) * (size_t)n);
+    memset(sum_dy_d, 0, sizeof(float) * (size_t)n);
+    ptrdiff_t i = 0;
+    for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
+        columns_grad_sums_rows(dy + i * stride, x + i * stride, SUM_ROWS, stride, n, hi, lo, sum_dy, sum_dy_d);
+    for (; i < rows; i++) columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
+}
+
+CREG_INLINE void plane_grad_sums_group(const float *dy, const float *x, ptrdiff_t n, vf hi, vf lo, acc *sum_dy, acc *sum_dy_d)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf g = v_load_part(dy + j, left);
+        vf d = v_sub(v_sub(v_load_part(x + j, left), hi), lo);
+        if (left < CREG_W) d = v_first(d, left);
+        sum_dy->v[k] = v_add(sum_dy->v[k], g);
+        sum_dy_d->v[k] = v_add(sum_dy_d->v[k], v_mul(g, d));
+    }
+}
+
+static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
+                                      ptrdiff_t c1, const creg_channels *ch, float *sum_dy, float *sum_dy_d)
+{
+    const ptrdiff_t samples = chunk.n1 - chunk.n0, n = chunk.s1 - chunk.s0;
+    if (shape.s == 1) {
+        for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
+            columns_grad_sums(plane(dy, shape, chunk, c), plane(x, shape, chunk, c), samples, shape.c,
+                              min_size(c1 - c, COLUMN_TILE), ch->hi + c, ch->lo + c, sum_dy + c, sum_dy_d + c);
+        return;
+    }
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]);
+        const float *g = plane(dy, shape, chunk, c), *v = plane(x, shape, chunk, c);
+        acc s = acc_zero(), t = acc_zero();
+        for (ptrdiff_t i = 0; i < samples; i++, g += shape.c * shape.s, v += shape.c * shape.s) {
+            ptrdiff_t j = 0;
+            for (; j + CREG_LANES <= n; j += CREG_LANES) plane_grad_sums_group(g + j, v + j, CREG_LANES, hi, lo, &s, &t);
+            if (j < n) plane_grad_sums_group(g + j, v + j, n - j, hi, lo, &s, &t);
+        }
+        sum_dy[c] = acc_sum(s);
+        sum_dy_d[c] = acc_sum(t);
+    }
+}
+
+static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, ptrdiff_t c, double mean, double *sum_dy,
+                            double *sum_dy_d)
+{
+    *sum_dy = *sum_dy_d = 0.0;
+    for (ptrdiff_t i = 0; i < shape.n; i++)
+        for (ptrdiff_t j = 0; j < shape.s; j++) {
+            const ptrdiff_t at = (i * shape.c + c) * shape.s + j;
+            *sum_dy += (double)dy[at];
+            *sum_dy_d += (double)dy[at] * ((double)x[at] - mean);
+        }
+}
+
+/* From the chunks' sums: dgamma, dbeta, and the channels' parameters for dx. When mean and var are constants
+ * (training == 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
+static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
+                                        const float *chunk_dy, const float *chunk_dy_d, const double *mean,
+                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
+                                        float *dgamma, float *dbeta, const creg_channels *ch)
+{
+    const double count = (double)shape.n * (double)shape.s;
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        double sum_dy = 0.0, sum_dy_d = 0.0;
+        for (ptrdiff_t k = 0; k < n_chunks; k++) {
+            sum_dy += (double)chunk_dy[k * shape.c + c];
+            sum_dy_d += (double)chunk_dy_d[k * shape.c + c];
+        }
+        const double check = sum_dy + sum_dy_d;
+        if (!creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
+            exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
+            ch->exact[c] = 1;
+        }
+        if (dgamma) dgamma[c] = (float)(sum_dy_d * rstd[c]);
+        if (dbeta) dbeta[c] = (float)sum_dy;
+        set_channel_scale(ch, c, gamma ? rstd[c] * (double)gamma[c] : rstd[c]);
+        if (!training) {
+            set_channel_centre(ch, c, 0.0);
+            ch->bias[c] = 0.0f;
+            continue;
+        }
+        ch->k1_64[c] = sum_dy / count;
+        ch->k2_64[c] = sum_dy_d * rstd[c] / count * rstd[c];
+        ch->k1[c] = (float)ch->k1_64[c];
+        ch->k2[c] = (float)ch->k2_64[c];
+    }
+}
+
+/* ---- dx ---- */
+
+CREG_INLINE vf grad_affine(vf dy, vf x, vf hi, vf lo, vf k1, vf k2, vf scale)
+{
+    return v_mul(v_sub(v_sub(dy, k1), v_mul(v_sub(v_sub(x, hi), lo), k2)), scale);
+}
+
+CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, ptrdiff_t c)
+{
+    return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
+}
+
+CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
+                                   ptrdiff_t end, const creg_channels *ch, int stream)
+{
+    for (; j < end; j += CREG_W) {
+        const ptrdiff_t left = end - j;
+        const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
+        const vf k1 = v_load_part(ch->k1 + j, left), k2 = v_load_part(ch->k2 + j, left);
+        const vf scale = v_load_part(ch->scale + j, left);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const vf g = v_load_part(dy + i * stride + j, left), v = v_load_part(x + i * stride + j, left);
+            v_put_part(dx + i * stride + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
+        }
+    }
+}
+
+static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
+                         ptrdiff_t c1, const creg_channels *ch, int stream)
+{
+    ptrdiff_t i = 0;
+    if (any_exact(ch, c0, c1)) {
+        for (; i < rows; i++)
+            for (ptrdiff_t c = c0; c < c1; c++) {
+                const ptrdiff_t at = i * stride + c;
+                dx[at] = ch->exact[c] ? grad_affine_exact(dy[at], x[at], ch, c)
+                                      : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
+            }
+        return;
+    }
+    const int aligned = stride % CREG_W == 0 && unaligned_lead(dx + c0, CREG_W) == 0;
+    if (!stream || aligned)
+        for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+            columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
+    for (; i < rows; i++) {
+        const ptrdiff_t at = i * stride, lead = stream ? unaligned_lead(dx + at + c0, c1 - c0) : 0;
+        columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0, c0 + lead, ch, 0);
+        columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0 + lead, c1, ch, stream);
+    }
+}
+
+CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2, vf scale,
+                                  int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf g = v_load_part(dy + j, left), v = v_load_part(x + j, left);
+        v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
+    }
+}
+
+static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c,
+                       int stream)
+{
+    if (ch->exact[c]) {
+        for (ptrdiff_t j = 0; j < n; j++) dx[j] = grad_affine_exact(dy[j], x[j], ch, c);
+        return;
+    }
+    const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
+    const vf scale = v_set1(ch->scale[c]);
+    ptrdiff_t j = stream ? unaligned_lead(dx, n) : 0;
+    if (j) plane_grad_group(dy, x, dx, j, hi, lo, k1, k2, scale, 0);
+    for (; j + CREG_LANES <= n; j += CREG_LANES)
+        plane_grad_group(dy + j, x + j, dx + j, CREG_LANES, hi, lo, k1, k2, scale, stream);
+    if (j < n) plane_grad_group(dy + j, x + j, dx + j, n - j, hi, lo, k1, k2, scale, 0);
+}
+
+static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
+                                       ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch, int stream)
+{
+    if (shape.s == 1) {
+        const ptrdiff_t at = chunk.n0 * shape.c;
+        columns_grad(dy + at, x + at, dx + at, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
+    } else
+        for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
+            for (ptrdiff_t c = c0; c < c1; c++) {
+                const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
+                plane_grad(dy + at, x + at, dx + at, chunk.s1 - chunk.s0, ch, c, stream);
+            }
+    if (stream) v_stream_end();
+}
+
+#endif

@@ -1,0 +1,139 @@
+/* The C contract of cregkit: one table of kernels per instruction set, each kernel the maths of one block.
+ *
+ * Conventions
+ *   - Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t.
+ *   - Arrays are C-contiguous. Only natural (4 or 8 byte) alignment is asked for; alignment never changes a bit.
+ *   - y may be x and dx may be dy, exactly; apart from that an output overlaps nothing.
+ *   - NULL gamma means a gain of 1, NULL beta a bias of 0. A NULL output is not written.
+ *   - stream != 0 writes around the cache: for outputs so large that nothing of them would be left in it.
+ *
+ * Why the bits are the same everywhere
+ *   - Only +, -, *, / and sqrt, each correctly rounded by IEEE 754; the build forbids contraction into fma.
+ *   - A sum runs over CREG_LANES virtual lanes, whatever the register width, folded in one fixed order.
+ *   - At most CREG_PANEL elements (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape
+ *     alone, are merged one after another in float64.
+ *
+ * Which numbers are right: all finite ones. Where a float32 sum of squares overflowed, or is so small that lost
+ * subnormals could count, the row (channel) is computed again in float64: see creg_is_safe() in reduce.h.
+ */
+#ifndef CREGKIT_H
+#define CREGKIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    CREG_LANES = 64,         /* virtual lanes of a sum */
+    CREG_PANEL = 4096,       /* elements of a row (or plane) summed in float32 before float64 takes over */
+    CREG_CHUNK_ROWS = 64,    /* rows of a column sum taken in float32 before float64 takes over */
+    CREG_DROPOUT_GROUP = 128 /* elements that share 16 Philox counters */
+};
+
+/* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last). */
+typedef struct {
+    ptrdiff_t n, c, s;
+} creg_shape;
+
+/* A piece of every channel whose sums are taken in float32: samples [n0, n1) and elements [s0, s1) of each. */
+typedef struct {
+    ptrdiff_t n0, n1, s0, s1;
+} creg_chunk;
+
+/* What batch norm's passes read of each channel: arrays of c elements.
+ *   forward:  y  = ((x - hi) - lo) * scale + bias                hi + lo = mean, scale = gamma * rstd, bias = beta
+ *   backward: dx = ((dy - k1) - ((x - hi) - lo) * k2) * scale    k1 = mean(dy), k2 = rstd * mean(dy * x_hat)
+ * A channel that float32 cannot hold has exact = 1 and is taken from the float64 arrays instead. */
+typedef struct {
+    float *hi, *lo, *scale, *bias, *k1, *k2;
+    double *mean64, *scale64, *k1_64, *k2_64;
+    unsigned char *exact;
+} creg_channels;
+
+/* Dropout's parameters as the kernels want them. */
+typedef struct {
+    uint32_t key[2];    /* the seed's low and high half */
+    uint16_t threshold; /* top 16 bits of p: a smaller draw drops */
+    uint32_t tie;       /* next 32 bits of p: where a draw equals the threshold, a smaller second draw drops */
+    float scale;        /* 1 / (1 - p) */
+} creg_dropout;
+
+/* One SGD step, its constants in float32. See optimizer.h. */
+typedef struct {
+    float lr, weight_decay, momentum;
+} creg_sgd;
+
+/* One AdamW step (l2 = 0), or one of Adam with L2 (shrink = 1). See optimizer.h. */
+typedef struct {
+    float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
+} creg_adamw;
+
+typedef struct {
+    const char *isa;
+
+    /* layer_norm.h, rms_norm.h: a block of whole rows. dgamma and dbeta receive the sums over at most CREG_CHUNK_ROWS rows. */
+    void (*layer_norm_forward)(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
+                               ptrdiff_t rows, ptrdiff_t cols, double eps, int stream);
+    void (*layer_norm_backward)(const float *dy, const float *x, const double *mean, const double *rstd, const float *gamma,
+                                float *dx, float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, int stream);
+    void (*rms_norm_forward)(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
+                             double eps, int stream);
+    void (*rms_norm_backward)(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
+                              float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream);
+    /* out[j] = sum over chunks of partial[chunk * cols + j], for columns [j0, j1). */
+    void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1, float *out);
+
+    /* batch_norm.h: one chunk of the channels [c0, c1); x, dy, y and dx point at the whole tensor. Chunk results are
+     * stored at [chunk index][channel]. */
+    void (*batch_norm_moments)(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, double *mean,
+                               double *m2);
+    void (*batch_norm_statistics)(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
+                                  const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0, ptrdiff_t c1,
+                                  double *mean, double *var, double *rstd, unsigned char *exact);
+    void (*batch_norm_running)(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64, double *rstd,
+                               unsigned char *exact);
+    void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta, ptrdiff_t c0,
+                              ptrdiff_t c1, const creg_channels *channels);
+    void (*batch_norm_apply)(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+                             const creg_channels *channels, int stream);
+    void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
+                                 ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
+    void (*batch_norm_grad_affine)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
+                                   const float *chunk_dy, const float *chunk_dy_d, const double *mean, const double *rstd,
+                                   const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
+                                   float *dbeta, const creg_channels *channels);
+    void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
+                                  ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int stream);
+
+    /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
+    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);
+    void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
+    void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
+                            const creg_dropout *dropout, int stream);
+
+    /* optimizer.h: n elements; sum_squares takes at most CREG_PANEL. */
+    double (*sum_squares)(const float *x, ptrdiff_t n);
+    void (*scale)(const float *x, float *y, ptrdiff_t n, float factor, int stream);
+    void (*sgd_step)(float *w, const float *dw, float *velocity, ptrdiff_t n, const creg_sgd *sgd);
+    void (*adamw_step)(float *w, const float *dw, float *m, float *v, ptrdiff_t n, const creg_adamw *adamw);
+} creg_kernels;
+
+/* The tables this CPU and its operating system can run, best first; NULL past the end. */
+const creg_kernels *creg_kernels_ranked(int rank);
+
+/* Its name, from CPUID where there is one. */
+void creg_cpu_name(char name[49]);
+
+/* Kernels run in IEEE 754's default mode: round to nearest, subnormals kept. A process may have set others, thread by
+ * thread, which would make bits depend on the thread. enter returns what leave restores. */
+uint64_t creg_float_mode_enter(void);
+void creg_float_mode_leave(uint64_t mode);
+
+#define CREG_INLINE static inline __attribute__((always_inline))
+
+#if defined(__x86_64__)
+#define CREG_X86 1
+#elif defined(__aarch64__)
+#define CREG_ARM64 1
+#endif
+
+#endif

@@ -1,0 +1,92 @@
+/* Which instruction sets this CPU has and its operating system saves; and the floating point mode kernels run in. */
+#include "cregkit.h"
+
+#include <string.h>
+
+#ifdef CREG_X86
+#include <cpuid.h>
+#include <immintrin.h>
+
+extern const creg_kernels creg_kernels_avx2, creg_kernels_avx512;
+
+/* The registers the operating system saves on a context switch: without its word a wide register is not safe to use. */
+static uint64_t saved_registers(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return 0;
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static int cpu_has(const creg_kernels *table)
+{
+    const uint64_t ymm = 0x6, zmm = 0xE6; /* XCR0: SSE and AVX state; and mask registers and both halves of zmm */
+    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
+    if (table == &creg_kernels_avx2) return (ebx & bit_AVX2) && (saved_registers() & ymm) == ymm;
+    return (ebx & avx512) == avx512 && (saved_registers() & zmm) == zmm;
+}
+
+void creg_cpu_name(char name[49])
+{
+    unsigned words[12] = {0};
+    for (unsigned i = 0; i < 3; i++)
+        if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3)) break;
+    memcpy(name, words, 48);
+    name[48] = '\0';
+}
+
+/* MXCSR: exceptions masked, round to nearest, no flush to zero, no denormals as zero; status flags are not touched. */
+uint64_t creg_float_mode_enter(void)
+{
+    const unsigned mode = _mm_getcsr(), flags = 0x3F;
+    if ((mode & ~flags) != 0x1F80) _mm_setcsr(0x1F80 | (mode & flags));
+    return mode;
+}
+void creg_float_mode_leave(uint64_t mode)
+{
+    if (((unsigned)mode & ~0x3Fu) != 0x1F80) _mm_setcsr((unsigned)mode);
+}
+
+#else
+
+void creg_cpu_name(char name[49]) { name[0] = '\0'; }
+
+#ifdef CREG_ARM64
+extern const creg_kernels creg_kernels_neon;
+
+uint64_t creg_float_mode_enter(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    if (mode) __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return mode;
+}
+void creg_float_mode_leave(uint64_t mode)
+{
+    if (mode) __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+}
+#else
+uint64_t creg_float_mode_enter(void) { return 0; }
+void creg_float_mode_leave(uint64_t mode) { (void)mode; }
+#endif
+#endif
+
+extern const creg_kernels creg_kernels_scalar;
+
+const creg_kernels *creg_kernels_ranked(int rank)
+{
+    const creg_kernels *usable[4];
+    int n = 0;
+#ifdef CREG_X86
+    if (cpu_has(&creg_kernels_avx512)) usable[n++] = &creg_kernels_avx512;
+    if (cpu_has(&creg_kernels_avx2)) usable[n++] = &creg_kernels_avx2;
+#endif
+#ifdef CREG_ARM64
+    usable[n++] = &creg_kernels_neon;
+#endif
+    usable[n++] = &creg_kernels_scalar;
+    return rank >= 0 && rank < n ? usable[rank] : NULL;
+}

@@ -1,0 +1,131 @@
+/* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted scaling.
+ *
+ * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
+ * Saved      nothing: backward draws the same bits again, dx = dy * scale where kept.
+ * Spatial    (Tompson et al., 2015, arXiv:1411.4280) the same with one decision per channel instead of per element.
+ *
+ * Which elements: element i of the stream belongs to group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
+ * of a group takes 16 bits: word e / 32 of counter (e % 32) / 2, the low half for even e, the high half for odd. That is
+ * the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
+ * A draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own, so
+ * that the probability is p to 2^-48 at the price of 16 bits.
+ */
+#ifndef CREG_DROPOUT_H
+#define CREG_DROPOUT_H
+
+#include "philox.h"
+#include "reduce.h"
+
+enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
+
+/* Kept elements of a whole group, scaled; ties count as kept. Returns whether there was a tie that may drop. */
+CREG_INLINE int dropout_full_group(const float *x, float *y, uint64_t group, const creg_dropout *d, int stream)
+{
+    const vf scale = v_set1(d->scale);
+    int tie = 0;
+    for (int k = 0; k < COUNTERS; k += CREG_W) {
+        vu words[4];
+        philox_vector(group * COUNTERS + (uint64_t)k, d->key, words);
+        for (int j = 0; j < 4; j++) {
+            vm keep[2];
+            vu_draws_at_least(words[j], d->threshold, keep);
+            tie |= vu_any_draw_equals(words[j], d->threshold);
+            for (int half = 0; half < 2; half++) {
+                const ptrdiff_t e = 32 * j + 2 * k + half * CREG_W;
+                v_put_part(y + e, v_keep(keep[half], v_mul(v_load(x + e), scale)), CREG_W, stream);
+            }
+        }
+    }
+    return tie && d->tie != 0;
+}
+
+/* Drops what a tie drops among elements [e0, e1) of a group; y points at element e0. */
+static void dropout_ties(float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d)
+{
+    for (int k = 0; k < COUNTERS; k++) {
+        uint32_t word[4];
+        philox(group * COUNTERS + (uint64_t)k, PHILOX_DRAWS, d->key, word);
+        for (int h = 0; h < 8; h++) {
+            const ptrdiff_t e = 32 * (h / 2) + 2 * k + h % 2;
+            if (e < e0 || e >= e1 || (uint16_t)(word[h / 2] >> (16 * (h % 2))) != d->threshold) continue;
+            uint32_t second[4];
+            philox(group * GROUP + (uint64_t)e, PHILOX_TIES, d->key, second);
+            if (second[0] < d->tie) y[e - e0] = 0.0f;
+        }
+    }
+}
+
+/* Elements [e0, e1) of a group, through a whole one on the stack. */
+static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d)
+{
+    float whole[GROUP] = {0};
+    memcpy(whole + e0, x, sizeof(float) * (size_t)(e1 - e0));
+    const int tie = dropout_full_group(whole, whole, group, d, 0);
+    memcpy(y, whole + e0, sizeof(float) * (size_t)(e1 - e0));
+    if (tie) dropout_ties(y, group, e0, e1, d);
+}
+
+static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d, int stream)
+{
+    uint64_t group = first / GROUP;
+    const ptrdiff_t e0 = (ptrdiff_t)(first % GROUP);
+    ptrdiff_t i = 0;
+    if (e0 && n > 0) {
+        i = min_size(GROUP - e0, n);
+        dropout_part_group(x, y, group++, e0, e0 + i, d);
+    }
+    const int aligned = stream && unaligned_lead(y + i, CREG_W) == 0;
+    for (; i + GROUP <= n; i += GROUP, group++) /* main loop */
+        if (dropout_full_group(x + i, y + i, group, d, aligned)) dropout_ties(y + i, group, 0, GROUP, d);
+    if (i < n) dropout_part_group(x + i, y + i, group, 0, n - i, d); /* tail */
+    if (stream) v_stream_end();
+}
+
+/* The decisions alone, one byte each. */
+static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
+{
+    float ones[GROUP], kept[GROUP];
+    for (int e = 0; e < GROUP; e++) ones[e] = 1.0f;
+    for (ptrdiff_t i = 0; i < n;) {
+        const ptrdiff_t e0 = (ptrdiff_t)((first + (uint64_t)i) % GROUP), e1 = min_size(GROUP, e0 + n - i);
+        dropout_part_group(ones, kept, (first + (uint64_t)i) / GROUP, e0, e1, d);
+        for (ptrdiff_t e = 0; e < e1 - e0; e++) keep[i + e] = kept[e] != 0.0f;
+        i += e1 - e0;
+    }
+}
+
+CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        v_put_part(y + j, v_mul(v_load_part(x + j, left), factor), left, stream);
+    }
+}
+
+/* y = x * factor. */
+static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int stream)
+{
+    const vf f = v_set1(factor);
+    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
+    if (j) scale_group(x, y, j, f, 0);
+    for (; j + CREG_LANES <= n; j += CREG_LANES) scale_group(x + j, y + j, CREG_LANES, f, stream); /* main loop */
+    if (j < n) scale_group(x + j, y + j, n - j, f, 0);                                           /* tail */
+    if (stream) v_stream_end();
+}
+
+/* Channels [first, first + channels), `size` elements each: a whole channel is kept or dropped. */
+static void creg_spatial_dropout(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
+                                 const creg_dropout *d, int stream)
+{
+    unsigned char keep[GROUP];
+    for (ptrdiff_t c = 0; c < channels; c++, x += size, y += size) {
+        if (c % GROUP == 0) creg_dropout_keep(keep, first + (uint64_t)c, min_size(GROUP, channels - c), d);
+        if (keep[c % GROUP])
+            creg_scale(x, y, size, d->scale, stream);
+        else
+            memset(y, 0, sizeof(float) * (size_t)size);
+    }
+}
+
+#endif

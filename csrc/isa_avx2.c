@@ -1,0 +1,17 @@
+/* The kernels for AVX2. */
+#include "cregkit.h"
+
+#ifdef CREG_X86
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,sse4.2"))), apply_to = function)
+#else
+#pragma GCC target("avx2,sse4.2")
+#endif
+#define CREG_ISA "avx2"
+#define CREG_TABLE creg_kernels_avx2
+#include "simd_avx2.h"
+#include "table.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,197 @@
+/* Layer norm (Ba, Kiros and Hinton, 2016, "Layer Normalization", arXiv:1607.06450), row by row.
+ *
+ * Forward    mean = sum(x) / n,  var = sum((x - mean)^2) / n,  rstd = 1 / sqrt(var + eps)
+ *            x_hat = (x - mean) * rstd,  y = x_hat * gamma + beta
+ * Saved      mean and rstd, float64.
+ * Backward   g = dy * gamma
+ *            dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat))
+ *            dgamma = sum over rows of dy * x_hat,  dbeta = sum over rows of dy
+ *
+ * Numerical note   x - mean is taken as (x - hi) - lo with hi + lo = mean in two float32: (x - hi) is exact where it
+ * matters (x close to a large mean), so that y is as good at an offset of 1e6 as at 0. x * rstd - mean * rstd would
+ * cancel. Forward and backward use the same split, hence the same x_hat, bit for bit.
+ */
+#ifndef CREG_LAYER_NORM_H
+#define CREG_LAYER_NORM_H
+
+#include "reduce.h"
+
+/* A row's centre and scale in registers. */
+typedef struct {
+    vf hi, lo, rstd;
+} row_scale;
+
+CREG_INLINE row_scale row_scale_of(double mean, double rstd)
+{
+    const float hi = (float)mean;
+    return (row_scale){v_set1(hi), v_set1((float)(mean - (double)hi)), v_set1((float)rstd)};
+}
+
+CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
+
+CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n, row_scale row,
+                                  int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        vf v = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
+        if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
+        if (beta) v = v_add(v, v_load_part(beta + j, left));
+        v_put_part(y + j, v, left, stream);
+    }
+}
+
+CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
+                                double rstd, int stream)
+{
+    const row_scale row = row_scale_of(mean, rstd);
+    ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
+    if (j) layer_norm_group(x, gamma, beta, y, j, row, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+        layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, stream);
+    if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
+}
+
+static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
+                                 double rstd)
+{
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double x_hat = ((double)x[j] - mean) * rstd;
+        y[j] = (float)(x_hat * (gamma ? (double)gamma[j] : 1.0) + (beta ? (double)beta[j] : 0.0));
+    }
+}
+
+static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                                    double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        moments row = row_moments(x, cols);
+        double variance_plus_eps = row.m2 / row.count + eps;
+        const int safe = creg_is_safe(row.m2, variance_plus_eps);
+        if (!safe) {
+            row = exact_moments(x, 1, 0, cols);
+            variance_plus_eps = row.m2 / row.count + eps;
+        }
+        const double row_rstd = 1.0 / sqrt(variance_plus_eps);
+        if (safe)
+            layer_norm_row(x, gamma, beta, y, cols, row.mean, row_rstd, stream);
+        else
+            layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
+        if (mean) mean[i] = row.mean;
+        if (rstd) rstd[i] = row_rstd;
+    }
+    if (stream) v_stream_end();
+}
+
+/* Adds g and g * (x - mean) of one group. */
+CREG_INLINE void layer_norm_grad_sums_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, row_scale row,
+                                            acc *sum_g, acc *sum_g_d)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        vf g = v_load_part(dy + j, left), d = x_minus_mean(v_load_part(x + j, left), row);
+        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
+        if (left < CREG_W) d = v_first(d, left);
+        sum_g->v[k] = v_add(sum_g->v[k], g);
+        sum_g_d->v[k] = v_add(sum_g_d->v[k], v_mul(g, d));
+    }
+}
+
+/* What dx needs of a row: mean(g) and rstd * mean(g * x_hat). */
+typedef struct {
+    double g, g_x_hat;
+} grad_means;
+
+CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double mean,
+                                             double rstd)
+{
+    const row_scale row = row_scale_of(mean, rstd);
+    double total_g = 0.0, total_g_d = 0.0;
+    for (ptrdiff_t j = 0; j < cols;) {
+        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
+        acc g = acc_zero(), g_d = acc_zero();
+        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
+            layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), CREG_LANES, row, &g, &g_d);
+        if (j < end) layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), end - j, row, &g, &g_d); /* tail */
+        j = end;
+        total_g += (double)acc_sum(g);
+        total_g_d += (double)acc_sum(g_d);
+    }
+    return (grad_means){total_g / (double)cols, total_g_d * rstd / (double)cols};
+}
+
+/* dx of a group, and its part of dgamma and dbeta. */
+CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                       float *dbeta, ptrdiff_t n, row_scale row, vf mean_g, vf mean_g_x_hat, int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf dv = v_load_part(dy + j, left), x_hat = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
+        vf g = dv;
+        if (gamma) {
+            g = v_mul(dv, v_load_part(gamma + j, left));
+            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
+            v_store_part(dbeta + j, v_add(v_load_part(dbeta + j, left), dv), left);
+        }
+        const vf t = v_sub(v_sub(g, mean_g), v_mul(x_hat, mean_g_x_hat));
+        v_put_part(dx + j, v_mul(t, row.rstd), left, stream);
+    }
+}
+
+CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                     float *dbeta, ptrdiff_t cols, double mean, double rstd, grad_means means, int stream)
+{
+    const row_scale row = row_scale_of(mean, rstd);
+    const vf g = v_set1((float)means.g), g_x_hat = v_set1((float)means.g_x_hat);
+    ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
+    if (j) layer_norm_grad_group(dy, x, gamma, dx, dgamma, dbeta, j, row, g, g_x_hat, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, g, g_x_hat,
+                              stream);
+    if (j < cols) /* tail */
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, g, g_x_hat, 0);
+}
+
+static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                      float *dbeta, ptrdiff_t cols, double mean, double rstd)
+{
+    double sum_g = 0.0, sum_g_x_hat = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double g = (double)dy[j] * (gamma ? (double)gamma[j] : 1.0);
+        sum_g += g;
+        sum_g_x_hat += g * (((double)x[j] - mean) * rstd);
+    }
+    const double mean_g = sum_g / (double)cols, mean_g_x_hat = sum_g_x_hat / (double)cols;
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double dv = (double)dy[j], x_hat = ((double)x[j] - mean) * rstd;
+        if (gamma) {
+            dgamma[j] = (float)((double)dgamma[j] + dv * x_hat);
+            dbeta[j] = (float)((double)dbeta[j] + dv);
+        }
+        dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - mean_g - x_hat * mean_g_x_hat) * rstd);
+    }
+}
+
+static void creg_layer_norm_backward(const float *dy, const float *x, const double *mean, const double *rstd,
+                                     const float *gamma, float *dx, float *dgamma, float *dbeta, ptrdiff_t rows,
+                                     ptrdiff_t cols, int stream)
+{
+    if (gamma) {
+        memset(dgamma, 0, sizeof(float) * (size_t)cols);
+        memset(dbeta, 0, sizeof(float) * (size_t)cols);
+    }
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
+        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
+        const double check = means.g + means.g_x_hat;
+        if (creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
+            layer_norm_grad_row(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i], means, stream);
+        else
+            layer_norm_grad_row_exact(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
+    }
+    if (stream) v_stream_end();
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based
+ * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. Nothing is carried from
+ * one draw to the next, so any element's draw can be had anywhere, in any order.
+ *
+ * Counter layout of this library
+ *   words 0, 1   low and high half of a 64-bit number n
+ *   word  2      PHILOX_DRAWS: n = 16 * group + k, k = 0..15, the 16-bit draws of a group of 128 elements
+ *                PHILOX_TIES:  n = element, whose word 0 decides a tie
+ *   word  3      0
+ *   key          low and high half of the seed
+ */
+#ifndef CREG_PHILOX_H
+#define CREG_PHILOX_H
+
+enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1 };
+static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
+static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
+
+/* One counter. */
+CREG_INLINE void philox(uint64_t n, uint32_t stream, const uint32_t key[2], uint32_t word[4])
+{
+    uint32_t c0 = (uint32_t)n, c1 = (uint32_t)(n >> 32), c2 = stream, c3 = 0, k0 = key[0], k1 = key[1];
+    for (int r = 0; r < PHILOX_ROUNDS; r++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
+        const uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+    }
+    word[0] = c0;
+    word[1] = c1;
+    word[2] = c2;
+    word[3] = c3;
+}
+
+/* CREG_W counters at once, n = first .. first + CREG_W - 1, none of which carries into the high half. words[j] holds word j
+ * of each in order. The counters stand in the low halves of 64-bit lanes, the even and the odd ones apart, because there
+ * the product's two halves need no sorting. */
+CREG_INLINE void philox_vector(uint64_t first, const uint32_t key[2], vu words[4])
+{
+    vu even[4] = {vu_even_counters(first), vu_set1(first >> 32), vu_set1(PHILOX_DRAWS), vu_set1(0)};
+    vu odd[4] = {vu_add(even[0], vu_set1(1)), even[1], even[2], even[3]};
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int r = 0; r < PHILOX_ROUNDS; r++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
+        const vu p0 = vu_mul32(even[0], PHILOX_M0), p1 = vu_mul32(even[2], PHILOX_M1);
+        const vu q0 = vu_mul32(odd[0], PHILOX_M0), q1 = vu_mul32(odd[2], PHILOX_M1);
+        even[0] = vu_high_xor(p1, even[1], k0);
+        even[2] = vu_high_xor(p0, even[3], k1);
+        even[1] = p1;
+        even[3] = p0;
+        odd[0] = vu_high_xor(q1, odd[1], k0);
+        odd[2] = vu_high_xor(q0, odd[3], k1);
+        odd[1] = q1;
+        odd[3] = q0;
+    }
+    for (int j = 0; j < 4; j++) words[j] = vu_interleave(even[j], odd[j]);
+}
+
+#endif

@@ -1,0 +1,192 @@
+/* Sums in one fixed order, and moments that can be merged.
+ *
+ * A panel (at most CREG_PANEL elements) is summed over CREG_LANES float32 lanes: element j goes to lane j mod CREG_LANES,
+ * and the lanes are folded by adding the upper half to the lower until one is left. Panels are merged in float64.
+ *
+ * Moments use a provisional mean, the mean of the panel's first lanes. With d = x - shift,
+ *     mean = shift + sum(d) / n,     m2 = sum(d^2) - sum(d)^2 / n,
+ * in one pass over memory. It loses nothing while the correction sum(d)^2 / n does not exceed m2; a panel where it does
+ * (a trend, a jump, a constant row) is passed over once more about the mean just found. That choice depends on the
+ * panel's values alone, so it never changes bits between machines. It costs one pass where the corrected two-pass
+ * algorithm costs two (Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance"; merging: ibid.).
+ */
+#ifndef CREG_REDUCE_H
+#define CREG_REDUCE_H
+
+#include <math.h>
+#include <string.h>
+
+#define AT(p, j) ((p) ? (p) + (j) : NULL) /* an optional array from element j on */
+
+enum { CREG_VECS = CREG_LANES / CREG_W };
+
+typedef struct {
+    vf v[CREG_VECS];
+} acc;
+
+typedef struct {
+    double count, mean, m2;
+} moments;
+
+CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+CREG_INLINE acc acc_zero(void)
+{
+    acc a;
+    for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_set1(0.0f);
+    return a;
+}
+
+CREG_INLINE float acc_sum(acc a)
+{
+    for (int half = CREG_VECS / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) a.v[k] = v_add(a.v[k], a.v[k + half]);
+    return v_sum(a.v[0]);
+}
+
+/* Adds x - shift and its square, for one group of n <= CREG_LANES elements. */
+CREG_INLINE void moments_group(const float *x, ptrdiff_t n, vf shift, acc *sum, acc *squares)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        vf d = v_sub(v_load_part(x + j, left), shift);
+        if (left < CREG_W) d = v_first(d, left);
+        sum->v[k] = v_add(sum->v[k], d);
+        squares->v[k] = v_add(squares->v[k], v_mul(d, d));
+    }
+}
+
+CREG_INLINE void moments_run(const float *x, ptrdiff_t n, vf shift, acc *sum, acc *squares)
+{
+    ptrdiff_t j = 0;
+    for (; j + CREG_LANES <= n; j += CREG_LANES) moments_group(x + j, CREG_LANES, shift, sum, squares); /* main loop */
+    if (j < n) moments_group(x + j, n - j, shift, sum, squares);                                     /* tail */
+}
+
+/* The mean of the first lanes: the provisional mean. */
+CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
+{
+    acc a = acc_zero();
+    const ptrdiff_t lanes = min_size(n, CREG_LANES);
+    for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_load_part(x + k * CREG_W, lanes - k * CREG_W);
+    return acc_sum(a) / (float)lanes;
+}
+
+/* Moments of `pieces` runs of n elements, `stride` apart; together at most CREG_PANEL elements, or a single piece. */
+CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
+{
+    const double count = (double)(pieces * n);
+    float shift = leading_mean(x, n);
+    for (int refined = 0;; refined = 1) {
+        acc sum = acc_zero(), squares = acc_zero();
+        for (ptrdiff_t i = 0; i < pieces; i++) moments_run(x + i * stride, n, v_set1(shift), &sum, &squares);
+        const double total = acc_sum(sum), correction = total / count, m2 = (double)acc_sum(squares) - total * correction;
+        if (refined || !(total * correction > m2)) return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
+        shift = (float)((double)shift + correction);
+    }
+}
+
+/* a and b together. */
+CREG_INLINE moments moments_merge(moments a, moments b)
+{
+    const double count = a.count + b.count, delta = b.mean - a.mean;
+    const double share = b.count / count;
+    return (moments){count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share)};
+}
+
+/* Moments of one row of any length. */
+CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
+{
+    moments total = panel_moments(x, 1, 0, min_size(cols, CREG_PANEL));
+    for (ptrdiff_t j = CREG_PANEL; j < cols; j += CREG_PANEL)
+        total = moments_merge(total, panel_moments(x + j, 1, 0, min_size(cols - j, CREG_PANEL)));
+    return total;
+}
+
+/* Sum of squares of one group, run and row, about zero. */
+CREG_INLINE void squares_group(const float *x, ptrdiff_t n, acc *squares)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf v = v_load_part(x + j, left);
+        squares->v[k] = v_add(squares->v[k], v_mul(v, v));
+    }
+}
+
+CREG_INLINE double panel_squares(const float *x, ptrdiff_t n)
+{
+    acc squares = acc_zero();
+    ptrdiff_t j = 0;
+    for (; j + CREG_LANES <= n; j += CREG_LANES) squares_group(x + j, CREG_LANES, &squares); /* main loop */
+    if (j < n) squares_group(x + j, n - j, &squares);                                      /* tail */
+    return (double)acc_sum(squares);
+}
+
+CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
+{
+    double total = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) total += panel_squares(x + j, min_size(cols - j, CREG_PANEL));
+    return total;
+}
+
+/* Whether float32 squares were enough: nothing overflowed (or was NaN), and variance + eps is so far above the smallest
+ * float32 squares (2^-126) that what they lost is below half an ulp. It also bounds rstd to [2^-64, 2^48], which is what the
+ * backward passes go by. */
+CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
+{
+    return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
+}
+CREG_INLINE int creg_is_safe_rstd(double rstd) { return rstd >= 0x1p-64 && rstd <= 0x1p+48; }
+
+/* The float64 forms: `pieces` runs of n elements. Eight lanes, so that they vectorise with a fixed order. */
+static double exact_sum(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n, double centre, int square)
+{
+    double lane[8] = {0};
+    for (ptrdiff_t i = 0; i < pieces; i++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const double d = (double)x[i * stride + j] - centre;
+            lane[j & 7] += square ? d * d : d;
+        }
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+static moments exact_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
+{
+    const double count = (double)pieces * (double)n;
+    const double mean = exact_sum(x, pieces, stride, n, 0.0, 0) / count;
+    return (moments){count, mean, exact_sum(x, pieces, stride, n, mean, 1)};
+}
+
+/* Sums of float32 partial sums: one row of cols for each chunk. */
+static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1, float *out)
+{
+    enum { TILE = 256 };
+    for (ptrdiff_t j = j0; j < j1; j += TILE) {
+        double sum[TILE] = {0};
+        const ptrdiff_t n = min_size(TILE, j1 - j);
+        for (ptrdiff_t k = 0; k < chunks; k++)
+            for (ptrdiff_t i = 0; i < n; i++) sum[i] += (double)partial[k * cols + j + i];
+        for (ptrdiff_t i = 0; i < n; i++) out[j + i] = (float)sum[i];
+    }
+}
+
+/* The lead-in that brings p to a register boundary, at most n elements: streaming stores need it. */
+CREG_INLINE ptrdiff_t unaligned_lead(const float *p, ptrdiff_t n)
+{
+    const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(float) % CREG_W);
+    return off ? min_size(CREG_W - off, n) : 0;
+}
+
+CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
+{
+    if (n < CREG_W)
+        v_store_part(p, a, n);
+    else if (stream)
+        v_stream(p, a);
+    else
+        v_store(p, a);
+}
+
+#endif

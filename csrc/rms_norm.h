@@ -1,0 +1,141 @@
+/* RMS norm (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467), row by row.
+ *
+ * Forward    rstd = 1 / sqrt(sum(x^2) / n + eps),  x_hat = x * rstd,  y = x_hat * gamma
+ * Saved      rstd, float64.
+ * Backward   g = dy * gamma
+ *            dx = rstd * (g - x_hat * mean(g * x_hat))
+ *            dgamma = sum over rows of dy * x_hat
+ */
+#ifndef CREG_RMS_NORM_H
+#define CREG_RMS_NORM_H
+
+#include "reduce.h"
+
+CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, ptrdiff_t n, vf rstd, int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        vf v = v_mul(v_load_part(x + j, left), rstd);
+        if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
+        v_put_part(y + j, v, left, stream);
+    }
+}
+
+CREG_INLINE void rms_norm_row(const float *x, const float *gamma, float *y, ptrdiff_t cols, double rstd, int stream)
+{
+    const vf scale = v_set1((float)rstd);
+    ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
+    if (j) rms_norm_group(x, gamma, y, j, scale, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+        rms_norm_group(x + j, AT(gamma, j), y + j, CREG_LANES, scale, stream);
+    if (j < cols) rms_norm_group(x + j, AT(gamma, j), y + j, cols - j, scale, 0); /* tail */
+}
+
+static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptrdiff_t cols, double rstd)
+{
+    for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
+}
+
+static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
+                                  double eps, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        double squares = row_squares(x, cols);
+        const int safe = creg_is_safe(squares, squares / (double)cols + eps);
+        if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
+        const double row_rstd = 1.0 / sqrt(squares / (double)cols + eps);
+        if (safe)
+            rms_norm_row(x, gamma, y, cols, row_rstd, stream);
+        else
+            rms_norm_row_exact(x, gamma, y, cols, row_rstd);
+        if (rstd) rstd[i] = row_rstd;
+    }
+    if (stream) v_stream_end();
+}
+
+/* Adds g * x of one group. */
+CREG_INLINE void rms_norm_grad_sum_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, acc *sum_g_x)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        vf g = v_load_part(dy + j, left);
+        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
+        sum_g_x->v[k] = v_add(sum_g_x->v[k], v_mul(g, v_load_part(x + j, left)));
+    }
+}
+
+CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
+{
+    double total = 0.0;
+    for (ptrdiff_t j = 0; j < cols;) {
+        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
+        acc g_x = acc_zero();
+        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
+            rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), CREG_LANES, &g_x);
+        if (j < end) rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), end - j, &g_x); /* tail */
+        j = end;
+        total += (double)acc_sum(g_x);
+    }
+    return total * rstd / (double)cols;
+}
+
+/* dx of a group, and its part of dgamma. */
+CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma, ptrdiff_t n,
+                                     vf rstd, vf mean_g_x_hat, int stream)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf dv = v_load_part(dy + j, left), x_hat = v_mul(v_load_part(x + j, left), rstd);
+        vf g = dv;
+        if (gamma) {
+            g = v_mul(dv, v_load_part(gamma + j, left));
+            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
+        }
+        v_put_part(dx + j, v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd), left, stream);
+    }
+}
+
+CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                   ptrdiff_t cols, double rstd, double mean_g_x_hat, int stream)
+{
+    const vf scale = v_set1((float)rstd), g_x_hat = v_set1((float)mean_g_x_hat);
+    ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
+    if (j) rms_norm_grad_group(dy, x, gamma, dx, dgamma, j, scale, g_x_hat, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), CREG_LANES, scale, g_x_hat, stream);
+    if (j < cols) /* tail */
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), cols - j, scale, g_x_hat, 0);
+}
+
+static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                    ptrdiff_t cols, double rstd)
+{
+    double sum = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j++)
+        sum += (double)dy[j] * (gamma ? (double)gamma[j] : 1.0) * ((double)x[j] * rstd);
+    const double mean_g_x_hat = sum / (double)cols;
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double dv = (double)dy[j], x_hat = (double)x[j] * rstd;
+        if (gamma) dgamma[j] = (float)((double)dgamma[j] + dv * x_hat);
+        dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - x_hat * mean_g_x_hat) * rstd);
+    }
+}
+
+static void creg_rms_norm_backward(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
+                                   float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream)
+{
+    if (gamma) memset(dgamma, 0, sizeof(float) * (size_t)cols);
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
+        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
+        if (creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+            rms_norm_grad_row(dy, x, gamma, dx, dgamma, cols, rstd[i], mean_g_x_hat, stream);
+        else
+            rms_norm_grad_row_exact(dy, x, gamma, dx, dgamma, cols, rstd[i]);
+    }
+    if (stream) v_stream_end();
+}
+
+#endif

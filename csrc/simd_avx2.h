@@ -1,0 +1,70 @@
+/* AVX2: 8 floats a register. The operations are described in simd_scalar.h. */
+#ifndef CREG_SIMD_AVX2_H
+#define CREG_SIMD_AVX2_H
+
+#include <immintrin.h>
+
+enum { CREG_W = 8 };
+typedef __m256 vf;
+typedef __m256i vm; /* all bits of a lane */
+typedef __m256i vu;
+
+/* The first n lanes: a window that slides over ones followed by zeros. */
+CREG_INLINE __m256i v_mask_n(ptrdiff_t n)
+{
+    static const int32_t window[2 * CREG_W] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    const ptrdiff_t lanes = n >= CREG_W ? CREG_W : n <= 0 ? 0 : n;
+    return _mm256_loadu_si256((const __m256i *)(window + CREG_W - lanes));
+}
+
+CREG_INLINE vf v_set1(float a) { return _mm256_set1_ps(a); }
+CREG_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
+CREG_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+CREG_INLINE void v_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return _mm256_maskload_ps(p, v_mask_n(n)); }
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm256_maskstore_ps(p, v_mask_n(n), a); }
+CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return _mm256_and_ps(a, _mm256_castsi256_ps(v_mask_n(n))); }
+
+CREG_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+CREG_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+CREG_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+CREG_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+CREG_INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
+
+CREG_INLINE float v_sum(vf a)
+{
+    __m128 h4 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 h2 = _mm_add_ps(h4, _mm_movehl_ps(h4, h4));
+    return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
+}
+
+CREG_INLINE vu vu_set1(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
+CREG_INLINE vu vu_even_counters(uint64_t first)
+{
+    return _mm256_add_epi64(vu_set1(first), _mm256_set_epi64x(6, 4, 2, 0));
+}
+CREG_INLINE vu vu_add(vu a, vu b) { return _mm256_add_epi64(a, b); }
+CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm256_mul_epu32(a, vu_set1(b)); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
+{
+    return _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(a, 32), b), vu_set1(c));
+}
+CREG_INLINE vu vu_interleave(vu even, vu odd) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA); }
+
+CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
+{
+    const __m256i t = _mm256_set1_epi16((short)threshold);
+    const __m256i k = _mm256_cmpeq_epi16(_mm256_max_epu16(draws, t), draws); /* unsigned >= */
+    keep[0] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(k));
+    keep[1] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(k, 1));
+}
+CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
+{
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(draws, _mm256_set1_epi16((short)threshold))) != 0;
+}
+CREG_INLINE vf v_keep(vm keep, vf a) { return _mm256_and_ps(_mm256_castsi256_ps(keep), a); }
+CREG_INLINE unsigned vm_bits(vm keep) { return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(keep)); }
+
+CREG_INLINE void v_stream_end(void) { _mm_sfence(); }
+
+#endif

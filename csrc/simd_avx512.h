@@ -1,0 +1,67 @@
+/* AVX-512 (F, BW, DQ, VL): 16 floats a register, masks for tails. The operations are described in simd_scalar.h. */
+#ifndef CREG_SIMD_AVX512_H
+#define CREG_SIMD_AVX512_H
+
+#include <immintrin.h>
+
+enum { CREG_W = 16 };
+typedef __m512 vf;
+typedef __mmask16 vm;
+typedef __m512i vu;
+
+CREG_INLINE __mmask16 v_mask_n(ptrdiff_t n) { return n >= CREG_W ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+
+CREG_INLINE vf v_set1(float a) { return _mm512_set1_ps(a); }
+CREG_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
+CREG_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps(v_mask_n(n), p); }
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm512_mask_storeu_ps(p, v_mask_n(n), a); }
+CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return _mm512_maskz_mov_ps(v_mask_n(n), a); }
+
+CREG_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+CREG_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+CREG_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+CREG_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+CREG_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
+
+CREG_INLINE float v_sum(vf a)
+{
+    __m256 h8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 h4 = _mm_add_ps(_mm256_castps256_ps128(h8), _mm256_extractf128_ps(h8, 1));
+    __m128 h2 = _mm_add_ps(h4, _mm_movehl_ps(h4, h4));
+    return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
+}
+
+CREG_INLINE vu vu_set1(uint64_t a) { return _mm512_set1_epi64((long long)a); }
+CREG_INLINE vu vu_even_counters(uint64_t first)
+{
+    return _mm512_add_epi64(vu_set1(first), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0));
+}
+CREG_INLINE vu vu_add(vu a, vu b) { return _mm512_add_epi64(a, b); }
+CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm512_mul_epu32(a, vu_set1(b)); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
+{
+    return _mm512_ternarylogic_epi64(_mm512_srli_epi64(a, 32), b, vu_set1(c), 0x96);
+}
+CREG_INLINE vu vu_interleave(vu even, vu odd)
+{
+    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+}
+
+CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
+{
+    const __mmask32 k = _mm512_cmpge_epu16_mask(draws, _mm512_set1_epi16((short)threshold));
+    keep[0] = (vm)k;
+    keep[1] = (vm)(k >> 16);
+}
+CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
+{
+    return _mm512_cmpeq_epu16_mask(draws, _mm512_set1_epi16((short)threshold)) != 0;
+}
+CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
+CREG_INLINE unsigned vm_bits(vm keep) { return keep; }
+
+CREG_INLINE void v_stream_end(void) { _mm_sfence(); }
+
+#endif

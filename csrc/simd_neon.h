@@ -1,0 +1,82 @@
+/* AArch64 NEON: 4 floats a register. The operations are described in simd_scalar.h. */
+#ifndef CREG_SIMD_NEON_H
+#define CREG_SIMD_NEON_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+enum { CREG_W = 4 };
+typedef float32x4_t vf;
+typedef uint32x4_t vm; /* all bits of a lane */
+typedef uint64x2_t vu;
+
+CREG_INLINE vm v_mask_n(ptrdiff_t n)
+{
+    static const uint32_t lanes[CREG_W] = {0, 1, 2, 3};
+    return vcltq_u32(vld1q_u32(lanes), vdupq_n_u32(n >= CREG_W ? CREG_W : n <= 0 ? 0 : (uint32_t)n));
+}
+
+CREG_INLINE vf v_set1(float a) { return vdupq_n_f32(a); }
+CREG_INLINE vf v_load(const float *p) { return vld1q_f32(p); }
+CREG_INLINE void v_store(float *p, vf a) { vst1q_f32(p, a); }
+CREG_INLINE void v_stream(float *p, vf a) { vst1q_f32(p, a); } /* no streaming store that pays */
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
+{
+    float part[CREG_W] = {0};
+    if (n > 0) memcpy(part, p, sizeof(float) * (size_t)(n < CREG_W ? n : CREG_W));
+    return vld1q_f32(part);
+}
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
+{
+    float part[CREG_W];
+    vst1q_f32(part, a);
+    if (n > 0) memcpy(p, part, sizeof(float) * (size_t)(n < CREG_W ? n : CREG_W));
+}
+CREG_INLINE vf v_keep(vm keep, vf a) { return vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(a))); }
+CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return v_keep(v_mask_n(n), a); }
+
+CREG_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
+CREG_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
+CREG_INLINE vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
+CREG_INLINE vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
+CREG_INLINE vf v_sqrt(vf a) { return vsqrtq_f32(a); }
+
+CREG_INLINE float v_sum(vf a)
+{
+    const float32x2_t h2 = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(h2, 0) + vget_lane_f32(h2, 1);
+}
+
+CREG_INLINE vu vu_set1(uint64_t a) { return vdupq_n_u64(a); }
+CREG_INLINE vu vu_even_counters(uint64_t first)
+{
+    static const uint64_t steps[2] = {0, 2};
+    return vaddq_u64(vdupq_n_u64(first), vld1q_u64(steps));
+}
+CREG_INLINE vu vu_add(vu a, vu b) { return vaddq_u64(a, b); }
+CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return vmull_u32(vmovn_u64(a), vdup_n_u32(b)); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
+{
+    return veorq_u64(veorq_u64(vshrq_n_u64(a, 32), b), vdupq_n_u64(c));
+}
+CREG_INLINE vu vu_interleave(vu even, vu odd) { return vsliq_n_u64(even, odd, 32); }
+
+CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
+{
+    const int16x8_t k = vreinterpretq_s16_u16(vcgeq_u16(vreinterpretq_u16_u64(draws), vdupq_n_u16(threshold)));
+    keep[0] = vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(k)));
+    keep[1] = vreinterpretq_u32_s32(vmovl_s16(vget_high_s16(k)));
+}
+CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
+{
+    return vmaxvq_u16(vceqq_u16(vreinterpretq_u16_u64(draws), vdupq_n_u16(threshold))) != 0;
+}
+CREG_INLINE unsigned vm_bits(vm keep)
+{
+    static const uint32_t weights[CREG_W] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(keep, vld1q_u32(weights)));
+}
+
+CREG_INLINE void v_stream_end(void) {}
+
+#endif

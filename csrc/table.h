@@ -1,0 +1,31 @@
+/* Builds one instruction set's table from the op headers. An isa_<name>.c sets the compiler's target, includes cregkit.h
+ * and its simd_<name>.h, defines CREG_TABLE and includes this. */
+#include "batch_norm.h"
+#include "dropout.h"
+#include "layer_norm.h"
+#include "optimizer.h"
+#include "rms_norm.h"
+
+const creg_kernels CREG_TABLE = {
+    .isa = CREG_ISA,
+    .layer_norm_forward = creg_layer_norm_forward,
+    .layer_norm_backward = creg_layer_norm_backward,
+    .rms_norm_forward = creg_rms_norm_forward,
+    .rms_norm_backward = creg_rms_norm_backward,
+    .merge_columns = creg_merge_columns,
+    .batch_norm_moments = creg_batch_norm_moments,
+    .batch_norm_statistics = creg_batch_norm_statistics,
+    .batch_norm_running = creg_batch_norm_running,
+    .batch_norm_affine = creg_batch_norm_affine,
+    .batch_norm_apply = creg_batch_norm_apply,
+    .batch_norm_grad_sums = creg_batch_norm_grad_sums,
+    .batch_norm_grad_affine = creg_batch_norm_grad_affine,
+    .batch_norm_grad_apply = creg_batch_norm_grad_apply,
+    .dropout = creg_dropout_forward,
+    .dropout_keep = creg_dropout_keep,
+    .spatial_dropout = creg_spatial_dropout,
+    .sum_squares = creg_sum_squares,
+    .scale = creg_scale,
+    .sgd_step = creg_sgd_step,
+    .adamw_step = creg_adamw_step,
+};

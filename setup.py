@@ -1,0 +1,121 @@
+"""Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels.
+
+Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = ["layer_norm", "rms_norm", "batch_norm", "dropout", "optimizer"]
+C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
+C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+
+# -ffp-contract=off: a fused multiply-add would round once where another machine rounds twice.
+C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+
+OPENMP_PROBE = """
+#include <omp.h>
+#include <stdio.h>
+int main(void) {
+    int sum = 0;
+    #pragma omp parallel for reduction(+ : sum) num_threads(2)
+    for (int i = 0; i < 100; i++) sum += i;
+    printf("%d %d", sum, omp_get_max_threads());
+    return sum == 4950 ? 0 : 1;
+}
+"""
+
+
+def openmp_candidates():
+    """Pairs of compile and link flags to try, the usual ones of this platform first."""
+    if sys.platform != "darwin":
+        return [(["-fopenmp"], ["-fopenmp"])]
+    prefixes = [Path(p) for p in (os.environ.get("CONDA_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp") if p]
+    return [
+        (["-Xpreprocessor", "-fopenmp", f"-I{p}/include"], [f"-L{p}/lib", f"-Wl,-rpath,{p}/lib", "-lomp"]) for p in prefixes
+    ]
+
+
+def openmp_works(compiler, compile_flags, link_flags):
+    """Whether a program with an OpenMP loop compiles, links, runs and computes the right sum."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text(OPENMP_PROBE)
+        program = str(Path(folder, "probe"))
+        try:
+            subprocess.run(
+                [*compiler, *compile_flags, str(source), "-o", program, *link_flags], check=True, capture_output=True
+            )
+            subprocess.run([program], check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return True
+
+
+def openmp_flags(compiler):
+    """Compile and link flags for OpenMP; empty, with a warning, where it is unwanted or does not work."""
+    if os.environ.get("CREGKIT_NO_OPENMP", "0") not in ("", "0"):
+        reason = "CREGKIT_NO_OPENMP is set"
+    else:
+        for compile_flags, link_flags in openmp_candidates():
+            if openmp_works(compiler, compile_flags, link_flags):
+                return compile_flags, link_flags
+        reason = "no OpenMP program could be compiled, linked and run here (on macOS: install libomp)"
+    print(f"WARNING: cregkit is built without OpenMP, so it will use one thread: {reason}.", file=sys.stderr)
+    return [], []
+
+
+class BuildExtensions(build_ext):
+    """Adds the flags that only the chosen compiler can tell, and compiles on all cores."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count() or 1
+
+    def build_extensions(self):
+        if self.compiler.compiler_type != "unix":
+            raise SystemExit("cregkit needs GCC or Clang: its SIMD code is written for their vector extensions.")
+        compile_flags, link_flags = openmp_flags([self.compiler.compiler_so[0]])
+        werror = ["-Werror"] if os.environ.get("CREGKIT_WERROR", "0") not in ("", "0") else []
+        for extension in self.extensions:
+            extension.extra_compile_args += compile_flags + werror
+            extension.extra_link_args += link_flags
+        super().build_extensions()
+
+
+def extension(name, sources=()):
+    return Extension(
+        f"cregkit.kernels.{name}",
+        [f"cregkit/kernels/{name}.pyx", *sources],
+        include_dirs=["csrc", numpy.get_include()],
+        depends=[*C_HEADERS, "cregkit/kernels/_runtime.pxd"],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=list(C_FLAGS),
+        extra_link_args=["-Wl,-s"] if sys.platform.startswith("linux") else [],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension("_runtime", C_SOURCES), *[extension(name) for name in KERNELS]],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "freethreading_compatible": False,
+        },
+        nthreads=os.cpu_count() or 1 if shutil.which("cc") else 0,
+    ),
+    cmdclass={"build_ext": BuildExtensions},
+)

@@ -1,0 +1,172 @@
+"""Every backward of the oracle against central differences of its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from cregkit import oracle
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+# The difference quotient is off by STEP**2 / 6 * f''' and by float64 rounding over STEP: some 1e-10 for values near 1.
+STEP = 1e-5
+TOLERANCE = 1e-8
+
+ROW_SHAPES = [(5,), (3, 5), (2, 3, 5), (2, 1, 3, 5), (2, 1, 2, 2, 5)]
+BATCH_SHAPES = [(5, 3), (4, 3, 2), (2, 3, 2, 3), (2, 3, 2, 1, 3)]
+EPSILONS = [0.0, 1e-5, 0.5]
+
+
+def central_differences(f: Callable[[Array], Array], at: Array, dy: Array) -> Array:
+    """Gradient of sum(dy * f(at)) with respect to each element of `at`."""
+    gradient = np.empty_like(at)
+    for index in np.ndindex(*at.shape):
+        above, below = at.copy(), at.copy()
+        above[index] += STEP
+        below[index] -= STEP
+        gradient[index] = np.sum(dy * (f(above) - f(below))) / (2 * STEP)
+    return gradient
+
+
+def assert_gradient(actual: Array | None, f: Callable[[Array], Array], at: Array, dy: Array) -> None:
+    expected = central_differences(f, at, dy)
+    assert actual is not None
+    assert actual.dtype == np.float64
+    assert actual.shape == expected.shape
+    assert np.max(np.abs(actual - expected)) <= TOLERANCE * max(1.0, np.max(np.abs(expected)))
+
+
+def draw(*shapes: tuple[int, ...]) -> list[Array]:
+    """Independent arrays, read-only so that an op that writes to its inputs fails."""
+    rng = np.random.default_rng(10)
+    arrays = [rng.standard_normal(shape) + 0.5 for shape in shapes]
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+def in_layout(shape: tuple[int, ...], channel_axis: int) -> tuple[int, ...]:
+    """A channels-first shape in the layout of `channel_axis`."""
+    return shape if channel_axis == 1 else (shape[0], *shape[2:], shape[1])
+
+
+@pytest.mark.parametrize("shape", ROW_SHAPES)
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shift", [False, True])
+def test_layer_norm(shape: tuple[int, ...], eps: float, affine: bool, shift: bool) -> None:
+    x, dy, scale, beta = draw(shape, shape, shape[-1:], shape[-1:])
+    gamma = scale if affine else None
+    _, mean, rstd = oracle.layer_norm_forward(x, gamma, beta if shift else None, eps)
+    dx, dgamma, dbeta = oracle.layer_norm_backward(dy, x, mean, rstd, gamma)
+    assert_gradient(dx, lambda at: oracle.layer_norm(at, gamma, beta, eps), x, dy)
+    if gamma is None:
+        assert dgamma is None
+        assert dbeta is None
+    else:
+        assert_gradient(dgamma, lambda at: oracle.layer_norm(x, at, beta, eps), gamma, dy)
+        assert_gradient(dbeta, lambda at: oracle.layer_norm(x, gamma, at, eps), beta, dy)
+
+
+@pytest.mark.parametrize("shape", ROW_SHAPES)
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+def test_rms_norm(shape: tuple[int, ...], eps: float, affine: bool) -> None:
+    x, dy, scale = draw(shape, shape, shape[-1:])
+    gamma = scale if affine else None
+    _, rstd = oracle.rms_norm_forward(x, gamma, eps)
+    dx, dgamma = oracle.rms_norm_backward(dy, x, rstd, gamma)
+    assert_gradient(dx, lambda at: oracle.rms_norm(at, gamma, eps), x, dy)
+    if gamma is None:
+        assert dgamma is None
+    else:
+        assert_gradient(dgamma, lambda at: oracle.rms_norm(x, at, eps), gamma, dy)
+
+
+@pytest.mark.parametrize("shape", BATCH_SHAPES)
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shift", [False, True])
+def test_batch_norm(shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool, shift: bool) -> None:
+    layout = in_layout(shape, channel_axis)
+    x, dy, scale, beta = draw(layout, layout, (shape[1],), (shape[1],))
+    gamma = scale if affine else None
+
+    def forward(at_x: Array, at_gamma: Array | None, at_beta: Array | None) -> tuple[Array, Array, Array]:
+        return oracle.batch_norm_forward(at_x, at_gamma, at_beta, eps=eps, channel_axis=channel_axis)
+
+    _, mean, rstd = forward(x, gamma, beta if shift else None)
+    dx, dgamma, dbeta = oracle.batch_norm_backward(dy, x, mean, rstd, gamma, channel_axis=channel_axis)
+    assert_gradient(dx, lambda at: forward(at, gamma, beta)[0], x, dy)
+    if gamma is None:
+        assert dgamma is None
+        assert dbeta is None
+    else:
+        assert_gradient(dgamma, lambda at: forward(x, at, beta)[0], gamma, dy)
+        assert_gradient(dbeta, lambda at: forward(x, gamma, at)[0], beta, dy)
+
+
+@pytest.mark.parametrize("shape", BATCH_SHAPES)
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norm_inference(shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool) -> None:
+    layout = in_layout(shape, channel_axis)
+    x, dy, scale, beta, mean, deviation = draw(layout, layout, *[(shape[1],)] * 4)
+    gamma = scale if affine else None
+    var = np.square(deviation) + 0.25
+
+    def forward(at_x: Array, at_gamma: Array | None, at_beta: Array | None) -> Array:
+        return oracle.batch_norm(at_x, mean, var, at_gamma, at_beta, eps, channel_axis=channel_axis)
+
+    dx, dgamma, dbeta = oracle.batch_norm_inference_backward(dy, x, mean, var, gamma, eps, channel_axis=channel_axis)
+    assert_gradient(dx, lambda at: forward(at, gamma, beta), x, dy)
+    if gamma is None:
+        assert dgamma is None
+        assert dbeta is None
+    else:
+        assert_gradient(dgamma, lambda at: forward(x, at, beta), gamma, dy)
+        assert_gradient(dbeta, lambda at: forward(x, gamma, at), beta, dy)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropout(shape: tuple[int, ...], p: float) -> None:
+    x, dy = draw(shape, shape)
+    dx = oracle.dropout_backward(dy, p, seed=1, offset=7)
+    assert_gradient(dx, lambda at: oracle.dropout(at, p, seed=1, offset=7), x, dy)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (2, 3, 2, 2)])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_spatial_dropout(shape: tuple[int, ...], p: float) -> None:
+    x, dy = draw(shape, shape)
+    dx = oracle.spatial_dropout_backward(dy, p, seed=1, offset=7)
+    assert_gradient(dx, lambda at: oracle.spatial_dropout(at, p, seed=1, offset=7), x, dy)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
+def test_l2(shape: tuple[int, ...]) -> None:
+    (w,) = draw(shape)
+    dw = oracle.l2_gradient(w, 0.3)
+    assert_gradient(dw, lambda at: np.array(oracle.l2_penalty(at, 0.3)), w, np.array(1.0))
+
+
+@pytest.mark.parametrize("scale", [3e38, 1e-45])
+def test_extreme_rows_have_the_gradient_of_an_ordinary_one(scale: float) -> None:
+    """Without eps a norm does not see the scale of x: y is the same and dx is divided by it."""
+    x, dy, gamma = draw((3, 5), (3, 5), (5,))
+    _, mean, rstd = oracle.layer_norm_forward(x, eps=0.0)
+    _, scaled_mean, scaled_rstd = oracle.layer_norm_forward(x * scale, eps=0.0)
+    ordinary = oracle.layer_norm_backward(dy, x, mean, rstd, gamma)
+    extreme = oracle.layer_norm_backward(dy, x * scale, scaled_mean, scaled_rstd, gamma)
+    rms_ordinary = oracle.rms_norm_backward(dy, x, oracle.rms_norm_forward(x, eps=0.0)[1], gamma)
+    rms_extreme = oracle.rms_norm_backward(dy, x * scale, oracle.rms_norm_forward(x * scale, eps=0.0)[1], gamma)
+    for ours, theirs in [(extreme, ordinary), (rms_extreme, rms_ordinary)]:
+        assert np.max(np.abs(ours[0] * scale - theirs[0])) <= 1e-13 * np.max(np.abs(theirs[0]))
+        assert np.max(np.abs(ours[1] - theirs[1])) <= 1e-13 * np.max(np.abs(theirs[1]))

@@ -1,0 +1,158 @@
+"""What the ops of the oracle have in common: their signatures, and how results reach the caller."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from cregkit import oracle
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+SIGNATURES = {
+    "layer_norm": "(x, gamma=None, beta=None, eps=1e-05, *, out=None)",
+    "layer_norm_forward": "(x, gamma=None, beta=None, eps=1e-05, *, out=None)",
+    "layer_norm_backward": "(dy, x, mean, rstd, gamma=None, *, out=None)",
+    "rms_norm": "(x, gamma=None, eps=1e-06, *, out=None)",
+    "rms_norm_forward": "(x, gamma=None, eps=1e-06, *, out=None)",
+    "rms_norm_backward": "(dy, x, rstd, gamma=None, *, out=None)",
+    "batch_norm": "(x, mean, var, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "batch_norm_forward": (
+        "(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-05,"
+        " *, unbiased=False, channel_axis=1, out=None)"
+    ),
+    "batch_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
+    "batch_norm_inference_backward": "(dy, x, mean, var, gamma=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
+    "dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "spatial_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
+    "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "dropout_keep": "(shape, p=0.5, *, seed, offset=0)",
+    "l2_penalty": "(w, weight_decay)",
+    "l2_gradient": "(w, weight_decay, *, out=None)",
+    "sgd_step": "(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None)",
+    "adamw_step": ("(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, decoupled=True)"),
+}
+
+
+def test_all_names_every_op() -> None:
+    assert sorted(oracle.__all__) == sorted(SIGNATURES)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    signature = inspect.signature(getattr(oracle, name))
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == SIGNATURES[name]
+
+
+def inputs() -> dict[str, Array]:
+    """Arguments by name, of the shape (4, 3, 3), which every op takes with three channels on either end."""
+    rng = np.random.default_rng(12)
+    arrays = {name: rng.standard_normal((4, 3, 3)) for name in ("x", "dy", "w")}
+    return arrays | {name: rng.uniform(1, 2, 3) for name in ("gamma", "beta", "channel_mean", "channel_var")}
+
+
+RANDOM = {"p": 0.4, "seed": 5, "offset": 6}
+
+
+def layer_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, mean, rstd = oracle.layer_norm_forward(a["x"].copy())
+    return oracle.layer_norm_backward(a["dy"], a["x"], mean, rstd, a["gamma"], out=out)
+
+
+def rms_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, rstd = oracle.rms_norm_forward(a["x"].copy())
+    return oracle.rms_norm_backward(a["dy"], a["x"], rstd, a["gamma"], out=out)
+
+
+def batch_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, mean, rstd = oracle.batch_norm_forward(a["x"].copy())
+    return oracle.batch_norm_backward(a["dy"], a["x"], mean, rstd, a["gamma"], out=out)
+
+
+def batch_norm_inference_backward(a: dict[str, Array], out: Array | None) -> Any:
+    return oracle.batch_norm_inference_backward(
+        a["dy"], a["x"], a["channel_mean"], a["channel_var"], a["gamma"], out=out
+    )
+
+
+# Every op with an `out`, as a call on `inputs`, and the inputs that may be that `out`.
+CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str]]] = {
+    "layer_norm": (lambda a, out: oracle.layer_norm(a["x"], a["gamma"], a["beta"], out=out), ["x"]),
+    "layer_norm_forward": (lambda a, out: oracle.layer_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
+    "layer_norm_backward": (layer_norm_backward, ["dy", "x"]),
+    "rms_norm": (lambda a, out: oracle.rms_norm(a["x"], a["gamma"], out=out), ["x"]),
+    "rms_norm_forward": (lambda a, out: oracle.rms_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
+    "rms_norm_backward": (rms_norm_backward, ["dy", "x"]),
+    "batch_norm": (lambda a, out: oracle.batch_norm(a["x"], a["channel_mean"], a["channel_var"], out=out), ["x"]),
+    "batch_norm_forward": (lambda a, out: oracle.batch_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
+    "batch_norm_backward": (batch_norm_backward, ["dy", "x"]),
+    "batch_norm_inference_backward": (batch_norm_inference_backward, ["dy", "x"]),
+    "dropout": (lambda a, out: oracle.dropout(a["x"], **RANDOM, out=out), ["x"]),
+    "dropout_backward": (lambda a, out: oracle.dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
+    "spatial_dropout": (lambda a, out: oracle.spatial_dropout(a["x"], **RANDOM, out=out), ["x"]),
+    "spatial_dropout_backward": (lambda a, out: oracle.spatial_dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
+    "l2_gradient": (lambda a, out: oracle.l2_gradient(a["w"], 0.3, out=out), ["w"]),
+}
+
+
+def as_tuple(results: Any) -> tuple[Array, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def test_calls_cover_every_op_with_an_out() -> None:
+    assert set(CALLS) == {name for name, signature in SIGNATURES.items() if "out=" in signature}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_out_receives_the_rounded_result(name: str) -> None:
+    call, _ = CALLS[name]
+    arrays = inputs()
+    for array in arrays.values():
+        array.setflags(write=False)
+    result, *others = as_tuple(call(arrays, None))
+    assert result.dtype == np.float64
+    assert not any(np.shares_memory(result, array) for array in arrays.values())
+    out = np.full(result.shape, np.nan, dtype=np.float32)
+    returned, *same_others = as_tuple(call(arrays, out))
+    assert returned is out
+    assert np.array_equal(out, result.astype(np.float32))
+    for one, other in zip(others, same_others, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "alias"), [(name, alias) for name, (_, names) in CALLS.items() for alias in names])
+def test_out_may_be_an_input(name: str, alias: str) -> None:
+    call, _ = CALLS[name]
+    expected = as_tuple(call(inputs(), None))
+    arrays = inputs()
+    actual = as_tuple(call(arrays, arrays[alias]))
+    assert actual[0] is arrays[alias]
+    for one, other in zip(actual, expected, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_an_overflow_of_a_narrow_out_is_inf() -> None:
+    x = np.float32([3e38, -3e38, 1.0])
+    out = np.empty(3, dtype=np.float32)
+    assert oracle.dropout(x, 0.0, seed=0, out=out).tolist() == x.tolist()
+    assert oracle.l2_gradient(x, 10.0, out=out).tolist() == [np.inf, -np.inf, 10.0]
+    running_var = np.ones(1, dtype=np.float32)
+    oracle.batch_norm_forward(x[:, np.newaxis], running_var=running_var)
+    assert running_var.tolist() == [np.inf]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, np.int32, np.uint8])
+def test_any_real_dtype_is_computed_in_float64(dtype: type[np.generic]) -> None:
+    values = np.array([[1, 2, 4], [7, 0, 3]])
+    x = values.astype(dtype)
+    for op in (oracle.layer_norm, oracle.rms_norm, lambda x: oracle.batch_norm_forward(x)[0]):
+        assert op(x).dtype == np.float64
+        assert np.array_equal(op(x), op(values.astype(np.float64)))
+    assert oracle.dropout(x, seed=0).dtype == np.float64
+    assert oracle.l2_penalty(x, 2.0) == 79.0
