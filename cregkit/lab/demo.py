@@ -48,14 +48,14 @@ class Run(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over the seeds (0 for a single seed)."""
+    """Mean and sample standard deviation over the seeds; a single seed has no deviation."""
 
     mean: float
-    deviation: float
+    deviation: float | None
 
     def __str__(self) -> str:
-        """Return both with one decimal."""
-        return f"{self.mean:.1f} ± {self.deviation:.1f}"
+        """Return what there is with one decimal."""
+        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
 
 
 Runs = Mapping[str, Sequence[Run]]
@@ -152,7 +152,7 @@ def _final(runs: Sequence[Run], figure: str) -> list[float]:
 
 def _spread(runs: Sequence[Run], figure: str) -> Spread:
     values = _final(runs, figure)
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _conclusion(runs: Runs) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
@@ -31,7 +32,7 @@ def draw(path: str, runs: Runs) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    figure = Figure(figsize=(3.0 * len(runs), 6.6), layout="constrained")
+    figure = Figure(figsize=(3.0 * len(runs), 6.8), layout=ConstrainedLayoutEngine(h_pad=0.12))
     axes = figure.subplots(2, len(runs), height_ratios=(1.12, 1), squeeze=False)
     for column, (name, of_seeds) in enumerate(runs.items()):
         _draw_boundary(axes[0, column], of_seeds[0])
@@ -54,8 +55,8 @@ def _draw_boundary(ax: Any, run: Run) -> None:
         origin="lower",
         interpolation="bilinear",
         cmap="RdBu_r",
-        vmin=-0.35,
-        vmax=1.35,
+        vmin=-0.5,
+        vmax=1.5,
     )
     ax.contour(ticks, ticks, probability, levels=[0.5], colors=_INK, linewidths=1.6)
     ax.add_patch(Circle((0, 0), math.sqrt(RADIUS_SQUARED), fill=False, color=_INK, linestyle=(0, (4, 3)), linewidth=1))
@@ -76,15 +77,8 @@ def _draw_curves(ax: Any, runs: Sequence[Run]) -> None:
         ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100), color=colour, alpha=0.15, lw=0)
         ax.plot(epochs, mean, color=colour, linewidth=1.2)
     gap = np.mean([run.history.gap[-1] for run in runs])
-    ax.text(
-        0.97,
-        0.06,
-        f"final gap {gap:.1f}".replace("-", "\N{MINUS SIGN}"),
-        transform=ax.transAxes,
-        ha="right",
-        fontsize=12,
-        color=_INK,
-    )
+    label = f"final gap {gap:.1f}".replace("-", "\N{MINUS SIGN}")
+    ax.text(0.97, 0.06, label, transform=ax.transAxes, ha="right", fontsize=12, color=_INK)
     ax.set_ylim(70, 100.5)
     ax.set_xlabel("epoch", color=_INK)
     ax.tick_params(colors=_FAINT, labelcolor=_INK)
