@@ -43,40 +43,40 @@ cdef extern from "cregkit.h" nogil:
     ctypedef struct creg_kernels:
         const char *isa
         void (*layer_norm_forward)(const float *, const float *, const float *, float *, double *, double *, ptrdiff_t,
-                                   ptrdiff_t, double, int) noexcept
+                                   ptrdiff_t, double, int) noexcept nogil
         void (*layer_norm_backward)(const float *, const float *, const double *, const double *, const float *, float *,
-                                    float *, float *, ptrdiff_t, ptrdiff_t, int) noexcept
+                                    float *, float *, ptrdiff_t, ptrdiff_t, int) noexcept nogil
         void (*rms_norm_forward)(const float *, const float *, float *, double *, ptrdiff_t, ptrdiff_t, double,
-                                 int) noexcept
+                                 int) noexcept nogil
         void (*rms_norm_backward)(const float *, const float *, const double *, const float *, float *, float *,
-                                  ptrdiff_t, ptrdiff_t, int) noexcept
-        void (*merge_columns)(const float *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float *) noexcept
+                                  ptrdiff_t, ptrdiff_t, int) noexcept nogil
+        void (*merge_columns)(const float *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float *) noexcept nogil
         void (*batch_norm_moments)(const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t, double *,
-                                   double *) noexcept
+                                   double *) noexcept nogil
         void (*batch_norm_statistics)(const float *, creg_shape, const creg_chunk *, ptrdiff_t, const double *,
                                       const double *, double, ptrdiff_t, ptrdiff_t, double *, double *, double *,
-                                      unsigned char *) noexcept
+                                      unsigned char *) noexcept nogil
         void (*batch_norm_running)(const float *, const float *, double, ptrdiff_t, double *, double *,
-                                   unsigned char *) noexcept
+                                   unsigned char *) noexcept nogil
         void (*batch_norm_affine)(const double *, const double *, const float *, const float *, ptrdiff_t, ptrdiff_t,
-                                  const creg_channels *) noexcept
+                                  const creg_channels *) noexcept nogil
         void (*batch_norm_apply)(const float *, float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
-                                 const creg_channels *, int) noexcept
+                                 const creg_channels *, int) noexcept nogil
         void (*batch_norm_grad_sums)(const float *, const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
-                                     const creg_channels *, float *, float *) noexcept
+                                     const creg_channels *, float *, float *) noexcept nogil
         void (*batch_norm_grad_affine)(const float *, const float *, creg_shape, ptrdiff_t, const float *, const float *,
                                        const double *, const double *, const float *, int, ptrdiff_t, ptrdiff_t, float *,
-                                       float *, const creg_channels *) noexcept
+                                       float *, const creg_channels *) noexcept nogil
         void (*batch_norm_grad_apply)(const float *, const float *, float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
-                                      const creg_channels *, int) noexcept
-        void (*dropout)(const float *, float *, uint64_t, ptrdiff_t, const creg_dropout *, int) noexcept
-        void (*dropout_keep)(unsigned char *, uint64_t, ptrdiff_t, const creg_dropout *) noexcept
+                                      const creg_channels *, int) noexcept nogil
+        void (*dropout)(const float *, float *, uint64_t, ptrdiff_t, const creg_dropout *, int) noexcept nogil
+        void (*dropout_keep)(unsigned char *, uint64_t, ptrdiff_t, const creg_dropout *) noexcept nogil
         void (*spatial_dropout)(const float *, float *, uint64_t, ptrdiff_t, ptrdiff_t, const creg_dropout *,
-                                int) noexcept
-        double (*sum_squares)(const float *, ptrdiff_t) noexcept
-        void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept
-        void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept
-        void (*adamw_step)(float *, const float *, float *, float *, ptrdiff_t, const creg_adamw *) noexcept
+                                int) noexcept nogil
+        double (*sum_squares)(const float *, ptrdiff_t) noexcept nogil
+        void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept nogil
+        void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept nogil
+        void (*adamw_step)(float *, const float *, float *, float *, ptrdiff_t, const creg_adamw *) noexcept nogil
 
 
 # One task of a parallel loop: an op's own block function. It must not raise or touch Python.
@@ -87,6 +87,15 @@ cdef const creg_kernels *kernels() noexcept nogil
 
 # Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it. Call it without the GIL.
 cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
+
+# Rows for each task of a loop over rows, from the shape alone.
+cdef ptrdiff_t rows_per_task(ptrdiff_t cols) noexcept nogil
+
+# Chunks of rows for column sums such as dgamma: rows in each (the last may have fewer), from the shape alone.
+cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil
+
+# out[j] = sum over chunks of partial[chunk, j].
+cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil
 
 # Whether an output of so many elements should be written around the cache.
 cdef int streams(ptrdiff_t elements) noexcept nogil
@@ -107,6 +116,6 @@ cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype)
 cdef float *floats(cnp.ndarray a) noexcept
 cdef double *doubles(cnp.ndarray a) noexcept
 
-# Checked numbers.
+# Checked numbers: within [low, high], never NaN. DBL_MAX as high: any finite one.
 cdef double number(object value, str name, double low, double high) except? -1
 cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF

@@ -1,0 +1,40 @@
+"""Every op as a stateless function on C-contiguous float32 arrays: the flat namespace of the compiled kernels."""
+
+from cregkit.kernels.batch_norm import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference_backward,
+)
+from cregkit.kernels.dropout import (
+    dropout,
+    dropout_backward,
+    dropout_keep,
+    spatial_dropout,
+    spatial_dropout_backward,
+)
+from cregkit.kernels.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
+from cregkit.kernels.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
+from cregkit.kernels.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
+
+__all__ = [
+    "adamw_step",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference_backward",
+    "dropout",
+    "dropout_backward",
+    "dropout_keep",
+    "l2_gradient",
+    "l2_penalty",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "sgd_step",
+    "spatial_dropout",
+    "spatial_dropout_backward",
+]

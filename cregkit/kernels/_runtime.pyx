@@ -1,0 +1,395 @@
+# What every op shares, each thing in one place: the table of kernels in use, the thread policy, the parallel loop, the
+# checks of arrays and numbers, and output allocation.
+import operator
+import os
+
+import numpy as np
+
+from cregkit.kernels._cpu import available_cpus
+
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cython.parallel cimport prange
+from libc.float cimport DBL_MAX
+from libc.stdint cimport uintptr_t
+
+cnp.import_array()
+
+
+cdef extern from "cregkit.h" nogil:
+    const creg_kernels *creg_kernels_ranked(int rank)
+    void creg_cpu_name(char *name)
+    uint64_t creg_float_mode_enter()
+    void creg_float_mode_leave(uint64_t mode)
+
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define CREG_OPENMP _OPENMP
+    #else
+    #define CREG_OPENMP 0
+    #endif
+
+    /* A thread's own limit (0: none), and whether this process was forked: the OpenMP runtime's threads do not survive a
+     * fork, and a parallel loop in the child would wait for them for ever. */
+    static _Thread_local int creg_thread_limit = 0;
+    static int creg_forked = 0;
+    static void creg_note_fork(void) { creg_forked = 1; }
+    static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
+    """
+    const int CREG_OPENMP
+    int creg_thread_limit
+    int creg_forked
+    void creg_watch_forks()
+
+
+creg_watch_forks()
+
+# ---- instruction sets ----
+
+cdef const creg_kernels *table = NULL
+
+
+cdef const creg_kernels *kernels() noexcept nogil:
+    return table
+
+
+def available_isas():
+    """Names of the instruction sets this CPU can run, best first."""
+    names = []
+    cdef int rank = 0
+    while creg_kernels_ranked(rank) != NULL:
+        names.append(creg_kernels_ranked(rank).isa.decode())
+        rank += 1
+    return names
+
+
+def current_isa():
+    """Name of the instruction set in use."""
+    return table.isa.decode()
+
+
+def use_isa(str name):
+    """Use another instruction set from here on, in the whole process: for `cregkit check` and the tests."""
+    global table
+    names = available_isas()
+    if name not in names:
+        raise ValueError(f"isa must be one of {', '.join(names)} on this CPU, got {name!r}")
+    table = creg_kernels_ranked(names.index(name))
+
+
+def cpu_name():
+    """The CPU's own name for itself, or "" where it has none."""
+    cdef char name[49]
+    creg_cpu_name(name)
+    return name.decode("ascii", "replace").strip()
+
+
+def _choose_isa():
+    wanted = os.environ.get("CREGKIT_ISA", "").strip().lower() or available_isas()[0]
+    try:
+        use_isa(wanted)
+    except ValueError as error:
+        raise ImportError(f"the environment variable CREGKIT_ISA cannot be obeyed: {error}") from None
+
+
+_choose_isa()
+
+# ---- threads ----
+
+# Numbers that make one more thread worth waking.
+cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
+
+# Numbers a task over rows takes: enough to hide its start, few enough to balance the threads.
+cdef ptrdiff_t TASK_ELEMENTS = 16 * 1024
+
+# Columns a task of merge_columns() takes.
+cdef ptrdiff_t MERGE_COLUMNS = 1024
+
+# Outputs this large leave nothing behind in the cache.
+cdef ptrdiff_t STREAM_ELEMENTS = 16 * 1024 * 1024
+
+cdef int default_threads = 1
+threads_from = ""
+
+
+def _choose_threads():
+    global default_threads, threads_from
+    default_threads, threads_from = available_cpus()
+    if CREG_OPENMP == 0:
+        default_threads, threads_from = 1, "built without OpenMP"
+
+
+_choose_threads()
+
+
+def openmp_version():
+    """The OpenMP specification (yyyymm) of the runtime this was built with, 0 without OpenMP."""
+    return CREG_OPENMP
+
+
+cdef int checked_threads(object n) except -1:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be a whole number of threads, got {type(n).__name__}") from None
+    if not 1 <= count <= 4096:
+        raise ValueError(f"n must be a number of threads from 1 to 4096, got {count}")
+    return count
+
+
+def set_num_threads(n):
+    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it."""
+    global default_threads, threads_from
+    default_threads = checked_threads(n)
+    threads_from = "set_num_threads"
+
+
+def get_num_threads():
+    """The number of threads a large enough call from this Python thread uses at most."""
+    return thread_limit()
+
+
+class num_threads:
+    """Context manager: calls from this Python thread use up to ``n`` threads within the block.
+
+    Other Python threads are not affected. Results do not depend on it.
+
+    >>> with cregkit.num_threads(1):
+    ...     y = cregkit.layer_norm(x)
+    """
+
+    def __init__(self, n):
+        self._n = checked_threads(n)
+        self._outer = []
+
+    def __enter__(self):
+        global creg_thread_limit
+        self._outer.append(creg_thread_limit)
+        creg_thread_limit = self._n
+        return self
+
+    def __exit__(self, *exception):
+        global creg_thread_limit
+        creg_thread_limit = self._outer.pop()
+
+
+cdef int thread_limit() noexcept nogil:
+    if creg_forked or CREG_OPENMP == 0:
+        return 1
+    return creg_thread_limit if creg_thread_limit > 0 else default_threads
+
+
+cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    task(args, i)
+    creg_float_mode_leave(mode)
+
+
+cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
+    cdef ptrdiff_t i
+    cdef uint64_t mode
+    cdef int threads = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD))
+    if threads <= 1:
+        mode = creg_float_mode_enter()
+        for i in range(n_tasks):
+            task(args, i)
+        creg_float_mode_leave(mode)
+        return
+    for i in prange(n_tasks, num_threads=threads, schedule="dynamic", chunksize=1):
+        run_task(task, args, i)
+
+
+cdef ptrdiff_t rows_per_task(ptrdiff_t cols) noexcept nogil:
+    return max(1, TASK_ELEMENTS // cols)
+
+
+cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil:
+    return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(8, (rows + 15) // 16))
+
+
+cdef struct MergeColumns:
+    const float *partial
+    float *out
+    ptrdiff_t chunks, cols
+
+
+cdef void merge_columns_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef MergeColumns *a = <MergeColumns *>args
+    kernels().merge_columns(a.partial, a.chunks, a.cols, task * MERGE_COLUMNS, min((task + 1) * MERGE_COLUMNS, a.cols), a.out)
+
+
+cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil:
+    cdef MergeColumns args = MergeColumns(partial, out, chunks, cols)
+    parallel_for(merge_columns_task, &args, (cols + MERGE_COLUMNS - 1) // MERGE_COLUMNS, chunks * cols)
+
+
+cdef int streams(ptrdiff_t elements) noexcept nogil:
+    return elements >= STREAM_ELEMENTS
+
+# ---- arrays ----
+
+
+cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype):
+    return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+
+
+cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype):
+    cdef cnp.npy_intp shape = n
+    return cnp.PyArray_EMPTY(1, &shape, dtype, 0)
+
+
+cdef float *floats(cnp.ndarray a) noexcept:
+    return NULL if a is None else <float *>cnp.PyArray_DATA(a)
+
+
+cdef double *doubles(cnp.ndarray a) noexcept:
+    return NULL if a is None else <double *>cnp.PyArray_DATA(a)
+
+
+cdef bint is_plain(cnp.ndarray a, int dtype) noexcept:
+    return (cnp.PyArray_TYPE(a) == dtype and cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED)
+            and not cnp.PyArray_ISBYTESWAPPED(a))
+
+
+# The array behind `a`, which must be C-contiguous numbers of this type: never a copy, never a cast.
+cdef cnp.ndarray checked_array(object a, str name, int dtype):
+    if not cnp.PyArray_CheckExact(a):
+        a = foreign_array(a, name)
+    if not is_plain(<cnp.ndarray>a, dtype):
+        refuse_array(a, name, dtype)
+    return <cnp.ndarray>a
+
+
+cdef object foreign_array(object a, str name):
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: fill it first with {name}.filled(value)")
+    if isinstance(a, np.ndarray):
+        return np.asarray(a)
+    if not hasattr(a, "__dlpack__"):
+        raise TypeError(
+            f"{name} must be a NumPy array (or a CPU object with __dlpack__), got {type(a).__name__}: "
+            f"convert it with np.asarray({name}, dtype=np.float32)")
+    try:
+        return np.from_dlpack(a)
+    except Exception as error:
+        raise TypeError(
+            f"{name} is a {type(a).__module__}.{type(a).__name__} that cannot be read in place ({error}): pass it detached, "
+            f"dense and on the CPU, or as a NumPy array") from error
+
+
+cdef int refuse_array(object a, str name, int dtype) except -1:
+    cdef str wanted = "float32" if dtype == cnp.NPY_FLOAT32 else "float64"
+    if a.dtype != np.dtype(wanted):
+        raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert it with "
+                        f"{name}.astype(np.{wanted})")
+    if not a.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous, got shape {a.shape} with strides {a.strides}: copy it with "
+                         f"np.ascontiguousarray({name})")
+    raise ValueError(f"{name} must be aligned to its {a.itemsize}-byte numbers, got address {a.ctypes.data:#x}: copy it with "
+                     f"{name}.copy()")
+
+
+cdef cnp.ndarray float32_array(object a, str name):
+    return checked_array(a, name, cnp.NPY_FLOAT32)
+
+
+cdef str shape_of(cnp.ndarray a):
+    return str((<object>a).shape)
+
+
+cdef cnp.ndarray float32_rows(object a, str name):
+    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, got a scalar array: pass shape (..., features)")
+    if cnp.PyArray_DIM(x, x.ndim - 1) == 0:
+        raise ValueError(f"{name} has no columns to normalise over: its last axis must not be empty, got shape {shape_of(x)}")
+    return x
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    return cnp.PyArray_SAMESHAPE(a, b)
+
+
+cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name):
+    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
+    if not same_shape(x, other):
+        raise ValueError(f"{name} must have the shape of {other_name}, {shape_of(other)}, got {shape_of(x)}")
+    return x
+
+
+cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n):
+    if a is None:
+        return None
+    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
+    if x.ndim != 1 or cnp.PyArray_DIM(x, 0) != n:
+        raise ValueError(f"{name} must have shape ({n},), one value per feature, got {shape_of(x)}")
+    return x
+
+
+cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape):
+    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT64)
+    cdef int i
+    cdef bint fits = x.ndim == ndim
+    for i in range(ndim if fits else 0):
+        fits = fits and cnp.PyArray_DIM(x, i) == shape[i]
+    if not fits:
+        wanted = tuple([shape[i] for i in range(ndim)])
+        raise ValueError(f"{name} must have shape {wanted}, as the forward pass returned it, got {shape_of(x)}")
+    return x
+
+
+cdef cnp.ndarray writable(cnp.ndarray a, str name):
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{name} is read-only and would be written to: pass a writable array, such as {name}.copy()")
+    return a
+
+
+cdef cnp.ndarray output(object out, cnp.ndarray like, str name):
+    if out is None:
+        return new_array(like.ndim, cnp.PyArray_DIMS(like), cnp.NPY_FLOAT32)
+    cdef cnp.ndarray y = float32_like(out, "out", like, name)
+    writable(y, "out")
+    refuse_overlap(y, "out", like, name, True)
+    return y
+
+
+cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1:
+    if a is None:
+        return 0
+    cdef uintptr_t out_start = <uintptr_t>cnp.PyArray_DATA(out), a_start = <uintptr_t>cnp.PyArray_DATA(a)
+    cdef uintptr_t out_end = out_start + cnp.PyArray_NBYTES(out), a_end = a_start + cnp.PyArray_NBYTES(a)
+    if out_start >= a_end or a_start >= out_end:
+        return 0
+    if same_is_fine and out_start == a_start and out_end == a_end:
+        return 0
+    raise ValueError(f"{out_name} overlaps {name} in memory, which would be overwritten while it is read: pass a separate array"
+                     + (f", or {name} itself" if same_is_fine else ""))
+
+# ---- numbers ----
+
+
+cdef double number(object value, str name, double low, double high) except? -1:
+    cdef double v
+    if PyFloat_CheckExact(value):
+        v = PyFloat_AS_DOUBLE(value)
+    elif isinstance(value, np.ndarray) and value.ndim or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    else:
+        v = float(value)
+    if not low <= v <= high:
+        bounds = f"finite and at least {low:g}" if high == DBL_MAX else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+    return v
+
+
+cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}") from None
+    if not 0 <= whole < 1 << 64:
+        raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {whole}")
+    return whole

@@ -1,0 +1,425 @@
+# Batch norm over any layout: checks, allocation, the cut into chunks and the loops over them. The maths is in
+# csrc/batch_norm.h.
+#
+# A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the pieces
+# whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as many whole
+# planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk of some channels.
+import operator
+
+cimport numpy as cnp
+from libc.float cimport DBL_MAX
+from libc.stddef cimport ptrdiff_t
+from libc.string cimport memset
+
+from cregkit.kernels._runtime cimport (
+    CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like, float32_vector,
+    float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap, streams, writable,
+)
+
+cnp.import_array()
+
+cdef enum:
+    TASK_ELEMENTS = 16384
+    TASK_CHANNELS = 512
+
+
+# One pass over the tensor, or over the channels' parameters.
+cdef struct Pass:
+    creg_shape shape
+    creg_chunk *chunks
+    ptrdiff_t n_chunks, elements
+    ptrdiff_t channel_step, channel_steps  # channels of a task, and tasks across the channels
+    const float *x
+    const float *dy
+    float *out
+    double *chunk_mean  # [chunk][channel], training forward
+    double *chunk_m2
+    float *chunk_dy  # [chunk][channel], backward
+    float *chunk_dy_d
+    double *mean
+    double *var
+    double *rstd
+    const float *gamma
+    const float *beta
+    float *dgamma
+    float *dbeta
+    creg_channels channels
+    double eps
+    bint training
+    int stream
+
+
+cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
+    cdef int i, axis
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape {(<object>x).shape}")
+    try:
+        axis = operator.index(channel_axis)
+    except TypeError:
+        raise TypeError(f"channel_axis must be 1 or -1, got {type(channel_axis).__name__}") from None
+    if axis not in (1, -1, x.ndim - 1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {axis}")
+    cdef creg_shape shape
+    shape.n, shape.s = cnp.PyArray_DIM(x, 0), 1
+    if axis == 1:
+        shape.c = cnp.PyArray_DIM(x, 1)
+        for i in range(2, x.ndim):
+            shape.s *= cnp.PyArray_DIM(x, i)
+    else:
+        shape.c = cnp.PyArray_DIM(x, x.ndim - 1)
+        for i in range(1, x.ndim - 1):
+            shape.n *= cnp.PyArray_DIM(x, i)
+    return shape
+
+
+cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+# Allocates and fills a.chunks; the returned array keeps them alive.
+cdef cnp.ndarray cut(Pass *a, creg_shape shape):
+    cdef ptrdiff_t i, j, k = 0
+    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if shape.s == 1 else max(1, CREG_PANEL // max(1, shape.s))
+    cdef ptrdiff_t pieces = ceil_div(shape.s, CREG_PANEL) if samples == 1 else 1
+    cdef ptrdiff_t piece = shape.s if pieces == 1 else CREG_PANEL
+    a.shape = shape
+    a.n_chunks = ceil_div(shape.n, samples) * pieces
+    a.elements = shape.n * shape.c * shape.s
+    cdef cnp.ndarray memory = new_vector(a.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
+    a.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
+    for i in range(0, shape.n, samples):
+        for j in range(pieces):
+            a.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
+            k += 1
+    cdef ptrdiff_t chunk_elements = max(1, samples * piece)
+    a.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, TASK_ELEMENTS // chunk_elements)
+    a.channel_steps = ceil_div(shape.c, a.channel_step)
+    return memory
+
+
+# Allocates the channels' parameters; the returned array keeps them alive.
+cdef cnp.ndarray allocate_channels(Pass *a):
+    cdef ptrdiff_t c = a.shape.c
+    cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)
+    cdef double *wide = <double *>cnp.PyArray_DATA(memory)
+    cdef float *narrow = <float *>(wide + 4 * c)
+    a.channels.mean64, a.channels.scale64, a.channels.k1_64, a.channels.k2_64 = wide, wide + c, wide + 2 * c, wide + 3 * c
+    a.channels.hi, a.channels.lo, a.channels.scale = narrow, narrow + c, narrow + 2 * c
+    a.channels.bias, a.channels.k1, a.channels.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
+    a.channels.exact = <unsigned char *>(narrow + 6 * c)
+    memset(a.channels.exact, 0, c)
+    return memory
+
+
+cdef creg_chunk chunk_of(Pass *a, ptrdiff_t task, ptrdiff_t *c0, ptrdiff_t *c1) noexcept nogil:
+    c0[0] = task % a.channel_steps * a.channel_step
+    c1[0] = min(c0[0] + a.channel_step, a.shape.c)
+    return a.chunks[task // a.channel_steps]
+
+
+cdef void over_chunks(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
+    parallel_for(task, a, a.n_chunks * a.channel_steps, a.elements)
+
+
+# Tasks over the channels alone, for what is done once a channel.
+cdef void over_channels(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
+    parallel_for(task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.n_chunks + 1) * a.shape.c)
+
+
+cdef void moments_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
+    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+    kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
+
+
+cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
+    kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean, a.var,
+                                    a.rstd, a.channels.exact)
+    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
+
+
+cdef void apply_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0, c1
+    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+
+
+cdef void grad_sums_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
+    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at, a.chunk_dy_d + at)
+
+
+cdef void grad_affine_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
+    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd, a.gamma,
+                                     a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
+
+
+cdef void grad_apply_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0, c1
+    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+    if a.training:
+        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+    else:  # dx = dy * scale
+        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+
+
+# A checked vector that `out` must not touch.
+cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
+    cdef cnp.ndarray vector = float32_vector(value, name, c)
+    refuse_overlap(out, "out", vector, name, False)
+    return vector
+
+
+cdef cnp.ndarray required_parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
+    if value is None:
+        raise TypeError(f"{name} must be a float32 array of shape ({c},), got None")
+    return parameter(value, name, c, out)
+
+
+def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1, out=None):
+    """Batch norm at inference, with given statistics.
+
+    ``y = (x - mean) / sqrt(var + eps) * gamma + beta``, channel by channel.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+    mean, var : float32 arrays, shape (C,)
+        Running statistics.
+    gamma, beta : float32 arrays, shape (C,), optional
+        Gain and bias; without them 1 and 0.
+    eps : float
+        Added to the variance; finite, at least 0.
+    channel_axis : 1 or -1
+    out : float32 array like ``x``, optional
+        Receives ``y``; may be ``x`` itself.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
+
+    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    """
+    cdef Pass a
+    cdef cnp.ndarray x_ = float32_array(x, "x")
+    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    cdef cnp.ndarray y = output(out, x_, "x")
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, y), var_ = required_parameter(var, "var", shape.c, y)
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
+    a.eps = number(eps, "eps", 0.0, DBL_MAX)
+    cdef cnp.ndarray chunks = cut(&a, shape), channels = allocate_channels(&a)
+    cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
+    cdef float *given_mean = floats(mean_)
+    cdef float *given_var = floats(var_)
+    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
+    a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
+    with nogil:
+        kernels().batch_norm_running(given_mean, given_var, a.eps, shape.c, a.mean, a.rstd, a.channels.exact)
+        kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, 0, shape.c, &a.channels)
+        over_chunks(apply_task, &a)
+    return y
+
+
+cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y):
+    cdef cnp.ndarray vector = parameter(value, name, c, y)
+    if vector is not None:
+        writable(vector, name)
+        refuse_overlap(vector, name, x, "x", False)
+    return vector
+
+
+cdef void update_running(float *running, const double *batch, ptrdiff_t c, double momentum, double factor) noexcept nogil:
+    cdef ptrdiff_t i
+    if running != NULL:
+        for i in range(c):
+            running[i] = <float>((1.0 - momentum) * running[i] + momentum * (batch[i] * factor))
+
+
+def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
+                       unbiased=False, channel_axis=1, out=None):
+    """Batch norm in training, with what :func:`batch_norm_backward` needs.
+
+    ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` with the mean and biased variance of each channel over the batch.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+        At least two values per channel.
+    gamma, beta : float32 arrays, shape (C,), optional
+        Gain and bias; without them 1 and 0.
+    running_mean, running_var : float32 arrays, shape (C,), optional
+        Updated in place: ``running = (1 - momentum) * running + momentum * batch``.
+    momentum : float
+        Weight of this batch in the running statistics, 0 to 1.
+    eps : float
+        Added to the variance; finite, at least 0.
+    unbiased : bool
+        Update ``running_var`` with the variance divided by ``count - 1``, as PyTorch does, instead of ``count``.
+    channel_axis : 1 or -1
+    out : float32 array like ``x``, optional
+        Receives ``y``; may be ``x`` itself.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+    mean, rstd : float64 arrays, shape (C,)
+        Mean and ``1 / sqrt(var + eps)`` of each channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per channel, or a
+        bad ``eps`` or ``momentum``. Nothing is changed then.
+
+    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    """
+    cdef Pass a
+    cdef cnp.ndarray x_ = float32_array(x, "x")
+    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    cdef double count = <double>shape.n * <double>shape.s, weight = number(momentum, "momentum", 0.0, 1.0)
+    if count < 2:
+        raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: use "
+                         f"batch_norm with running statistics, or a larger batch")
+    cdef cnp.ndarray y = output(out, x_, "x")
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
+    cdef cnp.ndarray running_mean_ = running(running_mean, "running_mean", shape.c, x_, y)
+    cdef cnp.ndarray running_var_ = running(running_var, "running_var", shape.c, x_, y)
+    for running_, name in ((running_mean_, "running_mean"), (running_var_, "running_var")):
+        if running_ is not None:
+            refuse_overlap(running_, name, gamma_, "gamma", False)
+            refuse_overlap(running_, name, beta_, "beta", False)
+    if running_mean_ is not None:
+        refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
+    a.eps = number(eps, "eps", 0.0, DBL_MAX)
+    cdef cnp.ndarray chunks = cut(&a, shape), channels = allocate_channels(&a)
+    cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT64)
+    cdef float *new_mean = floats(running_mean_)
+    cdef float *new_var = floats(running_var_)
+    cdef double bessel = count / (count - 1.0) if unbiased else 1.0
+    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
+    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.n_chunks * shape.c
+    a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
+    with nogil:
+        over_chunks(moments_task, &a)
+        over_channels(statistics_task, &a)
+        over_chunks(apply_task, &a)
+        update_running(new_mean, a.mean, shape.c, weight, 1.0)
+        update_running(new_var, a.var, shape.c, weight, bessel)
+    return y, mean, rstd
+
+
+# Both backwards. a.training, a.eps, a.mean and a.rstd are set.
+cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
+    refuse_overlap(dx, "out", dy, "dy", True)
+    cdef cnp.ndarray chunks = cut(a, shape), channels = allocate_channels(a)
+    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
+    a.dy, a.x, a.out, a.stream = floats(dy), floats(x), floats(dx), streams(a.elements)
+    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.n_chunks * shape.c
+    a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
+    with nogil:
+        kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, shape.c, &a.channels)
+        over_chunks(grad_sums_task, a)
+        over_channels(grad_affine_task, a)
+        over_chunks(grad_apply_task, a)
+    return dx, dgamma, dbeta
+
+
+def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
+    """Gradients of batch norm in training.
+
+    With ``x_hat = (x - mean) * rstd``, sums and means over the batch of each channel: ``dbeta = sum(dy)``,
+    ``dgamma = sum(dy * x_hat)``, ``dx = gamma * rstd * (dy - mean(dy) - x_hat * mean(dy * x_hat))``.
+
+    Parameters
+    ----------
+    dy, x : float32 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+        Gradient of the output, and the input of the forward pass.
+    mean, rstd : float64 arrays, shape (C,)
+        As :func:`batch_norm_forward` returned them.
+    gamma : float32 array, shape (C,), optional
+        The gain of the forward pass.
+    channel_axis : 1 or -1
+    out : float32 array like ``x``, optional
+        Receives ``dx``; may be ``dy`` or ``x`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``x``
+    dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape or ``channel_axis``, or a read-only or overlapping ``out``.
+    """
+    cdef Pass a
+    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    cdef cnp.npy_intp c = shape.c
+    cdef cnp.ndarray mean_ = float64_statistics(mean, "mean", 1, &c), rstd_ = float64_statistics(rstd, "rstd", 1, &c)
+    cdef cnp.ndarray dx = output(out, x_, "x")
+    refuse_overlap(dx, "out", mean_, "mean", False)
+    refuse_overlap(dx, "out", rstd_, "rstd", False)
+    a.training, a.mean, a.rstd = True, doubles(mean_), doubles(rstd_)
+    return backward(&a, dy_, x_, gamma, shape, dx)
+
+
+def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, channel_axis=1, out=None):
+    """Gradients of :func:`batch_norm`, whose statistics are constants.
+
+    With ``rstd = 1 / sqrt(var + eps)``: ``dx = dy * gamma * rstd``, ``dgamma = sum(dy * (x - mean) * rstd)``,
+    ``dbeta = sum(dy)`` over each channel.
+
+    Parameters
+    ----------
+    dy, x : float32 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+    mean, var : float32 arrays, shape (C,)
+        The statistics of the forward pass.
+    gamma : float32 array, shape (C,), optional
+        The gain of the forward pass.
+    eps : float
+        As in the forward pass.
+    channel_axis : 1 or -1
+    out : float32 array like ``x``, optional
+        Receives ``dx``; may be ``dy`` or ``x`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``x``
+    dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
+    """
+    cdef Pass a
+    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    cdef cnp.ndarray dx = output(out, x_, "x")
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, dx), var_ = required_parameter(var, "var", shape.c, dx)
+    cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray exact = new_vector(shape.c, cnp.NPY_UINT8)
+    a.training, a.eps, a.mean, a.rstd = False, number(eps, "eps", 0.0, DBL_MAX), doubles(mean64), doubles(rstd)
+    kernels().batch_norm_running(floats(mean_), floats(var_), a.eps, shape.c, a.mean, a.rstd,
+                                 <unsigned char *>cnp.PyArray_DATA(exact))
+    return backward(&a, dy_, x_, gamma, shape, dx)

@@ -1,0 +1,238 @@
+# Weight decay and the fused optimiser steps: checks and the loop over blocks. The maths is in csrc/optimizer.h.
+import operator
+
+cimport numpy as cnp
+from libc.float cimport DBL_MAX, FLT_MAX
+from libc.math cimport sqrt
+from libc.stddef cimport ptrdiff_t
+
+from cregkit.kernels._runtime cimport (
+    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, floats, kernels, new_vector, number, output,
+    parallel_for, refuse_overlap, streams, writable,
+)
+
+cnp.import_array()
+
+cdef enum:
+    TASK_ELEMENTS = 16384
+
+
+cdef struct Elements:
+    const float *x
+    float *y
+    double *panels
+    ptrdiff_t n
+    float factor
+    int stream
+
+
+cdef void squares_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Elements *a = <Elements *>args
+    cdef ptrdiff_t i = task * CREG_PANEL
+    a.panels[task] = kernels().sum_squares(a.x + i, min(<ptrdiff_t>CREG_PANEL, a.n - i))
+
+
+def l2_penalty(w, weight_decay):
+    """The L2 penalty ``weight_decay / 2 * sum(w**2)``, which a loss adds to itself.
+
+    Parameters
+    ----------
+    w : float32 array of any shape, C-contiguous
+    weight_decay : float
+        Finite, at least 0.
+
+    Returns
+    -------
+    penalty : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype or layout, or a bad ``weight_decay``.
+    """
+    cdef cnp.ndarray w_ = float32_array(w, "w")
+    cdef double decay = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
+    cdef Elements a
+    a.x, a.n = floats(w_), cnp.PyArray_SIZE(w_)
+    cdef ptrdiff_t i, n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
+    cdef cnp.ndarray panels = new_vector(n_panels, cnp.NPY_FLOAT64)
+    a.panels = doubles(panels)
+    cdef double total = 0.0
+    with nogil:
+        parallel_for(squares_task, &a, n_panels, a.n)
+        for i in range(n_panels):
+            total += a.panels[i]
+    return decay * 0.5 * total
+
+
+cdef void scale_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Elements *a = <Elements *>args
+    cdef ptrdiff_t i = task * TASK_ELEMENTS
+    kernels().scale(a.x + i, a.y + i, min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), a.factor, a.stream)
+
+
+def l2_gradient(w, weight_decay, *, out=None):
+    """Gradient of :func:`l2_penalty`: ``dw = weight_decay * w``.
+
+    Parameters
+    ----------
+    w : float32 array of any shape, C-contiguous
+    weight_decay : float
+        Finite in float32, at least 0.
+    out : float32 array like ``w``, optional
+        Receives ``dw``; may be ``w`` itself.
+
+    Returns
+    -------
+    dw : float32 array like ``w``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype or layout, a read-only or overlapping ``out``, or a bad ``weight_decay``.
+    """
+    cdef cnp.ndarray w_ = float32_array(w, "w")
+    cdef Elements a
+    a.factor = <float>number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    cdef cnp.ndarray dw = output(out, w_, "w")
+    a.x, a.y, a.n, a.stream = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), streams(cnp.PyArray_SIZE(w_))
+    with nogil:
+        parallel_for(scale_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
+    return dw
+
+
+cdef struct Sgd:
+    float *w
+    const float *dw
+    float *velocity
+    ptrdiff_t n
+    creg_sgd step
+
+
+cdef void sgd_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Sgd *a = <Sgd *>args
+    cdef ptrdiff_t i = task * TASK_ELEMENTS
+    kernels().sgd_step(a.w + i, a.dw + i, a.velocity + i if a.velocity != NULL else NULL,
+                       min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), &a.step)
+
+
+# An array that a step changes in place, apart from the others it reads or changes.
+cdef cnp.ndarray updated(object a, str name, cnp.ndarray w, tuple others):
+    cdef cnp.ndarray x = writable(float32_like(a, name, w, "w"), name)
+    for other, other_name in others:
+        refuse_overlap(x, name, other, other_name, False)
+    return x
+
+
+def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
+    """One step of stochastic gradient descent, in place.
+
+    ``g = dw + weight_decay * w``, ``velocity = momentum * velocity + g``, ``w -= lr * velocity``; without ``velocity``,
+    ``w -= lr * g``.
+
+    Parameters
+    ----------
+    w : float32 array of any shape, C-contiguous
+        Changed in place.
+    dw : float32 array like ``w``
+    lr, weight_decay : float
+        Finite in float32, at least 0.
+    momentum : float
+        0 to 1. More than 0 needs ``velocity``.
+    velocity : float32 array like ``w``, optional
+        Changed in place; zeros before the first step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
+    """
+    cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
+    refuse_overlap(w_, "w", dw_, "dw", False)
+    cdef cnp.ndarray velocity_ = None
+    if velocity is not None:
+        velocity_ = updated(velocity, "velocity", w_, ((w_, "w"), (dw_, "dw")))
+    cdef Sgd a
+    a.step.lr = <float>number(lr, "lr", 0.0, FLT_MAX)
+    a.step.weight_decay = <float>number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    a.step.momentum = <float>number(momentum, "momentum", 0.0, 1.0)
+    if a.step.momentum > 0.0 and velocity is None:
+        raise ValueError(f"velocity is missing: momentum {momentum} needs it; pass zeros like w before the first step")
+    a.w, a.dw, a.velocity, a.n = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_)
+    with nogil:
+        parallel_for(sgd_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
+
+
+cdef struct AdamW:
+    float *w
+    const float *dw
+    float *m
+    float *v
+    ptrdiff_t n
+    creg_adamw step
+
+
+cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef AdamW *a = <AdamW *>args
+    cdef ptrdiff_t i = task * TASK_ELEMENTS
+    kernels().adamw_step(a.w + i, a.dw + i, a.m + i, a.v + i, min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), &a.step)
+
+
+cdef double beta_of(object betas, int i) except? -1:
+    return number(betas[i], f"betas[{i}]", 0.0, 0.9999999999999999)
+
+
+def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=True):
+    """One step of AdamW, or of Adam with L2 in its gradient, in place.
+
+    Decoupled: ``w *= 1 - lr * weight_decay`` and ``g = dw``; else ``g = dw + weight_decay * w``. Then
+    ``m = beta1 * m + (1 - beta1) * g``, ``v = beta2 * v + (1 - beta2) * g**2``,
+    ``w -= lr / (1 - beta1**step) * m / (sqrt(v) / sqrt(1 - beta2**step) + eps)``.
+
+    Parameters
+    ----------
+    w, m, v : float32 arrays of one shape, C-contiguous
+        Weights, first and second moments, changed in place; the moments are zeros before the first step.
+    dw : float32 array like ``w``
+    step : int
+        Number of this step, from 1.
+    lr, eps, weight_decay : float
+        Finite in float32, at least 0.
+    betas : pair of float
+        Decay of the moments, each at least 0 and below 1.
+    decoupled : bool
+        Weight decay apart from the gradient (AdamW) or as L2 within it (Adam).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
+
+    Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015), "Adam",
+    arXiv:1412.6980.
+    """
+    cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
+    refuse_overlap(w_, "w", dw_, "dw", False)
+    cdef cnp.ndarray m_ = updated(m, "m", w_, ((w_, "w"), (dw_, "dw")))
+    cdef cnp.ndarray v_ = updated(v, "v", w_, ((w_, "w"), (dw_, "dw"), (m_, "m")))
+    cdef double rate = number(lr, "lr", 0.0, FLT_MAX), decay = number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
+    cdef double beta1 = beta_of(betas, 0), beta2 = beta_of(betas, 1), t
+    try:
+        t = operator.index(step)
+    except TypeError:
+        raise TypeError(f"step must be a whole number, got {type(step).__name__}") from None
+    if t < 1.0:
+        raise ValueError(f"step must be at least 1 (the first step), got {step}")
+    cdef AdamW a
+    a.step.shrink = <float>(1.0 - rate * decay) if decoupled else 1.0
+    a.step.l2 = 0.0 if decoupled else <float>decay
+    a.step.beta1, a.step.one_minus_beta1 = <float>beta1, <float>(1.0 - beta1)
+    a.step.beta2, a.step.one_minus_beta2 = <float>beta2, <float>(1.0 - beta2)
+    a.step.step_size = <float>(rate / (1.0 - beta1 ** t))
+    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - beta2 ** t))
+    a.step.eps = <float>number(eps, "eps", 0.0, FLT_MAX)
+    a.w, a.dw, a.m, a.v, a.n = floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_)
+    with nogil:
+        parallel_for(adamw_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)

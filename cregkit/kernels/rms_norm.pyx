@@ -1,0 +1,162 @@
+# RMS norm over the last axis: checks, allocation and the loop over blocks of rows. The maths is in csrc/rms_norm.h.
+cimport numpy as cnp
+from libc.float cimport DBL_MAX
+from libc.stddef cimport ptrdiff_t
+
+from cregkit.kernels._runtime cimport (
+    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array,
+    new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, streams,
+)
+
+cnp.import_array()
+
+
+cdef struct Forward:
+    const float *x
+    const float *gamma
+    float *y
+    double *rstd
+    ptrdiff_t rows, cols, step
+    double eps
+    int stream
+
+
+cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Forward *a = <Forward *>args
+    cdef ptrdiff_t i = task * a.step
+    kernels().rms_norm_forward(a.x + i * a.cols, a.gamma, a.y + i * a.cols, a.rstd + i if a.rstd != NULL else NULL,
+                               min(a.step, a.rows - i), a.cols, a.eps, a.stream)
+
+
+cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object eps, object out, double *rstd):
+    cdef ptrdiff_t cols = cnp.PyArray_DIM(x, x.ndim - 1)
+    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols)
+    cdef cnp.ndarray y = output(out, x, "x")
+    if out is not None:
+        refuse_overlap(y, "out", gamma, "gamma", False)
+    cdef Forward a
+    a.x, a.gamma, a.y, a.rstd = floats(x), floats(gamma), floats(y), rstd
+    a.cols, a.rows = cols, cnp.PyArray_SIZE(x) // cols
+    a.step = rows_per_task(cols)
+    a.eps = number(eps, "eps", 0.0, DBL_MAX)
+    a.stream = streams(a.rows * cols)
+    with nogil:
+        parallel_for(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
+    return y
+
+
+def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
+    """RMS norm over the last axis.
+
+    ``y = x / sqrt(mean(x**2) + eps) * gamma``, with the mean square of each row.
+
+    Parameters
+    ----------
+    x : float32 array, shape (..., features), C-contiguous
+    gamma : float32 array, shape (features,), optional
+        Gain; without it 1.
+    eps : float
+        Added to the mean square; finite, at least 0.
+    out : float32 array like ``x``, optional
+        Receives ``y``; may be ``x`` itself.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
+
+    Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+    """
+    return forward(float32_rows(x, "x"), gamma, eps, out, NULL)
+
+
+def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
+    """RMS norm, with what :func:`rms_norm_backward` needs.
+
+    Arguments and errors are those of :func:`rms_norm`.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+    rstd : float64 array, shape ``x.shape[:-1]``
+        ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
+    """
+    cdef cnp.ndarray rows = float32_rows(x, "x")
+    cdef cnp.ndarray rstd = new_array(rows.ndim - 1, cnp.PyArray_DIMS(rows), cnp.NPY_FLOAT64)
+    return forward(rows, gamma, eps, out, doubles(rstd)), rstd
+
+
+cdef struct Backward:
+    const float *dy
+    const float *x
+    const double *rstd
+    const float *gamma
+    float *dx
+    float *partial  # dgamma of each chunk of rows; NULL without gamma
+    ptrdiff_t rows, cols, step
+    int stream
+
+
+cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Backward *a = <Backward *>args
+    cdef ptrdiff_t i = task * a.step, at = i * a.cols
+    kernels().rms_norm_backward(a.dy + at, a.x + at, a.rstd + i, a.gamma, a.dx + at,
+                                a.partial + task * a.cols if a.partial != NULL else NULL, min(a.step, a.rows - i), a.cols,
+                                a.stream)
+
+
+def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
+    """Gradients of RMS norm.
+
+    With ``x_hat = x * rstd`` and ``g = dy * gamma``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the mean taken over each
+    row; ``dgamma = sum(dy * x_hat)`` over all rows.
+
+    Parameters
+    ----------
+    dy, x : float32 arrays, shape (..., features), C-contiguous
+        Gradient of the output, and the input of the forward pass.
+    rstd : float64 array, shape ``x.shape[:-1]``
+        As :func:`rms_norm_forward` returned it.
+    gamma : float32 array, shape (features,), optional
+        The gain of the forward pass.
+    out : float32 array like ``x``, optional
+        Receives ``dx``; may be ``dy`` or ``x`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``x``
+    dgamma : float32 array, shape (features,); None without ``gamma``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+    """
+    cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    cdef ptrdiff_t cols = cnp.PyArray_DIM(x_, x_.ndim - 1)
+    cdef cnp.ndarray rstd_ = float64_statistics(rstd, "rstd", x_.ndim - 1, cnp.PyArray_DIMS(x_))
+    cdef cnp.ndarray gamma_ = float32_vector(gamma, "gamma", cols)
+    cdef cnp.ndarray dx = output(out, x_, "x")
+    if out is not None:
+        refuse_overlap(dx, "out", dy_, "dy", True)
+        for other, name in ((rstd_, "rstd"), (gamma_, "gamma")):
+            refuse_overlap(dx, "out", other, name, False)
+    cdef Backward a
+    a.dy, a.x, a.rstd, a.gamma, a.dx = floats(dy_), floats(x_), doubles(rstd_), floats(gamma_), floats(dx)
+    a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
+    a.step = rows_per_task(cols) if gamma_ is None else rows_per_chunk(a.rows)
+    a.stream = streams(a.rows * cols)
+    cdef ptrdiff_t chunks = (a.rows + a.step - 1) // a.step
+    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
+    a.partial = floats(partial)
+    cdef float *sums = floats(dgamma)
+    with nogil:
+        parallel_for(backward_task, &a, chunks, a.rows * cols)
+        if a.partial != NULL:
+            merge_columns(a.partial, chunks, cols, sums)
+    return dx, dgamma
