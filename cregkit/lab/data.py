@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cregkit.layers import validate
 from cregkit.layers.base import Array
@@ -34,6 +35,7 @@ def circle_data(
     return points, (inside_circle(points) ^ flipped).astype(np.float32)
 
 
-def inside_circle(points: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool]]:
+def inside_circle(points: Array) -> NDArray[np.bool]:
     """Return whether each point lies in the circle: the labels without noise."""
-    return np.square(points).sum(axis=1) < RADIUS_SQUARED
+    inside: NDArray[np.bool] = np.square(points).sum(axis=1) < RADIUS_SQUARED
+    return inside

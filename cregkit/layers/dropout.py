@@ -46,21 +46,21 @@ class Dropout(Layer):
     @property
     def seed(self) -> int:
         """The 64-bit seed all masks come from."""
-        return int(self._seed)
+        return self._seed.item()
 
     @property
     def offset(self) -> int:
         """Where the bits of the next training forward begin."""
-        return int(self._offset)
+        return self._offset.item()
 
     def forward(self, x: Array) -> Array:
         """Return ``x`` with elements dropped (training), or ``x`` itself (evaluation)."""
         if not self.training:
             self._saved = ()
             return x
-        p, seed, offset = self.p, self.seed, self.offset
+        p, seed, offset = self.p, self._seed.item(), self._offset.item()
         y = self._drop(x, p, seed=seed, offset=offset)
-        self._offset += -(-self._decisions(y) // _GROUP) * _GROUP
+        self._offset[...] = offset + -(-self._decisions(y) // _GROUP) * _GROUP
         self._saved = (y.shape, p, seed, offset)
         return y
 
