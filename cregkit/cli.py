@@ -139,6 +139,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # how argparse ends --help, --version and mistakes
+        return int(stop.code or 0)
+    code: int = arguments.run(arguments)
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process) and return its exit code.
 
@@ -146,16 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     130: interrupted. 141: whoever read the output went away.
     """
     try:
-        arguments = _parser().parse_args(argv)
-        code: int = arguments.run(arguments)
+        code = _run(argv)
         sys.stdout.flush()
-    except SystemExit as stop:  # how argparse ends --help, --version and mistakes
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("cregkit: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails loudly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as Python advises: a flush may still come
         return _BROKEN_PIPE
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)

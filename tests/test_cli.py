@@ -90,8 +90,10 @@ def test_interrupt_ends_in_one_line(tmp_path):
     assert err == "cregkit: interrupted\n"
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    process = subprocess.Popen([*COMMAND, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.mark.parametrize("argument", ["info", "--help"])
+def test_a_reader_that_goes_away_is_no_error(argument):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen([*COMMAND, argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()

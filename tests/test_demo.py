@@ -72,18 +72,28 @@ def test_quiet_prints_table_and_conclusion_alone(in_tmp, without_matplotlib, cap
     assert os.listdir(in_tmp) == []
 
 
+def _has_colour(image, colour):
+    wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return (np.abs(image - wanted).max(axis=-1) < 0.01).any()
+
+
 def test_picture(in_tmp, capsys):
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread
 
-    assert cli.main(["demo", "--seeds", "1", "--epochs", "2", "--png", "picture.png"]) == 0
+    from cregkit.lab import plot
+
+    assert cli.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
     assert str(in_tmp / "picture.png") in capsys.readouterr().out
     image = imread(in_tmp / "picture.png")
     assert min(image.shape[:2]) >= 900
-    # Something is drawn in each of the five columns of both rows.
-    for row in np.array_split(image[:-120], 2, axis=0):
-        for cell in np.array_split(row, 5, axis=1):
-            assert cell.std() > 0.05
+    boundaries, curves = np.array_split(image[:-120, :, :3], 2, axis=0)
+    for column in np.array_split(boundaries, 5, axis=1):
+        assert _has_colour(column, "#a50f15")
+        assert _has_colour(column, "#08519c")
+    for column in np.array_split(curves, 5, axis=1):
+        assert _has_colour(column, plot._TRAIN)
+        assert _has_colour(column, plot._TEST)
 
 
 def _runs(**finals):
@@ -99,9 +109,11 @@ def _runs(**finals):
 
 
 def test_conclusion_follows_from_the_numbers():
-    sentence = demo._conclusion(_runs(plain=[(100, 80), (98, 90)], dropout=[(90, 88), (92, 89)], both=[(80, 70)] * 2))
+    sentence = demo._conclusion(
+        _runs(plain=[(100, 80), (98, 90), (99, 82)], dropout=[(90, 88), (92, 89), (91, 87)], both=[(80, 70)] * 3)
+    )
     assert sentence == (
-        "Best on the test set: dropout, 3.5 points above plain (ahead on 1 of 2 seeds), with a gap of 2.5 against 14.0."
+        "Best on the test set: dropout, 4.0 points above plain (ahead on 2 of 3 seeds), with a gap of 3.0 against 15.0."
     )
     assert "No regularisation" in demo._conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
 

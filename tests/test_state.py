@@ -188,9 +188,16 @@ def _single_array(path):
         np.save(file, np.ones(3, np.float32))
 
 
+class _Trap:
+    """An object whose unpickling would raise."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the pickle was run",)
+
+
 def _pickled(path):
     with open(path, "wb") as file:
-        np.savez(file, **{"0.weight": np.array([object()])})
+        np.savez(file, **{"0.weight": np.array([_Trap()])})
 
 
 def _other_network(path):

@@ -34,9 +34,11 @@ def draw(path: str, runs: Runs) -> None:
     """
     figure = Figure(figsize=(3.0 * len(runs), 6.8), layout=ConstrainedLayoutEngine(h_pad=0.12))
     axes = figure.subplots(2, len(runs), height_ratios=(1.12, 1), squeeze=False)
+    lowest = _lowest_accuracy(runs)
     for column, (name, of_seeds) in enumerate(runs.items()):
         _draw_boundary(axes[0, column], of_seeds[0])
         _draw_curves(axes[1, column], of_seeds)
+        axes[1, column].set_ylim(lowest, 100.5)
         axes[0, column].set_title(name, fontsize=13, color=_INK, fontweight="bold", pad=8)
         if column:
             axes[1, column].set_yticklabels([])
@@ -79,12 +81,18 @@ def _draw_curves(ax: Any, runs: Sequence[Run]) -> None:
     gap = np.mean([run.history.gap[-1] for run in runs])
     label = f"final gap {gap:.1f}".replace("-", "\N{MINUS SIGN}")
     ax.text(0.97, 0.06, label, transform=ax.transAxes, ha="right", fontsize=12, color=_INK)
-    ax.set_ylim(70, 100.5)
     ax.set_xlabel("epoch", color=_INK)
     ax.tick_params(colors=_FAINT, labelcolor=_INK)
     ax.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(_FAINT)
+
+
+def _lowest_accuracy(runs: Runs) -> float:
+    """Return where the accuracy axes begin: all curves show, the first steps of a long run apart."""
+    histories = [run.history for of_seeds in runs.values() for run in of_seeds]
+    settled = [curve[len(curve) // 3 :] for history in histories for curve in (history.train_acc, history.test_acc)]
+    return min(70.0, min(map(min, settled)) - 5)
 
 
 def _legend() -> list[Line2D]:

@@ -86,4 +86,4 @@ class SpatialDropout(Dropout):
     _drop_backward = staticmethod(functional.spatial_dropout_backward)
 
     def _decisions(self, y: Array) -> int:
-        return y.shape[0] * y.shape[1]
+        return int(y.shape[0] * y.shape[1])
