@@ -39,9 +39,12 @@ def openmp_candidates():
     """Pairs of compile and link flags to try, the usual ones of this platform first."""
     if sys.platform != "darwin":
         return [(["-fopenmp"], ["-fopenmp"])]
-    prefixes = [Path(p) for p in (os.environ.get("CONDA_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp") if p]
+    prefixes = [
+        Path(p) for p in (os.environ.get("CONDA_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp") if p
+    ]
     return [
-        (["-Xpreprocessor", "-fopenmp", f"-I{p}/include"], [f"-L{p}/lib", f"-Wl,-rpath,{p}/lib", "-lomp"]) for p in prefixes
+        (["-Xpreprocessor", "-fopenmp", f"-I{p}/include"], [f"-L{p}/lib", f"-Wl,-rpath,{p}/lib", "-lomp"])
+        for p in prefixes
     ]
 
 

@@ -32,7 +32,10 @@ CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chun
     return x + (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
 }
 
-CREG_INLINE double chunk_count(creg_chunk chunk) { return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0); }
+CREG_INLINE double chunk_count(creg_chunk chunk)
+{
+    return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0);
+}
 
 CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 {
@@ -41,19 +44,32 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 
 /* ---- moments ---- */
 
-CREG_INLINE void columns_moments_rows(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
+/* d = x - shift and its square, of one row's channels [at, at + CREG_W). */
+CREG_INLINE vf2 column_moment_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+{
+    const shifted *o = ctx;
+    const vf d = v_sub(v_load_part(o->x + at, left), o->shift);
+    return (vf2){d, v_mul(d, d)};
+}
+
+/* The terms of SUM_ROWS rows, `stride` apart, added in pairs; or of one row. */
+CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, ptrdiff_t left)
+{
+    vf2 t[SUM_ROWS];
+    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, left);
+    for (int half = rows / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
+    return t[0];
+}
+
+CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
                                       float *sum, float *squares)
 {
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        const vf centre = v_load(shift + j);
-        vf s = v_load(sum + j), q = v_load(squares + j);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf d = v_sub(v_load_part(x + i * stride + j, n - j), centre);
-            s = v_add(s, d);
-            q = v_add(q, v_mul(d, d));
-        }
-        v_store(sum + j, s);
-        v_store(squares + j, q);
+        const shifted ctx = {x, v_load(shift + j)};
+        const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, n - j);
+        v_store(sum + j, v_add(v_load(sum + j), t.a));
+        v_store(squares + j, v_add(v_load(squares + j), t.b));
     }
 }
 
@@ -81,7 +97,8 @@ static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, pt
         for (; i < rows; i++) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
         poor = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
-            const double total = sum[j], correction = total * per_count, spread = (double)squares[j] - total * correction;
+            const double total = sum[j], correction = total * per_count,
+                         spread = (double)squares[j] - total * correction;
             mean[j] = (double)shift[j] + correction;
             m2[j] = spread < 0.0 ? 0.0 : spread;
             if (!refined && total * correction > spread) {
@@ -97,8 +114,8 @@ static void creg_batch_norm_moments(const float *x, creg_shape shape, creg_chunk
 {
     if (shape.s == 1) {
         for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
-            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE), mean + c,
-                            m2 + c);
+            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE),
+                            mean + c, m2 + c);
         return;
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
@@ -143,8 +160,8 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
     }
 }
 
-static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64, double *rstd,
-                                    unsigned char *exact)
+static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
+                                    double *rstd, unsigned char *exact)
 {
     for (ptrdiff_t i = 0; i < c; i++) {
         mean64[i] = mean[i];
@@ -170,8 +187,8 @@ CREG_INLINE void set_channel_scale(const creg_channels *ch, ptrdiff_t c, double 
     if (!fits_float(scale)) ch->exact[c] = 1;
 }
 
-static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta, ptrdiff_t c0,
-                                   ptrdiff_t c1, const creg_channels *ch)
+static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta,
+                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
 {
     for (ptrdiff_t c = c0; c < c1; c++) {
         set_channel_centre(ch, c, mean[c]);
@@ -193,8 +210,8 @@ CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
 }
 
 /* `rows` rows of columns [j, end). */
-CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
-                                    const creg_channels *ch, int stream)
+CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
+                                    ptrdiff_t end, const creg_channels *ch, int stream)
 {
     for (; j < end; j += CREG_W) {
         const ptrdiff_t left = end - j;
@@ -249,12 +266,13 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
     ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
     if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES) plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
+    for (; j + CREG_LANES <= n; j += CREG_LANES)
+        plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
     if (j < n) plane_apply_group(x + j, y + j, n - j, hi, lo, scale, bias, 0);
 }
 
-static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                                  const creg_channels *ch, int stream)
+static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
+                                  ptrdiff_t c1, const creg_channels *ch, int stream)
 {
     if (shape.s == 1)
         columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
@@ -269,46 +287,43 @@ static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, cr
 
 /* ---- sums for backward: of dy and of dy * d, d = x - mean ---- */
 
-CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+/* dy and dy * (x - mean). */
+typedef struct {
+    const float *dy, *x;
+    vf hi, lo;
+} channel_grad_operands;
+
+CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+{
+    const channel_grad_operands *o = ctx;
+    const vf g = v_load_part(o->dy + at, left);
+    vf d = v_sub(v_sub(v_load_part(o->x + at, left), o->hi), o->lo);
+    if (left < CREG_W) d = v_first(d, left);
+    return (vf2){g, v_mul(g, d)};
+}
+
+CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t n,
                                         const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
         const ptrdiff_t left = n - j;
-        const vf h = v_load_part(hi + j, left), l = v_load_part(lo + j, left);
-        vf s = v_load_part(sum_dy + j, left), t = v_load_part(sum_dy_d + j, left);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            const vf g = v_load_part(dy + i * stride + j, left);
-            const vf d = v_sub(v_sub(v_load_part(x + i * stride + j, left), h), l);
-            s = v_add(s, g);
-            t = v_add(t, v_mul(g, d));
-        }
-        v_store_part(sum_dy + j, s, left);
-        v_store_part(sum_dy_d + j, t, left);
+        const channel_grad_operands ctx = {dy, x, v_load_part(hi + j, left), v_load_part(lo + j, left)};
+        const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, left);
+        v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
+        v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
     }
 }
 
-static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, const float *hi,
-                              const float *lo, float *sum_dy, float *sum_dy_d)
+static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+                              const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
     memset(sum_dy, 0, sizeof(float) * (size_t)n);
     memset(sum_dy_d, 0, sizeof(float) * (size_t)n);
     ptrdiff_t i = 0;
     for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
         columns_grad_sums_rows(dy + i * stride, x + i * stride, SUM_ROWS, stride, n, hi, lo, sum_dy, sum_dy_d);
-    for (; i < rows; i++) columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
-}
-
-CREG_INLINE void plane_grad_sums_group(const float *dy, const float *x, ptrdiff_t n, vf hi, vf lo, acc *sum_dy, acc *sum_dy_d)
-{
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf g = v_load_part(dy + j, left);
-        vf d = v_sub(v_sub(v_load_part(x + j, left), hi), lo);
-        if (left < CREG_W) d = v_first(d, left);
-        sum_dy->v[k] = v_add(sum_dy->v[k], g);
-        sum_dy_d->v[k] = v_add(sum_dy_d->v[k], v_mul(g, d));
-    }
+    for (; i < rows; i++)
+        columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
 }
 
 static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
@@ -322,16 +337,11 @@ static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shap
         return;
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
-        const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]);
-        const float *g = plane(dy, shape, chunk, c), *v = plane(x, shape, chunk, c);
-        acc s = acc_zero(), t = acc_zero();
-        for (ptrdiff_t i = 0; i < samples; i++, g += shape.c * shape.s, v += shape.c * shape.s) {
-            ptrdiff_t j = 0;
-            for (; j + CREG_LANES <= n; j += CREG_LANES) plane_grad_sums_group(g + j, v + j, CREG_LANES, hi, lo, &s, &t);
-            if (j < n) plane_grad_sums_group(g + j, v + j, n - j, hi, lo, &s, &t);
-        }
-        sum_dy[c] = acc_sum(s);
-        sum_dy_d[c] = acc_sum(t);
+        const channel_grad_operands ctx = {plane(dy, shape, chunk, c), plane(x, shape, chunk, c), v_set1(ch->hi[c]),
+                                           v_set1(ch->lo[c])};
+        const sums t = pieces_sums(channel_grad_terms, &ctx, samples, shape.c * shape.s, n);
+        sum_dy[c] = t.a;
+        sum_dy_d[c] = t.b;
     }
 }
 
@@ -351,8 +361,8 @@ static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, p
  * (training == 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
 static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
                                         const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
-                                        float *dgamma, float *dbeta, const creg_channels *ch)
+                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0,
+                                        ptrdiff_t c1, float *dgamma, float *dbeta, const creg_channels *ch)
 {
     const double count = (double)shape.n * (double)shape.s;
     for (ptrdiff_t c = c0; c < c1; c++) {
@@ -362,7 +372,7 @@ static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_sh
             sum_dy_d += (double)chunk_dy_d[k * shape.c + c];
         }
         const double check = sum_dy + sum_dy_d;
-        if (!creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
+        if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
             exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
             ch->exact[c] = 1;
         }
@@ -393,8 +403,8 @@ CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, 
     return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
 }
 
-CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
-                                   ptrdiff_t end, const creg_channels *ch, int stream)
+CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride,
+                                   ptrdiff_t j, ptrdiff_t end, const creg_channels *ch, int stream)
 {
     for (; j < end; j += CREG_W) {
         const ptrdiff_t left = end - j;
@@ -416,8 +426,9 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
         for (; i < rows; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {
                 const ptrdiff_t at = i * stride + c;
-                dx[at] = ch->exact[c] ? grad_affine_exact(dy[at], x[at], ch, c)
-                                      : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
+                dx[at] = ch->exact[c]
+                             ? grad_affine_exact(dy[at], x[at], ch, c)
+                             : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
             }
         return;
     }
@@ -432,8 +443,8 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
     }
 }
 
-CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2, vf scale,
-                                  int stream)
+CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
+                                  vf scale, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;

@@ -29,7 +29,8 @@ enum {
     CREG_DROPOUT_GROUP = 128 /* elements that share 16 Philox counters */
 };
 
-/* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last). */
+/* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
+ */
 typedef struct {
     ptrdiff_t n, c, s;
 } creg_shape;
@@ -70,37 +71,40 @@ typedef struct {
 typedef struct {
     const char *isa;
 
-    /* layer_norm.h, rms_norm.h: a block of whole rows. dgamma and dbeta receive the sums over at most CREG_CHUNK_ROWS rows. */
-    void (*layer_norm_forward)(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
-                               ptrdiff_t rows, ptrdiff_t cols, double eps, int stream);
-    void (*layer_norm_backward)(const float *dy, const float *x, const double *mean, const double *rstd, const float *gamma,
-                                float *dx, float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, int stream);
+    /* layer_norm.h, rms_norm.h: a block of whole rows. dgamma and dbeta receive the sums over at most CREG_CHUNK_ROWS
+     * rows. */
+    void (*layer_norm_forward)(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                               double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream);
+    void (*layer_norm_backward)(const float *dy, const float *x, const double *mean, const double *rstd,
+                                const float *gamma, float *dx, float *dgamma, float *dbeta, ptrdiff_t rows,
+                                ptrdiff_t cols, int stream);
     void (*rms_norm_forward)(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
                              double eps, int stream);
     void (*rms_norm_backward)(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
                               float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream);
     /* out[j] = sum over chunks of partial[chunk * cols + j], for columns [j0, j1). */
-    void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1, float *out);
+    void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
+                          float *out);
 
     /* batch_norm.h: one chunk of the channels [c0, c1); x, dy, y and dx point at the whole tensor. Chunk results are
      * stored at [chunk index][channel]. */
-    void (*batch_norm_moments)(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, double *mean,
-                               double *m2);
+    void (*batch_norm_moments)(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+                               double *mean, double *m2);
     void (*batch_norm_statistics)(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
-                                  const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0, ptrdiff_t c1,
-                                  double *mean, double *var, double *rstd, unsigned char *exact);
-    void (*batch_norm_running)(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64, double *rstd,
-                               unsigned char *exact);
-    void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta, ptrdiff_t c0,
-                              ptrdiff_t c1, const creg_channels *channels);
+                                  const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0,
+                                  ptrdiff_t c1, double *mean, double *var, double *rstd, unsigned char *exact);
+    void (*batch_norm_running)(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
+                               double *rstd, unsigned char *exact);
+    void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta,
+                              ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels);
     void (*batch_norm_apply)(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
                              const creg_channels *channels, int stream);
     void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
                                  ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
     void (*batch_norm_grad_affine)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                   const float *chunk_dy, const float *chunk_dy_d, const double *mean, const double *rstd,
-                                   const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
-                                   float *dbeta, const creg_channels *channels);
+                                   const float *chunk_dy, const float *chunk_dy_d, const double *mean,
+                                   const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
+                                   float *dgamma, float *dbeta, const creg_channels *channels);
     void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int stream);
 

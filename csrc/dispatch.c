@@ -33,7 +33,8 @@ void creg_cpu_name(char name[49])
 {
     unsigned words[12] = {0};
     for (unsigned i = 0; i < 3; i++)
-        if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3)) break;
+        if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3))
+            break;
     memcpy(name, words, 48);
     name[48] = '\0';
 }

@@ -1,14 +1,15 @@
-/* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted scaling.
+/* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted
+ * scaling.
  *
  * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
  * Saved      nothing: backward draws the same bits again, dx = dy * scale where kept.
  * Spatial    (Tompson et al., 2015, arXiv:1411.4280) the same with one decision per channel instead of per element.
  *
- * Which elements: element i of the stream belongs to group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
- * of a group takes 16 bits: word e / 32 of counter (e % 32) / 2, the low half for even e, the high half for odd. That is
- * the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
- * A draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own, so
- * that the probability is p to 2^-48 at the price of 16 bits.
+ * Which elements: element i of the stream belongs to group i / 128, whose 16 Philox counters give 4 x 16 words. Element
+ * e of a group takes 16 bits: word e / 32 of counter (e % 32) / 2, the low half for even e, the high half for odd. That
+ * is the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements. A
+ * draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own,
+ * so that the probability is p to 2^-48 at the price of 16 bits.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
@@ -56,7 +57,8 @@ static void dropout_ties(float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, c
 }
 
 /* Elements [e0, e1) of a group, through a whole one on the stack. */
-static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d)
+static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
+                               const creg_dropout *d)
 {
     float whole[GROUP] = {0};
     memcpy(whole + e0, x, sizeof(float) * (size_t)(e1 - e0));
@@ -65,7 +67,8 @@ static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff
     if (tie) dropout_ties(y, group, e0, e1, d);
 }
 
-static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d, int stream)
+static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
+                                 int stream)
 {
     uint64_t group = first / GROUP;
     const ptrdiff_t e0 = (ptrdiff_t)(first % GROUP);
@@ -110,7 +113,7 @@ static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int 
     ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
     if (j) scale_group(x, y, j, f, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES) scale_group(x + j, y + j, CREG_LANES, f, stream); /* main loop */
-    if (j < n) scale_group(x + j, y + j, n - j, f, 0);                                           /* tail */
+    if (j < n) scale_group(x + j, y + j, n - j, f, 0);                                             /* tail */
     if (stream) v_stream_end();
 }
 

@@ -29,8 +29,8 @@ CREG_INLINE row_scale row_scale_of(double mean, double rstd)
 
 CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
 
-CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n, row_scale row,
-                                  int stream)
+CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n,
+                                  row_scale row, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
@@ -42,8 +42,8 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
-                                double rstd, int stream)
+CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
+                                double mean, double rstd, int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
@@ -53,8 +53,8 @@ CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float 
     if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
 }
 
-static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols, double mean,
-                                 double rstd)
+static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
+                                 double mean, double rstd)
 {
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double x_hat = ((double)x[j] - mean) * rstd;
@@ -84,42 +84,38 @@ static void creg_layer_norm_forward(const float *x, const float *gamma, const fl
     if (stream) v_stream_end();
 }
 
-/* Adds g and g * (x - mean) of one group. */
-CREG_INLINE void layer_norm_grad_sums_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, row_scale row,
-                                            acc *sum_g, acc *sum_g_d)
+/* g and g * (x - mean). */
+typedef struct {
+    const float *dy, *x, *gamma;
+    row_scale row;
+} grad_operands;
+
+CREG_INLINE vf2 layer_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        vf g = v_load_part(dy + j, left), d = x_minus_mean(v_load_part(x + j, left), row);
-        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
-        if (left < CREG_W) d = v_first(d, left);
-        sum_g->v[k] = v_add(sum_g->v[k], g);
-        sum_g_d->v[k] = v_add(sum_g_d->v[k], v_mul(g, d));
-    }
+    const grad_operands *o = ctx;
+    vf g = v_load_part(o->dy + at, left);
+    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
+    vf d = x_minus_mean(v_load_part(o->x + at, left), o->row);
+    if (left < CREG_W) d = v_first(d, left);
+    return (vf2){g, v_mul(g, d)};
 }
 
-/* What dx needs of a row: mean(g) and rstd * mean(g * x_hat). */
+/* What dx needs of a row: mean(g) and mean(g * x_hat). */
 typedef struct {
     double g, g_x_hat;
 } grad_means;
 
-CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double mean,
-                                             double rstd)
+CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
+                                             double mean, double rstd)
 {
-    const row_scale row = row_scale_of(mean, rstd);
-    double total_g = 0.0, total_g_d = 0.0;
-    for (ptrdiff_t j = 0; j < cols;) {
-        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
-        acc g = acc_zero(), g_d = acc_zero();
-        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
-            layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), CREG_LANES, row, &g, &g_d);
-        if (j < end) layer_norm_grad_sums_group(dy + j, x + j, AT(gamma, j), end - j, row, &g, &g_d); /* tail */
-        j = end;
-        total_g += (double)acc_sum(g);
-        total_g_d += (double)acc_sum(g_d);
+    const grad_operands operands = {dy, x, gamma, row_scale_of(mean, rstd)};
+    double g = 0.0, g_d = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) {
+        const sums s = panel_sums(layer_norm_grad_terms, &operands, j, min_size(cols - j, CREG_PANEL));
+        g += (double)s.a;
+        g_d += (double)s.b;
     }
-    return (grad_means){total_g / (double)cols, total_g_d * rstd / (double)cols};
+    return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
 /* dx of a group, and its part of dgamma and dbeta. */
@@ -142,17 +138,19 @@ CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const fl
 }
 
 CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                     float *dbeta, ptrdiff_t cols, double mean, double rstd, grad_means means, int stream)
+                                     float *dbeta, ptrdiff_t cols, double mean, double rstd, grad_means means,
+                                     int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     const vf g = v_set1((float)means.g), g_x_hat = v_set1((float)means.g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
     if (j) layer_norm_grad_group(dy, x, gamma, dx, dgamma, dbeta, j, row, g, g_x_hat, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, g, g_x_hat,
-                              stream);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, g,
+                              g_x_hat, stream);
     if (j < cols) /* tail */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, g, g_x_hat, 0);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, g,
+                              g_x_hat, 0);
 }
 
 static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
@@ -186,7 +184,7 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
         const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
         const double check = means.g + means.g_x_hat;
-        if (creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
             layer_norm_grad_row(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i], means, stream);
         else
             layer_norm_grad_row_exact(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i]);

@@ -34,7 +34,7 @@ static void creg_sgd_step(float *w, const float *dw, float *velocity, ptrdiff_t 
 {
     ptrdiff_t j = 0;
     for (; j + CREG_W <= n; j += CREG_W) sgd_part(w + j, dw + j, AT(velocity, j), CREG_W, sgd); /* main loop */
-    if (j < n) sgd_part(w + j, dw + j, AT(velocity, j), n - j, sgd);                          /* tail */
+    if (j < n) sgd_part(w + j, dw + j, AT(velocity, j), n - j, sgd);                            /* tail */
 }
 
 CREG_INLINE void adamw_part(float *w, const float *dw, float *m, float *v, ptrdiff_t n, const creg_adamw *a)
@@ -54,7 +54,7 @@ static void creg_adamw_step(float *w, const float *dw, float *m, float *v, ptrdi
 {
     ptrdiff_t j = 0;
     for (; j + CREG_W <= n; j += CREG_W) adamw_part(w + j, dw + j, m + j, v + j, CREG_W, a); /* main loop */
-    if (j < n) adamw_part(w + j, dw + j, m + j, v + j, n - j, a);                          /* tail */
+    if (j < n) adamw_part(w + j, dw + j, m + j, v + j, n - j, a);                            /* tail */
 }
 
 #endif

@@ -1,6 +1,6 @@
 /* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based
- * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. Nothing is carried from
- * one draw to the next, so any element's draw can be had anywhere, in any order.
+ * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. Nothing is carried
+ * from one draw to the next, so any element's draw can be had anywhere, in any order.
  *
  * Counter layout of this library
  *   words 0, 1   low and high half of a 64-bit number n
@@ -33,9 +33,9 @@ CREG_INLINE void philox(uint64_t n, uint32_t stream, const uint32_t key[2], uint
     word[3] = c3;
 }
 
-/* CREG_W counters at once, n = first .. first + CREG_W - 1, none of which carries into the high half. words[j] holds word j
- * of each in order. The counters stand in the low halves of 64-bit lanes, the even and the odd ones apart, because there
- * the product's two halves need no sorting. */
+/* CREG_W counters at once, n = first .. first + CREG_W - 1, none of which carries into the high half. words[j] holds
+ * word j of each in order. The counters stand in the low halves of 64-bit lanes, the even and the odd ones apart,
+ * because there the product's two halves need no sorting. */
 CREG_INLINE void philox_vector(uint64_t first, const uint32_t key[2], vu words[4])
 {
     vu even[4] = {vu_even_counters(first), vu_set1(first >> 32), vu_set1(PHILOX_DRAWS), vu_set1(0)};

@@ -1,7 +1,9 @@
 /* Sums in one fixed order, and moments that can be merged.
  *
- * A panel (at most CREG_PANEL elements) is summed over CREG_LANES float32 lanes: element j goes to lane j mod CREG_LANES,
- * and the lanes are folded by adding the upper half to the lower until one is left. Panels are merged in float64.
+ * A panel (at most CREG_PANEL elements) is summed over CREG_LANES float32 lanes: element j goes to lane j mod
+ * CREG_LANES. Four groups of lanes are added as (0 + 1) + (2 + 3) before they reach the running sums, which shortens
+ * both the chain of roundings and the chain of additions the processor waits for; at the end the lanes are folded by
+ * adding the upper half to the lower until one is left. Panels are merged in float64.
  *
  * Moments use a provisional mean, the mean of the panel's first lanes. With d = x - shift,
  *     mean = shift + sum(d) / n,     m2 = sum(d^2) - sum(d)^2 / n,
@@ -25,8 +27,19 @@ typedef struct {
 } acc;
 
 typedef struct {
+    vf a, b;
+} vf2;
+
+typedef struct {
+    float a, b;
+} sums;
+
+typedef struct {
     double count, mean, m2;
 } moments;
+
+/* The two terms to be summed of elements [at, at + CREG_W); lanes from `left` on must be 0. ctx holds the operands. */
+typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, ptrdiff_t left);
 
 CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
@@ -44,24 +57,65 @@ CREG_INLINE float acc_sum(acc a)
     return v_sum(a.v[0]);
 }
 
-/* Adds x - shift and its square, for one group of n <= CREG_LANES elements. */
-CREG_INLINE void moments_group(const float *x, ptrdiff_t n, vf shift, acc *sum, acc *squares)
+CREG_INLINE vf2 add2(vf2 x, vf2 y) { return (vf2){v_add(x.a, y.a), v_add(x.b, y.b)}; }
+
+/* Adds the terms of n <= CREG_LANES elements: of one group of lanes, or of four, `step` apart. */
+CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n, int groups, ptrdiff_t step, acc *a,
+                            acc *b)
 {
     for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
+        const ptrdiff_t left = n - k * CREG_W, i = at + k * CREG_W;
         if (left <= 0) continue;
-        vf d = v_sub(v_load_part(x + j, left), shift);
-        if (left < CREG_W) d = v_first(d, left);
-        sum->v[k] = v_add(sum->v[k], d);
-        squares->v[k] = v_add(squares->v[k], v_mul(d, d));
+        vf2 t = of(ctx, i, left);
+        if (groups == 4)
+            t = add2(add2(t, of(ctx, i + step, left)), add2(of(ctx, i + 2 * step, left), of(ctx, i + 3 * step, left)));
+        a->v[k] = v_add(a->v[k], t.a);
+        b->v[k] = v_add(b->v[k], t.b);
     }
 }
 
-CREG_INLINE void moments_run(const float *x, ptrdiff_t n, vf shift, acc *sum, acc *squares)
+/* Both sums over n elements from `at` on: a panel of a row. */
+CREG_INLINE sums panel_sums(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n)
 {
+    acc a = acc_zero(), b = acc_zero();
     ptrdiff_t j = 0;
-    for (; j + CREG_LANES <= n; j += CREG_LANES) moments_group(x + j, CREG_LANES, shift, sum, squares); /* main loop */
-    if (j < n) moments_group(x + j, n - j, shift, sum, squares);                                     /* tail */
+    for (; j + 4 * CREG_LANES <= n; j += 4 * CREG_LANES) add_groups(of, ctx, at + j, CREG_LANES, 4, CREG_LANES, &a, &b);
+    for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, at + j, CREG_LANES, 1, 0, &a, &b);
+    if (j < n) add_groups(of, ctx, at + j, n - j, 1, 0, &a, &b); /* tail */
+    return (sums){acc_sum(a), acc_sum(b)};
+}
+
+/* Both sums over several pieces (planes) of n elements, `stride` apart; four pieces run side by side. */
+CREG_INLINE sums pieces_sums(terms of, const void *ctx, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
+{
+    if (pieces == 1) return panel_sums(of, ctx, 0, n);
+    acc a = acc_zero(), b = acc_zero();
+    ptrdiff_t i = 0;
+    for (; i + 4 <= pieces; i += 4) {
+        ptrdiff_t j = 0;
+        for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, i * stride + j, CREG_LANES, 4, stride, &a, &b);
+        if (j < n) add_groups(of, ctx, i * stride + j, n - j, 4, stride, &a, &b); /* tail */
+    }
+    for (; i < pieces; i++) {
+        ptrdiff_t j = 0;
+        for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, i * stride + j, CREG_LANES, 1, 0, &a, &b);
+        if (j < n) add_groups(of, ctx, i * stride + j, n - j, 1, 0, &a, &b); /* tail */
+    }
+    return (sums){acc_sum(a), acc_sum(b)};
+}
+
+/* d = x - shift and its square. */
+typedef struct {
+    const float *x;
+    vf shift;
+} shifted;
+
+CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+{
+    const shifted *s = ctx;
+    vf d = v_sub(v_load_part(s->x + at, left), s->shift);
+    if (left < CREG_W) d = v_first(d, left);
+    return (vf2){d, v_mul(d, d)};
 }
 
 /* The mean of the first lanes: the provisional mean. */
@@ -73,16 +127,17 @@ CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
     return acc_sum(a) / (float)lanes;
 }
 
-/* Moments of `pieces` runs of n elements, `stride` apart; together at most CREG_PANEL elements, or a single piece. */
+/* Moments of `pieces` runs of n elements, `stride` apart: together a panel. */
 CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
 {
     const double count = (double)(pieces * n);
     float shift = leading_mean(x, n);
     for (int refined = 0;; refined = 1) {
-        acc sum = acc_zero(), squares = acc_zero();
-        for (ptrdiff_t i = 0; i < pieces; i++) moments_run(x + i * stride, n, v_set1(shift), &sum, &squares);
-        const double total = acc_sum(sum), correction = total / count, m2 = (double)acc_sum(squares) - total * correction;
-        if (refined || !(total * correction > m2)) return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
+        const shifted ctx = {x, v_set1(shift)};
+        const sums s = pieces_sums(shifted_terms, &ctx, pieces, stride, n);
+        const double total = s.a, correction = total / count, m2 = (double)s.b - total * correction;
+        if (refined || !(total * correction > m2))
+            return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
         shift = (float)((double)shift + correction);
     }
 }
@@ -104,25 +159,14 @@ CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
     return total;
 }
 
-/* Sum of squares of one group, run and row, about zero. */
-CREG_INLINE void squares_group(const float *x, ptrdiff_t n, acc *squares)
+/* x^2, and nothing for the second sum: the compiler drops it. */
+CREG_INLINE vf2 square_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf v = v_load_part(x + j, left);
-        squares->v[k] = v_add(squares->v[k], v_mul(v, v));
-    }
+    const vf v = v_load_part((const float *)ctx + at, left);
+    return (vf2){v_mul(v, v), v_set1(0.0f)};
 }
 
-CREG_INLINE double panel_squares(const float *x, ptrdiff_t n)
-{
-    acc squares = acc_zero();
-    ptrdiff_t j = 0;
-    for (; j + CREG_LANES <= n; j += CREG_LANES) squares_group(x + j, CREG_LANES, &squares); /* main loop */
-    if (j < n) squares_group(x + j, n - j, &squares);                                      /* tail */
-    return (double)acc_sum(squares);
-}
+CREG_INLINE double panel_squares(const float *x, ptrdiff_t n) { return (double)panel_sums(square_terms, x, 0, n).a; }
 
 CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
 {
@@ -132,12 +176,15 @@ CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
 }
 
 /* Whether float32 squares were enough: nothing overflowed (or was NaN), and variance + eps is so far above the smallest
- * float32 squares (2^-126) that what they lost is below half an ulp. It also bounds rstd to [2^-64, 2^48], which is what the
- * backward passes go by. */
+ * float32 squares (2^-126) that what they lost is below half an ulp. It also bounds rstd to [2^-64, 2^48], which is
+ * what the backward passes go by. */
 CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 {
     return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
 }
+
+/* With so few values a gradient is what is left when its terms cancel, so float32 terms would not do. */
+enum { CREG_FEW = 4 };
 CREG_INLINE int creg_is_safe_rstd(double rstd) { return rstd >= 0x1p-64 && rstd <= 0x1p+48; }
 
 /* The float64 forms: `pieces` runs of n elements. Eight lanes, so that they vectorise with a fixed order. */
@@ -160,7 +207,8 @@ static moments exact_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride,
 }
 
 /* Sums of float32 partial sums: one row of cols for each chunk. */
-static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1, float *out)
+static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
+                               float *out)
 {
     enum { TILE = 256 };
     for (ptrdiff_t j = j0; j < j1; j += TILE) {

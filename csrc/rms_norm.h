@@ -37,8 +37,8 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                                  double eps, int stream)
+static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                                  ptrdiff_t cols, double eps, int stream)
 {
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
         double squares = row_squares(x, cols);
@@ -54,36 +54,31 @@ static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, 
     if (stream) v_stream_end();
 }
 
-/* Adds g * x of one group. */
-CREG_INLINE void rms_norm_grad_sum_group(const float *dy, const float *x, const float *gamma, ptrdiff_t n, acc *sum_g_x)
+/* g * x, and nothing for the second sum. */
+typedef struct {
+    const float *dy, *x, *gamma;
+} rms_grad_operands;
+
+CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        vf g = v_load_part(dy + j, left);
-        if (gamma) g = v_mul(g, v_load_part(gamma + j, left));
-        sum_g_x->v[k] = v_add(sum_g_x->v[k], v_mul(g, v_load_part(x + j, left)));
-    }
+    const rms_grad_operands *o = ctx;
+    vf g = v_load_part(o->dy + at, left);
+    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
+    return (vf2){v_mul(g, v_load_part(o->x + at, left)), v_set1(0.0f)};
 }
 
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
 {
-    double total = 0.0;
-    for (ptrdiff_t j = 0; j < cols;) {
-        const ptrdiff_t end = min_size(j + CREG_PANEL, cols);
-        acc g_x = acc_zero();
-        for (; j + CREG_LANES <= end; j += CREG_LANES) /* main loop */
-            rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), CREG_LANES, &g_x);
-        if (j < end) rms_norm_grad_sum_group(dy + j, x + j, AT(gamma, j), end - j, &g_x); /* tail */
-        j = end;
-        total += (double)acc_sum(g_x);
-    }
-    return total * rstd / (double)cols;
+    const rms_grad_operands operands = {dy, x, gamma};
+    double g_x = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL)
+        g_x += (double)panel_sums(rms_norm_grad_terms, &operands, j, min_size(cols - j, CREG_PANEL)).a;
+    return g_x * rstd / (double)cols;
 }
 
 /* dx of a group, and its part of dgamma. */
-CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma, ptrdiff_t n,
-                                     vf rstd, vf mean_g_x_hat, int stream)
+CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                     ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
@@ -130,7 +125,7 @@ static void creg_rms_norm_backward(const float *dy, const float *x, const double
     if (gamma) memset(dgamma, 0, sizeof(float) * (size_t)cols);
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
         const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
             rms_norm_grad_row(dy, x, gamma, dx, dgamma, cols, rstd[i], mean_g_x_hat, stream);
         else
             rms_norm_grad_row_exact(dy, x, gamma, dx, dgamma, cols, rstd[i]);

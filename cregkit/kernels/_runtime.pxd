@@ -44,8 +44,8 @@ cdef extern from "cregkit.h" nogil:
         const char *isa
         void (*layer_norm_forward)(const float *, const float *, const float *, float *, double *, double *, ptrdiff_t,
                                    ptrdiff_t, double, int) noexcept nogil
-        void (*layer_norm_backward)(const float *, const float *, const double *, const double *, const float *, float *,
-                                    float *, float *, ptrdiff_t, ptrdiff_t, int) noexcept nogil
+        void (*layer_norm_backward)(const float *, const float *, const double *, const double *, const float *,
+                                    float *, float *, float *, ptrdiff_t, ptrdiff_t, int) noexcept nogil
         void (*rms_norm_forward)(const float *, const float *, float *, double *, ptrdiff_t, ptrdiff_t, double,
                                  int) noexcept nogil
         void (*rms_norm_backward)(const float *, const float *, const double *, const float *, float *, float *,
@@ -64,11 +64,11 @@ cdef extern from "cregkit.h" nogil:
                                  const creg_channels *, int) noexcept nogil
         void (*batch_norm_grad_sums)(const float *, const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
                                      const creg_channels *, float *, float *) noexcept nogil
-        void (*batch_norm_grad_affine)(const float *, const float *, creg_shape, ptrdiff_t, const float *, const float *,
-                                       const double *, const double *, const float *, int, ptrdiff_t, ptrdiff_t, float *,
-                                       float *, const creg_channels *) noexcept nogil
-        void (*batch_norm_grad_apply)(const float *, const float *, float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
-                                      const creg_channels *, int) noexcept nogil
+        void (*batch_norm_grad_affine)(const float *, const float *, creg_shape, ptrdiff_t, const float *,
+                                       const float *, const double *, const double *, const float *, int, ptrdiff_t,
+                                       ptrdiff_t, float *, float *, const creg_channels *) noexcept nogil
+        void (*batch_norm_grad_apply)(const float *, const float *, float *, creg_shape, creg_chunk, ptrdiff_t,
+                                      ptrdiff_t, const creg_channels *, int) noexcept nogil
         void (*dropout)(const float *, float *, uint64_t, ptrdiff_t, const creg_dropout *, int) noexcept nogil
         void (*dropout_keep)(unsigned char *, uint64_t, ptrdiff_t, const creg_dropout *) noexcept nogil
         void (*spatial_dropout)(const float *, float *, uint64_t, ptrdiff_t, ptrdiff_t, const creg_dropout *,

@@ -32,7 +32,8 @@ cdef extern from * nogil:
     #define CREG_OPENMP 0
     #endif
 
-    /* A thread's own limit (0: none), and whether this process was forked: the OpenMP runtime's threads do not survive a
+    /* A thread's own limit (0: none), and whether this process was forked: the OpenMP runtime's threads do not survive
+    a
      * fork, and a parallel loop in the child would wait for them for ever. */
     static _Thread_local int creg_thread_limit = 0;
     static int creg_forked = 0;
@@ -112,7 +113,7 @@ cdef ptrdiff_t MERGE_COLUMNS = 1024
 cdef ptrdiff_t STREAM_ELEMENTS = 16 * 1024 * 1024
 
 cdef int default_threads = 1
-threads_from = ""
+cdef str threads_from = ""
 
 
 def _choose_threads():
@@ -123,6 +124,13 @@ def _choose_threads():
 
 
 _choose_threads()
+
+
+def threads_origin():
+    """What set the number of threads that get_num_threads() tells."""
+    if creg_forked:
+        return "forked process: OpenMP threads do not survive a fork"
+    return "num_threads block" if creg_thread_limit > 0 else threads_from
 
 
 def openmp_version():
@@ -218,7 +226,8 @@ cdef struct MergeColumns:
 
 cdef void merge_columns_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef MergeColumns *a = <MergeColumns *>args
-    kernels().merge_columns(a.partial, a.chunks, a.cols, task * MERGE_COLUMNS, min((task + 1) * MERGE_COLUMNS, a.cols), a.out)
+    cdef ptrdiff_t start = task * MERGE_COLUMNS, end = min(start + MERGE_COLUMNS, a.cols)
+    kernels().merge_columns(a.partial, a.chunks, a.cols, start, end, a.out)
 
 
 cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil:
@@ -276,20 +285,20 @@ cdef object foreign_array(object a, str name):
         return np.from_dlpack(a)
     except Exception as error:
         raise TypeError(
-            f"{name} is a {type(a).__module__}.{type(a).__name__} that cannot be read in place ({error}): pass it detached, "
-            f"dense and on the CPU, or as a NumPy array") from error
+            f"{name} is a {type(a).__module__}.{type(a).__name__} that cannot be read in place ({error}): pass it "
+            f"detached, dense and on the CPU, or as a NumPy array") from error
 
 
 cdef int refuse_array(object a, str name, int dtype) except -1:
     cdef str wanted = "float32" if dtype == cnp.NPY_FLOAT32 else "float64"
     if a.dtype != np.dtype(wanted):
-        raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert it with "
-                        f"{name}.astype(np.{wanted})")
+        raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert "
+                        f"it with {name}.astype(np.{wanted})")
     if not a.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, got shape {a.shape} with strides {a.strides}: copy it with "
                          f"np.ascontiguousarray({name})")
-    raise ValueError(f"{name} must be aligned to its {a.itemsize}-byte numbers, got address {a.ctypes.data:#x}: copy it with "
-                     f"{name}.copy()")
+    raise ValueError(f"{name} must be aligned to its {a.itemsize}-byte numbers, got address {a.ctypes.data:#x}: "
+                     f"copy it with {name}.copy()")
 
 
 cdef cnp.ndarray float32_array(object a, str name):
@@ -305,7 +314,8 @@ cdef cnp.ndarray float32_rows(object a, str name):
     if x.ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, got a scalar array: pass shape (..., features)")
     if cnp.PyArray_DIM(x, x.ndim - 1) == 0:
-        raise ValueError(f"{name} has no columns to normalise over: its last axis must not be empty, got shape {shape_of(x)}")
+        raise ValueError(f"{name} has no columns to normalise over: its last axis must not be empty, got shape "
+                         f"{shape_of(x)}")
     return x
 
 
@@ -365,8 +375,8 @@ cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, 
         return 0
     if same_is_fine and out_start == a_start and out_end == a_end:
         return 0
-    raise ValueError(f"{out_name} overlaps {name} in memory, which would be overwritten while it is read: pass a separate array"
-                     + (f", or {name} itself" if same_is_fine else ""))
+    raise ValueError(f"{out_name} overlaps {name} in memory, which would be overwritten while it is read: pass a separate "
+                     f"array" + (f", or {name} itself" if same_is_fine else ""))
 
 # ---- numbers ----
 

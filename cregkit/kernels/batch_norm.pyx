@@ -1,9 +1,12 @@
 # Batch norm over any layout: checks, allocation, the cut into chunks and the loops over them. The maths is in
 # csrc/batch_norm.h.
 #
-# A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the pieces
-# whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as many whole
-# planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk of some channels.
+# A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the
+# pieces
+# whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as many
+# whole
+# planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk of some
+# channels.
 import operator
 
 cimport numpy as cnp
@@ -12,8 +15,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like, float32_vector,
-    float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap, streams, writable,
+    CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like,
+    float32_vector, float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap,
+    streams, writable,
 )
 
 cnp.import_array()
@@ -52,7 +56,8 @@ cdef struct Pass:
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
     cdef int i, axis
     if x.ndim < 2:
-        raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape {(<object>x).shape}")
+        raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape "
+                         f"{(<object>x).shape}")
     try:
         axis = operator.index(channel_axis)
     except TypeError:
@@ -103,7 +108,8 @@ cdef cnp.ndarray allocate_channels(Pass *a):
     cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)
     cdef double *wide = <double *>cnp.PyArray_DATA(memory)
     cdef float *narrow = <float *>(wide + 4 * c)
-    a.channels.mean64, a.channels.scale64, a.channels.k1_64, a.channels.k2_64 = wide, wide + c, wide + 2 * c, wide + 3 * c
+    a.channels.mean64, a.channels.scale64 = wide, wide + c
+    a.channels.k1_64, a.channels.k2_64 = wide + 2 * c, wide + 3 * c
     a.channels.hi, a.channels.lo, a.channels.scale = narrow, narrow + c, narrow + 2 * c
     a.channels.bias, a.channels.k1, a.channels.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
     a.channels.exact = <unsigned char *>(narrow + 6 * c)
@@ -136,8 +142,8 @@ cdef void moments_task(void *args, ptrdiff_t task) noexcept nogil:
 cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
     cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
-    kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean, a.var,
-                                    a.rstd, a.channels.exact)
+    kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean,
+                                    a.var, a.rstd, a.channels.exact)
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
@@ -218,10 +224,11 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef cnp.ndarray x_ = float32_array(x, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     cdef cnp.ndarray y = output(out, x_, "x")
-    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, y), var_ = required_parameter(var, "var", shape.c, y)
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, y)
+    cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray chunks = cut(&a, shape), channels = allocate_channels(&a)
+    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef float *given_mean = floats(mean_)
     cdef float *given_var = floats(var_)
@@ -242,7 +249,8 @@ cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp
     return vector
 
 
-cdef void update_running(float *running, const double *batch, ptrdiff_t c, double momentum, double factor) noexcept nogil:
+cdef void update_running(float *running, const double *batch, ptrdiff_t c, double momentum,
+                         double factor) noexcept nogil:
     cdef ptrdiff_t i
     if running != NULL:
         for i in range(c):
@@ -253,7 +261,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
                        unbiased=False, channel_axis=1, out=None):
     """Batch norm in training, with what :func:`batch_norm_backward` needs.
 
-    ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` with the mean and biased variance of each channel over the batch.
+    ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` with the mean and biased variance of each channel over the
+    batch.
 
     Parameters
     ----------
@@ -282,7 +291,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per channel, or a
+        For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per
+        channel, or a
         bad ``eps`` or ``momentum``. Nothing is changed then.
 
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
@@ -292,8 +302,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     cdef double count = <double>shape.n * <double>shape.s, weight = number(momentum, "momentum", 0.0, 1.0)
     if count < 2:
-        raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: use "
-                         f"batch_norm with running statistics, or a larger batch")
+        raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: "
+                         f"use batch_norm with running statistics, or a larger batch")
     cdef cnp.ndarray y = output(out, x_, "x")
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
     cdef cnp.ndarray running_mean_ = running(running_mean, "running_mean", shape.c, x_, y)
@@ -305,7 +315,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray chunks = cut(&a, shape), channels = allocate_channels(&a)
+    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT64)
@@ -328,7 +338,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    cdef cnp.ndarray chunks = cut(a, shape), channels = allocate_channels(a)
+    cdef cnp.ndarray _chunks = cut(a, shape), _channels = allocate_channels(a)
     cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
@@ -416,7 +426,8 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     cdef cnp.ndarray dx = output(out, x_, "x")
-    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, dx), var_ = required_parameter(var, "var", shape.c, dx)
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, dx)
+    cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, dx)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray exact = new_vector(shape.c, cnp.NPY_UINT8)
     a.training, a.eps, a.mean, a.rstd = False, number(eps, "eps", 0.0, DBL_MAX), doubles(mean64), doubles(rstd)

@@ -128,7 +128,8 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     TypeError, ValueError
         For a wrong dtype or layout, a read-only or overlapping ``out``, or ``p``, ``seed`` or ``offset`` out of range.
 
-    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; random bits: Philox4x32-10,
+    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; random bits:
+    Philox4x32-10,
     Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
     """
     return dropout_of(x, "x", p, seed, offset, out)
@@ -137,7 +138,8 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
 def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     """Gradient of :func:`dropout`: ``dx[i] = dy[i] / (1 - p)`` where the forward pass kept element ``i``, else 0.
 
-    The same ``p``, ``seed`` and ``offset`` draw the same bits again, so no mask is stored. Arguments and errors are those of
+    The same ``p``, ``seed`` and ``offset`` draw the same bits again, so no mask is stored. Arguments and errors are
+    those of
     :func:`dropout`, with ``dy`` (float32, C-contiguous) in place of ``x``.
 
     Returns

@@ -31,7 +31,8 @@ cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
                                  min(a.step, a.rows - i), a.cols, a.eps, a.stream)
 
 
-cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps, object out, double *mean, double *rstd):
+cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps, object out, double *mean,
+                         double *rstd):
     cdef ptrdiff_t cols = cnp.PyArray_DIM(x, x.ndim - 1)
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols), beta = float32_vector(beta_, "beta", cols)
     cdef cnp.ndarray y = output(out, x, "x")
@@ -87,7 +88,8 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     -------
     y : float32 array like ``x``
     mean, rstd : float64 arrays, shape ``x.shape[:-1]``
-        Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost the
+        Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
+        the
         gradients their accuracy.
     """
     cdef cnp.ndarray rows = float32_rows(x, "x")
@@ -124,7 +126,8 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     """Gradients of layer norm.
 
     With ``x_hat = (x - mean) * rstd`` and ``g = dy * gamma``, means taken over each row:
-    ``dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat))``; over all rows ``dgamma = sum(dy * x_hat)``, ``dbeta = sum(dy)``.
+    ``dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat))``; over all rows ``dgamma = sum(dy * x_hat)``, ``dbeta =
+    sum(dy)``.
 
     Parameters
     ----------
@@ -158,7 +161,8 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
         for other, name in ((mean_, "mean"), (rstd_, "rstd"), (gamma_, "gamma")):
             refuse_overlap(dx, "out", other, name, False)
     cdef Backward a
-    a.dy, a.x, a.mean, a.rstd, a.gamma, a.dx = floats(dy_), floats(x_), doubles(mean_), doubles(rstd_), floats(gamma_), floats(dx)
+    a.dy, a.x, a.gamma, a.dx = floats(dy_), floats(x_), floats(gamma_), floats(dx)
+    a.mean, a.rstd = doubles(mean_), doubles(rstd_)
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
     a.step = rows_per_task(cols) if gamma_ is None else rows_per_chunk(a.rows)
     a.chunks = (a.rows + a.step - 1) // a.step

@@ -208,7 +208,8 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     TypeError, ValueError
         For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
 
-    Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015), "Adam",
+    Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015),
+    "Adam",
     arXiv:1412.6980.
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")

@@ -105,14 +105,15 @@ cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Backward *a = <Backward *>args
     cdef ptrdiff_t i = task * a.step, at = i * a.cols
     kernels().rms_norm_backward(a.dy + at, a.x + at, a.rstd + i, a.gamma, a.dx + at,
-                                a.partial + task * a.cols if a.partial != NULL else NULL, min(a.step, a.rows - i), a.cols,
-                                a.stream)
+                                a.partial + task * a.cols if a.partial != NULL else NULL, min(a.step, a.rows - i),
+                                a.cols, a.stream)
 
 
 def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     """Gradients of RMS norm.
 
-    With ``x_hat = x * rstd`` and ``g = dy * gamma``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the mean taken over each
+    With ``x_hat = x * rstd`` and ``g = dy * gamma``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the mean taken over
+    each
     row; ``dgamma = sum(dy * x_hat)`` over all rows.
 
     Parameters

@@ -1,0 +1,122 @@
+"""Fast, exact regularisation and normalisation layers for NumPy and PyTorch on the CPU.
+
+Layers (``LayerNorm``, ``Dropout`` ...), every op as a function (``layer_norm``, ``dropout`` ...), the modules ``functional``
+and ``oracle``, and the number of threads: ``set_num_threads``, ``get_num_threads``, ``num_threads``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cregkit._version import __version__
+
+if TYPE_CHECKING:
+    from cregkit import functional, oracle
+    from cregkit.config import show_config
+    from cregkit.functional import (
+        adamw_step,
+        batch_norm,
+        batch_norm_backward,
+        batch_norm_forward,
+        batch_norm_inference_backward,
+        dropout,
+        dropout_backward,
+        dropout_keep,
+        l2_gradient,
+        l2_penalty,
+        layer_norm,
+        layer_norm_backward,
+        layer_norm_forward,
+        rms_norm,
+        rms_norm_backward,
+        rms_norm_forward,
+        sgd_step,
+        spatial_dropout,
+        spatial_dropout_backward,
+    )
+    from cregkit.kernels._runtime import get_num_threads, num_threads, set_num_threads
+    from cregkit.layers import (
+        GELU,
+        BatchNorm,
+        Dropout,
+        Layer,
+        LayerNorm,
+        Linear,
+        Parameter,
+        ReLU,
+        RMSNorm,
+        Sequential,
+        Sigmoid,
+        SpatialDropout,
+    )
+    from cregkit.train import RegularizedNetwork
+
+__all__ = [
+    "GELU",
+    "BatchNorm",
+    "Dropout",
+    "Layer",
+    "LayerNorm",
+    "Linear",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "RegularizedNetwork",
+    "Sequential",
+    "Sigmoid",
+    "SpatialDropout",
+    "__version__",
+    "adamw_step",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference_backward",
+    "dropout",
+    "dropout_backward",
+    "dropout_keep",
+    "functional",
+    "get_num_threads",
+    "l2_gradient",
+    "l2_penalty",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "num_threads",
+    "oracle",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "set_num_threads",
+    "sgd_step",
+    "show_config",
+    "spatial_dropout",
+    "spatial_dropout_backward",
+]
+
+_MODULES = ("functional", "oracle")
+_THREADS = ("get_num_threads", "num_threads", "set_num_threads")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the command line can then tell a bad setting of the environment in one line."""
+    if name not in __all__:
+        raise AttributeError(f"module 'cregkit' has no attribute {name!r}")
+    if name in _MODULES:
+        return importlib.import_module(f"cregkit.{name}")
+    if name in _THREADS:
+        home = "cregkit.kernels._runtime"
+    elif name == "show_config":
+        home = "cregkit.config"
+    elif name == "RegularizedNetwork":
+        home = "cregkit.train"
+    else:
+        home = "cregkit.functional" if name.islower() else "cregkit.layers"
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

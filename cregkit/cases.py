@@ -1,0 +1,331 @@
+"""One row per op: its inputs, shapes and tolerances. Tests, ``cregkit check`` and the benchmarks all read it.
+
+A tolerance bounds the error of one output against the float64 oracle: ``max |got - reference| <= bound * scale``. The
+scale
+is 1 where the values are of the order of 1 by construction, else the largest magnitude of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import oracle
+
+Arguments = dict[str, Any]
+Shape = tuple[int, ...]
+
+UNIT = 2.0**-24
+"""Largest relative error of one float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A bound on the error of an output, what it is relative to, and why it is what it is."""
+
+    bound: float
+    reason: str
+    scale: Callable[[Arguments, NDArray[Any]], float]
+
+
+def unit_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are absolute: the values are of the order of 1."""
+    return 1.0
+
+
+def largest(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are relative to the largest finite magnitude of the reference."""
+    finite = np.abs(reference[np.isfinite(reference)])
+    return float(finite.max(initial=0.0)) or 1.0
+
+
+def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest magnitude of the gradient, or a billionth of that of its terms.
+
+    With one value per row the terms cancel almost wholly, and what is left is float64's own rounding, in the oracle
+    too.
+    """
+    rstd = arguments["rstd"] if "rstd" in arguments else 1.0 / np.sqrt(arguments["var"] + arguments["eps"])
+    terms = np.abs(arguments["dy"]).max(initial=0.0) * np.max(rstd, initial=0.0)
+    return max(largest(arguments, reference), 1e-9 * float(terms))
+
+
+NORMALISED = Tolerance(1e-6, "the contract for rows of any offset up to 1e6: four roundings of values below 8", largest)
+STATISTIC = Tolerance(2e-7, "float32 sums of at most 4096 values, in units of the rows' own deviation", unit_scale)
+INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of squares", largest)
+GRADIENT = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", gradient_scale)
+COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", largest)
+SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
+EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
+STEP = Tolerance(8 * UNIT, "at most eight roundings of numbers no larger than the largest weight", largest)
+RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)
+PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float64", largest)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op with its arguments, the shapes to try and the tolerances of its results.
+
+    ``arguments(shape, rng, offset)`` makes fresh keyword arguments; the data are ``offset + N(0, 1)``. ``outputs``
+    names what
+    the op returns, in order; ``changed`` names the arguments it changes in place.
+    """
+
+    op: str
+    arguments: Callable[[Shape, np.random.Generator, float], Arguments]
+    shapes: tuple[Shape, ...]
+    outputs: Mapping[str, Tolerance]
+    changed: Mapping[str, Tolerance]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The op, and what sets this row apart from others of the same op."""
+        return f"{self.op}[{self.label}]" if self.label else self.op
+
+
+def run(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[Any]]:
+    """Call the case's op in ``cregkit.functional`` or ``cregkit.oracle``: every result and changed argument by name.
+
+    The arguments are copied first, so that one set serves several calls.
+    """
+    given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+    returned = getattr(namespace, case.op)(**given)
+    values = returned if isinstance(returned, tuple) else (returned,)
+    results = {name: np.asarray(value) for name, value in zip(case.outputs, values, strict=False) if value is not None}
+    results.update({name: given[name] for name in case.changed if given[name] is not None})
+    return results
+
+
+def reference(case: Case, arguments: Arguments) -> dict[str, NDArray[Any]]:
+    """The oracle's results in float64, changed arguments included."""
+    wide = {
+        name: value.astype(np.float64) if name in case.changed and isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    return run(case, oracle, wide)
+
+
+def errors(
+    case: Case, arguments: Arguments, got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    """Error of each output as a share of its tolerance: at most 1 is right, a missing output is infinitely wrong."""
+    tolerances = {**case.outputs, **case.changed}
+    return {
+        name: share_of_tolerance(got[name], value, tolerances[name], arguments) if name in got else np.inf
+        for name, value in wanted.items()
+    }
+
+
+def share_of_tolerance(got: NDArray[Any], wanted: NDArray[Any], tolerance: Tolerance, arguments: Arguments) -> float:
+    """Error of one output as a share of its tolerance; infinite for a wrong shape or a NaN or Inf out of place."""
+    if got.shape != wanted.shape:
+        return np.inf
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+        return np.inf
+    error = float(np.abs(got[finite] - wanted[finite]).max(initial=0.0))
+    if error == 0.0:
+        return 0.0
+    limit = tolerance.bound * tolerance.scale(arguments, wanted)
+    return error / limit if limit > 0.0 else np.inf
+
+
+def _normal(rng: np.random.Generator, shape: Shape, offset: float = 0.0) -> NDArray[np.float32]:
+    return (offset + rng.standard_normal(shape)).astype(np.float32)
+
+
+def _gain(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+    return rng.uniform(0.5, 1.5, n).astype(np.float32)
+
+
+def _channels(shape: Shape, channel_axis: int) -> int:
+    return shape[channel_axis]
+
+
+def _layer_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    n = shape[-1]
+    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, n), "beta": _normal(rng, (n,)), "eps": 1e-5}
+
+
+def _layer_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, mean, rstd = oracle.layer_norm_forward(x)
+    return {"dy": _normal(rng, shape), "x": x, "mean": mean, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+
+
+def _rms_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, shape[-1]), "eps": 1e-6}
+
+
+def _rms_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, rstd = oracle.rms_norm_forward(x)
+    return {"dy": _normal(rng, shape), "x": x, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+
+
+def _batch_norm_forward(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        c = _channels(shape, channel_axis)
+        return {
+            "x": _normal(rng, shape, offset),
+            "gamma": _gain(rng, c),
+            "beta": _normal(rng, (c,)),
+            "running_mean": _normal(rng, (c,), offset),
+            "running_var": _gain(rng, c),
+            "channel_axis": channel_axis,
+        }
+
+    return arguments
+
+
+def _batch_norm_backward(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        x = _normal(rng, shape, offset)
+        _, mean, rstd = oracle.batch_norm_forward(x, channel_axis=channel_axis)
+        gamma = _gain(rng, _channels(shape, channel_axis))
+        dy = _normal(rng, shape)
+        return {"dy": dy, "x": x, "mean": mean, "rstd": rstd, "gamma": gamma, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _batch_norm(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        c = _channels(shape, channel_axis)
+        return {
+            "x": _normal(rng, shape, offset),
+            "mean": _normal(rng, (c,), offset),
+            "var": _gain(rng, c),
+            "gamma": _gain(rng, c),
+            "beta": _normal(rng, (c,)),
+            "eps": 1e-5,
+            "channel_axis": channel_axis,
+        }
+
+    return arguments
+
+
+def _batch_norm_inference_backward(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        given = _batch_norm(channel_axis)(shape, rng, offset)
+        del given["beta"]
+        return {"dy": _normal(rng, shape), **given}
+
+    return arguments
+
+
+def _dropout(name: str) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77}
+
+    return arguments
+
+
+def _dropout_keep(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"shape": shape, "p": 0.3, "seed": 20140615, "offset": 77}
+
+
+def _weights(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"w": _normal(rng, shape, offset), "weight_decay": 0.01}
+
+
+def _sgd_step(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    w, dw, velocity = _normal(rng, shape, offset), _normal(rng, shape), _normal(rng, shape)
+    return {"w": w, "dw": dw, "lr": 0.05, "weight_decay": 0.01, "momentum": 0.9, "velocity": velocity}
+
+
+def _adamw_step(decoupled: bool) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        w, dw, m = _normal(rng, shape, offset), _normal(rng, shape), _normal(rng, shape)
+        v = rng.uniform(0.0, 2.0, shape).astype(np.float32)
+        return {"w": w, "dw": dw, "m": m, "v": v, "step": 3, "lr": 1e-3, "decoupled": decoupled}
+
+    return arguments
+
+
+ROWS: tuple[Shape, ...] = (
+    *((3, n) for n in (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 97, 127, 129, 255, 257, 1023, 1025, 4095, 4097, 16385)),
+    (0, 8),
+    (70, 33),
+    (2, 3, 5, 48),
+    (130, 1024),
+)
+"""Widths that straddle every lane, group and panel edge; no rows; more than two dimensions; more than one thread."""
+
+COLUMNS: tuple[Shape, ...] = (
+    (2, 1),
+    (7, 5),
+    (9, 17),
+    (63, 15),
+    (64, 16),
+    (65, 33),
+    (129, 513),
+    (200, 1025),
+    (1000, 130),
+)
+PLANES: tuple[Shape, ...] = (
+    (2, 1, 2),
+    (3, 5, 7),
+    (4, 3, 2, 2),
+    (5, 33, 7, 7),
+    (2, 3, 56, 56),
+    (2, 2, 65, 65),
+    (1, 2, 16385),
+)
+CHANNELS_LAST: tuple[Shape, ...] = ((2, 3, 5), (4, 7, 7, 33), (3, 20, 20, 130))
+ELEMENTS: tuple[Shape, ...] = (
+    *((n,) for n in (0, 1, 15, 17, 63, 65, 127, 128, 129, 1000, 4097)),
+    (3, 5, 7),
+    (130, 1025),
+)
+MAPS: tuple[Shape, ...] = ((0, 3, 2), (3, 5), (2, 3, 17), (5, 200, 3), (4, 33, 7, 7), (2, 40, 33, 65))
+
+
+def _batch_norm_cases() -> list[Case]:
+    layouts = (("N, C", 1, COLUMNS), ("N, C, ...", 1, PLANES), ("..., C", -1, CHANNELS_LAST))
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    training = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    running = {"running_mean": RUNNING, "running_var": RUNNING}
+    rows = []
+    for label, axis, shapes in layouts:
+        rows += [
+            Case("batch_norm", _batch_norm(axis), shapes, {"y": NORMALISED}, {}, label),
+            Case("batch_norm_forward", _batch_norm_forward(axis), shapes, training, running, label),
+            Case("batch_norm_backward", _batch_norm_backward(axis), shapes, gradients, {}, label),
+            Case("batch_norm_inference_backward", _batch_norm_inference_backward(axis), shapes, gradients, {}, label),
+        ]
+    return rows
+
+
+CASES: tuple[Case, ...] = (
+    Case("layer_norm", _layer_norm, ROWS, {"y": NORMALISED}, {}),
+    Case("layer_norm_forward", _layer_norm, ROWS, {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}, {}),
+    Case(
+        "layer_norm_backward",
+        _layer_norm_backward,
+        ROWS,
+        {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM},
+        {},
+    ),
+    Case("rms_norm", _rms_norm, ROWS, {"y": NORMALISED}, {}),
+    Case("rms_norm_forward", _rms_norm, ROWS, {"y": NORMALISED, "rstd": INVERSE_DEVIATION}, {}),
+    Case("rms_norm_backward", _rms_norm_backward, ROWS, {"dx": GRADIENT, "dgamma": COLUMN_SUM}, {}),
+    *_batch_norm_cases(),
+    Case("dropout", _dropout("x"), ELEMENTS, {"y": SCALED}, {}),
+    Case("dropout_backward", _dropout("dy"), ELEMENTS, {"dx": SCALED}, {}),
+    Case("dropout_keep", _dropout_keep, ELEMENTS, {"keep": EXACT}, {}),
+    Case("spatial_dropout", _dropout("x"), MAPS, {"y": SCALED}, {}),
+    Case("spatial_dropout_backward", _dropout("dy"), MAPS, {"dx": SCALED}, {}),
+    Case("l2_penalty", _weights, ELEMENTS, {"penalty": PENALTY}, {}),
+    Case("l2_gradient", _weights, ELEMENTS, {"dw": SCALED}, {}),
+    Case("sgd_step", _sgd_step, ELEMENTS, {}, {"w": STEP, "velocity": STEP}),
+    Case("adamw_step", _adamw_step(True), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, "decoupled"),
+    Case("adamw_step", _adamw_step(False), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, "coupled"),
+)
+"""Every op of the functional API, at least once."""

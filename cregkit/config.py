@@ -1,0 +1,29 @@
+"""What this installation runs on: version, instruction sets, OpenMP, threads."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from cregkit._version import __version__
+from cregkit.kernels import _runtime
+
+
+def show_config() -> dict[str, Any]:
+    """Describe the library on this machine.
+
+    Returns:
+        A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
+        ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
+        ``threads_from``, what set that number.
+    """
+    version = _runtime.openmp_version()
+    return {
+        "version": __version__,
+        "cpu": _runtime.cpu_name() or platform.processor() or platform.machine(),
+        "isa": _runtime.current_isa(),
+        "isa_available": _runtime.available_isas(),
+        "openmp": str(version) if version else None,
+        "threads": _runtime.get_num_threads(),
+        "threads_from": _runtime.threads_origin(),
+    }

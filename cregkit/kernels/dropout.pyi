@@ -1,0 +1,18 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def dropout(
+    x: NDArray[np.float32], p: float = 0.5, *, seed: int, offset: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
+def dropout_backward(
+    dy: NDArray[np.float32], p: float = 0.5, *, seed: int, offset: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
+def dropout_keep(
+    shape: int | tuple[int, ...] | list[int], p: float = 0.5, *, seed: int, offset: int = 0
+) -> NDArray[np.bool_]: ...
+def spatial_dropout(
+    x: NDArray[np.float32], p: float = 0.5, *, seed: int, offset: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
+def spatial_dropout_backward(
+    dy: NDArray[np.float32], p: float = 0.5, *, seed: int, offset: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
