@@ -151,7 +151,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process) and return its exit code.
 
-    0: done. 1: a check failed. 2: a mistake in the call, or a file that cannot be written, told in one line on stderr.
+    0: done. 1: a check failed. 2: a mistake in the call or the environment, told in one line on stderr.
     130: interrupted. 141: whoever read the output went away.
     """
     try:
@@ -163,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as Python advises: a flush may still come
         return _BROKEN_PIPE
+    except ImportError as error:  # CREGKIT_ISA asks for what is not there, or the kernels are not built
+        print(f"cregkit: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"cregkit: {reason}", file=sys.stderr)

@@ -33,13 +33,14 @@ class Console:
             self.line("\n".join(_plain_table(title, headers, rows)))
             return
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table()
         for index, header in enumerate(headers):
             table.add_column(header, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
-        self._rich.print(table, markup=False)
+            table.add_row(*(Text(_encodable(cell, sys.stdout)) for cell in row))
+        self._rich.print(Text(_encodable(title, sys.stdout), style="bold"), table, sep="\n")
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[str], None]]:

@@ -74,6 +74,14 @@ def test_exit_code_of_the_process():
     assert "Traceback" not in done.stderr
 
 
+def test_an_instruction_set_that_is_not_there_costs_one_line():
+    environment = {**os.environ, "CREGKIT_ISA": "abacus"}
+    done = subprocess.run([*COMMAND, "info"], capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "CREGKIT_ISA" in done.stderr
+
+
 def test_interrupt_ends_in_one_line(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "demo", "--epochs", "100000", "--png", tmp_path / "demo.png"],
