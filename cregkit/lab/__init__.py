@@ -1,0 +1,1 @@
+"""The experiments: data sets and the demonstration."""

@@ -1,0 +1,58 @@
+"""Root mean square normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cregkit.functional import rms_norm, rms_norm_backward, rms_norm_forward
+from cregkit.layers import validate
+from cregkit.layers.base import Array, Layer
+
+
+class RMSNorm(Layer):
+    """``y = gamma * x / sqrt(mean(x**2) + eps)`` over the last axis (Zhang & Sennrich, 2019).
+
+    The mean square is that of each row, in training and in evaluation alike; evaluation keeps ``x`` alone and computes
+    it again if backward is called after all. ``x`` is float32 of shape (..., num_features); ``gamma`` is float32 of
+    shape (num_features,).
+
+    Args:
+        num_features: size of the last axis.
+        eps: added to the mean square, finite and at least 0.
+
+    Raises:
+        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape.
+    """
+
+    _parameters = ("gamma",)
+
+    dgamma: Array | None = None
+
+    def __init__(self, num_features: int, eps: float = 1e-6) -> None:
+        """Start with gamma 1."""
+        self.num_features = validate.positive_int("num_features", num_features)
+        self.eps = validate.real("eps", eps, 0)
+        self.gamma: Array = np.ones(num_features, dtype=np.float32)
+
+    def forward(self, x: Array) -> Array:
+        """Return ``x`` with each row normalised."""
+        try:
+            if self.training:
+                y, rstd = rms_norm_forward(x, self.gamma, self.eps)
+                self._saved = (x, rstd)
+            else:
+                y = rms_norm(x, self.gamma, self.eps)
+                self._saved = (x, None)
+        except ValueError:
+            validate.num_features(self, self.num_features, x, -1)
+            raise
+        return y
+
+    def _gradient(self, dy: Array, saved: Any) -> Array:
+        x, rstd = saved
+        if rstd is None:
+            _, rstd = rms_norm_forward(x, None, self.eps)
+        dx, self.dgamma = rms_norm_backward(dy, x, rstd, self.gamma)
+        return dx

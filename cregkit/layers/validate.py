@@ -1,0 +1,53 @@
+"""Checks of constructor arguments and of arrays: each raises an error that names the argument and says what came."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return ``value`` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def real(name: str, value: object, low: float, high: float = math.inf) -> float:
+    """Return ``value`` as a finite float in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if not (low <= number <= high and math.isfinite(number)):
+        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"finite and at least {low:g}"
+        raise ValueError(f"{name} must be {bounds}, got {number}")
+    return number
+
+
+def float32(name: str, value: object) -> NDArray[np.float32]:
+    """Return ``value``, which must be a float32 array already: nothing is cast behind the caller's back."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        came = f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name} must be a float32 array, got {came}; use np.asarray({name}, dtype=np.float32)")
+    return value
+
+
+def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    """Refuse a ``dy`` that has not the shape of the forward's output."""
+    if np.shape(dy) != shape:
+        raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
+
+
+def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int) -> None:
+    """Explain a failed forward if ``x`` does not have ``expected`` features on ``axis``; otherwise say nothing."""
+    shape = np.shape(x)
+    if len(shape) > axis % max(len(shape), 1) and shape[axis] != expected:
+        raise ValueError(
+            f"x has {shape[axis]} features on axis {axis} (shape {shape}), "
+            f"{type(layer).__name__} was made with num_features={expected}"
+        ) from None
