@@ -1,7 +1,7 @@
 """Fast, exact regularisation and normalisation layers for NumPy and PyTorch on the CPU.
 
-Layers (``LayerNorm``, ``Dropout`` ...), every op as a function (``layer_norm``, ``dropout`` ...), the modules ``functional``
-and ``oracle``, and the number of threads: ``set_num_threads``, ``get_num_threads``, ``num_threads``.
+Layers (``LayerNorm``, ``Dropout`` ...), every op as a function (``layer_norm``, ``dropout`` ...), the modules
+``functional`` and ``oracle``, and the number of threads: ``set_num_threads``, ``get_num_threads``, ``num_threads``.
 """
 
 from __future__ import annotations

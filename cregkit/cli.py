@@ -37,6 +37,12 @@ def _info(_: argparse.Namespace) -> int:
     return 0
 
 
+def _check(_: argparse.Namespace) -> int:
+    from cregkit import checks
+
+    return 0 if checks.run(Console()) else 1
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_count, default=5, metavar="N", help="networks per configuration (default: 5)")
     parser.add_argument("--epochs", type=_count, default=300, metavar="N", help="epochs of each (default: 300)")
@@ -80,6 +86,20 @@ example:
 """,
         lambda parser: None,
         _info,
+    ),
+    Command(
+        "check",
+        "compare every op with the float64 oracle on this CPU",
+        """\
+Run every op with every instruction set this CPU has, on one and on several threads, and compare with the float64
+oracle. Print the largest error of each as a share of its tolerance (100% is the limit) and whether all of them gave the
+same bits. Exit code 1 if an error exceeds its tolerance or bits differ. Takes some seconds.
+
+example:
+  cregkit check
+""",
+        lambda parser: None,
+        _check,
     ),
     Command(
         "demo",
