@@ -14,6 +14,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 KERNELS = ["layer_norm", "rms_norm", "batch_norm", "dropout", "optimizer"]
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
@@ -95,6 +96,26 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
+class SourceArchive(sdist):
+    """Packs what building and testing need, and nothing that Cython generated."""
+
+    def make_distribution(self):
+        files = self.filelist
+        wanted = [
+            "cregkit/**/*.p[yx]*",
+            "csrc/*.[ch]",
+            "tests/**/*.py",
+            "bench/**/*.py",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+        ]
+        for pattern in wanted:
+            files.extend(str(path) for path in Path().glob(pattern) if path.suffix != ".pyc")
+        files.files = [path for path in files.files if not (path.endswith(".c") and Path(path).parts[0] == "cregkit")]
+        files.remove_duplicates()
+        super().make_distribution()
+
+
 def extension(name, sources=()):
     return Extension(
         f"cregkit.kernels.{name}",
@@ -120,5 +141,5 @@ setup(
         },
         nthreads=os.cpu_count() or 1 if shutil.which("cc") else 0,
     ),
-    cmdclass={"build_ext": BuildExtensions},
+    cmdclass={"build_ext": BuildExtensions, "sdist": SourceArchive},
 )
