@@ -156,7 +156,7 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
         exact[c] = 0;
-        if (!creg_is_safe(m2[c], m2[c] / count + eps)) {
+        if (count <= CREG_FEW || !creg_is_safe(m2[c], m2[c] / count + eps)) {
             const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
             mean[c] = m.mean;
             m2[c] = m.m2;

@@ -85,7 +85,8 @@ ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
 # The table in use.
 cdef const creg_kernels *kernels() noexcept nogil
 
-# Runs one task. Tasks run in IEEE 754's default mode, whatever mode the calling thread is in, so arithmetic belongs in them.
+# Runs one task. Tasks run in IEEE 754's default mode, whatever mode the calling thread is in: arithmetic belongs in
+# them.
 cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil
 
 # Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it. Call it without the GIL.

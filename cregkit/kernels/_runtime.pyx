@@ -375,8 +375,8 @@ cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, 
         return 0
     if same_is_fine and out_start == a_start and out_end == a_end:
         return 0
-    raise ValueError(f"{out_name} overlaps {name} in memory, which would be overwritten while it is read: pass a separate "
-                     f"array" + (f", or {name} itself" if same_is_fine else ""))
+    raise ValueError(f"{out_name} overlaps {name} in memory, which would be overwritten while it is read: pass a "
+                     f"separate array" + (f", or {name} itself" if same_is_fine else ""))
 
 # ---- numbers ----
 

@@ -7,8 +7,8 @@ from libc.math cimport pow, sqrt
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels, new_vector, number, output,
-    parallel_for, refuse_overlap, run_task, streams, writable,
+    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels, new_vector,
+    number, output, parallel_for, refuse_overlap, run_task, streams, writable,
 )
 
 cnp.import_array()
