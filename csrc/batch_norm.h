@@ -156,7 +156,7 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
         exact[c] = 0;
-        if (!creg_is_safe(m2[c], m2[c] / count + eps)) {
+        if (count <= CREG_FEW || !creg_is_safe(m2[c], m2[c] / count + eps)) {
             const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
             mean[c] = m.mean;
             m2[c] = m.m2;
@@ -391,7 +391,7 @@ static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_sh
         const double check = sum_dy + sum_dy_d;
         if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
             exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
-            ch->exact[c] = 1;
+            if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
         }
         if (dgamma) dgamma[c] = (float)(sum_dy_d * rstd[c]);
         if (dbeta) dbeta[c] = (float)sum_dy;

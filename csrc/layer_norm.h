@@ -68,7 +68,7 @@ static void creg_layer_norm_forward(const float *x, const float *gamma, const fl
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
         moments row = row_moments(x, cols);
         double variance_plus_eps = row.m2 / row.count + eps;
-        const int safe = creg_is_safe(row.m2, variance_plus_eps);
+        const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
         if (!safe) {
             row = exact_moments(x, 1, 0, cols);
             variance_plus_eps = row.m2 / row.count + eps;

@@ -183,7 +183,8 @@ CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
     return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
 }
 
-/* With so few values a gradient is what is left when its terms cancel, so float32 terms would not do. */
+/* With so few values a gradient is what is left when its terms cancel, so neither float32 terms nor float32 sums behind
+ * rstd would do. */
 enum { CREG_FEW = 4 };
 CREG_INLINE int creg_is_safe_rstd(double rstd) { return rstd >= 0x1p-64 && rstd <= 0x1p+48; }
 

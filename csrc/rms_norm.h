@@ -42,7 +42,7 @@ static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, 
 {
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
         double squares = row_squares(x, cols);
-        const int safe = creg_is_safe(squares, squares / (double)cols + eps);
+        const int safe = cols > CREG_FEW && creg_is_safe(squares, squares / (double)cols + eps);
         if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
         const double row_rstd = 1.0 / sqrt(squares / (double)cols + eps);
         if (safe)

@@ -85,6 +85,10 @@ ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
 # The table in use.
 cdef const creg_kernels *kernels() noexcept nogil
 
+# Runs one task. Tasks run in IEEE 754's default mode, whatever mode the calling thread is in: arithmetic belongs in
+# them.
+cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil
+
 # Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it. Call it without the GIL.
 cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
 
@@ -118,4 +122,5 @@ cdef double *doubles(cnp.ndarray a) noexcept
 
 # Checked numbers: within [low, high], never NaN. DBL_MAX as high: any finite one.
 cdef double number(object value, str name, double low, double high) except? -1
+cdef float float32_number(object value, str name, double low, double high) except? -1
 cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF

@@ -389,11 +389,31 @@ cdef double number(object value, str name, double low, double high) except? -1:
     elif isinstance(value, np.ndarray) and value.ndim or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     else:
-        v = float(value)
+        try:
+            v = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, got a number too large for a float") from None
     if not low <= v <= high:
         bounds = f"finite and at least {low:g}" if high == DBL_MAX else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return v
+
+
+cdef struct Rounding:
+    double wide
+    float narrow
+
+
+cdef void round_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Rounding *a = <Rounding *>args
+    a.narrow = <float>a.wide
+
+
+cdef float float32_number(object value, str name, double low, double high) except? -1:
+    cdef Rounding a
+    a.wide = number(value, name, low, high)
+    run_task(round_task, &a, 0)
+    return a.narrow
 
 
 cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:

@@ -17,7 +17,7 @@ from libc.string cimport memset
 from cregkit.kernels._runtime cimport (
     CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like,
     float32_vector, float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap,
-    streams, writable,
+    run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -47,9 +47,13 @@ cdef struct Pass:
     const float *beta
     float *dgamma
     float *dbeta
+    const float *given_mean  # inference
+    const float *given_var
+    float *running_mean  # training forward
+    float *running_var
     creg_channels channels
-    double eps
-    bint training
+    double eps, momentum
+    bint training, unbiased
     int stream
 
 
@@ -59,11 +63,12 @@ cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
         raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape "
                          f"{(<object>x).shape}")
     try:
-        axis = operator.index(channel_axis)
+        wanted = operator.index(channel_axis)
     except TypeError:
         raise TypeError(f"channel_axis must be 1 or -1, got {type(channel_axis).__name__}") from None
-    if axis not in (1, -1, x.ndim - 1):
-        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {axis}")
+    if wanted not in (1, -1, x.ndim - 1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {wanted}")
+    axis = wanted
     cdef creg_shape shape
     shape.n, shape.s = cnp.PyArray_DIM(x, 0), 1
     if axis == 1:
@@ -145,6 +150,24 @@ cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean,
                                     a.var, a.rstd, a.channels.exact)
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
+
+
+cdef void use_given_statistics(Pass *a) noexcept nogil:
+    kernels().batch_norm_running(a.given_mean, a.given_var, a.eps, a.shape.c, a.mean, a.rstd, a.channels.exact)
+
+
+cdef void inference_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    use_given_statistics(a)
+    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, 0, a.shape.c, &a.channels)
+
+
+# The channels' parameters for the sums of backward: x_hat without gain and bias.
+cdef void x_hat_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    if not a.training:
+        use_given_statistics(a)
+    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, a.shape.c, &a.channels)
 
 
 cdef void apply_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -230,13 +253,11 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
     cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef float *given_mean = floats(mean_)
-    cdef float *given_var = floats(var_)
+    a.given_mean, a.given_var = floats(mean_), floats(var_)
     a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
     a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
     with nogil:
-        kernels().batch_norm_running(given_mean, given_var, a.eps, shape.c, a.mean, a.rstd, a.channels.exact)
-        kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, 0, shape.c, &a.channels)
+        run_task(inference_task, &a, 0)
         over_chunks(apply_task, &a)
     return y
 
@@ -255,6 +276,13 @@ cdef void update_running(float *running, const double *batch, ptrdiff_t c, doubl
     if running != NULL:
         for i in range(c):
             running[i] = <float>((1.0 - momentum) * running[i] + momentum * (batch[i] * factor))
+
+
+cdef void running_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef double count = <double>a.shape.n * <double>a.shape.s
+    update_running(a.running_mean, a.mean, a.shape.c, a.momentum, 1.0)
+    update_running(a.running_var, a.var, a.shape.c, a.momentum, count / (count - 1.0) if a.unbiased else 1.0)
 
 
 def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
@@ -300,8 +328,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef Pass a
     cdef cnp.ndarray x_ = float32_array(x, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
-    cdef double count = <double>shape.n * <double>shape.s, weight = number(momentum, "momentum", 0.0, 1.0)
-    if count < 2:
+    a.momentum = number(momentum, "momentum", 0.0, 1.0)
+    if shape.n * shape.s < 2:
         raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: "
                          f"use batch_norm with running statistics, or a larger batch")
     cdef cnp.ndarray y = output(out, x_, "x")
@@ -319,9 +347,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT64)
-    cdef float *new_mean = floats(running_mean_)
-    cdef float *new_var = floats(running_var_)
-    cdef double bessel = count / (count - 1.0) if unbiased else 1.0
+    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
     a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
     a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.n_chunks * shape.c
     a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
@@ -329,8 +355,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
         over_chunks(moments_task, &a)
         over_channels(statistics_task, &a)
         over_chunks(apply_task, &a)
-        update_running(new_mean, a.mean, shape.c, weight, 1.0)
-        update_running(new_var, a.var, shape.c, weight, bessel)
+        run_task(running_task, &a, 0)
     return y, mean, rstd
 
 
@@ -346,7 +371,7 @@ cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_s
     a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.n_chunks * shape.c
     a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
     with nogil:
-        kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, shape.c, &a.channels)
+        run_task(x_hat_task, a, 0)
         over_chunks(grad_sums_task, a)
         over_channels(grad_affine_task, a)
         over_chunks(grad_apply_task, a)
@@ -429,8 +454,6 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, dx)
     cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, dx)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray exact = new_vector(shape.c, cnp.NPY_UINT8)
+    a.given_mean, a.given_var = floats(mean_), floats(var_)
     a.training, a.eps, a.mean, a.rstd = False, number(eps, "eps", 0.0, DBL_MAX), doubles(mean64), doubles(rstd)
-    kernels().batch_norm_running(floats(mean_), floats(var_), a.eps, shape.c, a.mean, a.rstd,
-                                 <unsigned char *>cnp.PyArray_DATA(exact))
     return backward(&a, dy_, x_, gamma, shape, dx)

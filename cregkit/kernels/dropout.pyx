@@ -9,8 +9,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_DROPOUT_GROUP, creg_dropout, float32_array, floats, kernels, new_array, number, output, parallel_for, streams,
-    unsigned64,
+    CREG_DROPOUT_GROUP, creg_dropout, float32_array, floats, kernels, new_array, number, output, parallel_for, run_task,
+    streams, unsigned64,
 )
 
 cnp.import_array()
@@ -21,21 +21,28 @@ cdef enum:
 
 cdef struct Random:
     creg_dropout dropout
+    double rate
     uint64_t fixed_p  # p * 2**48
     uint64_t offset
 
 
+# From the rate to the thresholds and the scale.
+cdef void rate_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Random *r = <Random *>args
+    r.fixed_p = <uint64_t>rint(r.rate * 281474976710656.0)
+    r.dropout.threshold, r.dropout.tie = <uint16_t>(r.fixed_p >> 32), <uint32_t>r.fixed_p
+    r.dropout.scale = <float>(1.0 / (1.0 - r.rate)) if r.rate < 1.0 else 0.0
+
+
 cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *:
     cdef Random r
-    cdef double rate = number(p, "p", 0.0, 1.0)
+    r.rate = number(p, "p", 0.0, 1.0)
     cdef uint64_t key = unsigned64(seed, "seed")
     r.offset = unsigned64(offset, "offset")
     if r.offset + <uint64_t>n < r.offset:
         raise ValueError(f"offset must leave room for {n} draws below 2**64, got {offset}")
-    r.fixed_p = <uint64_t>rint(rate * 281474976710656.0)
     r.dropout.key[0], r.dropout.key[1] = <uint32_t>key, <uint32_t>(key >> 32)
-    r.dropout.threshold, r.dropout.tie = <uint16_t>(r.fixed_p >> 32), <uint32_t>r.fixed_p
-    r.dropout.scale = <float>(1.0 / (1.0 - rate)) if rate < 1.0 else 0.0
+    run_task(rate_task, &r, 0)
     return r
 
 

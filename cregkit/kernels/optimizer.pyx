@@ -3,12 +3,12 @@ import operator
 
 cimport numpy as cnp
 from libc.float cimport DBL_MAX, FLT_MAX
-from libc.math cimport sqrt
+from libc.math cimport pow, sqrt
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, floats, kernels, new_vector, number, output,
-    parallel_for, refuse_overlap, streams, writable,
+    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels, new_vector,
+    number, output, parallel_for, refuse_overlap, run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -21,7 +21,8 @@ cdef struct Elements:
     const float *x
     float *y
     double *panels
-    ptrdiff_t n
+    double penalty
+    ptrdiff_t n, n_panels
     float factor
     int stream
 
@@ -30,6 +31,16 @@ cdef void squares_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Elements *a = <Elements *>args
     cdef ptrdiff_t i = task * CREG_PANEL
     a.panels[task] = kernels().sum_squares(a.x + i, min(<ptrdiff_t>CREG_PANEL, a.n - i))
+
+
+# From weight_decay to the penalty.
+cdef void penalty_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Elements *a = <Elements *>args
+    cdef double total = 0.0
+    cdef ptrdiff_t i
+    for i in range(a.n_panels):
+        total += a.panels[i]
+    a.penalty = a.penalty * 0.5 * total
 
 
 def l2_penalty(w, weight_decay):
@@ -51,18 +62,16 @@ def l2_penalty(w, weight_decay):
         For a wrong dtype or layout, or a bad ``weight_decay``.
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
-    cdef double decay = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
     cdef Elements a
+    a.penalty = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
     a.x, a.n = floats(w_), cnp.PyArray_SIZE(w_)
-    cdef ptrdiff_t i, n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
-    cdef cnp.ndarray panels = new_vector(n_panels, cnp.NPY_FLOAT64)
+    a.n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
+    cdef cnp.ndarray panels = new_vector(a.n_panels, cnp.NPY_FLOAT64)
     a.panels = doubles(panels)
-    cdef double total = 0.0
     with nogil:
-        parallel_for(squares_task, &a, n_panels, a.n)
-        for i in range(n_panels):
-            total += a.panels[i]
-    return decay * 0.5 * total
+        parallel_for(squares_task, &a, a.n_panels, a.n)
+        run_task(penalty_task, &a, 0)
+    return a.penalty
 
 
 cdef void scale_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -93,7 +102,7 @@ def l2_gradient(w, weight_decay, *, out=None):
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
     cdef Elements a
-    a.factor = <float>number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    a.factor = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     cdef cnp.ndarray dw = output(out, w_, "w")
     a.x, a.y, a.n, a.stream = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), streams(cnp.PyArray_SIZE(w_))
     with nogil:
@@ -153,9 +162,9 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     if velocity is not None:
         velocity_ = updated(velocity, "velocity", w_, ((w_, "w"), (dw_, "dw")))
     cdef Sgd a
-    a.step.lr = <float>number(lr, "lr", 0.0, FLT_MAX)
-    a.step.weight_decay = <float>number(weight_decay, "weight_decay", 0.0, FLT_MAX)
-    a.step.momentum = <float>number(momentum, "momentum", 0.0, 1.0)
+    a.step.lr = float32_number(lr, "lr", 0.0, FLT_MAX)
+    a.step.weight_decay = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    a.step.momentum = float32_number(momentum, "momentum", 0.0, 1.0)
     if a.step.momentum > 0.0 and velocity is None:
         raise ValueError(f"velocity is missing: momentum {momentum} needs it; pass zeros like w before the first step")
     a.w, a.dw, a.velocity, a.n = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_)
@@ -169,7 +178,20 @@ cdef struct AdamW:
     float *m
     float *v
     ptrdiff_t n
+    double rate, decay, beta1, beta2, t
+    bint decoupled
     creg_adamw step
+
+
+# From the arguments to the constants of this step.
+cdef void adamw_constants_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef AdamW *a = <AdamW *>args
+    a.step.shrink = <float>(1.0 - a.rate * a.decay) if a.decoupled else 1.0
+    a.step.l2 = 0.0 if a.decoupled else <float>a.decay
+    a.step.beta1, a.step.one_minus_beta1 = <float>a.beta1, <float>(1.0 - a.beta1)
+    a.step.beta2, a.step.one_minus_beta2 = <float>a.beta2, <float>(1.0 - a.beta2)
+    a.step.step_size = <float>(a.rate / (1.0 - pow(a.beta1, a.t)))
+    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - pow(a.beta2, a.t)))
 
 
 cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -216,24 +238,20 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     refuse_overlap(w_, "w", dw_, "dw", False)
     cdef cnp.ndarray m_ = updated(m, "m", w_, ((w_, "w"), (dw_, "dw")))
     cdef cnp.ndarray v_ = updated(v, "v", w_, ((w_, "w"), (dw_, "dw"), (m_, "m")))
-    cdef double rate = number(lr, "lr", 0.0, FLT_MAX), decay = number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    cdef AdamW a
+    a.rate, a.decay = number(lr, "lr", 0.0, FLT_MAX), number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
-    cdef double beta1 = beta_of(betas, 0), beta2 = beta_of(betas, 1), t
+    a.beta1, a.beta2, a.decoupled = beta_of(betas, 0), beta_of(betas, 1), decoupled
     try:
-        t = operator.index(step)
+        count = operator.index(step)
     except TypeError:
         raise TypeError(f"step must be a whole number, got {type(step).__name__}") from None
-    if t < 1.0:
-        raise ValueError(f"step must be at least 1 (the first step), got {step}")
-    cdef AdamW a
-    a.step.shrink = <float>(1.0 - rate * decay) if decoupled else 1.0
-    a.step.l2 = 0.0 if decoupled else <float>decay
-    a.step.beta1, a.step.one_minus_beta1 = <float>beta1, <float>(1.0 - beta1)
-    a.step.beta2, a.step.one_minus_beta2 = <float>beta2, <float>(1.0 - beta2)
-    a.step.step_size = <float>(rate / (1.0 - beta1 ** t))
-    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - beta2 ** t))
-    a.step.eps = <float>number(eps, "eps", 0.0, FLT_MAX)
+    if not 1 <= count < 1 << 63:
+        raise ValueError(f"step must be from 1 (the first step) to 2**63 - 1, got {count}")
+    a.t = count
+    a.step.eps = float32_number(eps, "eps", 0.0, FLT_MAX)
     a.w, a.dw, a.m, a.v, a.n = floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_)
     with nogil:
+        run_task(adamw_constants_task, &a, 0)
         parallel_for(adamw_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)

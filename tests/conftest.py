@@ -1,0 +1,32 @@
+"""Fixtures for every instruction set and several thread counts, and hypothesis without deadlines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from support import ISAS, THREADS
+
+from cregkit.kernels import _runtime
+
+settings.register_profile("local", deadline=None, max_examples=25)
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test with each instruction set of this CPU."""
+    before = _runtime.current_isa()
+    _runtime.use_isa(request.param)
+    yield request.param
+    _runtime.use_isa(before)
+
+
+@pytest.fixture(params=THREADS)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test with each number of threads."""
+    with _runtime.num_threads(request.param):
+        yield request.param

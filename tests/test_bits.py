@@ -1,0 +1,246 @@
+"""The same inputs give the same bits: on any ISA and thread count, split, placed in memory or streamed in any way."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from support import (
+    ISAS,
+    OPS_WITH_OUT,
+    THREADS,
+    Array,
+    arguments_of,
+    arrays_in,
+    bits,
+    each_case,
+    each_isa,
+    first_of,
+    results_of,
+)
+
+from cregkit import cases, functional
+from cregkit.kernels import _runtime
+
+# For each kind of shapes, some with enough elements for seven threads and no round number anywhere.
+LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
+    cases.ROWS: ((701, 333), (7, 40961), (65537, 5)),
+    cases.COLUMNS: ((997, 251), (67, 3999)),
+    cases.PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
+    cases.CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
+    cases.ELEMENTS: ((260013,), (7, 40961)),
+    cases.MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
+}
+
+
+@each_case
+def test_isa_and_threads(case: cases.Case) -> None:
+    for shape in LARGE[case.shapes]:
+        arguments = arguments_of(case, shape, 100.0)
+        found = set()
+        for _ in each_isa():
+            for n in THREADS:
+                with _runtime.num_threads(n):
+                    found.add(tuple(bits(results_of(case, arguments)).items()))
+        assert len(found) == 1, shape
+
+
+# The arguments that hold one entry per row, of the ops that treat each row alone.
+ROW_ARGUMENTS = {
+    "layer_norm": ["x"],
+    "layer_norm_forward": ["x"],
+    "layer_norm_backward": ["dy", "x", "mean", "rstd"],
+    "rms_norm": ["x"],
+    "rms_norm_forward": ["x"],
+    "rms_norm_backward": ["dy", "x", "rstd"],
+    "batch_norm": ["x"],
+    "batch_norm_inference_backward": ["dy", "x"],
+}
+PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
+
+
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.op in ROW_ARGUMENTS], ids=lambda case: case.name)
+def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, isa: str) -> None:
+    shape = {cases.PLANES: (131, 5, 7, 7), cases.CHANNELS_LAST: (131, 5, 37)}.get(case.shapes, (131, 1029))
+    arguments = arguments_of(case, shape)
+    whole = results_of(case, arguments)
+    for cuts in ((1,), (63,), (64,), (65, 66), (2, 3, 128)):
+        edges = (0, *cuts, shape[0])
+        pieces = [
+            results_of(case, arguments | {name: arguments[name][i:j] for name in ROW_ARGUMENTS[case.op]})
+            for i, j in pairwise(edges)
+        ]
+        for name in whole.keys() - PARAMETER_GRADIENTS:
+            assert np.concatenate([piece[name] for piece in pieces]).tobytes() == whole[name].tobytes(), name
+
+
+def placed(array: Array, position: int) -> Array:
+    """A copy that starts `position` numbers after the start of a 64-byte line."""
+    per_line = 64 // array.itemsize
+    memory = np.zeros(array.size + 2 * per_line, array.dtype)
+    start = -memory.ctypes.data % 64 // array.itemsize + position % per_line
+    copy = memory[start : start + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@each_case
+def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
+    op = getattr(functional, case.op)
+    for shape in case.shapes[-2:]:
+        arguments = arguments_of(case, shape)
+        wanted = bits(results_of(case, arguments))
+        for position in range(16):
+            moved = {
+                name: placed(value, position * (1 + 2 * i))
+                for i, (name, value) in enumerate(arrays_in(arguments).items())
+            }
+            # not cases.run(), which would copy the arguments to where it likes
+            returned = op(**arguments | moved)
+            results = dict(zip(case.outputs, returned if isinstance(returned, tuple) else (returned,), strict=False))
+            results |= {name: moved[name] for name in case.changed}
+            assert bits({name: np.asarray(value) for name, value in results.items()}) == wanted
+            if case.op in OPS_WITH_OUT:
+                first = next(iter(case.outputs))
+                out = placed(results[first], 5 * position + 3)
+                out[...] = np.nan
+                assert first_of(op(**arguments | moved, out=out)) is out
+                assert bits({first: out})[first] == wanted[first]
+
+
+# ---- outputs of 16 Mi elements or more are written around the cache: halves, which are not, must give the same ----
+
+WIDE = (4097, 4099)  # rows, and channels' rows, that start on no register boundary
+ALIGNED = (4096, 4352)
+LONG_PLANES = (33, 2, 509, 509)
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[Array, Array]:
+    rng = np.random.default_rng(1)
+    return tuple(rng.standard_normal(ALIGNED[0] * ALIGNED[1], np.float32) for _ in range(2))  # type: ignore[return-value]
+
+
+def assert_pieces(whole: Array, pieces: list[Array]) -> None:
+    assert np.array_equal(whole.view(np.uint32), np.concatenate(pieces).view(np.uint32))
+
+
+@pytest.mark.parametrize("shape", [WIDE, ALIGNED])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) -> None:
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
+    forward, backward = (getattr(functional, f"{op}_{direction}") for direction in ("forward", "backward"))
+    halves = (slice(shape[0] // 2), slice(shape[0] // 2, None))
+    for _ in each_isa():
+        y, *saved = forward(x, gamma)
+        assert_pieces(y, [forward(x[half], gamma)[0] for half in halves])
+        dx = backward(dy, x, *saved, gamma)[0]
+        assert_pieces(dx, [backward(dy[half], x[half], *(s[half] for s in saved), gamma)[0] for half in halves])
+
+
+@pytest.mark.parametrize("shape", [WIDE, ALIGNED, LONG_PLANES])
+def test_streamed_channels(large: tuple[Array, Array], shape: cases.Shape) -> None:
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
+    for _ in each_isa():
+        y, *saved = functional.batch_norm_forward(x, gamma)
+        dx = functional.batch_norm_backward(dy, x, *saved, gamma)[0]
+        for half in (slice(shape[1] // 2), slice(shape[1] // 2, None)):
+            part, part_dy = (np.ascontiguousarray(a[:, half]) for a in (x, dy))
+            part_y, *part_saved = functional.batch_norm_forward(part, gamma[half])
+            part_dx = functional.batch_norm_backward(part_dy, part, *part_saved, gamma[half])[0]
+            assert np.array_equal(y[:, half].view(np.uint32), part_y.view(np.uint32))
+            assert np.array_equal(dx[:, half].view(np.uint32), part_dx.view(np.uint32))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 31])
+def test_streamed_elements(large: tuple[Array, Array], offset: int) -> None:
+    n = 16 * 2**20 + 77
+    x, out = large[0][:n], placed(large[0][:n], offset)
+    ops: list[Callable[..., Array]] = [
+        lambda x, at, out=None: functional.dropout(x, 0.3, seed=2, offset=offset + at, out=out),
+        lambda x, at, out=None: functional.l2_gradient(x, 0.7, out=out),
+    ]
+    for op in ops:
+        for _ in each_isa():
+            assert_pieces(op(x, 0, out=out), [op(x[: n // 2], 0), op(x[n // 2 :], n // 2)])
+
+
+def test_streamed_maps(large: tuple[Array, Array]) -> None:
+    x = large[0][: np.prod(LONG_PLANES)].reshape(LONG_PLANES)
+    for _ in each_isa():
+        pieces = [functional.spatial_dropout(x[i:j], 0.3, seed=2, offset=2 * i) for i, j in ((0, 20), (20, 33))]
+        assert_pieces(functional.spatial_dropout(x, 0.3, seed=2), pieces)
+
+
+# ---- the floating-point mode of the calling thread ----
+
+UPWARD = 0x4000  # MXCSR: round towards +infinity
+FLUSH = 0x8040  # MXCSR: subnormal results and operands are 0
+
+
+@contextmanager
+def floating_point_mode(mxcsr_bits: int) -> Iterator[None]:
+    """Set these bits of the calling thread's MXCSR, which is the last of the 32 bytes of glibc's fenv_t."""
+    libm = ctypes.CDLL("libm.so.6")
+    before, changed = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
+    assert libm.fegetenv(before) == 0
+    assert libm.fegetenv(changed) == 0
+    changed[7] |= mxcsr_bits
+    assert libm.fesetenv(changed) == 0
+    try:
+        yield
+    finally:
+        assert libm.fesetenv(before) == 0
+
+
+needs_mxcsr = pytest.mark.skipif(
+    not (sys.platform == "linux" and platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"),
+    reason="sets the floating-point mode through glibc's x86-64 fenv_t",
+)
+
+
+@needs_mxcsr
+@pytest.mark.parametrize("mode", [UPWARD, FLUSH], ids=["upward", "flush"])
+def test_the_mode_can_be_set_from_here(mode: int) -> None:
+    third, tiny = np.full(2, 1 / 3), np.full(2, 1e-40, np.float32)
+    with floating_point_mode(mode):
+        results = ((third + 1.0).tobytes(), (tiny * np.float32(1.0)).tobytes())
+    assert results != ((third + 1.0).tobytes(), (tiny * np.float32(1.0)).tobytes())
+
+
+@needs_mxcsr
+@pytest.mark.parametrize("mode", [UPWARD, FLUSH], ids=["upward", "flush"])
+@each_case
+def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode: int) -> None:
+    for shape in (case.shapes[1], LARGE[case.shapes][0]):
+        arguments = arguments_of(case, shape)
+        wanted = bits(results_of(case, arguments))
+        for isa in each_isa():
+            for n in (1, 2):
+                with _runtime.num_threads(n), floating_point_mode(mode):
+                    got = results_of(case, arguments)
+                assert bits(got) == wanted, (isa, n)
+
+
+@needs_mxcsr
+def test_subnormals_are_kept_in_any_mode() -> None:
+    x = (np.arange(-40, 41) * np.float32(1e-45)).astype(np.float32).reshape(1, -1)
+    wanted = functional.layer_norm(x, eps=0.0)
+    assert np.ptp(wanted) > 3.0
+    for _ in each_isa():
+        with floating_point_mode(FLUSH):
+            got = functional.layer_norm(x, eps=0.0)
+        assert got.tobytes() == wanted.tobytes()
+
+
+def test_there_is_more_than_one_instruction_set_to_compare() -> None:
+    assert "scalar" in ISAS
+    assert len(ISAS) > 1 or platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64")
