@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
-KERNELS = ["layer_norm", "rms_norm", "batch_norm", "dropout", "optimizer"]
+KERNELS = ["_pool", "layer_norm", "rms_norm", "batch_norm", "dropout", "optimizer"]
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 
@@ -121,7 +121,7 @@ def extension(name, sources=()):
         f"cregkit.kernels.{name}",
         [f"cregkit/kernels/{name}.pyx", *sources],
         include_dirs=["csrc", numpy.get_include()],
-        depends=[*C_HEADERS, "cregkit/kernels/_runtime.pxd"],
+        depends=[*C_HEADERS, "cregkit/kernels/_runtime.pxd", "cregkit/kernels/_pool.pxd"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=list(C_FLAGS),
         extra_link_args=["-Wl,-s"] if sys.platform.startswith("linux") else [],

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         spatial_dropout,
         spatial_dropout_backward,
     )
+    from cregkit.kernels._pool import clear_pool
     from cregkit.kernels._runtime import get_num_threads, num_threads, set_num_threads
     from cregkit.layers import (
         GELU,
@@ -72,6 +73,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference_backward",
+    "clear_pool",
     "dropout",
     "dropout_backward",
     "dropout_keep",
@@ -106,6 +108,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"cregkit.{name}")
     if name in _THREADS:
         home = "cregkit.kernels._runtime"
+    elif name == "clear_pool":
+        home = "cregkit.kernels._pool"
     elif name == "show_config":
         home = "cregkit.config"
     elif name == "RegularizedNetwork":

@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from cregkit._version import __version__
-from cregkit.kernels import _runtime
+from cregkit.kernels import _pool, _runtime
 
 
 def show_config() -> dict[str, Any]:
@@ -15,7 +15,8 @@ def show_config() -> dict[str, Any]:
     Returns:
         A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
         ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
-        ``threads_from``, what set that number.
+        ``threads_from``, what set that number; ``pool``, the recycled memory that large outputs come from: bytes held
+        and allowed (``CREGKIT_POOL_MB``), how often there was a block to recycle and how often not.
     """
     version = _runtime.openmp_version()
     return {
@@ -26,4 +27,5 @@ def show_config() -> dict[str, Any]:
         "openmp": str(version) if version else None,
         "threads": _runtime.get_num_threads(),
         "threads_from": _runtime.threads_origin(),
+        "pool": _pool.pool_statistics(),
     }

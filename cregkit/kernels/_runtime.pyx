@@ -12,6 +12,8 @@ from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.stdint cimport uintptr_t
 
+from cregkit.kernels._pool cimport pooled_array
+
 cnp.import_array()
 
 
@@ -242,12 +244,12 @@ cdef int streams(ptrdiff_t elements) noexcept nogil:
 
 
 cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype):
-    return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+    return pooled_array(ndim, shape, dtype)
 
 
 cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype):
     cdef cnp.npy_intp shape = n
-    return cnp.PyArray_EMPTY(1, &shape, dtype, 0)
+    return pooled_array(1, &shape, dtype)
 
 
 cdef float *floats(cnp.ndarray a) noexcept:

@@ -1,0 +1,220 @@
+# Recycled memory for large arrays.
+#
+# The first touch of a fresh 128 MiB costs more than any op on it: the kernel has to find, clear and map every page. So
+# large outputs come from a pool of blocks that earlier outputs gave back. NumPy's allocation handlers (NEP 49) make this
+# invisible: an array allocated under a handler is an ordinary array that owns its data, and frees it with that handler.
+#
+# The pool holds freed blocks only, newest last, at most `limit` bytes of them; the oldest go first when it is full. A
+# lock guards it, because arrays may die on any thread; a fork takes the lock first, so that the child's pool is whole.
+import os
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memmove, memset
+
+cnp.import_array()
+
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #include <stdlib.h>
+    #include <sys/mman.h>
+
+    static pthread_mutex_t creg_pool_mutex = PTHREAD_MUTEX_INITIALIZER;
+    static void creg_pool_lock(void) { pthread_mutex_lock(&creg_pool_mutex); }
+    static void creg_pool_unlock(void) { pthread_mutex_unlock(&creg_pool_mutex); }
+    static void creg_pool_watch_forks(void) { pthread_atfork(creg_pool_lock, creg_pool_unlock, creg_pool_unlock); }
+
+    /* Whole pages, huge ones where they fit and are offered: fewer faults now, fewer TLB misses later. */
+    static void *creg_pages(size_t size)
+    {
+        const size_t page = 4096, huge = (size_t)1 << 21;
+        void *p = NULL;
+        if (posix_memalign(&p, size < huge ? page : huge, size)) return NULL;
+    #ifdef MADV_HUGEPAGE
+        if (size >= huge) madvise(p, size, MADV_HUGEPAGE);
+    #endif
+        return p;
+    }
+    """
+    void creg_pool_lock()
+    void creg_pool_unlock()
+    void creg_pool_watch_forks()
+    void *creg_pages(size_t size)
+
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyDataMemAllocator:
+        void *ctx
+        void *(*malloc)(void *, size_t) noexcept nogil
+        void *(*calloc)(void *, size_t, size_t) noexcept nogil
+        void *(*realloc)(void *, void *, size_t) noexcept nogil
+        void (*free)(void *, void *, size_t) noexcept nogil
+
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        uint8_t version
+        PyDataMemAllocator allocator
+
+    object PyDataMem_SetHandler(object handler)
+
+
+cdef enum:
+    MAX_BLOCKS = 256
+    ALIGNMENT = 64
+    SMALLEST = 64 * 1024  # elements: smaller arrays are recycled well enough by malloc
+    HUGE_PAGE = 2 * 1024 * 1024
+
+# A block begins with its own size, on a cache line of its own; the array's data follow.
+cdef struct Block:
+    size_t size
+    void *memory
+
+cdef Block held[MAX_BLOCKS]
+cdef int n_held = 0
+cdef size_t held_bytes = 0
+cdef size_t limit_bytes = 0
+cdef size_t hits = 0
+cdef size_t misses = 0
+
+
+cdef size_t rounded(size_t size) noexcept nogil:
+    cdef size_t unit = HUGE_PAGE if size > HUGE_PAGE else 64 * 1024
+    return (size + ALIGNMENT + unit - 1) // unit * unit
+
+
+cdef void forget(int i) noexcept nogil:
+    global n_held, held_bytes
+    held_bytes -= held[i].size
+    n_held -= 1
+    memmove(&held[i], &held[i + 1], (n_held - i) * sizeof(Block))
+
+
+# The newest block that fits without wasting more than an eighth, or NULL.
+cdef void *take(size_t size) noexcept nogil:
+    global hits, misses
+    cdef int i
+    cdef void *memory = NULL
+    creg_pool_lock()
+    for i in range(n_held - 1, -1, -1):
+        if size <= held[i].size <= size + size // 8:
+            memory = held[i].memory
+            forget(i)
+            break
+    if memory != NULL:
+        hits += 1
+    else:
+        misses += 1
+    creg_pool_unlock()
+    return memory
+
+
+# Lets go of the oldest blocks until `size` more bytes fit.
+cdef void make_room(size_t size) noexcept nogil:
+    while n_held > 0 and (n_held == MAX_BLOCKS or held_bytes + size > limit_bytes):
+        free(held[0].memory)
+        forget(0)
+
+
+cdef void *pool_malloc(void *ctx, size_t size) noexcept nogil:
+    cdef size_t whole = rounded(size)
+    cdef void *memory = take(whole)
+    if memory == NULL:
+        memory = creg_pages(whole)
+        if memory == NULL:
+            return NULL
+        (<size_t *>memory)[0] = whole
+    return <char *>memory + ALIGNMENT
+
+
+cdef void pool_free(void *ctx, void *data, size_t size) noexcept nogil:
+    global n_held, held_bytes
+    cdef void *memory
+    if data == NULL:
+        return
+    memory = <char *>data - ALIGNMENT
+    cdef size_t whole = (<size_t *>memory)[0]
+    if whole > limit_bytes:
+        free(memory)
+        return
+    creg_pool_lock()
+    make_room(whole)
+    held[n_held] = Block(whole, memory)
+    n_held += 1
+    held_bytes += whole
+    creg_pool_unlock()
+
+
+cdef void *pool_calloc(void *ctx, size_t n, size_t size) noexcept nogil:
+    cdef void *data = pool_malloc(ctx, n * size)
+    if data != NULL:
+        memset(data, 0, n * size)
+    return data
+
+
+cdef void *pool_realloc(void *ctx, void *data, size_t size) noexcept nogil:
+    cdef void *moved = pool_malloc(ctx, size)
+    if moved != NULL and data != NULL:
+        memcpy(moved, data, min(size, (<size_t *>(<char *>data - ALIGNMENT))[0] - ALIGNMENT))
+        pool_free(ctx, data, 0)
+    return moved
+
+
+cdef PyDataMem_Handler handler
+memset(&handler, 0, sizeof(handler))
+memcpy(handler.name, b"cregkit_pool", 13)
+handler.version = 1
+handler.allocator.malloc = pool_malloc
+handler.allocator.calloc = pool_calloc
+handler.allocator.realloc = pool_realloc
+handler.allocator.free = pool_free
+
+cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
+creg_pool_watch_forks()
+
+
+cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
+    cdef cnp.npy_intp elements = 1
+    cdef int i
+    for i in range(ndim):
+        elements *= shape[i]
+    if elements < SMALLEST or limit_bytes == 0:
+        return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+    outer = PyDataMem_SetHandler(handler_capsule)
+    try:
+        return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+    finally:
+        PyDataMem_SetHandler(outer)
+
+
+def clear_pool():
+    """Give all memory that the pool holds back to the system. Arrays in use are not touched."""
+    creg_pool_lock()
+    while n_held > 0:
+        free(held[0].memory)
+        forget(0)
+    creg_pool_unlock()
+
+
+def pool_statistics():
+    """What the pool holds, what it may hold, and how often it had a block: a dict of whole numbers."""
+    return {"blocks": n_held, "bytes": held_bytes, "limit_bytes": limit_bytes, "hits": hits, "misses": misses}
+
+
+def _choose_limit():
+    """CREGKIT_POOL_MB, else a sixteenth of the machine's memory but no more than 1 GiB."""
+    global limit_bytes
+    wanted = os.environ.get("CREGKIT_POOL_MB", "").strip()
+    if wanted:
+        if not wanted.isdigit() or int(wanted) > 1 << 30:
+            raise ImportError(
+                f"the environment variable CREGKIT_POOL_MB must be a whole number of MiB (0: no pool), got {wanted!r}")
+        limit_bytes = int(wanted) << 20
+        return
+    limit_bytes = min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
+
+
+_choose_limit()
