@@ -1,10 +1,11 @@
 # Recycled memory for large arrays.
 #
 # The first touch of a fresh 128 MiB costs more than any op on it: the kernel has to find, clear and map every page. So
-# large outputs come from a pool of blocks that earlier outputs gave back. NumPy's allocation handlers (NEP 49) make this
-# invisible: an array allocated under a handler is an ordinary array that owns its data, and frees it with that handler.
+# large outputs come from a pool of blocks that earlier outputs gave back. NumPy's allocation handlers (NEP 49) make
+# this invisible: an array allocated under a handler is an ordinary array that owns its data, and frees it with that
+# handler.
 #
-# The pool holds freed blocks only, newest last, at most `limit` bytes of them; the oldest go first when it is full. A
+# The pool holds freed blocks only, newest last, at most `limit_bytes` of them; the oldest go first when it is full. A
 # lock guards it, because arrays may die on any thread; a fork takes the lock first, so that the child's pool is whole.
 import os
 
