@@ -72,7 +72,9 @@ class Case:
 
     ``arguments(shape, rng, offset)`` makes fresh keyword arguments; the data are ``offset + N(0, 1)``. ``outputs``
     names what
-    the op returns, in order; ``changed`` names the arguments it changes in place.
+    the op returns, in order; ``changed`` names the arguments it changes in place. ``bytes_per_element`` is what it
+    must move beyond the caches, for each element of the shape: every pass over an array counts. (Batch statistics need
+    a pass of their own; what fits into a cache moves less.)
     """
 
     op: str
@@ -80,6 +82,7 @@ class Case:
     shapes: tuple[Shape, ...]
     outputs: Mapping[str, Tolerance]
     changed: Mapping[str, Tolerance]
+    bytes_per_element: int
     label: str = ""
 
     @property
@@ -295,37 +298,42 @@ def _batch_norm_cases() -> list[Case]:
     rows = []
     for label, axis, shapes in layouts:
         rows += [
-            Case("batch_norm", _batch_norm(axis), shapes, {"y": NORMALISED}, {}, label),
-            Case("batch_norm_forward", _batch_norm_forward(axis), shapes, training, running, label),
-            Case("batch_norm_backward", _batch_norm_backward(axis), shapes, gradients, {}, label),
-            Case("batch_norm_inference_backward", _batch_norm_inference_backward(axis), shapes, gradients, {}, label),
+            Case("batch_norm", _batch_norm(axis), shapes, {"y": NORMALISED}, {}, 8, label),
+            Case("batch_norm_forward", _batch_norm_forward(axis), shapes, training, running, 12, label),
+            Case("batch_norm_backward", _batch_norm_backward(axis), shapes, gradients, {}, 20, label),
+            Case(
+                "batch_norm_inference_backward", _batch_norm_inference_backward(axis), shapes, gradients, {}, 12, label
+            ),
         ]
     return rows
 
 
 CASES: tuple[Case, ...] = (
-    Case("layer_norm", _layer_norm, ROWS, {"y": NORMALISED}, {}),
-    Case("layer_norm_forward", _layer_norm, ROWS, {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}, {}),
+    Case("layer_norm", _layer_norm, ROWS, {"y": NORMALISED}, {}, 8),
+    Case(
+        "layer_norm_forward", _layer_norm, ROWS, {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}, {}, 8
+    ),
     Case(
         "layer_norm_backward",
         _layer_norm_backward,
         ROWS,
         {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM},
         {},
+        12,
     ),
-    Case("rms_norm", _rms_norm, ROWS, {"y": NORMALISED}, {}),
-    Case("rms_norm_forward", _rms_norm, ROWS, {"y": NORMALISED, "rstd": INVERSE_DEVIATION}, {}),
-    Case("rms_norm_backward", _rms_norm_backward, ROWS, {"dx": GRADIENT, "dgamma": COLUMN_SUM}, {}),
+    Case("rms_norm", _rms_norm, ROWS, {"y": NORMALISED}, {}, 8),
+    Case("rms_norm_forward", _rms_norm, ROWS, {"y": NORMALISED, "rstd": INVERSE_DEVIATION}, {}, 8),
+    Case("rms_norm_backward", _rms_norm_backward, ROWS, {"dx": GRADIENT, "dgamma": COLUMN_SUM}, {}, 12),
     *_batch_norm_cases(),
-    Case("dropout", _dropout("x"), ELEMENTS, {"y": SCALED}, {}),
-    Case("dropout_backward", _dropout("dy"), ELEMENTS, {"dx": SCALED}, {}),
-    Case("dropout_keep", _dropout_keep, ELEMENTS, {"keep": EXACT}, {}),
-    Case("spatial_dropout", _dropout("x"), MAPS, {"y": SCALED}, {}),
-    Case("spatial_dropout_backward", _dropout("dy"), MAPS, {"dx": SCALED}, {}),
-    Case("l2_penalty", _weights, ELEMENTS, {"penalty": PENALTY}, {}),
-    Case("l2_gradient", _weights, ELEMENTS, {"dw": SCALED}, {}),
-    Case("sgd_step", _sgd_step, ELEMENTS, {}, {"w": STEP, "velocity": STEP}),
-    Case("adamw_step", _adamw_step(True), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, "decoupled"),
-    Case("adamw_step", _adamw_step(False), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, "coupled"),
+    Case("dropout", _dropout("x"), ELEMENTS, {"y": SCALED}, {}, 8),
+    Case("dropout_backward", _dropout("dy"), ELEMENTS, {"dx": SCALED}, {}, 8),
+    Case("dropout_keep", _dropout_keep, ELEMENTS, {"keep": EXACT}, {}, 1),
+    Case("spatial_dropout", _dropout("x"), MAPS, {"y": SCALED}, {}, 8),
+    Case("spatial_dropout_backward", _dropout("dy"), MAPS, {"dx": SCALED}, {}, 8),
+    Case("l2_penalty", _weights, ELEMENTS, {"penalty": PENALTY}, {}, 4),
+    Case("l2_gradient", _weights, ELEMENTS, {"dw": SCALED}, {}, 8),
+    Case("sgd_step", _sgd_step, ELEMENTS, {}, {"w": STEP, "velocity": STEP}, 20),
+    Case("adamw_step", _adamw_step(True), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, 28, "decoupled"),
+    Case("adamw_step", _adamw_step(False), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, 28, "coupled"),
 )
 """Every op of the functional API, at least once."""

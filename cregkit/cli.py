@@ -69,6 +69,41 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="three shapes of each op, in under a minute")
+    parser.add_argument("--held-out", action="store_true", help="the shapes that nothing was tuned on")
+    parser.add_argument(
+        "--peers",
+        type=lambda text: [name for name in text.split(",") if name],
+        metavar="NAMES",
+        help="of torch,torch.compile,onnxruntime,jax,oracle; default: all that are installed",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write machine, times and verdicts to FILE")
+    parser.add_argument("--png", metavar="FILE", help="draw the share of the copy's bandwidth over size")
+    parser.add_argument("--compare", metavar="OLD.json", help="say what became slower since that run")
+    parser.add_argument("--wheel", metavar="FILE", help="judge the size of this wheel too")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from cregkit.benchmark import command
+    from cregkit.benchmark.report import ReportError
+
+    options = command.Options(
+        quick=arguments.quick,
+        held_out=arguments.held_out,
+        peers=arguments.peers,
+        json_path=arguments.json,
+        png_path=arguments.png,
+        compare_path=arguments.compare,
+        wheel_path=arguments.wheel,
+    )
+    try:
+        return 0 if command.run(options) else 1
+    except (command.PeerError, ReportError) as error:
+        print(f"cregkit bench: {error}", file=sys.stderr)
+        return 2
+
+
 COMMANDS = (
     Command(
         "info",
@@ -100,6 +135,26 @@ example:
 """,
         lambda parser: None,
         _check,
+    ),
+    Command(
+        "bench",
+        "measure every op against a copy and against other libraries",
+        """\
+Time every op in turn with the fastest copy of the same bytes and with each peer that is installed: PyTorch,
+torch.compile, ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first: who gives a wrong one
+is not timed. Print the times (lower quartiles), the best peer's over ours, the share of the copy's bandwidth, and
+whether each speed that is promised was reached. Takes some ten minutes, --quick under one. Ctrl-C ends with what was
+measured so far.
+
+Exit code 1 if an op of ours is wrong or, with --compare, slower than in the older run beyond the noise of both.
+
+examples:
+  cregkit bench --quick
+  cregkit bench --json new.json --png speed.png --compare old.json
+  cregkit bench --held-out --peers torch,onnxruntime
+""",
+        _bench_arguments,
+        _bench,
     ),
     Command(
         "demo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,15 @@ class Console:
             bar = _no_bar
         with bar(total) as step:
             yield step
+
+
+def check_writable(path: str) -> None:
+    """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
+    existed = os.path.exists(path)
+    with open(path, "ab"):
+        pass
+    if not existed:
+        os.unlink(path)
 
 
 def _rich_console(stream: TextIO) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 import cregkit
 from cregkit import functional, oracle
-from cregkit.console import Console
+from cregkit.console import Console, check_writable
 from cregkit.lab.data import circle_data
 from cregkit.train import Data, History, RegularizedNetwork
 
@@ -75,7 +75,7 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
         OSError: a file cannot be written; seen before the training begins where it can be.
     """
     for path in filter(None, (json_path, png_path)):
-        _check_writable(path)
+        check_writable(path)
     console = Console(quiet=quiet)
     console.note(_machine_line())
     console.note(
@@ -103,15 +103,6 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
         _write_json(json_path, runs, kernel)
         console.note(f"numbers {os.path.abspath(json_path)}")
     console.note(_draw(png_path, runs))
-
-
-def _check_writable(path: str) -> None:
-    """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
-    existed = os.path.exists(path)
-    with open(path, "ab"):
-        pass
-    if not existed:
-        os.unlink(path)
 
 
 def _machine_line() -> str:

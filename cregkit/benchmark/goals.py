@@ -1,0 +1,203 @@
+"""What the rows must show, each judged by what was measured: the speed this project promises."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cregkit import functional
+from cregkit.benchmark.suite import OURS, OURS_OUT, OURS_SERIAL, PARALLEL_ELEMENTS, Row
+from cregkit.benchmark.timing import Contestant, measure
+
+BEYOND_L2 = 16 << 20
+"""Bytes moved from which on no second-level cache holds them: where the copy's bandwidth is the limit."""
+FEW_DRAWS = 50_000
+IMPORTS = 7
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A promise: what, against what, the limit, the measured value (None: not measured here) and where it was."""
+
+    what: str
+    against: str
+    limit: float
+    value: float | None
+    where: str = ""
+    at_most: bool = False
+    unit: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the value keeps the limit; None if nothing was measured."""
+        if self.value is None:
+            return None
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+Cell = tuple[float, str]
+"""A value, and the op and shape it belongs to."""
+
+
+def judge(rows: Sequence[Row]) -> list[Goal]:
+    """Judge all that rows can show."""
+    return [*_against_peers(rows), *_against_copy(rows), *_allocating(rows), *_threads(rows)]
+
+
+def _against_peers(rows: Sequence[Row]) -> Iterator[Goal]:
+    forward = ("torch", "torch.compile", "onnxruntime")
+    norms = _ratios(rows, ("layer_norm", "rms_norm"), forward)
+    yield from _each_and_mean("layer_norm, rms_norm", "best of PyTorch, torch.compile, ONNX Runtime", norms, 1.2, 2.5)
+    yield _worst("layer_norm_backward", "PyTorch", _ratios(rows, ("layer_norm_backward",), ("torch",)), 1.5)
+    training = _ratios(rows, ("batch_norm_forward",), ("torch",))
+    yield from _each_and_mean("batch_norm training forward", "PyTorch", training, 1.5, 2.5)
+    yield _worst("batch_norm backward", "PyTorch", _ratios(rows, ("batch_norm_backward",), ("torch",)), 1.3)
+    yield _worst("batch_norm inference", "PyTorch", _ratios(rows, ("batch_norm",), ("torch",)), 1.1)
+    yield from _dropout(rows)
+    large = [row for row in rows if row.n_elements >= 10_000_000]
+    yield _worst("adamw_step, 10 M parameters", "PyTorch, fused", _ratios(large, ("adamw_step",), ("torch",)), 1.0)
+    yield _worst("adamw_step, 10 M parameters", "the oracle", _ratios(large, ("adamw_step",), ("oracle",)), 8.0)
+
+
+def _dropout(rows: Sequence[Row]) -> Iterator[Goal]:
+    """Judge a training step's dropout: forward and backward together, since PyTorch draws once and cregkit twice."""
+    backward = {row.shape: row for row in rows if _op(row) == "dropout_backward"}
+    cells: dict[bool, list[Cell]] = {True: [], False: []}
+    for row in rows:
+        other = backward.get(row.shape)
+        if _op(row) == "dropout" and other is not None and {"torch", OURS} <= row.times.keys() & other.times.keys():
+            theirs, own = (row.seconds(name) + other.seconds(name) for name in ("torch", OURS))
+            cells[row.n_elements >= FEW_DRAWS].append((theirs / own, _where(row)))
+    yield _worst(f"dropout forward + backward, below {FEW_DRAWS:_} elements", "PyTorch", cells[False], 6.0)
+    yield from _each_and_mean(f"dropout forward + backward, from {FEW_DRAWS:_}", "PyTorch", cells[True], 20.0, 30.0)
+
+
+def _against_copy(rows: Sequence[Row]) -> Iterator[Goal]:
+    groups = (
+        ("forward into out=", ("layer_norm", "rms_norm", "batch_norm", "l2_gradient", "spatial_dropout"), 0.9),
+        ("dropout into out=", ("dropout", "dropout_backward"), 0.75),
+        ("backward into out=", ("layer_norm_backward", "rms_norm_backward", "batch_norm_inference_backward"), 0.9),
+        ("batch_norm training into out=", ("batch_norm_forward", "batch_norm_backward"), 0.9),
+    )
+    for what, ops, limit in groups:
+        cells = [
+            (row.share(OURS_OUT), _where(row))
+            for row in rows
+            if _op(row) in ops and row.n_bytes >= BEYOND_L2 and OURS_OUT in row.times and row.copy
+        ]
+        yield _worst(what, "bandwidth of the fastest copy", cells, limit)
+
+
+def _allocating(rows: Sequence[Row]) -> Iterator[Goal]:
+    for n_bytes in (16 * MIB, 128 * MIB):
+        cells = [
+            (row.seconds(OURS) / row.seconds(OURS_OUT), _where(row))
+            for row in rows
+            if row.n_elements * 4 == n_bytes and {OURS, OURS_OUT} <= row.times.keys()
+        ]
+        yield _worst(f"allocating calls, {n_bytes // MIB} MiB", "the same with out=", cells, 1.1, at_most=True)
+
+
+def _threads(rows: Sequence[Row]) -> Iterator[Goal]:
+    cells = [
+        (row.ratio(OURS_SERIAL), _where(row))
+        for row in rows
+        if row.n_elements >= PARALLEL_ELEMENTS and OURS_SERIAL in row.times
+    ]
+    yield _worst(f"all threads, from {PARALLEL_ELEMENTS >> 10} Ki elements", "one thread", cells, 1.7)
+
+
+def call_overhead(budget: float) -> list[Goal]:
+    """Time the calls on (1, 768): as a function, with ``out=``, and as a layer in evaluation mode."""
+    from cregkit.layers import LayerNorm, RMSNorm
+
+    x, gamma, beta = (np.ones(shape, np.float32) for shape in ((1, 768), (768,), (768,)))
+    out = np.empty_like(x)
+    calls = {
+        ("functional", 0.35): {
+            "layer_norm": partial(functional.layer_norm, x, gamma, beta),
+            "rms_norm": partial(functional.rms_norm, x, gamma),
+        },
+        ("with out=", 0.25): {
+            "layer_norm": partial(functional.layer_norm, x, gamma, beta, out=out),
+            "rms_norm": partial(functional.rms_norm, x, gamma, out=out),
+        },
+        ("layer in eval", 0.6): {
+            "LayerNorm": partial(LayerNorm(768).eval(), x),
+            "RMSNorm": partial(RMSNorm(768).eval(), x),
+        },
+    }
+    contestants = {f"{how} {op}": Contestant(call) for (how, _), of_op in calls.items() for op, call in of_op.items()}
+    times = measure(contestants, budget)
+    return [
+        _worst(
+            f"a call on (1, 768), {how}",
+            "",
+            [(times[f"{how} {op}"].quartile * 1e6, op) for op in of_op],
+            limit,
+            at_most=True,
+            unit=" us",
+        )
+        for (how, limit), of_op in calls.items()
+    ]
+
+
+def import_time() -> Goal:
+    """Time ``import cregkit`` with a first op beyond ``import numpy``, each in a Python of its own, in turn."""
+    pairs = [(_start("import numpy"), _start("import cregkit; cregkit.layer_norm")) for _ in range(IMPORTS)]
+    numpy, own = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return Goal("import, with one op", "import numpy", 60.0, (own - numpy) * 1e3, at_most=True, unit=" ms")
+
+
+def wheel_size(path: str) -> Goal:
+    """Size of a wheel."""
+    size = Path(path).stat().st_size / MIB
+    return Goal("wheel", "", 3.0, size, Path(path).name, at_most=True, unit=" MiB")
+
+
+def _start(code: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - start
+
+
+def _ratios(rows: Iterable[Row], ops: Sequence[str], peers: Sequence[str]) -> list[Cell]:
+    """How many times as long as cregkit the best of the peers takes, for each row of these ops."""
+    return [
+        (row.ratio(row.best(peers)), f"{_where(row)} {row.best(peers)}")
+        for row in rows
+        if _op(row) in ops and row.best(peers) and OURS in row.times
+    ]
+
+
+def _worst(
+    what: str, against: str, cells: Sequence[Cell], limit: float, *, at_most: bool = False, unit: str = ""
+) -> Goal:
+    """Judge the worst cell."""
+    pick: Callable[..., Cell] = max if at_most else min
+    value, where = pick(cells) if cells else (None, "")
+    return Goal(what, against, limit, value, where, at_most, unit)
+
+
+def _each_and_mean(what: str, against: str, cells: Sequence[Cell], limit: float, mean_limit: float) -> Iterator[Goal]:
+    yield _worst(f"{what}, every cell", against, cells, limit)
+    mean = math.exp(statistics.fmean(math.log(value) for value, _ in cells)) if cells else None
+    yield Goal(f"{what}, geometric mean", against, mean_limit, mean, f"{len(cells)} cells")
+
+
+def _op(row: Row) -> str:
+    return row.case.partition("[")[0]
+
+
+def _where(row: Row) -> str:
+    return f"{row.case} {'x'.join(map(str, row.shape))}"

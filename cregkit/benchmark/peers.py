@@ -1,0 +1,393 @@
+"""Other libraries behind one interface: whether they are there, and an op of theirs on the arguments of a case.
+
+A library is imported when its adapter is made, never before. Each gets what suits it best: the functions below their
+convenience layers, no gradient bookkeeping where it is not asked for, input and output bound ahead for ONNX Runtime,
+compiled functions for JAX, all with as many threads as cregkit uses (JAX sizes its own pool by the cores it may use).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import oracle
+from cregkit.cases import Arguments, Case, largest
+
+Results = dict[str, NDArray[Any]]
+
+SLACK = 1e-4
+"""How far a peer may be from the oracle, relative to the largest magnitude: float32 sums of 1e5 values in any order."""
+
+ORACLE_ELEMENTS = 1 << 20
+"""The oracle is timed up to this size; beyond it, it only takes time."""
+
+
+class Prepared(NamedTuple):
+    """An op ready to run: the call that is timed, and how to read what it returned by the names of the case.
+
+    ``read`` may look at the first call's results only: an op that works in place goes on changing its arrays.
+    ``random`` says that a peer's own random numbers decide what is dropped.
+    """
+
+    call: Callable[[], Any]
+    read: Callable[[Any], Results]
+    random: bool = False
+
+
+class Peer(ABC):
+    """A library to compare with; one instance computes on ``n_threads`` threads."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    pool: ClassVar[str]
+    """Peers with equal pools share their threads."""
+
+    def __init__(self, n_threads: int) -> None:
+        """Import the library and set its number of threads."""
+        self._n_threads = n_threads
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the package is installed."""
+        return importlib.util.find_spec(cls.package) is not None
+
+    @property
+    def version(self) -> str:
+        """The version of the package."""
+        return str(importlib.import_module(self.package).__version__)
+
+    @abstractmethod
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Make the case's op ready on these arguments, which it leaves as they are; None if the peer has no such op."""
+
+
+class Oracle(Peer):
+    """The NumPy specification, in float64."""
+
+    name = "oracle"
+    package = "numpy"
+    pool = "openmp"  # has no threads
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Take any op, at sizes where the wait is short."""
+        if elements(arguments) > ORACLE_ELEMENTS and not case.changed:
+            return None
+        given = copy_changed(case, arguments)
+        return Prepared(partial(getattr(oracle, case.op), **given), partial(named, case, given))
+
+
+class Torch(Peer):
+    """PyTorch, eager."""
+
+    name = "torch"
+    package = "torch"
+    pool = "openmp"  # one libgomp serves PyTorch and cregkit in one process
+
+    def __init__(self, n_threads: int) -> None:
+        """Import PyTorch and set its number of threads, which holds for the whole process."""
+        super().__init__(n_threads)
+        self.module = importlib.import_module("torch")
+        self.module.set_num_threads(n_threads)
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Take the ops that have a method here."""
+        make = getattr(self, f"_{case.op}", None)
+        if make is None:
+            return None
+        tensors = {
+            name: self.module.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in copy_changed(case, arguments).items()
+        }
+        prepared: Prepared | None = make(**tensors)
+        return prepared
+
+    def _reader(self, *names: str, layout: Callable[[Any], Any] = lambda tensor: tensor) -> Callable[[Any], Results]:
+        """Read one tensor or the leading ones of a tuple; ``layout`` takes the first back to the case's axes."""
+
+        def read(returned: Any) -> Results:
+            values = returned if isinstance(returned, (tuple, list)) else (returned,)
+            results = {name: value.detach().numpy() for name, value in zip(names, values, strict=False)}
+            results[names[0]] = layout(values[0].detach()).numpy()
+            return results
+
+        return read
+
+    def _layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float) -> Prepared:
+        return Prepared(partial(self.module.layer_norm, x, x.shape[-1:], gamma, beta, eps), self._reader("y"))
+
+    def _layer_norm_forward(self, x: Any, gamma: Any, beta: Any, eps: float) -> Prepared:
+        return Prepared(partial(self.module.native_layer_norm, x, x.shape[-1:], gamma, beta, eps), self._reader("y"))
+
+    def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any) -> Prepared:
+        statistics = (value.float()[..., None] for value in (mean, rstd))
+        backward = self.module.ops.aten.native_layer_norm_backward.default
+        beta = self.module.zeros_like(gamma)
+        call = partial(backward, dy, x, x.shape[-1:], *statistics, gamma, beta, [True] * 3)
+        return Prepared(call, self._reader("dx", "dgamma", "dbeta"))
+
+    def _rms_norm(self, x: Any, gamma: Any, eps: float) -> Prepared:
+        return Prepared(partial(self.module.rms_norm, x, x.shape[-1:], gamma, eps), self._reader("y"))
+
+    def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any) -> Prepared:
+        """Through autograd: there is no backward of its own on the CPU."""
+        x, gamma = x.detach().requires_grad_(), gamma.detach().requires_grad_()
+        with self.module.enable_grad():
+            y = self.module.rms_norm(x, x.shape[-1:], gamma, 1e-6)
+        return Prepared(
+            partial(self.module.autograd.grad, y, (x, gamma), dy, retain_graph=True), self._reader("dx", "dgamma")
+        )
+
+    def _batch_norm_forward(
+        self, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, running_mean, running_var, True, 0.1, 1e-5, False)
+        return Prepared(partial(self.module.batch_norm, *given), self._reader("y", layout=back))
+
+    def _batch_norm(
+        self, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, eps: float, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, mean, var, False, 0.1, eps, False)
+        return Prepared(partial(self.module.batch_norm, *given), self._reader("y", layout=back))
+
+    def _batch_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        backward = self.module.ops.aten.native_batch_norm_backward.default
+        given = (first(dy), first(x), gamma, None, None, mean.float(), rstd.float(), True, 1e-5, [True] * 3)
+        return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
+
+    def _batch_norm_inference_backward(
+        self, dy: Any, x: Any, mean: Any, var: Any, gamma: Any, eps: float, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        backward = self.module.ops.aten.native_batch_norm_backward.default
+        given = (first(dy), first(x), gamma, mean, var, None, None, False, eps, [True] * 3)
+        return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
+
+    def _dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
+        return Prepared(partial(self.module.dropout, x, p, True), self._reader("y"), random=True)
+
+    def _spatial_dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
+        return Prepared(partial(self.module.feature_dropout, x, p, True), self._reader("y"), random=True)
+
+    def _dropout_backward(self, dy: Any, p: float, seed: int, offset: int) -> Prepared:
+        """What autograd does: a product with the noise that forward saved; here that of cregkit's mask."""
+        keep = oracle.dropout_keep(tuple(dy.shape), p, seed=seed, offset=offset)
+        return self._times_noise(dy, keep, p)
+
+    def _spatial_dropout_backward(self, dy: Any, p: float, seed: int, offset: int) -> Prepared:
+        keep = oracle.dropout_keep(tuple(dy.shape[:2]), p, seed=seed, offset=offset)
+        return self._times_noise(dy, keep.reshape(*keep.shape, *[1] * (dy.ndim - 2)), p)
+
+    def _times_noise(self, dy: Any, keep: NDArray[np.bool_], p: float) -> Prepared:
+        noise = self.module.from_numpy((keep / (1.0 - p)).astype(np.float32))
+        return Prepared(partial(self.module.mul, dy, noise), self._reader("dx"))
+
+    def _l2_gradient(self, w: Any, weight_decay: float) -> Prepared:
+        return Prepared(partial(self.module.mul, w, weight_decay), self._reader("dw"))
+
+    def _sgd_step(self, w: Any, dw: Any, lr: float, weight_decay: float, momentum: float, velocity: Any) -> Prepared:
+        w.grad = dw
+        optimizer = self.module.optim.SGD([w], lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+        optimizer.state[w]["momentum_buffer"] = velocity
+        return Prepared(optimizer.step, lambda _: {"w": w.numpy(), "velocity": velocity.numpy()})
+
+    def _adamw_step(self, w: Any, dw: Any, m: Any, v: Any, step: int, lr: float, decoupled: bool) -> Prepared:
+        w.grad = dw
+        make = self.module.optim.AdamW if decoupled else self.module.optim.Adam
+        optimizer = make([w], lr, weight_decay=0.01, fused=True)
+        done = self.module.tensor(float(step - 1))
+        optimizer.state[w].update(step=done, exp_avg=m, exp_avg_sq=v)
+        return Prepared(optimizer.step, lambda _: {"w": w.numpy(), "m": m.numpy(), "v": v.numpy()})
+
+
+class TorchCompile(Torch):
+    """PyTorch, with each op through ``torch.compile``: for those ops where it makes code of its own."""
+
+    name = "torch.compile"
+    _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "dropout")
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Compile for these very shapes: the first call takes seconds."""
+        eager = super().prepare(case, arguments) if case.op in self._COMPILED else None
+        if eager is None:
+            return None
+        self.module.compiler.reset()
+        function, given = eager.call.func, eager.call.args  # type: ignore[attr-defined]
+        tensors = [value for value in given if isinstance(value, self.module.Tensor)]
+        compiled = self.module.compile(lambda *inputs: function(*_with(given, inputs, self.module)), dynamic=False)
+        return eager._replace(call=partial(compiled, *tensors))
+
+
+def _with(given: tuple[Any, ...], tensors: tuple[Any, ...], torch: Any) -> list[Any]:
+    """Put ``tensors`` in the places of those among ``given``."""
+    following = iter(tensors)
+    return [next(following) if isinstance(value, torch.Tensor) else value for value in given]
+
+
+class OnnxRuntime(Peer):
+    """ONNX Runtime on a model of one node, with input and output bound ahead."""
+
+    name = "onnxruntime"
+    package = "onnxruntime"
+    pool = "onnxruntime"
+    _NODES: ClassVar[Mapping[str, tuple[str, int, tuple[str, ...]]]] = {
+        "layer_norm": ("LayerNormalization", 17, ("x", "gamma", "beta")),
+        "rms_norm": ("RMSNormalization", 23, ("x", "gamma")),
+        "batch_norm": ("BatchNormalization", 15, ("x", "gamma", "beta", "mean", "var")),
+    }
+
+    def __init__(self, n_threads: int) -> None:
+        """Import ONNX Runtime and what makes its models."""
+        super().__init__(n_threads)
+        self._ort = importlib.import_module("onnxruntime")
+        self._onnx = importlib.import_module("onnx")
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether ONNX Runtime is installed, and onnx to make models with."""
+        return super().available() and importlib.util.find_spec("onnx") is not None
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Take the forward ops that ONNX defines; channels come second there."""
+        if case.op not in self._NODES or arguments.get("channel_axis", 1) != 1:
+            return None
+        kind, opset, names = self._NODES[case.op]
+        inputs = {name: arguments[name] for name in names}
+        session = self._ort.InferenceSession(
+            self._model(kind, opset, inputs, arguments["eps"]), self._options(), providers=["CPUExecutionProvider"]
+        )
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
+        shape = arguments["x"].shape
+        binding.bind_ortvalue_output("y", self._ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32))
+        return Prepared(partial(session.run_with_iobinding, binding), lambda _: {"y": binding.copy_outputs_to_cpu()[0]})
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._n_threads
+        options.log_severity_level = 3
+        return options
+
+    def _model(self, kind: str, opset: int, inputs: Mapping[str, NDArray[Any]], eps: float) -> bytes:
+        helper, real = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            [helper.make_node(kind, list(inputs), ["y"], epsilon=eps)],
+            kind,
+            [helper.make_tensor_value_info(name, real, value.shape) for name, value in inputs.items()],
+            [helper.make_tensor_value_info("y", real, inputs["x"].shape)],
+        )
+        opsets = [helper.make_opsetid("", opset)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+        serialised: bytes = model.SerializeToString()
+        return serialised
+
+
+class Jax(Peer):
+    """JAX on the CPU, each op compiled as a whole."""
+
+    name = "jax"
+    package = "jax"
+    pool = "jax"
+
+    def __init__(self, n_threads: int) -> None:
+        """Import JAX."""
+        super().__init__(n_threads)
+        self._jax = importlib.import_module("jax")
+        self._jax.config.update("jax_platforms", "cpu")
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Take the ops that have a method here, written as JAX users write them."""
+        function = getattr(self, f"_{case.op}", None)
+        if function is None:
+            return None
+        arrays = {name: self._jax.numpy.asarray(v) for name, v in arguments.items() if isinstance(v, np.ndarray)}
+        constants = {name: value for name, value in arguments.items() if name not in arrays}
+        compiled = self._jax.jit(partial(function, **constants)).lower(**arrays).compile()
+        call = partial(compiled, **arrays)
+        return Prepared(lambda: call().block_until_ready(), lambda y: {"y": np.asarray(y)}, random=case.op == "dropout")
+
+    def _layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+        centred = x - x.mean(-1, keepdims=True)
+        rstd = self._jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + eps)
+        return centred * rstd * gamma + beta
+
+    def _rms_norm(self, x: Any, gamma: Any, eps: float) -> Any:
+        return x * self._jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * gamma
+
+    def _batch_norm(self, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Any:
+        shape = [1] * x.ndim
+        shape[channel_axis] = -1
+        scale = gamma * self._jax.lax.rsqrt(var + eps)
+        return (x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape)
+
+    def _dropout(self, x: Any, p: float, seed: int, offset: int) -> Any:
+        keep = self._jax.random.bernoulli(self._jax.random.key(seed), 1.0 - p, x.shape)
+        return self._jax.numpy.where(keep, x / (1.0 - p), 0.0)
+
+
+PEERS: tuple[type[Peer], ...] = (Torch, TorchCompile, OnnxRuntime, Jax, Oracle)
+"""In the order of measurement: those that share cregkit's OpenMP threads first."""
+
+
+def elements(arguments: Arguments) -> int:
+    """Size of the largest array among the arguments, or of the shape they give."""
+    sizes = [value.size for value in arguments.values() if isinstance(value, np.ndarray)]
+    return max(sizes) if sizes else math.prod(arguments["shape"])
+
+
+def copy_changed(case: Case, arguments: Arguments) -> Arguments:
+    """Return the arguments with a copy of each that the op changes in place."""
+    return {name: value.copy() if name in case.changed else value for name, value in arguments.items()}
+
+
+def named(case: Case, arguments: Arguments, returned: Any) -> Results:
+    """Name what a cregkit op returned, and the arguments it changed."""
+    values = returned if isinstance(returned, tuple) else (returned,)
+    results = {name: np.asarray(value) for name, value in zip(case.outputs, values, strict=False) if value is not None}
+    return results | {name: arguments[name] for name in case.changed}
+
+
+def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: Mapping[str, NDArray[Any]]) -> str:
+    """Run a peer's op once: what is wrong with its results, or an empty string."""
+    got = prepared.read(prepared.call())
+    for name, value in got.items():
+        if value.shape != reference[name].shape:
+            return f"{name} has shape {value.shape}, not {reference[name].shape}"
+        if prepared.random:
+            wrong = _drops_wrongly(case, arguments, value)
+        else:
+            error = float(np.abs(value.astype(np.float64) - reference[name]).max(initial=0.0))
+            limit = SLACK * largest(arguments, reference[name])
+            wrong = "" if error <= limit else f"is off by {error:.3g}, where {limit:.3g} is rounding"
+        if wrong:
+            return f"{name} {wrong}"
+    return "" if got else "gives no result"
+
+
+def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
+    """Say what is wrong with dropout by other random numbers: scale, or the share that is kept."""
+    x, p = arguments["x"], arguments["p"]
+    dropped = y == 0.0
+    if not np.allclose(y, np.where(dropped, 0.0, x / (1.0 - p)), rtol=1e-6, atol=0.0):
+        return "is not x / (1 - p) where it is kept"
+    draws = dropped.reshape(*x.shape[:2], -1).all(axis=-1) if case.op == "spatial_dropout" else dropped
+    share, deviation = float(draws.mean()), math.sqrt(p * (1.0 - p) / draws.size)
+    return "" if abs(share - p) <= 6.0 * deviation else f"drops {share:.4f} of x, not {p}"
+
+
+def _channels_first(channel_axis: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return views: to (N, C, ...) as PyTorch wants it, and back. Channels last stay channels last in memory."""
+    if channel_axis == 1:
+        return (lambda tensor: tensor), (lambda tensor: tensor)
+    return (lambda tensor: tensor.movedim(-1, 1)), (lambda tensor: tensor.movedim(1, -1))

@@ -1,0 +1,58 @@
+"""The roofline: the fastest copy of as many bytes as the op moves, with the same threads, in the same run.
+
+Each copy writes into a buffer that is there already:
+
+``numpy``    one ``numpy.copyto``, the fastest for what fits into a cache
+``threads``  ``numpy.copyto`` of one part per Python thread
+``memcpy``   the C library's ``memcpy`` by blocks on OpenMP threads (``dropout`` with ``p=0``, which copies)
+``stream``   a product with one on OpenMP threads, whose stores bypass the caches for large arrays (``l2_gradient``)
+``torch``    ``Tensor.copy_``, if PyTorch is installed
+
+Below a mebibyte, where waking a thread takes longer than the copy, ``numpy`` and ``torch`` are all that compete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import functional
+from cregkit.benchmark.timing import Contestant
+
+THREADED_BYTES = 1 << 20
+
+
+def copies(n_bytes: int, n_threads: int, torch: Any = None) -> dict[str, Contestant]:
+    """Return every copy that moves ``n_bytes``: half of them are read, half written. ``torch`` is the module or None.
+
+    The arrays are filled first, so that every page is there.
+    """
+    x = np.ones(max(1, n_bytes // 8), np.float32)
+    y = np.zeros_like(x)
+    y.fill(0.0)
+    contestants = {"numpy": Contestant(lambda: np.copyto(y, x))}
+    if torch is not None:
+        source, target = torch.from_numpy(x), torch.from_numpy(y)
+        contestants["torch"] = Contestant(lambda: target.copy_(source))
+    if n_bytes >= THREADED_BYTES:
+        contestants["memcpy"] = Contestant(lambda: functional.dropout(x, 0.0, seed=0, out=y))
+        contestants["stream"] = Contestant(lambda: functional.l2_gradient(x, 1.0, out=y))
+        contestants["threads"] = Contestant(_threaded(x, y, n_threads), pool="python")
+    return contestants
+
+
+def _threaded(x: NDArray[Any], y: NDArray[Any], n_threads: int) -> Callable[[], None]:
+    """Return a copy by parts, the first of which the calling thread takes."""
+    parts = list(zip(np.array_split(y, n_threads), np.array_split(x, n_threads), strict=True))
+    executor = ThreadPoolExecutor(n_threads)
+
+    def copy() -> None:
+        others = [executor.submit(np.copyto, *part) for part in parts[1:]]
+        np.copyto(*parts[0])
+        wait(others)
+
+    return copy

@@ -1,0 +1,135 @@
+"""One row of the benchmark: an op on a shape, checked against the oracle, then timed beside copies and peers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cregkit import cases, functional
+from cregkit.benchmark import peers as peers_module
+from cregkit.benchmark.peers import Peer, Torch
+from cregkit.benchmark.roofline import copies
+from cregkit.benchmark.shapes import QUICK_CASES, SHAPES
+from cregkit.benchmark.timing import Contestant, Measurement, measure
+from cregkit.cases import Arguments, Case, Shape
+from cregkit.kernels import _runtime
+
+OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
+COPY = "copy: "
+PARALLEL_ELEMENTS = 1 << 18
+"""From this size on, an op is also timed on one thread."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of an op on a shape: seconds per call by contestant, and who was not timed for being wrong."""
+
+    case: str
+    shape: Shape
+    n_bytes: int
+    """Bytes the op moves beyond the caches."""
+    times: Mapping[str, Measurement]
+    void: Mapping[str, str] = field(default_factory=dict)
+    """What was wrong, by contestant."""
+
+    @property
+    def n_elements(self) -> int:
+        """The size of the shape."""
+        return math.prod(self.shape)
+
+    def seconds(self, contestant: str) -> float:
+        """The time of a contestant; infinite if it was not timed."""
+        return self.times[contestant].quartile if contestant in self.times else math.inf
+
+    @property
+    def copy(self) -> str:
+        """The fastest copy."""
+        return min((name for name in self.times if name.startswith(COPY)), key=self.seconds, default="")
+
+    def share(self, contestant: str) -> float:
+        """The contestant's bandwidth as a share of the fastest copy's."""
+        return self.seconds(self.copy) / self.seconds(contestant)
+
+    def best(self, among: Sequence[str]) -> str:
+        """The fastest of these peers, or an empty string if none was timed."""
+        return min((name for name in among if name in self.times), key=self.seconds, default="")
+
+    def ratio(self, peer: str, contestant: str = OURS) -> float:
+        """How many times as long as cregkit the peer takes."""
+        return self.seconds(peer) / self.seconds(contestant)
+
+
+def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
+    """Return what to measure: the tuned shapes of every case or the held-out ones; ``quick``: a few of some."""
+    planned = []
+    for case in cases.CASES:
+        shapes = SHAPES[case.name]
+        chosen = shapes.held_out if held_out else shapes.tuned
+        if quick:
+            chosen = (chosen[:3] if held_out else shapes.quick) if case.name in QUICK_CASES else ()
+        planned += [(case, shape) for shape in chosen]
+    return planned
+
+
+def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int, budget: float) -> Row:
+    """Check cregkit and the peers against the oracle, then time those that are right, and the copies.
+
+    A wrong result of cregkit's voids the row; that of a peer, its entry.
+    """
+    arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
+    n_bytes = case.bytes_per_element * math.prod(shape)
+    reference = cases.reference(case, arguments)
+    errors = cases.errors(case, arguments, cases.run(case, functional, arguments), reference)
+    wrong = [f"{name} is off by {share:.3g} times its tolerance" for name, share in errors.items() if not share <= 1.0]
+    if wrong:
+        return Row(case.name, shape, n_bytes, {}, {OURS: "; ".join(wrong)})
+    contestants = ours(case, arguments, n_threads)
+    void = {}
+    for peer in peers:
+        prepared = peer.prepare(case, arguments)
+        if prepared is None:
+            continue
+        if complaint := peers_module.complaint(case, arguments, prepared, reference):
+            void[peer.name] = complaint
+        else:
+            contestants[peer.name] = Contestant(prepared.call, peer.pool)
+    del reference
+    torch = next((peer.module for peer in peers if isinstance(peer, Torch)), None)
+    contestants |= {COPY + name: contestant for name, contestant in copies(n_bytes, n_threads, torch).items()}
+    before = _runtime.get_num_threads()
+    try:
+        times = measure(dict(sorted(contestants.items(), key=lambda item: item[1].pool != "openmp")), budget)
+    finally:
+        _runtime.set_num_threads(before)
+    return Row(case.name, shape, n_bytes, times, void)
+
+
+def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contestant]:
+    """Return cregkit's op on these arguments: allocating, into ``out``, and, where it is large, on one thread."""
+    function = getattr(functional, case.op)
+    call = _bound(function, peers_module.copy_changed(case, arguments))
+    threads = partial(_runtime.set_num_threads, n_threads)
+    contestants = {OURS: Contestant(call, setup=threads)}
+    like = arguments.get("x", arguments.get("dy", arguments.get("w")))
+    if "out" in inspect.signature(function).parameters and like is not None:
+        contestants[OURS_OUT] = Contestant(partial(call, out=np.zeros_like(like)), setup=threads)
+    if n_threads > 1 and peers_module.elements(arguments) >= PARALLEL_ELEMENTS:
+        contestants[OURS_SERIAL] = Contestant(call, setup=partial(_runtime.set_num_threads, 1))
+    return contestants
+
+
+def _bound(function: Any, arguments: Arguments) -> partial[Any]:
+    """Bind the arguments by position as far as they go, as a call that is to be fast would give them."""
+    given = dict(arguments)
+    positional = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in given or parameter.kind is parameter.KEYWORD_ONLY:
+            break
+        positional.append(given.pop(name))
+    return partial(function, *positional, **given)
