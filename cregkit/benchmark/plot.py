@@ -1,4 +1,5 @@
-"""The picture of a run: share of the fastest copy's bandwidth over size, a panel for each op, a line for each peer."""
+"""The picture of a run: share of the fastest copy's bandwidth over size, a panel for each op
+whose speed is promised, a line for each peer."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cregkit.benchmark.report import Report
+from cregkit.benchmark.shapes import PROMISED
 from cregkit.benchmark.suite import OURS, OURS_OUT, Row
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -41,7 +43,8 @@ def draw(path: str, report: Report) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    ops = list(dict.fromkeys(row.case for row in report.rows if row.times))
+    measured = {row.case for row in report.rows if row.times}
+    ops = [name for name in PROMISED if name in measured]
     n_rows = max(1, math.ceil(len(ops) / _COLUMNS))
     n_columns = max(1, min(_COLUMNS, len(ops)))
     figure = Figure(figsize=(3.3 * n_columns + 0.4, 2.5 * n_rows + 1.4), layout="constrained")
@@ -88,6 +91,7 @@ def _panel(ax: Any, op: str, rows: Sequence[Row]) -> set[str]:
     ax.set_title(op, fontsize=10, color=_INK)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g}%"))
+    ax.xaxis.set_major_locator(FixedLocator([2.0**power for power in range(8, 32, 4)]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())
     ax.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=8)

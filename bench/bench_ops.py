@@ -1,0 +1,93 @@
+"""Every op of ``cregkit/cases.py`` at a small, a cache and a memory size: cregkit, a copy, and every peer installed.
+
+The shapes are in ``cregkit/benchmark/shapes.py``, the tuned and the held-out list, because the installed command
+``cregkit bench`` needs them too. Here one contestant runs after the other; for ratios, ``cregkit bench`` takes them in
+turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import copy_seconds, peer
+
+from cregkit import cases, functional
+from cregkit.benchmark import suite
+from cregkit.benchmark.peers import PEERS, complaint
+from cregkit.benchmark.roofline import copies
+from cregkit.benchmark.shapes import SHAPES
+
+SIZES = ("small", "cache", "memory")
+CELLS = [(case, size) for case in cases.CASES for size in SIZES]
+KINDS = {kind.name: kind for kind in PEERS}
+
+
+class Cell(NamedTuple):
+    """A case on a shape, with its arguments and the oracle's results."""
+
+    case: cases.Case
+    shape: cases.Shape
+    arguments: cases.Arguments
+    reference: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.case.bytes_per_element * math.prod(self.shape)
+
+
+class Contestant(NamedTuple):
+    name: str
+    call: Callable[[], object]
+
+
+@pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0].name} {cell[1]}", scope="module")
+def cell(request):
+    case, size = request.param
+    shape = SHAPES[case.name].quick[SIZES.index(size)]
+    arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
+    return Cell(case, shape, arguments, cases.reference(case, arguments))
+
+
+@pytest.fixture(params=[suite.OURS, suite.OURS_OUT, "copy", *KINDS])
+def contestant(request, cell, n_threads):
+    """Each contestant, its results checked; skipped where it lacks the op."""
+    name = request.param
+    if name in KINDS:
+        return Contestant(name, peer_call(KINDS[name], cell, n_threads))
+    if name == "copy":
+        candidates = copies(cell.n_bytes, n_threads)
+        return Contestant(name, candidates.get("memcpy", candidates["numpy"]).call)
+    got = cases.run(cell.case, functional, cell.arguments)
+    assert max(cases.errors(cell.case, cell.arguments, got, cell.reference).values()) <= 1.0
+    own = suite.ours(cell.case, cell.arguments, n_threads)
+    if name not in own:
+        pytest.skip(f"{cell.case.op} has no out=")
+    return Contestant(name, own[name].call)
+
+
+def peer_call(kind, cell, n_threads):
+    if not kind.available():
+        pytest.skip(f"{kind.name} is not installed")
+    prepared = peer(kind.name, n_threads).prepare(cell.case, cell.arguments)
+    if prepared is None:
+        pytest.skip(f"{kind.name} has no {cell.case.op}, or none worth the wait at this size")
+    assert not complaint(cell.case, cell.arguments, prepared, cell.reference)
+    return prepared.call
+
+
+@pytest.mark.benchmark(max_time=0.1, min_rounds=5, warmup=True, warmup_iterations=2, disable_gc=True)
+def test_speed(contestant, benchmark, cell, n_threads):
+    benchmark(contestant.call)
+    seconds = benchmark.stats.stats.q1
+    benchmark.extra_info.update(
+        op=cell.case.name,
+        shape=cell.shape,
+        contestant=contestant.name,
+        n_threads=n_threads,
+        gigabytes_per_second=cell.n_bytes / seconds / 1e9,
+        share_of_copy=copy_seconds(cell.n_bytes, n_threads) / seconds,
+    )
