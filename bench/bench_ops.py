@@ -79,6 +79,7 @@ def peer_call(kind, cell, n_threads):
     return prepared.call
 
 
+@pytest.mark.filterwarnings("default")  # what the peers warn of is theirs
 @pytest.mark.benchmark(max_time=0.1, min_rounds=5, warmup=True, warmup_iterations=2, disable_gc=True)
 def test_speed(contestant, benchmark, cell, n_threads):
     benchmark(contestant.call)

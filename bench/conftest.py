@@ -24,7 +24,7 @@ def peer(name, n_threads):
 @cache
 def copy_seconds(n_bytes, n_threads):
     """The time of the fastest copy that moves ``n_bytes``."""
-    torch = peer("torch", n_threads).module if Torch.available() else None
+    torch = Torch(n_threads).module if Torch.available() else None
     times = measure(copies(n_bytes, n_threads, torch), COPY_SECONDS)
     return min(measurement.quartile for measurement in times.values())
 

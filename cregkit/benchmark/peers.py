@@ -51,7 +51,7 @@ class Peer(ABC):
     """Peers with equal pools share their threads."""
 
     def __init__(self, n_threads: int) -> None:
-        """Import the library and set its number of threads."""
+        """Import the library."""
         self._n_threads = n_threads
 
     @classmethod
@@ -92,13 +92,13 @@ class Torch(Peer):
     pool = "openmp"  # one libgomp serves PyTorch and cregkit in one process
 
     def __init__(self, n_threads: int) -> None:
-        """Import PyTorch and set its number of threads, which holds for the whole process."""
+        """Import PyTorch."""
         super().__init__(n_threads)
         self.module = importlib.import_module("torch")
-        self.module.set_num_threads(n_threads)
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take the ops that have a method here."""
+        """Take the ops that have a method here, and set the number of threads, which holds for the whole process."""
+        self.module.set_num_threads(self._n_threads)
         make = getattr(self, f"_{case.op}", None)
         if make is None:
             return None

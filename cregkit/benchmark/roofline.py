@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,30 @@ from numpy.typing import NDArray
 
 from cregkit import functional
 from cregkit.benchmark.timing import Contestant
+from cregkit.kernels import _runtime
 
 THREADED_BYTES = 1 << 20
 
 
 def copies(n_bytes: int, n_threads: int, torch: Any = None) -> dict[str, Contestant]:
-    """Return every copy that moves ``n_bytes``: half of them are read, half written. ``torch`` is the module or None.
-
-    The arrays are filled first, so that every page is there.
-    """
+    """Return every copy that moves ``n_bytes``, half of them read, half written; ``torch`` is the module or None."""
     x = np.ones(max(1, n_bytes // 8), np.float32)
-    y = np.zeros_like(x)
-    y.fill(0.0)
+    return copies_between(x, np.full_like(x, 2.0), n_threads, torch)  # filled, so that every page is there
+
+
+def copies_between(
+    x: NDArray[np.float32], y: NDArray[np.float32], n_threads: int, torch: Any = None
+) -> dict[str, Contestant]:
+    """Return every copy of the flat ``x`` into ``y``."""
+    threads = partial(_runtime.set_num_threads, n_threads)
     contestants = {"numpy": Contestant(lambda: np.copyto(y, x))}
     if torch is not None:
+        torch.set_num_threads(n_threads)
         source, target = torch.from_numpy(x), torch.from_numpy(y)
         contestants["torch"] = Contestant(lambda: target.copy_(source))
-    if n_bytes >= THREADED_BYTES:
-        contestants["memcpy"] = Contestant(lambda: functional.dropout(x, 0.0, seed=0, out=y))
-        contestants["stream"] = Contestant(lambda: functional.l2_gradient(x, 1.0, out=y))
+    if x.nbytes + y.nbytes >= THREADED_BYTES:
+        contestants["memcpy"] = Contestant(lambda: functional.dropout(x, 0.0, seed=0, out=y), setup=threads)
+        contestants["stream"] = Contestant(lambda: functional.l2_gradient(x, 1.0, out=y), setup=threads)
         contestants["threads"] = Contestant(_threaded(x, y, n_threads), pool="python")
     return contestants
 
