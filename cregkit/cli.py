@@ -76,7 +76,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers",
         type=lambda text: [name for name in text.split(",") if name],
         metavar="NAMES",
-        help="of torch,torch.compile,onnxruntime,jax,oracle; default: all that are installed",
+        help="of torch,torch.compile,onnxruntime,jax,oracle; default: all installed but for torch.compile and jax with --quick",
     )
     parser.add_argument("--json", metavar="FILE", help="write machine, times and verdicts to FILE")
     parser.add_argument("--png", metavar="FILE", help="draw the share of the copy's bandwidth over size")

@@ -60,6 +60,10 @@ def run(options: Options) -> bool:
 
     console = Console()
     console.line(report.machine_line(about))
+    if about["load"] > about["cores"] / 2:
+        console.line(
+            "other processes are at work here: they disturb calls on several threads most; repeat when it is quiet"
+        )
     rows: list[suite.Row] = []
     complete = False
     try:
