@@ -76,7 +76,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers",
         type=lambda text: [name for name in text.split(",") if name],
         metavar="NAMES",
-        help="of torch,torch.compile,onnxruntime,jax,oracle; default: all installed but for torch.compile and jax with --quick",
+        help="of torch,torch.compile,onnxruntime,jax,oracle; default: what is installed",
     )
     parser.add_argument("--json", metavar="FILE", help="write machine, times and verdicts to FILE")
     parser.add_argument("--png", metavar="FILE", help="draw the share of the copy's bandwidth over size")
@@ -143,8 +143,8 @@ example:
 Time every op in turn with the fastest copy of the same bytes and with each peer that is installed: PyTorch,
 torch.compile, ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first: who gives a wrong one
 is not timed. Print the times (lower quartiles), the best peer's over ours, the share of the copy's bandwidth, and
-whether each speed that is promised was reached. Takes some ten minutes, --quick under one. Ctrl-C ends with what was
-measured so far.
+whether each speed that is promised was reached. Takes some ten minutes; --quick under one, without torch.compile and
+JAX, which compile for seconds, unless they are named. Ctrl-C ends with what was measured so far.
 
 Exit code 1 if an op of ours is wrong or, with --compare, slower than in the older run beyond the noise of both.
 
