@@ -54,6 +54,17 @@ def assert_forward_and_backward(
             assert_gradients(got, wanted, {"dy": dy, "rstd": saved64[-1]}, isa)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 100.0])
+@pytest.mark.parametrize(
+    ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
+)
+def test_a_million_values(op: str, shape: cases.Shape, offset: float) -> None:
+    """Enough rows (channels) to meet the rare ones whose roundings add up."""
+    x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
+    wanted = getattr(oracle, f"{op}_forward")(x)[0]
+    assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x)[0], wanted, {}, op)
+
+
 OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "batch_norm": 1e-5}
 
