@@ -22,7 +22,7 @@
 
 enum {
     COLUMN_TILE = 512, /* channels whose running sums stay in L1 together */
-    LEADING_ROWS = 16,  /* rows that give the provisional mean */
+    LEADING_ROWS = 16, /* rows that give the provisional mean */
     SUM_ROWS = 8,      /* rows summed in registers before the running sums are touched */
     APPLY_ROWS = 4     /* rows that share one load of their channels' parameters */
 };
