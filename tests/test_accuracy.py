@@ -234,6 +234,16 @@ def test_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> N
             assert_forward_and_backward(op, row.reshape(shape), EPS[op], cases.NORMALISED, **options)
 
 
+@pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
+def test_columns_unlike_their_first_rows(step: float) -> None:
+    """Thousands of channels, to meet those whose roundings add up most."""
+    for rows in (63, 64):
+        x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
+        x[:16] += np.float32(step)
+        wanted = oracle.batch_norm_forward(x)[0]
+        assert_within(CONTRACT_Y, functional.batch_norm_forward(x)[0], wanted, {}, f"{rows} rows")
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
 @pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
 def test_eps(op: str, eps: float) -> None:
