@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import ISAS, Array, run_python
+from support import ISAS, Array, needs_openmp, run_python
 
 from cregkit import functional
 from cregkit.kernels import _cpu, _runtime
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
-needs_openmp = pytest.mark.skipif(not _runtime.openmp_version(), reason="built without OpenMP")
 
 # ---- instruction sets ----
 
