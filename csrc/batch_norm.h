@@ -22,7 +22,7 @@
 
 enum {
     COLUMN_TILE = 512, /* channels whose running sums stay in L1 together */
-    LEADING_ROWS = 8,  /* rows that give the provisional mean */
+    LEADING_ROWS = 16, /* rows that give the provisional mean */
     SUM_ROWS = 8,      /* rows summed in registers before the running sums are touched */
     APPLY_ROWS = 4     /* rows that share one load of their channels' parameters */
 };
@@ -101,7 +101,8 @@ static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, pt
         ptrdiff_t i = 0;
         for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
             columns_moments_rows(x + i * stride, SUM_ROWS, stride, n, shift, sum, squares);
-        for (; i < rows; i++) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
+        for (; i + 2 <= rows; i += 2) columns_moments_rows(x + i * stride, 2, stride, n, shift, sum, squares);
+        if (i < rows) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
         poor = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
             const double total = sum[j], correction = total * per_count,
