@@ -22,7 +22,7 @@
 
 enum {
     COLUMN_TILE = 512, /* channels whose running sums stay in L1 together */
-    LEADING_ROWS = 8,  /* rows that give the provisional mean */
+    LEADING_ROWS = 16, /* rows that give the provisional mean */
     SUM_ROWS = 8,      /* rows summed in registers before the running sums are touched */
     APPLY_ROWS = 4     /* rows that share one load of their channels' parameters */
 };
@@ -101,7 +101,8 @@ static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, pt
         ptrdiff_t i = 0;
         for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
             columns_moments_rows(x + i * stride, SUM_ROWS, stride, n, shift, sum, squares);
-        for (; i < rows; i++) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
+        for (; i + 2 <= rows; i += 2) columns_moments_rows(x + i * stride, 2, stride, n, shift, sum, squares);
+        if (i < rows) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
         poor = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
             const double total = sum[j], correction = total * per_count,
@@ -217,19 +218,19 @@ CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
 }
 
 /* `rows` rows of columns [j, j + left), at most a register's worth. */
-CREG_INLINE void column_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
+CREG_INLINE void column_apply(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
                               const creg_channels *ch, int stream)
 {
     const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
     const vf scale = v_load_part(ch->scale + j, left), bias = v_load_part(ch->bias + j, left);
-    for (ptrdiff_t i = 0; i < rows; i++) {
+    for (int i = 0; i < rows; i++) {
         const vf v = v_load_part(x + i * stride + j, left);
         v_put_part(y + i * stride + j, affine(v, hi, lo, scale, bias), left, stream);
     }
 }
 
-CREG_INLINE void columns_apply_rows(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
-                                    ptrdiff_t end, const creg_channels *ch, int stream)
+CREG_INLINE void columns_apply_rows(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
+                                    const creg_channels *ch, int stream)
 {
     for (; j + CREG_W <= end; j += CREG_W) column_apply(x, y, rows, stride, j, CREG_W, ch, stream); /* main loop */
     if (j < end) column_apply(x, y, rows, stride, j, end - j, ch, 0);                               /* tail */
@@ -249,11 +250,11 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
         return;
     }
     const int aligned = stride % CREG_W == 0 && unaligned_lead(y + c0, CREG_W) == 0;
-    if (!stream || aligned)
+    if (aligned)
         for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
             columns_apply_rows(x + i * stride, y + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
     for (; i < rows; i++) {
-        const ptrdiff_t lead = stream ? unaligned_lead(y + i * stride + c0, c1 - c0) : 0;
+        const ptrdiff_t lead = unaligned_lead(y + i * stride + c0, c1 - c0);
         columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0, c0 + lead, ch, 0);
         columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0 + lead, c1, ch, stream);
     }
@@ -275,7 +276,7 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
         return;
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
-    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
+    ptrdiff_t j = unaligned_lead(y, n);
     if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES)
         plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
@@ -420,20 +421,20 @@ CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, 
     return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
 }
 
-CREG_INLINE void column_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t j,
+CREG_INLINE void column_grad(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
                              ptrdiff_t left, const creg_channels *ch, int stream)
 {
     const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
     const vf k1 = v_load_part(ch->k1 + j, left), k2 = v_load_part(ch->k2 + j, left);
     const vf scale = v_load_part(ch->scale + j, left);
-    for (ptrdiff_t i = 0; i < rows; i++) {
+    for (int i = 0; i < rows; i++) {
         const vf g = v_load_part(dy + i * stride + j, left), v = v_load_part(x + i * stride + j, left);
         v_put_part(dx + i * stride + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
     }
 }
 
-CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride,
-                                   ptrdiff_t j, ptrdiff_t end, const creg_channels *ch, int stream)
+CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
+                                   ptrdiff_t end, const creg_channels *ch, int stream)
 {
     for (; j + CREG_W <= end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, CREG_W, ch, stream); /* main loop */
     if (j < end) column_grad(dy, x, dx, rows, stride, j, end - j, ch, 0);                               /* tail */
@@ -454,11 +455,11 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
         return;
     }
     const int aligned = stride % CREG_W == 0 && unaligned_lead(dx + c0, CREG_W) == 0;
-    if (!stream || aligned)
+    if (aligned)
         for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
             columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
     for (; i < rows; i++) {
-        const ptrdiff_t at = i * stride, lead = stream ? unaligned_lead(dx + at + c0, c1 - c0) : 0;
+        const ptrdiff_t at = i * stride, lead = unaligned_lead(dx + at + c0, c1 - c0);
         columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0, c0 + lead, ch, 0);
         columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0 + lead, c1, ch, stream);
     }
@@ -484,7 +485,7 @@ static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, 
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
     const vf scale = v_set1(ch->scale[c]);
-    ptrdiff_t j = stream ? unaligned_lead(dx, n) : 0;
+    ptrdiff_t j = unaligned_lead(dx, n);
     if (j) plane_grad_group(dy, x, dx, j, hi, lo, k1, k2, scale, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES)
         plane_grad_group(dy + j, x + j, dx + j, CREG_LANES, hi, lo, k1, k2, scale, stream);

@@ -110,7 +110,7 @@ CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, i
 static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int stream)
 {
     const vf f = v_set1(factor);
-    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
+    ptrdiff_t j = unaligned_lead(y, n);
     if (j) scale_group(x, y, j, f, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES) scale_group(x + j, y + j, CREG_LANES, f, stream); /* main loop */
     if (j < n) scale_group(x + j, y + j, n - j, f, 0);                                             /* tail */

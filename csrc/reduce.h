@@ -20,7 +20,10 @@
 
 #define AT(p, j) ((p) ? (p) + (j) : NULL) /* an optional array from element j on */
 
-enum { CREG_VECS = CREG_LANES / CREG_W };
+enum {
+    CREG_VECS = CREG_LANES / CREG_W,
+    GRAD_ROWS = 4 /* rows whose parts of dgamma and dbeta are added in registers */
+};
 
 typedef struct {
     vf v[CREG_VECS];
@@ -124,18 +127,18 @@ CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
     acc a = acc_zero();
     const ptrdiff_t lanes = min_size(n, CREG_LANES);
     for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_load_part(x + k * CREG_W, lanes - k * CREG_W);
-    return acc_sum(a) / (float)lanes;
+    return acc_sum(a) * (1.0f / (float)lanes);
 }
 
 /* Moments of `pieces` runs of n elements, `stride` apart: together a panel. */
 CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
 {
-    const double count = (double)(pieces * n);
+    const double count = (double)(pieces * n), per_count = 1.0 / count;
     float shift = leading_mean(x, n);
     for (int refined = 0;; refined = 1) {
         const shifted ctx = {x, v_set1(shift)};
         const sums s = pieces_sums(shifted_terms, &ctx, pieces, stride, n);
-        const double total = s.a, correction = total / count, m2 = (double)s.b - total * correction;
+        const double total = s.a, correction = total * per_count, m2 = (double)s.b - total * correction;
         if (refined || !(total * correction > m2))
             return (moments){count, (double)shift + correction, m2 < 0.0 ? 0.0 : m2};
         shift = (float)((double)shift + correction);

@@ -26,6 +26,7 @@ THREADS = (1, 2, 3, 7)
 OPS = {case.op: case for case in reversed(cases.CASES)}
 OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
 
+needs_openmp = pytest.mark.skipif(not _runtime.openmp_version(), reason="built without OpenMP")
 each_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 each_op = pytest.mark.parametrize("case", OPS.values(), ids=OPS)
 each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OPS_WITH_OUT)

@@ -54,6 +54,17 @@ def assert_forward_and_backward(
             assert_gradients(got, wanted, {"dy": dy, "rstd": saved64[-1]}, isa)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 100.0])
+@pytest.mark.parametrize(
+    ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
+)
+def test_a_million_values(op: str, shape: cases.Shape, offset: float) -> None:
+    """Enough rows (channels) to meet the rare ones whose roundings add up."""
+    x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
+    wanted = getattr(oracle, f"{op}_forward")(x)[0]
+    assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x)[0], wanted, {}, op)
+
+
 OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "batch_norm": 1e-5}
 
@@ -221,6 +232,16 @@ def test_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> N
         for shape in shapes:
             options = {} if op in ROW_OPS else {"channel_axis": 1}
             assert_forward_and_backward(op, row.reshape(shape), EPS[op], cases.NORMALISED, **options)
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
+def test_columns_unlike_their_first_rows(step: float) -> None:
+    """Thousands of channels, to meet those whose roundings add up most."""
+    for rows in (63, 64):
+        x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
+        x[:16] += np.float32(step)
+        wanted = oracle.batch_norm_forward(x)[0]
+        assert_within(CONTRACT_Y, functional.batch_norm_forward(x)[0], wanted, {}, f"{rows} rows")
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])

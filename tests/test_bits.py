@@ -231,6 +231,19 @@ def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode:
 
 
 @needs_mxcsr
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_callers_floating_point_mode_is_left_as_it_was(threads: int) -> None:
+    third, x = np.full(2, 1 / 3), np.ones((300, 301), np.float32)
+    nearest = (third + 1.0).tobytes()
+    with _runtime.num_threads(threads), floating_point_mode(UPWARD):
+        upward = (third + 1.0).tobytes()
+        functional.batch_norm(x, x[0], x[0])
+        after = (third + 1.0).tobytes()
+    assert after == upward != nearest
+    assert (third + 1.0).tobytes() == nearest
+
+
+@needs_mxcsr
 def test_subnormals_are_kept_in_any_mode() -> None:
     x = (np.arange(-40, 41) * np.float32(1e-45)).astype(np.float32).reshape(1, -1)
     wanted = functional.layer_norm(x, eps=0.0)

@@ -1,0 +1,184 @@
+"""Recycled outputs: the same memory again, bounded, given back, whole in a forked child."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import cregkit
+from cregkit.kernels import _pool
+
+LARGE = (1024, 1024)  # 4 MiB
+
+
+@pytest.fixture(autouse=True)
+def empty_pool():
+    gc.collect()
+    cregkit.clear_pool()
+    yield
+    cregkit.clear_pool()
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal(LARGE, dtype=np.float32)
+
+
+def held() -> tuple[int, int]:
+    statistics = _pool.pool_statistics()
+    return statistics["blocks"], statistics["bytes"]
+
+
+def test_a_dead_output_is_the_next_one(x):
+    y = cregkit.rms_norm(x)
+    address = y.ctypes.data
+    assert address % 64 == 0
+    del y
+    assert held()[0] == 1
+    again = cregkit.rms_norm(x)
+    assert again.ctypes.data == address
+    assert held() == (0, 0)
+
+
+def test_a_live_output_is_never_taken(x):
+    ys = [cregkit.dropout(x, 0.5, seed=seed) for seed in range(4)]
+    assert len({y.ctypes.data for y in ys}) == 4
+    for seed, y in enumerate(ys):
+        np.testing.assert_array_equal(y, cregkit.dropout(x, 0.5, seed=seed))
+
+
+def test_a_view_keeps_the_block(x):
+    view = cregkit.rms_norm(x)[3:5]
+    copy = view.copy()
+    for _ in range(3):
+        cregkit.dropout(x, 0.5, seed=1)
+    np.testing.assert_array_equal(view, copy)
+
+
+def test_outputs_are_ordinary_arrays(x):
+    y = cregkit.rms_norm(x)
+    assert y.flags.owndata
+    assert y.base is None
+    assert type(y) is np.ndarray
+    expected = y[:512].copy()
+    y.resize((512, 1024), refcheck=False)
+    np.testing.assert_array_equal(y, expected)
+    y.resize(LARGE, refcheck=False)
+    np.testing.assert_array_equal(y[:512], expected)
+    assert not y[512:].any()
+
+
+def test_small_outputs_are_left_to_numpy():
+    del_me = cregkit.rms_norm(np.ones((8, 1024), np.float32))
+    del del_me
+    assert held() == (0, 0)
+
+
+def test_clear_pool_keeps_nothing(x):
+    for n in (1, 2, 3):
+        cregkit.rms_norm(np.repeat(x, n, axis=0))
+    assert held()[0] > 0
+    cregkit.clear_pool()
+    assert held() == (0, 0)
+
+
+def test_a_long_loop_holds_what_one_turn_needs(x):
+    dy = x.copy()
+    gamma = np.ones(LARGE[1], np.float32)
+
+    def turn() -> None:
+        _, mean, rstd = cregkit.layer_norm_forward(x, gamma)
+        cregkit.layer_norm_backward(dy, x, mean, rstd, gamma)
+
+    turn()
+    after_one = held()
+    for _ in range(50):
+        turn()
+    assert held() == after_one
+
+
+def test_show_config_tells_the_pool(x):
+    cregkit.rms_norm(x)
+    pool = cregkit.show_config()["pool"]
+    assert pool["blocks"] == 1
+    assert x.nbytes <= pool["bytes"] <= pool["limit_bytes"]
+    hits = pool["hits"]
+    cregkit.rms_norm(x)
+    assert cregkit.show_config()["pool"]["hits"] == hits + 1
+
+
+def in_child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_limit_holds_and_the_oldest_go_first():
+    done = in_child(
+        "import numpy as np, cregkit\n"
+        "from cregkit.kernels import _pool\n"
+        "xs = [np.ones((k, 1 << 20), np.float32) for k in (1, 2, 3)]\n"  # 4, 8, 12 MiB and a little
+        "ys = [cregkit.rms_norm(x) for x in xs]\n"
+        "while ys: del ys[0]\n"
+        "s = _pool.pool_statistics(); print(s['blocks'], s['bytes'] <= s['limit_bytes'] == 20 << 20)\n"
+        "hits = s['hits']; y = cregkit.rms_norm(xs[2]); print(_pool.pool_statistics()['hits'] - hits)\n"
+        "z = cregkit.rms_norm(xs[0]); print(_pool.pool_statistics()['hits'] - hits)",
+        CREGKIT_POOL_MB="20",
+    )
+    assert done.stdout.split("\n")[:3] == ["1 True", "1", "1"], done.stderr
+
+
+def test_zero_means_no_pool():
+    done = in_child(
+        "import numpy as np, cregkit\n"
+        "for _ in range(3): cregkit.rms_norm(np.ones((1024, 1024), np.float32))\n"
+        "print(cregkit.show_config()['pool'])",
+        CREGKIT_POOL_MB="0",
+    )
+    assert done.stdout.strip() == "{'blocks': 0, 'bytes': 0, 'limit_bytes': 0, 'hits': 0, 'misses': 0}", done.stderr
+
+
+@pytest.mark.parametrize("setting", ["many", "-1", "1.5"])
+def test_a_bad_limit_is_told(setting):
+    done = in_child("import cregkit; cregkit.rms_norm", CREGKIT_POOL_MB=setting)
+    assert done.returncode != 0
+    assert "CREGKIT_POOL_MB must be a whole number of MiB" in done.stderr
+    assert repr(setting) in done.stderr
+
+
+def test_arrays_die_on_any_thread(x):
+    expected = cregkit.rms_norm(x)
+    wrong = []
+
+    def work() -> None:
+        for _ in range(20):
+            if not np.array_equal(cregkit.rms_norm(x), expected):
+                wrong.append(threading.get_ident())
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_a_whole_pool(x):
+    expected = cregkit.rms_norm(x)
+    cregkit.rms_norm(x)
+    child = os.fork()
+    if child == 0:
+        y = cregkit.rms_norm(x)
+        fine = np.array_equal(y, expected)
+        del y
+        cregkit.clear_pool()
+        os._exit(0 if fine and held() == (0, 0) else 1)
+    assert os.waitpid(child, 0)[1] == 0

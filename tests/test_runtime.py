@@ -1,0 +1,311 @@
+"""The instruction set, the number of threads, and what happens beside other threads and after a fork."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import ISAS, Array, needs_openmp, run_python
+
+from cregkit import functional
+from cregkit.kernels import _cpu, _runtime
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+# ---- instruction sets ----
+
+SHOW_ISA = "from cregkit.kernels import _runtime; print(_runtime.current_isa())"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_environment_chooses_the_isa(isa: str) -> None:
+    for spelling in (isa, f" {isa.upper()} "):
+        assert run_python("-c", SHOW_ISA, CREGKIT_ISA=spelling).stdout.split() == [isa]
+
+
+@pytest.mark.parametrize("isa", ["sse9", "neon" if "neon" not in ISAS else "avx2"])
+def test_an_isa_this_cpu_lacks_is_an_import_error(isa: str) -> None:
+    done = run_python("-c", SHOW_ISA, CREGKIT_ISA=isa)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: ")
+    assert all(word in message for word in ("CREGKIT_ISA", repr(isa), *ISAS))
+
+
+def test_use_isa_refuses_others_and_keeps_the_one_in_use() -> None:
+    before = _runtime.current_isa()
+    with pytest.raises(ValueError, match=r"isa must be one of .*scalar.*'sse9'"):
+        _runtime.use_isa("sse9")
+    assert _runtime.current_isa() == before
+
+
+@linux
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86 flags")
+def test_the_best_isa_is_the_default() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
+    wanted = ["avx512"] if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags else []
+    wanted += ["avx2"] if "avx2" in flags else []
+    assert list(ISAS) == [*wanted, "scalar"]
+    assert run_python("-c", SHOW_ISA).stdout.split() == [ISAS[0]]
+    assert run_python("-c", SHOW_ISA, CREGKIT_ISA="").stdout.split() == [ISAS[0]]
+
+
+# ---- how many threads ----
+
+SHOW_THREADS = "from cregkit.kernels import _runtime; print(_runtime.get_num_threads(), _runtime.threads_origin())"
+
+
+@needs_openmp
+@pytest.mark.parametrize(("value", "threads"), [("3", "3"), ("5,2", "5"), (" 4 ", "4")])
+def test_omp_num_threads(value: str, threads: str) -> None:
+    assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout.split() == [threads, "OMP_NUM_THREADS"]
+
+
+@needs_openmp
+@pytest.mark.parametrize("value", ["", "0", "-2", "many"])
+def test_omp_num_threads_that_means_nothing(value: str) -> None:
+    assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout == run_python("-c", SHOW_THREADS).stdout
+
+
+@linux
+@needs_openmp
+def test_affinity() -> None:
+    one = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); {SHOW_THREADS}"
+    assert run_python("-c", one).stdout.split()[0] == "1"
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V1 = "sys/fs/cgroup/cpu"
+CGROUPS = [
+    ("no files at all", {}, 8),
+    ("v2, no limit", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+    ("v2, whole", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+    ("v2, a part is one more", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    ("v2, at least one", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "1000 100000\n"}, 1),
+    ("v2, beyond the affinity", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "6400000 100000\n"}, 8),
+    ("v2, own group", {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "200000 100000\n"}, 2),
+    (
+        "v2, a group above is tighter",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/cpu.max": "700000 100000\n",
+            "sys/fs/cgroup/a/cpu.max": "400000 100000\n",
+        },
+        4,
+    ),
+    ("v2, nonsense", {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "soon 0\n"}, 8),
+    ("v1, no limit", {f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 8),
+    ("v1, whole", {f"{V1}/cpu.cfs_quota_us": "200000\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 2),
+    (
+        "v1, own group",
+        {
+            "proc/self/cgroup": "4:cpu,cpuacct:/job\n",
+            f"{V1},cpuacct/job/cpu.cfs_quota_us": "350000\n",
+            f"{V1},cpuacct/job/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+    ("v1, period 0", {f"{V1}/cpu.cfs_quota_us": "200000\n", f"{V1}/cpu.cfs_period_us": "0\n"}, 8),
+]
+
+
+@pytest.mark.parametrize(("files", "cpus"), [case[1:] for case in CGROUPS], ids=[case[0] for case in CGROUPS])
+def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_cpu, "affinity", lambda: 8)
+    root = tree(tmp_path, files)
+    assert _cpu.available_cpus(root) == (cpus, "CPU affinity" if cpus == 8 else "cgroup CPU quota")
+    assert math.ceil(min(_cpu.cgroup_quota(root), 8)) == cpus
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    assert _cpu.available_cpus(root) == (6, "OMP_NUM_THREADS")
+
+
+@needs_openmp
+def test_num_threads_nests_and_restores() -> None:
+    before = _runtime.get_num_threads()
+    with _runtime.num_threads(5) as five:
+        assert _runtime.get_num_threads() == 5
+        with _runtime.num_threads(2):
+            assert _runtime.get_num_threads() == 2
+            with five:
+                assert _runtime.get_num_threads() == 5
+            assert _runtime.get_num_threads() == 2
+        assert _runtime.get_num_threads() == 5
+    assert _runtime.get_num_threads() == before
+
+
+def test_num_threads_restores_after_an_error() -> None:
+    before = _runtime.get_num_threads()
+    block = _runtime.num_threads(before + 1)
+    with pytest.raises(ValueError, match="eps"), block:
+        functional.layer_norm(np.ones((2, 2), np.float32), eps=-1.0)
+    assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> None:
+    before, seen = _runtime.get_num_threads(), []
+    try:
+        with _runtime.num_threads(5):
+            _runtime.set_num_threads(6)
+            other = threading.Thread(target=lambda: seen.append(_runtime.get_num_threads()))
+            other.start()
+            other.join()
+            assert (_runtime.get_num_threads(), seen) == (5, [6])
+        assert _runtime.get_num_threads() == 6
+    finally:
+        _runtime.set_num_threads(before)
+
+
+@pytest.mark.parametrize("call", [_runtime.num_threads, _runtime.set_num_threads])
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [(0, ValueError), (-1, ValueError), (4097, ValueError), ("2", TypeError), (1.5, TypeError), (None, TypeError)],
+)
+def test_refused_numbers_of_threads(call: Callable[[Any], Any], n: Any, error: type[Exception]) -> None:
+    before = _runtime.get_num_threads()
+    with pytest.raises(error, match=r"\bn must be"):
+        call(n)
+    assert _runtime.get_num_threads() == before
+
+
+# ---- beside other Python threads ----
+
+
+def test_the_gil_is_released() -> None:
+    """Another Python thread runs in the middle of a long call: in one of twenty, should the machine be busy."""
+    stamps: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(0.001):
+            stamps.append(time.perf_counter())
+
+    ops: list[Callable[[], Any]] = [
+        lambda: functional.dropout_keep(2**25, 0.3, seed=1),
+        lambda: functional.layer_norm(x, out=x),
+        lambda: functional.batch_norm_forward(x, out=x),
+        lambda: functional.l2_gradient(x, 0.5, out=x),
+    ]
+    x = np.ones((2**12, 2**12), np.float32)
+
+    def others_ran(op: Callable[[], Any]) -> bool:
+        start = time.perf_counter()
+        op()
+        end = time.perf_counter()
+        quarter = (end - start) / 4
+        return any(start + quarter < stamp < end - quarter for stamp in list(stamps))
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    try:
+        with _runtime.num_threads(1):
+            for op in ops:
+                assert any(others_ran(op) for _ in range(20))
+    finally:
+        stop.set()
+        ticker.join()
+
+
+def several_ops(x: Array) -> bytes:
+    gamma = np.linspace(0.5, 1.5, x.shape[1], dtype=np.float32)
+    y, mean, rstd = functional.layer_norm_forward(x, gamma)
+    results = [y, *functional.layer_norm_backward(y, x, mean, rstd, gamma)]
+    results += functional.batch_norm_forward(x, gamma)
+    results += [functional.dropout(x, 0.3, seed=4), functional.rms_norm(x), np.float64(functional.l2_penalty(x, 0.1))]
+    return b"".join(result.tobytes() for result in results)
+
+
+def test_eight_python_threads_at_once() -> None:
+    inputs = [np.random.default_rng(i).standard_normal((301 + i, 517)).astype(np.float32) for i in range(8)]
+    with _runtime.num_threads(1):
+        wanted = [several_ops(x) for x in inputs]
+    right = [0] * 8
+    together = threading.Barrier(8)
+
+    def work(i: int) -> None:
+        together.wait()
+        for _ in range(5):
+            with _runtime.num_threads(1 + i % 4):
+                right[i] += several_ops(inputs[i]) == wanted[i]
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert right == [5] * 8
+
+
+# ---- other processes ----
+
+FORK = """
+import os, sys, time
+import numpy as np
+from test_runtime import several_ops
+from cregkit.kernels import _runtime
+
+_runtime.set_num_threads(4)
+x = np.random.default_rng(0).standard_normal((700, 517)).astype(np.float32)
+wanted = several_ops(x)
+child = os.fork()
+if child == 0:
+    right = several_ops(x) == wanted and _runtime.get_num_threads() == 1 and "fork" in _runtime.threads_origin()
+    os._exit(0 if right else 1)
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline:
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid:
+        break
+    time.sleep(0.01)
+else:
+    os.kill(child, 9)
+    sys.exit("the child hangs")
+assert several_ops(x) == wanted  # the parent's threads still work
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+SPAWN = """
+import multiprocessing, sys
+import numpy as np
+from test_runtime import several_ops
+from cregkit.kernels import _runtime
+
+if __name__ == "__main__":
+    _runtime.set_num_threads(4)
+    inputs = [np.random.default_rng(i).standard_normal((700, 517)).astype(np.float32) for i in range(4)]
+    wanted = [several_ops(x) for x in inputs]
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        assert pool.map_async(several_ops, inputs).get(timeout=40) == wanted
+"""
+
+
+@linux
+def test_a_forked_child_is_right_and_does_not_hang() -> None:
+    done = run_python("-c", FORK)
+    assert done.returncode == 0, done.stderr
+
+
+@linux
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(SPAWN)
+    done = run_python(str(script), method)
+    assert done.returncode == 0, done.stderr
