@@ -32,6 +32,8 @@ class Measurement:
     samples is undisturbed even where half are not."""
     mad: float
     """The median absolute deviation from the median."""
+    best: float
+    """The shortest sample."""
     n: int
 
     @classmethod
@@ -41,7 +43,7 @@ class Measurement:
             raise ValueError("samples must not be empty: a measurement needs at least one")
         median = statistics.median(samples)
         mad = statistics.median(abs(sample - median) for sample in samples)
-        return cls(median, sorted(samples)[(len(samples) - 1) // 4], mad, len(samples))
+        return cls(median, sorted(samples)[(len(samples) - 1) // 4], mad, min(samples), len(samples))
 
     @property
     def noise(self) -> float:
