@@ -1,8 +1,7 @@
 """One row per op: its inputs, shapes and tolerances. Tests, ``cregkit check`` and the benchmarks all read it.
 
 A tolerance bounds the error of one output against the float64 oracle: ``max |got - reference| <= bound * scale``. The
-scale
-is 1 where the values are of the order of 1 by construction, else the largest magnitude of the reference.
+scale is 1 where the values are of the order of 1 by construction, else the largest magnitude of the reference.
 """
 
 from __future__ import annotations
@@ -71,10 +70,9 @@ class Case:
     """An op with its arguments, the shapes to try and the tolerances of its results.
 
     ``arguments(shape, rng, offset)`` makes fresh keyword arguments; the data are ``offset + N(0, 1)``. ``outputs``
-    names what
-    the op returns, in order; ``changed`` names the arguments it changes in place. ``bytes_per_element`` is what it
-    must move beyond the caches, for each element of the shape: every pass over an array counts. (Batch statistics need
-    a pass of their own; what fits into a cache moves less.)
+    names what the op returns, in order; ``changed`` names the arguments it changes in place. ``bytes_per_element`` is
+    what it must move beyond the caches, for each element of the shape: every pass over an array counts. (Batch
+    statistics need a pass of their own; what fits into a cache moves less.)
     """
 
     op: str

@@ -2,11 +2,9 @@
 # csrc/batch_norm.h.
 #
 # A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the
-# pieces
-# whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as many
-# whole
-# planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk of some
-# channels.
+# pieces whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as
+# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk
+# of some channels.
 import operator
 
 cimport numpy as cnp
@@ -320,8 +318,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per
-        channel, or a
-        bad ``eps`` or ``momentum``. Nothing is changed then.
+        channel, or a bad ``eps`` or ``momentum``. Nothing is changed then.
 
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
     """

@@ -93,18 +93,19 @@ cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object o
     cdef cnp.ndarray y = output(out, x, name)
     a.x, a.y, a.stream = floats(x), floats(y), streams(n)
     with nogil:
-        if drops_all(&a.random):
-            memset(a.y, 0, n * sizeof(float))
-        elif a.random.fixed_p == 0:
-            copy(a.x, a.y, n)
-        else:
+        if not is_certain(&a.random, a.x, a.y, n):
             parallel_for(dropout_task, &a, task_count(&a), n)
     return y
 
 
-cdef void copy(const float *x, float *y, ptrdiff_t n) noexcept nogil:
-    if x != y:
+# Whether nothing is left to chance: all dropped, or all kept. Then y is done.
+cdef bint is_certain(Random *r, const float *x, float *y, ptrdiff_t n) noexcept nogil:
+    if drops_all(r):
+        memset(y, 0, n * sizeof(float))
+        return True
+    if r.fixed_p == 0 and x != y:
         memcpy(y, x, n * sizeof(float))
+    return r.fixed_p == 0
 
 
 def dropout(x, p=0.5, *, seed, offset=0, out=None):
@@ -146,8 +147,7 @@ def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     """Gradient of :func:`dropout`: ``dx[i] = dy[i] / (1 - p)`` where the forward pass kept element ``i``, else 0.
 
     The same ``p``, ``seed`` and ``offset`` draw the same bits again, so no mask is stored. Arguments and errors are
-    those of
-    :func:`dropout`, with ``dy`` (float32, C-contiguous) in place of ``x``.
+    those of :func:`dropout`, with ``dy`` (float32, C-contiguous) in place of ``x``.
 
     Returns
     -------
@@ -229,11 +229,7 @@ cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object o
     cdef cnp.ndarray y = output(out, x, name)
     a.x, a.y, a.stream = floats(x), floats(y), streams(n)
     with nogil:
-        if drops_all(&a.random):
-            memset(a.y, 0, n * sizeof(float))
-        elif a.random.fixed_p == 0:
-            copy(a.x, a.y, n)
-        else:
+        if not is_certain(&a.random, a.x, a.y, n):
             parallel_for(spatial_task, &a, (a.channels + a.step - 1) // a.step, n)
     return y
 

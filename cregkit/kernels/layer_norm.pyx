@@ -89,8 +89,7 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     y : float32 array like ``x``
     mean, rstd : float64 arrays, shape ``x.shape[:-1]``
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
-        the
-        gradients their accuracy.
+        the gradients their accuracy.
     """
     cdef cnp.ndarray rows = float32_rows(x, "x")
     cdef cnp.ndarray mean = new_array(rows.ndim - 1, cnp.PyArray_DIMS(rows), cnp.NPY_FLOAT64)

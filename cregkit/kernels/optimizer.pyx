@@ -3,7 +3,7 @@ import operator
 
 cimport numpy as cnp
 from libc.float cimport DBL_MAX, FLT_MAX
-from libc.math cimport pow, sqrt
+from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
@@ -178,9 +178,21 @@ cdef struct AdamW:
     float *m
     float *v
     ptrdiff_t n
-    double rate, decay, beta1, beta2, t
+    ptrdiff_t t
+    double rate, decay, beta1, beta2
     bint decoupled
     creg_adamw step
+
+
+# base**n by squaring: only products, each correctly rounded, so the same bits with any maths library.
+cdef double power(double base, ptrdiff_t n) noexcept nogil:
+    cdef double result = 1.0
+    while n > 0:
+        if n & 1:
+            result *= base
+        base *= base
+        n >>= 1
+    return result
 
 
 # From the arguments to the constants of this step.
@@ -190,8 +202,8 @@ cdef void adamw_constants_task(void *args, ptrdiff_t task) noexcept nogil:
     a.step.l2 = 0.0 if a.decoupled else <float>a.decay
     a.step.beta1, a.step.one_minus_beta1 = <float>a.beta1, <float>(1.0 - a.beta1)
     a.step.beta2, a.step.one_minus_beta2 = <float>a.beta2, <float>(1.0 - a.beta2)
-    a.step.step_size = <float>(a.rate / (1.0 - pow(a.beta1, a.t)))
-    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - pow(a.beta2, a.t)))
+    a.step.step_size = <float>(a.rate / (1.0 - power(a.beta1, a.t)))
+    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - power(a.beta2, a.t)))
 
 
 cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -231,8 +243,7 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
         For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
 
     Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015),
-    "Adam",
-    arXiv:1412.6980.
+    "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)

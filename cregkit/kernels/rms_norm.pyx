@@ -113,8 +113,7 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     """Gradients of RMS norm.
 
     With ``x_hat = x * rstd`` and ``g = dy * gamma``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the mean taken over
-    each
-    row; ``dgamma = sum(dy * x_hat)`` over all rows.
+    each row; ``dgamma = sum(dy * x_hat)`` over all rows.
 
     Parameters
     ----------
