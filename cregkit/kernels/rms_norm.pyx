@@ -5,7 +5,7 @@ from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
     doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array,
-    new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, streams,
+    new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
 )
 
 cnp.import_array()
@@ -40,8 +40,7 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object eps, object out, d
     a.step = rows_per_task(cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.stream = streams(a.rows * cols)
-    with nogil:
-        parallel_for(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
+    run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
     return y
 
 
