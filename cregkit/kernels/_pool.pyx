@@ -69,7 +69,7 @@ cdef enum:
     SMALLEST = 64 * 1024  # elements: smaller arrays are recycled well enough by malloc
     HUGE_PAGE = 2 * 1024 * 1024
 
-# A block begins with its own size, on a cache line of its own; the array's data follow.
+# A freed block. Its memory begins with its own size, on a cache line of its own; an array's data follow.
 cdef struct Block:
     size_t size
     void *memory
@@ -113,11 +113,15 @@ cdef void *take(size_t size) noexcept nogil:
     return memory
 
 
+cdef void release_oldest() noexcept nogil:
+    free(held[0].memory)
+    forget(0)
+
+
 # Lets go of the oldest blocks until `size` more bytes fit.
 cdef void make_room(size_t size) noexcept nogil:
     while n_held > 0 and (n_held == MAX_BLOCKS or held_bytes + size > limit_bytes):
-        free(held[0].memory)
-        forget(0)
+        release_oldest()
 
 
 cdef void *pool_malloc(void *ctx, size_t size) noexcept nogil:
@@ -195,8 +199,7 @@ def clear_pool():
     """Give all memory that the pool holds back to the system. Arrays in use are not touched."""
     creg_pool_lock()
     while n_held > 0:
-        free(held[0].memory)
-        forget(0)
+        release_oldest()
     creg_pool_unlock()
 
 

@@ -35,8 +35,7 @@ cdef extern from * nogil:
     #endif
 
     /* A thread's own limit (0: none), and whether this process was forked: the OpenMP runtime's threads do not survive
-    a
-     * fork, and a parallel loop in the child would wait for them for ever. */
+     * a fork, and a parallel loop in the child would wait for them for ever. */
     static _Thread_local int creg_thread_limit = 0;
     static int creg_forked = 0;
     static void creg_note_fork(void) { creg_forked = 1; }
