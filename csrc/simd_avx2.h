@@ -21,8 +21,30 @@ CREG_INLINE vf v_set1(float a) { return _mm256_set1_ps(a); }
 CREG_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 CREG_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
-CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return _mm256_maskload_ps(p, v_mask_n(n)); }
-CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm256_maskstore_ps(p, v_mask_n(n), a); }
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
+{
+    return n >= CREG_W ? v_load(p) : _mm256_maskload_ps(p, v_mask_n(n)); /* a masked load costs more, even of all */
+}
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
+{
+    if (n >= CREG_W) {
+        v_store(p, a);
+        return;
+    }
+    if (n <= 0) return;
+    __m128 rest = _mm256_castps256_ps128(a); /* by halves: a masked store takes some CPUs 40 steps */
+    if (n & 4) {
+        _mm_storeu_ps(p, rest);
+        rest = _mm256_extractf128_ps(a, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, rest);
+        rest = _mm_movehl_ps(rest, rest);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, rest);
+}
 CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return _mm256_and_ps(a, _mm256_castsi256_ps(v_mask_n(n))); }
 
 CREG_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
