@@ -21,10 +21,12 @@
 #include "reduce.h"
 
 enum {
-    COLUMN_TILE = 512, /* channels whose running sums stay in L1 together */
-    LEADING_ROWS = 16, /* rows that give the provisional mean */
-    SUM_ROWS = 8,      /* rows summed in registers before the running sums are touched */
-    APPLY_ROWS = 4     /* rows that share one load of their channels' parameters */
+    COLUMN_TILE = 1024, /* channels whose running sums stay in L1 together */
+    LEADING_ROWS = 16,  /* rows that give the provisional mean */
+    SUM_ROWS = 4,       /* rows summed in registers before the running sums are touched */
+    APPLY_ROWS = 4,     /* rows that share one load of their channels' parameters; streamed rows go one by one, because
+                           streams to several places break up the lines that the processor gathers */
+    LINE_VECS = CREG_LINE / CREG_W
 };
 
 CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c)
@@ -217,23 +219,30 @@ CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
     return (float)(((double)x - ch->mean64[c]) * ch->scale64[c] + (double)ch->bias[c]);
 }
 
-/* `rows` rows of columns [j, j + left), at most a register's worth. */
-CREG_INLINE void column_apply(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
+/* `rows` rows of `vecs` registers' columns from j on, of which `n` are left: a cache line, or less at the end. */
+CREG_INLINE void column_apply(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t n, int vecs,
                               const creg_channels *ch, int stream)
 {
-    const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
-    const vf scale = v_load_part(ch->scale + j, left), bias = v_load_part(ch->bias + j, left);
-    for (int i = 0; i < rows; i++) {
-        const vf v = v_load_part(x + i * stride + j, left);
-        v_put_part(y + i * stride + j, affine(v, hi, lo, scale, bias), left, stream);
+    vf hi[LINE_VECS], lo[LINE_VECS], scale[LINE_VECS], bias[LINE_VECS];
+    for (int k = 0; k < vecs; k++) {
+        const ptrdiff_t c = j + k * CREG_W, left = n - k * CREG_W;
+        hi[k] = v_load_part(ch->hi + c, left), lo[k] = v_load_part(ch->lo + c, left);
+        scale[k] = v_load_part(ch->scale + c, left), bias[k] = v_load_part(ch->bias + c, left);
     }
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < vecs; k++) {
+            const ptrdiff_t at = i * stride + j + k * CREG_W, left = n - k * CREG_W;
+            const vf v = v_load_part(x + at, left);
+            v_put_part(y + at, affine(v, hi[k], lo[k], scale[k], bias[k]), left, stream);
+        }
 }
 
 CREG_INLINE void columns_apply_rows(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
                                     const creg_channels *ch, int stream)
 {
-    for (; j + CREG_W <= end; j += CREG_W) column_apply(x, y, rows, stride, j, CREG_W, ch, stream); /* main loop */
-    if (j < end) column_apply(x, y, rows, stride, j, end - j, ch, 0);                               /* tail */
+    for (; j + CREG_LINE <= end; j += CREG_LINE) /* main loop */
+        column_apply(x, y, rows, stride, j, CREG_LINE, LINE_VECS, ch, stream);
+    for (; j < end; j += CREG_W) column_apply(x, y, rows, stride, j, end - j, 1, ch, 0); /* tail */
 }
 
 static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
@@ -249,12 +258,10 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
             }
         return;
     }
-    const int aligned = stride % CREG_W == 0 && unaligned_lead(y + c0, CREG_W) == 0;
-    if (aligned)
-        for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
-            columns_apply_rows(x + i * stride, y + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
+    for (; !stream && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+        columns_apply_rows(x + i * stride, y + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
     for (; i < rows; i++) {
-        const ptrdiff_t lead = unaligned_lead(y + i * stride + c0, c1 - c0);
+        const ptrdiff_t lead = stream ? unaligned_lead(y + i * stride + c0, c1 - c0) : 0;
         columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0, c0 + lead, ch, 0);
         columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0 + lead, c1, ch, stream);
     }
@@ -276,7 +283,7 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
         return;
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
-    ptrdiff_t j = unaligned_lead(y, n);
+    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
     if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES)
         plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
@@ -383,12 +390,16 @@ static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_sh
                                         ptrdiff_t c1, float *dgamma, float *dbeta, const creg_channels *ch)
 {
     const double count = (double)shape.n * (double)shape.s;
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        double sum_dy = 0.0, sum_dy_d = 0.0;
-        for (ptrdiff_t k = 0; k < n_chunks; k++) {
-            sum_dy += (double)chunk_dy[k * shape.c + c];
-            sum_dy_d += (double)chunk_dy_d[k * shape.c + c];
+    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64; /* until each channel's own turn */
+    memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
+    memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
+    for (ptrdiff_t k = 0; k < n_chunks; k++)
+        for (ptrdiff_t c = c0; c < c1; c++) {
+            sums_dy[c] += (double)chunk_dy[k * shape.c + c];
+            sums_dy_d[c] += (double)chunk_dy_d[k * shape.c + c];
         }
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        double sum_dy = sums_dy[c], sum_dy_d = sums_dy_d[c];
         const double check = sum_dy + sum_dy_d;
         if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
             exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
@@ -421,23 +432,31 @@ CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, 
     return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
 }
 
+/* As column_apply(). */
 CREG_INLINE void column_grad(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
-                             ptrdiff_t left, const creg_channels *ch, int stream)
+                             ptrdiff_t n, int vecs, const creg_channels *ch, int stream)
 {
-    const vf hi = v_load_part(ch->hi + j, left), lo = v_load_part(ch->lo + j, left);
-    const vf k1 = v_load_part(ch->k1 + j, left), k2 = v_load_part(ch->k2 + j, left);
-    const vf scale = v_load_part(ch->scale + j, left);
-    for (int i = 0; i < rows; i++) {
-        const vf g = v_load_part(dy + i * stride + j, left), v = v_load_part(x + i * stride + j, left);
-        v_put_part(dx + i * stride + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
+    vf hi[LINE_VECS], lo[LINE_VECS], k1[LINE_VECS], k2[LINE_VECS], scale[LINE_VECS];
+    for (int k = 0; k < vecs; k++) {
+        const ptrdiff_t c = j + k * CREG_W, left = n - k * CREG_W;
+        hi[k] = v_load_part(ch->hi + c, left), lo[k] = v_load_part(ch->lo + c, left);
+        k1[k] = v_load_part(ch->k1 + c, left), k2[k] = v_load_part(ch->k2 + c, left);
+        scale[k] = v_load_part(ch->scale + c, left);
     }
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < vecs; k++) {
+            const ptrdiff_t at = i * stride + j + k * CREG_W, left = n - k * CREG_W;
+            const vf g = v_load_part(dy + at, left), v = v_load_part(x + at, left);
+            v_put_part(dx + at, grad_affine(g, v, hi[k], lo[k], k1[k], k2[k], scale[k]), left, stream);
+        }
 }
 
 CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
                                    ptrdiff_t end, const creg_channels *ch, int stream)
 {
-    for (; j + CREG_W <= end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, CREG_W, ch, stream); /* main loop */
-    if (j < end) column_grad(dy, x, dx, rows, stride, j, end - j, ch, 0);                               /* tail */
+    for (; j + CREG_LINE <= end; j += CREG_LINE) /* main loop */
+        column_grad(dy, x, dx, rows, stride, j, CREG_LINE, LINE_VECS, ch, stream);
+    for (; j < end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, end - j, 1, ch, 0); /* tail */
 }
 
 static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
@@ -454,12 +473,10 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
             }
         return;
     }
-    const int aligned = stride % CREG_W == 0 && unaligned_lead(dx + c0, CREG_W) == 0;
-    if (aligned)
-        for (; i + APPLY_ROWS <= rows; i += APPLY_ROWS)
-            columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
+    for (; !stream && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+        columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
     for (; i < rows; i++) {
-        const ptrdiff_t at = i * stride, lead = unaligned_lead(dx + at + c0, c1 - c0);
+        const ptrdiff_t at = i * stride, lead = stream ? unaligned_lead(dx + at + c0, c1 - c0) : 0;
         columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0, c0 + lead, ch, 0);
         columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0 + lead, c1, ch, stream);
     }
@@ -485,7 +502,7 @@ static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, 
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
     const vf scale = v_set1(ch->scale[c]);
-    ptrdiff_t j = unaligned_lead(dx, n);
+    ptrdiff_t j = stream ? unaligned_lead(dx, n) : 0;
     if (j) plane_grad_group(dy, x, dx, j, hi, lo, k1, k2, scale, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES)
         plane_grad_group(dy + j, x + j, dx + j, CREG_LANES, hi, lo, k1, k2, scale, stream);

@@ -77,7 +77,7 @@ static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdi
         i = min_size(GROUP - e0, n);
         dropout_part_group(x, y, group++, e0, e0 + i, d);
     }
-    const int aligned = stream && unaligned_lead(y + i, CREG_W) == 0;
+    const int aligned = stream && unaligned_lead(y + i, 1) == 0;
     for (; i + GROUP <= n; i += GROUP, group++) /* main loop */
         if (dropout_full_group(x + i, y + i, group, d, aligned)) dropout_ties(y + i, group, 0, GROUP, d);
     if (i < n) dropout_part_group(x + i, y + i, group, 0, n - i, d); /* tail */

@@ -42,14 +42,17 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-CREG_INLINE void layer_norm_row(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
-                                double mean, double rstd, int stream)
+/* One row; the next one, which may be x again, is fetched meanwhile. */
+CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
+                                ptrdiff_t cols, double mean, double rstd, int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
     if (j) layer_norm_group(x, gamma, beta, y, j, row, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(next + j);
         layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, stream);
+    }
     if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
 }
 
@@ -76,7 +79,7 @@ static void creg_layer_norm_forward(const float *x, const float *gamma, const fl
         }
         const double row_rstd = 1.0 / sqrt(variance_plus_eps);
         if (safe)
-            layer_norm_row(x, gamma, beta, y, cols, row.mean, row_rstd, stream);
+            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row.mean, row_rstd, stream);
         else
             layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
         if (mean) mean[i] = row.mean;
@@ -119,60 +122,43 @@ CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, co
     return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
-/* What a row's dx is made with, in registers. */
-typedef struct {
-    row_scale row;
-    vf mean_g, mean_g_x_hat;
-} grad_row;
-
-CREG_INLINE grad_row grad_row_of(double mean, double rstd, grad_means means)
+CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                       float *dbeta, ptrdiff_t n, row_scale row, vf mean_g, vf mean_g_x_hat, int stream)
 {
-    return (grad_row){row_scale_of(mean, rstd), v_set1((float)means.g), v_set1((float)means.g_x_hat)};
-}
-
-/* dx of `rows` <= GRAD_ROWS rows, columns [j, j + left), at most a register's worth, and their part of dgamma and
- * dbeta, added row after row. All loads come before the
- * stores: with rows a multiple of 4 KiB apart, a load would wait for the store to the row before, whose address looks
- * the same. */
-CREG_INLINE void layer_norm_grad_column(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                        float *dbeta, int rows, ptrdiff_t cols, ptrdiff_t j, ptrdiff_t left,
-                                        const grad_row *r, int stream)
-{
-    vf dv[GRAD_ROWS], x_hat[GRAD_ROWS];
-    for (int i = 0; i < rows; i++) {
-        dv[i] = v_load_part(dy + i * cols + j, left);
-        x_hat[i] = v_mul(x_minus_mean(v_load_part(x + i * cols + j, left), r[i].row), r[i].row.rstd);
-    }
-    const vf gain = gamma ? v_load_part(gamma + j, left) : v_set1(1.0f);
-    for (int i = 0; i < rows; i++) {
-        const vf g = gamma ? v_mul(dv[i], gain) : dv[i];
-        const vf t = v_sub(v_sub(g, r[i].mean_g), v_mul(x_hat[i], r[i].mean_g_x_hat));
-        v_put_part(dx + i * cols + j, v_mul(t, r[i].row.rstd), left, stream);
-    }
-    if (gamma) {
-        vf sum_dgamma = v_load_part(dgamma + j, left), sum_dbeta = v_load_part(dbeta + j, left);
-        for (int i = 0; i < rows; i++) {
-            sum_dgamma = v_add(sum_dgamma, v_mul(dv[i], x_hat[i]));
-            sum_dbeta = v_add(sum_dbeta, dv[i]);
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf dv = v_load_part(dy + j, left);
+        const vf x_hat = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
+        vf g = dv;
+        if (gamma) {
+            g = v_mul(dv, v_load_part(gamma + j, left));
+            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
+            v_store_part(dbeta + j, v_add(v_load_part(dbeta + j, left), dv), left);
         }
-        v_put_part(dgamma + j, sum_dgamma, left, 0);
-        v_put_part(dbeta + j, sum_dbeta, left, 0);
+        const vf t = v_sub(v_sub(g, mean_g), v_mul(x_hat, mean_g_x_hat));
+        v_put_part(dx + j, v_mul(t, row.rstd), left, stream);
     }
 }
 
-CREG_INLINE void layer_norm_grad_rows(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                      float *dbeta, int rows, ptrdiff_t cols, const grad_row *of_rows, int stream)
+/* dx of one row and its part of dgamma and dbeta; the next row, `ahead` elements on, is fetched meanwhile. */
+CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma, float *dx,
+                                     float *dgamma, float *dbeta, ptrdiff_t cols, double mean, double rstd,
+                                     grad_means means, int stream)
 {
-    grad_row r[GRAD_ROWS]; /* a copy that no store can alias, so that it stays in registers */
-    for (int i = 0; i < rows; i++) r[i] = of_rows[i];
+    const row_scale row = row_scale_of(mean, rstd);
+    const vf mean_g = v_set1((float)means.g), mean_g_x_hat = v_set1((float)means.g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) layer_norm_grad_column(dy, x, gamma, dx, dgamma, dbeta, rows, cols, 0, j, r, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
-        for (int k = 0; k < CREG_LANES; k += CREG_W)
-            layer_norm_grad_column(dy, x, gamma, dx, dgamma, dbeta, rows, cols, j + k, CREG_W, r, stream);
-    for (; j + CREG_W <= cols; j += CREG_W)
-        layer_norm_grad_column(dy, x, gamma, dx, dgamma, dbeta, rows, cols, j, CREG_W, r, stream);
-    if (j < cols) layer_norm_grad_column(dy, x, gamma, dx, dgamma, dbeta, rows, cols, j, cols - j, r, 0); /* tail */
+    if (j) layer_norm_grad_group(dy, x, gamma, dx, dgamma, dbeta, j, row, mean_g, mean_g_x_hat, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(dy + ahead + j);
+        prefetch_group(x + ahead + j);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, mean_g,
+                              mean_g_x_hat, stream);
+    }
+    if (j < cols) /* tail */
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, mean_g,
+                              mean_g_x_hat, 0);
 }
 
 static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
@@ -203,32 +189,14 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
         memset(dgamma, 0, sizeof(float) * (size_t)cols);
         memset(dbeta, 0, sizeof(float) * (size_t)cols);
     }
-    const int together = !stream || (cols % CREG_W == 0 && unaligned_lead(dx, CREG_W) == 0);
-    for (ptrdiff_t i = 0; i < rows;) {
-        grad_row r[GRAD_ROWS];
-        int n = 0, safe = 1;
-        while (safe && n < GRAD_ROWS && i + n < rows) { /* as many rows as float32 can treat */
-            const double row_mean = mean[i + n], row_rstd = rstd[i + n];
-            const grad_means means =
-                layer_norm_grad_means(dy + n * cols, x + n * cols, gamma, cols, row_mean, row_rstd);
-            const double check = means.g + means.g_x_hat;
-            safe = cols > CREG_FEW && creg_is_safe_rstd(row_rstd) && check - check == 0.0;
-            if (safe) r[n++] = grad_row_of(row_mean, row_rstd, means);
-        }
-        if (n == GRAD_ROWS && together)
-            layer_norm_grad_rows(dy, x, gamma, dx, dgamma, dbeta, GRAD_ROWS, cols, r, stream);
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
+        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
+        const double check = means.g + means.g_x_hat;
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
+            layer_norm_grad_row(dy, x, i + 1 < rows ? cols : 0, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i], means,
+                                stream);
         else
-            for (int k = 0; k < n; k++) {
-                const ptrdiff_t at = k * cols;
-                layer_norm_grad_rows(dy + at, x + at, gamma, dx + at, dgamma, dbeta, 1, cols, r + k, stream);
-            }
-        if (!safe) {
-            const ptrdiff_t at = n * cols;
-            layer_norm_grad_row_exact(dy + at, x + at, gamma, dx + at, dgamma, dbeta, cols, mean[i + n], rstd[i + n]);
-            n++;
-        }
-        i += n;
-        dy += n * cols, x += n * cols, dx += n * cols;
+            layer_norm_grad_row_exact(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
     }
     if (stream) v_stream_end();
 }

@@ -22,7 +22,7 @@
 
 enum {
     CREG_VECS = CREG_LANES / CREG_W,
-    GRAD_ROWS = 4 /* rows whose parts of dgamma and dbeta are added in registers */
+    CREG_LINE = 64 / sizeof(float) /* elements of a cache line */
 };
 
 typedef struct {
@@ -45,6 +45,13 @@ typedef struct {
 typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, ptrdiff_t left);
 
 CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* Asks for a group of lanes that is needed soon. Processors fetch ahead by themselves, but only within a page, and not
+ * while a row that is in the cache already is gone over once more. */
+CREG_INLINE void prefetch_group(const float *p)
+{
+    for (int j = 0; j < CREG_LANES; j += CREG_LINE) __builtin_prefetch(p + j);
+}
 
 CREG_INLINE acc acc_zero(void)
 {
@@ -224,11 +231,12 @@ static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t
     }
 }
 
-/* The lead-in that brings p to a register boundary, at most n elements: streaming stores need it. */
+/* The lead-in that brings p to a cache line, at most n elements: streamed stores want aligned registers and, to be
+ * fast, lines that nothing else is stored to. */
 CREG_INLINE ptrdiff_t unaligned_lead(const float *p, ptrdiff_t n)
 {
-    const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(float) % CREG_W);
-    return off ? min_size(CREG_W - off, n) : 0;
+    const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(float) % CREG_LINE);
+    return off ? min_size(CREG_LINE - off, n) : 0;
 }
 
 CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)

@@ -22,13 +22,17 @@ CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, pt
     }
 }
 
-CREG_INLINE void rms_norm_row(const float *x, const float *gamma, float *y, ptrdiff_t cols, double rstd, int stream)
+/* One row; the next one, which may be x again, is fetched meanwhile. */
+CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols,
+                              double rstd, int stream)
 {
     const vf scale = v_set1((float)rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
     if (j) rms_norm_group(x, gamma, y, j, scale, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(next + j);
         rms_norm_group(x + j, AT(gamma, j), y + j, CREG_LANES, scale, stream);
+    }
     if (j < cols) rms_norm_group(x + j, AT(gamma, j), y + j, cols - j, scale, 0); /* tail */
 }
 
@@ -47,7 +51,7 @@ static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, 
         if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
         const double row_rstd = 1.0 / sqrt(squares * per_col + eps);
         if (safe)
-            rms_norm_row(x, gamma, y, cols, row_rstd, stream);
+            rms_norm_row(x, i + 1 < rows ? x + cols : x, gamma, y, cols, row_rstd, stream);
         else
             rms_norm_row_exact(x, gamma, y, cols, row_rstd);
         if (rstd) rstd[i] = row_rstd;
@@ -77,49 +81,36 @@ CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const flo
     return g_x * rstd / (double)cols;
 }
 
-/* What a row's dx is made with, in registers. */
-typedef struct {
-    vf rstd, mean_g_x_hat;
-} rms_grad_row;
-
-/* dx of `rows` <= GRAD_ROWS rows, columns [j, j + left), at most a register's worth, and their part of dgamma, added
- * row after row. All loads come before the
- * stores: with rows a multiple of 4 KiB apart, a load would wait for the store to the row before, whose address looks
- * the same. */
-CREG_INLINE void rms_norm_grad_column(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                      int rows, ptrdiff_t cols, ptrdiff_t j, ptrdiff_t left, const rms_grad_row *r,
-                                      int stream)
+CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
+                                     ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
 {
-    vf dv[GRAD_ROWS], x_hat[GRAD_ROWS];
-    for (int i = 0; i < rows; i++) {
-        dv[i] = v_load_part(dy + i * cols + j, left);
-        x_hat[i] = v_mul(v_load_part(x + i * cols + j, left), r[i].rstd);
-    }
-    const vf gain = gamma ? v_load_part(gamma + j, left) : v_set1(1.0f);
-    for (int i = 0; i < rows; i++) {
-        const vf g = gamma ? v_mul(dv[i], gain) : dv[i];
-        v_put_part(dx + i * cols + j, v_mul(v_sub(g, v_mul(x_hat[i], r[i].mean_g_x_hat)), r[i].rstd), left, stream);
-    }
-    if (gamma) {
-        vf sum = v_load_part(dgamma + j, left);
-        for (int i = 0; i < rows; i++) sum = v_add(sum, v_mul(dv[i], x_hat[i]));
-        v_put_part(dgamma + j, sum, left, 0);
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf dv = v_load_part(dy + j, left), x_hat = v_mul(v_load_part(x + j, left), rstd);
+        vf g = dv;
+        if (gamma) {
+            g = v_mul(dv, v_load_part(gamma + j, left));
+            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
+        }
+        v_put_part(dx + j, v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd), left, stream);
     }
 }
 
-CREG_INLINE void rms_norm_grad_rows(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                    int rows, ptrdiff_t cols, const rms_grad_row *of_rows, int stream)
+/* dx of one row and its part of dgamma; the next row, `ahead` elements on, is fetched meanwhile. */
+CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma, float *dx,
+                                   float *dgamma, ptrdiff_t cols, double rstd, double mean_g_x_hat, int stream)
 {
-    rms_grad_row r[GRAD_ROWS]; /* a copy that no store can alias, so that it stays in registers */
-    for (int i = 0; i < rows; i++) r[i] = of_rows[i];
+    const vf scale = v_set1((float)rstd), mean = v_set1((float)mean_g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) rms_norm_grad_column(dy, x, gamma, dx, dgamma, rows, cols, 0, j, r, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) /* main loop */
-        for (int k = 0; k < CREG_LANES; k += CREG_W)
-            rms_norm_grad_column(dy, x, gamma, dx, dgamma, rows, cols, j + k, CREG_W, r, stream);
-    for (; j + CREG_W <= cols; j += CREG_W)
-        rms_norm_grad_column(dy, x, gamma, dx, dgamma, rows, cols, j, CREG_W, r, stream);
-    if (j < cols) rms_norm_grad_column(dy, x, gamma, dx, dgamma, rows, cols, j, cols - j, r, 0); /* tail */
+    if (j) rms_norm_grad_group(dy, x, gamma, dx, dgamma, j, scale, mean, 0);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(dy + ahead + j);
+        prefetch_group(x + ahead + j);
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), CREG_LANES, scale, mean, stream);
+    }
+    if (j < cols) /* tail */
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), cols - j, scale, mean, 0);
 }
 
 static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
@@ -140,30 +131,12 @@ static void creg_rms_norm_backward(const float *dy, const float *x, const double
                                    float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream)
 {
     if (gamma) memset(dgamma, 0, sizeof(float) * (size_t)cols);
-    const int together = !stream || (cols % CREG_W == 0 && unaligned_lead(dx, CREG_W) == 0);
-    for (ptrdiff_t i = 0; i < rows;) {
-        rms_grad_row r[GRAD_ROWS];
-        int n = 0, safe = 1;
-        while (safe && n < GRAD_ROWS && i + n < rows) { /* as many rows as float32 can treat */
-            const double row_rstd = rstd[i + n];
-            const double mean_g_x_hat = rms_norm_grad_mean(dy + n * cols, x + n * cols, gamma, cols, row_rstd);
-            safe = cols > CREG_FEW && creg_is_safe_rstd(row_rstd) && mean_g_x_hat - mean_g_x_hat == 0.0;
-            if (safe) r[n++] = (rms_grad_row){v_set1((float)row_rstd), v_set1((float)mean_g_x_hat)};
-        }
-        if (n == GRAD_ROWS && together)
-            rms_norm_grad_rows(dy, x, gamma, dx, dgamma, GRAD_ROWS, cols, r, stream);
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
+        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+            rms_norm_grad_row(dy, x, i + 1 < rows ? cols : 0, gamma, dx, dgamma, cols, rstd[i], mean_g_x_hat, stream);
         else
-            for (int k = 0; k < n; k++) {
-                const ptrdiff_t at = k * cols;
-                rms_norm_grad_rows(dy + at, x + at, gamma, dx + at, dgamma, 1, cols, r + k, stream);
-            }
-        if (!safe) {
-            const ptrdiff_t at = n * cols;
-            rms_norm_grad_row_exact(dy + at, x + at, gamma, dx + at, dgamma, cols, rstd[i + n]);
-            n++;
-        }
-        i += n;
-        dy += n * cols, x += n * cols, dx += n * cols;
+            rms_norm_grad_row_exact(dy, x, gamma, dx, dgamma, cols, rstd[i]);
     }
     if (stream) v_stream_end();
 }

@@ -96,7 +96,7 @@ cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t
 cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept
 
 # Rows for each task of a loop over rows, from the shape alone.
-cdef ptrdiff_t rows_per_task(ptrdiff_t cols) noexcept nogil
+cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 
 # Chunks of rows for column sums such as dgamma: rows in each (the last may have fewer), from the shape alone.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil

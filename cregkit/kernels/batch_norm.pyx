@@ -22,7 +22,7 @@ cnp.import_array()
 
 cdef enum:
     TASK_ELEMENTS = 16384
-    TASK_CHANNELS = 512
+    TASK_CHANNELS = 1024
 
 
 # One pass over the tensor, or over the channels' parameters.
