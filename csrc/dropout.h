@@ -20,13 +20,14 @@
 enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
 
 /* Kept elements of a whole group, scaled; ties count as kept. Returns whether there was a tie that may drop. */
-CREG_INLINE int dropout_full_group(const float *x, float *y, uint64_t group, const creg_dropout *d, int stream)
+CREG_INLINE int dropout_full_group(const float *x, float *y, uint64_t group, const creg_dropout *d,
+                                   const philox_keys *keys, int stream)
 {
     const vf scale = v_set1(d->scale);
     int tie = 0;
     for (int k = 0; k < COUNTERS; k += CREG_W) {
         vu words[4];
-        philox_vector(group * COUNTERS + (uint64_t)k, d->key, words);
+        philox_vector(group * COUNTERS + (uint64_t)k, keys, words);
         for (int j = 0; j < 4; j++) {
             vm keep[2];
             vu_draws_at_least(words[j], d->threshold, keep);
@@ -62,7 +63,8 @@ static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff
 {
     float whole[GROUP] = {0};
     memcpy(whole + e0, x, sizeof(float) * (size_t)(e1 - e0));
-    const int tie = dropout_full_group(whole, whole, group, d, 0);
+    const philox_keys keys = philox_keys_of(d->key);
+    const int tie = dropout_full_group(whole, whole, group, d, &keys, 0);
     memcpy(y, whole + e0, sizeof(float) * (size_t)(e1 - e0));
     if (tie) dropout_ties(y, group, e0, e1, d);
 }
@@ -77,9 +79,10 @@ static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdi
         i = min_size(GROUP - e0, n);
         dropout_part_group(x, y, group++, e0, e0 + i, d);
     }
+    const philox_keys keys = philox_keys_of(d->key);
     const int aligned = stream && unaligned_lead(y + i, 1) == 0;
     for (; i + GROUP <= n; i += GROUP, group++) /* main loop */
-        if (dropout_full_group(x + i, y + i, group, d, aligned)) dropout_ties(y + i, group, 0, GROUP, d);
+        if (dropout_full_group(x + i, y + i, group, d, &keys, aligned)) dropout_ties(y + i, group, 0, GROUP, d);
     if (i < n) dropout_part_group(x + i, y + i, group, 0, n - i, d); /* tail */
     if (stream) v_stream_end();
 }

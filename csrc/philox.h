@@ -33,25 +33,58 @@ CREG_INLINE void philox(uint64_t n, uint32_t stream, const uint32_t key[2], uint
     word[3] = c3;
 }
 
+/* Each round's key in every lane. */
+typedef struct {
+    vu k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS];
+    uint32_t key[2];
+} philox_keys;
+
+CREG_INLINE philox_keys philox_keys_of(const uint32_t key[2])
+{
+    philox_keys keys = {.key = {key[0], key[1]}};
+    for (uint32_t r = 0; r < PHILOX_ROUNDS; r++) {
+        keys.k0[r] = vu_set1(key[0] + r * PHILOX_W0);
+        keys.k1[r] = vu_set1(key[1] + r * PHILOX_W1);
+    }
+    return keys;
+}
+
+/* The first two rounds of counters n (one in the low half of each lane) whose high words are `high`. They differ in
+ * word 0 alone, so that half of these rounds' products are the same for all of them. */
+CREG_INLINE void philox_first_rounds(vu n, uint32_t high, const philox_keys *keys, vu c[4])
+{
+    const uint64_t p1 = (uint64_t)PHILOX_M1 * PHILOX_DRAWS;
+    const uint64_t q0 = (uint64_t)PHILOX_M0 * ((uint32_t)(p1 >> 32) ^ high ^ keys->key[0]);
+    const vu p0 = vu_mul32(n, PHILOX_M0);
+    const vu q1 = vu_mul32(vu_high_xor(p0, vu_set1(0), keys->k1[0]), PHILOX_M1);
+    c[0] = vu_high_xor(q1, vu_set1((uint32_t)p1), keys->k0[1]);
+    c[1] = q1;
+    c[2] = vu_xor(p0, vu_set1((uint32_t)(q0 >> 32) ^ (keys->key[1] + PHILOX_W1)));
+    c[3] = vu_set1((uint32_t)q0);
+}
+
+CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
+{
+    const vu p0 = vu_mul32(c[0], PHILOX_M0), p1 = vu_mul32(c[2], PHILOX_M1);
+    c[0] = vu_high_xor(p1, c[1], k0);
+    c[2] = vu_high_xor(p0, c[3], k1);
+    c[1] = p1;
+    c[3] = p0;
+}
+
 /* CREG_W counters at once, n = first .. first + CREG_W - 1, none of which carries into the high half. words[j] holds
  * word j of each in order. The counters stand in the low halves of 64-bit lanes, the even and the odd ones apart,
  * because there the product's two halves need no sorting. */
-CREG_INLINE void philox_vector(uint64_t first, const uint32_t key[2], vu words[4])
+CREG_INLINE void philox_vector(uint64_t first, const philox_keys *keys, vu words[4])
 {
-    vu even[4] = {vu_even_counters(first), vu_set1(first >> 32), vu_set1(PHILOX_DRAWS), vu_set1(0)};
-    vu odd[4] = {vu_add(even[0], vu_set1(1)), even[1], even[2], even[3]};
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int r = 0; r < PHILOX_ROUNDS; r++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
-        const vu p0 = vu_mul32(even[0], PHILOX_M0), p1 = vu_mul32(even[2], PHILOX_M1);
-        const vu q0 = vu_mul32(odd[0], PHILOX_M0), q1 = vu_mul32(odd[2], PHILOX_M1);
-        even[0] = vu_high_xor(p1, even[1], k0);
-        even[2] = vu_high_xor(p0, even[3], k1);
-        even[1] = p1;
-        even[3] = p0;
-        odd[0] = vu_high_xor(q1, odd[1], k0);
-        odd[2] = vu_high_xor(q0, odd[3], k1);
-        odd[1] = q1;
-        odd[3] = q0;
+    const uint32_t high = (uint32_t)(first >> 32);
+    const vu n = vu_even_counters(first);
+    vu even[4], odd[4];
+    philox_first_rounds(n, high, keys, even);
+    philox_first_rounds(vu_add(n, vu_set1(1)), high, keys, odd);
+    for (int r = 2; r < PHILOX_ROUNDS; r++) {
+        philox_round(even, keys->k0[r], keys->k1[r]);
+        philox_round(odd, keys->k0[r], keys->k1[r]);
     }
     for (int j = 0; j < 4; j++) words[j] = vu_interleave(even[j], odd[j]);
 }

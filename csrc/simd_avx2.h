@@ -67,10 +67,8 @@ CREG_INLINE vu vu_even_counters(uint64_t first)
 }
 CREG_INLINE vu vu_add(vu a, vu b) { return _mm256_add_epi64(a, b); }
 CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm256_mul_epu32(a, vu_set1(b)); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
-{
-    return _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(a, 32), b), vu_set1(c));
-}
+CREG_INLINE vu vu_xor(vu a, vu b) { return _mm256_xor_si256(a, b); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return vu_xor(vu_xor(_mm256_srli_epi64(a, 32), b), c); }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA); }
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])

@@ -40,10 +40,8 @@ CREG_INLINE vu vu_even_counters(uint64_t first)
 }
 CREG_INLINE vu vu_add(vu a, vu b) { return _mm512_add_epi64(a, b); }
 CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm512_mul_epu32(a, vu_set1(b)); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
-{
-    return _mm512_ternarylogic_epi64(_mm512_srli_epi64(a, 32), b, vu_set1(c), 0x96);
-}
+CREG_INLINE vu vu_xor(vu a, vu b) { return _mm512_xor_si512(a, b); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return _mm512_ternarylogic_epi64(_mm512_srli_epi64(a, 32), b, c, 0x96); }
 CREG_INLINE vu vu_interleave(vu even, vu odd)
 {
     return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));

@@ -55,10 +55,8 @@ CREG_INLINE vu vu_even_counters(uint64_t first)
 }
 CREG_INLINE vu vu_add(vu a, vu b) { return vaddq_u64(a, b); }
 CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return vmull_u32(vmovn_u64(a), vdup_n_u32(b)); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c)
-{
-    return veorq_u64(veorq_u64(vshrq_n_u64(a, 32), b), vdupq_n_u64(c));
-}
+CREG_INLINE vu vu_xor(vu a, vu b) { return veorq_u64(a, b); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return veorq_u64(veorq_u64(vshrq_n_u64(a, 32), b), c); }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return vsliq_n_u64(even, odd, 32); }
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])

@@ -107,9 +107,14 @@ CREG_INLINE vu vu_mul32(vu a, uint32_t b) /* low half of a times b, all 64 bits 
     CREG_EACH_HALF a.a[i] = (uint64_t)(uint32_t)a.a[i] * b;
     return a;
 }
-CREG_INLINE vu vu_high_xor(vu a, vu b, uint32_t c) /* high half of a, xor b, xor c */
+CREG_INLINE vu vu_xor(vu a, vu b)
 {
-    CREG_EACH_HALF a.a[i] = (a.a[i] >> 32) ^ b.a[i] ^ c;
+    CREG_EACH_HALF a.a[i] ^= b.a[i];
+    return a;
+}
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) /* high half of a, xor b, xor c */
+{
+    CREG_EACH_HALF a.a[i] = (a.a[i] >> 32) ^ b.a[i] ^ c.a[i];
     return a;
 }
 CREG_INLINE vu vu_interleave(vu even, vu odd) /* low halves in turn: even[0], odd[0], even[1] ... as 32-bit words */

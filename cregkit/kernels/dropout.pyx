@@ -74,10 +74,21 @@ cdef ptrdiff_t task_count(Elements *a) noexcept nogil:
     return (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS
 
 
+# Whether nothing is left to chance: all dropped, or all kept. Then y is done.
+cdef bint is_certain(Random *r, const float *x, float *y, ptrdiff_t n) noexcept nogil:
+    if drops_all(r):
+        memset(y, 0, n * sizeof(float))
+        return True
+    if r.fixed_p == 0 and x != y:
+        memcpy(y, x, n * sizeof(float))
+    return r.fixed_p == 0
+
+
 cdef void dropout_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Elements *a = <Elements *>args
     cdef ptrdiff_t i = task_start(a, task), end = task_start(a, task + 1)
-    kernels().dropout(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
+    if not is_certain(&a.random, a.x + i, a.y + i, end - i):
+        kernels().dropout(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
 
 
 cdef void keep_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -93,19 +104,8 @@ cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object o
     cdef cnp.ndarray y = output(out, x, name)
     a.x, a.y, a.stream = floats(x), floats(y), streams(n)
     with nogil:
-        if not is_certain(&a.random, a.x, a.y, n):
-            parallel_for(dropout_task, &a, task_count(&a), n)
+        parallel_for(dropout_task, &a, task_count(&a), n)
     return y
-
-
-# Whether nothing is left to chance: all dropped, or all kept. Then y is done.
-cdef bint is_certain(Random *r, const float *x, float *y, ptrdiff_t n) noexcept nogil:
-    if drops_all(r):
-        memset(y, 0, n * sizeof(float))
-        return True
-    if r.fixed_p == 0 and x != y:
-        memcpy(y, x, n * sizeof(float))
-    return r.fixed_p == 0
 
 
 def dropout(x, p=0.5, *, seed, offset=0, out=None):
@@ -137,8 +137,7 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
         For a wrong dtype or layout, a read-only or overlapping ``out``, or ``p``, ``seed`` or ``offset`` out of range.
 
     Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; random bits:
-    Philox4x32-10,
-    Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
+    Philox4x32-10, Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
     """
     return dropout_of(x, "x", p, seed, offset, out)
 
@@ -212,8 +211,10 @@ cdef struct Channels:
 cdef void spatial_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Channels *a = <Channels *>args
     cdef ptrdiff_t c = task * a.step, at = c * a.size
-    kernels().spatial_dropout(a.x + at, a.y + at, a.random.offset + <uint64_t>c, min(a.step, a.channels - c), a.size,
-                              &a.random.dropout, a.stream)
+    cdef ptrdiff_t channels = min(a.step, a.channels - c)
+    if not is_certain(&a.random, a.x + at, a.y + at, channels * a.size):
+        kernels().spatial_dropout(a.x + at, a.y + at, a.random.offset + <uint64_t>c, channels, a.size,
+                                  &a.random.dropout, a.stream)
 
 
 cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object offset, object out):
@@ -229,8 +230,7 @@ cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object o
     cdef cnp.ndarray y = output(out, x, name)
     a.x, a.y, a.stream = floats(x), floats(y), streams(n)
     with nogil:
-        if not is_certain(&a.random, a.x, a.y, n):
-            parallel_for(spatial_task, &a, (a.channels + a.step - 1) // a.step, n)
+        parallel_for(spatial_task, &a, (a.channels + a.step - 1) // a.step, n)
     return y
 
 
