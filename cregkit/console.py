@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -46,11 +47,19 @@ class Console:
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[str], None]]:
         """Show a bar of ``total`` steps while the block runs; call the function it gives with the name of each step."""
-        bar = _plain_bar if self._rich is None else _rich_bar
-        if self._quiet or not sys.stderr.isatty():  # in a log, a bar is noise
-            bar = _no_bar
-        with bar(total) as step:
+        with progress(total, quiet=self._quiet) as step:
             yield step
+
+
+@contextmanager
+def progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show a bar of ``total`` steps on a terminal at ``stderr``, by rich if installed; see ``Console.progress``."""
+    if quiet or not sys.stderr.isatty():  # in a log, a bar is noise
+        bar = _no_bar
+    else:
+        bar = _plain_bar if _rich_console(sys.stderr) is None else _rich_bar
+    with bar(total) as step:
+        yield step
 
 
 def check_writable(path: str) -> None:
@@ -76,9 +85,23 @@ def _rich_console(stream: TextIO) -> Any:
 @contextmanager
 def _rich_bar(total: int) -> Iterator[Callable[[str], None]]:
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda name: progress.update(task, description=name, advance=1)
@@ -92,14 +115,16 @@ def _no_bar(total: int) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def _plain_bar(total: int) -> Iterator[Callable[[str], None]]:
     """Redraw one line."""
-    done = 0
+    done, start = 0, time.monotonic()
 
     def step(name: str) -> None:
         nonlocal done
         done += 1
         filled = _BAR_WIDTH * done // total
         bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-        print(f"\r[{bar}] {done}/{total} {name:<24}", end="", file=sys.stderr, flush=True)
+        left = round((time.monotonic() - start) * (total - done) / done)
+        line = f"[{bar}] {done}/{total} {name:<24} {left // 60}:{left % 60:02} left"
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)  # and clear what a longer line left behind
 
     try:
         yield step

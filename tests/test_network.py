@@ -9,7 +9,7 @@ import pytest
 from gradients import assert_gradients
 
 from cregkit.lab.data import circle_data
-from cregkit.train import History, RegularizedNetwork, binary_cross_entropy
+from cregkit.train import SGD, History, RegularizedNetwork, batches, binary_cross_entropy, train_step
 
 TRAIN, TEST = circle_data(60, seed=1), circle_data(40, seed=2)
 
@@ -132,43 +132,46 @@ def test_evaluation_and_prediction_leave_the_state_alone():
 
 def test_weight_decay_touches_weights_alone():
     """With targets equal to the predictions there is no gradient: what moves, moves by decay."""
-    network = RegularizedNetwork(4, lr=0.5, weight_decay=0.1, norm="batch").eval()
+    network = RegularizedNetwork(4, norm="batch").eval()
     for parameter in network.parameters():
         parameter.value[...] += 0.25
     before = {parameter.name: parameter.value.copy() for parameter in network.parameters()}
-    network._step(TRAIN[0], network.predict_proba(TRAIN[0])[:, None])
+    targets = network.predict_proba(TRAIN[0])[:, None]
+    train_step(network, binary_cross_entropy, SGD(network, 0.5, weight_decay=0.1), TRAIN[0], targets)
     for parameter in network.parameters():
         factor = 1 - 0.5 * 0.1 if parameter.name.endswith("weight") else 1
         np.testing.assert_allclose(parameter.value, factor * before[parameter.name], rtol=0, atol=1e-6)
 
 
 def test_a_step_is_sgd():
-    network = RegularizedNetwork(4, lr=0.25, weight_decay=0.5)
+    network = RegularizedNetwork(4)
     x, targets = TRAIN[0][:8], TRAIN[1][:8, None]
     before = {parameter.name: parameter.value.copy() for parameter in network.parameters()}
-    network._step(x, targets)
+    train_step(network, binary_cross_entropy, SGD(network, 0.25, weight_decay=0.5), x, targets)
     for parameter in network.parameters():
         gradient = parameter.grad + (0.5 * before[parameter.name] if parameter.decay else 0)
         np.testing.assert_allclose(parameter.value, before[parameter.name] - 0.25 * gradient, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("norm", "n", "batch_size", "sizes"),
+    ("join_single", "n", "batch_size", "sizes"),
     [
-        (None, 9, 4, [4, 4, 1]),
-        (None, 8, 4, [4, 4]),
-        (None, 3, 1, [1, 1, 1]),
-        (None, 2, 7, [2]),
-        ("batch", 9, 4, [4, 5]),
-        ("batch", 10, 4, [4, 4, 2]),
-        ("batch", 3, 2, [3]),
-        ("batch", 2, 7, [2]),
+        (False, 9, 4, [4, 4, 1]),
+        (False, 8, 4, [4, 4]),
+        (False, 3, 1, [1, 1, 1]),
+        (False, 2, 7, [2]),
+        (True, 9, 4, [4, 5]),
+        (True, 10, 4, [4, 4, 2]),
+        (True, 3, 2, [3]),
+        (True, 2, 7, [2]),
+        (True, 1, 7, [1]),
+        (True, 3, 1, [1, 1, 1]),
     ],
 )
-def test_batches_cover_an_epoch_once(norm, n, batch_size, sizes):
-    batches = [np.arange(n)[batch] for batch in RegularizedNetwork(2, norm=norm)._batches(n, batch_size)]
-    np.testing.assert_array_equal(np.concatenate(batches), np.arange(n))
-    assert [len(batch) for batch in batches] == sizes
+def test_batches_cover_an_epoch_once(join_single, n, batch_size, sizes):
+    slices = [np.arange(n)[rows] for rows in batches(n, batch_size, join_single=join_single)]
+    np.testing.assert_array_equal(np.concatenate(slices), np.arange(n))
+    assert [len(rows) for rows in slices] == sizes
 
 
 def test_batch_norm_trains_with_a_last_batch_of_one():

@@ -122,6 +122,8 @@ def _train_all(test: Data, seeds: int, epochs: int, console: Console) -> dict[st
                 train = circle_data(TRAIN_SIZE, seed=seed, noise=LABEL_NOISE)
                 network = RegularizedNetwork(**NETWORK, **options, seed=seed)
                 history = network.fit(train, test, epochs, batch_size=BATCH_SIZE)
+                if history.interrupted:
+                    raise KeyboardInterrupt
                 runs[name].append(Run(network, history, train))
                 step(f"{name}, seed {seed}")
     return runs

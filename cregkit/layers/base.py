@@ -126,7 +126,7 @@ class Layer:
                 and the layer is as it was.
         """
         own = self._state()
-        arrays = _matching(own, state)
+        arrays = matching(own, state)
         for name, array in arrays.items():
             own[name][...] = array
         for _, layer in self._walk():
@@ -155,7 +155,7 @@ class Layer:
             raise ValueError(f"{path}: {error}") from None
 
 
-def _matching(own: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def matching(own: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return copies of the arrays of ``state`` if each fits its namesake in ``own``; else say all that is wrong."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")

@@ -1,7 +1,58 @@
-"""Training: losses, the history of a run and the network that is trained."""
+"""Training: losses, optimisers, the fit loop with early stopping and checkpoints, the history of a run, networks."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cregkit.train.callbacks import Callback, FitState
+from cregkit.train.early_stopping import EarlyStopping
+from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
+from cregkit.train.fit import batches, fit, train_step
 from cregkit.train.history import History
-from cregkit.train.losses import binary_cross_entropy
-from cregkit.train.network import Data, RegularizedNetwork
+from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from cregkit.train.network import RegularizedNetwork
+from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 
-__all__ = ["Data", "History", "RegularizedNetwork", "binary_cross_entropy"]
+if TYPE_CHECKING:
+    from cregkit.train.classifier import RegularizedMLPClassifier
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "Data",
+    "EarlyStopping",
+    "FitState",
+    "History",
+    "Loss",
+    "Optimizer",
+    "ParameterGroup",
+    "RegularizedMLPClassifier",
+    "RegularizedNetwork",
+    "batches",
+    "binary_accuracy",
+    "binary_cross_entropy",
+    "class_accuracy",
+    "evaluate",
+    "fit",
+    "mean_squared_error",
+    "predict",
+    "softmax_cross_entropy",
+    "train_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classifier when it is asked for: it alone needs scikit-learn."""
+    if name != "RegularizedMLPClassifier":
+        raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
+    from cregkit.train.classifier import RegularizedMLPClassifier
+
+    globals()[name] = RegularizedMLPClassifier
+    return RegularizedMLPClassifier
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable
 
 import numpy as np
 
-from cregkit.functional import sgd_step
 from cregkit.layers import (
     BatchNorm,
     Dropout,
@@ -23,10 +21,11 @@ from cregkit.layers import (
 )
 from cregkit.layers.activations import sigmoid
 from cregkit.layers.base import Array
+from cregkit.train.evaluation import Data, checked_data, evaluate
+from cregkit.train.fit import fit
 from cregkit.train.history import History
 from cregkit.train.losses import binary_cross_entropy
-
-Data: TypeAlias = tuple[Array, Array]
+from cregkit.train.optimizers import SGD
 
 NORMS: dict[str, Callable[[int], Layer]] = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 
@@ -62,8 +61,6 @@ class RegularizedNetwork(Sequential):
         seed: Seed = 0,
     ) -> None:
         """Draw the initial weights."""
-        if norm is not None and norm not in NORMS:
-            raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
         self.hidden_size = validate.positive_int("hidden_size", hidden_size)
         self.lr = validate.real("lr", lr, 0)
         self.dropout_p = validate.real("dropout_p", dropout_p, 0, 1)
@@ -73,10 +70,7 @@ class RegularizedNetwork(Sequential):
         weights = np.random.default_rng(weight_stream)
         self._order = np.random.default_rng(order_stream)
 
-        layers: list[Layer] = [_linear(2, hidden_size, weights)]
-        if norm is not None:
-            layers.append(NORMS[norm](hidden_size))
-        layers.append(ReLU())
+        layers: list[Layer] = [_linear(2, hidden_size, weights), *norm_layers(norm, hidden_size), ReLU()]
         if dropout_p > 0:
             layers.append(Dropout(dropout_p, seed=mask_stream))
         layers.append(_linear(hidden_size, 1, weights))
@@ -111,26 +105,19 @@ class RegularizedNetwork(Sequential):
             TypeError, ValueError: an argument has the wrong type, value or shape; nothing has been trained then. With
                 norm="batch" that includes a batch size, or a training set, of one.
         """
-        validate.positive_int("epochs", epochs)
-        validate.positive_int("batch_size", batch_size)
-        x, y = _checked("train", train)
+        _checked("train", train)
         _checked("test", test)
-        if self.norm == "batch" and min(batch_size, len(x)) < 2:
-            raise ValueError(
-                f"batch_size must be at least 2, and train too, with norm='batch': one sample has no variance; "
-                f"got batch_size={batch_size} and {len(x)} samples"
-            )
-        history = History()
-        for epoch in range(epochs):
-            self.train()
-            order = self._order.permutation(len(x))
-            x_in_order, targets = x[order], y[order, None]
-            for batch in self._batches(len(x), batch_size):
-                self._step(x_in_order[batch], targets[batch])
-            history.record(self.evaluate(train), self.evaluate(test))
-            if on_epoch is not None:
-                on_epoch(epoch, history)
-        return history
+        return fit(
+            self,
+            binary_cross_entropy,
+            SGD(self, self.lr, weight_decay=self.weight_decay),
+            train,
+            test,
+            epochs,
+            batch_size=batch_size,
+            seed=self._order,
+            callbacks=() if on_epoch is None else [lambda state: on_epoch(state.epoch, state.history)],
+        )
 
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean cross-entropy in nats and the accuracy in percent on ``data``, in evaluation mode.
@@ -138,10 +125,8 @@ class RegularizedNetwork(Sequential):
         Raises:
             TypeError, ValueError: ``data`` has the wrong type or shape.
         """
-        x, y = _checked("data", data)
-        logits = self.eval().forward(x)
-        loss, _ = binary_cross_entropy(logits, y[:, None])
-        return loss, 100 * float(((logits[:, 0] >= 0) == (y >= 0.5)).mean())
+        _checked("data", data)
+        return evaluate(self, binary_cross_entropy, data)
 
     def predict_proba(self, x: Array) -> Array:
         """Return the probability of label 1 for each point of ``x``, float32 of shape (n,), in evaluation mode.
@@ -151,25 +136,18 @@ class RegularizedNetwork(Sequential):
         """
         return sigmoid(self.eval().forward(x)[:, 0])
 
-    def _batches(self, n: int, batch_size: int) -> Iterator[slice]:
-        """Yield the slices of an epoch; see ``fit`` for the last one."""
-        last = n - 1 if self.norm == "batch" and n % batch_size == 1 else n
-        for start in range(0, last, batch_size):
-            stop = start + batch_size
-            yield slice(start, n if stop >= last else stop)
 
-    def _step(self, x: Array, targets: Array) -> None:
-        """Take one step of SGD on a batch."""
-        _, dlogits = binary_cross_entropy(self.forward(x), targets)
-        self.backward(dlogits)
-        for parameter in self.parameters():
-            assert parameter.grad is not None
-            sgd_step(
-                parameter.value,
-                parameter.grad,
-                self.lr,
-                weight_decay=self.weight_decay if parameter.decay else 0.0,
-            )
+def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
+    """Return the normalisation of that name, "batch", "layer" or "rms", in a list; None gives an empty one.
+
+    Raises:
+        ValueError: ``norm`` is none of these.
+    """
+    if norm is None:
+        return []
+    if norm not in NORMS:
+        raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    return [NORMS[norm](num_features)]
 
 
 def _linear(in_features: int, out_features: int, rng: np.random.Generator) -> Linear:
@@ -180,15 +158,11 @@ def _linear(in_features: int, out_features: int, rng: np.random.Generator) -> Li
     return layer
 
 
-def _checked(name: str, data: Data) -> Data:
-    """Return ``data`` as (x, y) once its dtypes and shapes are seen to be right."""
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(f"{name} must be a tuple (x, y)")
-    x, y = data
-    validate.float32(f"{name}[0]", x)
+def _checked(name: str, data: Data) -> None:
+    """Refuse data that are not points and labels in [0, 1]."""
+    x, y = checked_data(name, data)
     validate.float32(f"{name}[1]", y)
-    if x.ndim != 2 or x.shape[1] != 2 or y.shape != x.shape[:1] or not len(y):
+    if x.ndim != 2 or x.shape[1] != 2 or y.ndim != 1:
         raise ValueError(f"{name} must have shapes (n, 2) and (n,) with n at least 1, got {x.shape} and {y.shape}")
     if not (y.min() >= 0 and y.max() <= 1):
         raise ValueError(f"{name}[1] must hold labels in [0, 1], got values from {y.min():g} to {y.max():g}")
-    return x, y

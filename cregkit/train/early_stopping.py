@@ -1,0 +1,133 @@
+"""Early stopping: end a fit that no longer gets better, and go back to the best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit.layers import Layer, validate
+from cregkit.layers.base import matching
+from cregkit.train.callbacks import Callback, FitState
+
+# What can be monitored, and the sign that makes smaller better.
+_SIGNS = {"train_loss": 1.0, "test_loss": 1.0, "gap": 1.0, "train_acc": -1.0, "test_acc": -1.0}
+_BEST = "best."
+
+
+class EarlyStopping(Callback):
+    """Stop when the monitored figure has not got better for ``patience`` epochs in a row; keep the best epoch's state.
+
+    Better means lower by more than ``min_delta``, higher for accuracies; NaN is never better. At the end of the fit,
+    however it ended, the network gets the state of its best epoch back: weights, running statistics and dropout's
+    position (Prechelt, "Early Stopping - But When?", 1998). Monitoring the test set chooses by it: for an unbiased
+    figure at the end, measure on a third set.
+
+    Args:
+        patience: epochs without improvement to wait for, at least 1.
+        min_delta: smallest change that counts, at least 0, in the unit of the figure.
+        monitor: "test_loss", "test_acc", "train_loss", "train_acc" or "gap", as in ``History``.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; also, as the fit begins, if ``monitor`` needs a
+            test set and there is none.
+    """
+
+    def __init__(self, patience: int = 20, min_delta: float = 0.0, monitor: str = "test_loss") -> None:
+        """Start without a best epoch."""
+        self.patience = validate.positive_int("patience", patience)
+        self.min_delta = validate.real("min_delta", min_delta, 0)
+        if monitor not in _SIGNS:
+            raise ValueError(f"monitor must be one of {', '.join(map(repr, _SIGNS))}, got {monitor!r}")
+        self.monitor = monitor
+        self._reset()
+
+    def _reset(self, epochs: int = 0) -> None:
+        self._epochs = epochs
+        self._seen = 0
+        self._best_epoch = -1
+        self._best_value = math.nan
+        self._best_state: dict[str, NDArray[Any]] = {}
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose state was kept, from 0 as in the lists of ``History``; None if every figure was NaN."""
+        return self._best_epoch if self._best_epoch >= 0 else None
+
+    @property
+    def best_value(self) -> float:
+        """The monitored figure of the best epoch; NaN if there is none."""
+        return self._best_value
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the patience has run out."""
+        return self._seen - 1 - self._best_epoch >= self.patience
+
+    @property
+    def epochs_saved(self) -> int:
+        """The epochs asked for that were not run, because the patience had run out; 0 while it has not."""
+        return self._epochs - self._seen if self.stopped else 0
+
+    def __str__(self) -> str:
+        """Say what happened, in one line."""
+        run = f"{self._seen} of {self._epochs} epochs run, {self.epochs_saved} saved"
+        if self.best_epoch is None:
+            return f"no best epoch: {self.monitor} was never a number; {run}"
+        return f"best epoch {self.best_epoch} ({self.monitor} {self.best_value:.4g}); {run}"
+
+    def on_train_begin(self, state: FitState) -> None:
+        """Forget an earlier fit."""
+        if state.test is None and not self.monitor.startswith("train"):
+            raise ValueError(f"monitor={self.monitor!r} needs a test set, got test=None; monitor 'train_loss' instead")
+        self._reset(state.epochs)
+
+    def on_epoch_end(self, state: FitState) -> None:
+        """Look at the figure of this epoch; keep the network's state if it is the best, or stop the fit."""
+        value = getattr(state.history, self.monitor)[-1]
+        self._seen += 1
+        if self._is_better(value):
+            self._best_epoch, self._best_value = self._seen - 1, value
+            self._best_state = state.network.state_dict()
+        elif self.stopped:
+            state.stop = True
+
+    def _is_better(self, value: float) -> bool:
+        if self.best_epoch is None:
+            return not math.isnan(value)
+        sign = _SIGNS[self.monitor]
+        return sign * value < sign * self._best_value - self.min_delta
+
+    def on_train_end(self, state: FitState) -> None:
+        """Give the network the state of its best epoch back."""
+        self.restore(state.network)
+
+    def restore(self, network: Layer) -> None:
+        """Load the best epoch's state into ``network``; without a best epoch, leave it as it is.
+
+        Raises:
+            ValueError: the state is that of another network.
+        """
+        if self._best_state:
+            network.load_state_dict(self._best_state)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the epochs seen, the best one, its figure and its state."""
+        return {**self._counters(), **{_BEST + name: array.copy() for name, array in self._best_state.items()}}
+
+    def _counters(self) -> dict[str, NDArray[Any]]:
+        return {
+            "seen": np.array(self._seen, dtype=np.int64),
+            "best_epoch": np.array(self._best_epoch, dtype=np.int64),
+            "best_value": np.array(self._best_value, dtype=np.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where the saved one was."""
+        counters = matching(self._counters(), {name: a for name, a in state.items() if not name.startswith(_BEST)})
+        self._seen, self._best_epoch = int(counters["seen"]), int(counters["best_epoch"])
+        self._best_value = float(counters["best_value"])
+        self._best_state = {name.removeprefix(_BEST): a.copy() for name, a in state.items() if name.startswith(_BEST)}
