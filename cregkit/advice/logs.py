@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
@@ -97,9 +98,8 @@ def from_columns(columns: Mapping[str, object]) -> Curves:
 
 
 def _from_csv(name: str, text: str) -> _Table:
-    header_line = text.lstrip("\r\n").splitlines()[0]
-    separator = max(",;\t", key=header_line.count)
-    reader = csv.reader(text.splitlines(), delimiter=separator)
+    separator = max(",;\t", key=text.lstrip().splitlines()[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, lines = [], []
     try:
         for row in reader:
@@ -133,6 +133,8 @@ def _from_mapping(name: str, content: Mapping[str, object]) -> _Table:
     for column, cells in content.items():
         if isinstance(cells, (list, tuple, np.ndarray)):
             columns[str(column)] = list(cells)
+    if not columns and content:
+        raise ValueError(f"{name}: found {_listed(list(content))}, and no list among them; {NEEDED}")
     return _Table(name, columns, lambda i: f"entry {i + 1}")
 
 
@@ -180,9 +182,14 @@ def _find(names: Mapping[str, str], part: str, metric: str) -> str | None:
 def _found(table: _Table) -> str:
     if not table.columns:
         return "no columns"
-    shown = ", ".join(column.strip() or "''" for column in table.columns)
+    return f"the columns {_listed(table.columns)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return ``names`` in one line of bounded length."""
+    shown = ", ".join(name.strip() or "''" for name in names)
     shown = shown if shown.isprintable() else repr(shown)
-    return "the columns " + (shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "...")
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
 
 
 def _source(names: Mapping[str, str], train_acc: str | None) -> tuple[str, bool]:
@@ -207,7 +214,7 @@ def _numbers(table: _Table, column: str) -> Series:
             if isinstance(content, bool):
                 raise TypeError
             number = float(content)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             shown = repr(cell)[:_SHOWN]
             raise ValueError(
                 f"{table.name}: {table.row(i)}, column {column}: found {shown}; needed is a number"
