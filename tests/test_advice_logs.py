@@ -186,7 +186,7 @@ NO_LOGS = {
     "text": (GOOD_HEADER + b"0,0.5,good\n", "line 2, column val_accuracy: found 'good'; needed is a number"),
     "nan": (GOOD_HEADER + b"0,0.5,nan\n", "line 2, column val_accuracy: found nan, so the training diverged"),
     "inf": (b"accuracy,val_accuracy,val_loss\n0.5,0.5,inf\n", "column val_loss: found inf, so the training diverged"),
-    "too many cells": (GOOD_HEADER + b"0,0.5,0.5,0.5\n", "line 2 has 4 cells, the header has 3"),
+    "too many cells": (GOOD_HEADER + b"0,0.5,0.5,0.5\n", "found 4 cells in line 2 and 3 in the header; needed is"),
     "half an epoch": (GOOD_HEADER + b"0.5,0.5,0.5\n", "line 2 has figures, but 0.5 in the column epoch"),
     "no epoch": (GOOD_HEADER + b",0.5,0.5\n", "line 2 has figures, but no number in the column epoch"),
     "huge cell": (GOOD_HEADER + b"0,0.5," + b"9" * 200_000 + b"\n", "line 2 is not CSV"),

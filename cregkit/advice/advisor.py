@@ -176,7 +176,7 @@ def _finite(columns: Mapping[str, object]) -> dict[str, object]:
 def _advice(
     train: float, test: float, setting: _Setting, curves: Curves | None, found: HistoryFigures | None
 ) -> Advice:
-    gap = round(train - test, 9)  # 95.1 - 90.1 is 5, not 4.999999999999986
+    gap = round(train - test, 9)  # PLACE
     regime = _regime(train, test, gap)
     return Advice(
         regime=regime,
@@ -261,7 +261,7 @@ def _against_underfitting(setting: _Setting) -> Iterator[Remedy]:
         rules.WIDER_CODE,
     )
     code = rules.OPTIMIZERS[setting.optimizer or "sgd"].format(value=0.0)
-    yield Remedy("no weight decay", "0", 0.0, "Decay holds back the weights that the fit needs.", code)
+    yield Remedy("no weight decay", None, 0.0, "Decay holds back the weights that the fit needs.", code)
     reason = "Training accuracy may just not have got there yet; try a higher learning rate as well."
     yield Remedy("longer training", None, None, reason, rules.LONGER_CODE)
 
@@ -297,7 +297,7 @@ def _warnings(
         yield from _history_warnings(regime, gap, curves, found)
     if gap < 0:
         yield (
-            "test accuracy is above training accuracy: training accuracy was taken with dropout or augmentation on, "
+            "test accuracy is above training accuracy: perhaps dropout or augmentation was on for the latter, "
             "training samples leaked into the test set, or the test set is small or easy"
         )
     if gap >= rules.GAP_LIGHT and train < rules.FITTED:
@@ -315,7 +315,7 @@ def _warnings(
     if setting.small_batches:
         yield f"batches of {setting.batch_size}: no BatchNorm below {rules.BATCH_NORM_FROM}, its statistics are noisy"
     if setting.optimizer == "adam" and regime in ("underfit", "test above train"):
-        yield f"once you use weight decay: {rules.WHY_ADAMW}"
+        yield f"once you use weight decay: {rules.WHY_ADAMW}".rstrip(".")
 
 
 def _history_warnings(regime: str, gap: float, curves: Curves, found: HistoryFigures) -> Iterator[str]:

@@ -111,7 +111,10 @@ def _from_csv(name: str, text: str) -> _Table:
     header, cells = rows[0], rows[1:]
     for row, line in zip(cells, lines[1:], strict=True):
         if len(row) > len(header):
-            raise ValueError(f"{name}: line {line} has {len(row)} cells, the header has {len(header)}")
+            raise ValueError(
+                f"{name}: found {len(row)} cells in line {line} and {len(header)} in the header; "
+                "needed is a training log as CSV with a cell per column"
+            )
         row += [""] * (len(header) - len(row))
     columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
     return _Table(name, columns, lambda i: f"line {lines[i + 1]}")
