@@ -149,6 +149,12 @@ def test_a_tab_separated_file_with_a_byte_order_mark(tmp_path):
     assert logs.read(path).epochs == (3,)
 
 
+def test_json_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "history.json"
+    path.write_text('{"accuracy": [0.9], "val_accuracy": [0.8]}', encoding="utf-8-sig")
+    assert len(logs.read(path).epochs) == 1
+
+
 def test_a_resumed_run_goes_on(tmp_path):
     lines = ["epoch,accuracy,val_accuracy", "0,0.5,0.5", "1,0.6,0.6", "0,0.7,0.7", "1,0.8,0.8"]
     advice = ck.advise(history=written(tmp_path, *lines))

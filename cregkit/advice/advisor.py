@@ -176,7 +176,7 @@ def _finite(columns: Mapping[str, object]) -> dict[str, object]:
 def _advice(
     train: float, test: float, setting: _Setting, curves: Curves | None, found: HistoryFigures | None
 ) -> Advice:
-    gap = round(train - test, 9)  # PLACE
+    gap = round(train - test, 9)  # 64.1 - 59.1 is 5, not 4.999999999999993
     regime = _regime(train, test, gap)
     return Advice(
         regime=regime,

@@ -1,5 +1,9 @@
 """Training: losses, optimisers, the fit loop with early stopping and checkpoints, the history of a run, networks."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.early_stopping import EarlyStopping
 from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
@@ -8,6 +12,9 @@ from cregkit.train.history import History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
 from cregkit.train.network import RegularizedNetwork
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
+
+if TYPE_CHECKING:
+    from cregkit.train.classifier import RegularizedMLPClassifier
 
 __all__ = [
     "SGD",
@@ -21,6 +28,7 @@ __all__ = [
     "Loss",
     "Optimizer",
     "ParameterGroup",
+    "RegularizedMLPClassifier",
     "RegularizedNetwork",
     "batches",
     "binary_accuracy",
@@ -33,3 +41,18 @@ __all__ = [
     "softmax_cross_entropy",
     "train_step",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classifier when it is asked for: it alone needs scikit-learn."""
+    if name != "RegularizedMLPClassifier":
+        raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
+    from cregkit.train.classifier import RegularizedMLPClassifier
+
+    globals()[name] = RegularizedMLPClassifier
+    return RegularizedMLPClassifier
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

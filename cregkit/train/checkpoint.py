@@ -24,7 +24,8 @@ class Checkpoint:
     """The file of a fit: written after each epoch, read to go on from there.
 
     It holds the states of network, optimiser and callbacks, the history, the state of the generator that orders the
-    samples, and what tells this run from another: batch size, callbacks, and checksums of the data.
+    samples, and what tells this run from another: batch size, kind of optimiser, callbacks and generator, and checksums
+    of the data.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Checkpoint:
             "format": _FORMAT,
             "batch_size": batch_size,
             "optimizer": type(state.optimizer).__name__,
+            "order": type(order.bit_generator).__name__,
             "callbacks": [type(callback).__name__ for callback in callbacks],
             "train": _fingerprint(state.train),
             "test": _fingerprint(state.test),
@@ -78,32 +80,34 @@ class Checkpoint:
             ValueError: it is damaged, is no checkpoint, or is that of another run; nothing has been changed then.
         """
         arrays = files.load_arrays(self.path)
+        owners = self._parts()
+        before = {part: owner.state_dict() for part, owner in owners.items()}, self._order.bit_generator.state
         try:
             self._take_over(arrays)
-        except ValueError as error:
-            raise ValueError(f"checkpoint {self.path}: {error}") from None
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # what json, a mapping or a generator say of a damaged file
+            for part, owner in owners.items():
+                owner.load_state_dict(before[0][part])
+            self._order.bit_generator.state = before[1]
+            raise ValueError(f"checkpoint {os.fspath(self.path)} cannot be gone on from: {error}") from None
 
     def _take_over(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         if "meta" not in arrays:
-            raise ValueError("not a checkpoint of a fit: it has no entry 'meta'")
+            raise ValueError("it is no checkpoint of a fit: it has no entry 'meta'")
         meta = json.loads(str(arrays["meta"]))
         for name, value in self._identity.items():
-            if (came := meta["identity"].get(name)) != value:
-                raise ValueError(f"it belongs to another run: {name} was {came}, is {value}")
-        owners = self._parts()
-        before = {part: owner.state_dict() for part, owner in owners.items()}
-        try:
-            for part, owner in owners.items():
-                owner.load_state_dict(_under(f"{part}/", arrays))
-        except ValueError:
-            for part, owner in owners.items():
-                owner.load_state_dict(before[part])
-            raise
-        history = self._state.history
-        for name in _history_lists(history):
-            getattr(history, name)[:] = arrays[f"history/{name}"].tolist()
+            if (was := meta["identity"][name]) != value:
+                raise ValueError(f"it belongs to another run: {name} was {was}, is {value}")
+        for part, owner in self._parts().items():
+            owner.load_state_dict(_under(f"{part}/", arrays))
         self._order.bit_generator.state = meta["order"]
         self._state.stop = meta["stop"]
+        history = self._state.history
+        lists = {name: arrays[f"history/{name}"].tolist() for name in _history_lists(history)}
+        vars(history).update(lists)
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"network": self._state.network, "optimizer": self._state.optimizer}

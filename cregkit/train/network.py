@@ -61,8 +61,6 @@ class RegularizedNetwork(Sequential):
         seed: Seed = 0,
     ) -> None:
         """Draw the initial weights."""
-        if norm is not None and norm not in NORMS:
-            raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
         self.hidden_size = validate.positive_int("hidden_size", hidden_size)
         self.lr = validate.real("lr", lr, 0)
         self.dropout_p = validate.real("dropout_p", dropout_p, 0, 1)
@@ -72,10 +70,7 @@ class RegularizedNetwork(Sequential):
         weights = np.random.default_rng(weight_stream)
         self._order = np.random.default_rng(order_stream)
 
-        layers: list[Layer] = [_linear(2, hidden_size, weights)]
-        if norm is not None:
-            layers.append(NORMS[norm](hidden_size))
-        layers.append(ReLU())
+        layers: list[Layer] = [_linear(2, hidden_size, weights), *norm_layers(norm, hidden_size), ReLU()]
         if dropout_p > 0:
             layers.append(Dropout(dropout_p, seed=mask_stream))
         layers.append(_linear(hidden_size, 1, weights))
@@ -140,6 +135,19 @@ class RegularizedNetwork(Sequential):
             TypeError, ValueError: ``x`` is not float32 or has not the shape (n, 2).
         """
         return sigmoid(self.eval().forward(x)[:, 0])
+
+
+def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
+    """Return the normalisation of that name, "batch", "layer" or "rms", in a list; None gives an empty one.
+
+    Raises:
+        ValueError: ``norm`` is none of these.
+    """
+    if norm is None:
+        return []
+    if norm not in NORMS:
+        raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    return [NORMS[norm](num_features)]
 
 
 def _linear(in_features: int, out_features: int, rng: np.random.Generator) -> Linear:

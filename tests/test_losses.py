@@ -1,0 +1,135 @@
+"""The losses: their definitions, their gradients, PyTorch's numbers, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cregkit.train import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 3, (7, 5)).astype(np.float32)
+CLASSES = RNG.integers(5, size=7)
+SOFT = RNG.dirichlet(np.ones(5), 7).astype(np.float32)
+BITS = RNG.integers(2, size=(7, 5)).astype(np.float32)
+SMOOTHINGS = (0.0, 0.1, 1.0)
+
+
+def _log_softmax(z):
+    z = z.astype(np.longdouble)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("targets", [CLASSES, SOFT], ids=["classes", "soft"])
+def test_softmax_cross_entropy_is_its_definition(targets, smoothing):
+    t = np.eye(5)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+    t = (1 - smoothing) * t + smoothing / 5
+    log_p = _log_softmax(LOGITS)
+    loss, dlogits = softmax_cross_entropy(LOGITS, targets, label_smoothing=smoothing)
+    assert loss == pytest.approx(float(-(t * log_p).sum() / 7), rel=1e-12)
+    expected = (np.exp(log_p) * t.sum(axis=1, keepdims=True) - t) / 7
+    np.testing.assert_allclose(dlogits, expected.astype(np.float64), rtol=1e-7, atol=1e-12)
+    assert dlogits.dtype == np.float32
+
+
+LOSSES = {
+    "binary": (lambda z: binary_cross_entropy(z, BITS, label_smoothing=0.3), LOGITS),
+    "softmax, classes": (lambda z: softmax_cross_entropy(z, CLASSES, label_smoothing=0.3), LOGITS),
+    "softmax, soft": (lambda z: softmax_cross_entropy(z, SOFT, label_smoothing=0.3), LOGITS),
+    "squares": (lambda z: mean_squared_error(z, SOFT), LOGITS),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_the_slopes_of_the_losses(name):
+    loss, z = LOSSES[name]
+    _, gradient = loss(z)
+    for index in np.ndindex(z.shape):
+        up, down = z.copy(), z.copy()
+        up[index] += 2e-3
+        down[index] -= 2e-3
+        slope = (loss(up)[0] - loss(down)[0]) / (float(up[index]) - float(down[index]))
+        assert abs(slope - gradient[index]) <= 1e-6  # truncation: step**2 / 6 times a third derivative below 1
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_losses_are_those_of_pytorch(smoothing):
+    torch = pytest.importorskip("torch")
+    z = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
+    for targets in (CLASSES, SOFT):
+        wanted = torch.tensor(targets if targets is CLASSES else targets.astype(np.float64))
+        theirs = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(z, wanted)
+        (gradient,) = torch.autograd.grad(theirs, z)
+        loss, dlogits = softmax_cross_entropy(LOGITS, targets, label_smoothing=smoothing)
+        assert loss == pytest.approx(theirs.item(), rel=1e-12)
+        np.testing.assert_allclose(dlogits, gradient.numpy(), rtol=1e-7, atol=1e-12)
+    smoothed = torch.tensor(BITS.astype(np.float64) * (1 - smoothing) + 0.5 * smoothing)
+    theirs = torch.nn.BCEWithLogitsLoss()(z, smoothed)
+    (gradient,) = torch.autograd.grad(theirs, z)
+    loss, dlogits = binary_cross_entropy(LOGITS, BITS, label_smoothing=smoothing)
+    assert loss == pytest.approx(theirs.item(), rel=1e-12)
+    np.testing.assert_allclose(dlogits, gradient.numpy(), rtol=1e-7, atol=1e-12)
+    squares = torch.nn.MSELoss()(z, torch.tensor(SOFT.astype(np.float64)))
+    assert mean_squared_error(LOGITS, SOFT)[0] == pytest.approx(squares.item(), rel=1e-12)
+
+
+def test_softmax_of_two_classes_is_the_binary_loss():
+    pair = np.stack([np.zeros(7, np.float32), LOGITS[:, 0]], axis=1)
+    two = softmax_cross_entropy(pair, BITS[:, 0].astype(np.int64), label_smoothing=0.2)
+    one = binary_cross_entropy(LOGITS[:, 0], BITS[:, 0], label_smoothing=0.2)
+    assert two[0] == pytest.approx(one[0], rel=1e-12)
+    np.testing.assert_allclose(two[1][:, 1], one[1], rtol=1e-6)
+
+
+def test_logits_where_exp_overflows():
+    z = np.array([[3e38, -3e38, 0.0], [0.0, 1e4, 0.0]], dtype=np.float32)
+    assert softmax_cross_entropy(z, np.array([0, 1]))[0] == 0
+    loss, dlogits = softmax_cross_entropy(z, np.array([0, 0]))
+    assert loss == pytest.approx(5e3)
+    np.testing.assert_array_equal(dlogits, [[0, 0, 0], [-0.5, 0.5, 0]])
+
+
+def test_a_class_ruled_out_costs_nothing():
+    z = np.array([[0.0, -np.inf, 0.0]], dtype=np.float32)
+    assert softmax_cross_entropy(z, np.array([2]))[0] == pytest.approx(math.log(2))
+    assert softmax_cross_entropy(z, np.array([1]))[0] == math.inf
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_diverged_network_has_no_finite_loss_and_no_warning(value):
+    z = np.full((2, 3), value, dtype=np.float32)
+    ones = np.ones((2, 3), dtype=np.float32)
+    for loss, _ in (softmax_cross_entropy(z, np.array([0, 1])), mean_squared_error(z, ones)):
+        assert not math.isfinite(loss)
+    assert math.isnan(binary_cross_entropy(z, ones)[0])
+
+
+Z, T = LOGITS[:, 0], BITS[:, 0]
+MISTAKES = [
+    (lambda: binary_cross_entropy(Z, T, label_smoothing=1.5), ValueError, "label_smoothing"),
+    (lambda: binary_cross_entropy(Z, 2 * T), ValueError, r"targets must be in \[0, 1\], got values from 0 to 2"),
+    (lambda: binary_cross_entropy(Z, T * np.float32("nan")), ValueError, "targets"),
+    (lambda: binary_cross_entropy(Z.astype(float), T), TypeError, "logits must be a float32 array"),
+    (lambda: softmax_cross_entropy(Z, CLASSES), ValueError, r"logits must have shape \(N, C\)"),
+    (lambda: softmax_cross_entropy(LOGITS[:0], CLASSES[:0]), ValueError, "not empty"),
+    (lambda: softmax_cross_entropy(LOGITS, CLASSES[:3]), ValueError, r"targets must have shape \(7,\)"),
+    (lambda: softmax_cross_entropy(LOGITS, CLASSES + 1), ValueError, "targets must be from 0 to 4"),
+    (lambda: softmax_cross_entropy(LOGITS, CLASSES - 1), ValueError, "targets must be from 0 to 4"),
+    (lambda: softmax_cross_entropy(LOGITS, SOFT[:, :3]), ValueError, "float32 targets must have the shape of logits"),
+    (lambda: softmax_cross_entropy(LOGITS, -SOFT), ValueError, "targets must be in"),
+    (lambda: softmax_cross_entropy(LOGITS, SOFT.astype(float)), TypeError, "targets .* got a float64 array"),
+    (lambda: softmax_cross_entropy(LOGITS, CLASSES > 2), TypeError, "targets .* got a bool array"),
+    (lambda: softmax_cross_entropy(LOGITS, [0] * 7), TypeError, "targets .* got list"),
+    (lambda: softmax_cross_entropy(LOGITS, CLASSES, label_smoothing=-1), ValueError, "label_smoothing"),
+    (lambda: mean_squared_error(Z, T[:2]), ValueError, "targets and predictions"),
+    (lambda: mean_squared_error(Z, T.astype(int)), TypeError, "targets must be a float32 array"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
+def test_mistakes_are_named(mistake, error, named):
+    with pytest.raises(error, match=named):
+        mistake()
