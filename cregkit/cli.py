@@ -213,7 +213,7 @@ examples:
     ),
     Command(
         "advise",
-        "say which regularisation fits a training run, from its accuracies or its log",
+        "say which regularisation a training run needs",
         """\
 Say whether a network underfits, fits well or overfits, and which remedies at which rates fit it, each with its reason
 and the line of cregkit code that applies it. Accuracies are in percent; a log may have them as fractions. From a log it
