@@ -105,6 +105,7 @@ class SourceArchive(sdist):
             "cregkit/**/*.p[yx]*",
             "csrc/*.[ch]",
             "tests/**/*.py",
+            "tests/**/*.csv",
             "bench/**/*.py",
             "CHANGELOG.md",
             "CONTRIBUTING.md",

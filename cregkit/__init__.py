@@ -13,6 +13,7 @@ from cregkit._version import __version__
 
 if TYPE_CHECKING:
     from cregkit import functional, oracle
+    from cregkit.advice import advise
     from cregkit.config import show_config
     from cregkit.functional import (
         adamw_step,
@@ -69,6 +70,7 @@ __all__ = [
     "SpatialDropout",
     "__version__",
     "adamw_step",
+    "advise",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -112,6 +114,8 @@ def __getattr__(name: str) -> Any:
         home = "cregkit.kernels._pool"
     elif name == "show_config":
         home = "cregkit.config"
+    elif name == "advise":
+        home = "cregkit.advice"
     elif name == "RegularizedNetwork":
         home = "cregkit.train"
     else:

@@ -104,6 +104,44 @@ def _bench(arguments: argparse.Namespace) -> int:
         return 2
 
 
+def _advise_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--train-acc", type=_number, metavar="PERCENT", help="accuracy on the training set, 0 to 100")
+    parser.add_argument("--test-acc", type=_number, metavar="PERCENT", help="accuracy on the test or validation set")
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="a training log instead: our history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
+    )
+    parser.add_argument("--model", choices=("mlp", "cnn", "transformer", "llm"), help="kind of model")
+    parser.add_argument("--batch-size", type=_count, metavar="N", help="samples per training step")
+    parser.add_argument("--optimizer", choices=("adam", "sgd"), help="optimiser in use")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write the advice as JSON to FILE, or print it"
+    )
+    parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
+
+
+def _advise(arguments: argparse.Namespace) -> int:
+    from cregkit.advice import command
+
+    options = command.Options(
+        train_acc=arguments.train_acc,
+        test_acc=arguments.test_acc,
+        history_path=arguments.history,
+        model=arguments.model,
+        batch_size=arguments.batch_size,
+        optimizer=arguments.optimizer,
+        json_path=arguments.json,
+        prompt=arguments.prompt,
+    )
+    try:
+        command.run(options)
+    except ValueError as error:
+        print(f"cregkit advise: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 COMMANDS = (
     Command(
         "info",
@@ -173,6 +211,26 @@ examples:
         _demo_arguments,
         _demo,
     ),
+    Command(
+        "advise",
+        "say which regularisation a training run needs",
+        """\
+Say whether a network underfits, fits well or overfits, and which remedies at which rates fit it, each with its reason
+and the line of cregkit code that applies it. Accuracies are in percent; a log may have them as fractions. From a log it
+also reads the best epoch, when the test loss turned up, and how noisy the figures are.
+
+By the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit: the gap is below 5
+and both accuracies are below 80 %. Test accuracy more than 2 points above training accuracy is a fault of measuring.
+
+examples:
+  cregkit advise --train-acc 99 --test-acc 60 --model mlp
+  cregkit advise --history metrics.csv --optimizer adam --batch-size 16
+  cregkit advise --history history.json --json advice.json
+  cregkit advise --prompt
+""",
+        _advise_arguments,
+        _advise,
+    ),
 )
 
 
@@ -192,6 +250,14 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return value
+
+
+def _number(text: str) -> float:
+    """Return ``text`` as a float."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

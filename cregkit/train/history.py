@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TypeAlias
+
+Path: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass
@@ -35,3 +43,76 @@ class History:
         self.test_acc.append(test[1])
         self.seconds.append(seconds)
         self.gap.append(train[1] - test[1])
+
+    def _columns(self) -> dict[str, list[float]]:
+        return {name: column for name, column in vars(self).items() if isinstance(column, list)}
+
+    def to_json(self, path: Path) -> None:
+        """Write the history to ``path`` as a JSON object with a list per figure; NaN and infinities become null.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        content = {name: [x if math.isfinite(x) else None for x in column] for name, column in self._columns().items()}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({**content, "interrupted": self.interrupted}, file, indent=1)
+            file.write("\n")
+
+    def to_csv(self, path: Path) -> None:
+        """Write the history to ``path`` as CSV: a row per epoch, from 0; NaN and infinities become empty cells.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        columns = self._columns()
+        rows = zip_longest(*columns.values(), fillvalue=math.nan)
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *columns])
+            writer.writerows([epoch, *(x if math.isfinite(x) else "" for x in row)] for epoch, row in enumerate(rows))
+
+    @classmethod
+    def from_json(cls, path: Path) -> History:
+        """Return the history that ``to_json`` wrote to ``path``; null becomes NaN.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file is no such history.
+        """
+        with open(path, encoding="utf-8") as file:
+            try:
+                content = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)} is not JSON: {error}") from None
+        return cls._from_columns(path, content if isinstance(content, dict) else {})
+
+    @classmethod
+    def from_csv(cls, path: Path) -> History:
+        """Return the history that ``to_csv`` wrote to ``path``; an empty cell becomes NaN.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file is no such history.
+        """
+        with open(path, encoding="utf-8", newline="") as file:
+            try:
+                header, *rows = list(csv.reader(file)) or [[]]
+            except (ValueError, csv.Error) as error:
+                raise ValueError(f"{os.fspath(path)} is not CSV: {error}") from None
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError(f"{os.fspath(path)}: a row has not as many cells as the header, {len(header)}")
+        return cls._from_columns(path, {name: [row[i] for row in rows] for i, name in enumerate(header)})
+
+    @classmethod
+    def _from_columns(cls, path: Path, columns: Mapping[str, Sequence[float | str | None]]) -> History:
+        history = cls()
+        own = history._columns()
+        if missing := ", ".join(name for name in own if name not in columns):
+            raise ValueError(f"{os.fspath(path)} is no history of cregkit: it has no {missing}")
+        try:
+            for name, column in own.items():
+                column.extend(math.nan if x is None or x == "" else float(x) for x in columns[name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} is no history of cregkit: {error}") from None
+        history.interrupted = bool(columns.get("interrupted", False))
+        return history

@@ -1,0 +1,177 @@
+"""The rules of the advice, in one place: what each regime and each kind of model calls for, why, and at which rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+GAP_LIGHT = 5.0
+"""Percentage points between training and test accuracy from which on regularisation should be moderate."""
+GAP_HEAVY = 10.0
+"""Points above which it should be heavy."""
+FITTED = 80.0
+"""Percent: where neither accuracy gets here and the gap is small, the network underfits. With the gap small, training
+accuracy says how well the network fits at all; 80 lies between the 60 % of a network too small for its task and the
+95 % of a good fit. Where labels are noisy or classes many, a lower accuracy may be as good as it gets."""
+GOOD = 90.0
+"""Percent: with a gap under 5 and this training accuracy, nothing needs to change."""
+INVERTED = -2.0
+"""Points: a test accuracy further above the training accuracy than this is a fault of measuring before all else."""
+BATCH_NORM_FROM = 32
+"""Samples per batch below which batch statistics are too noisy."""
+
+REGIMES: Mapping[str, str] = {
+    "underfit": "Both accuracies are low: the network does not fit even its training set. Regularise less.",
+    "good": "The network fits its training set and generalises: keep what you have. The remedies are safeguards.",
+    "gap under 5": "The gap is small, while training accuracy leaves room: light regularisation, more capacity.",
+    "gap 5-10": "The network overfits: moderate regularisation.",
+    "gap over 10": "The network has learned its training set by heart: heavy regularisation.",
+    "test above train": "The test set looks easier than the training set: find out why before changing the network.",
+}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A range of sensible values and where to start."""
+
+    low: float
+    high: float
+    start: float
+
+    def __str__(self) -> str:
+        """Return the range: 0.3-0.5."""
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:g}-{self.high:g}"
+
+    def within(self, other: Rate) -> Rate:
+        """Return the values in both ranges; where there are none, the lower, more careful range."""
+        low, high = max(self.low, other.low), min(self.high, other.high)
+        if low > high:
+            return min(self, other, key=lambda rate: rate.high)
+        return Rate(low, high, min(max(self.start, low), high))
+
+
+@dataclass(frozen=True)
+class GapRule:
+    """What a regime of overfitting calls for."""
+
+    dropout: Rate
+    weight_decay: Rate
+    norm: bool = False
+    augmentation: bool = False
+    early_stopping: bool = False
+
+
+GAP_RULES: Mapping[str, GapRule] = {
+    "gap over 10": GapRule(Rate(0.3, 0.5, 0.4), Rate(0.01, 0.1, 0.03), augmentation=True, early_stopping=True),
+    "gap 5-10": GapRule(Rate(0.1, 0.2, 0.15), Rate(0.001, 0.01, 0.003), norm=True),
+    "gap under 5": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
+    "good": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
+}
+
+
+@dataclass(frozen=True)
+class ModelRule:
+    """What suits a kind of model: its dropout, its norm, and the code of the remedies whose place it decides."""
+
+    title: str
+    dropout: Rate
+    norm: str
+    why_norm: str
+    dropout_code: str
+    norm_code: Mapping[str, str]
+    augmentation_code: str
+
+
+_DENSE_DROPOUT = "network = ck.Sequential(ck.Linear(784, 256), ck.ReLU(), ck.Dropout({value:g}), ck.Linear(256, 10))"
+_DENSE_NORM = {
+    norm: f"network = ck.Sequential(ck.Linear(784, 256), ck.{norm}(256), ck.ReLU(), ck.Linear(256, 10))"
+    for norm in ("BatchNorm", "LayerNorm")
+}
+_BLOCK_DROPOUT = "block = ck.Sequential(ck.Linear(512, 2048), ck.GELU(), ck.Linear(2048, 512), ck.Dropout({value:g}))"
+_BLOCK_NORM = {
+    norm: f"block = ck.Sequential(ck.{norm}(512), ck.Linear(512, 2048), ck.GELU(), ck.Linear(2048, 512))"
+    for norm in ("LayerNorm", "RMSNorm")
+}
+_TOKENS = "tokens = np.where(rng.random(tokens.shape) < 0.1, mask_id, tokens)  # another 10 % hidden in each epoch"
+_NOISE = "x = x + 0.1 * rng.standard_normal(x.shape, dtype=np.float32)  # drawn anew for each batch"
+
+ANY_MODEL = ModelRule(
+    title="any model",
+    dropout=Rate(0.0, 1.0, 0.5),
+    norm="LayerNorm",
+    why_norm="It does not depend on the batch size; in CNNs and MLPs with batches of 32 and more BatchNorm is usual.",
+    dropout_code=_DENSE_DROPOUT,
+    norm_code=_DENSE_NORM,
+    augmentation_code=_NOISE,
+)
+
+MODELS: Mapping[str, ModelRule] = {
+    "mlp": ModelRule(
+        title="MLPs",
+        dropout=Rate(0.5, 0.5, 0.5),
+        norm="BatchNorm",
+        why_norm="Batch statistics make the loss smoother and allow higher learning rates in stacks of dense layers.",
+        dropout_code=_DENSE_DROPOUT,
+        norm_code=_DENSE_NORM,
+        augmentation_code=_NOISE,
+    ),
+    "cnn": ModelRule(
+        title="CNNs",
+        dropout=Rate(0.2, 0.3, 0.25),
+        norm="BatchNorm",
+        why_norm="A channel has a value for each pixel of each image, so its batch statistics are well known.",
+        dropout_code="drop = ck.SpatialDropout({value:g})  # then x = drop(x) on feature maps of shape (N, C, H, W)",
+        norm_code={
+            "BatchNorm": "norm = ck.BatchNorm(64)  # then x = norm(x) on 64 feature maps, x of shape (N, 64, H, W)",
+            "LayerNorm": "norm = ck.LayerNorm(64)  # then x = norm(x), channels last: x of shape (N, H, W, 64)",
+        },
+        augmentation_code="x = np.where(rng.random((len(x), 1, 1, 1)) < 0.5, x[..., ::-1], x)  # flips half the images",
+    ),
+    "transformer": ModelRule(
+        title="Transformers",
+        dropout=Rate(0.1, 0.1, 0.1),
+        norm="LayerNorm",
+        why_norm="Each token is normalised on its own: any length, any batch size, the same in training and inference.",
+        dropout_code=_BLOCK_DROPOUT,
+        norm_code=_BLOCK_NORM,
+        augmentation_code=_TOKENS,
+    ),
+    "llm": ModelRule(
+        title="LLMs",
+        dropout=Rate(0.1, 0.1, 0.1),
+        norm="RMSNorm",
+        why_norm="As LayerNorm without the mean, which adds little but costs time (LLaMA and Mistral do so).",
+        dropout_code=_BLOCK_DROPOUT,
+        norm_code=_BLOCK_NORM,
+        augmentation_code=_TOKENS,
+    ),
+}
+
+OPTIMIZERS: Mapping[str, str] = {
+    "sgd": "optimizer = ck.train.SGD(network, lr=0.01, momentum=0.9, weight_decay={value:g})",
+    "adam": "optimizer = ck.train.AdamW(network, lr=0.001, weight_decay={value:g})",
+}
+"""The code of weight decay by optimiser; users of Adam get AdamW."""
+
+IMPORTS = "import numpy as np; import cregkit as ck, cregkit.train; rng = np.random.default_rng()"
+"""What comes before the code of any remedy."""
+
+EARLY_STOPPING_CODE = (
+    "ck.train.fit(network, loss, optimizer, (x, y), (x_val, y_val), epochs=1000, "
+    "callbacks=[ck.train.EarlyStopping(patience=20)])"
+)
+LONGER_CODE = "ck.train.fit(network, loss, optimizer, (x, y), (x_val, y_val), epochs=1000)"
+WIDER_CODE = "network = ck.Sequential(ck.Linear(784, 1024), ck.ReLU(), ck.Linear(1024, 10))  # without dropout"
+EVALUATE_CODE = "train_acc = 100 * (network.eval()(x).argmax(axis=1) == y).mean()"
+LEAK_CODE = "shared = {row.tobytes() for row in x} & {row.tobytes() for row in x_val}  # must be empty"
+
+WHY_DROPOUT = "No neuron can rely on particular others when each is dropped at random in training."
+WHY_DECAY = (
+    "Large weights fit noise; decay keeps every weight small unless the data insist. Biases and gains stay free."
+)
+WHY_ADAMW = "AdamW, not Adam: within Adam's gradient the decay is divided by the moments and loses its meaning."
+WHY_AUGMENTATION = (
+    "A network that never sees the same sample twice cannot learn it by heart: transform strongly, keep the labels."
+)
+WHY_STOPPING = "Keeps the weights of the epoch with the lowest validation loss, before the learning by heart began."
+WHY_SMALL_BATCH = "Not BatchNorm: the statistics of batches under 32 are noisy. LayerNorm does not see the batch."
