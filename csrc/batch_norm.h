@@ -267,13 +267,12 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
     }
 }
 
-CREG_INLINE void plane_apply_group(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
+CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        v_put_part(y + j, affine(v_load_part(x + j, left), hi, lo, scale, bias), left, stream);
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+        v_put_part(y + j, affine(v_load(x + j), hi, lo, scale, bias), CREG_W, stream);
+    if (j < n) v_store_part(y + j, affine(v_load_part(x + j, n - j), hi, lo, scale, bias), n - j); /* tail */
 }
 
 static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c, int stream)
@@ -283,11 +282,10 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
         return;
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
-    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
-    if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES)
-        plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
-    if (j < n) plane_apply_group(x + j, y + j, n - j, hi, lo, scale, bias, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) plane_apply_run(x, y, lead, hi, lo, scale, bias, 0);
+    if (stream) plane_apply_run(x + lead, y + lead, end - lead, hi, lo, scale, bias, 1);
+    plane_apply_run(x + end, y + end, n - end, hi, lo, scale, bias, 0);
 }
 
 static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
@@ -482,15 +480,15 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
     }
 }
 
-CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
-                                  vf scale, int stream)
+CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
+                                vf scale, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf g = v_load_part(dy + j, left), v = v_load_part(x + j, left);
-        v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+        v_put_part(dx + j, grad_affine(v_load(dy + j), v_load(x + j), hi, lo, k1, k2, scale), CREG_W, stream);
+    if (j == n) return;
+    const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j); /* tail */
+    v_store_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), n - j);
 }
 
 static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c,
@@ -502,11 +500,10 @@ static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, 
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
     const vf scale = v_set1(ch->scale[c]);
-    ptrdiff_t j = stream ? unaligned_lead(dx, n) : 0;
-    if (j) plane_grad_group(dy, x, dx, j, hi, lo, k1, k2, scale, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES)
-        plane_grad_group(dy + j, x + j, dx + j, CREG_LANES, hi, lo, k1, k2, scale, stream);
-    if (j < n) plane_grad_group(dy + j, x + j, dx + j, n - j, hi, lo, k1, k2, scale, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) plane_grad_run(dy, x, dx, lead, hi, lo, k1, k2, scale, 0);
+    if (stream) plane_grad_run(dy + lead, x + lead, dx + lead, end - lead, hi, lo, k1, k2, scale, 1);
+    plane_grad_run(dy + end, x + end, dx + end, n - end, hi, lo, k1, k2, scale, 0);
 }
 
 static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,

@@ -3,8 +3,11 @@
 #
 # A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the
 # pieces whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as
-# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk
-# of some channels.
+# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes.
+#
+# Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
+# channels in one pass; or, where the planes of a channel fit into the caches, all of it for some channels, so that the
+# second pass reads what the first one left there.
 import operator
 
 cimport numpy as cnp
@@ -23,10 +26,19 @@ cnp.import_array()
 cdef enum:
     TASK_ELEMENTS = 16384
     TASK_CHANNELS = 1024
+    CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
+    WHOLE_TASKS = 8  # so few whole channels keep the threads busy
 
 
-# One pass over the tensor, or over the channels' parameters.
+# What is done with chunk k, or with the parameters, of the channels [c0, c1).
+ctypedef void (*chunk_step)(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+ctypedef void (*parameter_step)(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+
+
+# A call's operands, and its steps.
 cdef struct Pass:
+    chunk_step first, last
+    parameter_step between
     creg_shape shape
     creg_chunk *chunks
     ptrdiff_t n_chunks, elements
@@ -120,31 +132,56 @@ cdef cnp.ndarray allocate_channels(Pass *a):
     return memory
 
 
-cdef creg_chunk chunk_of(Pass *a, ptrdiff_t task, ptrdiff_t *c0, ptrdiff_t *c1) noexcept nogil:
-    c0[0] = task % a.channel_steps * a.channel_step
-    c1[0] = min(c0[0] + a.channel_step, a.shape.c)
-    return a.chunks[task // a.channel_steps]
-
-
-cdef void over_chunks(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
-    parallel_for(task, a, a.n_chunks * a.channel_steps, a.elements)
-
-
-# Tasks over the channels alone, for what is done once a channel.
-cdef void over_channels(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
-    parallel_for(task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.n_chunks + 1) * a.shape.c)
-
-
-cdef void moments_task(void *args, ptrdiff_t task) noexcept nogil:
+cdef void first_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
-    kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
+    cdef ptrdiff_t c0 = task % a.channel_steps * a.channel_step
+    a.first(a, task // a.channel_steps, c0, min(c0 + a.channel_step, a.shape.c))
 
 
-cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
+cdef void between_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
+    cdef ptrdiff_t c0 = task * TASK_CHANNELS
+    a.between(a, c0, min(c0 + TASK_CHANNELS, a.shape.c))
+
+
+cdef void last_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0 = task % a.channel_steps * a.channel_step
+    a.last(a, task // a.channel_steps, c0, min(c0 + a.channel_step, a.shape.c))
+
+
+cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t k, c0 = task * a.channel_step, c1 = min(c0 + a.channel_step, a.shape.c)
+    for k in range(a.n_chunks):
+        a.first(a, k, c0, c1)
+    a.between(a, c0, c1)
+    for k in range(a.n_chunks):
+        a.last(a, k, c0, c1)
+
+
+cdef void apply_to_chunks(Pass *a) noexcept nogil:
+    parallel_for(last_task, a, a.n_chunks * a.channel_steps, a.elements)
+
+
+cdef void train(Pass *a) noexcept nogil:
+    cdef ptrdiff_t of_channel = a.shape.n * a.shape.s
+    cdef ptrdiff_t together = max(1, TASK_ELEMENTS // max(1, of_channel))
+    if a.shape.s > 1 and of_channel <= CACHED_ELEMENTS and a.shape.c >= WHOLE_TASKS * together:
+        a.channel_step = together
+        parallel_for(whole_task, a, ceil_div(a.shape.c, together), a.elements)
+        return
+    parallel_for(first_task, a, a.n_chunks * a.channel_steps, a.elements)
+    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.n_chunks + 1) * a.shape.c)
+    apply_to_chunks(a)
+
+
+cdef void moments(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    cdef ptrdiff_t at = k * a.shape.c
+    kernels().batch_norm_moments(a.x, a.shape, a.chunks[k], c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
+
+
+cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean,
                                     a.var, a.rstd, a.channels.exact)
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
@@ -168,35 +205,26 @@ cdef void x_hat_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, a.shape.c, &a.channels)
 
 
-cdef void apply_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
-    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+cdef void apply(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_apply(a.x, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
 
 
-cdef void grad_sums_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
-    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at, a.chunk_dy_d + at)
+cdef void grad_sums(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    cdef ptrdiff_t at = k * a.shape.c
+    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, a.chunks[k], c0, c1, &a.channels, a.chunk_dy + at,
+                                   a.chunk_dy_d + at)
 
 
-cdef void grad_affine_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
+cdef void grad_affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd, a.gamma,
                                      a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
 
 
-cdef void grad_apply_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+cdef void grad_apply(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     if a.training:
-        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
     else:  # dx = dy * scale
-        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_apply(a.dy, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
 
 
 # A checked vector that `out` must not touch.
@@ -254,9 +282,10 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     a.given_mean, a.given_var = floats(mean_), floats(var_)
     a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
     a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
+    a.last = apply
     with nogil:
         run_task(inference_task, &a, 0)
-        over_chunks(apply_task, &a)
+        apply_to_chunks(&a)
     return y
 
 
@@ -348,10 +377,9 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
     a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.n_chunks * shape.c
     a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
+    a.first, a.between, a.last = moments, statistics, apply
     with nogil:
-        over_chunks(moments_task, &a)
-        over_channels(statistics_task, &a)
-        over_chunks(apply_task, &a)
+        train(&a)
         run_task(running_task, &a, 0)
     return y, mean, rstd
 
@@ -367,11 +395,10 @@ cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_s
     a.dy, a.x, a.out, a.stream = floats(dy), floats(x), floats(dx), streams(a.elements)
     a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.n_chunks * shape.c
     a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
+    a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
     with nogil:
         run_task(x_hat_task, a, 0)
-        over_chunks(grad_sums_task, a)
-        over_channels(grad_affine_task, a)
-        over_chunks(grad_apply_task, a)
+        train(a)
     return dx, dgamma, dbeta
 
 
