@@ -16,9 +16,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like,
-    float32_vector, float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap,
-    run_task, streams, writable,
+    CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
+    float32_array, float32_like, float32_vector, float64_statistics, floats, kernels, new_vector, number, output,
+    parallel_for, refuse_overlap, run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -27,12 +27,19 @@ cdef enum:
     TASK_ELEMENTS = 16384
     TASK_CHANNELS = 1024
     CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
+    FAR_ELEMENTS = 1048576  # of a tensor: 4 MiB
     WHOLE_TASKS = 8  # so few whole channels keep the threads busy
 
 
 # What is done with chunk k, or with the parameters, of the channels [c0, c1).
-ctypedef void (*chunk_step)(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+ctypedef void (*chunk_step)(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
 ctypedef void (*parameter_step)(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+
+
+# The tensor in chunks, and how many of them, and of the channels, make a task.
+cdef struct Cut:
+    creg_chunk *chunks
+    ptrdiff_t n_chunks, chunk_step, channel_step
 
 
 # A call's operands, and its steps.
@@ -40,9 +47,8 @@ cdef struct Pass:
     chunk_step first, last
     parameter_step between
     creg_shape shape
-    creg_chunk *chunks
-    ptrdiff_t n_chunks, elements
-    ptrdiff_t channel_step, channel_steps  # channels of a task, and tasks across the channels
+    Cut summed, written
+    ptrdiff_t elements
     const float *x
     const float *dy
     float *out
@@ -64,7 +70,7 @@ cdef struct Pass:
     creg_channels channels
     double eps, momentum
     bint training, unbiased
-    int stream
+    int where
 
 
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
@@ -96,25 +102,39 @@ cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
-# Allocates and fills a.chunks; the returned array keeps them alive.
-cdef cnp.ndarray cut(Pass *a, creg_shape shape):
+# Fills a cut into chunks of so many samples, of pieces of CREG_PANEL elements where a chunk is less than one plane, and
+# tasks of about so many elements; the returned array keeps the chunks alive.
+cdef cnp.ndarray cut(Cut *of, creg_shape shape, ptrdiff_t samples, ptrdiff_t task_elements):
     cdef ptrdiff_t i, j, k = 0
-    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if shape.s == 1 else max(1, CREG_PANEL // max(1, shape.s))
     cdef ptrdiff_t pieces = ceil_div(shape.s, CREG_PANEL) if samples == 1 else 1
     cdef ptrdiff_t piece = shape.s if pieces == 1 else CREG_PANEL
-    a.shape = shape
-    a.n_chunks = ceil_div(shape.n, samples) * pieces
-    a.elements = shape.n * shape.c * shape.s
-    cdef cnp.ndarray memory = new_vector(a.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
-    a.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
+    of.n_chunks = ceil_div(shape.n, samples) * pieces
+    cdef cnp.ndarray memory = new_vector(of.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
+    of.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
     for i in range(0, shape.n, samples):
         for j in range(pieces):
-            a.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
+            of.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
             k += 1
-    cdef ptrdiff_t chunk_elements = max(1, samples * piece)
-    a.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, TASK_ELEMENTS // chunk_elements)
-    a.channel_steps = ceil_div(shape.c, a.channel_step)
+    cdef ptrdiff_t of_channel = max(1, samples * piece)
+    of.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, task_elements // of_channel)
+    of.chunk_step = max(1, task_elements // (of_channel * max(1, min(of.channel_step, shape.c))))
     return memory
+
+
+cdef cnp.ndarray cut_for_sums(Pass *a):
+    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if a.shape.s == 1 else max(1, CREG_PANEL // max(1, a.shape.s))
+    return cut(&a.summed, a.shape, samples, TASK_ELEMENTS)
+
+
+# Where there is nothing to sum, a task takes what lies together in memory: whole samples.
+cdef cnp.ndarray cut_for_writing(Pass *a):
+    cdef ptrdiff_t task_elements = min(4 * TASK_ELEMENTS, max(TASK_ELEMENTS, a.elements // 64))
+    return cut(&a.written, a.shape, max(1, task_elements // max(1, a.shape.c * a.shape.s)), task_elements)
+
+
+cdef void set_shape(Pass *a, creg_shape shape) noexcept:
+    a.shape, a.elements = shape, shape.n * shape.c * shape.s
+    a.where = CREG_STREAM if streams(a.elements) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
 
 
 # Allocates the channels' parameters; the returned array keeps them alive.
@@ -132,10 +152,21 @@ cdef cnp.ndarray allocate_channels(Pass *a):
     return memory
 
 
+# Runs a step for one task of a cut.
+cdef void run_step(Pass *a, chunk_step run, Cut *of, ptrdiff_t task) noexcept nogil:
+    cdef ptrdiff_t steps = ceil_div(a.shape.c, of.channel_step)
+    cdef ptrdiff_t c0 = task % steps * of.channel_step, k, k0 = task // steps * of.chunk_step
+    for k in range(k0, min(k0 + of.chunk_step, of.n_chunks)):
+        run(a, of.chunks[k], k, c0, min(c0 + of.channel_step, a.shape.c))
+
+
+cdef ptrdiff_t task_count(Pass *a, Cut *of) noexcept nogil:
+    return ceil_div(of.n_chunks, of.chunk_step) * ceil_div(a.shape.c, of.channel_step)
+
+
 cdef void first_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task % a.channel_steps * a.channel_step
-    a.first(a, task // a.channel_steps, c0, min(c0 + a.channel_step, a.shape.c))
+    run_step(a, a.first, &a.summed, task)
 
 
 cdef void between_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -144,46 +175,49 @@ cdef void between_task(void *args, ptrdiff_t task) noexcept nogil:
     a.between(a, c0, min(c0 + TASK_CHANNELS, a.shape.c))
 
 
+# From the end of the tensor to its beginning: what the pass before read last is still in the cache.
 cdef void last_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task % a.channel_steps * a.channel_step
-    a.last(a, task // a.channel_steps, c0, min(c0 + a.channel_step, a.shape.c))
+    run_step(a, a.last, &a.written, task_count(a, &a.written) - 1 - task)
 
 
 cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t k, c0 = task * a.channel_step, c1 = min(c0 + a.channel_step, a.shape.c)
-    for k in range(a.n_chunks):
-        a.first(a, k, c0, c1)
+    cdef ptrdiff_t step = channels_together(a), k, c0 = task * step, c1 = min(c0 + step, a.shape.c)
+    for k in range(a.summed.n_chunks):
+        a.first(a, a.summed.chunks[k], k, c0, c1)
     a.between(a, c0, c1)
-    for k in range(a.n_chunks):
-        a.last(a, k, c0, c1)
+    for k in range(a.summed.n_chunks):
+        a.last(a, a.summed.chunks[k], k, c0, c1)
 
 
-cdef void apply_to_chunks(Pass *a) noexcept nogil:
-    parallel_for(last_task, a, a.n_chunks * a.channel_steps, a.elements)
+# Whole channels of a task.
+cdef ptrdiff_t channels_together(Pass *a) noexcept nogil:
+    return max(1, TASK_ELEMENTS // max(1, a.shape.n * a.shape.s))
+
+
+cdef void write(Pass *a) noexcept nogil:
+    parallel_for(last_task, a, task_count(a, &a.written), a.elements)
 
 
 cdef void train(Pass *a) noexcept nogil:
-    cdef ptrdiff_t of_channel = a.shape.n * a.shape.s
-    cdef ptrdiff_t together = max(1, TASK_ELEMENTS // max(1, of_channel))
-    if a.shape.s > 1 and of_channel <= CACHED_ELEMENTS and a.shape.c >= WHOLE_TASKS * together:
-        a.channel_step = together
-        parallel_for(whole_task, a, ceil_div(a.shape.c, together), a.elements)
+    cdef ptrdiff_t whole_tasks = ceil_div(a.shape.c, channels_together(a))
+    if a.shape.s > 1 and a.shape.n * a.shape.s <= CACHED_ELEMENTS and whole_tasks >= WHOLE_TASKS:
+        parallel_for(whole_task, a, whole_tasks, a.elements)
         return
-    parallel_for(first_task, a, a.n_chunks * a.channel_steps, a.elements)
-    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.n_chunks + 1) * a.shape.c)
-    apply_to_chunks(a)
+    parallel_for(first_task, a, task_count(a, &a.summed), a.elements)
+    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.summed.n_chunks + 1) * a.shape.c)
+    write(a)
 
 
-cdef void moments(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+cdef void moments(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     cdef ptrdiff_t at = k * a.shape.c
-    kernels().batch_norm_moments(a.x, a.shape, a.chunks[k], c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
+    kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
 
 
 cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean,
-                                    a.var, a.rstd, a.channels.exact)
+    kernels().batch_norm_statistics(a.x, a.shape, a.summed.chunks, a.summed.n_chunks, a.chunk_mean, a.chunk_m2, a.eps,
+                                    c0, c1, a.mean, a.var, a.rstd, a.channels.exact)
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
@@ -205,26 +239,26 @@ cdef void x_hat_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, a.shape.c, &a.channels)
 
 
-cdef void apply(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_apply(a.x, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
+cdef void apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
 
 
-cdef void grad_sums(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+cdef void grad_sums(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     cdef ptrdiff_t at = k * a.shape.c
-    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, a.chunks[k], c0, c1, &a.channels, a.chunk_dy + at,
+    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at,
                                    a.chunk_dy_d + at)
 
 
 cdef void grad_affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd, a.gamma,
-                                     a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
+    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.summed.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd,
+                                     a.gamma, a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
 
 
-cdef void grad_apply(Pass *a, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+cdef void grad_apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     if a.training:
-        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
     else:  # dx = dy * scale
-        kernels().batch_norm_apply(a.dy, a.out, a.shape, a.chunks[k], c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
 
 
 # A checked vector that `out` must not touch.
@@ -277,15 +311,16 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
+    set_shape(&a, shape)
+    cdef cnp.ndarray _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     a.given_mean, a.given_var = floats(mean_), floats(var_)
-    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
+    a.x, a.out = floats(x_), floats(y)
     a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
     a.last = apply
     with nogil:
         run_task(inference_task, &a, 0)
-        apply_to_chunks(&a)
+        write(&a)
     return y
 
 
@@ -369,13 +404,14 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
+    set_shape(&a, shape)
+    cdef cnp.ndarray _summed = cut_for_sums(&a), _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT64)
     a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
-    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
-    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.n_chunks * shape.c
+    a.x, a.out = floats(x_), floats(y)
+    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.summed.n_chunks * shape.c
     a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
     a.first, a.between, a.last = moments, statistics, apply
     with nogil:
@@ -388,12 +424,13 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    cdef cnp.ndarray _chunks = cut(a, shape), _channels = allocate_channels(a)
-    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT32)
+    set_shape(a, shape)
+    cdef cnp.ndarray _summed = cut_for_sums(a), _written = cut_for_writing(a), _channels = allocate_channels(a)
+    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
-    a.dy, a.x, a.out, a.stream = floats(dy), floats(x), floats(dx), streams(a.elements)
-    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.n_chunks * shape.c
+    a.dy, a.x, a.out = floats(dy), floats(x), floats(dx)
+    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.summed.n_chunks * shape.c
     a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
     a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
     with nogil:
