@@ -1,0 +1,94 @@
+"""Which tensors the kernels take, and how they get there and back: without a copy.
+
+A kernel reads a tensor's memory through ``Tensor.numpy()`` and writes into an array of cregkit's recycled pool, which
+``torch.from_numpy`` wraps; the memory goes back to the pool when the last tensor that shares it dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from cregkit.kernels._runtime import get_num_threads, num_threads
+
+T = TypeVar("T")
+
+# Elements from which a kernel and the Python around it (an autograd.Function: about 10 us for forward and backward) are
+# quicker than PyTorch's own op; measured with `bench/bench_torch.py --overhead`.
+SMALLEST = {"dropout": 4096, "spatial_dropout": 32768, "batch_norm": 16384, "layer_norm": 16384, "rms_norm": 4096}
+
+
+def _keys(x: Tensor) -> int:
+    return int(torch._C._dispatch_keys(x).raw_repr())
+
+
+def _plain_keys() -> frozenset[int]:
+    """The dispatch keys of an ordinary dense CPU tensor, made outside and inside of inference mode.
+
+    Whatever else a tensor may be (on another device, sparse, nested, quantised, a view of negated numbers, batched by
+    vmap, wrapped by a transform) shows as another key.
+    """
+    with torch.inference_mode(False):
+        outside = _keys(torch.empty(0, device="cpu"))
+    with torch.inference_mode():
+        return frozenset((outside, _keys(torch.empty(0, device="cpu"))))
+
+
+_PLAIN = _plain_keys()
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether ``x`` is an ordinary dense float32 tensor on the CPU, of no subclass."""
+    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.dtype is torch.float32 and _keys(x) in _PLAIN
+
+
+def is_plain_vector(x: Tensor | None, n: int) -> bool:
+    """Whether ``x`` is None, or plain, contiguous and of ``n`` elements."""
+    return x is None or (is_plain(x) and x.numel() == n and x.is_contiguous())
+
+
+def is_watched() -> bool:
+    """Whether ops are recorded or transformed, so that one unknown to PyTorch would be missed or not understood.
+
+    That is: ``torch.jit.trace`` and what builds on it, functorch transforms, dispatch modes (fake tensors, counters)
+    and forward-mode differentiation.
+    """
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def takes(x: Tensor, op: str) -> bool:
+    """Whether ``op`` should compute ``x`` with its kernel, as far as dtype, device, size and PyTorch's state say."""
+    return not is_watched() and is_plain(x) and x.numel() >= SMALLEST[op]
+
+
+def memory_order(x: Tensor) -> tuple[int, ...] | None:
+    """The order of axes in which ``x`` is contiguous, None where it has gaps or overlaps."""
+    order = tuple(sorted(range(x.dim()), key=x.stride, reverse=True))
+    return order if x.permute(order).is_contiguous() else None
+
+
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of axes that undoes ``order``."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def draw_seed() -> int:
+    """A seed from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+
+
+def run(kernel: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call a kernel on as many threads as PyTorch uses."""
+    n = torch.get_num_threads()
+    if n == get_num_threads():
+        return kernel(*args, **options)
+    with num_threads(n):
+        return kernel(*args, **options)
