@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from cregkit import functional as kernels
-from cregkit.torch.autograd import formula_gradients, masked, must_use_formula
+from cregkit.torch.autograd import formula_gradients, must_use_formula, scaled_mask
 from cregkit.torch.bridge import SMALLEST, draw_seed, is_plain, is_watched, run
 
 Result = tuple[Tensor, Tensor | None]
@@ -86,7 +86,7 @@ def _takes(
         key.shape[:-1] == value.shape[:-1]
         and _batch_and_length(key, module.batch_first)[0] == n
         and (query.shape[-1], key.shape[-1], value.shape[-1]) == (module.embed_dim, module.kdim, module.vdim)
-        and n * module.num_heads * length * s >= SMALLEST["dropout"]
+        and n * module.num_heads * length * s >= SMALLEST["attention"]
         and _is_mask(key_padding_mask, [(n, s) if dims == 3 else (s,)])
         and _is_mask(attn_mask, [(length, s), (n * module.num_heads, length, s)])
         and (attn_mask is None or key_padding_mask is None or attn_mask.dtype == key_padding_mask.dtype)
@@ -188,7 +188,7 @@ class Attention(torch.autograd.Function):
                 softmax = torch.softmax(_scores(q, k, mask), -1)
                 if ctx.rows is not None:
                     softmax = softmax.masked_fill(ctx.rows, 0.0)
-                again = masked(softmax, p, seed)
+                again = softmax * scaled_mask(softmax.shape, p, seed)
                 return torch.bmm(again, v), again
 
             found = formula_gradients(stock, (q, k, v), (dy, dropped_gradient), ctx.needs_input_grad)

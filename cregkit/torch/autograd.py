@@ -6,6 +6,7 @@ incoming gradient is no ordinary tensor (batched by vmap), it computes PyTorch's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cregkit import functional as kernels
-from cregkit.torch.bridge import is_plain, is_watched, run
+from cregkit.torch.bridge import SMALLEST_WITHOUT_MASK, is_plain, is_watched, run
 
 Floats = NDArray[np.float32]
 
@@ -26,12 +27,8 @@ def _array(x: Tensor | None) -> Floats | None:
     return None if x is None else x.numpy()
 
 
-def _vector(x: Tensor | None) -> Floats | None:
-    return None if x is None else x.numpy().reshape(-1)
-
-
-def _tensor(x: Floats | None, like: Tensor | None, needed: bool) -> Tensor | None:
-    return torch.from_numpy(x).view_as(like) if needed and x is not None and like is not None else None
+def _tensor(x: Floats | None, needed: bool) -> Tensor | None:
+    return torch.from_numpy(x) if needed and x is not None else None
 
 
 def must_use_formula(*gradients: Tensor | None) -> bool:
@@ -62,37 +59,36 @@ def formula_gradients(
     return [by_input.get(i) for i in range(len(inputs))]
 
 
-def masked(x: Tensor, p: float, seed: int, spatial: bool = False) -> Tensor:
-    """Dropout with the kernels' mask, by PyTorch's ops."""
-    shape = tuple(x.shape)
-    keep = torch.from_numpy(run(kernels.dropout_keep, shape[:2] if spatial else shape, p, seed=seed))
-    keep = keep.view(keep.shape + (1,) * (x.dim() - keep.dim()))
-    return torch.where(keep, x * float(np.float32(1.0 / (1.0 - p))), 0.0)  # the kernels' own factor
+_ONES = np.ones(SMALLEST_WITHOUT_MASK, np.float32)
+
+
+def scaled_mask(shape: Sequence[int], p: float, seed: int, spatial: bool = False) -> Tensor:
+    """The kernels' mask for a tensor of this shape, as factors of its elements or channels: 0 and ``1 / (1 - p)``."""
+    drawn = shape[:2] if spatial else shape
+    n = math.prod(drawn)
+    ones = _ONES[:n] if n <= len(_ONES) else np.ones(n, np.float32)
+    mask = run(kernels.dropout, ones, p, seed=seed)
+    return torch.from_numpy(mask.reshape((*drawn, *(1,) * (len(shape) - len(drawn)))))
 
 
 class Dropout(torch.autograd.Function):
-    """``apply(x, p, seed, spatial, inplace)``: dropout of elements, or of the channels of (N, C, ...)."""
+    """``apply(x, p, seed, spatial)``: dropout of elements, or of the channels of (N, C, ...)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, seed: int, spatial: bool, inplace: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p: float, seed: int, spatial: bool) -> Tensor:
         """Keep the seed alone: backward draws the mask again."""
         ctx.options = p, seed, spatial
         kernel = kernels.spatial_dropout if spatial else kernels.dropout
-        array = x.numpy()
-        if not inplace:
-            return torch.from_numpy(run(kernel, array, p, seed=seed))
-        ctx.mark_dirty(x)
-        run(kernel, array, p, seed=seed, out=array)
-        return x
+        return torch.from_numpy(run(kernel, x.numpy(), p, seed=seed))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same elements of the gradient."""
         p, seed, spatial = ctx.options
         if must_use_formula(dy):
-            return masked(dy, p, seed, spatial), None, None, None, None
+            return dy * scaled_mask(dy.shape, p, seed, spatial), None, None, None
         kernel = kernels.spatial_dropout_backward if spatial else kernels.dropout_backward
-        return torch.from_numpy(run(kernel, dy.contiguous().numpy(), p, seed=seed)), None, None, None, None
+        return torch.from_numpy(run(kernel, dy.contiguous().numpy(), p, seed=seed)), None, None, None
 
 
 class BatchNorm(torch.autograd.Function):
@@ -147,7 +143,7 @@ class BatchNorm(torch.autograd.Function):
             _array(weight),
             channel_axis=ctx.channel_axis,
         )
-        gradients = _tensor(dx, x, needed[0]), _tensor(dgamma, weight, needed[1]), _tensor(dbeta, bias, needed[2])
+        gradients = torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
         return *gradients, None, None, None, None, None
 
 
@@ -202,26 +198,23 @@ class BatchNormInference(torch.autograd.Function):
             ctx.eps,
             channel_axis=ctx.channel_axis,
         )
-        gradients = _tensor(dx, x, needed[0]), _tensor(dgamma, weight, needed[1]), _tensor(dbeta, bias, needed[2])
+        gradients = torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
         return *gradients, None, None, None, None
 
 
 class LayerNorm(torch.autograd.Function):
-    """``apply(x, weight, bias, shape, eps)``: over the last axes, which are ``shape``."""
+    """``apply(x, weight, bias, eps)``: over the last axis."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...], eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         """Keep mean and rstd of each row, unless no gradient will be asked for."""
-        rows = x.numpy().reshape(-1, torch.Size(shape).numel())
-        gain = _vector(weight), _vector(bias), eps
+        arguments = x.numpy(), _array(weight), _array(bias), eps
         if not any(ctx.needs_input_grad):
-            return torch.from_numpy(run(kernels.layer_norm, rows, *gain)).view_as(x)
-        y, mean, rstd = run(kernels.layer_norm_forward, rows, *gain)
+            return torch.from_numpy(run(kernels.layer_norm, *arguments))
+        y, mean, rstd = run(kernels.layer_norm_forward, *arguments)
         ctx.save_for_backward(x, weight, bias)
-        ctx.statistics, ctx.shape, ctx.eps = (mean, rstd), shape, eps
-        return torch.from_numpy(y).view_as(x)
+        ctx.statistics, ctx.eps = (mean, rstd), eps
+        return torch.from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -231,31 +224,28 @@ class LayerNorm(torch.autograd.Function):
         if must_use_formula(dy):
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return F.layer_norm(x, ctx.shape, weight, bias, ctx.eps)
+                return F.layer_norm(x, x.shape[-1:], weight, bias, ctx.eps)
 
-            return *formula_gradients(stock, (x, weight, bias), (dy,), needed), None, None
-        mean, rstd = ctx.statistics
-        rows = x.numpy().reshape(len(mean), -1)
+            return *formula_gradients(stock, (x, weight, bias), (dy,), needed), None
         dx, dgamma, dbeta = run(
-            kernels.layer_norm_backward, dy.contiguous().numpy().reshape(rows.shape), rows, mean, rstd, _vector(weight)
+            kernels.layer_norm_backward, dy.contiguous().numpy(), x.numpy(), *ctx.statistics, _array(weight)
         )
-        gradients = _tensor(dx, x, needed[0]), _tensor(dgamma, weight, needed[1]), _tensor(dbeta, bias, needed[2])
-        return *gradients, None, None
+        return torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2]), None
 
 
 class RMSNorm(torch.autograd.Function):
-    """``apply(x, weight, shape, eps)``: over the last axes, which are ``shape``."""
+    """``apply(x, weight, eps)``: over the last axis."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, shape: tuple[int, ...], eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         """Keep rstd of each row, unless no gradient will be asked for."""
-        rows = x.numpy().reshape(-1, torch.Size(shape).numel())
+        arguments = x.numpy(), _array(weight), eps
         if not any(ctx.needs_input_grad):
-            return torch.from_numpy(run(kernels.rms_norm, rows, _vector(weight), eps)).view_as(x)
-        y, rstd = run(kernels.rms_norm_forward, rows, _vector(weight), eps)
+            return torch.from_numpy(run(kernels.rms_norm, *arguments))
+        y, rstd = run(kernels.rms_norm_forward, *arguments)
         ctx.save_for_backward(x, weight)
-        ctx.rstd, ctx.shape, ctx.eps = rstd, shape, eps
-        return torch.from_numpy(y).view_as(x)
+        ctx.rstd, ctx.eps = rstd, eps
+        return torch.from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -265,11 +255,8 @@ class RMSNorm(torch.autograd.Function):
         if must_use_formula(dy):
 
             def stock(x: Tensor, weight: Tensor | None) -> Tensor:
-                return F.rms_norm(x, ctx.shape, weight, ctx.eps)
+                return F.rms_norm(x, x.shape[-1:], weight, ctx.eps)
 
-            return *formula_gradients(stock, (x, weight), (dy,), needed), None, None
-        rows = x.numpy().reshape(len(ctx.rstd), -1)
-        dx, dgamma = run(
-            kernels.rms_norm_backward, dy.contiguous().numpy().reshape(rows.shape), rows, ctx.rstd, _vector(weight)
-        )
-        return _tensor(dx, x, needed[0]), _tensor(dgamma, weight, needed[1]), None, None
+            return *formula_gradients(stock, (x, weight), (dy,), needed), None
+        dx, dgamma = run(kernels.rms_norm_backward, dy.contiguous().numpy(), x.numpy(), ctx.rstd, _array(weight))
+        return torch.from_numpy(dx), _tensor(dgamma, needed[1]), None

@@ -6,6 +6,7 @@ A kernel reads a tensor's memory through ``Tensor.numpy()`` and writes into an a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,9 +17,18 @@ from cregkit.kernels._runtime import get_num_threads, num_threads
 
 T = TypeVar("T")
 
-# Elements from which a kernel and the Python around it (an autograd.Function: about 10 us for forward and backward) are
-# quicker than PyTorch's own op; measured with `bench/bench_torch.py --overhead`.
-SMALLEST = {"dropout": 4096, "spatial_dropout": 32768, "batch_norm": 16384, "layer_norm": 16384, "rms_norm": 4096}
+# Elements from which cregkit computes an op: below, PyTorch's own is as quick. A torch.autograd.Function costs as much
+# as a norm of 100 000 elements; measured with `python bench/bench_torch.py --overhead`.
+SMALLEST = {
+    "dropout": 1024,
+    "batch_norm": 128 * 1024,
+    "layer_norm": 128 * 1024,
+    "rms_norm": 2048,
+    "attention": 16 * 1024,
+}
+
+# Elements from which dropout stores no mask but draws it again in backward, by an autograd.Function.
+SMALLEST_WITHOUT_MASK = 128 * 1024
 
 
 def _keys(x: Tensor) -> int:
@@ -80,9 +90,20 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
+class _Draw(threading.local):
+    """A number of this Python thread's own to draw into: a fresh tensor each time would take three times as long."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.number = torch.empty((), dtype=torch.int64, device="cpu")
+
+
+_DRAW = _Draw()
+
+
 def draw_seed() -> int:
-    """A seed from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
-    return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    """A seed of 63 bits from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
+    return int(_DRAW.number.random_())
 
 
 def run(kernel: Callable[..., T], *args: Any, **options: Any) -> T:

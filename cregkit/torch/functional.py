@@ -14,62 +14,56 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from cregkit.torch import autograd
+from cregkit.torch import autograd, bridge
 from cregkit.torch.bridge import draw_seed, inverse, is_plain_vector, memory_order, takes
 
 __all__ = ["batch_norm", "dropout", "dropout1d", "dropout2d", "layer_norm", "rms_norm"]
-
-
-def _may_overwrite(x: Tensor) -> bool:
-    """Whether writing into ``x`` needs none of PyTorch's care for leaves and views."""
-    return not (x._is_view() or (x.is_leaf and x.requires_grad and torch.is_grad_enabled()) or x.is_inference())
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero elements with probability ``p`` and scale the others by ``1 / (1 - p)``.
 
     As ``torch.nn.functional.dropout``, with masks of its own: one seed is drawn from PyTorch's default CPU generator,
-    and the mask follows from it, whatever the number of threads. Dropped NaN and Inf become 0.
+    and the mask follows from it, whatever the number of threads.
     """
     if is_compiling() or not training or not 0.0 < p < 1.0 or not takes(input, "dropout"):
         return F.dropout(input, p, training, inplace)
     if input.is_contiguous():
-        if not inplace or _may_overwrite(input):
-            return _dropout(input, p, False, inplace)
-    elif not inplace and (order := memory_order(input)) is not None:
-        return _dropout(input.permute(order), p, False, False).permute(inverse(order))
-    return F.dropout(input, p, training, inplace)
+        return _dropout(input, p, False, inplace)
+    order = memory_order(input)
+    if order is None:
+        return F.dropout(input, p, training, inplace)
+    y = _dropout(input.permute(order), p, False, inplace)
+    return input if inplace else y.permute(inverse(order))
 
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
-    y: Tensor = autograd.Dropout.apply(x, float(p), draw_seed(), spatial, inplace)
-    return y
+    """Dropout of a contiguous tensor: small or in place as a product with a mask, which PyTorch differentiates."""
+    p, seed = float(p), draw_seed()
+    if not inplace and x.numel() >= bridge.SMALLEST_WITHOUT_MASK:
+        y: Tensor = autograd.Dropout.apply(x, p, seed, spatial)
+        return y
+    mask = autograd.scaled_mask(x.shape, p, seed, spatial)
+    return x.mul_(mask) if inplace else x * mask
 
 
-def _spatial(input: Tensor, p: float, training: bool, inplace: bool) -> bool:
-    """Whether the kernel drops channels of this input."""
-    return (
-        not is_compiling()
-        and training
-        and 0.0 < p < 1.0
-        and takes(input, "spatial_dropout")
-        and input.is_contiguous()
-        and (not inplace or _may_overwrite(input))
-    )
+def _takes_channels(input: Tensor, p: float, training: bool) -> bool:
+    return not is_compiling() and training and 0.0 < p < 1.0 and takes(input, "dropout") and input.is_contiguous()
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, L) or (C, L), as ``torch.nn.functional.dropout1d``."""
-    if not _spatial(input, p, training, inplace) or input.dim() not in (2, 3) or (inplace and input.dim() == 2):
+    if not _takes_channels(input, p, training) or input.dim() not in (2, 3):
         return F.dropout1d(input, p, training, inplace)
-    if input.dim() == 2:
-        return _dropout(input.unsqueeze(0), p, True, False).squeeze(0)
-    return _dropout(input, p, True, inplace)
+    if input.dim() == 3:
+        return _dropout(input, p, True, inplace)
+    y = _dropout(input.unsqueeze(0), p, True, inplace)
+    return input if inplace else y.squeeze(0)
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, H, W), as ``torch.nn.functional.dropout2d``."""
-    if not _spatial(input, p, training, inplace) or input.dim() != 4:
+    if not _takes_channels(input, p, training) or input.dim() != 4:
         return F.dropout2d(input, p, training, inplace)
     return _dropout(input, p, True, inplace)
 
@@ -144,17 +138,21 @@ def _batch_norm(
     return y
 
 
-def _rows_fit(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> bool:
+def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor | None, eps: float) -> bool:
     """Whether layout and arguments are such that a kernel over rows computes what PyTorch would."""
-    size = torch.Size(shape)
     return (
-        0 < len(size) <= x.dim()
-        and x.shape[-len(size) :] == size
+        0 < len(shape) <= x.dim()
+        and x.shape[-len(shape) :] == shape
         and x.is_contiguous()
         and eps >= 0.0
         and not (weight is None and bias is not None)
-        and all(v is None or (v.shape == size and is_plain_vector(v, size.numel())) for v in (weight, bias))
+        and all(v is None or (v.shape == shape and is_plain_vector(v, v.numel())) for v in (weight, bias))
     )
+
+
+def _flat(x: Tensor | None, dims: int) -> Tensor | None:
+    """``x`` with its last ``dims`` axes as one."""
+    return x if x is None or dims == 1 else x.flatten(-dims)
 
 
 def layer_norm(
@@ -164,11 +162,15 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise over the last axes, as ``torch.nn.functional.layer_norm``, exact for rows far from 0 too."""
-    if is_compiling() or not takes(input, "layer_norm") or not _rows_fit(input, normalized_shape, weight, bias, eps):
+    """Normalise over the last axes, as ``torch.nn.functional.layer_norm``."""
+    if is_compiling() or not takes(input, "layer_norm"):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
-    y: Tensor = autograd.LayerNorm.apply(input, weight, bias, tuple(normalized_shape), eps)
-    return y
+    shape = torch.Size(normalized_shape)
+    if not _rows_fit(input, shape, weight, bias, eps):
+        return F.layer_norm(input, normalized_shape, weight, bias, eps)
+    dims = len(shape)
+    y: Tensor = autograd.LayerNorm.apply(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
+    return y if dims == 1 else y.view(input.shape)
 
 
 def rms_norm(
@@ -180,8 +182,10 @@ def rms_norm(
     """
     if is_compiling() or not takes(input, "rms_norm"):
         return F.rms_norm(input, normalized_shape, weight, eps)
+    shape = torch.Size(normalized_shape)
     number = torch.finfo(torch.float32).eps if eps is None else eps
-    if not _rows_fit(input, normalized_shape, weight, None, number):
+    if not _rows_fit(input, shape, weight, None, number):
         return F.rms_norm(input, normalized_shape, weight, eps)
-    y: Tensor = autograd.RMSNorm.apply(input, weight, tuple(normalized_shape), number)
-    return y
+    dims = len(shape)
+    y: Tensor = autograd.RMSNorm.apply(_flat(input, dims), _flat(weight, dims), number)
+    return y if dims == 1 else y.view(input.shape)
