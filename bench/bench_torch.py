@@ -4,8 +4,8 @@
     python bench/bench_torch.py --quick      # under one, noisier
     python bench/bench_torch.py --overhead   # op by op, small sizes: where the kernels begin to pay
 
-Three models with the same weights take their training steps in turn (A, B, C, A, B, C ...) in one process: PyTorch's
-with dropout, PyTorch's without, and a converted one with dropout. Ratios are of medians, to the step without dropout.
+One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: PyTorch's with dropout,
+PyTorch's without, and converted with dropout. Ratios are of medians, to the step without dropout.
 Results are compared before anything is timed: without dropout, the converted model's gradients must be PyTorch's to
 rounding.
 """
@@ -84,12 +84,17 @@ WORKLOADS = (
 )
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def dropout_rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
+    """Every dropout rate of a model, as the module, the name of its attribute and its value."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
+        for kind, name in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout")):
+            if isinstance(module, kind):
+                yield module, name, getattr(module, name)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module, name, _ in dropout_rates(model):
+        setattr(module, name, 0.0)
     return model
 
 
@@ -126,17 +131,20 @@ def check(workload: Workload) -> None:
 
 
 def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
+    """Time one model in its three states: two copies of one model differ by some per cent, by where their memory is."""
     torch.manual_seed(0)
     model = workload.model()
-    models = {
-        STOCK: model,
-        WITHOUT: without_dropout(copy.deepcopy(model)),
-        OURS: cregkit.torch.convert(copy.deepcopy(model)),
-    }
-    contestants = {
-        name: Contestant(training_step(model, workload.shape, workload.inner)) for name, model in models.items()
-    }
-    return measure(contestants, budget)
+    rates = list(dropout_rates(model))
+
+    def become(state: str) -> None:
+        for module, name, rate in rates:
+            setattr(module, name, 0.0 if state == WITHOUT else rate)
+        (cregkit.torch.convert if state == OURS else cregkit.torch.revert)(model)
+
+    step = training_step(model, workload.shape, workload.inner)
+    return measure(
+        {state: Contestant(step, setup=lambda state=state: become(state)) for state in (STOCK, WITHOUT, OURS)}, budget
+    )
 
 
 def print_steps(budget: float) -> None:

@@ -17,10 +17,12 @@ from cregkit.kernels._runtime import get_num_threads, num_threads
 
 T = TypeVar("T")
 
+_tracing_state = torch._C._get_tracing_state
+
 # Elements from which cregkit computes an op: below, PyTorch's own is as quick. A torch.autograd.Function costs as much
 # as a norm of 100 000 elements; measured with `python bench/bench_torch.py --overhead`.
 SMALLEST = {
-    "dropout": 1024,
+    "dropout": 4096,
     "batch_norm": 128 * 1024,
     "layer_norm": 128 * 1024,
     "rms_norm": 2048,
@@ -67,16 +69,23 @@ def is_watched() -> bool:
     and forward-mode differentiation.
     """
     return (
-        torch._C._get_tracing_state() is not None
+        _tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.autograd.forward_ad._current_level >= 0
     )
 
 
+def is_small(x: Tensor, op: str) -> bool:
+    """Whether PyTorch's own ``op`` is as quick for so few elements. A cheap question, to be asked first."""
+    return (
+        (type(x) is Tensor or type(x) is torch.nn.Parameter) and _tracing_state() is None and x.numel() < SMALLEST[op]
+    )
+
+
 def takes(x: Tensor, op: str) -> bool:
     """Whether ``op`` should compute ``x`` with its kernel, as far as dtype, device, size and PyTorch's state say."""
-    return not is_watched() and is_plain(x) and x.numel() >= SMALLEST[op]
+    return not is_small(x, op) and is_plain(x) and not is_watched()
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:
