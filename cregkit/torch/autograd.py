@@ -202,16 +202,34 @@ class BatchNormInference(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+def needs_gradient(*inputs: Tensor | None) -> bool:
+    """Whether a gradient may be asked for by one of these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Layer norm over the last axis; without a gradient to be asked for, nothing is kept."""
+    if not needs_gradient(x, weight, bias):
+        return torch.from_numpy(run(kernels.layer_norm, x.numpy(), _array(weight), _array(bias), eps))
+    y: Tensor = LayerNorm.apply(x, weight, bias, eps)
+    return y
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """RMS norm over the last axis; without a gradient to be asked for, nothing is kept."""
+    if not needs_gradient(x, weight):
+        return torch.from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps))
+    y: Tensor = RMSNorm.apply(x, weight, eps)
+    return y
+
+
 class LayerNorm(torch.autograd.Function):
     """``apply(x, weight, bias, eps)``: over the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        """Keep mean and rstd of each row, unless no gradient will be asked for."""
-        arguments = x.numpy(), _array(weight), _array(bias), eps
-        if not any(ctx.needs_input_grad):
-            return torch.from_numpy(run(kernels.layer_norm, *arguments))
-        y, mean, rstd = run(kernels.layer_norm_forward, *arguments)
+        """Keep mean and rstd of each row."""
+        y, mean, rstd = run(kernels.layer_norm_forward, x.numpy(), _array(weight), _array(bias), eps)
         ctx.save_for_backward(x, weight, bias)
         ctx.statistics, ctx.eps = (mean, rstd), eps
         return torch.from_numpy(y)
@@ -238,11 +256,8 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        """Keep rstd of each row, unless no gradient will be asked for."""
-        arguments = x.numpy(), _array(weight), eps
-        if not any(ctx.needs_input_grad):
-            return torch.from_numpy(run(kernels.rms_norm, *arguments))
-        y, rstd = run(kernels.rms_norm_forward, *arguments)
+        """Keep rstd of each row."""
+        y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps)
         ctx.save_for_backward(x, weight)
         ctx.rstd, ctx.eps = rstd, eps
         return torch.from_numpy(y)

@@ -8,6 +8,7 @@ compiled, traced, scripted or transformed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +151,10 @@ def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor 
     )
 
 
-def _flat(x: Tensor | None, dims: int) -> Tensor | None:
+T = TypeVar("T", Tensor, Tensor | None)
+
+
+def _flat(x: T, dims: int) -> T:
     """``x`` with its last ``dims`` axes as one."""
     return x if x is None or dims == 1 else x.flatten(-dims)
 
@@ -169,7 +173,7 @@ def layer_norm(
     if not _rows_fit(input, shape, weight, bias, eps):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
     dims = len(shape)
-    y: Tensor = autograd.LayerNorm.apply(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
+    y = autograd.layer_norm(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
     return y if dims == 1 else y.view(input.shape)
 
 
@@ -187,5 +191,5 @@ def rms_norm(
     if not _rows_fit(input, shape, weight, None, number):
         return F.rms_norm(input, normalized_shape, weight, eps)
     dims = len(shape)
-    y: Tensor = autograd.RMSNorm.apply(_flat(input, dims), _flat(weight, dims), number)
+    y = autograd.rms_norm(_flat(input, dims), _flat(weight, dims), number)
     return y if dims == 1 else y.view(input.shape)
