@@ -15,6 +15,7 @@ import cregkit
 from cregkit import functional, oracle
 from cregkit.console import Console, check_writable
 from cregkit.lab.data import circle_data
+from cregkit.lab.spread import Spread
 from cregkit.train import Data, History, RegularizedNetwork
 
 # Few points, one label in ten wrong, and far more neurons than the circle needs: a plain network learns the noise too.
@@ -45,17 +46,6 @@ class Run(NamedTuple):
     network: RegularizedNetwork
     history: History
     train: Data
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over the seeds; a single seed has no deviation."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        """Return what there is with one decimal."""
-        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
 
 
 Runs = Mapping[str, Sequence[Run]]
@@ -146,8 +136,7 @@ def _final(runs: Sequence[Run], figure: str) -> list[float]:
 
 
 def _spread(runs: Sequence[Run], figure: str) -> Spread:
-    values = _final(runs, figure)
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Spread.of(_final(runs, figure))
 
 
 def _conclusion(runs: Runs) -> str:
