@@ -67,7 +67,7 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
     for path in filter(None, (json_path, png_path)):
         check_writable(path)
     console = Console(quiet=quiet)
-    console.note(_machine_line())
+    console.note(machine_line())
     console.note(
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {epochs} epochs: {TRAIN_SIZE} training points with "
         f"{LABEL_NOISE:.0%} wrong labels, {TEST_SIZE} test points with none, {NETWORK['hidden_size']} hidden neurons\n"
@@ -95,7 +95,8 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
     console.note(_draw(png_path, runs))
 
 
-def _machine_line() -> str:
+def machine_line() -> str:
+    """Return version, processor, instruction set and threads in a line."""
     config = cregkit.show_config()
     return (
         f"cregkit {config['version']} on {config['cpu']}: {config['isa']} code, "

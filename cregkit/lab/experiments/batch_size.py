@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial
+from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.experiments.words import compared
 from cregkit.lab.spread import Interval
 from cregkit.train import AdamW
@@ -34,11 +34,6 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         yield Trial(row, {**accuracy, "lead": accuracy["bn"] - accuracy["ln"]})
 
 
-def _lead(rows: Sequence[Row]) -> Any:
-    """Return the quantity: BatchNorm's lead over LayerNorm, the mean of these rows."""
-    return lambda table: Interval.of(list(np.mean([table.values(row, "lead") for row in rows], axis=0)))
-
-
 def _loss_at_small(table: Table) -> Interval:
     """Return how much of BatchNorm's lead goes from large to small batches."""
     large, small = (np.mean([table.values(row, "lead") for row in rows], axis=0) for rows in (LARGE, SMALL))
@@ -46,8 +41,8 @@ def _loss_at_small(table: Table) -> Interval:
 
 
 def _conclude(table: Table) -> str:
-    behind = [row[0] for row in table.rows if _lead([row])(table).sign < 0]
-    ahead = [row[0] for row in table.rows if _lead([row])(table).sign > 0]
+    behind = [row[0] for row in table.rows if mean_of(row, "lead")(table).sign < 0]
+    ahead = [row[0] for row in table.rows if mean_of(row, "lead")(table).sign > 0]
 
     def at(sizes: list[str]) -> str:
         return f"at batch size {', '.join(sizes)}" if sizes else "at no batch size"
@@ -86,7 +81,9 @@ EXPERIMENT = Experiment(
     conclude=_conclude,
     draw=_draw,
     claims=[
-        Claim("BatchNorm is worse than LayerNorm with 2 samples a batch", lambda table: -_lead(SMALL[:1])(table)),
+        Claim(
+            "BatchNorm is worse than LayerNorm with 2 samples a batch", lambda table: -mean_of(("2",), "lead")(table)
+        ),
         Claim("batches under 32 cost BatchNorm more than LayerNorm", _loss_at_small),
     ],
     size=(5.6, 3.8),

@@ -8,9 +8,8 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE, TEST_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial
+from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.experiments.words import compared
-from cregkit.lab.spread import Interval
 from cregkit.train import SGD, Callback, EarlyStopping, FitState, evaluate
 
 HIDDEN = 256
@@ -67,6 +66,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
                 "best_epoch": float("nan") if best_epoch is None else best_epoch + 1,
                 "best_acc": best,
                 "last_acc": last,
+                "gain": best - last,
                 "saved": saved,
                 "saved_share": 100 * saved / epochs,
                 "seconds_saved": sum(history.seconds[epochs - saved :]),
@@ -76,18 +76,13 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 
 def _conclude(table: Table) -> str:
-    cost = table.values(REGULARISED, "best_acc") - table.values(REGULARISED, "last_acc")
     return (
         f"With dropout and weight decay the best epoch is {table.mean(REGULARISED, 'best_epoch'):.0f} in the mean, "
         f"stopping saves {table.mean(REGULARISED, 'saved'):.0f} epochs "
         f"({table.mean(REGULARISED, 'saved_share'):.0f} %, {table.mean(REGULARISED, 'seconds_saved'):.1f} s), and the "
         f"test accuracy of its best epoch, {table.mean(REGULARISED, 'best_acc'):.1f} %, is "
-        f"{compared(Interval.of(list(cost)))} than after the last."
+        f"{compared(mean_of(REGULARISED, 'gain')(table))} than after the last."
     )
-
-
-def _gain(row: Row) -> Any:
-    return lambda table: Interval.of(list(table.values(row, "best_acc") - table.values(row, "last_acc")))
 
 
 def _draw(figure: Any, table: Table) -> None:
@@ -108,7 +103,7 @@ EXPERIMENT = Experiment(
     name="early-stopping",
     question="When is the best epoch, and what does stopping there gain and save?",
     setup=(
-        f"{training.CIRCLE_SETUP}, of which {VALIDATION} decide when to stop and {TEST_SIZE - VALIDATION} are the test; "
+        f"{training.CIRCLE_SETUP}, of which {VALIDATION} decide when to stop and {TEST_SIZE - VALIDATION} test; "
         f"{HIDDEN} hidden neurons, SGD, patience {PATIENCE}; training then goes on for comparison"
     ),
     seeds=5,
@@ -119,6 +114,7 @@ EXPERIMENT = Experiment(
         Column("best_epoch", "best epoch", 0),
         Column("best_acc", "its test %"),
         Column("last_acc", "last epoch's"),
+        Column("gain", "gained"),
         Column("saved", "epochs saved", 0),
         Column("seconds_saved", "seconds saved"),
     ),
@@ -126,13 +122,13 @@ EXPERIMENT = Experiment(
     conclude=_conclude,
     draw=_draw,
     claims=[
-        Claim(f"the best epoch does better on the test set than the last ({name})", _gain((name,)))
+        Claim(f"the best epoch does better on the test set than the last ({name})", mean_of((name,), "gain"))
         for name in ("none", "dropout + decay")
     ]
     + [
         Claim(
             "stopping early saves more than half of the epochs (dropout + decay)",
-            lambda table: Interval.of(list(table.values(REGULARISED, "saved_share"))),
+            mean_of(REGULARISED, "saved_share"),
             unit="%",
             least=50,
             decimals=0,

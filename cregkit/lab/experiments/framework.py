@@ -101,12 +101,25 @@ class Table:
         return self.spread(row, column.key).shown(column.decimals)
 
 
+Quantity: TypeAlias = Callable[[Table], Interval]
+
+
+def mean_of(row: Row, key: str) -> Quantity:
+    """Return the quantity: a figure of a row."""
+    return lambda table: Interval.of(list(table.values(row, key)))
+
+
+def difference_of(row: Row, other: Row, key: str) -> Quantity:
+    """Return the quantity: how much more of a figure ``row`` has than ``other``."""
+    return lambda table: table.difference(row, other, key)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What is commonly said, as a quantity of the table that should lie between ``least`` and ``most``."""
 
     text: str
-    quantity: Callable[[Table], Interval]
+    quantity: Quantity
     unit: str = "points"
     least: float = 0.0
     most: float = math.inf
@@ -121,9 +134,9 @@ class Claim:
             return CONTRADICTED
         return UNDECIDED
 
-    def line(self, table: Table) -> str:
-        """Return verdict, claim and quantity in a line."""
-        return f"{self.verdict(table)}: {self.text} ({self.quantity(table).shown(self.decimals, self.unit)})"
+    def shown(self, table: Table) -> str:
+        """Return the quantity with its interval."""
+        return self.quantity(table).shown(self.decimals, self.unit)
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ class Experiment:
         name: as on the command line.
         question: what the table answers.
         setup: data and network, in a line.
-        seeds, epochs: the defaults; ``epochs_fixed`` says in which experiments there are none to choose.
+        seeds, epochs: the defaults.
         labels: what stands above the labels of the rows.
         rows: the rows of the table.
         columns: the figures of the table.
@@ -178,6 +191,16 @@ class Result:
     table: Table
     seconds: float
     complete: bool
+
+    @property
+    def caption(self) -> str:
+        """What the table shows: how many epochs, seeds and seconds, and whether that is all that was asked for."""
+        if not self.complete:
+            return (
+                f"Cut short after {self.seconds:.0f} s: what {self.seeds} seeds would have filled, {self.epochs} epochs"
+            )
+        seeds = "one seed" if self.seeds == 1 else f"mean ± standard deviation over {self.seeds} seeds"
+        return f"{self.epochs} epochs, {seeds}, {self.seconds:.0f} s"
 
     @property
     def sentence(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Column, Experiment, Table, Trial
+from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Column, Experiment, Table, Trial, difference_of
 from cregkit.lab.experiments.words import narrowest
 from cregkit.train import SGD, binary_cross_entropy, evaluate
 
@@ -80,7 +80,7 @@ EXPERIMENT = Experiment(
     claims=[
         Claim(
             f"{remedy} narrows the gap ({data})",
-            lambda table, data=data, remedy=remedy: table.difference((data, "neither"), (data, remedy), "gap"),
+            difference_of((data, "neither"), (data, remedy), "gap"),
         )
         for data in TASKS
         for remedy in ("dropout", "smoothing")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial
+from cregkit.lab.experiments.framework import Claim, Column, Experiment, Quantity, Row, Table, Trial, difference_of
 from cregkit.lab.experiments.words import compared
 from cregkit.layers import BatchNorm, Dropout, Sequential
 from cregkit.layers.base import Array
@@ -85,9 +85,9 @@ def _classify(network: Sequential, x: Array, order: NDArray[np.int64], batch_siz
     return codes
 
 
-def _cost(size: str) -> Any:
+def _cost(size: str) -> Quantity:
     """Return the quantity: points of accuracy that forgetting ``eval()`` costs at this batch size."""
-    return lambda table: table.difference(EVAL, (FORGOTTEN, size), "test_acc")
+    return difference_of(EVAL, (FORGOTTEN, size), "test_acc")
 
 
 def _conclude(table: Table) -> str:
@@ -141,12 +141,12 @@ EXPERIMENT = Experiment(
         Claim("forgetting eval() lowers the test accuracy, batches of 32", _cost("32")),
         Claim(
             "without eval() answers fluctuate, batches of 32",
-            lambda table: table.difference((FORGOTTEN, "32"), EVAL, "changed"),
+            difference_of((FORGOTTEN, "32"), EVAL, "changed"),
             unit="% of the answers",
         ),
         Claim(
             "small batches make it worse: 2 against 128",
-            lambda table: table.difference((FORGOTTEN, "128"), (FORGOTTEN, "2"), "test_acc"),
+            difference_of((FORGOTTEN, "128"), (FORGOTTEN, "2"), "test_acc"),
         ),
     ],
     size=(5.6, 6.0),

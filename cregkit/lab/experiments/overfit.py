@@ -9,7 +9,7 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Experiment, Table, Trial
+from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Experiment, Table, Trial, difference_of
 from cregkit.lab.experiments.words import narrowest
 from cregkit.train import SGD
 
@@ -66,10 +66,7 @@ def _draw(figure: Any, table: Table) -> None:
 
 
 def _narrows(data: str, remedy: str) -> Claim:
-    return Claim(
-        f"{remedy} narrows the gap on the {data}",
-        lambda table: table.difference((data, "none"), (data, remedy), "gap"),
-    )
+    return Claim(f"{remedy} narrows the gap on the {data}", difference_of((data, "none"), (data, remedy), "gap"))
 
 
 EXPERIMENT = Experiment(

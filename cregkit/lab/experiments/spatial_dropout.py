@@ -61,8 +61,8 @@ def _conclude(table: Table) -> str:
     gap = compared(table.difference(four, PLAIN, "gap"), "wider", "narrower")
     test = compared(table.difference(four, PLAIN, "test_acc"))
     return (
-        f"Against plain dropout, dropping groups of 4 features leaves a gap {gap}, with a test accuracy {test}; of all, "
-        f"{narrowest(table, ROWS, NONE)}."
+        f"Against plain dropout, dropping groups of 4 features leaves a gap {gap}, with a test accuracy {test}; of "
+        f"all, {narrowest(table, ROWS, NONE)}."
     )
 
 

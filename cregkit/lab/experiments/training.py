@@ -84,8 +84,8 @@ def perceptron(
 ) -> Sequential:
     """Return (Linear -> [norm] -> ReLU -> [dropout]) for each hidden size, then Linear, for the task.
 
-    Weights come from the seed alone, so networks that differ in norm and dropout start alike. ``drop`` makes the dropout
-    layers from a probability and ``seed=``.
+    Weights come from the seed alone, so networks that differ in norm and dropout start alike. ``drop`` makes the
+    dropout layers from a probability and ``seed=``.
     """
     weights, masks = (np.random.default_rng(child) for child in np.random.SeedSequence([seed, 2]).spawn(2))
     *linear, last = (
