@@ -116,11 +116,11 @@ def _lab_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _lab(arguments: argparse.Namespace) -> int:
     from cregkit.lab import command
-    from cregkit.lab.experiments.framework import Settings
 
     options = command.Options(
         name=arguments.name,
-        settings=Settings(arguments.seeds, arguments.epochs),
+        seeds=arguments.seeds,
+        epochs=arguments.epochs,
         json_path=arguments.json,
         csv_path=arguments.csv,
         png_path=arguments.png,

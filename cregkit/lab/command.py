@@ -26,11 +26,17 @@ class Options:
     """The options of ``cregkit lab``."""
 
     name: str
-    settings: Settings = Settings()
+    seeds: int | None = None
+    epochs: int | None = None
     json_path: str | None = None
     csv_path: str | None = None
     png_path: str | None = None
     html_path: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """How often and how long."""
+        return Settings(self.seeds, self.epochs)
 
     @property
     def paths(self) -> list[str]:
@@ -86,10 +92,10 @@ def _chosen(options: Options) -> list[Experiment]:
 
 
 def _print_list(console: Console) -> None:
-    rows = [[name, experiment.question, str(experiment.seeds), str(experiment.epochs)]
-            for name, experiment in EXPERIMENTS.items()]  # fmt: skip
-    for name, question, seeds, epochs in rows:
-        console.line(f"{name:<16} {question}\n{'':<16} {seeds} seeds, {epochs} epochs")
+    width = max(map(len, EXPERIMENTS))
+    for name, experiment in EXPERIMENTS.items():
+        console.line(f"{name:<{width}}  {experiment.question}")
+        console.line(f"{'':<{width}}  {experiment.seeds} seeds, {experiment.epochs} epochs")
 
 
 def _run(experiment: Experiment, settings: Settings, console: Console) -> Result:

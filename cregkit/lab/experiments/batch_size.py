@@ -44,13 +44,15 @@ def _conclude(table: Table) -> str:
     behind = [row[0] for row in table.rows if mean_of(row, "lead")(table).sign < 0]
     ahead = [row[0] for row in table.rows if mean_of(row, "lead")(table).sign > 0]
 
+    two, most = (mean_of((size,), "lead")(table) for size in ("2", "128"))
+
     def at(sizes: list[str]) -> str:
         return f"at batch size {', '.join(sizes)}" if sizes else "at no batch size"
 
     return (
         f"BatchNorm is behind LayerNorm {at(behind)} and ahead {at(ahead)} beyond what the seeds leave to chance; with "
-        f"2 samples a batch its test accuracy is {compared(_lead([('2',)])(table))}, with 128 it is "
-        f"{compared(_lead([('128',)])(table))}."
+        f"2 samples a batch its test accuracy is {compared(two)}, with 128 it is "
+        f"{compared(most)}."
     )
 
 

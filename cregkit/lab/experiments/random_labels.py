@@ -88,8 +88,8 @@ EXPERIMENT = Experiment(
     name="random-labels",
     question="Can the network learn labels that have nothing to do with the images, and what hampers it?",
     setup=(
-        f"digits, {N_TRAIN} training images, the others for the test, always with their true labels; 64-512-512-512-10, "
-        "AdamW"
+        f"digits, {N_TRAIN} training images, the others for the test, always with their true labels; "
+        "64-512-512-512-10, AdamW"
     ),
     seeds=5,
     epochs=30,
