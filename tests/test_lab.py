@@ -195,7 +195,7 @@ def test_a_mistake_costs_one_line(argv, named, capsys, in_tmp):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith("cregkit lab: ") or err.startswith("cregkit: ")
+    assert err.startswith(("cregkit lab: ", "cregkit: "))
     assert named in err
     assert os.listdir(in_tmp) == []
 

@@ -30,7 +30,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         for key, norm in NORMS.items():
             network = training.perceptron(task, HIDDEN, seed, norm=norm)
             history = training.train(network, task, AdamW(network, 0.003), epochs, seed, batch_size=size)
-            accuracy[key] = history.test_acc[-1]
+            accuracy[key] = training.outcome(network, task, history)["test_acc"]
         yield Trial(row, {**accuracy, "lead": accuracy["bn"] - accuracy["ln"]})
 
 

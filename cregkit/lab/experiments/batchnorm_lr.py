@@ -31,7 +31,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         for name, norm in NETWORKS.items():
             network = training.perceptron(task, (HIDDEN,), seed, norm=norm)
             history = training.train(network, task, SGD(network, rate), epochs, seed, batch_size=BATCH_SIZE)
-            figures_of_row[f"{name}_test"] = history.test_acc[-1]
+            figures_of_row[f"{name}_test"] = training.outcome(network, task, history)["test_acc"]
             figures_of_row[f"{name}_failed"] = 0.0 if history.train_loss[-1] < guess else 100.0
         yield Trial(row, figures_of_row)
 

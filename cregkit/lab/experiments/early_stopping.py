@@ -53,7 +53,14 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         optimizer = SGD(network, 0.5, weight_decay=options.get("weight_decay", 0.0))
         watch = StopOnPaper(PATIENCE)
         history = training.train(
-            network, task._replace(test=validation), optimizer, epochs, seed, batch_size=BATCH_SIZE, callbacks=[watch]
+            network,
+            task._replace(test=validation),
+            optimizer,
+            epochs,
+            seed,
+            batch_size=BATCH_SIZE,
+            callbacks=[watch],
+            watch_test=True,
         )
         _, last = evaluate(network, task.loss, test)
         watch.stopping.restore(network)

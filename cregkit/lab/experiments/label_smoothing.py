@@ -36,7 +36,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
             network = training.perceptron(task, (HIDDEN,), seed, dropout=options.get("dropout", 0.0))
             history = training.train(network, task, SGD(network, lr), epochs, seed, batch_size=BATCH_SIZE)
             test_loss, _ = evaluate(network, binary_cross_entropy, task.test)
-            yield Trial((data, remedy), {**training.last_epoch(history), "test_loss": test_loss})
+            yield Trial((data, remedy), {**training.outcome(network, task, history), "test_loss": test_loss})
 
 
 def _conclude(table: Table) -> str:

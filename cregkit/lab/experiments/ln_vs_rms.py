@@ -67,7 +67,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         assert isinstance(first, Linear)
         watch = FirstGradient(first)
         histories[key] = training.train(
-            network, task, SGD(network, 0.05), epochs, seed, batch_size=20, callbacks=[watch]
+            network, task, SGD(network, 0.05), epochs, seed, batch_size=20, callbacks=[watch], watch_test=True
         )
         gradients[key] = watch.by_epoch
     yield _pair(TRAIN_ACC, {key: history.train_acc[-1] for key, history in histories.items()})

@@ -19,7 +19,7 @@ from cregkit.lab.experiments.framework import (
     difference_of,
     mean_of,
 )
-from cregkit.train import AdamW, evaluate
+from cregkit.train import AdamW
 
 N_TRAIN = 200
 HIDDEN = (512, 512, 512)
@@ -47,10 +47,8 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         network = training.perceptron(task, HIDDEN, seed, norm=options.get("norm"), dropout=options.get("dropout", 0.0))
         optimizer = AdamW(network, 0.001, weight_decay=options.get("weight_decay", 0.0))
         data = task if row == TRUE else shuffled
-        history = training.train(network, data, optimizer, epochs, seed, batch_size=BATCH_SIZE, watch_test=False)
-        train_acc, (_, test_acc) = history.train_acc[-1], evaluate(network, task.loss, task.test)
-        accuracies = {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
-        yield Trial(row, accuracies, {"train_acc": history.train_acc})
+        history = training.train(network, data, optimizer, epochs, seed, batch_size=BATCH_SIZE)
+        yield Trial(row, training.outcome(network, task, history), {"train_acc": history.train_acc})
 
 
 def _conclude(table: Table) -> str:

@@ -53,7 +53,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
             options["drop"] = lambda p, seed, size=GROUPS[row]: GroupDropout(size, p, seed=seed)
         network = training.perceptron(task, (HIDDEN,), seed, **options)
         history = training.train(network, task, SGD(network, 0.5), epochs, seed, batch_size=BATCH_SIZE)
-        yield training.accuracy_trial(row, history)
+        yield Trial(row, training.outcome(network, task, history))
 
 
 def _conclude(table: Table) -> str:

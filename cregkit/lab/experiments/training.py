@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from cregkit.lab.data import circle_data
 from cregkit.lab.demo import LABEL_NOISE, TEST_SEED, TEST_SIZE, TRAIN_SIZE
-from cregkit.lab.experiments.framework import Figures, Row, Trial
+from cregkit.lab.experiments.framework import Figures
 from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential
 from cregkit.layers.base import Array
-from cregkit.train import Data, History, Loss, Optimizer, binary_cross_entropy, fit, softmax_cross_entropy
+from cregkit.train import Data, History, Loss, Optimizer, binary_cross_entropy, evaluate, fit, softmax_cross_entropy
 from cregkit.train.callbacks import AnyCallback
 from cregkit.train.network import norm_layers, normal_linear
 
@@ -109,7 +109,7 @@ def train(
     *,
     batch_size: int,
     callbacks: Sequence[AnyCallback] = (),
-    watch_test: bool = True,
+    watch_test: bool = False,
 ) -> History:
     """Fit the network, measuring the training set each epoch, and the test set too if ``watch_test``.
 
@@ -132,11 +132,8 @@ def train(
     return history
 
 
-def last_epoch(history: History) -> Figures:
-    """Return the accuracies of the last epoch and the gap between them."""
-    return {key: getattr(history, key)[-1] for key in ("train_acc", "test_acc", "gap")}
-
-
-def accuracy_trial(row: Row, history: History) -> Trial:
-    """Return the figures of the last epoch, with both accuracies by epoch as curves."""
-    return Trial(row, last_epoch(history), {"train_acc": history.train_acc, "test_acc": history.test_acc})
+def outcome(network: Layer, task: Task, history: History) -> Figures:
+    """Return the accuracies after the last epoch and the gap between them."""
+    train_acc = history.train_acc[-1]
+    _, test_acc = evaluate(network, task.loss, task.test)
+    return {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
