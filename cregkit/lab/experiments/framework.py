@@ -69,7 +69,7 @@ class Table:
 
     def values(self, row: Row, key: str) -> NDArray[np.float64]:
         """Return a figure seed by seed; NaN where the row does not have it."""
-        return np.array([trial.figures.get(key, math.nan) for trial in self.trials[row]])
+        return np.array([trial.figures.get(key, math.nan) for trial in self.trials[row]], dtype=np.float64)
 
     def mean(self, row: Row, key: str) -> float:
         """Return the mean of a figure over the seeds."""

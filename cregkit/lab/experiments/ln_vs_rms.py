@@ -19,7 +19,7 @@ from cregkit.layers import Linear
 from cregkit.layers.base import Array
 from cregkit.train import SGD, Callback, FitState
 
-N_TRAIN, N_TEST = 200, 1000
+N_TRAIN, N_TEST = 200, 400
 HIDDEN = (64, 64, 64)  # with the output, four layers
 NORMS = {"ln": "layer", "rms": "rms"}
 NAMES = {"ln": "LayerNorm", "rms": "RMSNorm"}
