@@ -68,7 +68,7 @@ def test_every_row_and_column_is_filled_and_drawn(name):
 
 
 def test_a_network_learns_noise_by_heart_and_then_guesses():
-    table = measured(random_labels.EXPERIMENT, 2)
+    table = measured(random_labels.EXPERIMENT, 2, seeds=2)
     assert table.mean(random_labels.SHUFFLED, "train_acc") >= 99
     assert 3 < table.mean(random_labels.SHUFFLED, "test_acc") < 17
     assert table.mean(random_labels.TRUE, "test_acc") > 85
@@ -76,15 +76,18 @@ def test_a_network_learns_noise_by_heart_and_then_guesses():
 
 
 def test_batch_statistics_hurt_in_batches_of_two():
-    table = measured(batch_size.EXPERIMENT, 1, epochs=8)
+    table = measured(batch_size.EXPERIMENT, 1, epochs=6)
     assert verdict(batch_size.EXPERIMENT, "2 samples a batch", table) == CONFIRMED
 
 
 def test_forgetting_eval_costs_accuracy_and_answers_change():
-    table = measured(mlp.EXPERIMENT, len(mlp.ROWS), epochs=5)
-    for words in ("lowers the test accuracy", "fluctuate", "small batches make it worse"):
-        assert verdict(mlp.EXPERIMENT, words, table) == CONFIRMED
-    assert list(table.values(mlp.EVAL, "changed")) == [0, 0, 0]
+    table = measured(mlp.EXPERIMENT, len(mlp.ROWS), seeds=2, epochs=5)
+    accuracy = [table.values((mlp.FORGOTTEN, size), "test_acc") for size in ("128", "32", "8", "2")]
+    for larger, smaller in itertools.pairwise([table.values(mlp.EVAL, "test_acc"), *accuracy]):
+        assert (larger > smaller).all()
+    assert (table.values((mlp.FORGOTTEN, "32"), "changed") > 0).all()
+    assert verdict(mlp.EXPERIMENT, "small batches make it worse", table) == CONFIRMED
+    assert list(table.values(mlp.EVAL, "changed")) == [0, 0]
 
 
 def test_early_stopping_saves_most_epochs():
@@ -102,7 +105,7 @@ def test_rms_norm_is_as_accurate():
 
 
 def test_the_plain_network_learns_at_every_rate_it_is_said_to_diverge_at():
-    table = measured(batchnorm_lr.EXPERIMENT, 3)
+    table = measured(batchnorm_lr.EXPERIMENT, 3, seeds=2)
     assert verdict(batchnorm_lr.EXPERIMENT, "fails at rate 0.1", table) == CONTRADICTED
 
 
@@ -136,8 +139,7 @@ def test_narrowest():
     plain, other = ("plain",), ("other",)
     table = gaps((plain, [100, 100], [80, 81]), (other, [95, 96], [90, 91]))
     assert narrowest(table, [plain, other], plain) == (
-        "the gap is smallest with other: 5.0 points against 19.5 with plain (within chance); its test accuracy is 10.0 "
-        "points higher"
+        "the gap is smallest with other: 5.0 points against 19.5 with plain; its test accuracy is 10.0 points higher"
     )
     table = gaps((plain, [100, 100], [90, 91]), (other, [95, 96], [80, 81]))
     assert narrowest(table, [plain, other], plain) == "the gap is smallest with plain: 9.5 points"
@@ -177,12 +179,10 @@ def test_sentence_of_spatial_dropout():
 
 def test_sentence_of_label_smoothing():
     def sentence(best):
-        figures_of = {
-            row: {"train_acc": [100, 100], "test_acc": [95, 96] if row[1] == best else [90, 91],
-                  "gap": [5, 4] if row[1] == best else [10, 9], "test_loss": [0.1, 0.1] if row[1] == best else [0.5, 0.5]}
-            for row in label_smoothing.ROWS
-        }  # fmt: skip
-        return label_smoothing.EXPERIMENT.conclude(Table.of(figures_of))
+        good = {"test_acc": [95, 96], "gap": [5, 4], "test_loss": [0.1, 0.1]}
+        bad = {"test_acc": [90, 91], "gap": [10, 9], "test_loss": [0.5, 0.5]}
+        table = Table.of({row: good if row[1] == best else bad for row in label_smoothing.ROWS})
+        return label_smoothing.EXPERIMENT.conclude(table)
 
     assert sentence("smoothing").count("smallest with smoothing: 4.5 points against 9.5 with neither") == 2
     assert sentence("smoothing").count("lowest with smoothing (0.10 against 0.50") == 2
@@ -205,12 +205,14 @@ def test_sentence_of_batchnorm_lr(plain, bn, expected):
         return [100.0 if first is not None and rate >= first else 0.0] * 2
 
     table = Table.of({
-        row: {"plain_test": [90, 90], "bn_test": [90, 90], "plain_failed": failed(rate, plain), "bn_failed": failed(rate, bn)}
+        row: {"plain_failed": failed(rate, plain), "bn_failed": failed(rate, bn)}
         for row, rate in zip(batchnorm_lr.ROWS, batchnorm_lr.RATES, strict=True)
     })  # fmt: skip
     assert batchnorm_lr.EXPERIMENT.conclude(table).endswith(expected)
-    outcome = UNDECIDED if plain is None else CONFIRMED if bn is None or bn > plain else CONTRADICTED
-    assert verdict(batchnorm_lr.EXPERIMENT, "BatchNorm learns where", table) == outcome
+    first = [rate or math.inf for rate in (plain, bn)]
+    never = plain is None and bn is None
+    outcome = UNDECIDED if never else CONFIRMED if first[1] > first[0] else CONTRADICTED
+    assert verdict(batchnorm_lr.EXPERIMENT, "BatchNorm stands", table) == outcome
 
 
 def test_sentence_of_early_stopping():
@@ -232,7 +234,7 @@ def test_sentence_of_ln_vs_rms():
     better, worse = table(90.5, 0.9), table(80, 1.2)
     assert "test accuracy is 0.5 points higher, an epoch takes 0.90 times" in ln_vs_rms.EXPERIMENT.conclude(better)
     assert "test accuracy is 10.0 points lower, an epoch takes 1.20 times" in ln_vs_rms.EXPERIMENT.conclude(worse)
-    for words in ("the same test accuracy", "an epoch is faster", "(us forward 512x768)"):
+    for words in ("the same test accuracy", "an epoch is faster", "kernels are faster", "about 10 %"):
         assert verdict(ln_vs_rms.EXPERIMENT, words, better) == CONFIRMED
         assert verdict(ln_vs_rms.EXPERIMENT, words, worse) == CONTRADICTED
 

@@ -64,14 +64,13 @@ def _conclude(table: Table) -> str:
     return f"The plain network fails to learn from rate {plain:g} on, that with BatchNorm from {bn:g} on{order}."
 
 
-def _advantage(table: Table) -> Interval:
-    """Return how many seeds in a hundred BatchNorm saves, at the rates where the plain network fails."""
-    rows = [row for row in table.rows if table.mean(row, "plain_failed") >= 50]
-    if not rows:
+def _avoided(table: Table) -> Interval:
+    """Return how many failures in a hundred BatchNorm avoids at the rates where some network fails."""
+    plain, bn = (np.array([table.values(row, f"{name}_failed") for row in table.rows]) for name in NETWORKS)
+    failing = (plain + bn).any(axis=1)
+    if not failing.any():
         return Interval(math.nan, -math.inf, math.inf)
-    return Interval.of(
-        list(np.mean([table.values(r, "plain_failed") - table.values(r, "bn_failed") for r in rows], axis=0))
-    )
+    return Interval.of(list((plain - bn)[failing].mean(axis=0)))
 
 
 def _draw(figure: Any, table: Table) -> None:
@@ -119,8 +118,8 @@ EXPERIMENT = Experiment(
             least=50,
         ),
         Claim(
-            "BatchNorm learns where the plain network fails: failures avoided at those rates",
-            _advantage,
+            "BatchNorm stands higher rates: failures avoided where some network fails",
+            _avoided,
             unit="% of seeds",
         ),
     ],

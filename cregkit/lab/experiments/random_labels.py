@@ -90,7 +90,7 @@ EXPERIMENT = Experiment(
         "64-512-512-512-10, AdamW"
     ),
     seeds=5,
-    epochs=30,
+    epochs=40,
     labels=("labels", "remedy"),
     rows=ROWS,
     columns=TRAIN_TEST_GAP,
