@@ -68,11 +68,11 @@ def test_every_row_and_column_is_filled_and_drawn(name):
 
 
 def test_a_network_learns_noise_by_heart_and_then_guesses():
-    table = measured(random_labels.EXPERIMENT, 2, seeds=2)
-    assert table.mean(random_labels.SHUFFLED, "train_acc") >= 99
-    assert 3 < table.mean(random_labels.SHUFFLED, "test_acc") < 17
-    assert table.mean(random_labels.TRUE, "test_acc") > 85
-    assert verdict(random_labels.EXPERIMENT, "then zero", table) == CONTRADICTED
+    table = measured(random_labels.EXPERIMENT, 2, seeds=2, epochs=30)
+    assert (table.values(random_labels.SHUFFLED, "train_acc") > 95).all()
+    guessed = table.values(random_labels.SHUFFLED, "test_acc")
+    assert ((guessed > 3) & (guessed < 17)).all()  # near 10 %, and not zero
+    assert (table.values(random_labels.TRUE, "test_acc") > 85).all()
 
 
 def test_batch_statistics_hurt_in_batches_of_two():
