@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -214,6 +215,15 @@ class _PressCtrlC(Callback):
                 signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def _sigint():
+    """Python's own handler, which a test run in the background of a shell does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint")
 def test_ctrl_c_ends_after_the_batch_with_the_history_so_far():
     log, network = _Log(), _network()
     history = _fit(network, 10, callbacks=[log, _PressCtrlC(10)])
@@ -226,6 +236,7 @@ def test_ctrl_c_ends_after_the_batch_with_the_history_so_far():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("_sigint")
 def test_a_second_ctrl_c_raises():
     with pytest.raises(KeyboardInterrupt):
         _fit(_network(), callbacks=[_PressCtrlC(2, times=2)])
@@ -267,8 +278,6 @@ class _Terminal:
 
 
 def test_the_progress_bar_shows_the_figures(monkeypatch):
-    import sys
-
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setitem(sys.modules, "rich.console", None)  # makes its import fail: the plain bar
@@ -352,6 +361,7 @@ def test_the_restored_state_has_running_statistics_and_dropout_offset():
     assert evaluate(network, softmax_cross_entropy, TEST)[0] == min(history.test_loss)
 
 
+@pytest.mark.usefixtures("_sigint")
 def test_the_best_state_comes_back_after_ctrl_c_and_a_second_fit_starts_anew():
     network, stopping = _network(), EarlyStopping(patience=50, monitor="train_acc")
     history = _fit(network, 10, callbacks=[stopping, _PressCtrlC(18)])

@@ -10,7 +10,7 @@ from cregkit.layers import LayerNorm, Linear, ReLU, Sequential
 from cregkit.train import SGD, Adam, AdamW
 
 STEPS = 100
-# Of each array's largest magnitude: each of the steps rounds weight, moments and change to float32, by up to 2**-24 each.
+# Of each array's largest magnitude: each step rounds weight, moments and change to float32, by up to 2**-24 each.
 TOLERANCE = STEPS * 2.0**-24
 
 OPTIMIZERS = {

@@ -24,7 +24,8 @@ class Checkpoint:
     """The file of a fit: written after each epoch, read to go on from there.
 
     It holds the states of network, optimiser and callbacks, the history, the state of the generator that orders the
-    samples, and what tells this run from another: batch size, kind of optimiser, callbacks and generator, and checksums of the data.
+    samples, and what tells this run from another: batch size, kind of optimiser, callbacks and generator, and checksums
+    of the data.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Checkpoint:
             raise ValueError(f"checkpoint {os.fspath(self.path)} cannot be gone on from: {error}") from None
 
     def _take_over(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if "meta" not in arrays:
+            raise ValueError("it is no checkpoint of a fit: it has no entry 'meta'")
         meta = json.loads(str(arrays["meta"]))
         for name, value in self._identity.items():
             if (was := meta["identity"][name]) != value:

@@ -163,7 +163,8 @@ def _check_data(name: str, data: Data, network: Layer, loss: Loss) -> None:
             outputs = np.repeat(row, len(some), axis=0)
             loss(outputs, fitted(some, outputs))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} does not suit network and loss: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} does not suit network and loss: {error}") from None
 
 
 def _check_batch_norm(network: Layer, x: Array, batch_size: int) -> bool:
