@@ -36,6 +36,8 @@ from cregkit.lab.experiments.framework import (
 from cregkit.lab.experiments.running import run
 from cregkit.lab.spread import Interval, Spread
 
+pytest.importorskip("scipy")  # the intervals
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -81,7 +83,6 @@ def test_spread():
 
 
 def test_interval_is_students():
-    pytest.importorskip("scipy")
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
     reach = 2.7764451 * math.sqrt(2.5) / math.sqrt(5)  # the tabulated quantile for four degrees of freedom
     interval = Interval.of(values)
