@@ -100,6 +100,7 @@ def _draw(figure: Any, table: Table) -> None:
         best = table.mean(row, "best_epoch")
         ax.axvline(best, color=colour, linewidth=1, linestyle=(0, (2, 3)))
     ax.set_xscale("log")
+    ax.set_yscale("log")
     ax.set_xlabel("epoch; dotted: mean best epoch", color=figures.INK)
     figures.title(ax, "validation loss, had training gone on")
     figures.tidy(ax)

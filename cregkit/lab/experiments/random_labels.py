@@ -78,8 +78,15 @@ def _draw(figure: Any, table: Table) -> None:
     figures.title(bottom, "training accuracy (%) by epoch")
     bottom.set_xlabel("epoch", color=figures.INK)
     figures.tidy(bottom)
-    bottom.legend(frameon=False, fontsize=8, labelcolor=figures.INK)
-    figures.legend_below(figure, top, 3)
+    for ax, columns in ((top, 3), (bottom, 2)):  # two keys: beside the axes, as inside they would hide the curves
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.4, -0.2),
+            ncols=columns,
+            frameon=False,
+            fontsize=8,
+            labelcolor=figures.INK,
+        )
 
 
 EXPERIMENT = Experiment(
@@ -120,5 +127,5 @@ EXPERIMENT = Experiment(
             for remedy in ("dropout", "weight decay")
         ),
     ],
-    size=(5.6, 6.6),
+    size=(5.6, 7.2),
 )

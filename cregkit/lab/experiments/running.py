@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from cregkit.lab.experiments.framework import Experiment, Result, Row, Settings, Table, Trial
 
@@ -18,13 +19,28 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     start = time.perf_counter()
     whole = 0
     try:
-        for seed in range(seeds):
-            for trial in experiment.trials(seed, epochs):
-                trials[trial.row].append(trial)
-                step(f"{' '.join(trial.row)}, seed {seed}")
-            whole += 1
+        with _blas_on_one_thread():
+            for seed in range(seeds):
+                for trial in experiment.trials(seed, epochs):
+                    trials[trial.row].append(trial)
+                    step(f"{' '.join(trial.row)}, seed {seed}")
+                whole += 1
     except KeyboardInterrupt:
         if whole:  # rows with a seed more than others could not be compared
             trials = {row: of_row[:whole] for row, of_row in trials.items()}
     table = Table(experiment.rows, trials)
     return Result(experiment, seeds, epochs, table, time.perf_counter() - start, whole == seeds)
+
+
+def _blas_on_one_thread() -> AbstractContextManager[object]:
+    """Keep matrix products on one thread, if threadpoolctl is there, as it is with scikit-learn.
+
+    Those of these networks are too small to share, and where another process has a core, a pool that waits for it makes
+    them many times slower.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
+    return limits
