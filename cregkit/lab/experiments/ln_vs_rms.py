@@ -169,7 +169,7 @@ EXPERIMENT = Experiment(
     question="Is RMSNorm as good as LayerNorm, and how much faster is it?",
     setup=(
         f"digits, {N_TRAIN} training and {N_TEST} test images; 64-64-64-64-10, the same initial weights, SGD; kernels "
-        "in turn, lower quartiles"
+        "in turn on one thread, lower quartiles"
     ),
     seeds=5,
     epochs=200,

@@ -45,7 +45,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
     for row in ROWS:
         options = REMEDIES[row[1]]
         network = training.perceptron(task, HIDDEN, seed, norm=options.get("norm"), dropout=options.get("dropout", 0.0))
-        optimizer = AdamW(network, 0.002, weight_decay=options.get("weight_decay", 0.0))
+        optimizer = AdamW(network, 0.0015, weight_decay=options.get("weight_decay", 0.0))
         data = task if row == TRUE else shuffled
         history = training.train(network, data, optimizer, epochs, seed, batch_size=BATCH_SIZE)
         yield Trial(row, training.outcome(network, task, history), {"train_acc": history.train_acc})

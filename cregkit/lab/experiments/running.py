@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from cregkit import num_threads
 from cregkit.lab.experiments.framework import Experiment, Result, Row, Settings, Table, Trial
 
 
@@ -19,7 +20,7 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     start = time.perf_counter()
     whole = 0
     try:
-        with _blas_on_one_thread():
+        with _one_thread():
             for seed in range(seeds):
                 for trial in experiment.trials(seed, epochs):
                     trials[trial.row].append(trial)
@@ -32,15 +33,18 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     return Result(experiment, seeds, epochs, table, time.perf_counter() - start, whole == seeds)
 
 
-def _blas_on_one_thread() -> AbstractContextManager[object]:
-    """Keep matrix products on one thread, if threadpoolctl is there, as it is with scikit-learn.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the products too, if threadpoolctl is there, as it is with scikit-learn.
 
-    Those of these networks are too small to share, and where another process has a core, a pool that waits for it makes
-    them many times slower.
+    These networks are too small to share, and where another process has a core, threads that wait for it make every
+    step many times slower. Times are then those of one thread on any machine.
     """
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
-    return limits
+        limits: AbstractContextManager[object] = nullcontext()
+    else:
+        limits = threadpool_limits(1, "blas")
+    with limits, num_threads(1):
+        yield
