@@ -21,7 +21,7 @@ from cregkit.lab.experiments.framework import (
 )
 from cregkit.train import AdamW
 
-N_TRAIN = 200
+N_TRAIN = 150
 HIDDEN = (512, 512, 512)
 BATCH_SIZE = 25
 REMEDIES: Mapping[str, Mapping[str, Any]] = {
@@ -45,7 +45,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
     for row in ROWS:
         options = REMEDIES[row[1]]
         network = training.perceptron(task, HIDDEN, seed, norm=options.get("norm"), dropout=options.get("dropout", 0.0))
-        optimizer = AdamW(network, 0.0015, weight_decay=options.get("weight_decay", 0.0))
+        optimizer = AdamW(network, 0.001, weight_decay=options.get("weight_decay", 0.0))
         data = task if row == TRUE else shuffled
         history = training.train(network, data, optimizer, epochs, seed, batch_size=BATCH_SIZE)
         yield Trial(row, training.outcome(network, task, history), {"train_acc": history.train_acc})
@@ -97,7 +97,7 @@ EXPERIMENT = Experiment(
         "64-512-512-512-10, AdamW"
     ),
     seeds=5,
-    epochs=30,
+    epochs=40,
     labels=("labels", "remedy"),
     rows=ROWS,
     columns=TRAIN_TEST_GAP,
