@@ -26,8 +26,9 @@ nav ul {{ padding-left: 1.1rem; }}
 .sentence {{ border-left: 4px solid var(--accent); padding-left: .75rem; }}
 .scroll {{ overflow-x: auto; -webkit-overflow-scrolling: touch; }}
 table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-caption {{ text-align: left; padding-bottom: .25rem; }}
+caption {{ text-align: left; padding-bottom: .25rem; white-space: normal; }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }}
+@media (max-width: 30rem) {{ table {{ font-size: .78rem; }} th, td {{ padding: .25rem .3rem; }} }}
 th.label, td.label {{ text-align: left; }}
 th.label:first-child, td.label:first-child {{ padding-left: 0; }}
 img {{ display: block; width: 100%; max-width: 35rem; height: auto; margin: 1rem auto; background: #fff;

@@ -12,7 +12,7 @@ from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Ta
 from cregkit.lab.experiments.words import compared
 from cregkit.train import SGD, Callback, EarlyStopping, FitState, evaluate
 
-HIDDEN = 256
+HIDDEN = 128
 PATIENCE = 20
 VALIDATION = 200
 REMEDIES: Mapping[str, Mapping[str, float]] = {
