@@ -135,8 +135,8 @@ def test_run_takes_settings_or_defaults():
     assert steps == ["a, seed 0", "b, seed 0", "a, seed 1", "b, seed 1"]
     assert (result.seeds, result.epochs, result.complete) == (2, 2, True)
     assert list(result.table.values(("b",), "value")) == [10, 11]
-    assert result.caption == "2 epochs, mean ± standard deviation over 2 seeds, 0 s"
-    assert run(EXPERIMENT, Settings(seeds=1, epochs=7)).caption == "7 epochs, one seed, 0 s"
+    assert result.caption == "2 epochs, mean ± standard deviation over 2 seeds, 0 s on one thread"
+    assert run(EXPERIMENT, Settings(seeds=1, epochs=7)).caption == "7 epochs, one seed, 0 s on one thread"
     assert run(EXPERIMENT, Settings()).table.seeds == 3
 
 

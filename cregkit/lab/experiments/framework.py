@@ -200,7 +200,7 @@ class Result:
                 f"Cut short after {self.seconds:.0f} s: what {self.seeds} seeds would have filled, {self.epochs} epochs"
             )
         seeds = "one seed" if self.seeds == 1 else f"mean ± standard deviation over {self.seeds} seeds"
-        return f"{self.epochs} epochs, {seeds}, {self.seconds:.0f} s"
+        return f"{self.epochs} epochs, {seeds}, {self.seconds:.0f} s on one thread"
 
     @property
     def sentence(self) -> str | None:
