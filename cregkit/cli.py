@@ -205,7 +205,7 @@ examples:
     ),
     Command(
         "lab",
-        "answer a question on regularisation by an experiment over several seeds",
+        "run an experiment on regularisation over several seeds",
         """\
 Run an experiment: train networks with and without a remedy on several seeds, print one table (mean and standard
 deviation over the seeds), one sentence that follows from it, and what the numbers say to common claims: confirmed or
