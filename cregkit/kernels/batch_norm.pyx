@@ -28,6 +28,7 @@ cdef enum:
     TASK_CHANNELS = 1024
     CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
     FAR_ELEMENTS = 1048576  # of a tensor: 4 MiB
+    PARAMETER_COST = 16  # a square root and a division in float64, and some
     WHOLE_TASKS = 8  # so few whole channels keep the threads busy
 
 
@@ -196,6 +197,11 @@ cdef ptrdiff_t channels_together(Pass *a) noexcept nogil:
     return max(1, TASK_ELEMENTS // max(1, a.shape.n * a.shape.s))
 
 
+# The step over the channels; cost: how many numbers of a tensor take as long as one channel.
+cdef void over_channels(Pass *a, ptrdiff_t cost) noexcept nogil:
+    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), a.shape.c * cost)
+
+
 cdef void write(Pass *a) noexcept nogil:
     parallel_for(last_task, a, task_count(a, &a.written), a.elements)
 
@@ -206,7 +212,7 @@ cdef void train(Pass *a) noexcept nogil:
         parallel_for(whole_task, a, whole_tasks, a.elements)
         return
     parallel_for(first_task, a, task_count(a, &a.summed), a.elements)
-    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.summed.n_chunks + 1) * a.shape.c)
+    over_channels(a, a.summed.n_chunks + PARAMETER_COST)
     write(a)
 
 
@@ -221,22 +227,21 @@ cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
-cdef void use_given_statistics(Pass *a) noexcept nogil:
-    kernels().batch_norm_running(a.given_mean, a.given_var, a.eps, a.shape.c, a.mean, a.rstd, a.channels.exact)
+cdef void use_given_statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_running(a.given_mean + c0, a.given_var + c0, a.eps, c1 - c0, a.mean + c0, a.rstd + c0,
+                                 a.channels.exact + c0)
 
 
-cdef void inference_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    use_given_statistics(a)
-    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, 0, a.shape.c, &a.channels)
+cdef void inference_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    use_given_statistics(a, c0, c1)
+    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
-# The channels' parameters for the sums of backward: x_hat without gain and bias.
-cdef void x_hat_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
+# For the sums of backward: x_hat without gain and bias.
+cdef void x_hat_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     if not a.training:
-        use_given_statistics(a)
-    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, a.shape.c, &a.channels)
+        use_given_statistics(a, c0, c1)
+    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, c0, c1, &a.channels)
 
 
 cdef void apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
@@ -317,9 +322,9 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     a.given_mean, a.given_var = floats(mean_), floats(var_)
     a.x, a.out = floats(x_), floats(y)
     a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
-    a.last = apply
+    a.between, a.last = inference_parameters, apply
     with nogil:
-        run_task(inference_task, &a, 0)
+        over_channels(&a, PARAMETER_COST)
         write(&a)
     return y
 
@@ -432,9 +437,10 @@ cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_s
     a.dy, a.x, a.out = floats(dy), floats(x), floats(dx)
     a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.summed.n_chunks * shape.c
     a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
-    a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
     with nogil:
-        run_task(x_hat_task, a, 0)
+        a.between = x_hat_parameters
+        over_channels(a, PARAMETER_COST)
+        a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
         train(a)
     return dx, dgamma, dbeta
 
