@@ -1,7 +1,7 @@
 """Hashes of what every op gives for fixed inputs: the bits that no release may change without saying so.
 
 ``python tests/golden_bits.py`` writes them to tests/golden/ops.txt. A change there is a decision: it goes into the
-CHANGELOG, marked **bits**. Inputs are whole numbers from NumPy's frozen generator, scaled by powers of two, so that they
+CHANGELOG, marked **bits**. Inputs are whole numbers from the frozen generator of NumPy, scaled by powers of two: they
 are the same with any NumPy on any machine.
 """
 

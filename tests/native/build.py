@@ -39,7 +39,7 @@ class Variant:
 
 
 VARIANTS = {
-    "plain": Variant("gcc", ("-O1",)),
+    "plain": Variant("gcc", ("-Og",)),
     "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
     "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
