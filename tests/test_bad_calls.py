@@ -225,7 +225,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         ValueError,
         "test_bad_calls.py",
         "is damaged or is not",
-        "an .npz file of plain arrays",
+        "an uncompressed .npz file of plain arrays",
     ),
     ('ck.LayerNorm(6).load("/no/such/file.npz")', FileNotFoundError, "/no/such/file.npz", "No such file", ""),
     (
