@@ -106,6 +106,8 @@ class SourceArchive(sdist):
             "csrc/*.[ch]",
             "tests/**/*.py",
             "tests/**/*.csv",
+            "tests/golden/*.txt",
+            "tests/native/*.[ch]",
             "bench/**/*.py",
             "CHANGELOG.md",
             "CONTRIBUTING.md",

@@ -14,7 +14,9 @@ from cregkit.kernels import _runtime
 
 settings.register_profile("local", deadline=None, max_examples=25)
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("thorough", parent=settings.get_profile("local"), max_examples=200)
+settings.register_profile("nightly", parent=settings.get_profile("local"), max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "local"))
 
 
 @pytest.fixture(params=ISAS)

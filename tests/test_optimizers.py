@@ -178,7 +178,7 @@ def test_a_step_before_backward_changes_nothing():
 
 MISTAKES = [
     (lambda: SGD([]), TypeError, "network must be a Layer, got list"),
-    (lambda: SGD(ReLU()), ValueError, "no parameters"),
+    (lambda: SGD(ReLU()), ValueError, "network must have parameters"),
     (lambda: SGD(_network(), lr=-1), ValueError, "lr"),
     (lambda: SGD(_network(), momentum=2), ValueError, "momentum"),
     (lambda: SGD(_network(), weight_decay="x"), TypeError, "weight_decay"),

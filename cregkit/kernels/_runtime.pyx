@@ -287,13 +287,17 @@ cdef bint is_plain(cnp.ndarray a, int dtype) noexcept:
 # The array behind `a`, which must be C-contiguous numbers of this type: never a copy, never a cast.
 cdef cnp.ndarray checked_array(object a, str name, int dtype):
     if not cnp.PyArray_CheckExact(a):
-        a = foreign_array(a, name)
+        a = foreign_array(a, name, dtype)
     if not is_plain(<cnp.ndarray>a, dtype):
         refuse_array(a, name, dtype)
     return <cnp.ndarray>a
 
 
-cdef object foreign_array(object a, str name):
+cdef str name_of(int dtype):
+    return "float32" if dtype == cnp.NPY_FLOAT32 else "float64"
+
+
+cdef object foreign_array(object a, str name, int dtype):
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost: fill it first with {name}.filled(value)")
     if isinstance(a, np.ndarray):
@@ -301,7 +305,7 @@ cdef object foreign_array(object a, str name):
     if not hasattr(a, "__dlpack__"):
         raise TypeError(
             f"{name} must be a NumPy array (or a CPU object with __dlpack__), got {type(a).__name__}: "
-            f"convert it with np.asarray({name}, dtype=np.float32)")
+            f"convert it with np.asarray({name}, dtype=np.{name_of(dtype)})")
     try:
         return np.from_dlpack(a)
     except Exception as error:
@@ -311,7 +315,7 @@ cdef object foreign_array(object a, str name):
 
 
 cdef int refuse_array(object a, str name, int dtype) except -1:
-    cdef str wanted = "float32" if dtype == cnp.NPY_FLOAT32 else "float64"
+    cdef str wanted = name_of(dtype)
     if a.dtype != np.dtype(wanted):
         raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert "
                         f"it with {name}.astype(np.{wanted})")

@@ -213,7 +213,10 @@ cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
 
 
 cdef double beta_of(object betas, int i) except? -1:
-    return number(betas[i], f"betas[{i}]", 0.0, 0.9999999999999999)
+    cdef double beta = number(betas[i], f"betas[{i}]", 0.0, 1.0)
+    if beta == 1.0:
+        raise ValueError(f"betas[{i}] must be less than 1, or nothing new would ever count, got {betas[i]}")
+    return beta
 
 
 def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=True):

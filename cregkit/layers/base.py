@@ -129,6 +129,10 @@ class Layer:
         arrays = matching(own, state)
         for name, array in arrays.items():
             own[name][...] = array
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget the forward that waits for its backward, here and in all layers within."""
         for _, layer in self._walk():
             layer._saved = None
 

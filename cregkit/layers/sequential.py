@@ -32,9 +32,13 @@ class Sequential(Layer):
         return ((str(index), layer) for index, layer in enumerate(self.layers))
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` sent through all layers."""
-        for layer in self.layers:
-            x = layer(x)
+        """Return ``x`` sent through all layers; if one fails, backward needs a new forward, lest it mix two of them."""
+        try:
+            for layer in self.layers:
+                x = layer(x)
+        except BaseException:
+            self._forget()
+            raise
         return x
 
     def backward(self, dy: Array) -> Array:

@@ -98,7 +98,7 @@ def fitted(targets: Targets, outputs: Array) -> Targets:
 def checked_data(name: str, data: Data) -> Data:
     """Return ``data`` as (x, targets) once types and lengths are seen to be right."""
     if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(f"{name} must be a tuple (x, y)")
+        raise TypeError(f"{name} must be a tuple (x, y), got {type(data).__name__}")
     x, targets = data
     validate.float32(f"{name}[0]", x)
     if not isinstance(targets, np.ndarray):

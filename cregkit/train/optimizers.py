@@ -41,7 +41,7 @@ class Optimizer:
             raise TypeError(f"network must be a Layer, got {type(network).__name__}")
         parameters = list(network.parameters())
         if not parameters:
-            raise ValueError("network has no parameters to train")
+            raise ValueError(f"network must have parameters to train, got {type(network).__name__} without any")
         lr, weight_decay = validate.real("lr", lr, 0), validate.real("weight_decay", weight_decay, 0)
         self.network = network
         self.groups = tuple(

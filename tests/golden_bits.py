@@ -1,0 +1,54 @@
+"""Hashes of what every op gives for fixed inputs: the bits that no release may change without saying so.
+
+``python tests/golden_bits.py`` writes them to tests/golden/ops.txt. A change there is a decision: it goes into the
+CHANGELOG, marked **bits**. Inputs are whole numbers from the frozen generator of NumPy, scaled by powers of two: they
+are the same with any NumPy on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cregkit import cases, functional
+
+FILE = Path(__file__).parent / "golden" / "ops.txt"
+POSITIVE = ("gamma", "var", "running_var", "rstd", "v")
+
+
+def _numbers(random: np.random.RandomState, name: str, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Numbers in [-4, 4), or in [1/2, 3/2) where they must be positive."""
+    whole = random.randint(-(2**20), 2**20, size=like.shape).astype(np.float64)
+    values = whole / 2**21 + 1.0 if name in POSITIVE else whole / 2**18
+    return values.astype(like.dtype)
+
+
+def _hash(case: cases.Case, shape: cases.Shape) -> str:
+    arguments = case.arguments(shape, np.random.default_rng(0), 0.0)  # for names, shapes and scalars
+    random = np.random.RandomState(20140615)
+    for name in sorted(arguments):
+        if isinstance(arguments[name], np.ndarray):
+            arguments[name] = _numbers(random, name, arguments[name])
+    digest = hashlib.sha256()
+    for name, value in cases.run(case, functional, arguments).items():
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def found() -> dict[str, str]:
+    """Case and shape, with the hash of all outputs and changed arguments."""
+    return {
+        f"{case.name} {'x'.join(map(str, shape))}": _hash(case, shape) for case in cases.CASES for shape in case.shapes
+    }
+
+
+def expected() -> dict[str, str]:
+    """What tests/golden/ops.txt says."""
+    return dict(line.rsplit(" ", 1) for line in FILE.read_text().splitlines())
+
+
+if __name__ == "__main__":
+    FILE.write_text("".join(f"{name} {value}\n" for name, value in found().items()))

@@ -1,0 +1,142 @@
+"""Builds and runs the driver of the kernel table: plain, under sanitizers and valgrind, and for AArch64 under QEMU.
+
+python tests/native/build.py VARIANT... [--lengths all|few] [--write]
+
+Each variant must print the hashes in tests/golden/; ``--write`` puts those of the first variant there instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+GOLDEN = HERE.parent / "golden"
+
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
+SANITIZED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How to compile the driver and how to run it."""
+
+    compiler: str
+    flags: tuple[str, ...]
+    runner: tuple[str, ...] = ()
+    threads: int = 1
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The programs it needs."""
+        return (self.compiler, *self.runner[:1])
+
+
+VARIANTS = {
+    "plain": Variant("gcc", ("-Og",)),
+    "release": Variant("gcc", ("-O3", "-Werror")),
+    "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
+    "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
+    "sanitized": Variant("gcc", (*SANITIZED, "-fsanitize=address,undefined")),
+    "valgrind": Variant("gcc", ("-O1", "-g1"), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
+    "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of the driver printed: the hash of each op, how many trials it had, and the tables tried."""
+
+    hashes: dict[str, str]
+    trials: int
+    tables: tuple[str, ...]
+
+
+def missing_tools(variant: Variant) -> list[str]:
+    """The programs that are not installed."""
+    return [tool for tool in variant.tools if shutil.which(tool) is None]
+
+
+def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
+    """Compile all of csrc/, its files side by side, and return the objects."""
+    objects = {path: folder / f"{path.stem}.o" for path in sorted(CSRC.glob("*.c"))}
+    command = [variant.compiler, *FLAGS, *variant.flags, "-c"]
+    running = [subprocess.Popen([*command, str(path), "-o", str(target)]) for path, target in objects.items()]
+    if sum(process.wait() for process in running):
+        raise RuntimeError(f"csrc/ does not compile with {' '.join(command)}")
+    return list(objects.values())
+
+
+def compile_driver(variant: Variant, folder: Path, objects: list[Path], *extra: str, source: str = "driver.c") -> Path:
+    """Compile and link a program of this folder with the kernels."""
+    program = folder / Path(source).stem
+    files = [str(HERE / source), *map(str, objects)]
+    command = [variant.compiler, *FLAGS, *variant.flags, *extra, *files, "-o", str(program), "-pthread", "-lm"]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run_driver(variant: Variant, program: Path, lengths: str, *op: str) -> Result:
+    """Run the driver, on all ops or on one.
+
+    Raises:
+        RuntimeError: it found an error, or was killed; with what it said.
+    """
+    command = [*variant.runner, str(program), lengths, str(variant.threads), *op]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return Result({line[0]: line[1] for line in lines}, sum(int(line[2]) for line in lines), tuple(lines[0][3:]))
+
+
+def read_golden(lengths: str) -> dict[str, str]:
+    """The hashes every machine must find."""
+    return dict(line.split() for line in golden_file(lengths).read_text().splitlines())
+
+
+def golden_file(lengths: str) -> Path:
+    """Where they are."""
+    return GOLDEN / f"kernels-{lengths}.txt"
+
+
+def check(name: str, lengths: str, folder: Path) -> Result:
+    """Build and run one variant, and compare with the hashes in tests/golden/."""
+    variant = VARIANTS[name]
+    result = run_driver(variant, compile_driver(variant, folder, compile_kernels(variant, folder)), lengths)
+    if wrong := {op for op, value in read_golden(lengths).items() if result.hashes.get(op) != value}:
+        raise RuntimeError(f"{name}: other bits than in {golden_file(lengths).name}: {', '.join(sorted(wrong))}")
+    return result
+
+
+def main() -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="+", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--lengths", choices=["all", "few"], default="few")
+    parser.add_argument("--write", action="store_true", help="write the hashes of the first variant to tests/golden/")
+    asked = parser.parse_args()
+    for name in asked.variants:
+        if missing := missing_tools(VARIANTS[name]):
+            print(f"{name}: not installed: {', '.join(missing)}", file=sys.stderr)
+            return 1
+        with tempfile.TemporaryDirectory() as folder:
+            if asked.write:
+                variant = VARIANTS[name]
+                objects = compile_kernels(variant, Path(folder))
+                found = run_driver(variant, compile_driver(variant, Path(folder), objects), asked.lengths)
+                golden_file(asked.lengths).write_text("".join(f"{op} {value}\n" for op, value in found.hashes.items()))
+                return 0
+            result = check(name, asked.lengths, Path(folder))
+        print(f"{name:10} {result.trials:8} trials, all equal: {' '.join(result.tables)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+/* Every kernel of every table this CPU runs, against pages that must not be touched, on all short lengths and around
+ * the sizes where the code changes course: the same bits from all, and from in place and streamed calls.
+ *
+ *     driver LENGTHS THREADS [OP]     LENGTHS: all, or few (for emulators and valgrind); THREADS: 1 to 16; OP: this one
+ * only
+ *
+ * Prints one line per op: its name, the hash of all its results, how many trials it had, and the tables. Exit code 0; 1
+ * where two trials that must agree do not, or a sentinel changed; 3 where a page was touched that must not be. */
+#define _GNU_SOURCE
+#include "trials.h"
+
+#include <signal.h>
+
+static const op *current_op;
+static trial current;
+
+static void tell(const char *what)
+{
+    static const char *const places[] = {"on the heap", "behind a guard page", "before a guard page"};
+    fprintf(stderr, "driver: %s: %s %s, rows %td, n %td, values %d, %s, plain %d, stream %d, in place %d\n", what,
+            current_op->name, current.kernels->isa, current.rows, current.n, (int)current.values, places[place],
+            current.plain, current.stream, current.in_place);
+}
+
+static void on_fault(int signal)
+{
+    (void)signal;
+    tell("memory fault"); /* fprintf in a handler: the process is over either way */
+    _exit(3);
+}
+
+static int n_tables(void)
+{
+    int n = 0;
+    while (creg_kernels_ranked(n)) n++;
+    return n;
+}
+
+/* All ways to run one trial: each must give the first one's hash. Returns how many agreed, or -1. */
+static int all_ways(const op *o, trial base, uint64_t *hash)
+{
+    int trials = 0;
+    for (int rank = n_tables() - 1; rank >= 0; rank--)
+        for (int stream = 0; stream < 2; stream++)
+            for (int in_place = 0; in_place <= o->in_place; in_place++)
+                for (place = ON_HEAP; place <= AT_END; place++) {
+                    current = base;
+                    current.kernels = creg_kernels_ranked(rank);
+                    current.stream = stream;
+                    current.in_place = in_place;
+                    const int whole = run_trial(o, &current);
+                    if (trials++ == 0) *hash = current.hash;
+                    if (!whole) return tell("a byte beside an array was written"), -1;
+                    if (current.hash != *hash) return tell("other bits than the first trial"), -1;
+                }
+    return trials;
+}
+
+static int is_tried(ptrdiff_t n, int few)
+{
+    if (few) return n == 1 || n == 15 || n == 65 || n == 130 || n == 257 || n == 4099;
+    static const ptrdiff_t edges[] = {256, 1024, 4096};
+    int near = n <= 130;
+    for (int i = 0; i < 3; i++) near |= n >= edges[i] - 4 && n <= edges[i] + 4;
+    return near;
+}
+
+int main(int argc, char **argv)
+{
+    const int few = argc > 1 && !strcmp(argv[1], "few");
+    const char *only = argc == 4 ? argv[3] : NULL;
+    if (argc < 3 || argc > 4 || (!few && strcmp(argv[1], "all"))) die("usage: driver all|few THREADS [OP]");
+    threads = atoi(argv[2]);
+    if (threads < 1 || threads > 16) die("THREADS must be from 1 to 16");
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    const uint64_t mode = creg_float_mode_enter();
+    for (int i = 0; i < OPS; i++) {
+        if (only && strcmp(only, ops[i].name)) continue;
+        trial whole = {.hash = 0};
+        long trials = 0;
+        current_op = &ops[i];
+        for (ptrdiff_t n = 1; n <= 4100; n++)
+            for (int values = 0; is_tried(n, few) && values < KINDS; values++) {
+                const trial base = {.rows = n > 300 ? 3 : 5,
+                                    .n = n,
+                                    .values = (kind)values,
+                                    .plain = values == OFFSET,
+                                    .seed = 0x5EED00000000u * (uint64_t)(values + 1) + (uint64_t)n,
+                                    .p = n % 3 ? 0.3 : 0.9,
+                                    .eps = values == TINY_VALUES ? 0.0 : 1e-5};
+                uint64_t hash = 0;
+                const int ways = all_ways(&ops[i], base, &hash);
+                if (ways < 0) return 1;
+                trials += ways;
+                hash_word(&whole, hash);
+            }
+        printf("%s %016llx %ld", ops[i].name, (unsigned long long)whole.hash, trials);
+        for (int rank = 0; creg_kernels_ranked(rank); rank++) printf(" %s", creg_kernels_ranked(rank)->isa);
+        printf("\n");
+        fflush(stdout);
+    }
+    creg_float_mode_leave(mode);
+    return 0;
+}

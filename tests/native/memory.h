@@ -1,0 +1,90 @@
+/* Memory that tells on whoever touches what is not theirs.
+ *
+ * AT_START and AT_END put an array right behind, or right before, a page that must not be touched, with sentinel bytes
+ * on its other side; inputs are write-protected while a kernel runs. ON_HEAP takes exactly as many bytes from malloc,
+ * for AddressSanitizer and valgrind to watch; outputs there stay uninitialised, so that an element that is not written
+ * shows.
+ */
+#ifndef MEMORY_H
+#define MEMORY_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { REGIONS = 40, SENTINELS = 256 };
+
+static const size_t region_bytes = (size_t)1 << 20;
+static const unsigned char sentinel = 0xA5;
+
+typedef enum { ON_HEAP, AT_START, AT_END } placement;
+
+typedef struct {
+    unsigned char *data, *start; /* start: the first byte behind the leading guard page */
+    size_t bytes;
+    int input;
+} region;
+
+static region regions[REGIONS];
+static int used;
+static placement place;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "driver: %s\n", what);
+    exit(2);
+}
+
+static unsigned char *new_region(void)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *whole =
+        mmap(NULL, region_bytes + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (whole == MAP_FAILED) die("no memory");
+    if (mprotect(whole, page, PROT_NONE) || mprotect(whole + page + region_bytes, page, PROT_NONE)) die("mprotect");
+    return whole + page;
+}
+
+static void *take(size_t bytes, int input)
+{
+    if (used == REGIONS || bytes > region_bytes - SENTINELS) die("a trial needs more memory than there is");
+    region *r = &regions[used++];
+    r->bytes = bytes;
+    r->input = input;
+    if (place == ON_HEAP) return r->data = malloc(bytes ? bytes : 1);
+    if (!r->start) r->start = new_region();
+    r->data = place == AT_START ? r->start : r->start + region_bytes - bytes;
+    memset(r->data, 0x7E, bytes);
+    memset(place == AT_START ? r->data + bytes : r->data - SENTINELS, sentinel, SENTINELS);
+    return r->data;
+}
+
+/* Between protect(PROT_READ) and protect(PROT_READ | PROT_WRITE) nobody can write to an input. */
+static void protect(int rights)
+{
+    if (place == ON_HEAP) return;
+    for (int i = 0; i < used; i++)
+        if (regions[i].input && mprotect(regions[i].start, region_bytes, rights)) die("mprotect");
+}
+
+/* Gives all arrays back. Returns whether every sentinel is as it was. */
+static int give_back(void)
+{
+    int whole = 1;
+    for (int i = 0; i < used; i++) {
+        const region *r = &regions[i];
+        if (place == ON_HEAP) {
+            free(r->data);
+            continue;
+        }
+        const unsigned char *beside = place == AT_START ? r->data + r->bytes : r->data - SENTINELS;
+        for (int j = 0; j < SENTINELS; j++) whole &= beside[j] == sentinel;
+    }
+    used = 0;
+    return whole;
+}
+
+#endif

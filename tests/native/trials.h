@@ -1,0 +1,593 @@
+/* Every kernel of a table called as cregkit/kernels/ calls it, on inputs that are the same on every machine, and a hash
+ * of all that came out. */
+#ifndef TRIALS_H
+#define TRIALS_H
+
+#include "cregkit.h"
+#include "memory.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef enum { ORDINARY, OFFSET, HUGE_VALUES, TINY_VALUES, SPECIAL, KINDS } kind;
+
+/* One trial: which kernels on what. rows and n mean what the op makes of them. */
+typedef struct {
+    const creg_kernels *kernels;
+    ptrdiff_t rows, n;
+    kind values;
+    int plain;    /* without the optional arrays */
+    int stream;   /* written around the cache */
+    int in_place; /* the output is the input */
+    uint64_t seed, hash;
+    double p, eps;
+} trial;
+
+/* ---- inputs and outputs ---- */
+
+static uint64_t random_state;
+
+static uint64_t random_bits(void) /* SplitMix64 (Steele, Lea and Flood, 2014) */
+{
+    uint64_t z = random_state += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* In [-2, 2), exact in float32. */
+static float random_float(void) { return ((float)(random_bits() >> 41) - 0x1p22f) * 0x1p-21f; }
+
+static float special_value(void)
+{
+    static const uint32_t values[] = {0x7FC00000, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001, 0x7F7FFFFF};
+    float value;
+    memcpy(&value, &values[random_bits() % (sizeof values / sizeof *values)], sizeof value);
+    return value;
+}
+
+static float value_of(kind values)
+{
+    const float v = random_float();
+    switch (values) {
+    case OFFSET:
+        return 1e6f + v;
+    case HUGE_VALUES:
+        return v * 0x1p+110f;
+    case TINY_VALUES:
+        return v * 0x1p-120f;
+    case SPECIAL:
+        return random_bits() % 64 ? v : special_value();
+    default:
+        return v;
+    }
+}
+
+static float *input(ptrdiff_t n, kind values)
+{
+    float *a = take(sizeof(float) * (size_t)n, 1);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(values);
+    return a;
+}
+
+static float *positive_input(ptrdiff_t n) /* in [1/2, 3/2) */
+{
+    float *a = take(sizeof(float) * (size_t)n, 1);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = 1.0f + random_float() * 0.25f;
+    return a;
+}
+
+/* What a kernel changes in place. */
+static float *changed(ptrdiff_t n, kind values)
+{
+    float *a = take(sizeof(float) * (size_t)n, 0);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(values);
+    return a;
+}
+
+static float *floats(ptrdiff_t n) { return take(sizeof(float) * (size_t)n, 0); }
+static double *doubles(ptrdiff_t n) { return take(sizeof(double) * (size_t)n, 0); }
+
+static void hash_word(trial *t, uint64_t word) /* FNV-1a over whole words */
+{
+    t->hash = (t->hash ^ word) * 0x100000001B3u;
+    t->hash ^= t->hash >> 29;
+}
+
+/* NaN is NaN: its sign and payload are not part of the promise. */
+static void hash_floats(trial *t, const float *a, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &a[i], sizeof bits);
+        hash_word(t, a[i] == a[i] ? bits : 0x7FC00000u);
+    }
+}
+
+static void hash_doubles(trial *t, const double *a, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &a[i], sizeof bits);
+        hash_word(t, a[i] == a[i] ? bits : 0x7FF8000000000000u);
+    }
+}
+
+/* ---- blocks on several threads ---- */
+
+typedef void block_task(void *args, ptrdiff_t i);
+
+typedef struct {
+    block_task *task;
+    void *args;
+    ptrdiff_t n;
+    atomic_long next;
+} loop;
+
+static int threads = 1;
+
+static void *work(void *of)
+{
+    loop *l = of;
+    for (ptrdiff_t i; (i = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed)) < l->n;) l->task(l->args, i);
+    return NULL;
+}
+
+static void parallel_for(block_task *task, void *args, ptrdiff_t n)
+{
+    loop l = {task, args, n, 0};
+    pthread_t others[16];
+    for (int i = 1; i < threads; i++)
+        if (pthread_create(&others[i], NULL, work, &l)) die("pthread_create");
+    work(&l);
+    for (int i = 1; i < threads; i++) pthread_join(others[i], NULL);
+}
+
+static ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* ---- rows: layer norm and RMS norm, in chunks of ROWS rows ---- */
+
+enum { ROWS = 2 };
+
+typedef struct {
+    const trial *t;
+    const float *x, *dy, *gamma, *beta;
+    float *y, *dx, *partial, *dgamma, *dbeta;
+    double *mean, *rstd;
+    ptrdiff_t chunks, cols;
+} rows;
+
+static void layer_norm_rows(void *args, ptrdiff_t i)
+{
+    const rows *r = args;
+    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
+    r->t->kernels->layer_norm_forward(r->x + at, r->gamma, r->beta, r->y + at, r->mean ? r->mean + first : NULL,
+                                      r->rstd ? r->rstd + first : NULL, n, r->cols, r->t->eps, r->t->stream);
+}
+
+static void layer_norm_grad_rows(void *args, ptrdiff_t i)
+{
+    const rows *r = args;
+    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
+    r->t->kernels->layer_norm_backward(r->dy + at, r->x + at, r->mean + first, r->rstd + first, r->gamma, r->dx + at,
+                                       r->partial ? r->partial + i * r->cols : NULL,
+                                       r->partial ? r->partial + (r->chunks + i) * r->cols : NULL, n, r->cols,
+                                       r->t->stream);
+}
+
+static void rms_norm_rows(void *args, ptrdiff_t i)
+{
+    const rows *r = args;
+    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
+    r->t->kernels->rms_norm_forward(r->x + at, r->gamma, r->y + at, r->rstd ? r->rstd + first : NULL, n, r->cols,
+                                    r->t->eps, r->t->stream);
+}
+
+static void rms_norm_grad_rows(void *args, ptrdiff_t i)
+{
+    const rows *r = args;
+    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
+    r->t->kernels->rms_norm_backward(r->dy + at, r->x + at, r->rstd + first, r->gamma, r->dx + at,
+                                     r->partial ? r->partial + i * r->cols : NULL, n, r->cols, r->t->stream);
+}
+
+static void merge_rows(void *args, ptrdiff_t i)
+{
+    const rows *r = args;
+    const ptrdiff_t half = r->cols / 2, j0 = i ? half : 0, j1 = i ? r->cols : half;
+    r->t->kernels->merge_columns(r->partial, r->chunks, r->cols, j0, j1, r->dgamma);
+    if (r->dbeta) r->t->kernels->merge_columns(r->partial + r->chunks * r->cols, r->chunks, r->cols, j0, j1, r->dbeta);
+}
+
+static void rows_trial(trial *t, int layer_norm)
+{
+    const ptrdiff_t n = t->rows * t->n;
+    rows r = {.t = t, .cols = t->n, .chunks = (t->rows + ROWS - 1) / ROWS};
+    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    r.x = x;
+    r.gamma = t->plain ? NULL : positive_input(r.cols);
+    r.beta = t->plain || !layer_norm ? NULL : input(r.cols, ORDINARY);
+    r.dy = input(n, ORDINARY);
+    r.y = t->in_place ? x : floats(n);
+    r.mean = layer_norm ? doubles(t->rows) : NULL;
+    r.rstd = doubles(t->rows);
+    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1)); /* x for backward, should forward write over it */
+    memcpy(kept, x, sizeof(float) * (size_t)n);
+    protect(PROT_READ);
+    parallel_for(layer_norm ? layer_norm_rows : rms_norm_rows, &r, r.chunks);
+    hash_floats(t, r.y, n);
+    if (r.mean) hash_doubles(t, r.mean, t->rows);
+    hash_doubles(t, r.rstd, t->rows);
+
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    free(kept);
+    r.dx = t->in_place ? x : floats(n);
+    if (!t->plain) {
+        r.partial = floats((layer_norm ? 2 : 1) * r.chunks * r.cols);
+        r.dgamma = floats(r.cols);
+        r.dbeta = layer_norm ? floats(r.cols) : NULL;
+    }
+    parallel_for(layer_norm ? layer_norm_grad_rows : rms_norm_grad_rows, &r, r.chunks);
+    if (r.partial) parallel_for(merge_rows, &r, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, r.dx, n);
+    if (r.dgamma) hash_floats(t, r.dgamma, r.cols);
+    if (r.dbeta) hash_floats(t, r.dbeta, r.cols);
+}
+
+static void layer_norm_trial(trial *t) { rows_trial(t, 1); }
+static void rms_norm_trial(trial *t) { rows_trial(t, 0); }
+
+/* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
+
+typedef struct {
+    const trial *t;
+    creg_shape shape;
+    creg_chunk *chunks;
+    ptrdiff_t n_chunks;
+    const float *x, *dy, *gamma, *beta, *given_mean, *given_var;
+    float *y, *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
+    double *chunk_mean, *chunk_m2, *mean, *var, *rstd;
+    creg_channels channels;
+    int training;
+} batch;
+
+static void cut(batch *b) /* as cregkit/kernels/batch_norm.pyx does */
+{
+    const creg_shape shape = b->shape;
+    const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : CREG_PANEL / shape.s > 1 ? CREG_PANEL / shape.s : 1;
+    const ptrdiff_t pieces = samples == 1 ? (shape.s + CREG_PANEL - 1) / CREG_PANEL : 1;
+    const ptrdiff_t piece = pieces == 1 ? shape.s : CREG_PANEL;
+    b->n_chunks = (shape.n + samples - 1) / samples * pieces;
+    b->chunks = take(sizeof(creg_chunk) * (size_t)b->n_chunks, 0);
+    ptrdiff_t k = 0;
+    for (ptrdiff_t i = 0; i < shape.n; i += samples)
+        for (ptrdiff_t j = 0; j < pieces; j++)
+            b->chunks[k++] =
+                (creg_chunk){i, at_most(i + samples, shape.n), j * piece, at_most((j + 1) * piece, shape.s)};
+}
+
+static creg_channels new_channels(ptrdiff_t c)
+{
+    creg_channels ch = {.hi = floats(c),
+                        .lo = floats(c),
+                        .scale = floats(c),
+                        .bias = floats(c),
+                        .k1 = floats(c),
+                        .k2 = floats(c),
+                        .mean64 = doubles(c),
+                        .scale64 = doubles(c),
+                        .k1_64 = doubles(c),
+                        .k2_64 = doubles(c),
+                        .exact = take((size_t)c, 0)};
+    memset(ch.exact, 0, (size_t)c);
+    return ch;
+}
+
+static creg_chunk half_of_chunk(const batch *b, ptrdiff_t i, ptrdiff_t *c0, ptrdiff_t *c1)
+{
+    const ptrdiff_t half = b->shape.c / 2;
+    *c0 = i % 2 ? half : 0;
+    *c1 = i % 2 ? b->shape.c : half;
+    return b->chunks[i / 2];
+}
+
+static void moments_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
+    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
+    b->t->kernels->batch_norm_moments(b->x, b->shape, chunk, c0, c1, b->chunk_mean + at, b->chunk_m2 + at);
+}
+
+static void statistics_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1;
+    half_of_chunk(b, i, &c0, &c1);
+    b->t->kernels->batch_norm_statistics(b->x, b->shape, b->chunks, b->n_chunks, b->chunk_mean, b->chunk_m2, b->t->eps,
+                                         c0, c1, b->mean, b->var, b->rstd, b->channels.exact);
+    b->t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, c0, c1, &b->channels);
+}
+
+static void apply_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1;
+    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
+    b->t->kernels->batch_norm_apply(b->x, b->y, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
+}
+
+static void grad_sums_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
+    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
+    b->t->kernels->batch_norm_grad_sums(b->dy, b->x, b->shape, chunk, c0, c1, &b->channels, b->chunk_dy + at,
+                                        b->chunk_dy_d + at);
+}
+
+static void grad_affine_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1;
+    half_of_chunk(b, i, &c0, &c1);
+    b->t->kernels->batch_norm_grad_affine(b->dy, b->x, b->shape, b->n_chunks, b->chunk_dy, b->chunk_dy_d, b->mean,
+                                          b->rstd, b->gamma, b->training, c0, c1, b->dgamma, b->dbeta, &b->channels);
+}
+
+static void grad_apply_task(void *args, ptrdiff_t i)
+{
+    const batch *b = args;
+    ptrdiff_t c0, c1;
+    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
+    if (b->training)
+        b->t->kernels->batch_norm_grad_apply(b->dy, b->x, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
+    else
+        b->t->kernels->batch_norm_apply(b->dy, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
+}
+
+static void batch_forward(trial *t, batch *b)
+{
+    const ptrdiff_t c = b->shape.c;
+    b->mean = doubles(c);
+    b->rstd = doubles(c);
+    b->channels = new_channels(c);
+    protect(PROT_READ);
+    if (b->training) {
+        b->var = doubles(c);
+        b->chunk_mean = doubles(b->n_chunks * c);
+        b->chunk_m2 = doubles(b->n_chunks * c);
+        parallel_for(moments_task, b, 2 * b->n_chunks);
+        parallel_for(statistics_task, b, 2);
+        hash_doubles(t, b->var, c);
+    } else {
+        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
+        t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, 0, c, &b->channels);
+    }
+    parallel_for(apply_task, b, 2 * b->n_chunks);
+    hash_doubles(t, b->mean, c);
+    hash_doubles(t, b->rstd, c);
+}
+
+static void batch_backward(trial *t, batch *b)
+{
+    const ptrdiff_t c = b->shape.c;
+    b->channels = new_channels(c);
+    b->chunk_dy = floats(b->n_chunks * c);
+    b->chunk_dy_d = floats(b->n_chunks * c);
+    if (!b->training)
+        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
+    t->kernels->batch_norm_affine(b->mean, b->rstd, NULL, NULL, 0, c, &b->channels);
+    parallel_for(grad_sums_task, b, 2 * b->n_chunks);
+    parallel_for(grad_affine_task, b, 2);
+    parallel_for(grad_apply_task, b, 2 * b->n_chunks);
+    protect(PROT_READ | PROT_WRITE);
+    if (b->dgamma) hash_floats(t, b->dgamma, c);
+    if (b->dbeta) hash_floats(t, b->dbeta, c);
+}
+
+static void batch_trial(trial *t, creg_shape shape, int training)
+{
+    const ptrdiff_t n = shape.n * shape.c * shape.s;
+    batch b = {.t = t, .shape = shape, .training = training};
+    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    b.x = x;
+    b.dy = input(n, ORDINARY);
+    b.gamma = t->plain ? NULL : positive_input(shape.c);
+    b.beta = t->plain ? NULL : input(shape.c, ORDINARY);
+    b.given_mean = training ? NULL : input(shape.c, t->values);
+    b.given_var = training ? NULL : positive_input(shape.c);
+    b.y = t->in_place ? x : floats(n);
+    cut(&b);
+    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1));
+    memcpy(kept, x, sizeof(float) * (size_t)n);
+    batch_forward(t, &b);
+    hash_floats(t, b.y, n);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    free(kept);
+    b.dx = t->in_place ? x : floats(n);
+    b.dgamma = t->plain ? NULL : floats(shape.c);
+    b.dbeta = t->plain ? NULL : floats(shape.c);
+    batch_backward(t, &b);
+    hash_floats(t, b.dx, n);
+}
+
+static creg_shape columns_of(const trial *t) { return (creg_shape){t->n > 300 ? 3 : 7 * t->rows, t->n, 1}; }
+static creg_shape planes_of(const trial *t) { return (creg_shape){t->rows, 3, t->n + 1}; }
+
+static void columns_trial(trial *t) { batch_trial(t, columns_of(t), 1); }
+static void planes_trial(trial *t) { batch_trial(t, planes_of(t), 1); }
+static void columns_inference_trial(trial *t) { batch_trial(t, columns_of(t), 0); }
+static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); }
+
+/* ---- elements, in two blocks ---- */
+
+typedef struct {
+    const trial *t;
+    const float *x, *dw;
+    float *y, *w, *velocity, *m, *v;
+    unsigned char *keep;
+    uint64_t first;
+    creg_dropout dropout;
+    creg_sgd sgd;
+    creg_adamw adamw;
+} elements;
+
+static ptrdiff_t half_of(const elements *e, ptrdiff_t i, ptrdiff_t *n)
+{
+    const ptrdiff_t half = e->t->n / 2;
+    *n = i ? e->t->n - half : half;
+    return i ? half : 0;
+}
+
+static creg_dropout dropout_of(const trial *t)
+{
+    const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
+    return (creg_dropout){.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)},
+                          .threshold = (uint16_t)(fixed >> 32),
+                          .tie = (uint32_t)fixed,
+                          .scale = (float)(1.0 / (1.0 - t->p))};
+}
+
+static void dropout_task(void *args, ptrdiff_t i)
+{
+    const elements *e = args;
+    ptrdiff_t n, at = half_of(e, i, &n);
+    e->t->kernels->dropout(e->x + at, e->y + at, e->first + (uint64_t)at, n, &e->dropout, e->t->stream);
+}
+
+static void keep_task(void *args, ptrdiff_t i)
+{
+    const elements *e = args;
+    ptrdiff_t n, at = half_of(e, i, &n);
+    e->t->kernels->dropout_keep(e->keep + at, e->first + (uint64_t)at, n, &e->dropout);
+}
+
+static void scale_task(void *args, ptrdiff_t i)
+{
+    const elements *e = args;
+    ptrdiff_t n, at = half_of(e, i, &n);
+    e->t->kernels->scale(e->x + at, e->y + at, n, 0.37f, e->t->stream);
+}
+
+static void sgd_task(void *args, ptrdiff_t i)
+{
+    const elements *e = args;
+    ptrdiff_t n, at = half_of(e, i, &n);
+    e->t->kernels->sgd_step(e->w + at, e->dw + at, e->velocity ? e->velocity + at : NULL, n, &e->sgd);
+}
+
+static void adamw_task(void *args, ptrdiff_t i)
+{
+    const elements *e = args;
+    ptrdiff_t n, at = half_of(e, i, &n);
+    e->t->kernels->adamw_step(e->w + at, e->dw + at, e->m + at, e->v + at, n, &e->adamw);
+}
+
+static void element_trial(trial *t, block_task *task)
+{
+    float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    elements e = {.t = t, .x = x, .y = t->in_place ? x : floats(t->n), .first = t->seed >> 20};
+    e.dropout = dropout_of(t);
+    protect(PROT_READ);
+    parallel_for(task, &e, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, e.y, t->n);
+}
+
+static void dropout_trial(trial *t) { element_trial(t, dropout_task); }
+static void scale_trial(trial *t) { element_trial(t, scale_task); }
+
+static void dropout_keep_trial(trial *t)
+{
+    elements e = {.t = t, .keep = take((size_t)t->n, 0), .first = t->seed >> 20, .dropout = dropout_of(t)};
+    parallel_for(keep_task, &e, 2);
+    for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, e.keep[i]);
+}
+
+static void spatial_dropout_trial(trial *t)
+{
+    const ptrdiff_t channels = t->n > 300 ? 5 : 133;
+    float *x = t->in_place ? changed(channels * t->n, t->values) : input(channels * t->n, t->values);
+    float *y = t->in_place ? x : floats(channels * t->n);
+    const creg_dropout dropout = dropout_of(t);
+    protect(PROT_READ);
+    t->kernels->spatial_dropout(x, y, t->seed >> 20, channels, t->n, &dropout, t->stream);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, y, channels * t->n);
+}
+
+static void sum_squares_trial(trial *t)
+{
+    const float *x = input(t->n, t->values);
+    protect(PROT_READ);
+    for (ptrdiff_t i = 0; i < t->n; i += CREG_PANEL) {
+        const double sum = t->kernels->sum_squares(x + i, at_most(CREG_PANEL, t->n - i));
+        hash_doubles(t, &sum, 1);
+    }
+    protect(PROT_READ | PROT_WRITE);
+}
+
+static void sgd_step_trial(trial *t)
+{
+    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .sgd = {0.05f, 0.01f, 0.9f}};
+    e.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
+    protect(PROT_READ);
+    parallel_for(sgd_task, &e, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, e.w, t->n);
+    if (e.velocity) hash_floats(t, e.velocity, t->n);
+}
+
+static void adamw_step_trial(trial *t)
+{
+    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .m = changed(t->n, ORDINARY)};
+    e.v = floats(t->n);
+    for (ptrdiff_t i = 0; i < t->n; i++) e.v[i] = 1.0f + random_float() * 0.25f;
+    e.adamw = (creg_adamw){
+        t->plain ? 1.0f : 0.999f, t->plain ? 0.01f : 0.0f, 0.9f, 0.1f, 0.999f, 0.001f, 0.001f, 10.0f, 1e-8f};
+    protect(PROT_READ);
+    parallel_for(adamw_task, &e, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, e.w, t->n);
+    hash_floats(t, e.m, t->n);
+    hash_floats(t, e.v, t->n);
+}
+
+/* ---- all of them ---- */
+
+typedef struct {
+    const char *name;
+    void (*run)(trial *t);
+    int in_place; /* whether the output may be the input */
+} op;
+
+static const op ops[] = {
+    {"layer_norm", layer_norm_trial, 1},
+    {"rms_norm", rms_norm_trial, 1},
+    {"batch_norm_columns", columns_trial, 1},
+    {"batch_norm_planes", planes_trial, 1},
+    {"batch_norm_inference_columns", columns_inference_trial, 1},
+    {"batch_norm_inference_planes", planes_inference_trial, 1},
+    {"dropout", dropout_trial, 1},
+    {"dropout_keep", dropout_keep_trial, 0},
+    {"spatial_dropout", spatial_dropout_trial, 1},
+    {"sum_squares", sum_squares_trial, 0},
+    {"scale", scale_trial, 1},
+    {"sgd_step", sgd_step_trial, 0},
+    {"adamw_step", adamw_step_trial, 0},
+};
+enum { OPS = sizeof ops / sizeof *ops };
+
+/* Runs the trial on the same inputs each time. Returns whether every sentinel is as it was; the hash is in the trial.
+ */
+static int run_trial(const op *o, trial *t)
+{
+    random_state = t->seed;
+    t->hash = 0xCBF29CE484222325u;
+    o->run(t);
+    return give_back();
+}
+
+#endif

@@ -1,0 +1,405 @@
+"""Bad calls, each with the exact exception, and in its message the argument, what came and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cregkit as ck
+from cregkit import cli, train
+
+# The call; the exception; of its message: the argument's name, what came, and what is wanted.
+CALLS: list[tuple[str, type[Exception], str, str, str]] = [
+    ("ck.layer_norm(x.astype(np.float64))", TypeError, "x", "float64", "convert it with x.astype(np.float32)"),
+    ("ck.layer_norm(x.tolist())", TypeError, "x", "list", "convert it with np.asarray(x, dtype=np.float32)"),
+    (
+        "ck.layer_norm(x[:, ::2])",
+        ValueError,
+        "x",
+        "shape (3, 3) with strides (24, 8)",
+        "copy it with np.ascontiguousarray(x)",
+    ),
+    ("ck.layer_norm(x, gamma=one)", ValueError, "gamma", "(1,)", "shape (6,), one value per feature"),
+    ("ck.layer_norm(x, gamma=c, beta=x)", ValueError, "beta", "(3, 6)", "shape (6,), one value per feature"),
+    ("ck.layer_norm(x, eps=-1.0)", ValueError, "eps", "-1.0", "finite and at least 0"),
+    ('ck.layer_norm(x, eps="small")', TypeError, "eps", "str", "a number"),
+    ('ck.layer_norm(x, eps=float("nan"))', ValueError, "eps", "nan", "finite and at least 0"),
+    ("ck.layer_norm(x[:, :0])", ValueError, "x", "shape (3, 0)", "not be empty"),
+    ("ck.layer_norm(np.float32(1.0))", TypeError, "x", "float32", "convert it with np.asarray(x, dtype=np.float32)"),
+    ("ck.layer_norm(np.ma.masked_array(x))", TypeError, "x", "masked array", "x.filled(value)"),
+    ("ck.layer_norm(x, out=x[:1])", ValueError, "out", "(1, 6)", "the shape of x, (3, 6)"),
+    ("ck.layer_norm(x, out=read_only)", ValueError, "out", "read-only", "out.copy()"),
+    ("ck.layer_norm(x, out=shifted(x))", ValueError, "out", "overlaps x", "pass a separate array, or x itself"),
+    (
+        "ck.layer_norm_backward(x, x, m.astype(np.float32), m)",
+        TypeError,
+        "mean",
+        "float32",
+        "convert it with mean.astype(np.float64)",
+    ),
+    (
+        "ck.layer_norm_backward(x, x, m[:1], m)",
+        ValueError,
+        "mean",
+        "(1,)",
+        "shape (3,), as the forward pass returned it",
+    ),
+    ("ck.layer_norm_backward(x[:1], x, m, m)", ValueError, "dy", "(1, 6)", "the shape of x, (3, 6)"),
+    ("ck.rms_norm(x.astype(np.float16))", TypeError, "x", "float16", "convert it with x.astype(np.float32)"),
+    (
+        "ck.rms_norm(x, gamma=[1.0] * 6)",
+        TypeError,
+        "gamma",
+        "list",
+        "convert it with np.asarray(gamma, dtype=np.float32)",
+    ),
+    ('ck.rms_norm(x, eps=float("inf"))', ValueError, "eps", "inf", "finite and at least 0"),
+    (
+        "ck.rms_norm_backward(x, x, None)",
+        TypeError,
+        "rstd",
+        "NoneType",
+        "convert it with np.asarray(rstd, dtype=np.float64)",
+    ),
+    ("ck.rms_norm_backward(x, x, m[:2])", ValueError, "rstd", "(2,)", "shape (3,), as the forward pass returned it"),
+    ("ck.batch_norm(c, c, c)", ValueError, "x", "shape (6,)", "at least two dimensions (samples and channels)"),
+    ("ck.batch_norm(x, None, c)", TypeError, "mean", "None", "a float32 array of shape (6,)"),
+    ("ck.batch_norm(x, c, one)", ValueError, "var", "(1,)", "shape (6,), one value per feature"),
+    (
+        "ck.batch_norm(x, c, c, channel_axis=0)",
+        ValueError,
+        "channel_axis",
+        "0",
+        "1 (channels first) or -1 (channels last)",
+    ),
+    ('ck.batch_norm(x, c, c, channel_axis="last")', TypeError, "channel_axis", "str", "1 or -1"),
+    (
+        "ck.batch_norm_forward(x[:1])",
+        ValueError,
+        "x",
+        "shape (1, 6)",
+        "use batch_norm with running statistics, or a larger batch",
+    ),
+    ("ck.batch_norm_forward(x, momentum=1.5)", ValueError, "momentum", "1.5", "from 0 to 1"),
+    (
+        "ck.batch_norm_forward(x, running_mean=one)",
+        ValueError,
+        "running_mean",
+        "(1,)",
+        "shape (6,), one value per feature",
+    ),
+    (
+        "ck.batch_norm_forward(x, running_mean=c, running_var=c)",
+        ValueError,
+        "running_mean",
+        "overlaps running_var",
+        "pass a separate array",
+    ),
+    (
+        "ck.batch_norm_forward(x, running_mean=read_only[0])",
+        ValueError,
+        "running_mean",
+        "read-only",
+        "running_mean.copy()",
+    ),
+    ("ck.batch_norm_backward(x, x, c, m6)", TypeError, "mean", "float32", "convert it with mean.astype(np.float64)"),
+    ("ck.batch_norm_inference_backward(x, x, c, None)", TypeError, "var", "None", "a float32 array of shape (6,)"),
+    ("ck.dropout(x, 1.5, seed=1)", ValueError, "p", "1.5", "from 0 to 1"),
+    ('ck.dropout(x, "half", seed=1)', TypeError, "p", "str", "a number"),
+    ("ck.dropout(x, 0.5, seed=-1)", ValueError, "seed", "-1", "from 0 to 2**64 - 1"),
+    ("ck.dropout(x, 0.5, seed=2**64)", ValueError, "seed", "18446744073709551616", "from 0 to 2**64 - 1"),
+    ("ck.dropout(x, 0.5, seed=1.0)", TypeError, "seed", "float", "a whole number"),
+    (
+        "ck.dropout(x, 0.5, seed=1, offset=2**64 - 3)",
+        ValueError,
+        "offset",
+        "18446744073709551613",
+        "room for 18 draws below 2**64",
+    ),
+    (
+        "ck.dropout_backward(x.astype(np.int32), seed=1)",
+        TypeError,
+        "dy",
+        "int32",
+        "convert it with dy.astype(np.float32)",
+    ),
+    ("ck.dropout_keep((3, -1), seed=1)", ValueError, "shape", "(3, -1)", "of sizes from 0 up that fit in memory"),
+    (
+        "ck.dropout_keep((2**40, 2**40), seed=1)",
+        ValueError,
+        "shape",
+        "(1099511627776, 1099511627776)",
+        "of sizes from 0 up that fit in memory",
+    ),
+    ('ck.dropout_keep("3", seed=1)', TypeError, "shape", "'3'", "whole numbers"),
+    ("ck.spatial_dropout(c, seed=1)", ValueError, "x", "(6,)", "shape (samples, channels, ...)"),
+    ("ck.spatial_dropout_backward(x, 2, seed=1)", ValueError, "p", "2", "from 0 to 1"),
+    ("ck.l2_penalty(x, -0.1)", ValueError, "weight_decay", "-0.1", "finite and at least 0"),
+    ('ck.l2_penalty("w", 0.1)', TypeError, "w", "str", "convert it with np.asarray(w, dtype=np.float32)"),
+    ('ck.l2_gradient(x, float("nan"))', ValueError, "weight_decay", "nan", "from 0 to 3.40282e+38"),
+    ('ck.sgd_step(x, x.copy(), float("inf"))', ValueError, "lr", "inf", "from 0 to 3.40282e+38"),
+    ("ck.sgd_step(x, x, 0.1)", ValueError, "w", "overlaps dw", "pass a separate array"),
+    ("ck.sgd_step(x, x[:1].copy(), 0.1)", ValueError, "dw", "(1, 6)", "the shape of w, (3, 6)"),
+    (
+        "ck.sgd_step(x, x.copy(), 0.1, momentum=0.9)",
+        ValueError,
+        "velocity",
+        "momentum 0.9 needs it",
+        "pass zeros like w before the first step",
+    ),
+    ("ck.sgd_step(read_only, x, 0.1)", ValueError, "w", "read-only", "w.copy()"),
+    (
+        "ck.adamw_step(x, x.copy(), x.copy(), x.copy(), 0, 0.1)",
+        ValueError,
+        "step",
+        "0",
+        "from 1 (the first step) to 2**63 - 1",
+    ),
+    ("ck.adamw_step(x, x.copy(), x.copy(), x.copy(), 1.5, 0.1)", TypeError, "step", "float", "a whole number"),
+    (
+        "ck.adamw_step(x, x.copy(), x.copy(), x.copy(), 1, 0.1, betas=0.9)",
+        ValueError,
+        "betas",
+        "0.9",
+        "a pair of numbers",
+    ),
+    (
+        "ck.adamw_step(x, x.copy(), x.copy(), x.copy(), 1, 0.1, betas=(0.9, 1.0))",
+        ValueError,
+        "betas[1]",
+        "1.0",
+        "less than 1, or nothing new would ever count",
+    ),
+    ("ck.adamw_step(x, x.copy(), x.copy(), one, 1, 0.1)", ValueError, "v", "(1,)", "the shape of w, (3, 6)"),
+    ("ck.set_num_threads(0)", ValueError, "n", "0", "a number of threads from 1 to 4096"),
+    ('ck.set_num_threads("two")', TypeError, "n", "str", "a whole number of threads"),
+    ("ck.num_threads(5000)", ValueError, "n", "5000", "a number of threads from 1 to 4096"),
+    ("ck.Linear(0, 3)", ValueError, "in_features", "0", "at least 1"),
+    ("ck.Linear(3, 2.5)", TypeError, "out_features", "float", "an int"),
+    ("ck.Linear(6, 2)(x.astype(np.float64))", TypeError, "x", "a float64 array", "use np.asarray(x, dtype=np.float32)"),
+    ("ck.Linear(5, 2)(x)", ValueError, "x", "(3, 6)", "shape (..., 5), as in_features says"),
+    ("ck.Dropout(-0.1)", ValueError, "p", "-0.1", "in [0, 1]"),
+    ("ck.Dropout(True)", TypeError, "p", "bool", "a number"),
+    ('ck.Dropout(0.5, seed="lucky")', TypeError, "seed", "str", "an int, a numpy Generator or SeedSequence, or None"),
+    ("ck.Dropout(0.5, seed=2**64)", ValueError, "seed", "18446744073709551616", "in [0, 2**64)"),
+    ("ck.BatchNorm(0)", ValueError, "num_features", "0", "at least 1"),
+    ("ck.BatchNorm(6, momentum=-0.1)", ValueError, "momentum", "-0.1", "in [0, 1]"),
+    ("ck.BatchNorm(6, channel_axis=3)", ValueError, "channel_axis", "3", "1 or -1"),
+    ("ck.BatchNorm(5)(x)", ValueError, "x", "6 features on axis 1 (shape (3, 6))", "num_features=5"),
+    (
+        "ck.BatchNorm(6)(x[:1])",
+        ValueError,
+        "x",
+        "shape (1, 6)",
+        "use batch_norm with running statistics, or a larger batch",
+    ),
+    ('ck.LayerNorm("6")', TypeError, "num_features", "str", "an int"),
+    ("ck.LayerNorm(6, eps=-1)", ValueError, "eps", "-1.0", "finite and at least 0"),
+    ("ck.LayerNorm(5)(x)", ValueError, "x", "6 features on axis -1 (shape (3, 6))", "num_features=5"),
+    ('ck.RMSNorm(6, eps=float("nan"))', ValueError, "eps", "nan", "finite and at least 0"),
+    ("ck.RMSNorm(5)(x)", ValueError, "x", "6 features on axis -1 (shape (3, 6))", "num_features=5"),
+    ("ck.Sequential()", ValueError, "layers", "none", "at least one layer"),
+    ('ck.Sequential(ck.ReLU(), "relu")', TypeError, "layers", "str", "Layer objects"),
+    ("ck.ReLU().backward(x)", RuntimeError, "ReLU.backward", "needs a forward of its own first", "call them in turn"),
+    ("forwarded(ck.LayerNorm(6), x).backward(x[:1])", ValueError, "dy", "(1, 6)", "the shape of x, (3, 6)"),
+    (
+        "forwarded(ck.Dropout(0.5), x).backward(x[:1])",
+        ValueError,
+        "dy",
+        "(1, 6)",
+        "the shape of the forward's output, (3, 6)",
+    ),
+    ("ck.LayerNorm(6).load_state_dict([1])", TypeError, "state", "list", "a mapping of names to arrays"),
+    ('ck.LayerNorm(6).load_state_dict({"gamma": c})', ValueError, "state", "missing beta", "nothing was loaded"),
+    (
+        'ck.LayerNorm(6).load_state_dict({"gamma": c, "beta": c.astype(np.float64)})',
+        ValueError,
+        "beta",
+        "float64 of shape (6,)",
+        "float32 of shape (6,)",
+    ),
+    (
+        "ck.LayerNorm(6).load(__file__)",
+        ValueError,
+        "test_bad_calls.py",
+        "is damaged or is not",
+        "an uncompressed .npz file of plain arrays",
+    ),
+    ('ck.LayerNorm(6).load("/no/such/file.npz")', FileNotFoundError, "/no/such/file.npz", "No such file", ""),
+    (
+        "train.softmax_cross_entropy(x, np.full(3, 6))",
+        ValueError,
+        "targets",
+        "6 to 6",
+        "from 0 to 5, as logits of shape (3, 6) say",
+    ),
+    ("train.softmax_cross_entropy(x, np.zeros(2, int))", ValueError, "targets", "(2,)", "shape (3,), one for each row"),
+    (
+        "train.softmax_cross_entropy(x, [0, 1, 2])",
+        TypeError,
+        "targets",
+        "list",
+        "an array of class numbers (any integer dtype) or float32",
+    ),
+    ("train.softmax_cross_entropy(x, labels, label_smoothing=1.5)", ValueError, "label_smoothing", "1.5", "in [0, 1]"),
+    ("train.mean_squared_error(x, x[:1])", ValueError, "targets", "(1, 6) and (3, 6)", "one shape, not empty"),
+    ("train.binary_cross_entropy(x, x + 2)", ValueError, "targets", "values from 2 to 2", "in [0, 1]"),
+    ("train.SGD(ck.ReLU())", ValueError, "network", "ReLU without any", "parameters to train"),
+    ('train.SGD("network")', TypeError, "network", "str", "a Layer"),
+    ("train.SGD(net, lr=-0.1)", ValueError, "lr", "-0.1", "finite and at least 0"),
+    ("train.SGD(net, momentum=2)", ValueError, "momentum", "2.0", "in [0, 1]"),
+    ("train.AdamW(net, betas=(0.9,))", ValueError, "betas", "(0.9,)", "a tuple of two numbers"),
+    ("train.AdamW(net, eps=-1e-8)", ValueError, "eps", "-1e-08", "finite and at least 0"),
+    (
+        "train.SGD(net).step()",
+        RuntimeError,
+        "0.weight, 0.bias",
+        "no gradient yet",
+        "call the network's backward before step",
+    ),
+    ("train.EarlyStopping(patience=0)", ValueError, "patience", "0", "at least 1"),
+    (
+        'train.EarlyStopping(monitor="accuracy")',
+        ValueError,
+        "monitor",
+        "'accuracy'",
+        "one of 'train_loss', 'test_loss', 'gap', 'train_acc', 'test_acc'",
+    ),
+    ("fit(epochs=0)", ValueError, "epochs", "0", "at least 1"),
+    ("fit(epochs=1.5)", TypeError, "epochs", "float", "an int"),
+    ("fit(batch_size=0)", ValueError, "batch_size", "0", "at least 1"),
+    ('fit(network="net")', TypeError, "network", "str", "a Layer"),
+    (
+        "fit(optimizer=train.SGD(ck.Linear(6, 3)))",
+        ValueError,
+        "optimizer",
+        "made for another network",
+        "make it for this one",
+    ),
+    (
+        "fit(train=(x, labels[:2]))",
+        ValueError,
+        "train",
+        "shapes (3, 6) and (2,)",
+        "one target for each sample, and at least one",
+    ),
+    (
+        "fit(train=(x.astype(np.float64), labels))",
+        TypeError,
+        "train[0]",
+        "a float64 array",
+        "use np.asarray(train[0], dtype=np.float32)",
+    ),
+    ("fit(train=[x, labels])", TypeError, "train", "list", "a tuple (x, y)"),
+    ("fit(train=(x, labels + 9))", ValueError, "train", "9 to 11", "from 0 to 2, as logits of shape (3, 3) say"),
+    ('fit(callbacks=["print"])', TypeError, "callbacks", "str", "Callback objects or functions"),
+    ("fit(seed=-1)", ValueError, "seed", "-1", "in [0, 2**64)"),
+    (
+        "fit(callbacks=[train.EarlyStopping()], test=None)",
+        ValueError,
+        "monitor",
+        "test=None",
+        "monitor 'train_loss' instead",
+    ),
+    ("ck.advise()", TypeError, "train_acc", "advise needs", "both in percent, or a history"),
+    ("ck.advise(99)", TypeError, "test_acc", "advise needs", "both in percent, or a history"),
+    ("ck.advise(140, 60)", ValueError, "train_acc", "140", "from 0 to 100 (percent)"),
+    ('ck.advise("99", 60)', TypeError, "train_acc", "str", "a number"),
+    (
+        'ck.advise(99, 60, model="perceptron")',
+        ValueError,
+        "model",
+        "'perceptron'",
+        "None or one of 'mlp', 'cnn', 'transformer', 'llm'",
+    ),
+    ("ck.advise(99, 60, batch_size=0)", ValueError, "batch_size", "0", "at least 1"),
+    ('ck.advise(99, 60, optimizer="magic")', ValueError, "optimizer", "'magic'", "None or one of 'sgd', 'adam'"),
+    ("ck.advise(history=3)", TypeError, "history", "int", "a path, a History or a mapping of lists"),
+    (
+        'ck.advise(history={"colour": [1]})',
+        ValueError,
+        "history",
+        "the columns colour",
+        "val_acc, val_accuracy or test_acc",
+    ),
+    ('ck.advise(history="/no/such/history.csv")', FileNotFoundError, "/no/such/history.csv", "No such file", ""),
+]
+
+
+def fit(**given: Any) -> Any:
+    """Train for an epoch, with good arguments but for those given."""
+    x, network = np.zeros((3, 6), np.float32), ck.Sequential(ck.Linear(6, 3))
+    data = (x, np.arange(3))
+    arguments = {"network": network, "loss": train.softmax_cross_entropy, "train": data, "test": data, "epochs": 1}
+    return train.fit(**{"optimizer": train.SGD(network), **arguments, **given})
+
+
+def forwarded(layer: ck.Layer, x: Any) -> ck.Layer:
+    layer(x)
+    return layer
+
+
+def names() -> dict[str, Any]:
+    """What the calls speak of, made afresh for each."""
+    memory = np.zeros(19, np.float32)
+    read_only = np.zeros((3, 6), np.float32)
+    read_only.setflags(write=False)
+    arrays = {"x": memory[:18].reshape(3, 6), "shifted": lambda x: memory[1:].reshape(3, 6), "read_only": read_only}
+    vectors = {
+        "c": np.ones(6, np.float32),
+        "one": np.ones(1, np.float32),
+        "m": np.ones(3),
+        "m6": np.ones(6, np.float32),
+    }
+    network = ck.Sequential(ck.Linear(6, 3))
+    modules = {"np": np, "ck": ck, "train": train, "fit": fit, "forwarded": forwarded, "__file__": __file__}
+    return {**modules, **arrays, **vectors, "net": network, "labels": np.arange(3)}
+
+
+@pytest.mark.parametrize(("call", "error", "name", "came", "wanted"), CALLS, ids=[row[0] for row in CALLS])
+def test_a_bad_call_says_what_is_wrong(call: str, error: type[Exception], name: str, came: str, wanted: str) -> None:
+    with pytest.raises(error) as caught:
+        eval(call, names())
+    assert type(caught.value) is error
+    for part in (name, came, wanted):
+        assert part in str(caught.value)
+
+
+# The command, and of its one line on stderr: the option, what came, and what is wanted.
+COMMANDS: list[tuple[str, str, str, str]] = [
+    ("demo --seeds 0", "--seeds", "'0'", "at least 1"),
+    ("demo --seeds many", "--seeds", "'many'", "a whole number"),
+    ("demo --epochs 1.5", "--epochs", "'1.5'", "a whole number"),
+    ("demo --json /no/such/folder/file.json", "", "/no/such/folder/file.json", "No such file"),
+    ("demo --colour", "", "--colour", "--help"),
+    ("dmeo", "COMMAND", "'dmeo'", "choose from"),
+    ("advise --train-acc 140 --test-acc 60", "train_acc", "140", "from 0 to 100"),
+    ("advise --train-acc x --test-acc 60", "--train-acc", "'x'", "a number"),
+    ("advise --train-acc 99", "--test-acc", "missing", "in percent, or --history FILE"),
+    ("advise --train-acc 99 --test-acc 60 --model perceptron", "--model", "'perceptron'", "choose from"),
+    ("advise --train-acc 99 --test-acc 60 --batch-size 0", "--batch-size", "'0'", "at least 1"),
+    ("advise --history /no/such/file.csv", "", "/no/such/file.csv", "No such file"),
+    ("bench --peers nonsense", "--peers", "'nonsense'", "onnxruntime"),
+    ("bench --compare /no/such/file.json", "", "/no/such/file.json", "No such file"),
+    ("bench --compare {file}", "", "{file}", "written by cregkit bench --json"),
+    ("advise --history {file}", "", "{file}", "a training log as CSV"),
+    ("check --fast", "", "--fast", "--help"),
+    ("info --all", "", "--all", "--help"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "came", "wanted"), COMMANDS, ids=[row[0] for row in COMMANDS])
+def test_a_bad_command_says_what_is_wrong(
+    command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command.format(file=__file__).split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    for part in ("cregkit", option, came.format(file=__file__), wanted):
+        assert part in err
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({row[0] for row in CALLS} | {row[0] for row in COMMANDS}) == len(CALLS) + len(COMMANDS) >= 80

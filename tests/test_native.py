@@ -1,0 +1,59 @@
+"""The kernel table without Python around it: tests/native/ builds and runs it, here on a few lengths."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "native"))
+
+import build
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects memory with mprotect")
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    missing = build.missing_tools(build.VARIANTS[name])
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All of csrc/, compiled once."""
+    return build.compile_kernels(build.VARIANTS["plain"], tmp_path_factory.mktemp("objects"))
+
+
+@needs("plain")
+def test_the_kernels_give_the_golden_bits_within_their_arrays(kernels: list[Path], tmp_path: Path) -> None:
+    plain = build.VARIANTS["plain"]
+    result = build.run_driver(plain, build.compile_driver(plain, tmp_path, kernels), "few")
+    assert result.hashes == build.read_golden("few")
+    assert "scalar" in result.tables
+    assert result.trials > 5000
+
+
+# What each of these errors in a kernel must come to: a fault on a guard page, a changed sentinel, other bits.
+FAULTS = {
+    "a write past the end": ("y[n] = 1.0f", "ended with (1|3|-6)\n"),
+    "a write before the start": ("y[-1] = 1.0f", "ended with (1|3|-6)\n"),
+    "a read past the end": ("y[0] += 0.0f * ((const volatile float *)x)[n]", "ended with (1|3|-6)\n"),
+    "a write to an input": ("((float *)x)[0] = x[0]", "ended with 3\n"),
+    "bits that depend on the instruction set": ("y[0] += (float)rank", "ended with 1\n"),
+    "bits that depend on streaming": ("y[0] += (float)stream", "ended with 1\n"),
+}
+
+
+@needs("plain")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_driver_sees(fault: str, kernels: list[Path], tmp_path: Path) -> None:
+    statement, outcome = FAULTS[fault]
+    plain = build.VARIANTS["plain"]
+    faulty = tmp_path / "faulty.o"
+    command = [plain.compiler, *build.FLAGS, f"-DFAULT={statement}", "-c", str(build.HERE / "faulty.c"), "-o"]
+    subprocess.run([*command, str(faulty)], check=True)
+    program = build.compile_driver(plain, tmp_path, [*kernels, faulty], "-Dcreg_kernels_ranked=faulty_ranked")
+    with pytest.raises(RuntimeError, match=outcome):
+        build.run_driver(plain, program, "few", "scale")
