@@ -12,6 +12,8 @@ from cregkit.benchmark.peers import PEERS, Torch
 from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import measure
 
+collect_ignore = ["bench_torch.py"]  # a script of its own, which needs PyTorch
+
 COPY_SECONDS = 0.2
 
 

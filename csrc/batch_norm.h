@@ -14,6 +14,14 @@
  *
  * Numerical note   Moments are taken about a provisional mean (reduce.h; for columns, that of the chunk's first rows)
  * and merged in float64 in the order of the chunks. x - mean is (x - hi) - lo as in layer_norm.h.
+ *
+ * Speed   Beyond the cache, training is bound by the bytes of two passes, 12 an element forward and 20 backward, which
+ * no order of sums avoids for columns; for planes whole channels in one task do, as their second pass reads the caches.
+ * The last pass runs from the end of the tensor, of which the first has left most in the cache. Tried and left (Zen 3,
+ * AVX2): eight instead of four rows summed in registers (1.4 times slower for 64 channels: rows whose distance is a
+ * power of two share their place in the cache); fetching the next rows ahead (none to 1.3 times slower, same reason);
+ * the write pass over four rows at a time with streamed stores (10 times slower), and every write pass as one run
+ * (1.5 times slower near the core).
  */
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H
@@ -24,9 +32,10 @@ enum {
     COLUMN_TILE = 1024, /* channels whose running sums stay in L1 together */
     LEADING_ROWS = 16,  /* rows that give the provisional mean */
     SUM_ROWS = 4,       /* rows summed in registers before the running sums are touched */
-    APPLY_ROWS = 4,     /* rows that share one load of their channels' parameters; streamed rows go one by one, because
-                           streams to several places break up the lines that the processor gathers */
-    LINE_VECS = CREG_LINE / CREG_W
+    APPLY_ROWS = 4,     /* rows that share one load of their channels' parameters */
+    LINE_VECS = CREG_LINE / CREG_W,
+    FLAT_CHANNELS = 1024, /* most channels whose rows are treated as one run where they are far from the core, */
+    SHORT_ROW = 64        /* or where there are fewer channels than this */
 };
 
 CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c)
@@ -245,9 +254,57 @@ CREG_INLINE void columns_apply_rows(const float *x, float *y, int rows, ptrdiff_
     for (; j < end; j += CREG_W) column_apply(x, y, rows, stride, j, end - j, 1, ch, 0); /* tail */
 }
 
-static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
-                          const creg_channels *ch, int stream)
+/* Rows of all c channels as one run of n elements: registers need not begin and end with a row, which counts where rows
+ * are short, and streams fill whole cache lines one after another: streams to several rows in turn would break up the
+ * lines that the processor gathers. Near the core it takes half as long again as APPLY_ROWS rows at a time, because
+ * every register of x then needs its own load of the parameters. These go on after the last channel with the first
+ * ones again. `from` is the first element's channel. */
+typedef struct {
+    float hi[FLAT_CHANNELS + CREG_LINE], lo[FLAT_CHANNELS + CREG_LINE], scale[FLAT_CHANNELS + CREG_LINE];
+    float bias[FLAT_CHANNELS + CREG_LINE], k1[FLAT_CHANNELS + CREG_LINE], k2[FLAT_CHANNELS + CREG_LINE];
+} flat_channels;
+
+CREG_INLINE void repeat_channels(float *to, const float *from, ptrdiff_t c)
 {
+    memcpy(to, from, sizeof(float) * (size_t)c);
+    for (ptrdiff_t k = 0; k < CREG_LINE; k++) to[c + k] = to[k];
+}
+
+CREG_INLINE int is_flat(ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t c, int where)
+{
+    return c0 == 0 && c1 == c && c <= FLAT_CHANNELS && (where != CREG_NEAR || c < SHORT_ROW);
+}
+
+CREG_INLINE void flat_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t from, ptrdiff_t c,
+                                const flat_channels *ch, int stream)
+{
+    const ptrdiff_t step = CREG_W % c;
+    for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
+        const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), scale = v_load(ch->scale + k);
+        const vf v = v_load_part(x + j, n - j);
+        v_put_part(y + j, affine(v, hi, lo, scale, v_load(ch->bias + k)), n - j, stream);
+        k += step;
+        if (k >= c) k -= c;
+    }
+}
+
+static void flat_apply(const float *x, float *y, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch, int stream)
+{
+    flat_channels flat;
+    repeat_channels(flat.hi, ch->hi, c);
+    repeat_channels(flat.lo, ch->lo, c);
+    repeat_channels(flat.scale, ch->scale, c);
+    repeat_channels(flat.bias, ch->bias, c);
+    const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) flat_apply_run(x, y, lead, 0, c, &flat, 0);
+    if (stream) flat_apply_run(x + lead, y + lead, end - lead, lead, c, &flat, 1);
+    flat_apply_run(x + end, y + end, n - end, end, c, &flat, 0);
+}
+
+static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
+                          const creg_channels *ch, int where)
+{
+    const int stream = where == CREG_STREAM;
     ptrdiff_t i = 0;
     if (any_exact(ch, c0, c1)) {
         for (; i < rows; i++)
@@ -256,6 +313,10 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
                 y[i * stride + c] =
                     ch->exact[c] ? affine_exact(v, ch, c) : ((v - ch->hi[c]) - ch->lo[c]) * ch->scale[c] + ch->bias[c];
             }
+        return;
+    }
+    if (is_flat(c0, c1, stride, where)) {
+        flat_apply(x, y, rows * stride, stride, ch, stream);
         return;
     }
     for (; !stream && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
@@ -267,13 +328,12 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
     }
 }
 
-CREG_INLINE void plane_apply_group(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
+CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        v_put_part(y + j, affine(v_load_part(x + j, left), hi, lo, scale, bias), left, stream);
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+        v_put_part(y + j, affine(v_load(x + j), hi, lo, scale, bias), CREG_W, stream);
+    if (j < n) v_store_part(y + j, affine(v_load_part(x + j, n - j), hi, lo, scale, bias), n - j); /* tail */
 }
 
 static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c, int stream)
@@ -283,18 +343,18 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
         return;
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
-    ptrdiff_t j = stream ? unaligned_lead(y, n) : 0;
-    if (j) plane_apply_group(x, y, j, hi, lo, scale, bias, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES)
-        plane_apply_group(x + j, y + j, CREG_LANES, hi, lo, scale, bias, stream);
-    if (j < n) plane_apply_group(x + j, y + j, n - j, hi, lo, scale, bias, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) plane_apply_run(x, y, lead, hi, lo, scale, bias, 0);
+    if (stream) plane_apply_run(x + lead, y + lead, end - lead, hi, lo, scale, bias, 1);
+    plane_apply_run(x + end, y + end, n - end, hi, lo, scale, bias, 0);
 }
 
 static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
-                                  ptrdiff_t c1, const creg_channels *ch, int stream)
+                                  ptrdiff_t c1, const creg_channels *ch, int where)
 {
+    const int stream = where == CREG_STREAM;
     if (shape.s == 1)
-        columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
+        columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
     else
         for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {
@@ -459,9 +519,38 @@ CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, i
     for (; j < end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, end - j, 1, ch, 0); /* tail */
 }
 
-static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
-                         ptrdiff_t c1, const creg_channels *ch, int stream)
+CREG_INLINE void flat_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t from, ptrdiff_t c,
+                               const flat_channels *ch, int stream)
 {
+    const ptrdiff_t step = CREG_W % c;
+    for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
+        const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), k1 = v_load(ch->k1 + k), k2 = v_load(ch->k2 + k);
+        const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j);
+        v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, v_load(ch->scale + k)), n - j, stream);
+        k += step;
+        if (k >= c) k -= c;
+    }
+}
+
+static void flat_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch,
+                      int stream)
+{
+    flat_channels flat;
+    repeat_channels(flat.hi, ch->hi, c);
+    repeat_channels(flat.lo, ch->lo, c);
+    repeat_channels(flat.scale, ch->scale, c);
+    repeat_channels(flat.k1, ch->k1, c);
+    repeat_channels(flat.k2, ch->k2, c);
+    const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) flat_grad_run(dy, x, dx, lead, 0, c, &flat, 0);
+    if (stream) flat_grad_run(dy + lead, x + lead, dx + lead, end - lead, lead, c, &flat, 1);
+    flat_grad_run(dy + end, x + end, dx + end, n - end, end, c, &flat, 0);
+}
+
+static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
+                         ptrdiff_t c1, const creg_channels *ch, int where)
+{
+    const int stream = where == CREG_STREAM;
     ptrdiff_t i = 0;
     if (any_exact(ch, c0, c1)) {
         for (; i < rows; i++)
@@ -473,6 +562,10 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
             }
         return;
     }
+    if (is_flat(c0, c1, stride, where)) {
+        flat_grad(dy, x, dx, rows * stride, stride, ch, stream);
+        return;
+    }
     for (; !stream && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
         columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
     for (; i < rows; i++) {
@@ -482,15 +575,15 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
     }
 }
 
-CREG_INLINE void plane_grad_group(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
-                                  vf scale, int stream)
+CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
+                                vf scale, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf g = v_load_part(dy + j, left), v = v_load_part(x + j, left);
-        v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), left, stream);
-    }
+    ptrdiff_t j = 0;
+    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+        v_put_part(dx + j, grad_affine(v_load(dy + j), v_load(x + j), hi, lo, k1, k2, scale), CREG_W, stream);
+    if (j == n) return;
+    const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j); /* tail */
+    v_store_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), n - j);
 }
 
 static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c,
@@ -502,19 +595,19 @@ static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, 
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
     const vf scale = v_set1(ch->scale[c]);
-    ptrdiff_t j = stream ? unaligned_lead(dx, n) : 0;
-    if (j) plane_grad_group(dy, x, dx, j, hi, lo, k1, k2, scale, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES)
-        plane_grad_group(dy + j, x + j, dx + j, CREG_LANES, hi, lo, k1, k2, scale, stream);
-    if (j < n) plane_grad_group(dy + j, x + j, dx + j, n - j, hi, lo, k1, k2, scale, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) plane_grad_run(dy, x, dx, lead, hi, lo, k1, k2, scale, 0);
+    if (stream) plane_grad_run(dy + lead, x + lead, dx + lead, end - lead, hi, lo, k1, k2, scale, 1);
+    plane_grad_run(dy + end, x + end, dx + end, n - end, hi, lo, k1, k2, scale, 0);
 }
 
 static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
-                                       ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch, int stream)
+                                       ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch, int where)
 {
+    const int stream = where == CREG_STREAM;
     if (shape.s == 1) {
         const ptrdiff_t at = chunk.n0 * shape.c;
-        columns_grad(dy + at, x + at, dx + at, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, stream);
+        columns_grad(dy + at, x + at, dx + at, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
     } else
         for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {

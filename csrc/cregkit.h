@@ -29,6 +29,9 @@ enum {
     CREG_DROPOUT_GROUP = 128 /* elements that share 16 Philox counters */
 };
 
+/* Where batch norm's tensors are: near, in the second-level cache; far, beyond it; or to be streamed. */
+enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
+
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
  */
 typedef struct {
@@ -108,7 +111,7 @@ typedef struct {
     void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta,
                               ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels);
     void (*batch_norm_apply)(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                             const creg_channels *channels, int stream);
+                             const creg_channels *channels, int where);
     void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
                                  ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
     void (*batch_norm_grad_affine)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
@@ -116,7 +119,7 @@ typedef struct {
                                    const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
                                    float *dgamma, float *dbeta, const creg_channels *channels);
     void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
-                                  ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int stream);
+                                  ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
 
     /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
     void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);

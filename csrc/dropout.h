@@ -10,6 +10,12 @@
  * is the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements. A
  * draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own,
  * so that the probability is p to 2^-48 at the price of 16 bits.
+ *
+ * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
+ * core, where a copy takes 0.11; beyond them it runs at three quarters of a copy's bandwidth. The first two rounds'
+ * products and the broadcast of the round keys are shared (1.15 times faster). Tried and left: fetching x ahead (no
+ * difference). A backward pass draws the bits again, where others read the mask they stored and multiply: as long as it
+ * takes to draw, which is 0.5 to 2 times as long as that multiplication, for no memory kept between the passes.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H

@@ -245,6 +245,9 @@ CREG_INLINE ptrdiff_t unaligned_lead(const float *p, ptrdiff_t n)
     return off ? min_size(CREG_LINE - off, n) : 0;
 }
 
+/* How many of n elements fill whole cache lines. */
+CREG_INLINE ptrdiff_t whole_lines(ptrdiff_t n) { return n / CREG_LINE * CREG_LINE; }
+
 CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
 {
     if (n < CREG_W)

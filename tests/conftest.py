@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,3 +31,22 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Runs the test with each number of threads."""
     with _runtime.num_threads(request.param):
         yield request.param
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """PyTorch tensors of every size go to the kernels, whose calls are noted by name."""
+    from cregkit.torch import attention, autograd, bridge
+
+    names: list[str] = []
+
+    def noting(kernel: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        names.append(kernel.__name__)
+        return bridge.run(kernel, *arguments, **options)
+
+    monkeypatch.setattr(autograd, "run", noting)
+    monkeypatch.setattr(attention, "run", noting)
+    for op in bridge.SMALLEST:
+        monkeypatch.setitem(bridge.SMALLEST, op, 1)
+    monkeypatch.setattr(bridge, "SMALLEST_WITHOUT_MASK", 1)
+    return names

@@ -8,6 +8,9 @@ cdef extern from "cregkit.h" nogil:
     const int CREG_PANEL
     const int CREG_CHUNK_ROWS
     const int CREG_DROPOUT_GROUP
+    const int CREG_NEAR
+    const int CREG_FAR
+    const int CREG_STREAM
 
     ctypedef struct creg_shape:
         ptrdiff_t n, c, s

@@ -3,8 +3,11 @@
 #
 # A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the
 # pieces whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as
-# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes. A task is one chunk
-# of some channels.
+# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes.
+#
+# Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
+# channels in one pass; or, where the planes of a channel fit into the caches, all of it for some channels, so that the
+# second pass reads what the first one left there.
 import operator
 
 cimport numpy as cnp
@@ -13,9 +16,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_CHUNK_ROWS, CREG_PANEL, creg_channels, creg_chunk, creg_shape, doubles, float32_array, float32_like,
-    float32_vector, float64_statistics, floats, kernels, new_vector, number, output, parallel_for, refuse_overlap,
-    run_task, streams, writable,
+    CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
+    float32_array, float32_like, float32_vector, float64_statistics, floats, kernels, new_vector, number, output,
+    parallel_for, refuse_overlap, run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -23,14 +26,30 @@ cnp.import_array()
 cdef enum:
     TASK_ELEMENTS = 16384
     TASK_CHANNELS = 1024
+    CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
+    FAR_ELEMENTS = 1048576  # of a tensor: 4 MiB
+    PARAMETER_COST = 16  # a square root and a division in float64, and some
+    WHOLE_TASKS = 8  # so few whole channels keep the threads busy
 
 
-# One pass over the tensor, or over the channels' parameters.
-cdef struct Pass:
-    creg_shape shape
+# What is done with chunk k, or with the parameters, of the channels [c0, c1).
+ctypedef void (*chunk_step)(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+ctypedef void (*parameter_step)(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
+
+
+# The tensor in chunks, and how many of them, and of the channels, make a task.
+cdef struct Cut:
     creg_chunk *chunks
-    ptrdiff_t n_chunks, elements
-    ptrdiff_t channel_step, channel_steps  # channels of a task, and tasks across the channels
+    ptrdiff_t n_chunks, chunk_step, channel_step
+
+
+# A call's operands, and its steps.
+cdef struct Pass:
+    chunk_step first, last
+    parameter_step between
+    creg_shape shape
+    Cut summed, written
+    ptrdiff_t elements
     const float *x
     const float *dy
     float *out
@@ -52,7 +71,7 @@ cdef struct Pass:
     creg_channels channels
     double eps, momentum
     bint training, unbiased
-    int stream
+    int where
 
 
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
@@ -84,25 +103,39 @@ cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
-# Allocates and fills a.chunks; the returned array keeps them alive.
-cdef cnp.ndarray cut(Pass *a, creg_shape shape):
+# Fills a cut into chunks of so many samples, of pieces of CREG_PANEL elements where a chunk is less than one plane, and
+# tasks of about so many elements; the returned array keeps the chunks alive.
+cdef cnp.ndarray cut(Cut *of, creg_shape shape, ptrdiff_t samples, ptrdiff_t task_elements):
     cdef ptrdiff_t i, j, k = 0
-    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if shape.s == 1 else max(1, CREG_PANEL // max(1, shape.s))
     cdef ptrdiff_t pieces = ceil_div(shape.s, CREG_PANEL) if samples == 1 else 1
     cdef ptrdiff_t piece = shape.s if pieces == 1 else CREG_PANEL
-    a.shape = shape
-    a.n_chunks = ceil_div(shape.n, samples) * pieces
-    a.elements = shape.n * shape.c * shape.s
-    cdef cnp.ndarray memory = new_vector(a.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
-    a.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
+    of.n_chunks = ceil_div(shape.n, samples) * pieces
+    cdef cnp.ndarray memory = new_vector(of.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
+    of.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
     for i in range(0, shape.n, samples):
         for j in range(pieces):
-            a.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
+            of.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
             k += 1
-    cdef ptrdiff_t chunk_elements = max(1, samples * piece)
-    a.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, TASK_ELEMENTS // chunk_elements)
-    a.channel_steps = ceil_div(shape.c, a.channel_step)
+    cdef ptrdiff_t of_channel = max(1, samples * piece)
+    of.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, task_elements // of_channel)
+    of.chunk_step = max(1, task_elements // (of_channel * max(1, min(of.channel_step, shape.c))))
     return memory
+
+
+cdef cnp.ndarray cut_for_sums(Pass *a):
+    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if a.shape.s == 1 else max(1, CREG_PANEL // max(1, a.shape.s))
+    return cut(&a.summed, a.shape, samples, TASK_ELEMENTS)
+
+
+# Where there is nothing to sum, a task takes what lies together in memory: whole samples.
+cdef cnp.ndarray cut_for_writing(Pass *a):
+    cdef ptrdiff_t task_elements = min(4 * TASK_ELEMENTS, max(TASK_ELEMENTS, a.elements // 64))
+    return cut(&a.written, a.shape, max(1, task_elements // max(1, a.shape.c * a.shape.s)), task_elements)
+
+
+cdef void set_shape(Pass *a, creg_shape shape) noexcept:
+    a.shape, a.elements = shape, shape.n * shape.c * shape.s
+    a.where = CREG_STREAM if streams(a.elements) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
 
 
 # Allocates the channels' parameters; the returned array keeps them alive.
@@ -120,83 +153,117 @@ cdef cnp.ndarray allocate_channels(Pass *a):
     return memory
 
 
-cdef creg_chunk chunk_of(Pass *a, ptrdiff_t task, ptrdiff_t *c0, ptrdiff_t *c1) noexcept nogil:
-    c0[0] = task % a.channel_steps * a.channel_step
-    c1[0] = min(c0[0] + a.channel_step, a.shape.c)
-    return a.chunks[task // a.channel_steps]
+# Runs a step for one task of a cut.
+cdef void run_step(Pass *a, chunk_step run, Cut *of, ptrdiff_t task) noexcept nogil:
+    cdef ptrdiff_t steps = ceil_div(a.shape.c, of.channel_step)
+    cdef ptrdiff_t c0 = task % steps * of.channel_step, k, k0 = task // steps * of.chunk_step
+    for k in range(k0, min(k0 + of.chunk_step, of.n_chunks)):
+        run(a, of.chunks[k], k, c0, min(c0 + of.channel_step, a.shape.c))
 
 
-cdef void over_chunks(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
-    parallel_for(task, a, a.n_chunks * a.channel_steps, a.elements)
+cdef ptrdiff_t task_count(Pass *a, Cut *of) noexcept nogil:
+    return ceil_div(of.n_chunks, of.chunk_step) * ceil_div(a.shape.c, of.channel_step)
 
 
-# Tasks over the channels alone, for what is done once a channel.
-cdef void over_channels(void (*task)(void *, ptrdiff_t) noexcept nogil, Pass *a) noexcept nogil:
-    parallel_for(task, a, ceil_div(a.shape.c, TASK_CHANNELS), (a.n_chunks + 1) * a.shape.c)
-
-
-cdef void moments_task(void *args, ptrdiff_t task) noexcept nogil:
+cdef void first_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+    run_step(a, a.first, &a.summed, task)
+
+
+cdef void between_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t c0 = task * TASK_CHANNELS
+    a.between(a, c0, min(c0 + TASK_CHANNELS, a.shape.c))
+
+
+# From the end of the tensor to its beginning: what the pass before read last is still in the cache.
+cdef void last_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    run_step(a, a.last, &a.written, task_count(a, &a.written) - 1 - task)
+
+
+cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Pass *a = <Pass *>args
+    cdef ptrdiff_t step = channels_together(a), k, c0 = task * step, c1 = min(c0 + step, a.shape.c)
+    for k in range(a.summed.n_chunks):
+        a.first(a, a.summed.chunks[k], k, c0, c1)
+    a.between(a, c0, c1)
+    for k in range(a.summed.n_chunks):
+        a.last(a, a.summed.chunks[k], k, c0, c1)
+
+
+# Whole channels of a task.
+cdef ptrdiff_t channels_together(Pass *a) noexcept nogil:
+    return max(1, TASK_ELEMENTS // max(1, a.shape.n * a.shape.s))
+
+
+# The step over the channels; cost: how many numbers of a tensor take as long as one channel.
+cdef void over_channels(Pass *a, ptrdiff_t cost) noexcept nogil:
+    parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), a.shape.c * cost)
+
+
+cdef void write(Pass *a) noexcept nogil:
+    parallel_for(last_task, a, task_count(a, &a.written), a.elements)
+
+
+cdef void train(Pass *a) noexcept nogil:
+    cdef ptrdiff_t whole_tasks = ceil_div(a.shape.c, channels_together(a))
+    if a.shape.s > 1 and a.shape.n * a.shape.s <= CACHED_ELEMENTS and whole_tasks >= WHOLE_TASKS:
+        parallel_for(whole_task, a, whole_tasks, a.elements)
+        return
+    parallel_for(first_task, a, task_count(a, &a.summed), a.elements)
+    over_channels(a, a.summed.n_chunks + PARAMETER_COST)
+    write(a)
+
+
+cdef void moments(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    cdef ptrdiff_t at = k * a.shape.c
     kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
 
 
-cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
-    kernels().batch_norm_statistics(a.x, a.shape, a.chunks, a.n_chunks, a.chunk_mean, a.chunk_m2, a.eps, c0, c1, a.mean,
-                                    a.var, a.rstd, a.channels.exact)
+cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_statistics(a.x, a.shape, a.summed.chunks, a.summed.n_chunks, a.chunk_mean, a.chunk_m2, a.eps,
+                                    c0, c1, a.mean, a.var, a.rstd, a.channels.exact)
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
-cdef void use_given_statistics(Pass *a) noexcept nogil:
-    kernels().batch_norm_running(a.given_mean, a.given_var, a.eps, a.shape.c, a.mean, a.rstd, a.channels.exact)
+cdef void use_given_statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_running(a.given_mean + c0, a.given_var + c0, a.eps, c1 - c0, a.mean + c0, a.rstd + c0,
+                                 a.channels.exact + c0)
 
 
-cdef void inference_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    use_given_statistics(a)
-    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, 0, a.shape.c, &a.channels)
+cdef void inference_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    use_given_statistics(a, c0, c1)
+    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
 
 
-# The channels' parameters for the sums of backward: x_hat without gain and bias.
-cdef void x_hat_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
+# For the sums of backward: x_hat without gain and bias.
+cdef void x_hat_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     if not a.training:
-        use_given_statistics(a)
-    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, 0, a.shape.c, &a.channels)
+        use_given_statistics(a, c0, c1)
+    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, c0, c1, &a.channels)
 
 
-cdef void apply_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
-    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+cdef void apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
 
 
-cdef void grad_sums_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1, at = task // a.channel_steps * a.shape.c
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
-    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at, a.chunk_dy_d + at)
+cdef void grad_sums(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    cdef ptrdiff_t at = k * a.shape.c
+    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at,
+                                   a.chunk_dy_d + at)
 
 
-cdef void grad_affine_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task * TASK_CHANNELS, c1 = min(c0 + TASK_CHANNELS, a.shape.c)
-    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd, a.gamma,
-                                     a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
+cdef void grad_affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.summed.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd,
+                                     a.gamma, a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
 
 
-cdef void grad_apply_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0, c1
-    cdef creg_chunk chunk = chunk_of(a, task, &c0, &c1)
+cdef void grad_apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     if a.training:
-        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
     else:  # dx = dy * scale
-        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.stream)
+        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
 
 
 # A checked vector that `out` must not touch.
@@ -249,14 +316,16 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
+    set_shape(&a, shape)
+    cdef cnp.ndarray _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     a.given_mean, a.given_var = floats(mean_), floats(var_)
-    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
+    a.x, a.out = floats(x_), floats(y)
     a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
+    a.between, a.last = inference_parameters, apply
     with nogil:
-        run_task(inference_task, &a, 0)
-        over_chunks(apply_task, &a)
+        over_channels(&a, PARAMETER_COST)
+        write(&a)
     return y
 
 
@@ -340,18 +409,18 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray _chunks = cut(&a, shape), _channels = allocate_channels(&a)
+    set_shape(&a, shape)
+    cdef cnp.ndarray _summed = cut_for_sums(&a), _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT64)
     a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
-    a.x, a.out, a.stream = floats(x_), floats(y), streams(a.elements)
-    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.n_chunks * shape.c
+    a.x, a.out = floats(x_), floats(y)
+    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.summed.n_chunks * shape.c
     a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
+    a.first, a.between, a.last = moments, statistics, apply
     with nogil:
-        over_chunks(moments_task, &a)
-        over_channels(statistics_task, &a)
-        over_chunks(apply_task, &a)
+        train(&a)
         run_task(running_task, &a, 0)
     return y, mean, rstd
 
@@ -360,18 +429,19 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    cdef cnp.ndarray _chunks = cut(a, shape), _channels = allocate_channels(a)
-    cdef cnp.ndarray partial = new_vector(2 * a.n_chunks * shape.c, cnp.NPY_FLOAT32)
+    set_shape(a, shape)
+    cdef cnp.ndarray _summed = cut_for_sums(a), _written = cut_for_writing(a), _channels = allocate_channels(a)
+    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
-    a.dy, a.x, a.out, a.stream = floats(dy), floats(x), floats(dx), streams(a.elements)
-    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.n_chunks * shape.c
+    a.dy, a.x, a.out = floats(dy), floats(x), floats(dx)
+    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.summed.n_chunks * shape.c
     a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
     with nogil:
-        run_task(x_hat_task, a, 0)
-        over_chunks(grad_sums_task, a)
-        over_channels(grad_affine_task, a)
-        over_chunks(grad_apply_task, a)
+        a.between = x_hat_parameters
+        over_channels(a, PARAMETER_COST)
+        a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
+        train(a)
     return dx, dgamma, dbeta
 
 

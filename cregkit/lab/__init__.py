@@ -1,1 +1,1 @@
-"""The experiments: data sets and the demonstration."""
+"""Data sets, the demonstration, and the experiments of ``cregkit lab``."""

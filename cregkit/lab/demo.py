@@ -15,6 +15,7 @@ import cregkit
 from cregkit import functional, oracle
 from cregkit.console import Console, check_writable
 from cregkit.lab.data import circle_data
+from cregkit.lab.spread import Spread
 from cregkit.train import Data, History, RegularizedNetwork
 
 # Few points, one label in ten wrong, and far more neurons than the circle needs: a plain network learns the noise too.
@@ -47,17 +48,6 @@ class Run(NamedTuple):
     train: Data
 
 
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over the seeds; a single seed has no deviation."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        """Return what there is with one decimal."""
-        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
-
-
 Runs = Mapping[str, Sequence[Run]]
 
 
@@ -77,7 +67,7 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
     for path in filter(None, (json_path, png_path)):
         check_writable(path)
     console = Console(quiet=quiet)
-    console.note(_machine_line())
+    console.note(machine_line())
     console.note(
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {epochs} epochs: {TRAIN_SIZE} training points with "
         f"{LABEL_NOISE:.0%} wrong labels, {TEST_SIZE} test points with none, {NETWORK['hidden_size']} hidden neurons\n"
@@ -105,7 +95,8 @@ def run(*, seeds: int, epochs: int, json_path: str | None, png_path: str, quiet:
     console.note(_draw(png_path, runs))
 
 
-def _machine_line() -> str:
+def machine_line() -> str:
+    """Return version, processor, instruction set and threads in a line."""
     config = cregkit.show_config()
     return (
         f"cregkit {config['version']} on {config['cpu']}: {config['isa']} code, "
@@ -146,8 +137,7 @@ def _final(runs: Sequence[Run], figure: str) -> list[float]:
 
 
 def _spread(runs: Sequence[Run], figure: str) -> Spread:
-    values = _final(runs, figure)
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Spread.of(_final(runs, figure))
 
 
 def _conclusion(runs: Runs) -> str:

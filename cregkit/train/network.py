@@ -70,10 +70,10 @@ class RegularizedNetwork(Sequential):
         weights = np.random.default_rng(weight_stream)
         self._order = np.random.default_rng(order_stream)
 
-        layers: list[Layer] = [_linear(2, hidden_size, weights), *norm_layers(norm, hidden_size), ReLU()]
+        layers: list[Layer] = [normal_linear(2, hidden_size, weights), *norm_layers(norm, hidden_size), ReLU()]
         if dropout_p > 0:
             layers.append(Dropout(dropout_p, seed=mask_stream))
-        layers.append(_linear(hidden_size, 1, weights))
+        layers.append(normal_linear(hidden_size, 1, weights))
         super().__init__(*layers)
 
     def fit(
@@ -150,10 +150,10 @@ def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
     return [NORMS[norm](num_features)]
 
 
-def _linear(in_features: int, out_features: int, rng: np.random.Generator) -> Linear:
-    """Return a Linear with normal weights of deviation 0.5 and biases of 0."""
+def normal_linear(in_features: int, out_features: int, rng: np.random.Generator, deviation: float = 0.5) -> Linear:
+    """Return a Linear with normal weights of that deviation and biases of 0."""
     layer = Linear(in_features, out_features, seed=rng)
-    layer.weight[...] = rng.normal(0, 0.5, layer.weight.shape)
+    layer.weight[...] = rng.normal(0, deviation, layer.weight.shape)
     layer.bias = np.zeros(out_features, dtype=np.float32)
     return layer
 

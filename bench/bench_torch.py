@@ -1,0 +1,221 @@
+"""What dropout costs a training step of PyTorch, and what is left of that after ``cregkit.torch.convert``.
+
+    python bench/bench_torch.py              # a few minutes
+    python bench/bench_torch.py --quick      # under one, noisier
+    python bench/bench_torch.py --overhead   # op by op, small sizes: where the kernels begin to pay
+
+One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: PyTorch's with dropout,
+PyTorch's without, and converted with dropout. Ratios are of medians, to the step without dropout.
+Results are compared before anything is timed: without dropout, the converted model's gradients must be PyTorch's to
+rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import cregkit
+import cregkit.torch
+from cregkit.benchmark.timing import Contestant, Measurement, measure
+from cregkit.torch import bridge
+
+STOCK, WITHOUT, OURS = "stock", "stock without dropout", "converted"
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention and a feed-forward network, each with dropout, residual and layer norm after it."""
+
+    def __init__(self, features: int, heads: int, dropout: float, need_weights: bool = True) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(features, heads, dropout=dropout)
+        self.attended = nn.Dropout(dropout)
+        self.norm1 = nn.LayerNorm(features)
+        self.feed = nn.Sequential(
+            nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features), nn.Dropout(dropout)
+        )
+        self.norm2 = nn.LayerNorm(features)
+        self.need_weights = need_weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, _ = self.attention(x, x, x, need_weights=self.need_weights)
+        x = self.norm1(x + self.attended(attended))
+        return self.norm2(x + self.feed(x))
+
+
+def conv_block() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.3))
+
+
+def mlp() -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in ((784, 256), (256, 128)):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential(*layers, nn.Linear(128, 10))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, the shape of its input (``inner``: one that needs a gradient too), and what must be reached."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    inner: bool
+    limit: float
+    against: str = WITHOUT
+
+
+WORKLOADS = (
+    Workload("Conv-BatchNorm-ReLU-Dropout (32, 64, 56, 56)", conv_block, (32, 64, 56, 56), True, 1.03),
+    Workload("MLP 784-256-128-10, batch 256", mlp, (256, 784), False, 1.05),
+    Workload("MLP 784-256-128-10, batch 2048", mlp, (2048, 784), False, 1.05),
+    Workload("TransformerBlock(512, 8), 8 x 128", lambda: TransformerBlock(512, 8, 0.1), (128, 8, 512), True, 1.0),
+    Workload("the same, need_weights=False", lambda: TransformerBlock(512, 8, 0.1, False), (128, 8, 512), True, 1.0),
+    Workload("MLP 784-256-128-10, batch 8", mlp, (8, 784), False, 1.0, STOCK),
+)
+
+
+def dropout_rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
+    """Every dropout rate of a model, as the module, the name of its attribute and its value."""
+    for module in model.modules():
+        for kind, name in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout")):
+            if isinstance(module, kind):
+                yield module, name, getattr(module, name)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module, name, _ in dropout_rates(model):
+        setattr(module, name, 0.0)
+    return model
+
+
+def training_step(model: nn.Module, shape: tuple[int, ...], inner: bool) -> Callable[[], None]:
+    """Forward, backward and an SGD step on fixed data."""
+    torch.manual_seed(1)
+    x = torch.randn(shape, requires_grad=inner)
+    with torch.no_grad():
+        gradient = torch.randn_like(copy.deepcopy(model)(x))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        x.grad = None
+        model(x).backward(gradient)
+        optimizer.step()
+
+    return step
+
+
+def check(workload: Workload) -> None:
+    """Raise if a converted model without dropout does not compute what PyTorch computes."""
+    torch.manual_seed(0)
+    stock = without_dropout(workload.model())
+    ours = cregkit.torch.convert(copy.deepcopy(stock))
+    for model in (stock, ours):
+        training_step(model, workload.shape, workload.inner)()
+    for (name, expected), found in zip(stock.named_parameters(), ours.parameters(), strict=True):
+        if expected.grad is None or found.grad is None:
+            raise RuntimeError(f"{workload.name}: {name} has no gradient")
+        scale = max(parameter.grad.abs().max() for parameter in stock.parameters() if parameter.grad is not None)
+        if not bool((found.grad - expected.grad).abs().max() <= 1e-4 * scale):
+            raise RuntimeError(f"{workload.name}: the gradient of {name} differs from PyTorch's; nothing was timed")
+
+
+def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
+    """Time one model in its three states: two copies of one model differ by some per cent, by where their memory is."""
+    torch.manual_seed(0)
+    model = workload.model()
+    rates = list(dropout_rates(model))
+
+    def become(state: str) -> None:
+        for module, name, rate in rates:
+            setattr(module, name, 0.0 if state == WITHOUT else rate)
+        (cregkit.torch.convert if state == OURS else cregkit.torch.revert)(model)
+
+    step = training_step(model, workload.shape, workload.inner)
+    return measure(
+        {state: Contestant(step, setup=lambda state=state: become(state)) for state in (STOCK, WITHOUT, OURS)}, budget
+    )
+
+
+def print_steps(budget: float) -> None:
+    print(
+        f"{'training step':46}{'stock ms':>10}{'without':>9}{'converted':>11}{'stock':>8}{'converted':>11}  must reach"
+    )
+    for workload in WORKLOADS:
+        check(workload)
+        times = {name: time.median for name, time in steps(workload, budget).items()}
+        ms = "".join(f"{1e3 * times[name]:{width}.3f}" for name, width in ((STOCK, 10), (WITHOUT, 9), (OURS, 11)))
+        ratio = times[OURS] / times[workload.against]
+        verdict = f"{ratio:.3f} of {workload.against}: {'yes' if ratio <= workload.limit else 'NO'} ({workload.limit})"
+        ratios = f"{times[STOCK] / times[WITHOUT]:8.2f}{times[OURS] / times[WITHOUT]:11.3f}"
+        print(f"{workload.name:46}{ms}{ratios}  {verdict}", flush=True)
+
+
+def small_ops(elements: int) -> Iterator[tuple[str, Callable[[Any], Callable[[Tensor], Tensor]]]]:
+    """Each op with a kernel, as a function of the module (PyTorch's or cregkit's) that provides it."""
+    cols = 256
+    weight, bias = torch.ones(cols, requires_grad=True), torch.zeros(cols, requires_grad=True)
+    mean, var = torch.zeros(cols), torch.ones(cols)
+    yield "dropout", lambda module: lambda x: module.dropout(x, 0.3)
+    yield "batch_norm", lambda module: lambda x: module.batch_norm(x, mean, var, weight, bias, True)
+    yield "layer_norm", lambda module: lambda x: module.layer_norm(x, (cols,), weight, bias)
+    yield "rms_norm", lambda module: lambda x: module.rms_norm(x, (cols,), weight)
+
+
+def print_overhead(budget: float) -> None:
+    chosen = dict(bridge.SMALLEST)
+    print(f"{'forward and backward, us':26}{'elements':>10}{'stock':>9}{'kernel':>9}{'ratio':>8}")
+    for elements in (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072):
+        for name, op in small_ops(elements):
+            bridge.SMALLEST.update(dict.fromkeys(chosen, 0))
+            x = torch.randn(elements // 256, 256, requires_grad=True)
+            gradient = torch.randn_like(op(F)(x))
+
+            def run(function: Callable[[Tensor], Tensor], x: Tensor = x, gradient: Tensor = gradient) -> None:
+                x.grad = None
+                function(x).backward(gradient)
+
+            both = {
+                "stock": Contestant(lambda op=op: run(op(F))),
+                "kernel": Contestant(lambda op=op: run(op(cregkit.torch.functional))),
+            }
+            us = {who: 1e6 * time.quartile for who, time in measure(both, budget).items()}
+            ratio = us["kernel"] / us["stock"]
+            mark = " <- taken" if elements >= chosen[name] else ""
+            print(f"{name:26}{elements:10}{us['stock']:9.1f}{us['kernel']:9.1f}{ratio:8.2f}{mark}", flush=True)
+    bridge.SMALLEST.update(chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer samples")
+    parser.add_argument("--overhead", action="store_true", help="time single ops at small sizes instead")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of both (default: PyTorch's choice)")
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            parser.error(f"argument --threads: must be at least 1, got {arguments.threads}")
+        torch.set_num_threads(arguments.threads)
+    config = cregkit.show_config()
+    print(
+        f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
+        f"cregkit {config['version']}, load {os.getloadavg()[0]:.1f}"
+    )
+    if arguments.overhead:
+        print_overhead(0.05 if arguments.quick else 0.5)
+    else:
+        print_steps(5 if arguments.quick else 40)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The README's performance section, from runs of ``cregkit bench --json``.
+
+``python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json]`` prints it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+
+from cregkit.benchmark import report
+from cregkit.benchmark.report import Report
+from cregkit.benchmark.shapes import LADDER, PLANES, PROMISED
+from cregkit.benchmark.suite import OURS_OUT, Row
+
+SHOWN = {*LADDER, *PLANES.quick, (10_000_000,)}
+"""The shapes of the section's table: the others are in the run."""
+FORMS = (("layer_norm", "rms_norm"), ("layer_norm_forward", "rms_norm_forward"))
+
+
+def section(tuned: Report, held_out: Report | None = None) -> str:
+    """Return what was promised and measured, the main ops by size, and how RMS norm compares with layer norm."""
+    lines = [f"{report.machine_line(tuned.machine)}; {tuned.machine['date']}.", "", *_promises(tuned, held_out), ""]
+    lines += [
+        "Times in microseconds (lower quartiles), the best peer's over ours, and the bandwidth as a share of the fastest",
+        "copy's of as many bytes:",
+        "",
+        *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
+    ]
+    return "\n".join([*lines, "", *rms_against_layer(tuned.rows), ""])
+
+
+def _is_shown(row: Row) -> bool:
+    return row.case in PROMISED and row.shape in SHOWN
+
+
+def _promises(tuned: Report, held_out: Report | None) -> Iterator[str]:
+    others = {goal.what + goal.against.split(" (")[0]: goal for goal in held_out.goals} if held_out else {}
+    rows = []
+    for goal in tuned.goals:
+        what, against, limit, measured, verdict, where = report.goal_cells(goal)
+        if goal.reached is None:
+            continue
+        other = others.get(goal.what + goal.against.split(" (")[0])
+        held = [] if held_out is None else [report.goal_cells(other)[3] if other else "-"]
+        rows.append([what, against, limit, measured, *held, verdict, where])
+    headers = ("promise", "against", "limit", "measured", *(["held-out shapes"] if held_out else []), "", "worst cell")
+    yield from _table(headers, rows)
+
+
+def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
+    """Say by size how much faster RMS norm is than layer norm."""
+    by_cell = {(row.case, row.shape): row for row in rows}
+    cells = []
+    for layer, rms in FORMS:
+        for shape in LADDER:
+            a, b = by_cell.get((layer, shape)), by_cell.get((rms, shape))
+            if a is not None and b is not None:
+                mebibytes = 8 * math.prod(shape) / (1 << 20)
+                ratio = a.seconds(OURS_OUT) / b.seconds(OURS_OUT)
+                cells.append([f"{layer} / {rms}", "x".join(map(str, shape)), f"{mebibytes:.3g}", f"{ratio:.2f}"])
+    yield "Layer norm's time over RMS norm's, with `out=`, by size:"
+    yield ""
+    yield from _table(("ops", "shape", "MiB moved", "ratio"), cells)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(headers) + " |"
+    yield "|" + "---|" * len(headers)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print the section made from one run, or from one of each list of shapes."""
+    if len(paths) not in (1, 2):
+        print("usage: python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json]", file=sys.stderr)
+        return 2
+    try:
+        print(section(*map(report.read, paths)), end="")
+    except (OSError, report.ReportError) as error:
+        print(f"cregkit.benchmark.markdown: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""The experiments: one module each, found by name here."""
+
+from __future__ import annotations
+
+from cregkit.lab.experiments import (
+    batch_size,
+    batchnorm_lr,
+    early_stopping,
+    label_smoothing,
+    ln_vs_rms,
+    mlp,
+    overfit,
+    random_labels,
+    spatial_dropout,
+)
+from cregkit.lab.experiments.framework import Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        overfit,
+        random_labels,
+        spatial_dropout,
+        label_smoothing,
+        batchnorm_lr,
+        early_stopping,
+        ln_vs_rms,
+        batch_size,
+        mlp,
+    )
+}

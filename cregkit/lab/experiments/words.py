@@ -1,0 +1,35 @@
+"""Phrases that follow from a comparison: each says the one thing, the other, or that it may be chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cregkit.lab.experiments.framework import Row, Table
+from cregkit.lab.spread import Interval
+
+
+def compared(interval: Interval, more: str = "higher", less: str = "lower", unit: str = "points") -> str:
+    """Say which way a difference goes, and whether chance may have done it."""
+    amount = f"{abs(interval.mean):.1f} {unit} {more if interval.mean > 0 else less}"
+    return amount + _doubt(interval)
+
+
+def narrowest(table: Table, rows: Sequence[Row], baseline: Row) -> str:
+    """Say which row has the smallest gap, against ``baseline``, and at what test accuracy."""
+    best = min(rows, key=lambda row: table.mean(row, "gap"))
+    gap = table.mean(baseline, "gap")
+    if best == baseline:
+        return f"the gap is smallest with {best[-1]}: {gap:.1f} points"
+    narrower = table.difference(best, baseline, "gap")
+    test = compared(table.difference(best, baseline, "test_acc"))
+    return (
+        f"the gap is smallest with {best[-1]}: {table.mean(best, 'gap'):.1f} points against {gap:.1f} with "
+        f"{baseline[-1]}{_doubt(narrower)}; its test accuracy is {test}"
+    )
+
+
+def _doubt(interval: Interval) -> str:
+    if interval.sign:
+        return ""
+    return " (one seed)" if math.isinf(interval.high) else " (within chance)"

@@ -1,0 +1,106 @@
+"""All experiments on one HTML page that needs nothing else: tables, pictures and verdicts, on a phone too."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+
+from cregkit.lab.experiments.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Result
+from cregkit.lab.spread import CONFIDENCE
+
+_STYLE = f"""
+:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #666; --line: #ddd; --accent: #1f5f8b; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e6e6e6; --paper: #16181b; --faint: #a0a0a0; --line: #3a3d42; --accent: #7db8e0; }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; padding: 1rem; max-width: 46rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
+h1 {{ font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }}
+h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .25rem; padding-top: 1rem; border-top: 1px solid var(--line); }}
+a {{ color: var(--accent); }}
+nav ul {{ padding-left: 1.1rem; }}
+.question {{ font-weight: 600; margin: .25rem 0; }}
+.setup, footer, caption {{ color: var(--faint); font-size: .875rem; }}
+.sentence {{ border-left: 4px solid var(--accent); padding-left: .75rem; }}
+.scroll {{ overflow-x: auto; -webkit-overflow-scrolling: touch; }}
+table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+caption {{ text-align: left; padding-bottom: .25rem; white-space: normal; }}
+th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }}
+@media (max-width: 30rem) {{ table {{ font-size: .78rem; }} th, td {{ padding: .25rem .3rem; }} }}
+th.label, td.label {{ text-align: left; }}
+th.label:first-child, td.label:first-child {{ padding-left: 0; }}
+img {{ display: block; width: 100%; max-width: 35rem; height: auto; margin: 1rem auto; background: #fff;
+  border-radius: 6px; }}
+ul.claims {{ list-style: none; padding: 0; font-size: .9rem; }}
+ul.claims li {{ margin: .35rem 0; }}
+.verdict {{ display: inline-block; min-width: 6.5em; padding: 0 .5em; border-radius: 4px; text-align: center;
+  font-size: .8rem; color: #fff; }}
+.{CONFIRMED} {{ background: #2e6b3a; }} .{CONTRADICTED} {{ background: #a5351c; }} .{UNDECIDED} {{ background: #666; }}
+"""
+
+
+def write(path: str, results: Sequence[Result], machine: str, picture: Callable[[Result], bytes | None]) -> None:
+    """Write the page to ``path``.
+
+    Args:
+        path: the file.
+        results: what to show, in this order.
+        machine: a line about where the numbers come from.
+        picture: returns the PNG of a result, or None if there is none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in _lines(results, machine, picture))
+
+
+def _lines(results: Sequence[Result], machine: str, picture: Callable[[Result], bytes | None]) -> Iterator[str]:
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f"<title>Regularisation, measured</title>\n<style>{_STYLE}</style>\n</head>\n<body>"
+    yield f'<h1>Regularisation, measured</h1>\n<p class="setup">{escape(machine)}</p>\n<nav><ul>'
+    for result in results:
+        experiment = result.experiment
+        yield f'<li><a href="#{experiment.name}">{experiment.name}</a>: {escape(experiment.question)}</li>'
+    yield "</ul></nav>"
+    for result in results:
+        yield from _section(result, picture(result))
+    yield (
+        f"<footer><p>Tables: mean ± standard deviation over the seeds. A claim is confirmed or contradicted where the "
+        f"{CONFIDENCE:.0%} confidence interval of the mean lies wholly inside or outside what it says, undecided where "
+        f"the seeds do not tell.</p></footer>\n</body>\n</html>"
+    )
+
+
+def _section(result: Result, png: bytes | None) -> Iterator[str]:
+    experiment = result.experiment
+    yield f'<section id="{experiment.name}">\n<h2>{experiment.name}</h2>'
+    yield f'<p class="question">{escape(experiment.question)}</p>\n<p class="setup">{escape(experiment.setup)}.</p>'
+    yield from _table(result)
+    if result.sentence:
+        yield f'<p class="sentence">{escape(result.sentence)}</p>'
+    if png is not None:
+        source = base64.b64encode(png).decode("ascii")
+        yield f'<img alt="Picture of the table above" src="data:image/png;base64,{source}">'
+    if result.claims:
+        yield '<ul class="claims">'
+        for claim, verdict in result.claims:
+            shown = escape(claim.shown(result.table))
+            yield f'<li><span class="verdict {verdict}">{verdict}</span> {escape(claim.text)}: {shown}</li>'
+        yield "</ul>"
+    yield "</section>"
+
+
+def _table(result: Result) -> Iterator[str]:
+    experiment = result.experiment
+    yield f'<div class="scroll"><table>\n<caption>{escape(result.caption)}</caption>\n<thead><tr>'
+    yield "".join(f'<th class="label">{escape(label)}</th>' for label in experiment.labels)
+    yield "".join(f"<th>{escape(column.header)}</th>" for column in experiment.columns)
+    yield "</tr></thead>\n<tbody>"
+    for cells in result.table.cells(experiment.columns):
+        classes = ['<td class="label">'] * len(experiment.labels) + ["<td>"] * len(experiment.columns)
+        yield f"<tr>{''.join(start + escape(cell) + '</td>' for start, cell in zip(classes, cells, strict=True))}</tr>"
+    yield "</tbody></table></div>"

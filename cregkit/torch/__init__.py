@@ -1,0 +1,40 @@
+"""PyTorch's regularisation and normalisation layers, computed by cregkit's kernels on the CPU.
+
+>>> import cregkit.torch
+>>> model = cregkit.torch.convert(model)  # in place; train as before
+
+``convert`` swaps what a model has, ``revert`` undoes it, ``report`` tells what was swapped. The modules can be built
+directly too: they subclass PyTorch's own and take the same arguments. ``functional`` has the functions behind them,
+with the signatures of ``torch.nn.functional``.
+"""
+
+from cregkit.torch import _requirements as _requirements  # first: it says what to install where PyTorch is missing
+from cregkit.torch import functional
+from cregkit.torch.convert import Entry, Report, convert, report, revert
+from cregkit.torch.modules import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    LayerNorm,
+    MultiheadAttention,
+    RMSNorm,
+)
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Entry",
+    "LayerNorm",
+    "MultiheadAttention",
+    "RMSNorm",
+    "Report",
+    "convert",
+    "functional",
+    "report",
+    "revert",
+]

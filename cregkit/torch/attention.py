@@ -1,0 +1,205 @@
+"""Multi-head attention whose attention weights are dropped by the kernel.
+
+All else is PyTorch's maths with PyTorch's ops: ``dropout(softmax(Q K^T / sqrt(d) + mask)) V``. What the kernel does not
+take (evaluation, no dropout, other dtypes, wrong shapes ...) is PyTorch's own ``forward``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from cregkit import functional as kernels
+from cregkit.torch.autograd import formula_gradients, must_use_formula, scaled_mask
+from cregkit.torch.bridge import SMALLEST, draw_seed, is_plain, is_watched, run
+
+Result = tuple[Tensor, Tensor | None]
+
+
+def forward(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    need_weights: bool,
+    attn_mask: Tensor | None,
+    average_attn_weights: bool,
+    is_causal: bool,
+) -> Result:
+    """Attend as ``nn.MultiheadAttention.forward`` does."""
+    if (
+        is_compiling()
+        or not (module.training and 0.0 < module.dropout < 1.0)
+        or not _takes(module, query, key, value, key_padding_mask, attn_mask, is_causal)
+    ):
+        return nn.MultiheadAttention.forward(
+            module, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+        )
+    batched = query.dim() == 3
+    if batched and module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    elif not batched:
+        query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+    q, k, v = _projected(module, query, key, value)
+    length, batch, _ = query.shape
+    mask = _merged_mask(key_padding_mask, attn_mask, batch, module.num_heads)
+    attended, weights = Attention.apply(q, k, v, mask, float(module.dropout), draw_seed(), not need_weights)
+    joined = attended.transpose(0, 1).reshape(length, batch, module.embed_dim)
+    y = F.linear(joined, module.out_proj.weight, module.out_proj.bias)
+    if not batched:
+        y = y.squeeze(1)
+    elif module.batch_first:
+        y = y.transpose(0, 1)
+    if not need_weights:
+        return y, None
+    weights = weights.view(batch, module.num_heads, length, -1)
+    if average_attn_weights:
+        weights = weights.mean(dim=1)
+    return y, weights if batched else weights.squeeze(0)
+
+
+def _takes(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+) -> bool:
+    tensors = [query, key, value, *module.parameters(recurse=False), *module.out_proj.parameters(recurse=False)]
+    if not all(map(is_plain, tensors)) or is_watched() or torch.is_autocast_enabled("cpu"):
+        return False
+    if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
+        return False
+    dims = query.dim()
+    if dims not in (2, 3) or key.dim() != dims or value.dim() != dims:
+        return False
+    (n, length), s = _batch_and_length(query, module.batch_first), _batch_and_length(key, module.batch_first)[1]
+    return (
+        key.shape[:-1] == value.shape[:-1]
+        and _batch_and_length(key, module.batch_first)[0] == n
+        and (query.shape[-1], key.shape[-1], value.shape[-1]) == (module.embed_dim, module.kdim, module.vdim)
+        and n * module.num_heads * length * s >= SMALLEST["attention"]
+        and _is_mask(key_padding_mask, [(n, s) if dims == 3 else (s,)])
+        and _is_mask(attn_mask, [(length, s), (n * module.num_heads, length, s)])
+        and (attn_mask is None or key_padding_mask is None or attn_mask.dtype == key_padding_mask.dtype)
+        and not (is_causal and attn_mask is None)
+    )
+
+
+def _batch_and_length(x: Tensor, batch_first: bool) -> tuple[int, int]:
+    if x.dim() == 2:
+        return 1, x.shape[0]
+    return (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+
+
+def _is_mask(mask: Tensor | None, shapes: list[tuple[int, ...]]) -> bool:
+    return mask is None or (
+        type(mask) is Tensor
+        and mask.is_cpu
+        and mask.dtype in (torch.bool, torch.float32)
+        and not mask.requires_grad
+        and tuple(mask.shape) in shapes
+    )
+
+
+def _merged_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, batch: int, heads: int) -> Tensor | None:
+    """What is added to the scores, of a shape that broadcasts to (batch * heads, length, keys)."""
+    mask = None if attn_mask is None else _added(attn_mask)
+    if mask is not None and mask.dim() == 2:
+        mask = mask.unsqueeze(0)
+    if key_padding_mask is None:
+        return mask
+    padding = _added(key_padding_mask).view(batch, 1, 1, -1).expand(-1, heads, -1, -1).reshape(batch * heads, 1, -1)
+    return padding if mask is None else mask + padding
+
+
+def _added(mask: Tensor) -> Tensor:
+    if mask.dtype is torch.bool:
+        return torch.zeros(mask.shape, dtype=torch.float32, device="cpu").masked_fill_(mask, -math.inf)
+    return mask
+
+
+def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """Q, K and V of shape (batch * heads, length, features of a head)."""
+    weights: tuple[Tensor, ...]
+    if module._qkv_same_embed_dim:
+        weights = module.in_proj_weight.chunk(3)
+    else:
+        weights = module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
+    biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    return [
+        F.linear(x, weight, bias).view(x.shape[0], x.shape[1] * module.num_heads, module.head_dim).transpose(0, 1)
+        for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    ]
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    scale = 1.0 / math.sqrt(q.shape[-1])
+    added = q.new_zeros(1) if mask is None else mask
+    return torch.baddbmm(added, q, k.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+
+
+def _hopeless(mask: Tensor | None) -> Tensor | None:
+    """Rows that may attend to nothing; None where there are none."""
+    if mask is None:
+        return None
+    rows = (mask == -math.inf).all(dim=-1, keepdim=True)
+    return rows if bool(rows.any()) else None
+
+
+class Attention(torch.autograd.Function):
+    """``apply(q, k, v, mask, p, seed, forgive)`` gives dropped weights times v, and the dropped weights.
+
+    ``forgive``: rows that may attend to nothing get weights of 0, as in ``scaled_dot_product_attention``; else NaN.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, seed: int, forgive: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Keep the weights before and after dropout."""
+        weights = _scores(q, k, mask)
+        torch.softmax(weights, -1, out=weights)
+        rows = _hopeless(mask) if forgive else None
+        if rows is not None:
+            weights.masked_fill_(rows, 0.0)
+        dropped = torch.from_numpy(run(kernels.dropout, weights.numpy(), p, seed=seed))
+        ctx.save_for_backward(q, k, v, mask, weights, dropped)
+        ctx.random, ctx.rows = (p, seed), rows
+        ctx.set_materialize_grads(False)
+        return torch.bmm(dropped, v), dropped
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dropped_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Give the gradients of q, k and v."""
+        q, k, v, mask, weights, dropped = ctx.saved_tensors
+        p, seed = ctx.random
+        if must_use_formula(dy, dropped_gradient):
+
+            def stock(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+                softmax = torch.softmax(_scores(q, k, mask), -1)
+                if ctx.rows is not None:
+                    softmax = softmax.masked_fill(ctx.rows, 0.0)
+                again = softmax * scaled_mask(softmax.shape, p, seed)
+                return torch.bmm(again, v), again
+
+            found = formula_gradients(stock, (q, k, v), (dy, dropped_gradient), ctx.needs_input_grad)
+            return *found, None, None, None, None
+        gradient = torch.zeros_like(dropped) if dy is None else torch.bmm(dy, v.transpose(1, 2))
+        dv = None if dy is None else torch.bmm(dropped.transpose(1, 2), dy)
+        if dropped_gradient is not None:
+            gradient += dropped_gradient
+        run(kernels.dropout_backward, array := gradient.numpy(), p, seed=seed, out=array)
+        gradient = torch._softmax_backward_data(gradient, weights, -1, torch.float32, grad_input=gradient)
+        scale = 1.0 / math.sqrt(q.shape[-1])
+        dq = torch.baddbmm(q.new_zeros(1), gradient, k, beta=0, alpha=scale)
+        dk = torch.baddbmm(q.new_zeros(1), gradient.transpose(1, 2), q, beta=0, alpha=scale)
+        return dq, dk, dv, None, None, None, None
