@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cregkit.layers import (
         GELU,
         BatchNorm,
+        BertEncoder,
         Dropout,
         Embedding,
         Layer,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GELU",
     "BatchNorm",
+    "BertEncoder",
     "Dropout",
     "Embedding",
     "Layer",

@@ -4,6 +4,7 @@ from cregkit.layers.activations import GELU, ReLU, Sigmoid
 from cregkit.layers.attention import MultiHeadAttention
 from cregkit.layers.base import Layer, Parameter
 from cregkit.layers.batch_norm import BatchNorm
+from cregkit.layers.bert import BertEncoder
 from cregkit.layers.dropout import Dropout, SpatialDropout
 from cregkit.layers.embedding import Embedding, PositionalEmbedding
 from cregkit.layers.layer_norm import LayerNorm
@@ -17,6 +18,7 @@ from cregkit.layers.transformer import Transformer, TransformerBlock
 __all__ = [
     "GELU",
     "BatchNorm",
+    "BertEncoder",
     "Dropout",
     "Embedding",
     "Layer",
