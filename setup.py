@@ -16,9 +16,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
-KERNELS = ["_pool", "layer_norm", "rms_norm", "batch_norm", "dropout", "optimizer"]
+KERNELS = ["_pool", "layer_norm", "rms_norm", "batch_norm", "dropout", "dropout_add_norm", "optimizer"]
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+CYTHON_HEADERS = sorted(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))
 
 # -ffp-contract=off: a fused multiply-add would round once where another machine rounds twice.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -124,7 +125,7 @@ def extension(name, sources=()):
         f"cregkit.kernels.{name}",
         [f"cregkit/kernels/{name}.pyx", *sources],
         include_dirs=["csrc", numpy.get_include()],
-        depends=[*C_HEADERS, "cregkit/kernels/_runtime.pxd", "cregkit/kernels/_pool.pxd"],
+        depends=[*C_HEADERS, *CYTHON_HEADERS],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=list(C_FLAGS),
         extra_link_args=["-Wl,-s"] if sys.platform.startswith("linux") else [],

@@ -221,6 +221,36 @@ def _batch_norm_inference_backward(channel_axis: int) -> Callable[[Shape, np.ran
     return arguments
 
 
+def _on_grid(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
+    """Round to a grid on which float32 doubles and adds such values exactly, so that ``h`` has no error of its own."""
+    grid = max(2.0**-12, 2.0 * float(np.spacing(np.float32(abs(offset)))))
+    return (np.round(values.astype(np.float64) / grid) * grid).astype(np.float32)
+
+
+def _dropout_add_norm(p: float, norm: str) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        x, residual = _on_grid(_normal(rng, shape), offset), _on_grid(_normal(rng, shape, offset), offset)
+        given = {"x": x, "residual": residual, "gamma": _gain(rng, shape[-1]), "p": p, "eps": 1e-5}
+        beta = {"beta": _normal(rng, (shape[-1],))} if norm == "layer_norm" else {}
+        return {**given, **beta, **_random(p)}
+
+    return arguments
+
+
+def _dropout_add_norm_backward(p: float, norm: str) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        backward = _layer_norm_backward if norm == "layer_norm" else _rms_norm_backward
+        given = backward(shape, rng, offset)
+        given["h"] = given.pop("x")
+        return {**given, "dh": _normal(rng, shape), "p": p, **_random(p)}
+
+    return arguments
+
+
+def _random(p: float) -> Arguments:
+    return {"seed": 20140615, "offset": 77} if p else {}
+
+
 def _dropout(name: str) -> Callable[[Shape, np.random.Generator, float], Arguments]:
     def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
         return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77}
@@ -306,6 +336,23 @@ def _batch_norm_cases() -> list[Case]:
     return rows
 
 
+def _dropout_add_norm_cases() -> list[Case]:
+    rows = []
+    for norm in ("layer_norm", "rms_norm"):
+        centred = norm == "layer_norm"
+        mean = {"mean": STATISTIC} if centred else {}
+        dbeta = {"dbeta": COLUMN_SUM} if centred else {}
+        forward = {"y": NORMALISED, "h": EXACT, **mean, "rstd": INVERSE_DEVIATION}
+        backward = {"dx": GRADIENT, "dresidual": GRADIENT, "dgamma": COLUMN_SUM, **dbeta}
+        for p in (0.5, 0.0):
+            op = f"dropout_add_{norm}"
+            rows += [
+                Case(f"{op}_forward", _dropout_add_norm(p, norm), ROWS, forward, {}, 16, f"p = {p:g}"),
+                Case(f"{op}_backward", _dropout_add_norm_backward(p, norm), ROWS, backward, {}, 20, f"p = {p:g}"),
+            ]
+    return rows
+
+
 CASES: tuple[Case, ...] = (
     Case("layer_norm", _layer_norm, ROWS, {"y": NORMALISED}, {}, 8),
     Case(
@@ -323,6 +370,7 @@ CASES: tuple[Case, ...] = (
     Case("rms_norm_forward", _rms_norm, ROWS, {"y": NORMALISED, "rstd": INVERSE_DEVIATION}, {}, 8),
     Case("rms_norm_backward", _rms_norm_backward, ROWS, {"dx": GRADIENT, "dgamma": COLUMN_SUM}, {}, 12),
     *_batch_norm_cases(),
+    *_dropout_add_norm_cases(),
     Case("dropout", _dropout("x"), ELEMENTS, {"y": SCALED}, {}, 8),
     Case("dropout_backward", _dropout("dy"), ELEMENTS, {"dx": SCALED}, {}, 8),
     Case("dropout_keep", _dropout_keep, ELEMENTS, {"keep": EXACT}, {}, 1),

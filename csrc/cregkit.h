@@ -71,6 +71,16 @@ typedef struct {
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
 
+/* Dropout, addition and a norm in one: the same for both norms. See dropout_add_norm.h. */
+typedef void creg_dropout_add_norm_forward(const float *x, const float *residual, const float *gamma, const float *beta,
+                                           float *y, float *h, double *mean, double *rstd, ptrdiff_t rows,
+                                           ptrdiff_t cols, double eps, uint64_t first, const creg_dropout *dropout,
+                                           int stream);
+typedef void creg_dropout_add_norm_backward(const float *dy, const float *h, const double *mean, const double *rstd,
+                                            const float *gamma, const float *dh, float *dx, float *dresidual,
+                                            float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, uint64_t first,
+                                            const creg_dropout *dropout, int stream);
+
 typedef struct {
     const char *isa;
 
@@ -116,6 +126,11 @@ typedef struct {
     void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
     void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
                             const creg_dropout *dropout, int stream);
+
+    /* dropout_add_norm.h: a block of whole rows, the first element of which is element `first` of the random stream.
+     * dgamma and dbeta as above. RMS norm has no beta, mean and dbeta. */
+    creg_dropout_add_norm_forward *dropout_add_layer_norm_forward, *dropout_add_rms_norm_forward;
+    creg_dropout_add_norm_backward *dropout_add_layer_norm_backward, *dropout_add_rms_norm_backward;
 
     /* optimizer.h: n elements; sum_squares takes at most CREG_PANEL. */
     double (*sum_squares)(const float *x, ptrdiff_t n);

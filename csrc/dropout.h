@@ -25,9 +25,10 @@
 
 enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
 
-/* Kept elements of a whole group, scaled; ties count as kept. Returns whether there was a tie that may drop. */
-CREG_INLINE int dropout_full_group(const float *x, float *y, uint64_t group, const creg_dropout *d,
-                                   const philox_keys *keys, int stream)
+/* Kept elements of a whole group, scaled, plus the residual if there is one; ties count as kept. Returns whether there
+ * was a tie that may drop. */
+CREG_INLINE int dropout_full_group(const float *x, const float *residual, float *y, uint64_t group,
+                                   const creg_dropout *d, const philox_keys *keys, int stream)
 {
     const vf scale = v_set1(d->scale);
     int tie = 0;
@@ -40,15 +41,18 @@ CREG_INLINE int dropout_full_group(const float *x, float *y, uint64_t group, con
             tie |= vu_any_draw_equals(words[j], d->threshold);
             for (int half = 0; half < 2; half++) {
                 const ptrdiff_t e = 32 * j + 2 * k + half * CREG_W;
-                v_put_part(y + e, v_keep(keep[half], v_mul(v_load(x + e), scale)), CREG_W, stream);
+                vf v = v_keep(keep[half], v_mul(v_load(x + e), scale));
+                if (residual) v = v_add(v_load(residual + e), v);
+                v_put_part(y + e, v, CREG_W, stream);
             }
         }
     }
     return tie && d->tie != 0;
 }
 
-/* Drops what a tie drops among elements [e0, e1) of a group; y points at element e0. */
-static void dropout_ties(float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d)
+/* Drops what a tie drops among elements [e0, e1) of a group; y and the residual point at element e0. */
+static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
+                         const creg_dropout *d)
 {
     for (int k = 0; k < COUNTERS; k++) {
         uint32_t word[4];
@@ -58,49 +62,64 @@ static void dropout_ties(float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, c
             if (e < e0 || e >= e1 || (uint16_t)(word[h / 2] >> (16 * (h % 2))) != d->threshold) continue;
             uint32_t second[4];
             philox(group * GROUP + (uint64_t)e, PHILOX_TIES, d->key, second);
-            if (second[0] < d->tie) y[e - e0] = 0.0f;
+            if (second[0] < d->tie) y[e - e0] = residual ? residual[e - e0] + 0.0f : 0.0f;
         }
     }
 }
 
 /* Elements [e0, e1) of a group, through a whole one on the stack. */
-static void dropout_part_group(const float *x, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
-                               const creg_dropout *d)
+static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
+                               ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
 {
     float whole[GROUP] = {0};
-    memcpy(whole + e0, x, sizeof(float) * (size_t)(e1 - e0));
-    const philox_keys keys = philox_keys_of(d->key);
-    const int tie = dropout_full_group(whole, whole, group, d, &keys, 0);
-    memcpy(y, whole + e0, sizeof(float) * (size_t)(e1 - e0));
-    if (tie) dropout_ties(y, group, e0, e1, d);
+    const size_t bytes = sizeof(float) * (size_t)(e1 - e0);
+    memcpy(whole + e0, x, bytes);
+    if (dropout_full_group(whole, NULL, whole, group, d, keys, 0)) dropout_ties(NULL, whole + e0, group, e0, e1, d);
+    for (ptrdiff_t e = e0; residual && e < e1; e++) whole[e] = residual[e - e0] + whole[e];
+    memcpy(y, whole + e0, bytes);
 }
 
-static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                                 int stream)
+/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual if there is one. Those `ahead` of them
+ * are fetched meanwhile. */
+CREG_INLINE void dropout_elements(const float *x, const float *residual, float *y, uint64_t first, ptrdiff_t n,
+                                  ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
 {
     uint64_t group = first / GROUP;
     const ptrdiff_t e0 = (ptrdiff_t)(first % GROUP);
     ptrdiff_t i = 0;
     if (e0 && n > 0) {
         i = min_size(GROUP - e0, n);
-        dropout_part_group(x, y, group++, e0, e0 + i, d);
+        dropout_part_group(x, residual, y, group++, e0, e0 + i, d, keys);
     }
-    const philox_keys keys = philox_keys_of(d->key);
     const int aligned = stream && unaligned_lead(y + i, 1) == 0;
-    for (; i + GROUP <= n; i += GROUP, group++) /* main loop */
-        if (dropout_full_group(x + i, y + i, group, d, &keys, aligned)) dropout_ties(y + i, group, 0, GROUP, d);
-    if (i < n) dropout_part_group(x + i, y + i, group, 0, n - i, d); /* tail */
+    for (; i + GROUP <= n; i += GROUP, group++) { /* main loop */
+        for (int half = 0; ahead && half < GROUP; half += CREG_LANES) {
+            prefetch_group(x + i + ahead + half);
+            if (residual) prefetch_group(residual + i + ahead + half);
+        }
+        if (dropout_full_group(x + i, AT(residual, i), y + i, group, d, keys, aligned))
+            dropout_ties(AT(residual, i), y + i, group, 0, GROUP, d);
+    }
+    if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
+}
+
+static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
+                                 int stream)
+{
+    const philox_keys keys = philox_keys_of(d->key);
+    dropout_elements(x, NULL, y, first, n, 0, d, &keys, stream);
     if (stream) v_stream_end();
 }
 
 /* The decisions alone, one byte each. */
 static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
 {
+    const philox_keys keys = philox_keys_of(d->key);
     float ones[GROUP], kept[GROUP];
     for (int e = 0; e < GROUP; e++) ones[e] = 1.0f;
     for (ptrdiff_t i = 0; i < n;) {
         const ptrdiff_t e0 = (ptrdiff_t)((first + (uint64_t)i) % GROUP), e1 = min_size(GROUP, e0 + n - i);
-        dropout_part_group(ones, kept, (first + (uint64_t)i) / GROUP, e0, e1, d);
+        dropout_part_group(ones, NULL, kept, (first + (uint64_t)i) / GROUP, e0, e1, d, &keys);
         for (ptrdiff_t e = 0; e < e1 - e0; e++) keep[i + e] = kept[e] != 0.0f;
         i += e1 - e0;
     }

@@ -74,8 +74,9 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
-static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                    double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+/* Some rows; streamed stores are left for the caller to end. */
+static void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
+                            ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
@@ -94,6 +95,12 @@ static void creg_layer_norm_forward(const float *x, const float *gamma, const fl
         if (mean) mean[i] = row.mean;
         if (rstd) rstd[i] = row_rstd;
     }
+}
+
+static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                                    double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+{
+    layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -131,8 +138,9 @@ CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, co
     return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
-CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                       float *dbeta, ptrdiff_t n, row_scale row, vf mean_g, vf mean_g_x_hat, int stream)
+CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more,
+                                       float *dx, float *dgamma, float *dbeta, ptrdiff_t n, row_scale row, vf mean_g,
+                                       vf mean_g_x_hat, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
@@ -146,32 +154,36 @@ CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const fl
             v_store_part(dbeta + j, v_add(v_load_part(dbeta + j, left), dv), left);
         }
         const vf t = v_sub(v_sub(g, mean_g), v_mul(x_hat, mean_g_x_hat));
-        v_put_part(dx + j, v_mul(t, row.rstd), left, stream);
+        vf v = v_mul(t, row.rstd);
+        if (more) v = v_add(v, v_load_part(more + j, left));
+        v_put_part(dx + j, v, left, stream);
     }
 }
 
-/* dx of one row and its part of dgamma and dbeta; the next row, `ahead` elements on, is fetched meanwhile. */
-CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma, float *dx,
-                                     float *dgamma, float *dbeta, ptrdiff_t cols, double mean, double rstd,
-                                     grad_means means, int stream)
+/* dx of one row, plus `more` if there is any, and its part of dgamma and dbeta; the next row, `ahead` elements on, is
+ * fetched meanwhile. */
+CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
+                                     const float *more, float *dx, float *dgamma, float *dbeta, ptrdiff_t cols,
+                                     double mean, double rstd, grad_means means, int stream)
 {
     const row_scale row = row_scale_of(mean, rstd);
     const vf mean_g = v_set1((float)means.g), mean_g_x_hat = v_set1((float)means.g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) layer_norm_grad_group(dy, x, gamma, dx, dgamma, dbeta, j, row, mean_g, mean_g_x_hat, 0);
+    if (j) layer_norm_grad_group(dy, x, gamma, more, dx, dgamma, dbeta, j, row, mean_g, mean_g_x_hat, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
         prefetch_group(dy + ahead + j);
         prefetch_group(x + ahead + j);
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES, row, mean_g,
-                              mean_g_x_hat, stream);
+        if (more) prefetch_group(more + ahead + j);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES,
+                              row, mean_g, mean_g_x_hat, stream);
     }
     if (j < cols) /* tail */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, row, mean_g,
-                              mean_g_x_hat, 0);
+        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j,
+                              row, mean_g, mean_g_x_hat, 0);
 }
 
-static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                      float *dbeta, ptrdiff_t cols, double mean, double rstd)
+static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                      float *dgamma, float *dbeta, ptrdiff_t cols, double mean, double rstd)
 {
     double sum_g = 0.0, sum_g_x_hat = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++) {
@@ -187,6 +199,23 @@ static void layer_norm_grad_row_exact(const float *dy, const float *x, const flo
             dbeta[j] = (float)((double)dbeta[j] + dv);
         }
         dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - mean_g - x_hat * mean_g_x_hat) * rstd);
+        if (more) dx[j] += more[j];
+    }
+}
+
+/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma and dbeta gain. */
+CREG_INLINE void layer_norm_grad_rows(const float *dy, const float *x, const double *mean, const double *rstd,
+                                      const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
+                                      ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
+        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
+        const double check = means.g + means.g_x_hat;
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
+            layer_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, dbeta, cols, mean[i],
+                                rstd[i], means, stream);
+        else
+            layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
     }
 }
 
@@ -194,19 +223,9 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
                                      const float *gamma, float *dx, float *dgamma, float *dbeta, ptrdiff_t rows,
                                      ptrdiff_t cols, int stream)
 {
-    if (gamma) {
-        memset(dgamma, 0, sizeof(float) * (size_t)cols);
-        memset(dbeta, 0, sizeof(float) * (size_t)cols);
-    }
-    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
-        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
-        const double check = means.g + means.g_x_hat;
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
-            layer_norm_grad_row(dy, x, i + 1 < rows ? cols : 0, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i], means,
-                                stream);
-        else
-            layer_norm_grad_row_exact(dy, x, gamma, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
-    }
+    zero_sums(dgamma, cols);
+    zero_sums(dbeta, cols);
+    layer_norm_grad_rows(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

@@ -217,6 +217,12 @@ static moments exact_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride,
     return (moments){count, mean, exact_sum(x, pieces, stride, n, mean, 1)};
 }
 
+/* Starts column sums at 0, if there are any. */
+CREG_INLINE void zero_sums(float *sums, ptrdiff_t cols)
+{
+    if (sums) memset(sums, 0, sizeof(float) * (size_t)cols);
+}
+
 /* Sums of float32 partial sums: one row of cols for each chunk. */
 static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
                                float *out)
@@ -250,6 +256,15 @@ CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
         v_stream(p, a);
     else
         v_store(p, a);
+}
+
+/* Copies a row that is in the cache to memory, around the cache. */
+CREG_INLINE void stream_row(const float *from, float *to, ptrdiff_t n)
+{
+    ptrdiff_t j = unaligned_lead(to, n);
+    if (j) memcpy(to, from, sizeof(float) * (size_t)j);
+    for (; j + CREG_W <= n; j += CREG_W) v_stream(to + j, v_load(from + j));
+    if (j < n) memcpy(to + j, from + j, sizeof(float) * (size_t)(n - j));
 }
 
 #endif

@@ -41,8 +41,9 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                                  ptrdiff_t cols, double eps, int stream)
+/* Some rows; streamed stores are left for the caller to end. */
+static void rms_norm_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
+                          double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
@@ -56,6 +57,12 @@ static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, 
             rms_norm_row_exact(x, gamma, y, cols, row_rstd);
         if (rstd) rstd[i] = row_rstd;
     }
+}
+
+static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                                  ptrdiff_t cols, double eps, int stream)
+{
+    rms_norm_rows(x, gamma, y, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -81,8 +88,8 @@ CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const flo
     return g_x * rstd / (double)cols;
 }
 
-CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                     ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
+CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                     float *dgamma, ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
@@ -93,28 +100,34 @@ CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const floa
             g = v_mul(dv, v_load_part(gamma + j, left));
             v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
         }
-        v_put_part(dx + j, v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd), left, stream);
+        vf v = v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd);
+        if (more) v = v_add(v, v_load_part(more + j, left));
+        v_put_part(dx + j, v, left, stream);
     }
 }
 
-/* dx of one row and its part of dgamma; the next row, `ahead` elements on, is fetched meanwhile. */
-CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma, float *dx,
-                                   float *dgamma, ptrdiff_t cols, double rstd, double mean_g_x_hat, int stream)
+/* dx of one row, plus `more` if there is any, and its part of dgamma; the next row, `ahead` elements on, is fetched
+ * meanwhile. */
+CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
+                                   const float *more, float *dx, float *dgamma, ptrdiff_t cols, double rstd,
+                                   double mean_g_x_hat, int stream)
 {
     const vf scale = v_set1((float)rstd), mean = v_set1((float)mean_g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) rms_norm_grad_group(dy, x, gamma, dx, dgamma, j, scale, mean, 0);
+    if (j) rms_norm_grad_group(dy, x, gamma, more, dx, dgamma, j, scale, mean, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
         prefetch_group(dy + ahead + j);
         prefetch_group(x + ahead + j);
-        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), CREG_LANES, scale, mean, stream);
+        if (more) prefetch_group(more + ahead + j);
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), CREG_LANES, scale, mean,
+                            stream);
     }
     if (j < cols) /* tail */
-        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), dx + j, AT(dgamma, j), cols - j, scale, mean, 0);
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), cols - j, scale, mean, 0);
 }
 
-static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, float *dx, float *dgamma,
-                                    ptrdiff_t cols, double rstd)
+static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                    float *dgamma, ptrdiff_t cols, double rstd)
 {
     double sum = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++)
@@ -124,20 +137,30 @@ static void rms_norm_grad_row_exact(const float *dy, const float *x, const float
         const double dv = (double)dy[j], x_hat = (double)x[j] * rstd;
         if (gamma) dgamma[j] = (float)((double)dgamma[j] + dv * x_hat);
         dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - x_hat * mean_g_x_hat) * rstd);
+        if (more) dx[j] += more[j];
+    }
+}
+
+/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma gains. */
+CREG_INLINE void rms_norm_grad_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
+                                    const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t follow,
+                                    ptrdiff_t cols, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
+        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+            rms_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, cols, rstd[i],
+                              mean_g_x_hat, stream);
+        else
+            rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i]);
     }
 }
 
 static void creg_rms_norm_backward(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
                                    float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream)
 {
-    if (gamma) memset(dgamma, 0, sizeof(float) * (size_t)cols);
-    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, dx += cols) {
-        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
-            rms_norm_grad_row(dy, x, i + 1 < rows ? cols : 0, gamma, dx, dgamma, cols, rstd[i], mean_g_x_hat, stream);
-        else
-            rms_norm_grad_row_exact(dy, x, gamma, dx, dgamma, cols, rstd[i]);
-    }
+    zero_sums(dgamma, cols);
+    rms_norm_grad_rows(dy, x, rstd, gamma, NULL, dx, dgamma, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

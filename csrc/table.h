@@ -2,6 +2,7 @@
  * cregkit.h and its simd_<name>.h, defines CREG_TABLE and includes this. */
 #include "batch_norm.h"
 #include "dropout.h"
+#include "dropout_add_norm.h"
 #include "layer_norm.h"
 #include "optimizer.h"
 #include "rms_norm.h"
@@ -24,6 +25,10 @@ const creg_kernels CREG_TABLE = {
     .dropout = creg_dropout_forward,
     .dropout_keep = creg_dropout_keep,
     .spatial_dropout = creg_spatial_dropout,
+    .dropout_add_layer_norm_forward = creg_dropout_add_layer_norm_forward,
+    .dropout_add_layer_norm_backward = creg_dropout_add_layer_norm_backward,
+    .dropout_add_rms_norm_forward = creg_dropout_add_rms_norm_forward,
+    .dropout_add_rms_norm_backward = creg_dropout_add_rms_norm_backward,
     .sum_squares = creg_sum_squares,
     .scale = creg_scale,
     .sgd_step = creg_sgd_step,

@@ -59,10 +59,21 @@ ROW_ARGUMENTS = {
     "rms_norm": ["x"],
     "rms_norm_forward": ["x"],
     "rms_norm_backward": ["dy", "x", "rstd"],
+    "dropout_add_layer_norm_forward": ["x", "residual"],
+    "dropout_add_layer_norm_backward": ["dy", "h", "mean", "rstd", "dh"],
+    "dropout_add_rms_norm_forward": ["x", "residual"],
+    "dropout_add_rms_norm_backward": ["dy", "h", "rstd", "dh"],
     "batch_norm": ["x"],
     "batch_norm_inference_backward": ["dy", "x"],
 }
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
+
+
+def piece_of(arguments: cases.Arguments, names: list[str], i: int, j: int) -> cases.Arguments:
+    """Rows i to j; where there is an offset into a random stream, it moves along."""
+    before = arguments[names[0]][:i].size
+    moved = {"offset": arguments["offset"] + before} if "offset" in arguments else {}
+    return {name: arguments[name][i:j] for name in names} | moved
 
 
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op in ROW_ARGUMENTS], ids=lambda case: case.name)
@@ -73,8 +84,7 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, isa: str) 
     for cuts in ((1,), (63,), (64,), (65, 66), (2, 3, 128)):
         edges = (0, *cuts, shape[0])
         pieces = [
-            results_of(case, arguments | {name: arguments[name][i:j] for name in ROW_ARGUMENTS[case.op]})
-            for i, j in pairwise(edges)
+            results_of(case, arguments | piece_of(arguments, ROW_ARGUMENTS[case.op], i, j)) for i, j in pairwise(edges)
         ]
         for name in whole.keys() - PARAMETER_GRADIENTS:
             assert np.concatenate([piece[name] for piece in pieces]).tobytes() == whole[name].tobytes(), name

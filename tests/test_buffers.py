@@ -40,7 +40,9 @@ def small_arguments(op: str) -> cases.Arguments:
 
 def leading(op: str) -> str:
     """The array whose shape the others must fit."""
-    return next(name for name in ("x", "w", "dy") if name in OPS[op].arguments((2, 2), np.random.default_rng(0), 0.0))
+    return next(
+        name for name in ("x", "h", "w", "dy") if name in OPS[op].arguments((2, 2), np.random.default_rng(0), 0.0)
+    )
 
 
 @contextmanager
@@ -113,7 +115,7 @@ def test_refused_arrays(op: str, name: str) -> None:
             getattr(functional, op)(**bad)
 
 
-OPTIONAL = ("gamma", "beta", "running_mean", "running_var", "velocity")
+OPTIONAL = ("gamma", "beta", "dh", "running_mean", "running_var", "velocity")
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in EACH_ARRAY if name not in OPTIONAL])
@@ -126,7 +128,12 @@ def test_required_arrays_cannot_be_none(op: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("op", "name", "shape"),
     [
-        *((op, "x", shape) for op in OPS if op.startswith(("layer", "rms")) for shape in ((), (3, 0), (0,), (0, 0))),
+        *(
+            (op, leading(op), shape)
+            for op in OPS
+            if op.startswith(("layer", "rms", "dropout_add"))
+            for shape in ((), (3, 0), (0,), (0, 0))
+        ),
         *((op, "x", shape) for op in OPS if op.startswith("batch_norm") for shape in ((), (3,))),
         *(("batch_norm_forward", "x", shape) for shape in ((1, 5), (0, 5), (1, 5, 1), (3, 5, 0))),
         ("spatial_dropout", "x", (3,)),
@@ -300,7 +307,7 @@ def test_out_may_be_an_input(case: cases.Case) -> None:
     for shape in case.shapes[:3] + case.shapes[-1:]:
         for _ in each_isa():
             wanted = results_of(case, arguments_of(case, shape))
-            for name in ("x", "dy", "w"):
+            for name in ("x", "residual", "dy", "w"):
                 arguments = arguments_of(case, shape)
                 if name not in arguments:
                     continue

@@ -31,6 +31,12 @@ SIGNATURES = {
     "dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
     "spatial_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
     "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "dropout_add_layer_norm_forward": (
+        "(x, residual, gamma=None, beta=None, p=0.0, eps=1e-05, *, seed=None, offset=0, out=None)"
+    ),
+    "dropout_add_layer_norm_backward": "(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0)",
+    "dropout_add_rms_norm_forward": "(x, residual, gamma=None, p=0.0, eps=1e-06, *, seed=None, offset=0, out=None)",
+    "dropout_add_rms_norm_backward": "(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0)",
     "dropout_keep": "(shape, p=0.5, *, seed, offset=0)",
     "l2_penalty": "(w, weight_decay)",
     "l2_gradient": "(w, weight_decay, *, out=None)",
@@ -97,6 +103,14 @@ CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str
     "dropout_backward": (lambda a, out: oracle.dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
     "spatial_dropout": (lambda a, out: oracle.spatial_dropout(a["x"], **RANDOM, out=out), ["x"]),
     "spatial_dropout_backward": (lambda a, out: oracle.spatial_dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
+    "dropout_add_layer_norm_forward": (
+        lambda a, out: oracle.dropout_add_layer_norm_forward(a["x"], a["dy"], a["gamma"], **RANDOM, out=out),
+        ["x", "dy"],
+    ),
+    "dropout_add_rms_norm_forward": (
+        lambda a, out: oracle.dropout_add_rms_norm_forward(a["x"], a["dy"], a["gamma"], **RANDOM, out=out),
+        ["x", "dy"],
+    ),
     "l2_gradient": (lambda a, out: oracle.l2_gradient(a["w"], 0.3, out=out), ["w"]),
 }
 

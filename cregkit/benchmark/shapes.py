@@ -42,6 +42,11 @@ CHANNELS_LAST = Shapes(
     held_out=((3, 9, 9, 5), (10, 61, 61, 48), (24, 13, 13, 193), (64, 7, 7, 320)),
     quick=((2, 7, 7, 8), (32, 7, 7, 512), (32, 56, 56, 64)),
 )
+SUBLAYERS = Shapes(
+    tuned=((1, 768), (32, 256), (1024, 512), (4096, 1024), (8192, 4096), (300, 513), (100_000, 33), (8, 128, 512)),
+    held_out=((3, 1000), (777, 1023), (2048, 2560), (6000, 5001), (200_003, 19), (4, 197, 768)),
+    quick=((32, 256), (1024, 512), (4096, 1024)),
+)
 ELEMENTS = Shapes(
     tuned=(*LADDER, (50_001,), (32, 64, 56, 56)),
     held_out=((1000,), (45_000,), (777, 1023), (3, 5, 61, 257), (2048, 2560), (6000, 5001)),
@@ -72,6 +77,12 @@ SHAPES: Mapping[str, Shapes] = {
     "batch_norm_inference_backward[N, C]": COLUMNS,
     "batch_norm_inference_backward[N, C, ...]": PLANES,
     "batch_norm_inference_backward[..., C]": CHANNELS_LAST,
+    **{
+        f"dropout_add_{norm}_{direction}[p = {p}]": SUBLAYERS
+        for norm in ("layer_norm", "rms_norm")
+        for direction in ("forward", "backward")
+        for p in ("0.5", "0")
+    },
     "dropout": ELEMENTS,
     "dropout_backward": ELEMENTS,
     "dropout_keep": ELEMENTS,
@@ -101,6 +112,9 @@ PROMISED = (
     "batch_norm[..., C]",
     "dropout",
     "dropout_backward",
+    "dropout_add_layer_norm_forward[p = 0.5]",
+    "dropout_add_layer_norm_backward[p = 0.5]",
+    "dropout_add_rms_norm_forward[p = 0]",
     "adamw_step[decoupled]",
 )
 """The ops whose speed is promised: what ``--quick`` measures and the picture shows."""

@@ -43,6 +43,13 @@ cdef extern from "cregkit.h" nogil:
     ctypedef struct creg_adamw:
         float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps
 
+    ctypedef void creg_dropout_add_norm_forward(
+        const float *, const float *, const float *, const float *, float *, float *, double *, double *, ptrdiff_t,
+        ptrdiff_t, double, uint64_t, const creg_dropout *, int) noexcept nogil
+    ctypedef void creg_dropout_add_norm_backward(
+        const float *, const float *, const double *, const double *, const float *, const float *, float *, float *,
+        float *, float *, ptrdiff_t, ptrdiff_t, uint64_t, const creg_dropout *, int) noexcept nogil
+
     ctypedef struct creg_kernels:
         const char *isa
         void (*layer_norm_forward)(const float *, const float *, const float *, float *, double *, double *, ptrdiff_t,
@@ -76,6 +83,10 @@ cdef extern from "cregkit.h" nogil:
         void (*dropout_keep)(unsigned char *, uint64_t, ptrdiff_t, const creg_dropout *) noexcept nogil
         void (*spatial_dropout)(const float *, float *, uint64_t, ptrdiff_t, ptrdiff_t, const creg_dropout *,
                                 int) noexcept nogil
+        creg_dropout_add_norm_forward *dropout_add_layer_norm_forward
+        creg_dropout_add_norm_forward *dropout_add_rms_norm_forward
+        creg_dropout_add_norm_backward *dropout_add_layer_norm_backward
+        creg_dropout_add_norm_backward *dropout_add_rms_norm_backward
         double (*sum_squares)(const float *, ptrdiff_t) noexcept nogil
         void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept nogil
         void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept nogil

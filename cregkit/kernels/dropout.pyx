@@ -9,7 +9,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_DROPOUT_GROUP, creg_dropout, float32_array, floats, kernels, new_array, number, output, parallel_for, run_task,
+    CREG_DROPOUT_GROUP, float32_array, floats, kernels, new_array, number, output, parallel_for, run_task,
     streams, unsigned64,
 )
 
@@ -17,13 +17,6 @@ cnp.import_array()
 
 cdef enum:
     TASK_ELEMENTS = 16384  # a multiple of the group
-
-
-cdef struct Random:
-    creg_dropout dropout
-    double rate
-    uint64_t fixed_p  # p * 2**48
-    uint64_t offset
 
 
 # From the rate to the thresholds and the scale.

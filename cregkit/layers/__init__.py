@@ -1,28 +1,40 @@
 """Layers: the state (parameters, running statistics, seeds) around the functions of ``cregkit.functional``."""
 
 from cregkit.layers.activations import GELU, ReLU, Sigmoid
+from cregkit.layers.attention import MultiHeadAttention
 from cregkit.layers.base import Layer, Parameter
 from cregkit.layers.batch_norm import BatchNorm
+from cregkit.layers.bert import BertEncoder
 from cregkit.layers.dropout import Dropout, SpatialDropout
+from cregkit.layers.embedding import Embedding, PositionalEmbedding
 from cregkit.layers.layer_norm import LayerNorm
 from cregkit.layers.linear import Linear
+from cregkit.layers.residual_norm import ResidualNorm
 from cregkit.layers.rms_norm import RMSNorm
 from cregkit.layers.seeding import Seed, draw_seed
 from cregkit.layers.sequential import Sequential
+from cregkit.layers.transformer import Transformer, TransformerBlock
 
 __all__ = [
     "GELU",
     "BatchNorm",
+    "BertEncoder",
     "Dropout",
+    "Embedding",
     "Layer",
     "LayerNorm",
     "Linear",
+    "MultiHeadAttention",
     "Parameter",
+    "PositionalEmbedding",
     "RMSNorm",
     "ReLU",
+    "ResidualNorm",
     "Seed",
     "Sequential",
     "Sigmoid",
     "SpatialDropout",
+    "Transformer",
+    "TransformerBlock",
     "draw_seed",
 ]

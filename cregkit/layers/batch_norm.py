@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
 from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
+
+
+class _Masked(NamedTuple):
+    """What a forward with a mask leaves for backward."""
+
+    mask: NDArray[np.bool_]
+    dense: BatchNorm
+    shape: tuple[int, ...]
 
 
 class BatchNorm(Layer):
@@ -17,7 +27,8 @@ class BatchNorm(Layer):
     In training, mean and (biased) variance are those of the batch, and the running statistics follow them:
     ``running = (1 - momentum) * running + momentum * batch``. In evaluation the running statistics take their place
     and are constants to backward. ``x`` is float32 of shape (N, C, ...), or (..., C) with ``channel_axis=-1``;
-    ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,).
+    ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,). Sequences filled up to one
+    length need the ``mask`` of ``forward``, or the filling would count in the statistics.
 
     Args:
         num_features: C.
@@ -59,13 +70,45 @@ class BatchNorm(Layer):
         self.running_mean: Array = np.zeros(num_features, dtype=np.float32)
         self.running_var: Array = np.ones(num_features, dtype=np.float32)
 
-    def forward(self, x: Array) -> Array:
-        """Return ``x`` normalised by the batch's statistics (training) or the running ones (evaluation)."""
+    def forward(self, x: Array, *, mask: NDArray[np.bool_] | None = None) -> Array:
+        """Return ``x`` normalised by the batch's statistics (training) or the running ones (evaluation).
+
+        ``mask``, a bool array of the shape of ``x`` without its channels, is True where sequences of different lengths
+        were filled up: such positions do not count in the statistics, and ``y`` and ``dx`` are 0 there.
+        """
+        if mask is not None:
+            return self._forward_unmasked(x, mask)
         try:
             return self._normalise_batch(x) if self.training else self._normalise(x)
         except ValueError:
             validate.num_features(self, self.num_features, x, self.channel_axis)
             raise
+
+    def _forward_unmasked(self, x: Array, mask: NDArray[np.bool_]) -> Array:
+        """Normalise the positions that are not masked, gathered into an array of shape (positions, C)."""
+        channels_last = np.moveaxis(validate.float32("x", x), self.channel_axis, -1)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            came = f"a {mask.dtype} array" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise TypeError(f"mask must be a bool array, True where padded, got {came}")
+        positions = channels_last.shape[:-1]
+        if mask.shape != positions:
+            raise ValueError(f"mask must have shape {positions}, that of x without its channels, got {mask.shape}")
+        dense = self._dense()
+        y = self._scattered(dense.forward(channels_last[~mask]), mask)
+        self._saved = _Masked(mask, dense, x.shape)
+        return y
+
+    def _dense(self) -> BatchNorm:
+        """Return a layer on the same arrays whose channels come last."""
+        dense = copy.copy(self)
+        dense.channel_axis = -1
+        return dense
+
+    def _scattered(self, rows: Array, mask: NDArray[np.bool_]) -> Array:
+        """Return the rows at the places that are not masked, zeros elsewhere."""
+        full = np.zeros((*mask.shape, self.num_features), np.float32)
+        full[~mask] = rows
+        return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))
 
     def _normalise_batch(self, x: Array) -> Array:
         y, mean, rstd = batch_norm_forward(
@@ -90,6 +133,11 @@ class BatchNorm(Layer):
         return y
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
+        if isinstance(saved, _Masked):
+            validate.shape_of_gradient(validate.float32("dy", dy), saved.shape)
+            dx = saved.dense.backward(np.moveaxis(dy, self.channel_axis, -1)[~saved.mask])
+            self.dgamma, self.dbeta = saved.dense.dgamma, saved.dense.dbeta
+            return self._scattered(dx, saved.mask)
         x, mean, rstd = saved
         if mean is None:
             dx, self.dgamma, self.dbeta = batch_norm_inference_backward(

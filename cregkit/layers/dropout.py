@@ -60,9 +60,13 @@ class Dropout(Layer):
             return x
         p, seed, offset = self.p, self._seed.item(), self._offset.item()
         y = self._drop(x, p, seed=seed, offset=offset)
-        self._offset[...] = offset + -(-self._decisions(y) // _GROUP) * _GROUP
+        self._advance(self._decisions(y))
         self._saved = (y.shape, p, seed, offset)
         return y
+
+    def _advance(self, decisions: int) -> None:
+        """Move on past so many decisions."""
+        self._offset[...] = self._offset.item() + -(-decisions // _GROUP) * _GROUP
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         if not saved:

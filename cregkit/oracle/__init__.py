@@ -20,6 +20,12 @@ from cregkit.oracle.dropout import (
     spatial_dropout,
     spatial_dropout_backward,
 )
+from cregkit.oracle.dropout_add_norm import (
+    dropout_add_layer_norm_backward,
+    dropout_add_layer_norm_forward,
+    dropout_add_rms_norm_backward,
+    dropout_add_rms_norm_forward,
+)
 from cregkit.oracle.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from cregkit.oracle.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
 from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
@@ -31,6 +37,10 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference_backward",
     "dropout",
+    "dropout_add_layer_norm_backward",
+    "dropout_add_layer_norm_forward",
+    "dropout_add_rms_norm_backward",
+    "dropout_add_rms_norm_forward",
     "dropout_backward",
     "dropout_keep",
     "l2_gradient",

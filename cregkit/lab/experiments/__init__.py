@@ -12,6 +12,7 @@ from cregkit.lab.experiments import (
     overfit,
     random_labels,
     spatial_dropout,
+    transformer,
 )
 from cregkit.lab.experiments.framework import Experiment
 
@@ -27,5 +28,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         ln_vs_rms,
         batch_size,
         mlp,
+        transformer,
     )
 }

@@ -1,0 +1,19 @@
+# What the ops that draw random bits share: rate, seed and position, checked.
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint64_t
+
+from cregkit.kernels._runtime cimport creg_dropout
+
+
+cdef struct Random:
+    creg_dropout dropout
+    double rate
+    uint64_t fixed_p  # p * 2**48
+    uint64_t offset
+
+
+# From p, seed and offset, for n draws.
+cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *
+
+# Whether p = 1: no draw would say so.
+cdef bint drops_all(Random *r) noexcept nogil

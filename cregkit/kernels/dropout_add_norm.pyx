@@ -1,0 +1,257 @@
+# Dropout, addition to the residual stream and layer norm or RMS norm in one pass: checks, allocation and the loop over
+# blocks of rows. The maths is in csrc/dropout_add_norm.h.
+cimport numpy as cnp
+from libc.float cimport DBL_MAX
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from cregkit.kernels._runtime cimport (
+    creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, doubles, float32_like, float32_rows,
+    float32_vector, float64_statistics, floats, kernels, merge_columns, new_array, new_vector, number, output,
+    parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
+)
+from cregkit.kernels.dropout cimport Random, drops_all, random_of
+
+cnp.import_array()
+
+
+# As random_of(), but p = 0 draws nothing and needs no seed.
+cdef Random draws_of(object p, object seed, object offset, ptrdiff_t n) except *:
+    cdef double rate = number(p, "p", 0.0, 1.0)
+    if seed is None and rate > 0.0:
+        raise TypeError(f"seed is missing, and p = {rate:g} draws random bits: pass seed= an int from 0 to 2**64 - 1")
+    return random_of(rate, 0 if seed is None else seed, offset, n)
+
+
+# NULL where there is nothing to draw.
+cdef creg_dropout *draws(Random *random) noexcept nogil:
+    return &random.dropout if random.fixed_p != 0 else NULL
+
+
+cdef struct Forward:
+    creg_dropout_add_norm_forward *kernel
+    Random random
+    const float *x
+    const float *residual
+    const float *gamma
+    const float *beta
+    float *y
+    float *h
+    double *mean  # NULL for RMS norm
+    double *rstd
+    ptrdiff_t rows, cols, step
+    double eps
+    int stream
+
+
+cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Forward *a = <Forward *>args
+    cdef ptrdiff_t i = task * a.step, at = i * a.cols
+    cdef const float *x = a.x + at
+    if drops_all(&a.random):
+        x = NULL
+    a.kernel(x, a.residual + at, a.gamma, a.beta, a.y + at, a.h + at, a.mean + i if a.mean != NULL else NULL,
+             a.rstd + i, min(a.step, a.rows - i), a.cols, a.eps, a.random.offset + <uint64_t>at, draws(&a.random),
+             a.stream)
+
+
+cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x_, object residual_, object gamma_,
+                   object beta_, object p, object eps, object seed, object offset, object out):
+    cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(x), cols = cnp.PyArray_DIM(x, x.ndim - 1)
+    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols), beta = float32_vector(beta_, "beta", cols)
+    cdef Forward a
+    a.kernel, a.random, a.eps = kernel, draws_of(p, seed, offset, size), number(eps, "eps", 0.0, DBL_MAX)
+    cdef cnp.ndarray y = output(out, x, "x")
+    if out is not None:
+        refuse_overlap(y, "out", residual, "residual", True)
+        refuse_overlap(y, "out", gamma, "gamma", False)
+        refuse_overlap(y, "out", beta, "beta", False)
+    cdef cnp.ndarray h = new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
+    cdef cnp.ndarray mean = new_array(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64) if centred else None
+    cdef cnp.ndarray rstd = new_array(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64)
+    a.x, a.residual, a.gamma, a.beta = floats(x), floats(residual), floats(gamma), floats(beta)
+    a.y, a.h, a.mean, a.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
+    a.cols, a.rows = cols, size // cols
+    a.step, a.stream = rows_per_task(a.rows, cols), streams(2 * size)
+    run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
+    return (y, h, mean, rstd) if centred else (y, h, rstd)
+
+
+def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, eps=1e-5, *, seed=None, offset=0,
+                                   out=None):
+    """Dropout, addition and layer norm in one pass over memory.
+
+    ``h = residual + dropout(x, p)``, ``y = layer_norm(h, gamma, beta, eps)``: the end of a sublayer of a transformer.
+    The bits are those of :func:`dropout`, a NumPy addition and :func:`layer_norm_forward` one after another.
+
+    Parameters
+    ----------
+    x, residual : float32 arrays, shape (..., features), C-contiguous
+        What the sublayer gave, and what went into it.
+    gamma, beta : float32 arrays, shape (features,), optional
+        Gain and bias; without them 1 and 0.
+    p : float
+        Probability of dropping an element of ``x``, 0 to 1.
+    eps : float
+        Added to the variance; finite, at least 0.
+    seed, offset : int
+        As for :func:`dropout`; ``p = 0`` needs no seed.
+    out : float32 array like ``x``, optional
+        Receives ``y``; may be ``x`` or ``residual`` itself.
+
+    Returns
+    -------
+    y, h : float32 arrays like ``x``
+    mean, rstd : float64 arrays, shape ``x.shape[:-1]``
+        Mean and ``1 / sqrt(var + eps)`` of each row of ``h``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``p``, ``eps``,
+        ``seed`` or ``offset``.
+
+    Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+    """
+    return forward(kernels().dropout_add_layer_norm_forward, True, x, residual, gamma, beta, p, eps, seed, offset, out)
+
+
+def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, seed=None, offset=0, out=None):
+    """Dropout, addition and RMS norm in one pass over memory.
+
+    ``h = residual + dropout(x, p)``, ``y = rms_norm(h, gamma, eps)``. The bits are those of :func:`dropout`, a NumPy
+    addition and :func:`rms_norm_forward` one after another. Arguments and errors are those of
+    :func:`dropout_add_layer_norm_forward`, without ``beta``.
+
+    Returns
+    -------
+    y, h : float32 arrays like ``x``
+    rstd : float64 array, shape ``x.shape[:-1]``
+        ``1 / sqrt(mean(h**2) + eps)`` of each row.
+
+    Touvron et al. (2023), "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971.
+    """
+    return forward(kernels().dropout_add_rms_norm_forward, False, x, residual, gamma, None, p, eps, seed, offset, out)
+
+
+cdef struct Backward:
+    creg_dropout_add_norm_backward *kernel
+    Random random
+    const float *dy
+    const float *h
+    const double *mean  # NULL for RMS norm
+    const double *rstd
+    const float *gamma
+    const float *dh
+    float *dx  # NULL for p = 0
+    float *dresidual
+    float *partial  # dgamma of each chunk of rows, then dbeta of each if there is a mean; NULL without gamma
+    ptrdiff_t rows, cols, step, chunks
+    int stream
+
+
+cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Backward *a = <Backward *>args
+    cdef ptrdiff_t i = task * a.step, at = i * a.cols, rows = min(a.step, a.rows - i)
+    cdef float *dx = a.dx + at if a.dx != NULL else NULL
+    cdef const float *dh = a.dh
+    if dh != NULL:
+        dh = dh + at
+    cdef float *dgamma = a.partial + task * a.cols if a.partial != NULL else NULL
+    cdef float *dbeta = dgamma + a.chunks * a.cols if a.partial != NULL and a.mean != NULL else NULL
+    if drops_all(&a.random):
+        memset(dx, 0, rows * a.cols * sizeof(float))
+        dx = NULL
+    a.kernel(a.dy + at, a.h + at, a.mean + i if a.mean != NULL else NULL, a.rstd + i, a.gamma,
+             dh, dx, a.dresidual + at, dgamma, dbeta, rows,
+             a.cols, a.random.offset + <uint64_t>at, draws(&a.random), a.stream)
+
+
+cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object dy_, object h_, object mean_,
+                    object rstd_, object gamma_, object p, object dh_, object seed, object offset):
+    cdef cnp.ndarray h = float32_rows(h_, "h"), dy = float32_like(dy_, "dy", h, "h")
+    cdef cnp.ndarray dh = None if dh_ is None else float32_like(dh_, "dh", h, "h")
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(h), cols = cnp.PyArray_DIM(h, h.ndim - 1)
+    cdef cnp.ndarray mean = None
+    if centred:
+        mean = float64_statistics(mean_, "mean", h.ndim - 1, cnp.PyArray_DIMS(h))
+    cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
+    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols)
+    cdef Backward a
+    a.kernel, a.random = kernel, draws_of(p, seed, offset, size)
+    cdef cnp.ndarray dresidual = new_array(h.ndim, cnp.PyArray_DIMS(h), cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dx = None
+    if a.random.fixed_p != 0:
+        dx = new_array(h.ndim, cnp.PyArray_DIMS(h), cnp.NPY_FLOAT32)
+    a.dy, a.h, a.mean, a.rstd, a.gamma = floats(dy), floats(h), doubles(mean), doubles(rstd), floats(gamma)
+    a.dh, a.dx, a.dresidual = floats(dh), floats(dx), floats(dresidual)
+    a.cols, a.rows = cols, size // cols
+    a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows)
+    a.chunks = (a.rows + a.step - 1) // a.step
+    a.stream = streams(2 * size)
+    cdef cnp.ndarray partial = None, dgamma = None, dbeta = None
+    if gamma is not None:
+        partial = new_vector((2 if centred else 1) * a.chunks * cols, cnp.NPY_FLOAT32)
+        dgamma = new_vector(cols, cnp.NPY_FLOAT32)
+        dbeta = new_vector(cols, cnp.NPY_FLOAT32) if centred else None
+    a.partial = floats(partial)
+    cdef float *sums[2]
+    sums[0], sums[1] = floats(dgamma), floats(dbeta)
+    with nogil:
+        parallel_for(backward_task, &a, a.chunks, size)
+        if sums[0] != NULL:
+            merge_columns(a.partial, a.chunks, cols, sums[0])
+        if sums[1] != NULL:
+            merge_columns(a.partial + a.chunks * cols, a.chunks, cols, sums[1])
+    if dx is None:
+        dx = dresidual
+    return (dx, dresidual, dgamma, dbeta) if centred else (dx, dresidual, dgamma)
+
+
+def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0):
+    """Gradients of :func:`dropout_add_layer_norm_forward`, in one pass over memory.
+
+    ``dresidual = dh + (dx of`` :func:`layer_norm_backward` ``at h)`` and ``dx = dropout_backward(dresidual, p)``, with
+    the same draws as in the forward pass.
+
+    Parameters
+    ----------
+    dy, h : float32 arrays, shape (..., features), C-contiguous
+        Gradient of ``y``, and ``h`` as the forward pass returned it.
+    mean, rstd : float64 arrays, shape ``h.shape[:-1]``
+        As the forward pass returned them.
+    gamma : float32 array, shape (features,), optional
+        The gain of the forward pass.
+    p, seed, offset
+        Those of the forward pass.
+    dh : float32 array like ``h``, optional
+        Gradient of ``h`` itself, where something besides the norm reads it.
+
+    Returns
+    -------
+    dx, dresidual : float32 arrays like ``h``
+        For ``p = 0``, where they are equal, one and the same array.
+    dgamma, dbeta : float32 arrays, shape (features,); None without ``gamma``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, or a bad ``p``, ``seed`` or ``offset``.
+    """
+    return backward(kernels().dropout_add_layer_norm_backward, True, dy, h, mean, rstd, gamma, p, dh, seed, offset)
+
+
+def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0):
+    """Gradients of :func:`dropout_add_rms_norm_forward`, in one pass over memory.
+
+    ``dresidual = dh + (dx of`` :func:`rms_norm_backward` ``at h)`` and ``dx = dropout_backward(dresidual, p)``.
+    Arguments and errors are those of :func:`dropout_add_layer_norm_backward`, without ``mean``.
+
+    Returns
+    -------
+    dx, dresidual : float32 arrays like ``h``
+    dgamma : float32 array, shape (features,); None without ``gamma``
+    """
+    return backward(kernels().dropout_add_rms_norm_backward, False, dy, h, None, rstd, gamma, p, dh, seed, offset)

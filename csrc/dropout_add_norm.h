@@ -1,0 +1,134 @@
+/* A sublayer's output on its way into the residual stream: dropout, addition and a norm in one pass over memory
+ * (Vaswani et al., 2017, "Attention Is All You Need", arXiv:1706.03762, section 5.4: "we apply dropout to the output of
+ * each sub-layer, before it is added to the sub-layer input and normalized").
+ *
+ * Forward    h = residual + dropout(x),  y = norm(h): layer norm or RMS norm
+ * Saved      h, and the norm's mean and rstd.
+ * Backward   dresidual = norm's gradient of dy at h, plus dh, what else flows into h
+ *            dx = dropout's gradient of dresidual: the same draws again
+ *
+ * A tile of whole rows (at most CREG_PANEL elements, or one row) goes through all steps while it is in the first cache.
+ * The steps are those of dropout.h, layer_norm.h and rms_norm.h themselves, so that the bits are those of the ops one
+ * after another. Where outputs are streamed, a tile is worked on in a place of its own that stays in the cache.
+ *
+ * Where p = 0, dropout is NULL, and so is dx, which would be dresidual again. Where p = 1, x is NULL in forward and dx
+ * (all 0) in backward.
+ */
+#ifndef CREG_DROPOUT_ADD_NORM_H
+#define CREG_DROPOUT_ADD_NORM_H
+
+#include "dropout.h"
+#include "layer_norm.h"
+#include "rms_norm.h"
+
+CREG_INLINE ptrdiff_t tile_rows(ptrdiff_t cols) { return cols < CREG_PANEL ? CREG_PANEL / cols : 1; }
+
+/* h = residual + x; without x, plus 0, which makes -0 of a residual 0. */
+CREG_INLINE void add_group(const float *x, const float *residual, float *h, ptrdiff_t n)
+{
+    for (int k = 0; k < CREG_VECS; k++) {
+        const ptrdiff_t j = k * CREG_W, left = n - j;
+        if (left <= 0) continue;
+        const vf v = x ? v_load_part(x + j, left) : v_set1(0.0f);
+        v_store_part(h + j, v_add(v_load_part(residual + j, left), v), left);
+    }
+}
+
+CREG_INLINE void add_elements(const float *x, const float *residual, float *h, ptrdiff_t n, ptrdiff_t ahead)
+{
+    ptrdiff_t j = 0;
+    for (; j + CREG_LANES <= n; j += CREG_LANES) { /* main loop */
+        if (ahead && x) prefetch_group(x + j + ahead);
+        if (ahead) prefetch_group(residual + j + ahead);
+        add_group(AT(x, j), residual + j, h + j, CREG_LANES);
+    }
+    if (j < n) add_group(AT(x, j), residual + j, h + j, n - j); /* tail */
+}
+
+CREG_INLINE void dropout_add_norm_forward(int rms, const float *x, const float *residual, const float *gamma,
+                                          const float *beta, float *y, float *h, double *mean, double *rstd,
+                                          ptrdiff_t rows, ptrdiff_t cols, double eps, uint64_t first,
+                                          const creg_dropout *dropout, int stream)
+{
+    float place[CREG_PANEL];
+    const philox_keys keys = philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
+    const int apart = stream && cols <= CREG_PANEL;
+    const ptrdiff_t step = tile_rows(cols);
+    for (ptrdiff_t i = 0; i < rows; i += step) {
+        const ptrdiff_t tile = min_size(step, rows - i), at = i * cols, n = tile * cols;
+        const ptrdiff_t ahead = i + 2 * tile <= rows ? n : 0;
+        float *row = apart ? place : h + at;
+        if (x && dropout)
+            dropout_elements(x + at, residual + at, row, first + (uint64_t)at, n, ahead, dropout, &keys, 0);
+        else
+            add_elements(AT(x, at), residual + at, row, n, ahead);
+        if (apart) stream_row(row, h + at, n);
+        if (rms)
+            rms_norm_rows(row, gamma, y + at, rstd + i, tile, cols, eps, stream);
+        else
+            layer_norm_rows(row, gamma, beta, y + at, mean + i, rstd + i, tile, cols, eps, stream);
+    }
+    if (stream) v_stream_end();
+}
+
+CREG_INLINE void dropout_add_norm_backward(int rms, const float *dy, const float *h, const double *mean,
+                                           const double *rstd, const float *gamma, const float *dh, float *dx,
+                                           float *dresidual, float *dgamma, float *dbeta, ptrdiff_t rows,
+                                           ptrdiff_t cols, uint64_t first, const creg_dropout *dropout, int stream)
+{
+    float place[CREG_PANEL];
+    const philox_keys keys = philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
+    const int apart = stream && cols <= CREG_PANEL;
+    const ptrdiff_t step = tile_rows(cols);
+    zero_sums(dgamma, cols);
+    zero_sums(dbeta, cols);
+    for (ptrdiff_t i = 0; i < rows; i += step) {
+        const ptrdiff_t tile = min_size(step, rows - i), follow = rows - i - tile, at = i * cols, n = tile * cols;
+        float *row = apart ? place : dresidual + at;
+        if (rms)
+            rms_norm_grad_rows(dy + at, h + at, rstd + i, gamma, AT(dh, at), row, dgamma, tile, follow, cols, 0);
+        else
+            layer_norm_grad_rows(dy + at, h + at, mean + i, rstd + i, gamma, AT(dh, at), row, dgamma, dbeta, tile,
+                                 follow, cols, 0);
+        if (apart) stream_row(row, dresidual + at, n);
+        if (dx) dropout_elements(row, NULL, dx + at, first + (uint64_t)at, n, 0, dropout, &keys, stream);
+    }
+    if (stream) v_stream_end();
+}
+
+static void creg_dropout_add_layer_norm_forward(const float *x, const float *residual, const float *gamma,
+                                                const float *beta, float *y, float *h, double *mean, double *rstd,
+                                                ptrdiff_t rows, ptrdiff_t cols, double eps, uint64_t first,
+                                                const creg_dropout *dropout, int stream)
+{
+    dropout_add_norm_forward(0, x, residual, gamma, beta, y, h, mean, rstd, rows, cols, eps, first, dropout, stream);
+}
+
+static void creg_dropout_add_rms_norm_forward(const float *x, const float *residual, const float *gamma,
+                                              const float *beta, float *y, float *h, double *mean, double *rstd,
+                                              ptrdiff_t rows, ptrdiff_t cols, double eps, uint64_t first,
+                                              const creg_dropout *dropout, int stream)
+{
+    dropout_add_norm_forward(1, x, residual, gamma, beta, y, h, mean, rstd, rows, cols, eps, first, dropout, stream);
+}
+
+static void creg_dropout_add_layer_norm_backward(const float *dy, const float *h, const double *mean,
+                                                 const double *rstd, const float *gamma, const float *dh, float *dx,
+                                                 float *dresidual, float *dgamma, float *dbeta, ptrdiff_t rows,
+                                                 ptrdiff_t cols, uint64_t first, const creg_dropout *dropout,
+                                                 int stream)
+{
+    dropout_add_norm_backward(0, dy, h, mean, rstd, gamma, dh, dx, dresidual, dgamma, dbeta, rows, cols, first, dropout,
+                              stream);
+}
+
+static void creg_dropout_add_rms_norm_backward(const float *dy, const float *h, const double *mean, const double *rstd,
+                                               const float *gamma, const float *dh, float *dx, float *dresidual,
+                                               float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols,
+                                               uint64_t first, const creg_dropout *dropout, int stream)
+{
+    dropout_add_norm_backward(1, dy, h, mean, rstd, gamma, dh, dx, dresidual, dgamma, dbeta, rows, cols, first, dropout,
+                              stream);
+}
+
+#endif
