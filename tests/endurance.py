@@ -1,10 +1,14 @@
-"""Very many calls: what the process grew by. tests/test_resources.py makes fewer, tests/soak.py as many as promised."""
+"""Very many calls: what the process grew by. tests/test_resources.py makes fewer, tests/soak.py as many as promised.
+
+``python tests/endurance.py CALLS REFUSED LARGE`` makes so many of each kind, and ends with 1 if the process grew.
+"""
 
 from __future__ import annotations
 
 import gc
 import itertools
 import resource
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,3 +80,15 @@ def large_calls() -> list[Call]:
         return lambda: (cregkit.layer_norm(x, gamma), cregkit.batch_norm_forward(x, gamma), cregkit.dropout(x, seed=1))
 
     return [call(x) for x in arrays]
+
+
+def main() -> int:
+    """See above."""
+    kinds = zip((small_calls(), refused_calls(), large_calls()), map(int, sys.argv[1:]), strict=True)
+    grown = [growth(calls, n) for calls, n in kinds]
+    print("bytes grown:", *grown)
+    return int(max(grown[:2]) >= 1 << 20 or grown[2] >= 4 << 20)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

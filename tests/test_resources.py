@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import endurance
@@ -81,10 +82,11 @@ print(*failed)
 
 
 @linux
-def test_a_failed_allocation_changes_nothing() -> None:
+def test_a_failed_allocation_changes_nothing(record_property: Callable[[str, object], None]) -> None:
     done = run_python("-c", LITTLE_MEMORY, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
     failed = done.stdout.split()
+    record_property("faults", len(failed))
     assert set(OPS) - set(failed) == {"l2_penalty", "sgd_step", "adamw_step"}  # they need no memory to speak of
     layers = ["BatchNorm", "Dropout", "LayerNorm", "RMSNorm", "Linear", "Sequential"]
     assert failed[-12:] == [word for layer in layers for word in (layer, "backward")]
@@ -163,7 +165,8 @@ def in_threads(n: int, work: Any) -> None:
         raise errors[0]
 
 
-def test_sixteen_threads_call_every_op_on_the_same_arrays() -> None:
+def test_sixteen_threads_call_every_op_on_the_same_arrays(record_property: Callable[[str, object], None]) -> None:
+    record_property("inputs", 16 * len(cases.CASES))
     jobs = []
     for case in cases.CASES:
         arguments = arguments_of(case, max(case.shapes, key=np.prod))
