@@ -1,7 +1,9 @@
 """Every promise of reliability put to the test, as a table: promise, inputs tried, faults injected, failures.
 
-python tests/soak.py SECONDS    SECONDS: for the coverage-guided fuzzer; from 600 on, 10 000 examples of each random test and
-                                all lengths of the C driver, instead of 200 examples and a few lengths
+python tests/soak.py SECONDS
+
+SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test and all lengths of
+the C driver, instead of 200 examples and a few lengths.
 
 Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
 --without-tools.
@@ -21,13 +23,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS / "native"))
+sys.path.insert(0, str(Path(__file__).parent / "native"))
 
 import build
 
+TESTS = Path(__file__).parent
 CALLS, REFUSED, LARGE = 1_000_000, 10_000, 1_000
 THOROUGH = 600
+FORKS = "fork or multiprocessing or torch or joblib"
 
 
 @dataclass
@@ -55,7 +58,16 @@ def pytest(*arguments: str) -> Callable[[int], Tally]:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder, "report.xml")
             profile = "nightly" if seconds >= THOROUGH else "thorough"
-            command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-show-statistics", f"--junit-xml={report}"]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-o",
+                "junit_family=xunit1",
+                "--hypothesis-show-statistics",
+                f"--junit-xml={report}",
+            ]
             done = run([*command, *arguments], HYPOTHESIS_PROFILE=profile)
             if not report.exists():
                 return Tally(failures=1, output=done.stdout + done.stderr)
