@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import golden_bits
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import pytest
 from cregkit import cases, functional
 
 
-def test_bits_are_those_of_the_releases_before(isa: str) -> None:
+def test_bits_are_those_of_the_releases_before(isa: str, record_property: Callable[[str, object], None]) -> None:
     """Whoever means to change them runs tests/golden_bits.py and says so in the CHANGELOG, marked **bits**."""
     expected, found = golden_bits.expected(), golden_bits.found()
+    record_property("inputs", len(found))
     assert {name: value for name, value in found.items() if expected.get(name) != value} == {}
     assert found.keys() == expected.keys()
 

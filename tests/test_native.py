@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,10 @@ FAULTS = {
 
 @needs("plain")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_driver_sees(fault: str, kernels: list[Path], tmp_path: Path) -> None:
+def test_the_driver_sees(
+    fault: str, kernels: list[Path], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("faults", 1)
     statement, outcome = FAULTS[fault]
     plain = build.VARIANTS["plain"]
     faulty = tmp_path / "faulty.o"

@@ -52,16 +52,20 @@ def load_outcome(path: Path, content: bytes, whole: dict[str, bytes]) -> str:
     return "same"
 
 
-def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     path, content, whole = saved(tmp_path)
+    record_property("faults", len(content))
     for length in range(len(content)):
         assert load_outcome(path, content[:length], whole) == "refused", length
     assert load_outcome(path, content, whole) == "same"
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_a_bit_changed_anywhere_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_bit_changed_anywhere_is_refused_or_changes_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     path, content, whole = saved(tmp_path)
+    record_property("faults", len(content))
     outcomes = {"refused": 0, "same": 0}
     for at in range(len(content)):
         changed = bytearray(content)
@@ -134,7 +138,10 @@ def test_files_made_to_harm_are_refused_within_64_mib(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_file_made_to_harm_is_refused(bomb: str, tmp_path: Path) -> None:
+def test_a_file_made_to_harm_is_refused(
+    bomb: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("faults", 1)
     path = tmp_path / "bomb.npz"
     path.write_bytes(BOMBS[bomb]())
     with pytest.raises(ValueError, match=r"bomb\.npz"):
@@ -177,7 +184,10 @@ while True:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_kill_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_kill_while_saving_leaves_a_whole_file(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("faults", 5)
     path = tmp_path / "state.npz"
     environment = {**os.environ, "PYTHONPATH": str(Path(ck.__file__).parents[1])}
     layer = ck.RMSNorm(300_000)

@@ -32,7 +32,11 @@ class Sequential(Layer):
         return ((str(index), layer) for index, layer in enumerate(self.layers))
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` sent through all layers; if one fails, backward needs a new forward, lest it mix two of them."""
+        """Return ``x`` sent through all layers.
+
+        If one fails, those before it have done their forward: running statistics and dropout's position have moved on.
+        Backward then asks for a new forward, lest it mix the two.
+        """
         try:
             for layer in self.layers:
                 x = layer(x)

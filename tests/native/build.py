@@ -1,6 +1,6 @@
 """Builds and runs the driver of the kernel table: plain, under sanitizers and valgrind, and for AArch64 under QEMU.
 
-python tests/native/build.py VARIANT... [--lengths all|few] [--write]
+python tests/native/build.py VARIANT... [--lengths all|few|smoke] [--write]
 
 Each variant must print the hashes in tests/golden/; ``--write`` puts those of the first variant there instead.
 """
@@ -119,7 +119,7 @@ def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
-    parser.add_argument("--lengths", choices=["all", "few"], default="few")
+    parser.add_argument("--lengths", choices=["all", "few", "smoke"], default="few")
     parser.add_argument("--write", action="store_true", help="write the hashes of the first variant to tests/golden/")
     asked = parser.parse_args()
     for name in asked.variants:

@@ -1,8 +1,8 @@
 /* Every kernel of every table this CPU runs, against pages that must not be touched, on all short lengths and around
  * the sizes where the code changes course: the same bits from all, and from in place and streamed calls.
  *
- *     driver LENGTHS THREADS [OP]     LENGTHS: all, or few (for emulators and valgrind); THREADS: 1 to 16; OP: this one
- * only
+ *     driver LENGTHS THREADS [OP]     LENGTHS: all, few (for emulators), smoke (for valgrind);
+ *                                     THREADS: 1 to 16; OP: this one only
  *
  * Prints one line per op: its name, the hash of all its results, how many trials it had, and the tables. Exit code 0; 1
  * where two trials that must agree do not, or a sentinel changed; 3 where a page was touched that must not be. */
@@ -56,9 +56,17 @@ static int all_ways(const op *o, trial base, uint64_t *hash)
     return trials;
 }
 
-static int is_tried(ptrdiff_t n, int few)
+typedef enum { ALL, FEW, SMOKE, UNKNOWN } lengths;
+
+static lengths lengths_of(const char *name)
 {
-    if (few) return n == 1 || n == 15 || n == 65 || n == 130 || n == 257 || n == 4099;
+    return !strcmp(name, "all") ? ALL : !strcmp(name, "few") ? FEW : !strcmp(name, "smoke") ? SMOKE : UNKNOWN;
+}
+
+static int is_tried(ptrdiff_t n, lengths which)
+{
+    if (which == SMOKE) return n == 1 || n == 65 || n == 130;
+    if (which == FEW) return n == 1 || n == 15 || n == 65 || n == 130 || n == 257 || n == 4099;
     static const ptrdiff_t edges[] = {256, 1024, 4096};
     int near = n <= 130;
     for (int i = 0; i < 3; i++) near |= n >= edges[i] - 4 && n <= edges[i] + 4;
@@ -67,9 +75,9 @@ static int is_tried(ptrdiff_t n, int few)
 
 int main(int argc, char **argv)
 {
-    const int few = argc > 1 && !strcmp(argv[1], "few");
+    const lengths which = argc > 1 ? lengths_of(argv[1]) : UNKNOWN;
     const char *only = argc == 4 ? argv[3] : NULL;
-    if (argc < 3 || argc > 4 || (!few && strcmp(argv[1], "all"))) die("usage: driver all|few THREADS [OP]");
+    if (argc < 3 || argc > 4 || which == UNKNOWN) die("usage: driver all|few|smoke THREADS [OP]");
     threads = atoi(argv[2]);
     if (threads < 1 || threads > 16) die("THREADS must be from 1 to 16");
     signal(SIGSEGV, on_fault);
@@ -81,7 +89,7 @@ int main(int argc, char **argv)
         long trials = 0;
         current_op = &ops[i];
         for (ptrdiff_t n = 1; n <= 4100; n++)
-            for (int values = 0; is_tried(n, few) && values < KINDS; values++) {
+            for (int values = 0; is_tried(n, which) && values < KINDS; values++) {
                 const trial base = {.rows = n > 300 ? 3 : 5,
                                     .n = n,
                                     .values = (kind)values,

@@ -1,0 +1,188 @@
+"""Every promise of reliability put to the test, as a table: promise, inputs tried, faults injected, failures.
+
+python tests/soak.py SECONDS
+
+SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test and all lengths of
+the C driver, instead of 200 examples and a few lengths.
+
+Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
+--without-tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "native"))
+
+import build
+
+TESTS = Path(__file__).parent
+CALLS, REFUSED, LARGE = 1_000_000, 10_000, 1_000
+THOROUGH = 600
+FORKS = "fork or multiprocessing or torch or joblib"
+
+
+@dataclass
+class Tally:
+    """What came of one promise."""
+
+    inputs: int = 0
+    faults: int = 0
+    failures: int = 0
+    missing: str = ""
+    output: str = ""
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that finds cregkit and the tests' own modules."""
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    env = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=TESTS.parent)
+
+
+def pytest(*arguments: str) -> Callable[[int], Tally]:
+    """Tests; each is one input, or as many as it recorded."""
+
+    def tally(seconds: int) -> Tally:
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder, "report.xml")
+            profile = "nightly" if seconds >= THOROUGH else "thorough"
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-o",
+                "junit_family=xunit1",
+                "--hypothesis-show-statistics",
+                f"--junit-xml={report}",
+            ]
+            done = run([*command, *arguments], HYPOTHESIS_PROFILE=profile)
+            if not report.exists():
+                return Tally(failures=1, output=done.stdout + done.stderr)
+            return counted(ET.parse(report).getroot(), done)
+
+    return tally
+
+
+def counted(report: ET.Element, done: subprocess.CompletedProcess[str]) -> Tally:
+    """The sums over all tests of a JUnit report; examples of random tests are in the output."""
+    tally = Tally(output=done.stdout if done.returncode else "")
+    for case in report.iter("testcase"):
+        if case.find("skipped") is not None:
+            continue
+        properties = {p.get("name"): int(p.get("value", "0")) for p in case.iter("property")}
+        tally.faults += properties.get("faults", 0)
+        tally.inputs += properties.get("inputs", properties.get("faults", 1))
+        tally.failures += any(case.find(kind) is not None for kind in ("failure", "error"))
+    examples = [int(n) for n in re.findall(r"(\d+) passing", done.stdout)]
+    tally.inputs += sum(examples)
+    tally.failures += done.returncode != 0 and tally.failures == 0
+    return tally
+
+
+def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
+    """The C driver of the kernel table, built in these ways."""
+
+    def tally(seconds: int) -> Tally:
+        total = Tally()
+        for name in variants:
+            if missing := build.missing_tools(build.VARIANTS[name]):
+                total.missing = ", ".join(missing)
+                continue
+            asked = "all" if seconds >= THOROUGH and name == "release" else lengths
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    total.inputs += build.check(name, asked, Path(folder)).trials
+                except RuntimeError as error:
+                    total.failures += 1
+                    total.output += str(error)
+        return total
+
+    return tally
+
+
+def libfuzzer(seconds: int) -> Tally:
+    """Inputs that libFuzzer makes up to reach new code, under AddressSanitizer and UBSan."""
+    flags = ("-O1", "-g1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all")
+    variant = build.Variant("clang", (*flags, "-Wno-unused-function"))
+    if missing := build.missing_tools(variant):
+        return Tally(missing=", ".join(missing))
+    with tempfile.TemporaryDirectory() as folder:
+        objects = build.compile_kernels(variant, Path(folder))
+        program = build.compile_driver(variant, Path(folder), objects, "-fsanitize=fuzzer", source="fuzz.c")
+        limits = [f"-max_total_time={seconds}", "-max_len=32", "-print_final_stats=1"]
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        done = run([str(program), *limits, str(corpus)])
+        found = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+        covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stderr)
+        if covered:
+            print("   libFuzzer: {} edges, {} features, {} inputs in the corpus".format(*covered[-1]))
+        wrong = done.returncode != 0
+        return Tally(int(found[1]) if found else 0, failures=int(wrong), output=done.stderr if wrong else "")
+
+
+def endurance(seconds: int) -> Tally:
+    """Very many calls in one process, whose memory must not grow."""
+    done = run([sys.executable, str(TESTS / "endurance.py"), str(CALLS), str(REFUSED), str(LARGE)])
+    wrong = done.returncode != 0
+    return Tally(CALLS + LARGE, REFUSED, int(wrong), output=done.stdout + done.stderr if wrong else "")
+
+
+PROMISES: dict[str, Callable[[int], Tally]] = {
+    "kernels stay within their arrays": driver("release"),
+    "the C driver notices broken kernels": pytest("tests/test_native.py", "-k", "sees"),
+    "no invalid memory, no undefined behaviour": driver("sanitized"),
+    "nothing uninitialised (valgrind)": driver("valgrind", lengths="smoke"),
+    "no data race (ThreadSanitizer)": driver("threads"),
+    "AArch64 gives the same bits (QEMU)": driver("aarch64"),
+    "coverage-guided fuzzing of the kernels": libfuzzer,
+    "no bit changes between releases": pytest("tests/test_golden.py"),
+    "any call is right or refused": pytest("tests/test_fuzz.py"),
+    "layers in any order of calls": pytest("tests/test_layer_machine.py"),
+    "bad calls say what is wrong": pytest("tests/test_bad_calls.py", "tests/test_buffers.py", "-k", "bad or refused"),
+    "damaged and hostile files": pytest("tests/test_untrusted_files.py"),
+    "failed allocations, references": pytest("tests/test_resources.py", "-k", "alloc or reference"),
+    "memory does not grow": endurance,
+    "many Python threads": pytest("tests/test_resources.py", "tests/test_runtime.py", "-k", "threads or gil"),
+    "forks and worker processes": pytest(
+        "tests/test_processes.py", "tests/test_runtime.py", "-k", "not gil and not threads"
+    ),
+    "interrupts": pytest("tests/test_cli.py", "tests/test_fit.py", "tests/test_bench.py", "-k", "interrupt or ctrl"),
+}
+
+
+def main() -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=int, metavar="SECONDS")
+    parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
+    asked = parser.parse_args()
+    if asked.seconds < 1:
+        parser.error(f"SECONDS must be at least 1, got {asked.seconds}")
+    print(f"{'promise':42} {'inputs':>9} {'faults':>7} {'failures':>8}", flush=True)
+    start, wrong = time.monotonic(), 0
+    for promise, test in PROMISES.items():
+        tally = test(asked.seconds)
+        note = f"  not installed: {tally.missing}" if tally.missing else ""
+        print(f"{promise:42} {tally.inputs:9} {tally.faults:7} {tally.failures:8}{note}", flush=True)
+        print(tally.output, end="", file=sys.stderr)
+        wrong += tally.failures + bool(tally.missing and not asked.without_tools)
+    print(f"done in {time.monotonic() - start:.0f} s")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Memory and references: a failed allocation changes nothing, and nothing is left behind by however many calls."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import endurance
+import numpy as np
+import pytest
+from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_python
+from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading, small_arguments
+
+import cregkit as ck
+from cregkit import cases, functional
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
+
+# ---- memory that is not there ----
+
+LITTLE_MEMORY = """
+import resource
+import numpy as np
+from support import OPS, arguments_of, arrays_in, bits
+import cregkit as ck
+from cregkit import cases, functional
+from cregkit.kernels import _pool
+
+def limit(extra):
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra if extra else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+def state(layer):
+    return {name: value.tobytes() for name, value in layer.state_dict().items()}
+
+failed = []
+with ck.num_threads(1):
+    for op, case in OPS.items():
+        shape = (2048, 2048) if case.shapes != cases.MAPS else (64, 64, 1024)
+        arguments = arguments_of(case, shape)
+        wanted = None if case.changed else bits(cases.run(case, functional, arguments))
+        ck.clear_pool()
+        before, pool = bits(arrays_in(arguments)), _pool.pool_statistics()
+        limit(1 << 20)
+        try:
+            getattr(functional, op)(**arguments)
+        except MemoryError:
+            failed.append(op)
+            limit(0)
+            assert bits(arrays_in(arguments)) == before, op
+            after = _pool.pool_statistics()
+            assert (after["blocks"], after["bytes"]) == (pool["blocks"], pool["bytes"]), op
+        finally:
+            limit(0)
+        if wanted is not None:
+            assert bits(cases.run(case, functional, arguments)) == wanted, op
+    x = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    linear = ck.Linear(2048, 2048, seed=0)
+    linear(x)  # OpenBLAS ends the process if it cannot have its own buffer, which it then keeps
+    layers = [ck.BatchNorm(2048), ck.Dropout(0.5, seed=1), ck.LayerNorm(2048), ck.RMSNorm(2048), linear]
+    for layer in [*layers, ck.Sequential(ck.BatchNorm(2048), ck.Dropout(0.5, seed=1))]:
+        layer.load_state_dict(layer.state_dict())  # no forward waits for its backward
+        ck.clear_pool()
+        before = state(layer)
+        limit(1 << 20)
+        try:
+            layer(x)
+        except MemoryError:
+            failed.append(type(layer).__name__)
+        finally:
+            limit(0)
+        assert state(layer) == before, layer
+        try:
+            layer.backward(x)
+        except RuntimeError:
+            failed.append("backward")
+print(*failed)
+"""
+
+
+@linux
+def test_a_failed_allocation_changes_nothing(record_property: Callable[[str, object], None]) -> None:
+    done = run_python("-c", LITTLE_MEMORY, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="65536")
+    assert done.returncode == 0, done.stderr
+    failed = done.stdout.split()
+    record_property("faults", len(failed))
+    assert set(OPS) - set(failed) == {"l2_penalty", "sgd_step", "adamw_step"}  # they need no memory to speak of
+    layers = ["BatchNorm", "Dropout", "LayerNorm", "RMSNorm", "Linear", "Sequential"]
+    assert failed[-12:] == [word for layer in layers for word in (layer, "backward")]
+
+
+# ---- what calls leave behind ----
+
+
+@linux
+def test_many_calls_leave_no_memory_behind() -> None:
+    """A leak of 32 bytes a call would come to 3 MiB."""
+    assert endurance.growth(endurance.small_calls(), 100_000) < 1 << 20
+
+
+@linux
+def test_many_refused_calls_leave_no_memory_behind() -> None:
+    assert endurance.growth(endurance.refused_calls(), 50_000) < 1 << 20
+
+
+@linux
+def test_large_arrays_leave_no_memory_behind() -> None:
+    assert endurance.growth(endurance.large_calls(), 60) < 4 << 20
+
+
+@linux
+def test_a_leak_would_be_seen() -> None:
+    kept: list[bytes] = []
+    assert endurance.growth([lambda: kept.append(bytes(32))], 100_000) > 1 << 20
+
+
+def references(arguments: cases.Arguments) -> dict[str, int]:
+    return {name: sys.getrefcount(value) for name, value in arguments.items()}
+
+
+@pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
+def test_no_error_keeps_a_reference(op: str, name: str) -> None:
+    good = small_arguments(op)
+    for make, _ in DEFECTS + (SHAPE_DEFECTS if name != leading(op) else []):
+        arguments = good | {name: make(good[name])}
+        before = references(arguments)
+        for _ in range(3):
+            with pytest.raises((TypeError, ValueError)):
+                getattr(functional, op)(**arguments)
+        assert references(arguments) == before, make
+
+
+@each_case
+def test_no_call_keeps_a_reference(case: cases.Case) -> None:
+    arguments = arguments_of(case, case.shapes[-1])
+    before = references(arguments)
+    for _ in range(3):
+        getattr(functional, case.op)(**arguments)
+    assert references(arguments) == before
+
+
+# ---- sixteen threads on the same arrays ----
+
+
+def in_threads(n: int, work: Any) -> None:
+    """Run ``work(i)`` in ``n`` threads at once; the first exception is raised here."""
+    together, errors = threading.Barrier(n), []
+
+    def run(i: int) -> None:
+        together.wait()
+        try:
+            work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_sixteen_threads_call_every_op_on_the_same_arrays(record_property: Callable[[str, object], None]) -> None:
+    record_property("inputs", 16 * len(cases.CASES))
+    jobs = []
+    for case in cases.CASES:
+        arguments = arguments_of(case, max(case.shapes, key=np.prod))
+        jobs.append((case, arguments, bits(cases.run(case, functional, arguments))))
+    before = [bits(arrays_in(arguments)) for _, arguments, _ in jobs]
+
+    def work(i: int) -> None:
+        for k in range(len(jobs)):
+            case, arguments, wanted = jobs[(i + k) % len(jobs)]
+            own = {name: arguments[name].copy() for name in case.changed}
+            with ck.num_threads(1 + i % 3):
+                returned = getattr(functional, case.op)(**arguments | own)
+            values = returned if isinstance(returned, tuple) else (returned,)
+            got = {name: np.asarray(v) for name, v in zip(case.outputs, values, strict=False) if v is not None}
+            assert bits(got | own) == wanted, case.name
+
+    in_threads(16, work)
+    assert [bits(arrays_in(arguments)) for _, arguments, _ in jobs] == before
+
+
+def test_threads_that_share_a_layer_get_a_right_result_or_an_error() -> None:
+    """What the layer keeps is that of the last forward: backward answers for it, once, or asks for a forward."""
+    layer = ck.LayerNorm(33)
+    inputs = [np.random.default_rng(i).standard_normal((40, 33), np.float32) for i in range(4)]
+    outputs = [layer(x).tobytes() for x in inputs]
+    dy = np.ones((40, 33), np.float32) + inputs[0]
+    gradients = set()
+    for x in inputs:
+        layer(x)
+        gradients.add(layer.backward(dy).tobytes())
+
+    def work(i: int) -> None:
+        for _ in range(200):
+            assert layer(inputs[i]).tobytes() == outputs[i]
+            try:
+                dx: Array = layer.backward(dy)
+            except RuntimeError:
+                continue
+            assert dx.tobytes() in gradients
+
+    in_threads(4, work)
