@@ -23,8 +23,8 @@ def section(tuned: Report, held_out: Report | None = None) -> str:
     """Return what was promised and measured, the main ops by size, and how RMS norm compares with layer norm."""
     lines = [f"{report.machine_line(tuned.machine)}; {tuned.machine['date']}.", "", *_promises(tuned, held_out), ""]
     lines += [
-        "Times in microseconds (lower quartiles), the best peer's over ours, and the bandwidth as a share of the fastest",
-        "copy's of as many bytes:",
+        "Times in microseconds (lower quartiles), the best peer's over ours, and the bandwidth as a share of the",
+        "fastest copy's of as many bytes:",
         "",
         *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
     ]
