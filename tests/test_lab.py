@@ -173,6 +173,7 @@ def test_list_names_every_experiment(capsys):
         "ln-vs-rms",
         "batch-size",
         "mlp",
+        "transformer",
     ]
 
 

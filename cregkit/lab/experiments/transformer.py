@@ -237,7 +237,7 @@ EXPERIMENT = Experiment(
         f"blocks of width {WIDTH}, {HEADS} heads, {BATCH} x {LENGTH} characters a step, AdamW; epochs of {STEPS} steps"
     ),
     seeds=3,
-    epochs=10,
+    epochs=8,
     labels=("library", "norm", "order", "dropout"),
     rows=ROWS,
     columns=(
