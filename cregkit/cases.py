@@ -6,6 +6,7 @@ scale is 1 where the values are of the order of 1 by construction, else the larg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,11 @@ def largest(arguments: Arguments, reference: NDArray[Any]) -> float:
     return float(finite.max(initial=0.0)) or 1.0
 
 
+def deviation_of_sum(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The standard deviation of ``residual + dropout(x, p)`` where both are of deviation 1."""
+    return math.sqrt(1.0 + 1.0 / (1.0 - arguments["p"]))
+
+
 def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
     """The largest magnitude of the gradient, or a billionth of that of its terms.
 
@@ -59,6 +65,7 @@ INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of
 GRADIENT = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", gradient_scale)
 COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", largest)
 SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
+STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum)
 EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
 STEP = Tolerance(8 * UNIT, "at most eight roundings of numbers no larger than the largest weight", largest)
 RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)
@@ -340,7 +347,7 @@ def _dropout_add_norm_cases() -> list[Case]:
     rows = []
     for norm in ("layer_norm", "rms_norm"):
         centred = norm == "layer_norm"
-        mean = {"mean": STATISTIC} if centred else {}
+        mean = {"mean": STATISTIC_OF_SUM} if centred else {}
         dbeta = {"dbeta": COLUMN_SUM} if centred else {}
         forward = {"y": NORMALISED, "h": EXACT, **mean, "rstd": INVERSE_DEVIATION}
         backward = {"dx": GRADIENT, "dresidual": GRADIENT, "dgamma": COLUMN_SUM, **dbeta}
