@@ -156,5 +156,4 @@ def _fits(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) 
         and norm.eps >= 0.0
         and not dropout.inplace
         and (0.0 <= dropout.p < 1.0 or not dropout.training)
-        and not torch.is_autocast_enabled("cpu")
     )
