@@ -51,7 +51,7 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-/* One row; the next one, which may be x again, is fetched meanwhile. */
+/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
                                 ptrdiff_t cols, double mean, double rstd, int stream)
 {
@@ -74,12 +74,14 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
-/* Some rows; streamed stores are left for the caller to end. */
-static void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
-                            ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+/* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
+ * is NULL, the next of x. */
+static void layer_norm_rows(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                            double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
         moments row = row_moments(x, cols);
         double variance_plus_eps = row.m2 * per_col + eps;
         const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
@@ -89,7 +91,7 @@ static void layer_norm_rows(const float *x, const float *gamma, const float *bet
         }
         const double row_rstd = 1.0 / sqrt(variance_plus_eps);
         if (safe)
-            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row.mean, row_rstd, stream);
+            layer_norm_row(x, next, gamma, beta, y, cols, row.mean, row_rstd, stream);
         else
             layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
         if (mean) mean[i] = row.mean;
@@ -100,7 +102,7 @@ static void layer_norm_rows(const float *x, const float *gamma, const float *bet
 static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
                                     double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    layer_norm_rows(x, NULL, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
