@@ -9,19 +9,18 @@
  *
  * A tile of whole rows (TILE_ELEMENTS, or one row) goes through all steps while it is in the first cache.
  * The steps are those of dropout.h, layer_norm.h and rms_norm.h themselves, so that the bits are those of the ops one
- * after another. Where outputs are streamed, a tile is worked on in a place of its own that stays in the cache.
+ * after another. Where an output that is read again is streamed, it is made in a place of its own that stays in the
+ * cache.
  *
- * Speed   Forward moves 16 bytes an element. Without dropout it is bound by memory: shares of a copy's bandwidth on one
- * thread (Zen 3, AVX2; before and after tiles of 1024 elements instead of 4096, and the residual fetched while the norm
- * is written instead of while it is added):
- *     (rows, cols)   layer norm     RMS norm
- *     (1024, 512)    0.54   0.64    0.69   0.83
- *     (4096, 1024)   0.63   0.73    0.70   0.88
- * With dropout, forward (0.33 and 0.59 for layer norm) and backward (0.26 and 0.47) are bound by Philox and by the
- * additions of layer norm, see dropout.h and layer_norm.h. Tried and left: streaming h in pieces of 512 elements while
- * it is made (0.98 to 1.02 of the time); fetching the residual with the norm where there is dropout too (1.03 times as
- * long); fetching the next rows of dy, h and dh while backward draws instead of while it goes over the row (1.1 to 1.2
- * times as long on two threads); tiles of 512 and 2048 elements in backward (no difference).
+ * Speed   Shares of the bandwidth of a copy of as many bytes, on one thread (Zen 3, AVX2), for p = 0, (4096, 1024):
+ * forward 0.73 with layer norm and 0.88 with RMS norm, backward 0.73 and 0.73. Tiles of 1024 elements instead of 4096,
+ * and the residual fetched while the norm is written instead of while it is added, made forward 1.2 times as fast;
+ * streaming dresidual at once where nothing is drawn made backward 1.2 to 1.3 times as fast. With dropout, forward
+ * (0.59) and backward (0.47) are bound by Philox and by the additions of layer norm, see dropout.h and layer_norm.h.
+ * Tried and left: streaming h in pieces of 512 elements while it is made (0.98 to 1.02 of the time); fetching the
+ * residual with the norm where there is dropout too (1.03 times as long); fetching the next rows of dy, h and dh while
+ * backward draws instead of while it goes over the row (1.1 to 1.2 times as long on two threads); tiles of 512 and 2048
+ * elements in backward with dropout (no difference).
  *
  * Where p = 0, dropout is NULL, and so is dx, which would be dresidual again. Where p = 1, x is NULL in forward and dx
  * (all 0) in backward.
@@ -100,7 +99,7 @@ CREG_INLINE void dropout_add_norm_backward(int rms, const float *dy, const float
 {
     float place[CREG_PANEL];
     const philox_keys keys = philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
-    const int apart = stream && cols <= CREG_PANEL;
+    const int apart = stream && dx && cols <= CREG_PANEL, at_once = stream && !dx;
     const ptrdiff_t step = tile_rows(cols, first, dropout);
     zero_sums(dgamma, cols);
     zero_sums(dbeta, cols);
@@ -108,10 +107,10 @@ CREG_INLINE void dropout_add_norm_backward(int rms, const float *dy, const float
         const ptrdiff_t tile = min_size(step, rows - i), follow = rows - i - tile, at = i * cols, n = tile * cols;
         float *row = apart ? place : dresidual + at;
         if (rms)
-            rms_norm_grad_rows(dy + at, h + at, rstd + i, gamma, AT(dh, at), row, dgamma, tile, follow, cols, 0);
+            rms_norm_grad_rows(dy + at, h + at, rstd + i, gamma, AT(dh, at), row, dgamma, tile, follow, cols, at_once);
         else
             layer_norm_grad_rows(dy + at, h + at, mean + i, rstd + i, gamma, AT(dh, at), row, dgamma, dbeta, tile,
-                                 follow, cols, 0);
+                                 follow, cols, at_once);
         if (apart) stream_row(row, dresidual + at, n);
         if (dx) dropout_elements(row, NULL, dx + at, first + (uint64_t)at, n, 0, dropout, &keys, stream);
     }
