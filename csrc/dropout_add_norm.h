@@ -34,12 +34,14 @@
 
 enum { TILE_ELEMENTS = 1024 };
 
-/* Rows of a tile. Where its ends cut groups of dropout's draws, whose parts cost as much as a whole, it is larger. */
+/* Rows of a tile: whole batches of short ones. Where its ends cut groups of dropout's draws, whose parts cost as much
+ * as a whole, it is larger. */
 CREG_INLINE ptrdiff_t tile_rows(ptrdiff_t cols, uint64_t first, const creg_dropout *dropout)
 {
     const int cuts = dropout && (cols % GROUP || first % GROUP);
     const ptrdiff_t elements = cuts ? CREG_PANEL : TILE_ELEMENTS;
-    return cols < elements ? elements / cols : 1;
+    const ptrdiff_t rows = elements / cols;
+    return rows > CREG_BATCH ? rows / CREG_BATCH * CREG_BATCH : rows > 1 ? rows : 1;
 }
 
 /* h = residual + x; without x, plus 0, which makes -0 of a residual 0. */
