@@ -51,6 +51,10 @@ class TransformerBlock(nn.Module):
         return self.norm2(x + self.feed(x))
 
 
+def encoder_layer(norm_first: bool = False) -> nn.Module:
+    return nn.TransformerEncoderLayer(512, 8, 2048, 0.1, "gelu", batch_first=True, norm_first=norm_first)
+
+
 def conv_block() -> nn.Module:
     return nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.3))
 
@@ -80,6 +84,8 @@ WORKLOADS = (
     Workload("MLP 784-256-128-10, batch 2048", mlp, (2048, 784), False, 1.05),
     Workload("TransformerBlock(512, 8), 8 x 128", lambda: TransformerBlock(512, 8, 0.1), (128, 8, 512), True, 1.0),
     Workload("the same, need_weights=False", lambda: TransformerBlock(512, 8, 0.1, False), (128, 8, 512), True, 1.0),
+    Workload("TransformerEncoderLayer(512, 8), 8 x 128", encoder_layer, (8, 128, 512), True, 1.0),
+    Workload("the same, Pre-LN", lambda: encoder_layer(norm_first=True), (8, 128, 512), True, 1.0),
     Workload("MLP 784-256-128-10, batch 8", mlp, (8, 784), False, 1.0, STOCK),
 )
 

@@ -56,7 +56,7 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-/* One row; the next one, which may be x again, is fetched meanwhile. */
+/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
                                 ptrdiff_t cols, row_scale row, int stream)
 {
@@ -94,11 +94,13 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
-CREG_INLINE void layer_norm_single_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                        double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void layer_norm_single_rows(const float *x, const float *fetch, const float *gamma, const float *beta,
+                                        float *y, double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
+                                        double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
         moments row = row_moments(x, cols);
         double variance_plus_eps = row.m2 * per_col + eps;
         const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
@@ -108,8 +110,7 @@ CREG_INLINE void layer_norm_single_rows(const float *x, const float *gamma, cons
         }
         const double row_rstd = 1.0 / sqrt(variance_plus_eps);
         if (safe)
-            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd),
-                           stream);
+            layer_norm_row(x, next, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd), stream);
         else
             layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
         if (mean) mean[i] = row.mean;
@@ -156,36 +157,38 @@ CREG_INLINE int layer_norm_batch(const float *x, const float *next, const float 
     return 1;
 }
 
-CREG_INLINE void layer_norm_rows_of(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                    double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void layer_norm_rows_of(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                                    double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const part rest = part_of(cols % CREG_LANES);
     for (ptrdiff_t i = 0, n; i < rows; i += n) {
         const int batch = is_short(cols) && rows - i >= CREG_BATCH;
         const ptrdiff_t at = i * cols;
         n = batch ? CREG_BATCH : rows - i;
-        const ptrdiff_t next = i + 2 * n <= rows ? at + n * cols : at;
-        if (!batch || !layer_norm_batch(x + at, x + next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest,
-                                        eps, stream))
-            layer_norm_single_rows(x + at, gamma, beta, y + at, AT(mean, i), AT(rstd, i), n, cols, eps, stream);
+        const float *next = fetch ? fetch + at : i + 2 * n <= rows ? x + at + n * cols : x + at;
+        if (!batch ||
+            !layer_norm_batch(x + at, next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest, eps, stream))
+            layer_norm_single_rows(x + at, AT(fetch, at), gamma, beta, y + at, AT(mean, i), AT(rstd, i), n, cols, eps,
+                                   stream);
     }
 }
 
-/* Some rows; streamed stores are left for the caller to end. With both gamma and beta, as mostly, by a copy of the code
+/* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
+ * is NULL, the next of x. With both gamma and beta, as mostly, by a copy of the code
  * that does not ask for them at every register. */
-static void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
-                            ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+static void layer_norm_rows(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                            double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     if (gamma && beta)
-        layer_norm_rows_of(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+        layer_norm_rows_of(x, fetch, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     else
-        layer_norm_rows_of(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+        layer_norm_rows_of(x, fetch, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
 }
 
 static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
                                     double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    layer_norm_rows(x, NULL, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 

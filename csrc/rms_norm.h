@@ -26,7 +26,7 @@ CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, pt
     }
 }
 
-/* One row; the next one, which may be x again, is fetched meanwhile. */
+/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols, vf scale,
                               int stream)
 {
@@ -59,17 +59,18 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-CREG_INLINE void rms_norm_single_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                                      ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void rms_norm_single_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                                      ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
         double squares = row_squares(x, cols);
         const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
         if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
         const double row_rstd = 1.0 / sqrt(squares * per_col + eps);
         if (safe)
-            rms_norm_row(x, i + 1 < rows ? x + cols : x, gamma, y, cols, v_set1((float)row_rstd), stream);
+            rms_norm_row(x, next, gamma, y, cols, v_set1((float)row_rstd), stream);
         else
             rms_norm_row_exact(x, gamma, y, cols, row_rstd);
         if (rstd) rstd[i] = row_rstd;
@@ -101,34 +102,35 @@ CREG_INLINE int rms_norm_batch(const float *x, const float *next, const float *g
     return 1;
 }
 
-CREG_INLINE void rms_norm_rows_of(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                                  ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void rms_norm_rows_of(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                                  ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const part rest = part_of(cols % CREG_LANES);
     for (ptrdiff_t i = 0, n; i < rows; i += n) {
         const int batch = is_short(cols) && rows - i >= CREG_BATCH;
         const ptrdiff_t at = i * cols;
         n = batch ? CREG_BATCH : rows - i;
-        const ptrdiff_t next = i + 2 * n <= rows ? at + n * cols : at;
-        if (!batch || !rms_norm_batch(x + at, x + next, gamma, y + at, AT(rstd, i), cols, &rest, eps, stream))
-            rms_norm_single_rows(x + at, gamma, y + at, AT(rstd, i), n, cols, eps, stream);
+        const float *next = fetch ? fetch + at : i + 2 * n <= rows ? x + at + n * cols : x + at;
+        if (!batch || !rms_norm_batch(x + at, next, gamma, y + at, AT(rstd, i), cols, &rest, eps, stream))
+            rms_norm_single_rows(x + at, AT(fetch, at), gamma, y + at, AT(rstd, i), n, cols, eps, stream);
     }
 }
 
-/* Some rows; streamed stores are left for the caller to end. By copies of the code that ask for gamma once. */
-static void rms_norm_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                          double eps, int stream)
+/* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
+ * is NULL, the next of x. By copies of the code that ask for gamma once. */
+static void rms_norm_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                          ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     if (gamma)
-        rms_norm_rows_of(x, gamma, y, rstd, rows, cols, eps, stream);
+        rms_norm_rows_of(x, fetch, gamma, y, rstd, rows, cols, eps, stream);
     else
-        rms_norm_rows_of(x, NULL, y, rstd, rows, cols, eps, stream);
+        rms_norm_rows_of(x, fetch, NULL, y, rstd, rows, cols, eps, stream);
 }
 
 static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
                                   ptrdiff_t cols, double eps, int stream)
 {
-    rms_norm_rows(x, gamma, y, rstd, rows, cols, eps, stream);
+    rms_norm_rows(x, NULL, gamma, y, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 

@@ -20,6 +20,7 @@ from cregkit import functional as kernels
 from cregkit.torch.bridge import SMALLEST_WITHOUT_MASK, is_plain, is_watched, run
 
 Floats = NDArray[np.float32]
+Statistics = NDArray[np.float64]
 
 
 def _array(x: Tensor | None) -> Floats | None:
@@ -275,3 +276,74 @@ class RMSNorm(torch.autograd.Function):
             return *formula_gradients(stock, (x, weight), (dy,), needed), None
         dx, dgamma = run(kernels.rms_norm_backward, dy.contiguous().numpy(), x.numpy(), ctx.rstd, _array(weight))
         return torch.from_numpy(dx), _tensor(dgamma, needed[1]), None
+
+
+def dropout_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """``h = residual + dropout(x)`` and its layer norm, as ``(layer_norm(h), h)``."""
+    if not needs_gradient(x, residual, weight, bias):
+        y, h, *_ = _dropout_add_layer_norm(x, residual, weight, bias, p, eps, seed)
+        return torch.from_numpy(y), torch.from_numpy(h)
+    both: tuple[Tensor, Tensor] = DropoutAddLayerNorm.apply(x, residual, weight, bias, p, eps, seed)
+    return both
+
+
+def _dropout_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float, seed: int
+) -> tuple[Floats, Floats, Statistics, Statistics]:
+    arrays = x.numpy(), residual.numpy(), _array(weight), _array(bias)
+    return run(kernels.dropout_add_layer_norm_forward, *arrays, p, eps, seed=seed)
+
+
+class DropoutAddLayerNorm(torch.autograd.Function):
+    """``apply(x, residual, weight, bias, p, eps, seed)``: layer norm of h over the last axis, and h."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        p: float,
+        eps: float,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Keep h, and mean and rstd of each row; of dropout the seed alone."""
+        y, array, *ctx.statistics = _dropout_add_layer_norm(x, residual, weight, bias, p, eps, seed)
+        h = torch.from_numpy(array)
+        ctx.save_for_backward(h, weight, bias)
+        ctx.options = p, eps, seed
+        ctx.set_materialize_grads(False)
+        return torch.from_numpy(y), h
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Give the gradients of x, residual, weight and bias."""
+        h, weight, bias = ctx.saved_tensors
+        p, eps, seed = ctx.options
+        needed = ctx.needs_input_grad
+        dy = torch.zeros_like(h) if dy is None else dy
+        if must_use_formula(dy, dh):
+
+            def stock(h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+                return F.layer_norm(h, h.shape[-1:], weight, bias, eps)
+
+            through_norm, *others = formula_gradients(stock, (h, weight, bias), (dy,), (True, *needed[2:4]))
+            assert through_norm is not None
+            both = through_norm if dh is None else through_norm + dh
+            return both * scaled_mask(h.shape, p, seed) if p else both, both, *others, None, None, None
+        dx, dresidual, dgamma, dbeta = run(
+            kernels.dropout_add_layer_norm_backward,
+            dy.contiguous().numpy(),
+            h.numpy(),
+            *ctx.statistics,
+            _array(weight),
+            p,
+            dh=None if dh is None else dh.contiguous().numpy(),
+            seed=seed,
+        )
+        both = torch.from_numpy(dresidual)
+        through_dropout = torch.from_numpy(dx) if p else both
+        return through_dropout, both, _tensor(dgamma, needed[2]), _tensor(dbeta, needed[3]), None, None, None

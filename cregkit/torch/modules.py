@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def _stock(forward: Any) -> Any:
+def stock_method(forward: Any) -> Any:
     """PyTorch's ``forward`` as a method of another name, because TorchScript compiles methods by their names."""
     method = FunctionType(forward.__code__, forward.__globals__, "_stock_forward", forward.__defaults__)
     method.__annotations__ = forward.__annotations__
@@ -40,7 +40,7 @@ class Dropout(nn.Dropout):
     Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
     """
 
-    _stock_forward = _stock(nn.Dropout.forward)
+    _stock_forward = stock_method(nn.Dropout.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements in training; return ``input`` itself in evaluation."""
@@ -57,7 +57,7 @@ class Dropout1d(nn.Dropout1d):
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
     """
 
-    _stock_forward = _stock(nn.Dropout1d.forward)
+    _stock_forward = stock_method(nn.Dropout1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop channels in training; return ``input`` itself in evaluation."""
@@ -74,7 +74,7 @@ class Dropout2d(nn.Dropout2d):
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
     """
 
-    _stock_forward = _stock(nn.Dropout2d.forward)
+    _stock_forward = stock_method(nn.Dropout2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop channels in training; return ``input`` itself in evaluation."""
@@ -115,7 +115,7 @@ class BatchNorm1d(nn.BatchNorm1d):
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
     """
 
-    _stock_forward = _stock(nn.BatchNorm1d.forward)
+    _stock_forward = stock_method(nn.BatchNorm1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
@@ -128,7 +128,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
     """
 
-    _stock_forward = _stock(nn.BatchNorm2d.forward)
+    _stock_forward = stock_method(nn.BatchNorm2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
@@ -141,7 +141,7 @@ class LayerNorm(nn.LayerNorm):
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
     """
 
-    _stock_forward = _stock(nn.LayerNorm.forward)
+    _stock_forward = stock_method(nn.LayerNorm.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each row."""
@@ -158,7 +158,7 @@ class RMSNorm(nn.RMSNorm):
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
 
-    _stock_forward = _stock(nn.RMSNorm.forward)
+    _stock_forward = stock_method(nn.RMSNorm.forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each row by its root mean square."""
@@ -175,7 +175,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
     """
 
-    _stock_forward = _stock(nn.MultiheadAttention.forward)
+    _stock_forward = stock_method(nn.MultiheadAttention.forward)
 
     def forward(
         self,
