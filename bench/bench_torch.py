@@ -102,12 +102,12 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def training_step(model: nn.Module, shape: tuple[int, ...], inner: bool) -> Callable[[], None]:
-    """Forward, backward and an SGD step on fixed data."""
+    """Forward, backward and an SGD step, at a rate of 0: with a fixed gradient any other would make a model diverge."""
     torch.manual_seed(1)
     x = torch.randn(shape, requires_grad=inner)
     with torch.no_grad():
         gradient = torch.randn_like(copy.deepcopy(model)(x))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def step() -> None:
         optimizer.zero_grad()
