@@ -22,8 +22,9 @@ _tracing_state = torch._C._get_tracing_state
 _is_transformed = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
-# Elements from which cregkit computes an op: below, PyTorch's own is as quick. A torch.autograd.Function costs as much
-# as a norm of 100 000 elements; measured with `python bench/bench_torch.py --overhead`.
+# Elements from which cregkit computes an op: below, PyTorch's own is as quick, because a torch.autograd.Function costs
+# as much as a norm of 100 000 elements. Measured with `python bench/bench_torch.py --overhead`, and in models, where
+# the code of a call is no longer in the caches when it comes and dropout of 2048 elements did not pay.
 SMALLEST = {
     "dropout": 4096,
     "batch_norm": 128 * 1024,
@@ -93,7 +94,8 @@ class _Draw(threading.local):
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
-            self.number = torch.empty((), dtype=torch.int64, device="cpu")
+            self.number = torch.empty(1, dtype=torch.int64, device="cpu")
+        self.value = self.number.numpy().data  # an op less than Tensor.item()
 
 
 _DRAW = _Draw()
@@ -101,7 +103,8 @@ _DRAW = _Draw()
 
 def draw_seed() -> int:
     """A seed of 63 bits from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
-    return int(_DRAW.number.random_())
+    _DRAW.number.random_()
+    return _DRAW.value[0]
 
 
 def run(kernel: Callable[..., T], *args: Any, **options: Any) -> T:
