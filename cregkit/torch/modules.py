@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy as _Proxy
 
 from cregkit.torch import attention, functional
 from cregkit.torch.bridge import is_small
@@ -26,12 +27,20 @@ __all__ = [
     "RMSNorm",
 ]
 
+Proxy: Any = _Proxy  # what stands for a tensor while fx traces: never a Tensor to mypy, which the modules annotate
+
 
 def stock_method(forward: Any) -> Any:
     """PyTorch's ``forward`` as a method of another name, because TorchScript compiles methods by their names."""
     method = FunctionType(forward.__code__, forward.__globals__, "_stock_forward", forward.__defaults__)
     method.__annotations__ = forward.__annotations__
     return method
+
+
+def _node(module: nn.Module, *arguments: Any) -> Any:
+    """The call of a module as one node of an fx graph, which is what fx makes of PyTorch's own modules."""
+    tracer = arguments[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 class Dropout(nn.Dropout):
@@ -47,6 +56,8 @@ class Dropout(nn.Dropout):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout(input, self.p, self.training, self.inplace)
         )
 
@@ -64,6 +75,8 @@ class Dropout1d(nn.Dropout1d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout1d(input, self.p, self.training, self.inplace)
         )
 
@@ -81,6 +94,8 @@ class Dropout2d(nn.Dropout2d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout2d(input, self.p, self.training, self.inplace)
         )
 
@@ -119,7 +134,13 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
-        return self._stock_forward(input) if torch.jit.is_scripting() else _batch_norm(self, input)
+        return (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
+            else _batch_norm(self, input)
+        )
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -132,7 +153,13 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
-        return self._stock_forward(input) if torch.jit.is_scripting() else _batch_norm(self, input)
+        return (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
+            else _batch_norm(self, input)
+        )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -148,6 +175,8 @@ class LayerNorm(nn.LayerNorm):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
         )
 
@@ -165,6 +194,8 @@ class RMSNorm(nn.RMSNorm):
         return (
             self._stock_forward(x)
             if torch.jit.is_scripting()
+            else _node(self, x)
+            if isinstance(x, Proxy)
             else functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
         )
 
@@ -194,6 +225,10 @@ class MultiheadAttention(nn.MultiheadAttention):
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
             if torch.jit.is_scripting()
+            else _node(
+                self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+            if isinstance(query, Proxy)
             else attention.forward(
                 self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )

@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 from torch.nn.modules import module as module_hooks
 
 from cregkit.torch import autograd
-from cregkit.torch.bridge import draw_seed, is_plain, is_plain_vector, takes
+from cregkit.torch.bridge import Refused, is_float32, takes
 from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, stock_method
 
 __all__ = ["TransformerEncoderLayer"]
@@ -107,12 +107,14 @@ def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
 
 def _add_and_norm(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """``(norm(h), h)`` with ``h = residual + dropout(x)``."""
-    if _has_global_hooks() or obstacle(dropout, norm) or not _fits(x, residual, dropout, norm):
-        h = residual + dropout(x)
-        return norm(h), h
-    p = float(dropout.p) if dropout.training else 0.0
-    seed = draw_seed() if p else 0
-    return autograd.dropout_add_layer_norm(x.contiguous(), residual, norm.weight, norm.bias, p, norm.eps, seed)
+    if not _has_global_hooks() and not obstacle(dropout, norm) and _fits(x, residual, dropout, norm):
+        p = float(dropout.p) if dropout.training else 0.0
+        try:
+            return autograd.dropout_add_layer_norm(x.contiguous(), residual, norm.weight, norm.bias, p, norm.eps)
+        except Refused:
+            pass
+    h = residual + dropout(x)
+    return norm(h), h
 
 
 def _has_global_hooks() -> bool:
@@ -145,13 +147,12 @@ def _fits(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) 
     features = residual.shape[-1]
     weight, bias = (norm._parameters[name] for name in ("weight", "bias"))
     return (
-        is_plain(x)
-        and is_plain(residual)
+        is_float32(x)
+        and is_float32(residual)
         and residual.is_contiguous()
         and x.shape == residual.shape
         and norm.normalized_shape == (features,)
-        and is_plain_vector(weight, features)
-        and is_plain_vector(bias, features)
+        and all(v is None or (is_float32(v) and v.shape == (features,)) for v in (weight, bias))
         and not (weight is None and bias is not None)
         and norm.eps >= 0.0
         and not dropout.inplace
