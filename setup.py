@@ -108,7 +108,7 @@ class SourceArchive(sdist):
             "tests/**/*.py",
             "tests/**/*.csv",
             "tests/golden/*.txt",
-            "tests/native/*.[ch]",
+            "tests/native/**/*.[ch]",
             "bench/**/*.py",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
