@@ -1,8 +1,8 @@
 """The tests with an extension under AddressSanitizer and UBSan: ``python tests/sanitized.py [PYTEST ARGUMENT...]``
 
 Builds a copy of the tree with CREGKIT_SANITIZE=1, sees that errors planted in it are reported, and runs pytest there.
-Left out are the tests that limit a process's address space or watch its memory, which AddressSanitizer has terabytes of,
-and PyTorch's, whose own allocator it does not see through.
+Left out are the tests that limit a process's address space or watch its memory, which AddressSanitizer fills with
+terabytes, and PyTorch's, whose own allocator it does not see through.
 """
 
 from __future__ import annotations
