@@ -56,28 +56,28 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 /* ---- moments ---- */
 
 /* d = x - shift and its square, of one row's channels [at, at + CREG_W). */
-CREG_INLINE vf2 column_moment_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 column_moment_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const shifted *o = ctx;
-    const vf d = v_sub(v_load_part(o->x + at, left), o->shift);
+    const vf d = v_sub(v_load_cut(o->x + at, cut), o->shift);
     return (vf2){d, v_mul(d, d)};
 }
 
 /* The terms of SUM_ROWS rows, `stride` apart, added in pairs; or of one row. */
-CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, const vw *cut)
 {
     vf2 t[SUM_ROWS];
-    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, left);
+    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, cut);
     for (int half = rows / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
     return t[0];
 }
 
-CREG_INLINE void column_moments(const float *x, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t left,
+CREG_INLINE void column_moments(const float *x, int rows, ptrdiff_t stride, ptrdiff_t j, const vw *cut,
                                 const float *shift, float *sum, float *squares)
 {
     const shifted ctx = {x, v_load(shift + j)};
-    const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, left);
+    const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, cut);
     v_store(sum + j, v_add(v_load(sum + j), t.a));
     v_store(squares + j, v_add(v_load(squares + j), t.b));
 }
@@ -86,9 +86,9 @@ CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride
                                       float *sum, float *squares)
 {
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W)
-        column_moments(x, rows, stride, j, CREG_W, shift, sum, squares);       /* main loop */
-    if (j < n) column_moments(x, rows, stride, j, n - j, shift, sum, squares); /* tail */
+    for (; j + CREG_W <= n; j += CREG_W) column_moments(x, rows, stride, j, NULL, shift, sum, squares); /* main loop */
+    const vw cut = v_window(n - j);
+    if (j < n) column_moments(x, rows, stride, j, &cut, shift, sum, squares); /* tail */
 }
 
 CREG_INLINE void columns_leading_mean(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
@@ -372,20 +372,20 @@ typedef struct {
     vf hi, lo;
 } channel_grad_operands;
 
-CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const channel_grad_operands *o = ctx;
-    const vf g = v_load_part(o->dy + at, left);
-    vf d = v_sub(v_sub(v_load_part(o->x + at, left), o->hi), o->lo);
-    if (left < CREG_W) d = v_first(d, left);
+    const vf g = v_load_cut(o->dy + at, cut);
+    const vf d = v_cut(v_sub(v_sub(v_load_cut(o->x + at, cut), o->hi), o->lo), cut);
     return (vf2){g, v_mul(g, d)};
 }
 
 CREG_INLINE void column_grad_sums(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t j,
                                   ptrdiff_t left, const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
 {
-    const channel_grad_operands ctx = {dy, x, v_load_part(hi + j, left), v_load_part(lo + j, left)};
-    const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, left);
+    const vw window = v_window(left), *cut = left < CREG_W ? &window : NULL;
+    const channel_grad_operands ctx = {dy, x, v_load_cut(hi + j, cut), v_load_cut(lo + j, cut)};
+    const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, cut);
     v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
     v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
 }

@@ -38,24 +38,28 @@ CREG_INLINE row_scale row_scale_of(double mean, double rstd)
 
 CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
 
+CREG_INLINE vf layer_norm_of(vf x, const float *gamma, const float *beta, ptrdiff_t left, row_scale row)
+{
+    vf v = v_mul(x_minus_mean(x, row), row.rstd);
+    if (gamma) v = v_mul(v, v_load_part(gamma, left));
+    if (beta) v = v_add(v, v_load_part(beta, left));
+    return v;
+}
+
 CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n,
                                   row_scale row, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
         if (left <= 0) continue;
-        vf v = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
-        if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
-        if (beta) v = v_add(v, v_load_part(beta + j, left));
-        v_put_part(y + j, v, left, stream);
+        v_put_part(y + j, layer_norm_of(v_load_part(x + j, left), AT(gamma, j), AT(beta, j), left, row), left, stream);
     }
 }
 
 /* One row; the next one, which may be x again, is fetched meanwhile. */
 CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
-                                ptrdiff_t cols, double mean, double rstd, int stream)
+                                ptrdiff_t cols, row_scale row, int stream)
 {
-    const row_scale row = row_scale_of(mean, rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
     if (j) layer_norm_group(x, gamma, beta, y, j, row, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
@@ -63,6 +67,22 @@ CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *
         layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, stream);
     }
     if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
+}
+
+/* One row of at least CREG_W elements, not streamed. The last register covers what the others leave over; of x it is
+ * loaded first, since y may be x. */
+CREG_INLINE void layer_norm_short_row(const float *x, const float *next, const float *gamma, const float *beta,
+                                      float *y, ptrdiff_t cols, row_scale row)
+{
+    const ptrdiff_t last = cols - CREG_W;
+    const vf end = v_load(x + last);
+    ptrdiff_t j = 0;
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(next + j);
+        layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, 0);
+    }
+    for (; j < last; j += CREG_W) v_store(y + j, layer_norm_of(v_load(x + j), AT(gamma, j), AT(beta, j), CREG_W, row));
+    v_store(y + last, layer_norm_of(end, AT(gamma, last), AT(beta, last), CREG_W, row));
 }
 
 static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
@@ -74,9 +94,8 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
-/* Some rows; streamed stores are left for the caller to end. */
-static void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean, double *rstd,
-                            ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void layer_norm_single_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                                        double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
@@ -89,7 +108,8 @@ static void layer_norm_rows(const float *x, const float *gamma, const float *bet
         }
         const double row_rstd = 1.0 / sqrt(variance_plus_eps);
         if (safe)
-            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row.mean, row_rstd, stream);
+            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd),
+                           stream);
         else
             layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
         if (mean) mean[i] = row.mean;
@@ -97,10 +117,77 @@ static void layer_norm_rows(const float *x, const float *gamma, const float *bet
     }
 }
 
+/* Rows of any kind; out of line, since the others go this way only now and then. */
+static void layer_norm_any_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                                double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps)
+{
+    layer_norm_single_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, 0);
+}
+
+/* CREG_BATCH short rows, whose statistics end in vectors: one number of each row. 0 if a row needs
+ * layer_norm_single_rows. */
+CREG_INLINE int layer_norm_batch(const float *x, const float *next, const float *gamma, const float *beta, float *y,
+                                 double *mean, double *rstd, ptrdiff_t cols, const part *rest, double eps, int stream)
+{
+    float shift[CREG_BATCH], sum[CREG_BATCH], squares[CREG_BATCH], hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH];
+    double centre[CREG_BATCH], deviation[CREG_BATCH];
+    const double per_col = 1.0 / (double)cols;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        shift[i] = group_mean(x + i * cols, cols < CREG_LANES ? rest : NULL);
+        const shifted ctx = {x + i * cols, v_set1(shift[i])};
+        const sums s = short_sums(shifted_terms, &ctx, cols, rest);
+        sum[i] = s.a;
+        squares[i] = s.b;
+    }
+    int poor = 0;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double total = sum[i], correction = total * per_col, m2 = (double)squares[i] - total * correction;
+        const double variance_plus_eps = m2 * per_col + eps;
+        poor |= (total * correction > m2) | !creg_is_safe(m2, variance_plus_eps);
+        centre[i] = (double)shift[i] + correction;
+        deviation[i] = 1.0 / sqrt(variance_plus_eps);
+        hi[i] = (float)centre[i];
+        lo[i] = (float)(centre[i] - (double)hi[i]);
+        scale[i] = (float)deviation[i];
+    }
+    if (poor) return 0;
+    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
+        const row_scale row = {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])};
+        if (stream)
+            layer_norm_row(x + at, next + at, gamma, beta, y + at, cols, row, 1);
+        else
+            layer_norm_short_row(x + at, next + at, gamma, beta, y + at, cols, row);
+    }
+    if (mean) memcpy(mean, centre, sizeof centre);
+    if (rstd) memcpy(rstd, deviation, sizeof deviation);
+    return 1;
+}
+
+/* Some rows; streamed stores are left for the caller to end. */
+CREG_INLINE void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
+                                 double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+{
+    ptrdiff_t i = 0;
+    if (is_short(cols)) {
+        const part rest = part_of(cols % CREG_LANES);
+        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
+            const ptrdiff_t at = i * cols, next = i + 2 * CREG_BATCH <= rows ? at + CREG_BATCH * cols : at;
+            if (!layer_norm_batch(x + at, x + next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest, eps,
+                                  stream))
+                layer_norm_any_rows(x + at, gamma, beta, y + at, AT(mean, i), AT(rstd, i), CREG_BATCH, cols, eps);
+        }
+    }
+    layer_norm_single_rows(x + i * cols, gamma, beta, y + i * cols, AT(mean, i), AT(rstd, i), rows - i, cols, eps,
+                           stream);
+}
+
 static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
                                     double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    if (gamma && beta) /* a copy of the code that does not ask at every register */
+        layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    else
+        layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -110,13 +197,12 @@ typedef struct {
     row_scale row;
 } grad_operands;
 
-CREG_INLINE vf2 layer_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 layer_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const grad_operands *o = ctx;
-    vf g = v_load_part(o->dy + at, left);
-    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
-    vf d = x_minus_mean(v_load_part(o->x + at, left), o->row);
-    if (left < CREG_W) d = v_first(d, left);
+    vf g = v_load_cut(o->dy + at, cut);
+    if (o->gamma) g = v_mul(g, v_load_cut(o->gamma + at, cut));
+    const vf d = v_cut(x_minus_mean(v_load_cut(o->x + at, cut), o->row), cut);
     return (vf2){g, v_mul(g, d)};
 }
 
@@ -138,48 +224,56 @@ CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, co
     return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
-CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more,
-                                       float *dx, float *dgamma, float *dbeta, ptrdiff_t n, row_scale row, vf mean_g,
-                                       vf mean_g_x_hat, int stream)
+/* A row's centre and scale, mean(g) and mean(g * x_hat). */
+typedef struct {
+    row_scale row;
+    vf mean_g, mean_g_x_hat;
+} grad_scale;
+
+/* dx of `left` elements (of a register at most), plus `more` if there is any, and what dgamma and dbeta gain. */
+CREG_INLINE void layer_norm_grad_part(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                      float *dgamma, float *dbeta, ptrdiff_t left, grad_scale s, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf dv = v_load_part(dy + j, left);
-        const vf x_hat = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
-        vf g = dv;
-        if (gamma) {
-            g = v_mul(dv, v_load_part(gamma + j, left));
-            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
-            v_store_part(dbeta + j, v_add(v_load_part(dbeta + j, left), dv), left);
-        }
-        const vf t = v_sub(v_sub(g, mean_g), v_mul(x_hat, mean_g_x_hat));
-        vf v = v_mul(t, row.rstd);
-        if (more) v = v_add(v, v_load_part(more + j, left));
-        v_put_part(dx + j, v, left, stream);
+    const vf dv = v_load_part(dy, left);
+    const vf x_hat = v_mul(x_minus_mean(v_load_part(x, left), s.row), s.row.rstd);
+    vf g = dv;
+    if (gamma) {
+        g = v_mul(dv, v_load_part(gamma, left));
+        v_store_part(dgamma, v_add(v_load_part(dgamma, left), v_mul(dv, x_hat)), left);
+        v_store_part(dbeta, v_add(v_load_part(dbeta, left), dv), left);
     }
+    vf v = v_mul(v_sub(v_sub(g, s.mean_g), v_mul(x_hat, s.mean_g_x_hat)), s.row.rstd);
+    if (more) v = v_add(v, v_load_part(more, left));
+    v_put_part(dx, v, left, stream);
+}
+
+CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more,
+                                       float *dx, float *dgamma, float *dbeta, ptrdiff_t n, grad_scale s, int stream)
+{
+    for (ptrdiff_t j = 0; j < CREG_LANES; j += CREG_W)
+        if (j < n)
+            layer_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), n - j,
+                                 s, stream);
 }
 
 /* dx of one row, plus `more` if there is any, and its part of dgamma and dbeta; the next row, `ahead` elements on, is
  * fetched meanwhile. */
 CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
                                      const float *more, float *dx, float *dgamma, float *dbeta, ptrdiff_t cols,
-                                     double mean, double rstd, grad_means means, int stream)
+                                     grad_scale s, int stream)
 {
-    const row_scale row = row_scale_of(mean, rstd);
-    const vf mean_g = v_set1((float)means.g), mean_g_x_hat = v_set1((float)means.g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) layer_norm_grad_group(dy, x, gamma, more, dx, dgamma, dbeta, j, row, mean_g, mean_g_x_hat, 0);
+    if (j) layer_norm_grad_group(dy, x, gamma, more, dx, dgamma, dbeta, j, s, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
         prefetch_group(dy + ahead + j);
         prefetch_group(x + ahead + j);
         if (more) prefetch_group(more + ahead + j);
         layer_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES,
-                              row, mean_g, mean_g_x_hat, stream);
+                              s, stream);
     }
-    if (j < cols) /* tail */
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j,
-                              row, mean_g, mean_g_x_hat, 0);
+    for (; j < cols; j += CREG_W) /* tail */
+        layer_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, s,
+                             0);
 }
 
 static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
@@ -203,20 +297,85 @@ static void layer_norm_grad_row_exact(const float *dy, const float *x, const flo
     }
 }
 
+CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, const double *mean, const double *rstd,
+                                             const float *gamma, const float *more, float *dx, float *dgamma,
+                                             float *dbeta, ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
+        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
+        const double check = means.g + means.g_x_hat;
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0) {
+            const grad_scale s = {row_scale_of(mean[i], rstd[i]), v_set1((float)means.g), v_set1((float)means.g_x_hat)};
+            layer_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, dbeta, cols, s,
+                                stream);
+        } else
+            layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
+    }
+}
+
+/* Rows of any kind; out of line, since short rows go this way only now and then. */
+static void layer_norm_grad_any_rows(const float *dy, const float *x, const double *mean, const double *rstd,
+                                     const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
+                                     ptrdiff_t rows, ptrdiff_t cols)
+{
+    layer_norm_grad_single_rows(dy, x, mean, rstd, gamma, more, dx, dgamma, dbeta, rows, 0, cols, 0);
+}
+
+/* CREG_BATCH short rows, the next ones `ahead` elements on; 0, with nothing done, if one of them needs float64. */
+CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t ahead, const double *mean,
+                                      const double *rstd, const float *gamma, const float *more, float *dx,
+                                      float *dgamma, float *dbeta, ptrdiff_t cols, const part *rest, int stream)
+{
+    float hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH], g[CREG_BATCH], g_d[CREG_BATCH];
+    int unsafe = 0;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        hi[i] = (float)mean[i];
+        lo[i] = (float)(mean[i] - (double)hi[i]);
+        scale[i] = (float)rstd[i];
+        unsafe |= !creg_is_safe_rstd(rstd[i]);
+    }
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const row_scale row = {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])};
+        const grad_operands operands = {dy + i * cols, x + i * cols, gamma, row};
+        const sums s = short_sums(layer_norm_grad_terms, &operands, cols, rest);
+        g[i] = s.a;
+        g_d[i] = s.b;
+    }
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double mean_g = (double)g[i] / (double)cols, mean_g_x_hat = (double)g_d[i] * rstd[i] / (double)cols;
+        const double check = mean_g + mean_g_x_hat;
+        unsafe |= !(check - check == 0.0);
+        g[i] = (float)mean_g;
+        g_d[i] = (float)mean_g_x_hat;
+    }
+    if (unsafe) return 0;
+    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
+        const row_scale row = {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])};
+        layer_norm_grad_row(dy + at, x + at, ahead, gamma, AT(more, at), dx + at, dgamma, dbeta, cols,
+                            (grad_scale){row, v_set1(g[i]), v_set1(g_d[i])}, stream);
+    }
+    return 1;
+}
+
 /* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma and dbeta gain. */
 CREG_INLINE void layer_norm_grad_rows(const float *dy, const float *x, const double *mean, const double *rstd,
                                       const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
                                       ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
 {
-    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
-        const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
-        const double check = means.g + means.g_x_hat;
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0)
-            layer_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, dbeta, cols, mean[i],
-                                rstd[i], means, stream);
-        else
-            layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
+    ptrdiff_t i = 0;
+    if (is_short(cols)) {
+        const part rest = part_of(cols % CREG_LANES);
+        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
+            const ptrdiff_t at = i * cols, ahead = i + 2 * CREG_BATCH <= rows + follow ? CREG_BATCH * cols : 0;
+            if (!layer_norm_grad_batch(dy + at, x + at, ahead, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma,
+                                       dbeta, cols, &rest, stream))
+                layer_norm_grad_any_rows(dy + at, x + at, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma,
+                                         dbeta, CREG_BATCH, cols);
+        }
     }
+    const ptrdiff_t at = i * cols;
+    layer_norm_grad_single_rows(dy + at, x + at, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma, dbeta,
+                                rows - i, follow, cols, stream);
 }
 
 static void creg_layer_norm_backward(const float *dy, const float *x, const double *mean, const double *rstd,
@@ -225,7 +384,10 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
 {
     zero_sums(dgamma, cols);
     zero_sums(dbeta, cols);
-    layer_norm_grad_rows(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, 0, cols, stream);
+    if (gamma) /* a copy of the code that does not ask at every register */
+        layer_norm_grad_rows(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, 0, cols, stream);
+    else
+        layer_norm_grad_rows(dy, x, mean, rstd, NULL, NULL, dx, NULL, NULL, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

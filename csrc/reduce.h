@@ -41,8 +41,25 @@ typedef struct {
     double count, mean, m2;
 } moments;
 
-/* The two terms to be summed of elements [at, at + CREG_W); lanes from `left` on must be 0. ctx holds the operands. */
-typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, ptrdiff_t left);
+/* The two terms to be summed of elements [at, at + CREG_W), or of those in the window `cut`; the other lanes must be 0.
+ * ctx holds the operands. */
+typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, const vw *cut);
+
+CREG_INLINE vf v_load_cut(const float *p, const vw *cut) { return cut ? v_load_window(p, *cut) : v_load(p); }
+CREG_INLINE vf v_cut(vf a, const vw *cut) { return cut ? v_only(a, *cut) : a; }
+
+/* A group of lanes of which only the first n <= CREG_LANES are there. */
+typedef struct {
+    ptrdiff_t n;
+    vw cut[CREG_VECS];
+} part;
+
+CREG_INLINE part part_of(ptrdiff_t n)
+{
+    part p = {.n = n};
+    for (int k = 0; k < CREG_VECS; k++) p.cut[k] = v_window(n - k * CREG_W);
+    return p;
+}
 
 CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
@@ -69,16 +86,17 @@ CREG_INLINE float acc_sum(acc a)
 
 CREG_INLINE vf2 add2(vf2 x, vf2 y) { return (vf2){v_add(x.a, y.a), v_add(x.b, y.b)}; }
 
-/* Adds the terms of n <= CREG_LANES elements: of one group of lanes, or of four, `step` apart. */
-CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n, int groups, ptrdiff_t step, acc *a,
+/* Adds the terms of one group of lanes, or of four, `step` apart; of whole groups, or of the same part of each. */
+CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, const part *p, int groups, ptrdiff_t step, acc *a,
                             acc *b)
 {
     for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t left = n - k * CREG_W, i = at + k * CREG_W;
-        if (left <= 0) continue;
-        vf2 t = of(ctx, i, left);
+        const ptrdiff_t i = at + k * CREG_W;
+        const vw *cut = p ? p->cut + k : NULL;
+        if (p && k * CREG_W >= p->n) continue;
+        vf2 t = of(ctx, i, cut);
         if (groups == 4)
-            t = add2(add2(t, of(ctx, i + step, left)), add2(of(ctx, i + 2 * step, left), of(ctx, i + 3 * step, left)));
+            t = add2(add2(t, of(ctx, i + step, cut)), add2(of(ctx, i + 2 * step, cut), of(ctx, i + 3 * step, cut)));
         a->v[k] = v_add(a->v[k], t.a);
         b->v[k] = v_add(b->v[k], t.b);
     }
@@ -89,10 +107,38 @@ CREG_INLINE sums panel_sums(terms of, const void *ctx, ptrdiff_t at, ptrdiff_t n
 {
     acc a = acc_zero(), b = acc_zero();
     ptrdiff_t j = 0;
-    for (; j + 4 * CREG_LANES <= n; j += 4 * CREG_LANES) add_groups(of, ctx, at + j, CREG_LANES, 4, CREG_LANES, &a, &b);
-    for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, at + j, CREG_LANES, 1, 0, &a, &b);
-    if (j < n) add_groups(of, ctx, at + j, n - j, 1, 0, &a, &b); /* tail */
+    for (; j + 4 * CREG_LANES <= n; j += 4 * CREG_LANES) add_groups(of, ctx, at + j, NULL, 4, CREG_LANES, &a, &b);
+    for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, at + j, NULL, 1, 0, &a, &b);
+    if (j < n) { /* tail */
+        const part rest = part_of(n - j);
+        add_groups(of, ctx, at + j, &rest, 1, 0, &a, &b);
+    }
     return (sums){acc_sum(a), acc_sum(b)};
+}
+
+/* With so few values a gradient is what is left when its terms cancel, so neither float32 terms nor float32 sums behind
+ * rstd would do. */
+enum { CREG_FEW = 4 };
+
+/* Short rows are summed and scaled CREG_BATCH at a time: a row alone is mostly waiting, for its folds and for the root
+ * and the division behind them. */
+enum { CREG_BATCH = 8 };
+CREG_INLINE int is_short(ptrdiff_t cols) { return cols < 4 * CREG_LANES && cols >= CREG_W && cols > CREG_FEW; }
+
+/* panel_sums() of a short row, the part of a group at whose end is `rest`. The lanes start with the first terms instead
+ * of 0 plus them, and 0 added at last makes the same of a -0. */
+CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *rest)
+{
+    const ptrdiff_t whole = n - rest->n;
+    acc a, b;
+    for (int k = 0; k < CREG_VECS; k++) {
+        const vf2 t = whole ? of(ctx, k * CREG_W, NULL) : of(ctx, k * CREG_W, rest->cut + k);
+        a.v[k] = t.a;
+        b.v[k] = t.b;
+    }
+    for (ptrdiff_t j = CREG_LANES; j < whole; j += CREG_LANES) add_groups(of, ctx, j, NULL, 1, 0, &a, &b);
+    if (whole && rest->n) add_groups(of, ctx, whole, rest, 1, 0, &a, &b);
+    return (sums){acc_sum(a) + 0.0f, acc_sum(b) + 0.0f};
 }
 
 /* Both sums over several pieces (planes) of n elements, `stride` apart; four pieces run side by side. */
@@ -100,16 +146,18 @@ CREG_INLINE sums pieces_sums(terms of, const void *ctx, ptrdiff_t pieces, ptrdif
 {
     if (pieces == 1) return panel_sums(of, ctx, 0, n);
     acc a = acc_zero(), b = acc_zero();
+    const part rest = part_of(n % CREG_LANES);
+    const ptrdiff_t whole = n - rest.n;
     ptrdiff_t i = 0;
     for (; i + 4 <= pieces; i += 4) {
-        ptrdiff_t j = 0;
-        for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, i * stride + j, CREG_LANES, 4, stride, &a, &b);
-        if (j < n) add_groups(of, ctx, i * stride + j, n - j, 4, stride, &a, &b); /* tail */
+        const ptrdiff_t at = i * stride;
+        for (ptrdiff_t j = 0; j < whole; j += CREG_LANES) add_groups(of, ctx, at + j, NULL, 4, stride, &a, &b);
+        if (rest.n) add_groups(of, ctx, at + whole, &rest, 4, stride, &a, &b);
     }
     for (; i < pieces; i++) {
-        ptrdiff_t j = 0;
-        for (; j + CREG_LANES <= n; j += CREG_LANES) add_groups(of, ctx, i * stride + j, CREG_LANES, 1, 0, &a, &b);
-        if (j < n) add_groups(of, ctx, i * stride + j, n - j, 1, 0, &a, &b); /* tail */
+        const ptrdiff_t at = i * stride;
+        for (ptrdiff_t j = 0; j < whole; j += CREG_LANES) add_groups(of, ctx, at + j, NULL, 1, 0, &a, &b);
+        if (rest.n) add_groups(of, ctx, at + whole, &rest, 1, 0, &a, &b);
     }
     return (sums){acc_sum(a), acc_sum(b)};
 }
@@ -120,21 +168,27 @@ typedef struct {
     vf shift;
 } shifted;
 
-CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const shifted *s = ctx;
-    vf d = v_sub(v_load_part(s->x + at, left), s->shift);
-    if (left < CREG_W) d = v_first(d, left);
+    const vf d = v_cut(v_sub(v_load_cut(s->x + at, cut), s->shift), cut);
     return (vf2){d, v_mul(d, d)};
 }
 
-/* The mean of the first lanes: the provisional mean. */
+/* The mean of the first lanes: of a whole group, or of the part of it that is there. */
+CREG_INLINE float group_mean(const float *x, const part *p)
+{
+    acc a;
+    for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_load_cut(x + k * CREG_W, p ? p->cut + k : NULL);
+    return acc_sum(a) * (1.0f / (float)(p ? p->n : CREG_LANES));
+}
+
+/* The provisional mean. */
 CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
 {
-    acc a = acc_zero();
-    const ptrdiff_t lanes = min_size(n, CREG_LANES);
-    for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_load_part(x + k * CREG_W, lanes - k * CREG_W);
-    return acc_sum(a) * (1.0f / (float)lanes);
+    if (n >= CREG_LANES) return group_mean(x, NULL);
+    const part few = part_of(n);
+    return group_mean(x, &few);
 }
 
 /* Moments of `pieces` runs of n elements, `stride` apart: together a panel. */
@@ -170,9 +224,9 @@ CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
 }
 
 /* x^2, and nothing for the second sum: the compiler drops it. */
-CREG_INLINE vf2 square_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 square_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
-    const vf v = v_load_part((const float *)ctx + at, left);
+    const vf v = v_load_cut((const float *)ctx + at, cut);
     return (vf2){v_mul(v, v), v_set1(0.0f)};
 }
 
@@ -193,9 +247,6 @@ CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
     return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
 }
 
-/* With so few values a gradient is what is left when its terms cancel, so neither float32 terms nor float32 sums behind
- * rstd would do. */
-enum { CREG_FEW = 4 };
 CREG_INLINE int creg_is_safe_rstd(double rstd) { return rstd >= 0x1p-64 && rstd <= 0x1p+48; }
 
 /* The float64 forms: `pieces` runs of n elements. Eight lanes, so that they vectorise with a fixed order. */

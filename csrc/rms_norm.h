@@ -11,22 +11,25 @@
 
 #include "reduce.h"
 
+CREG_INLINE vf rms_norm_of(vf x, const float *gamma, ptrdiff_t left, vf rstd)
+{
+    const vf x_hat = v_mul(x, rstd);
+    return gamma ? v_mul(x_hat, v_load_part(gamma, left)) : x_hat;
+}
+
 CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, ptrdiff_t n, vf rstd, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
         if (left <= 0) continue;
-        vf v = v_mul(v_load_part(x + j, left), rstd);
-        if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
-        v_put_part(y + j, v, left, stream);
+        v_put_part(y + j, rms_norm_of(v_load_part(x + j, left), AT(gamma, j), left, rstd), left, stream);
     }
 }
 
 /* One row; the next one, which may be x again, is fetched meanwhile. */
-CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols,
-                              double rstd, int stream)
+CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols, vf scale,
+                              int stream)
 {
-    const vf scale = v_set1((float)rstd);
     ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
     if (j) rms_norm_group(x, gamma, y, j, scale, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
@@ -36,14 +39,28 @@ CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *ga
     if (j < cols) rms_norm_group(x + j, AT(gamma, j), y + j, cols - j, scale, 0); /* tail */
 }
 
+/* One row of at least CREG_W elements, not streamed: see layer_norm_short_row(). */
+CREG_INLINE void rms_norm_short_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols,
+                                    vf rstd)
+{
+    const ptrdiff_t last = cols - CREG_W;
+    const vf end = v_load(x + last);
+    ptrdiff_t j = 0;
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(next + j);
+        rms_norm_group(x + j, AT(gamma, j), y + j, CREG_LANES, rstd, 0);
+    }
+    for (; j < last; j += CREG_W) v_store(y + j, rms_norm_of(v_load(x + j), AT(gamma, j), CREG_W, rstd));
+    v_store(y + last, rms_norm_of(end, AT(gamma, last), CREG_W, rstd));
+}
+
 static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptrdiff_t cols, double rstd)
 {
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-/* Some rows; streamed stores are left for the caller to end. */
-static void rms_norm_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                          double eps, int stream)
+CREG_INLINE void rms_norm_single_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                                      ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
@@ -52,17 +69,68 @@ static void rms_norm_rows(const float *x, const float *gamma, float *y, double *
         if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
         const double row_rstd = 1.0 / sqrt(squares * per_col + eps);
         if (safe)
-            rms_norm_row(x, i + 1 < rows ? x + cols : x, gamma, y, cols, row_rstd, stream);
+            rms_norm_row(x, i + 1 < rows ? x + cols : x, gamma, y, cols, v_set1((float)row_rstd), stream);
         else
             rms_norm_row_exact(x, gamma, y, cols, row_rstd);
         if (rstd) rstd[i] = row_rstd;
     }
 }
 
+/* Rows of any kind; out of line, since short rows go this way only now and then. */
+static void rms_norm_any_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                              ptrdiff_t cols, double eps)
+{
+    rms_norm_single_rows(x, gamma, y, rstd, rows, cols, eps, 0);
+}
+
+/* CREG_BATCH short rows; 0, with nothing done, if one of them is not safe. See layer_norm_batch(). */
+CREG_INLINE int rms_norm_batch(const float *x, const float *next, const float *gamma, float *y, double *rstd,
+                               ptrdiff_t cols, const part *rest, double eps, int stream)
+{
+    float squares[CREG_BATCH], scale[CREG_BATCH];
+    double inverse[CREG_BATCH];
+    const double per_col = 1.0 / (double)cols;
+    for (int i = 0; i < CREG_BATCH; i++) squares[i] = short_sums(square_terms, x + i * cols, cols, rest).a;
+    int unsafe = 0;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double total = squares[i], mean_plus_eps = total * per_col + eps;
+        unsafe |= !creg_is_safe(total, mean_plus_eps);
+        inverse[i] = 1.0 / sqrt(mean_plus_eps);
+        scale[i] = (float)inverse[i];
+    }
+    if (unsafe) return 0;
+    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols)
+        if (stream)
+            rms_norm_row(x + at, next + at, gamma, y + at, cols, v_set1(scale[i]), 1);
+        else
+            rms_norm_short_row(x + at, next + at, gamma, y + at, cols, v_set1(scale[i]));
+    if (rstd) memcpy(rstd, inverse, sizeof inverse);
+    return 1;
+}
+
+/* Some rows; streamed stores are left for the caller to end. */
+CREG_INLINE void rms_norm_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
+                               ptrdiff_t cols, double eps, int stream)
+{
+    ptrdiff_t i = 0;
+    if (is_short(cols)) {
+        const part rest = part_of(cols % CREG_LANES);
+        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
+            const ptrdiff_t at = i * cols, next = i + 2 * CREG_BATCH <= rows ? at + CREG_BATCH * cols : at;
+            if (!rms_norm_batch(x + at, x + next, gamma, y + at, AT(rstd, i), cols, &rest, eps, stream))
+                rms_norm_any_rows(x + at, gamma, y + at, AT(rstd, i), CREG_BATCH, cols, eps);
+        }
+    }
+    rms_norm_single_rows(x + i * cols, gamma, y + i * cols, AT(rstd, i), rows - i, cols, eps, stream);
+}
+
 static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
                                   ptrdiff_t cols, double eps, int stream)
 {
-    rms_norm_rows(x, gamma, y, rstd, rows, cols, eps, stream);
+    if (gamma) /* a copy of the code that does not ask at every register */
+        rms_norm_rows(x, gamma, y, rstd, rows, cols, eps, stream);
+    else
+        rms_norm_rows(x, NULL, y, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -71,12 +139,12 @@ typedef struct {
     const float *dy, *x, *gamma;
 } rms_grad_operands;
 
-CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const rms_grad_operands *o = ctx;
-    vf g = v_load_part(o->dy + at, left);
-    if (o->gamma) g = v_mul(g, v_load_part(o->gamma + at, left));
-    return (vf2){v_mul(g, v_load_part(o->x + at, left)), v_set1(0.0f)};
+    vf g = v_load_cut(o->dy + at, cut);
+    if (o->gamma) g = v_mul(g, v_load_cut(o->gamma + at, cut));
+    return (vf2){v_mul(g, v_load_cut(o->x + at, cut)), v_set1(0.0f)};
 }
 
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
@@ -88,42 +156,48 @@ CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const flo
     return g_x * rstd / (double)cols;
 }
 
+/* dx of `left` elements (of a register at most), plus `more` if there is any, and what dgamma gains. */
+CREG_INLINE void rms_norm_grad_part(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                    float *dgamma, ptrdiff_t left, vf rstd, vf mean_g_x_hat, int stream)
+{
+    const vf dv = v_load_part(dy, left), x_hat = v_mul(v_load_part(x, left), rstd);
+    vf g = dv;
+    if (gamma) {
+        g = v_mul(dv, v_load_part(gamma, left));
+        v_store_part(dgamma, v_add(v_load_part(dgamma, left), v_mul(dv, x_hat)), left);
+    }
+    vf v = v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd);
+    if (more) v = v_add(v, v_load_part(more, left));
+    v_put_part(dx, v, left, stream);
+}
+
 CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
                                      float *dgamma, ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf dv = v_load_part(dy + j, left), x_hat = v_mul(v_load_part(x + j, left), rstd);
-        vf g = dv;
-        if (gamma) {
-            g = v_mul(dv, v_load_part(gamma + j, left));
-            v_store_part(dgamma + j, v_add(v_load_part(dgamma + j, left), v_mul(dv, x_hat)), left);
-        }
-        vf v = v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd);
-        if (more) v = v_add(v, v_load_part(more + j, left));
-        v_put_part(dx + j, v, left, stream);
-    }
+    for (ptrdiff_t j = 0; j < CREG_LANES; j += CREG_W)
+        if (j < n)
+            rms_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), n - j, rstd,
+                               mean_g_x_hat, stream);
 }
 
 /* dx of one row, plus `more` if there is any, and its part of dgamma; the next row, `ahead` elements on, is fetched
  * meanwhile. */
 CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
-                                   const float *more, float *dx, float *dgamma, ptrdiff_t cols, double rstd,
-                                   double mean_g_x_hat, int stream)
+                                   const float *more, float *dx, float *dgamma, ptrdiff_t cols, vf rstd,
+                                   vf mean_g_x_hat, int stream)
 {
-    const vf scale = v_set1((float)rstd), mean = v_set1((float)mean_g_x_hat);
     ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) rms_norm_grad_group(dy, x, gamma, more, dx, dgamma, j, scale, mean, 0);
+    if (j) rms_norm_grad_group(dy, x, gamma, more, dx, dgamma, j, rstd, mean_g_x_hat, 0);
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
         prefetch_group(dy + ahead + j);
         prefetch_group(x + ahead + j);
         if (more) prefetch_group(more + ahead + j);
-        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), CREG_LANES, scale, mean,
-                            stream);
+        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), CREG_LANES, rstd,
+                            mean_g_x_hat, stream);
     }
-    if (j < cols) /* tail */
-        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), cols - j, scale, mean, 0);
+    for (; j < cols; j += CREG_W) /* tail */
+        rms_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), cols - j, rstd,
+                           mean_g_x_hat, 0);
 }
 
 static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
@@ -141,26 +215,79 @@ static void rms_norm_grad_row_exact(const float *dy, const float *x, const float
     }
 }
 
+CREG_INLINE void rms_norm_grad_single_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
+                                           const float *more, float *dx, float *dgamma, ptrdiff_t rows,
+                                           ptrdiff_t follow, ptrdiff_t cols, int stream)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
+        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
+            rms_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, cols,
+                              v_set1((float)rstd[i]), v_set1((float)mean_g_x_hat), stream);
+        else
+            rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i]);
+    }
+}
+
+/* Rows of any kind; out of line, since short rows go this way only now and then. */
+static void rms_norm_grad_any_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
+                                   const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t cols)
+{
+    rms_norm_grad_single_rows(dy, x, rstd, gamma, more, dx, dgamma, rows, 0, cols, 0);
+}
+
+/* CREG_BATCH short rows, the next ones `ahead` elements on; 0, with nothing done, if one of them needs float64. */
+CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t ahead, const double *rstd,
+                                    const float *gamma, const float *more, float *dx, float *dgamma, ptrdiff_t cols,
+                                    const part *rest, int stream)
+{
+    float g_x[CREG_BATCH];
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const rms_grad_operands operands = {dy + i * cols, x + i * cols, gamma};
+        g_x[i] = short_sums(rms_norm_grad_terms, &operands, cols, rest).a;
+    }
+    int unsafe = 0;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double mean_g_x_hat = (double)g_x[i] * rstd[i] / (double)cols;
+        unsafe |= !creg_is_safe_rstd(rstd[i]) | !(mean_g_x_hat - mean_g_x_hat == 0.0);
+        g_x[i] = (float)mean_g_x_hat;
+    }
+    if (unsafe) return 0;
+    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols)
+        rms_norm_grad_row(dy + at, x + at, ahead, gamma, AT(more, at), dx + at, dgamma, cols, v_set1((float)rstd[i]),
+                          v_set1(g_x[i]), stream);
+    return 1;
+}
+
 /* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma gains. */
 CREG_INLINE void rms_norm_grad_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
                                     const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t follow,
                                     ptrdiff_t cols, int stream)
 {
-    for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
-        const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
-            rms_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, cols, rstd[i],
-                              mean_g_x_hat, stream);
-        else
-            rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i]);
+    ptrdiff_t i = 0;
+    if (is_short(cols)) {
+        const part rest = part_of(cols % CREG_LANES);
+        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
+            const ptrdiff_t at = i * cols, ahead = i + 2 * CREG_BATCH <= rows + follow ? CREG_BATCH * cols : 0;
+            if (!rms_norm_grad_batch(dy + at, x + at, ahead, rstd + i, gamma, AT(more, at), dx + at, dgamma, cols,
+                                     &rest, stream))
+                rms_norm_grad_any_rows(dy + at, x + at, rstd + i, gamma, AT(more, at), dx + at, dgamma, CREG_BATCH,
+                                       cols);
+        }
     }
+    const ptrdiff_t at = i * cols;
+    rms_norm_grad_single_rows(dy + at, x + at, rstd + i, gamma, AT(more, at), dx + at, dgamma, rows - i, follow, cols,
+                              stream);
 }
 
 static void creg_rms_norm_backward(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
                                    float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream)
 {
     zero_sums(dgamma, cols);
-    rms_norm_grad_rows(dy, x, rstd, gamma, NULL, dx, dgamma, rows, 0, cols, stream);
+    if (gamma) /* a copy of the code that does not ask at every register */
+        rms_norm_grad_rows(dy, x, rstd, gamma, NULL, dx, dgamma, rows, 0, cols, stream);
+    else
+        rms_norm_grad_rows(dy, x, rstd, NULL, NULL, dx, NULL, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

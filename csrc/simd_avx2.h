@@ -8,9 +8,10 @@ enum { CREG_W = 8 };
 typedef __m256 vf;
 typedef __m256i vm; /* all bits of a lane */
 typedef __m256i vu;
+typedef __m256i vw;
 
-/* The first n lanes: a window that slides over ones followed by zeros. */
-CREG_INLINE __m256i v_mask_n(ptrdiff_t n)
+/* Slides over ones followed by zeros. */
+CREG_INLINE vw v_window(ptrdiff_t n)
 {
     static const int32_t window[2 * CREG_W] = {-1, -1, -1, -1, -1, -1, -1, -1};
     const ptrdiff_t lanes = n >= CREG_W ? CREG_W : n <= 0 ? 0 : n;
@@ -21,9 +22,11 @@ CREG_INLINE vf v_set1(float a) { return _mm256_set1_ps(a); }
 CREG_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 CREG_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
+CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm256_maskload_ps(p, w); }
+CREG_INLINE vf v_only(vf a, vw w) { return _mm256_and_ps(a, _mm256_castsi256_ps(w)); }
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
-    return n >= CREG_W ? v_load(p) : _mm256_maskload_ps(p, v_mask_n(n)); /* a masked load costs more, even of all */
+    return n >= CREG_W ? v_load(p) : v_load_window(p, v_window(n)); /* a masked load costs more, even of all */
 }
 CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
 {
@@ -45,7 +48,6 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
     }
     if (n & 1) _mm_store_ss(p, rest);
 }
-CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return _mm256_and_ps(a, _mm256_castsi256_ps(v_mask_n(n))); }
 
 CREG_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 CREG_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }

@@ -8,16 +8,18 @@ enum { CREG_W = 16 };
 typedef __m512 vf;
 typedef __mmask16 vm;
 typedef __m512i vu;
+typedef __mmask16 vw;
 
-CREG_INLINE __mmask16 v_mask_n(ptrdiff_t n) { return n >= CREG_W ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+CREG_INLINE vw v_window(ptrdiff_t n) { return n >= CREG_W ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
 CREG_INLINE vf v_set1(float a) { return _mm512_set1_ps(a); }
 CREG_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 CREG_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
-CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return _mm512_maskz_loadu_ps(v_mask_n(n), p); }
-CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm512_mask_storeu_ps(p, v_mask_n(n), a); }
-CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return _mm512_maskz_mov_ps(v_mask_n(n), a); }
+CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm512_maskz_loadu_ps(w, p); }
+CREG_INLINE vf v_only(vf a, vw w) { return _mm512_maskz_mov_ps(w, a); }
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return v_load_window(p, v_window(n)); }
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm512_mask_storeu_ps(p, v_window(n), a); }
 
 CREG_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 CREG_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }

@@ -9,11 +9,16 @@ enum { CREG_W = 4 };
 typedef float32x4_t vf;
 typedef uint32x4_t vm; /* all bits of a lane */
 typedef uint64x2_t vu;
+typedef struct {
+    ptrdiff_t n;
+    vm lanes;
+} vw;
 
-CREG_INLINE vm v_mask_n(ptrdiff_t n)
+CREG_INLINE vw v_window(ptrdiff_t n)
 {
     static const uint32_t lanes[CREG_W] = {0, 1, 2, 3};
-    return vcltq_u32(vld1q_u32(lanes), vdupq_n_u32(n >= CREG_W ? CREG_W : n <= 0 ? 0 : (uint32_t)n));
+    const uint32_t inside = n >= CREG_W ? CREG_W : n <= 0 ? 0 : (uint32_t)n;
+    return (vw){n, vcltq_u32(vld1q_u32(lanes), vdupq_n_u32(inside))};
 }
 
 CREG_INLINE vf v_set1(float a) { return vdupq_n_f32(a); }
@@ -33,7 +38,8 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
     if (n > 0) memcpy(p, part, sizeof(float) * (size_t)(n < CREG_W ? n : CREG_W));
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(a))); }
-CREG_INLINE vf v_first(vf a, ptrdiff_t n) { return v_keep(v_mask_n(n), a); }
+CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w.n); }
+CREG_INLINE vf v_only(vf a, vw w) { return v_keep(w.lanes, a); }
 
 CREG_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
 CREG_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }

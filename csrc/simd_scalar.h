@@ -2,6 +2,7 @@
  *
  * Every simd_<isa>.h defines these same operations over its own CREG_W floats; the op headers are written against them.
  *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
+ *   vw  a window of leading lanes
  */
 #ifndef CREG_SIMD_SCALAR_H
 #define CREG_SIMD_SCALAR_H
@@ -18,6 +19,7 @@ typedef struct {
 typedef struct {
     uint64_t a[CREG_W / 2];
 } vu;
+typedef ptrdiff_t vw; /* how many lanes */
 
 #define CREG_EACH for (int i = 0; i < CREG_W; i++)
 #define CREG_EACH_HALF for (int i = 0; i < CREG_W / 2; i++)
@@ -49,9 +51,13 @@ CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
     return r;
 }
 CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { CREG_EACH if (i < n) p[i] = a.a[i]; }
-CREG_INLINE vf v_first(vf a, ptrdiff_t n)
+
+/* The same through a window of the first n lanes, which is made once for many registers. */
+CREG_INLINE vw v_window(ptrdiff_t n) { return n; }
+CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w); }
+CREG_INLINE vf v_only(vf a, vw w)
 {
-    CREG_EACH a.a[i] = i < n ? a.a[i] : 0.0f;
+    CREG_EACH a.a[i] = i < w ? a.a[i] : 0.0f;
     return a;
 }
 
