@@ -3,7 +3,8 @@
 python tests/soak.py SECONDS
 
 SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
-the C driver and all tests with sanitizers, instead of 200 examples, a few lengths and the tests of the kernels.
+the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
+kernels and a tenth of the calls.
 ``--readme`` puts the table into the README, between its two marks.
 
 Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
@@ -13,6 +14,7 @@ Ends with 1 if anything failed. What cannot be tried for want of a tool is told 
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import platform
 import re
@@ -24,6 +26,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "native"))
@@ -107,6 +110,14 @@ def counted(report: ET.Element, done: subprocess.CompletedProcess[str]) -> Tally
     return tally
 
 
+@cache
+def work() -> Path:
+    """A folder for what is compiled, gone at the end."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
     """The C driver of the kernel table, built in these ways."""
 
@@ -117,12 +128,11 @@ def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
                 total.missing = ", ".join(missing)
                 continue
             asked = "all" if seconds >= THOROUGH and name in ALL_LENGTHS else lengths
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    total.inputs += build.check(name, asked, Path(folder)).trials
-                except RuntimeError as error:
-                    total.failures += 1
-                    total.output += str(error)
+            try:
+                total.inputs += build.check(name, asked, work()).trials
+            except RuntimeError as error:
+                total.failures += 1
+                total.output += str(error)
         return total
 
     return tally
@@ -130,12 +140,11 @@ def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
 
 def libfuzzer(seconds: int) -> Tally:
     """Inputs that libFuzzer makes up to reach new code, under AddressSanitizer and UBSan."""
-    flags = ("-O1", "-g1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all")
-    variant = build.Variant("clang", (*flags, "-Wno-unused-function"))
+    variant = build.VARIANTS["sanitized"]
     if missing := build.missing_tools(variant):
         return Tally(missing=", ".join(missing))
     with tempfile.TemporaryDirectory() as folder:
-        objects = build.compile_kernels(variant, Path(folder))
+        objects = build.compile_kernels(variant, work())
         program = build.compile_driver(variant, Path(folder), objects, "-fsanitize=fuzzer", source="fuzz.c")
         limits = [f"-max_total_time={seconds}", "-max_len=32", "-print_final_stats=1"]
         corpus = Path(folder, "corpus")
@@ -170,11 +179,22 @@ def sanitized(seconds: int) -> Tally:
     return Tally(int(passed[1]) if passed else 0, int(planted[1]) if planted else 0, failures, output=output)
 
 
+def pythons(seconds: int) -> Tally:
+    """The package built, installed and tested with other Pythons."""
+    done = run([sys.executable, str(TESTS / "pythons.py"), *["all"] * (seconds >= THOROUGH)])
+    versions = re.findall(r"^Python (\S+): (\d+) passed", done.stdout, re.MULTILINE)
+    wrong = done.returncode != 0
+    output = done.stdout + done.stderr if wrong else ""
+    note = ", ".join(version for version, _ in versions)
+    return Tally(sum(int(passed) for _, passed in versions), failures=int(wrong), output=output, note=note)
+
+
 def endurance(seconds: int) -> Tally:
     """Very many calls in one process, whose memory must not grow."""
-    done = run([sys.executable, str(TESTS / "endurance.py"), str(CALLS), str(REFUSED), str(LARGE)])
+    calls = [n if seconds >= THOROUGH else n // 10 for n in (CALLS, REFUSED, LARGE)]
+    done = run([sys.executable, str(TESTS / "endurance.py"), *map(str, calls)])
     wrong = done.returncode != 0
-    return Tally(CALLS + LARGE, REFUSED, int(wrong), output=done.stdout + done.stderr if wrong else "")
+    return Tally(calls[0] + calls[2], calls[1], int(wrong), output=done.stdout + done.stderr if wrong else "")
 
 
 PROMISES: dict[str, Callable[[int], Tally]] = {
@@ -203,6 +223,7 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "interrupts": pytest(
         *(f"tests/test_{name}.py" for name in ("cli", "fit", "bench", "lab", "interrupts")), "-k", "interrupt or ctrl"
     ),
+    "every supported Python there is": pythons,
     "runs cut off go on with the same bits": pytest("tests/test_checkpoint.py"),
 }
 

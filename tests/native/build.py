@@ -22,7 +22,11 @@ CSRC = HERE.parents[1] / "csrc"
 GOLDEN = HERE.parent / "golden"
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
-SANITIZED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+# With what libFuzzer needs, so that the driver and fuzz.c share one compilation.
+SANITIZED = (
+    *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function"),
+    *("-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,9 @@ VARIANTS = {
     "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
     "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
-    "sanitized": Variant("gcc", (*SANITIZED, "-fsanitize=address,undefined")),
+    "sanitized": Variant("clang", SANITIZED),
     "valgrind": Variant("gcc", ("-O1", "-g1"), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
     "avx512": Variant("gcc", ("-O2",), emulated=True),
-    "avx512-sanitized": Variant("gcc", (*SANITIZED, "-fsanitize=address,undefined"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
 }
 
@@ -73,9 +76,13 @@ def missing_tools(variant: Variant) -> list[str]:
 
 
 def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
-    """Compile all of csrc/ and the emulation if wanted, side by side, and return the objects."""
+    """Compile all of csrc/ and the emulation if wanted, side by side, and return the objects, new or there already."""
+    folder = folder / f"objects-{variant.compiler}-{abs(hash(variant))}"
     sources = [*sorted(CSRC.glob("*.c")), *[HERE / "emulated.c"] * variant.emulated]
     objects = {path: folder / f"{path.stem}.o" for path in sources}
+    if folder.exists():
+        return list(objects.values())
+    folder.mkdir()
     command = [variant.compiler, *FLAGS, *variant.flags, *[f"-I{HERE / 'emulated'}"] * variant.emulated, "-c"]
     running = [subprocess.Popen([*command, str(path), "-o", str(target)]) for path, target in objects.items()]
     if sum(process.wait() for process in running):
