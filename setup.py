@@ -1,6 +1,7 @@
 """Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels.
 
-Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors.
+Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors;
+CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/sanitized.py.
 """
 
 import os
@@ -21,8 +22,18 @@ C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 CYTHON_HEADERS = sorted(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))
 
+
+def wanted(variable):
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 # -ffp-contract=off: a fused multiply-add would round once where another machine rounds twice.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+LINK_FLAGS = ["-Wl,-s"] if sys.platform.startswith("linux") else []
+if wanted("CREGKIT_SANITIZE"):
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    C_FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
+    LINK_FLAGS = SANITIZERS
 
 OPENMP_PROBE = """
 #include <omp.h>
@@ -68,7 +79,7 @@ def openmp_works(compiler, compile_flags, link_flags):
 
 def openmp_flags(compiler):
     """Compile and link flags for OpenMP; empty, with a warning, where it is unwanted or does not work."""
-    if os.environ.get("CREGKIT_NO_OPENMP", "0") not in ("", "0"):
+    if wanted("CREGKIT_NO_OPENMP"):
         reason = "CREGKIT_NO_OPENMP is set"
     else:
         for compile_flags, link_flags in openmp_candidates():
@@ -90,7 +101,7 @@ class BuildExtensions(build_ext):
         if self.compiler.compiler_type != "unix":
             raise SystemExit("cregkit needs GCC or Clang: its SIMD code is written for their vector extensions.")
         compile_flags, link_flags = openmp_flags([self.compiler.compiler_so[0]])
-        werror = ["-Werror"] if os.environ.get("CREGKIT_WERROR", "0") not in ("", "0") else []
+        werror = ["-Werror"] if wanted("CREGKIT_WERROR") else []
         for extension in self.extensions:
             extension.extra_compile_args += compile_flags + werror
             extension.extra_link_args += link_flags
@@ -102,18 +113,18 @@ class SourceArchive(sdist):
 
     def make_distribution(self):
         files = self.filelist
-        wanted = [
+        patterns = [
             "cregkit/**/*.p[yx]*",
             "csrc/*.[ch]",
             "tests/**/*.py",
             "tests/**/*.csv",
             "tests/golden/*.txt",
-            "tests/native/*.[ch]",
+            "tests/native/**/*.[ch]",
             "bench/**/*.py",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
         ]
-        for pattern in wanted:
+        for pattern in patterns:
             files.extend(str(path) for path in Path().glob(pattern) if path.suffix != ".pyc")
         files.files = [path for path in files.files if not (path.endswith(".c") and Path(path).parts[0] == "cregkit")]
         files.remove_duplicates()
@@ -128,7 +139,7 @@ def extension(name, sources=()):
         depends=[*C_HEADERS, *CYTHON_HEADERS],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=list(C_FLAGS),
-        extra_link_args=["-Wl,-s"] if sys.platform.startswith("linux") else [],
+        extra_link_args=list(LINK_FLAGS),
     )
 
 

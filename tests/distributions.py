@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit-*.dist-info/*"]
 SDIST_EXTRAS = ["PKG-INFO", "setup.cfg", "cregkit.egg-info/*"]
 NOT_IN_SDIST = [".*", ".*/*"]  # what development alone needs
-KERNELS = ("_pool", "_runtime", "batch_norm", "dropout", "layer_norm", "optimizer", "rms_norm")
 
 
 def matches(name: str, patterns: list[str]) -> bool:
@@ -41,7 +40,8 @@ def wheel_problems(path: Path) -> list[str]:
     found = set(zipfile.ZipFile(path).namelist())
     wanted = {name for name in tracked() if name.startswith("cregkit/") and not name.endswith((".pyx", ".pxd"))}
     modules = {PurePath(name).name.split(".")[0] for name in found if name.endswith(".so")}
-    lost = [f"missing extension {name}" for name in KERNELS if name not in modules]
+    kernels = {PurePath(name).stem for name in tracked() if name.endswith(".pyx")}
+    lost = [f"missing extension {name}" for name in sorted(kernels - modules)]
     return problems(found, wanted, WHEEL_EXTRAS) + lost
 
 

@@ -2,8 +2,10 @@
 
 python tests/soak.py SECONDS
 
-SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test and all lengths of
-the C driver, instead of 200 examples and a few lengths.
+SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
+the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
+kernels and a tenth of the calls.
+``--readme`` puts the table into the README, between its two marks.
 
 Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
 --without-tools.
@@ -12,7 +14,9 @@ Ends with 1 if anything failed. What cannot be tried for want of a tool is told 
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -21,16 +25,29 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "native"))
 
 import build
+from cregkit.kernels._runtime import available_isas, cpu_name
 
 TESTS = Path(__file__).parent
 CALLS, REFUSED, LARGE = 1_000_000, 10_000, 1_000
 THOROUGH = 600
-FORKS = "fork or multiprocessing or torch or joblib"
+ALL_LENGTHS = ("release", "avx512", "aarch64")
+README = TESTS.parent / "README.md"
+MARKS = "<!-- written by tests/soak.py -->\n", "<!-- end -->\n"
+SANITIZED = (
+    "test_parity",
+    "test_buffers",
+    "test_fuzz",
+    "test_dropout_add_norm",
+    "test_layer_machine",
+    "test_containment",
+)
 
 
 @dataclass
@@ -42,6 +59,7 @@ class Tally:
     failures: int = 0
     missing: str = ""
     output: str = ""
+    note: str = ""
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,6 +110,14 @@ def counted(report: ET.Element, done: subprocess.CompletedProcess[str]) -> Tally
     return tally
 
 
+@cache
+def work() -> Path:
+    """A folder for what is compiled, gone at the end."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
     """The C driver of the kernel table, built in these ways."""
 
@@ -101,13 +127,12 @@ def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
             if missing := build.missing_tools(build.VARIANTS[name]):
                 total.missing = ", ".join(missing)
                 continue
-            asked = "all" if seconds >= THOROUGH and name == "release" else lengths
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    total.inputs += build.check(name, asked, Path(folder)).trials
-                except RuntimeError as error:
-                    total.failures += 1
-                    total.output += str(error)
+            asked = "all" if seconds >= THOROUGH and name in ALL_LENGTHS else lengths
+            try:
+                total.inputs += build.check(name, asked, work()).trials
+            except RuntimeError as error:
+                total.failures += 1
+                total.output += str(error)
         return total
 
     return tally
@@ -115,12 +140,11 @@ def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
 
 def libfuzzer(seconds: int) -> Tally:
     """Inputs that libFuzzer makes up to reach new code, under AddressSanitizer and UBSan."""
-    flags = ("-O1", "-g1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all")
-    variant = build.Variant("clang", (*flags, "-Wno-unused-function"))
+    variant = build.VARIANTS["sanitized"]
     if missing := build.missing_tools(variant):
         return Tally(missing=", ".join(missing))
     with tempfile.TemporaryDirectory() as folder:
-        objects = build.compile_kernels(variant, Path(folder))
+        objects = build.compile_kernels(variant, work())
         program = build.compile_driver(variant, Path(folder), objects, "-fsanitize=fuzzer", source="fuzz.c")
         limits = [f"-max_total_time={seconds}", "-max_len=32", "-print_final_stats=1"]
         corpus = Path(folder, "corpus")
@@ -128,17 +152,49 @@ def libfuzzer(seconds: int) -> Tally:
         done = run([str(program), *limits, str(corpus)])
         found = re.search(r"number_of_executed_units: (\d+)", done.stderr)
         covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stderr)
-        if covered:
-            print("   libFuzzer: {} edges, {} features, {} inputs in the corpus".format(*covered[-1]))
+        note = "{} edges, {} features, {} inputs in the corpus".format(*covered[-1]) if covered else ""
         wrong = done.returncode != 0
-        return Tally(int(found[1]) if found else 0, failures=int(wrong), output=done.stderr if wrong else "")
+        return Tally(int(found[1]) if found else 0, failures=int(wrong), output=done.stderr if wrong else "", note=note)
+
+
+def guarded(seconds: int) -> Tally:
+    """Every op between pages that must not be touched."""
+    done = run([sys.executable, str(TESTS / "guarded.py"), "all" if seconds >= THOROUGH else "few"])
+    wrong = done.returncode != 0
+    return Tally(
+        0 if wrong else int(done.stdout), failures=int(wrong), output=done.stdout + done.stderr if wrong else ""
+    )
+
+
+def sanitized(seconds: int) -> Tally:
+    """The tests with an extension under AddressSanitizer and UBSan."""
+    if missing := build.missing_tools(build.VARIANTS["sanitized"]):
+        return Tally(missing=", ".join(missing))
+    tests = [] if seconds >= THOROUGH else [f"tests/{name}.py" for name in SANITIZED]
+    done = run([sys.executable, str(TESTS / "sanitized.py"), *tests], HYPOTHESIS_PROFILE="local")
+    planted, passed = (re.search(rf"(\d+) {what}", done.stdout) for what in ("planted", "passed"))
+    failed = re.search(r"(\d+) (failed|error)", done.stdout)
+    failures = int(failed[1]) if failed else int(done.returncode != 0)
+    output = done.stdout + done.stderr if done.returncode else ""
+    return Tally(int(passed[1]) if passed else 0, int(planted[1]) if planted else 0, failures, output=output)
+
+
+def pythons(seconds: int) -> Tally:
+    """The package built, installed and tested with other Pythons."""
+    done = run([sys.executable, str(TESTS / "pythons.py"), *["all"] * (seconds >= THOROUGH)])
+    versions = re.findall(r"^Python (\S+): (\d+) passed", done.stdout, re.MULTILINE)
+    wrong = done.returncode != 0
+    output = done.stdout + done.stderr if wrong else ""
+    note = ", ".join(version for version, _ in versions)
+    return Tally(sum(int(passed) for _, passed in versions), failures=int(wrong), output=output, note=note)
 
 
 def endurance(seconds: int) -> Tally:
     """Very many calls in one process, whose memory must not grow."""
-    done = run([sys.executable, str(TESTS / "endurance.py"), str(CALLS), str(REFUSED), str(LARGE)])
+    calls = [n if seconds >= THOROUGH else n // 10 for n in (CALLS, REFUSED, LARGE)]
+    done = run([sys.executable, str(TESTS / "endurance.py"), *map(str, calls)])
     wrong = done.returncode != 0
-    return Tally(CALLS + LARGE, REFUSED, int(wrong), output=done.stdout + done.stderr if wrong else "")
+    return Tally(calls[0] + calls[2], calls[1], int(wrong), output=done.stdout + done.stderr if wrong else "")
 
 
 PROMISES: dict[str, Callable[[int], Tally]] = {
@@ -148,6 +204,10 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "nothing uninitialised (valgrind)": driver("valgrind", lengths="smoke"),
     "no data race (ThreadSanitizer)": driver("threads"),
     "AArch64 gives the same bits (QEMU)": driver("aarch64"),
+    "AVX-512 gives the same bits (SIMDe)": driver("avx512"),
+    "every op within its arrays, from Python": guarded,
+    "touching memory beside them is seen": pytest("tests/test_guarded.py", "-k", "seen"),
+    "the tests under ASan and UBSan": sanitized,
     "coverage-guided fuzzing of the kernels": libfuzzer,
     "no bit changes between releases": pytest("tests/test_golden.py"),
     "any call is right or refused": pytest("tests/test_fuzz.py"),
@@ -160,27 +220,53 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "forks and worker processes": pytest(
         "tests/test_processes.py", "tests/test_runtime.py", "-k", "not gil and not threads"
     ),
-    "interrupts": pytest("tests/test_cli.py", "tests/test_fit.py", "tests/test_bench.py", "-k", "interrupt or ctrl"),
+    "interrupts": pytest(
+        *(f"tests/test_{name}.py" for name in ("cli", "fit", "bench", "lab", "interrupts")), "-k", "interrupt or ctrl"
+    ),
+    "every supported Python there is": pythons,
+    "runs cut off go on with the same bits": pytest("tests/test_checkpoint.py"),
 }
+
+
+def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> None:
+    """Put the table of a run between the README's marks."""
+    cpu, isas = cpu_name() or platform.machine(), ", ".join(available_isas())
+    lines = [
+        f"{date.today().isoformat()}, {cpu} ({isas}), {os.cpu_count()} processors, Python {platform.python_version()}:",
+        f"`{command}`, {seconds / 60:.0f} minutes.",
+        "",
+        "| promise | inputs tried | faults injected | failures |",
+        "|---|---:|---:|---:|",
+    ]
+    for promise, tally in tallies.items():
+        note = f"; {tally.note}" * bool(tally.note) + f"; not tried for want of {tally.missing}" * bool(tally.missing)
+        lines.append(f"| {promise}{note} | {tally.inputs:,} | {tally.faults:,} | {tally.failures} |")
+    before, _, rest = README.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    README.write_text(before + MARKS[0] + "\n".join(lines) + "\n" + MARKS[1] + after)
 
 
 def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
     asked = parser.parse_args()
     if asked.seconds < 1:
         parser.error(f"SECONDS must be at least 1, got {asked.seconds}")
     print(f"{'promise':42} {'inputs':>9} {'faults':>7} {'failures':>8}", flush=True)
-    start, wrong = time.monotonic(), 0
+    start, wrong, tallies = time.monotonic(), 0, {}
     for promise, test in PROMISES.items():
-        tally = test(asked.seconds)
-        note = f"  not installed: {tally.missing}" if tally.missing else ""
+        tally = tallies[promise] = test(asked.seconds)
+        note = f"  not installed: {tally.missing}" if tally.missing else f"  {tally.note}" * bool(tally.note)
         print(f"{promise:42} {tally.inputs:9} {tally.faults:7} {tally.failures:8}{note}", flush=True)
         print(tally.output, end="", file=sys.stderr)
         wrong += tally.failures + bool(tally.missing and not asked.without_tools)
-    print(f"done in {time.monotonic() - start:.0f} s")
+    seconds = time.monotonic() - start
+    print(f"done in {seconds:.0f} s")
+    if asked.readme:
+        write_readme(tallies, f"python tests/soak.py {asked.seconds}", seconds)
     return int(wrong > 0)
 
 

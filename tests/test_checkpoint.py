@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ class _PowerCutError(Exception):
 class Run:
     """All that one run is made of, the same for every seed."""
 
-    def __init__(self, optimizer=AdamW, patience=4, seed=1):
+    def __init__(self, optimizer=AdamW, patience=4, seed=1, **settings):
         self.network = Sequential(
             Linear(6, 8, seed=seed), BatchNorm(8), SpatialDropout(0.1, seed=seed), ReLU(), Dropout(0.3, seed=seed),
             Linear(8, 2, seed=seed + 1),
         )  # fmt: skip
         options = {"momentum": 0.9} if optimizer is SGD else {}
-        self.optimizer = optimizer(self.network, 0.02, **options)
+        self.optimizer = optimizer(self.network, **{"lr": 0.02, **options, **settings})
         self.stopping = EarlyStopping(patience)
 
     def fit(self, epochs=EPOCHS, *, cut=None, **options):
@@ -41,12 +42,10 @@ class Run:
             if state.epoch == cut:
                 raise _PowerCutError
 
-        options = {"batch_size": 8, "seed": 4, "train": TRAIN, "test": TEST, **options}
-        train, test = options.pop("train"), options.pop("test")
+        options = {"batch_size": 8, "seed": 4, "train": TRAIN, "test": TEST, "loss": softmax_cross_entropy, **options}
+        train, test, loss = options.pop("train"), options.pop("test"), options.pop("loss")
         callbacks = [decay, self.stopping, power_cut]
-        self.history = fit(
-            self.network, softmax_cross_entropy, self.optimizer, train, test, epochs, callbacks=callbacks, **options
-        )
+        self.history = fit(self.network, loss, self.optimizer, train, test, epochs, callbacks=callbacks, **options)
         return self
 
     def result(self):
@@ -192,9 +191,39 @@ def _refused(run, path, message, **options):
         ({"train": (X[:33] + 1, CLASSES[:33])}, "train was"),
         ({"test": TRAIN}, "test was"),
         ({"seed": np.random.Generator(np.random.MT19937(1))}, "order"),
+        (
+            {"loss": partial(softmax_cross_entropy, label_smoothing=0.1)},
+            r"loss was softmax_cross_entropy, is softmax_cross_entropy\(label_smoothing=0\.1\)",
+        ),
+        ({"loss": lambda z, t: softmax_cross_entropy(z, t)}, "loss was softmax_cross_entropy, is <lambda>"),
     ],
 )
 def test_another_run_is_refused(options, named, path):
     Run().fit(2, checkpoint=path)
     _refused(Run(), path, f"another run: {named}", **options)
     _refused(Run(SGD), path, "another run: optimizer was AdamW, is SGD")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "named"),
+    [
+        (SGD, {"momentum": 0.5}, "momentum was 0.9, is 0.5"),
+        (SGD, {"lr": 0.1}, "lr was 0.02, is 0.1"),
+        (SGD, {"weight_decay": 0.5}, "weight_decay was 0.0, is 0.5"),
+        (Adam, {"betas": (0.8, 0.999)}, r"betas was \[0\.9, 0\.999\], is \[0\.8, 0\.999\]"),
+        (AdamW, {"eps": 1e-6}, "eps was 1e-08, is 1e-06"),
+    ],
+)
+def test_another_setting_of_the_optimizer_is_refused(optimizer, settings, named, path):
+    Run(optimizer).fit(2, checkpoint=path)
+    _refused(Run(optimizer, **settings), path, f"another run: {named}")
+
+
+def test_an_optimizer_that_changed_its_step_goes_on_with_that_of_the_file(path):
+    """The settings are those it was made with: the same object may go on from its own file."""
+    whole = Run(patience=100).fit()
+    run = Run(patience=100)
+    with pytest.raises(_PowerCutError):
+        run.fit(cut=3, checkpoint=path)
+    assert run.optimizer.lr < 0.02
+    assert run.fit(checkpoint=path, resume=True).result() == whole.result()

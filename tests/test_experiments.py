@@ -24,7 +24,7 @@ from cregkit.lab.experiments import (
     training,
 )
 from cregkit.lab.experiments.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Settings, Table
-from cregkit.lab.experiments.running import run
+from cregkit.lab.experiments.running import one_thread, run
 from cregkit.lab.experiments.spatial_dropout import GroupDropout
 from cregkit.lab.experiments.words import compared, narrowest
 from cregkit.lab.spread import Interval
@@ -38,9 +38,10 @@ pytest.importorskip("matplotlib")
 def measured(experiment, rows, seeds=3, epochs=None):
     """Return the table of the first ``rows`` rows, at a smaller budget than the experiment's own."""
     trials = {row: [] for row in experiment.rows[:rows]}
-    for seed in range(seeds):
-        for trial in itertools.islice(experiment.trials(seed, epochs or experiment.epochs), rows):
-            trials[trial.row].append(trial)
+    with one_thread():  # as in a run: these networks are too small to share
+        for seed in range(seeds):
+            for trial in itertools.islice(experiment.trials(seed, epochs or experiment.epochs), rows):
+                trials[trial.row].append(trial)
     return Table(list(trials), trials)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,19 @@ def test_the_kernels_give_the_golden_bits_within_their_arrays(kernels: list[Path
     assert result.hashes == build.read_golden("few")
     assert "scalar" in result.tables
     assert result.trials > 5000
+
+
+def test_the_driver_calls_every_kernel() -> None:
+    kernels = re.findall(r"^    \.(\w+) =", (build.CSRC / "table.h").read_text(), re.MULTILINE)
+    trials = (build.HERE / "trials.h").read_text()
+    assert len(kernels) > 20
+    assert [name for name in kernels if name != "isa" and not re.search(rf"(kernels|\bk)->{name}\b", trials)] == []
+
+
+@needs("avx512")
+def test_avx512_emulated_gives_the_golden_bits_within_its_arrays(tmp_path: Path) -> None:
+    """On any CPU: few have AVX-512, and what nobody runs nobody knows to be right."""
+    assert build.check("avx512", "smoke", tmp_path).tables[0] == "avx512-emulated"
 
 
 # What each of these errors in a kernel must come to: a fault on a guard page, a changed sentinel, other bits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from support import needs_openmp, run_python
@@ -67,6 +68,34 @@ def test_torch_data_loader_workers() -> None:
     pytest.importorskip("torch")
     done = run_python("-c", DATALOADER)
     assert done.returncode == 0, done.stderr
+
+
+WORKERS = """
+import multiprocessing, os, sys
+import cregkit
+
+def threads(_):
+    import cregkit
+    return cregkit.get_num_threads()
+
+if __name__ == "__main__":
+    assert cregkit.get_num_threads() == len(os.sched_getaffinity(0))
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        print(*pool.map_async(threads, range(8)).get(timeout=40))
+"""
+
+
+@linux
+@needs_openmp
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_of_a_pool_use_one_thread_unless_told(method: str, tmp_path: Path) -> None:
+    """As forked ones do, which cannot use more: so many workers as processors, and no more threads than those."""
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    done = run_python(str(script), method)
+    assert (done.stdout.split(), done.returncode) == (["1"] * 8, 0), done.stderr
+    told = run_python(str(script), method, OMP_NUM_THREADS=str(len(os.sched_getaffinity(0))))
+    assert told.stdout.split() == [str(len(os.sched_getaffinity(0)))] * 8, told.stderr
 
 
 LOKY = """

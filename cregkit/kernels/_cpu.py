@@ -1,9 +1,10 @@
-"""How many threads this process may use: its CPU affinity, its cgroup's quota and OMP_NUM_THREADS."""
+"""How many threads this process may use: by CPU affinity, cgroup quota, being a worker process, and OMP_NUM_THREADS."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 
@@ -59,12 +60,20 @@ def _read(path: Path) -> str:
         return ""
 
 
+def is_worker() -> bool:
+    """Whether multiprocessing started this process: beside others, as a rule, which share its processors."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.current_process().name != "MainProcess"
+
+
 def available_cpus(root: Path = Path("/")) -> tuple[int, str]:
     """The default number of threads and where it came from."""
     count, origin = affinity(), "CPU affinity"
     quota = cgroup_quota(root)
     if quota < count:
         count, origin = max(1, math.ceil(quota)), "cgroup CPU quota"
+    if is_worker():
+        count, origin = 1, "worker process of multiprocessing"
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wanted.isdigit() and int(wanted) > 0:
         count, origin = min(int(wanted), 4096), "OMP_NUM_THREADS"

@@ -34,9 +34,11 @@ def moments(x: Float64Array, axis: Axes) -> tuple[Float64Array, Float64Array]:
     """Mean and biased variance over `axis`, which is kept with length 1.
 
     The second pass averages what the first left over, so neither a large offset nor the order of summation shows.
+    The mean of numbers one of which is Inf is Inf.
     """
     mean = x.mean(axis=axis, keepdims=True)
-    mean = mean + (x - mean).mean(axis=axis, keepdims=True)
+    left_over = (x - mean).mean(axis=axis, keepdims=True)
+    mean = np.where(np.isfinite(mean), mean + left_over, mean)
     var = np.square(x - mean).mean(axis=axis, keepdims=True)
     return mean, var
 

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -16,22 +17,24 @@ from numpy.typing import NDArray
 from cregkit.layers import files
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.evaluation import Data
+from cregkit.train.losses import Loss
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Checkpoint:
     """The file of a fit: written after each epoch, read to go on from there.
 
     It holds the states of network, optimiser and callbacks, the history, the state of the generator that orders the
-    samples, and what tells this run from another: batch size, kind of optimiser, callbacks and generator, and checksums
-    of the data.
+    samples, and what tells this run from another: batch size, loss, the optimiser with what it was made with, kinds of
+    callbacks and generator, and checksums of the data. The step size and weight decay to go on with are the file's.
     """
 
     def __init__(
         self,
         path: str | PathLike[str],
         state: FitState,
+        loss: Loss,
         callbacks: Sequence[Callback],
         order: np.random.Generator,
         batch_size: int,
@@ -44,7 +47,9 @@ class Checkpoint:
         self._identity = {
             "format": _FORMAT,
             "batch_size": batch_size,
+            "loss": _name_of(loss),
             "optimizer": type(state.optimizer).__name__,
+            **state.optimizer.settings,
             "order": type(order.bit_generator).__name__,
             "callbacks": [type(callback).__name__ for callback in callbacks],
             "train": _fingerprint(state.train),
@@ -113,6 +118,15 @@ class Checkpoint:
         parts: dict[str, Any] = {"network": self._state.network, "optimizer": self._state.optimizer}
         parts.update((f"callback{index}", callback) for index, callback in enumerate(self._callbacks))
         return parts
+
+
+def _name_of(loss: Loss) -> str:
+    """Return the name of a loss and what it was given beforehand: softmax_cross_entropy(label_smoothing=0.1)."""
+    if not isinstance(loss, partial):
+        return str(getattr(loss, "__name__", type(loss).__name__))
+    plain = (bool, int, float, str, type(None))
+    given = {name: value if isinstance(value, plain) else type(value).__name__ for name, value in loss.keywords.items()}
+    return f"{_name_of(loss.func)}({', '.join(f'{name}={value!r}' for name, value in sorted(given.items()))})"
 
 
 def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -71,7 +71,8 @@ def fit(
         progress: show a bar with losses, accuracies, gap and the time left, if stderr is a terminal.
         checkpoint: file to write after each epoch (``.npz``, whole or not at all), or None.
         resume: go on from ``checkpoint`` if that file exists. The result has the same bits as that of a run that was
-            never interrupted; network, optimizer and callbacks must be made as they were for the run to go on with.
+            never interrupted; network, loss, optimizer and callbacks must be made as they were for the run to go on
+            with.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, value or shape, network, loss and targets do not suit
@@ -91,7 +92,9 @@ def fit(
     state = FitState(network, optimizer, train, test, epochs, History())
     for watcher in watchers:
         watcher.on_train_begin(state)
-    file = None if checkpoint is None else _open(Checkpoint(checkpoint, state, watchers, order, batch_size), resume)
+    file = (
+        None if checkpoint is None else _open(Checkpoint(checkpoint, state, loss, watchers, order, batch_size), resume)
+    )
     history, measure = state.history, accuracy or accuracy_of(loss)
 
     with (

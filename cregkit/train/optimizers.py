@@ -44,6 +44,7 @@ class Optimizer:
             raise ValueError(f"network must have parameters to train, got {type(network).__name__} without any")
         lr, weight_decay = validate.real("lr", lr, 0), validate.real("weight_decay", weight_decay, 0)
         self.network = network
+        self._made_with = {"lr": lr, "weight_decay": weight_decay}
         self.groups = tuple(
             ParameterGroup(tuple(p.name for p in parameters if p.decay is decay), lr, weight_decay if decay else 0.0)
             for decay in (True, False)
@@ -70,6 +71,11 @@ class Optimizer:
         lr = validate.real("lr", lr, 0)
         for group in self.groups:
             group.lr = lr
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the optimiser was made with, by the names of its arguments: a checkpoint wants the same again."""
+        return dict(self._made_with)
 
     def step(self) -> None:
         """Change every parameter in place along its gradient.
@@ -141,6 +147,11 @@ class SGD(Optimizer):
             self._slots = ("velocity",)
         super().__init__(network, lr, weight_decay)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments lr, weight_decay and momentum."""
+        return {**super().settings, "momentum": self.momentum}
+
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         sgd_step(
             parameter.value,
@@ -191,6 +202,11 @@ class Adam(Optimizer):
         )
         self.eps = validate.real("eps", eps, 0)
         super().__init__(network, lr, weight_decay)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments lr, weight_decay, betas and eps."""
+        return {**super().settings, "betas": list(self.betas), "eps": self.eps}
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         adamw_step(

@@ -1,4 +1,5 @@
-"""Builds and runs the driver of the kernel table: plain, under sanitizers and valgrind, and for AArch64 under QEMU.
+"""Builds and runs the driver of the kernel table: plain, sanitized, under valgrind, for AArch64 under QEMU, and with
+AVX-512 emulated, for CPUs without it.
 
 python tests/native/build.py VARIANT... [--lengths all|few|smoke] [--write]
 
@@ -8,6 +9,7 @@ Each variant must print the hashes in tests/golden/; ``--write`` puts those of t
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,11 @@ CSRC = HERE.parents[1] / "csrc"
 GOLDEN = HERE.parent / "golden"
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
-SANITIZED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+# With what libFuzzer needs, so that the driver and fuzz.c share one compilation.
+SANITIZED = (
+    *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function"),
+    *("-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Variant:
     flags: tuple[str, ...]
     runner: tuple[str, ...] = ()
     threads: int = 1
+    emulated: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -43,8 +50,9 @@ VARIANTS = {
     "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
     "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
-    "sanitized": Variant("gcc", (*SANITIZED, "-fsanitize=address,undefined")),
+    "sanitized": Variant("clang", SANITIZED),
     "valgrind": Variant("gcc", ("-O1", "-g1"), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
+    "avx512": Variant("gcc", ("-O2",), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
 }
 
@@ -59,14 +67,23 @@ class Result:
 
 
 def missing_tools(variant: Variant) -> list[str]:
-    """The programs that are not installed."""
-    return [tool for tool in variant.tools if shutil.which(tool) is None]
+    """The programs that are not installed, and SIMDe if it is not."""
+    missing = [tool for tool in variant.tools if shutil.which(tool) is None]
+    if variant.emulated and not missing:
+        probe = [variant.compiler, "-E", "-include", "simde/x86/avx512.h", "-x", "c", os.devnull]
+        missing += ["simde"] * (subprocess.run(probe, capture_output=True, check=False).returncode != 0)
+    return missing
 
 
 def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
-    """Compile all of csrc/, its files side by side, and return the objects."""
-    objects = {path: folder / f"{path.stem}.o" for path in sorted(CSRC.glob("*.c"))}
-    command = [variant.compiler, *FLAGS, *variant.flags, "-c"]
+    """Compile all of csrc/ and the emulation if wanted, side by side, and return the objects, new or there already."""
+    folder = folder / f"objects-{variant.compiler}-{abs(hash(variant))}"
+    sources = [*sorted(CSRC.glob("*.c")), *[HERE / "emulated.c"] * variant.emulated]
+    objects = {path: folder / f"{path.stem}.o" for path in sources}
+    if folder.exists():
+        return list(objects.values())
+    folder.mkdir()
+    command = [variant.compiler, *FLAGS, *variant.flags, *[f"-I{HERE / 'emulated'}"] * variant.emulated, "-c"]
     running = [subprocess.Popen([*command, str(path), "-o", str(target)]) for path, target in objects.items()]
     if sum(process.wait() for process in running):
         raise RuntimeError(f"csrc/ does not compile with {' '.join(command)}")
@@ -77,7 +94,8 @@ def compile_driver(variant: Variant, folder: Path, objects: list[Path], *extra: 
     """Compile and link a program of this folder with the kernels."""
     program = folder / Path(source).stem
     files = [str(HERE / source), *map(str, objects)]
-    command = [variant.compiler, *FLAGS, *variant.flags, *extra, *files, "-o", str(program), "-pthread", "-lm"]
+    tables = ["-Dcreg_kernels_ranked=emulated_ranked"] * variant.emulated
+    command = [variant.compiler, *FLAGS, *variant.flags, *tables, *extra, *files, "-o", str(program), "-pthread", "-lm"]
     subprocess.run(command, check=True)
     return program
 
@@ -134,7 +152,7 @@ def main() -> int:
                 golden_file(asked.lengths).write_text("".join(f"{op} {value}\n" for op, value in found.hashes.items()))
                 return 0
             result = check(name, asked.lengths, Path(folder))
-        print(f"{name:10} {result.trials:8} trials, all equal: {' '.join(result.tables)}", flush=True)
+        print(f"{name:16} {result.trials:8} trials, all equal: {' '.join(result.tables)}", flush=True)
     return 0
 
 

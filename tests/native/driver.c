@@ -41,7 +41,7 @@ static int all_ways(const op *o, trial base, uint64_t *hash)
 {
     int trials = 0;
     for (int rank = n_tables() - 1; rank >= 0; rank--)
-        for (int stream = 0; stream < 2; stream++)
+        for (int stream = 0; stream < o->streams; stream++)
             for (int in_place = 0; in_place <= o->in_place; in_place++)
                 for (place = ON_HEAP; place <= AT_END; place++) {
                     current = base;

@@ -24,11 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t wanted = 0;
     int first = 1;
     for (int rank = 0; creg_kernels_ranked(rank); rank++)
-        for (int way = 0; way < (o->in_place ? 4 : 2); way++) {
+        for (int way = 0; way < (1 + o->in_place) * o->streams; way++) {
             trial t = base;
             t.kernels = creg_kernels_ranked(rank);
-            t.stream = way & 1;
-            t.in_place = way >> 1;
+            t.stream = way % o->streams;
+            t.in_place = way / o->streams;
             if (!run_trial(o, &t)) abort();
             if (first) wanted = t.hash;
             first = 0;

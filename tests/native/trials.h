@@ -17,7 +17,7 @@ typedef struct {
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
-    int stream;   /* written around the cache */
+    int stream;   /* how outputs are written: 0, not around the cache; batch norm knows two such ways */
     int in_place; /* the output is the input */
     uint64_t seed, hash;
     double p, eps;
@@ -238,6 +238,105 @@ static void rows_trial(trial *t, int layer_norm)
 static void layer_norm_trial(trial *t) { rows_trial(t, 1); }
 static void rms_norm_trial(trial *t) { rows_trial(t, 0); }
 
+static creg_dropout dropout_of(const trial *t)
+{
+    const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
+    return (creg_dropout){.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)},
+                          .threshold = (uint16_t)(fixed >> 32),
+                          .tie = (uint32_t)fixed,
+                          .scale = (float)(1.0 / (1.0 - t->p))};
+}
+/* ---- dropout, addition and a norm: as the rows above, with enough of them in a chunk for several tiles ---- */
+
+enum { TILED_ROWS = 8 };
+
+typedef struct {
+    const trial *t;
+    const creg_dropout *dropout;
+    const float *x, *residual, *gamma, *beta, *dy, *dh;
+    float *y, *h, *dx, *dresidual, *partial, *dgamma, *dbeta;
+    double *mean, *rstd;
+    ptrdiff_t rows, cols, chunks;
+    uint64_t first;
+} residual_rows;
+
+static void dropout_add_rows(void *args, ptrdiff_t i)
+{
+    const residual_rows *r = args;
+    const creg_kernels *k = r->t->kernels;
+    const ptrdiff_t row = i * TILED_ROWS, n = at_most(TILED_ROWS, r->rows - row), at = row * r->cols;
+    (r->mean ? k->dropout_add_layer_norm_forward
+             : k->dropout_add_rms_norm_forward)(r->x ? r->x + at : NULL, r->residual + at, r->gamma, r->beta, r->y + at,
+                                                r->h + at, r->mean ? r->mean + row : NULL, r->rstd + row, n, r->cols,
+                                                r->t->eps, r->first + (uint64_t)at, r->dropout, r->t->stream);
+}
+
+static void dropout_add_grad_rows(void *args, ptrdiff_t i)
+{
+    const residual_rows *r = args;
+    const creg_kernels *k = r->t->kernels;
+    const ptrdiff_t row = i * TILED_ROWS, n = at_most(TILED_ROWS, r->rows - row), at = row * r->cols;
+    float *dgamma = r->partial ? r->partial + i * r->cols : NULL;
+    (r->mean ? k->dropout_add_layer_norm_backward : k->dropout_add_rms_norm_backward)(
+        r->dy + at, r->h + at, r->mean ? r->mean + row : NULL, r->rstd + row, r->gamma, r->dh ? r->dh + at : NULL,
+        r->dx ? r->dx + at : NULL, r->dresidual + at, dgamma, r->dbeta ? dgamma + r->chunks * r->cols : NULL, n,
+        r->cols, r->first + (uint64_t)at, r->dropout, r->t->stream);
+}
+
+static void merge_residual_rows(void *args, ptrdiff_t i)
+{
+    const residual_rows *r = args;
+    const rows merged = {
+        .t = r->t, .partial = r->partial, .dgamma = r->dgamma, .dbeta = r->dbeta, .chunks = r->chunks, .cols = r->cols};
+    merge_rows((void *)&merged, i);
+}
+
+/* Plain trials drop nothing, those of tiny values everything, as p = 0 and p = 1 do. */
+static void residual_trial(trial *t, int layer_norm)
+{
+    residual_rows r = {.t = t, .rows = t->n > 300 ? 9 : 11, .cols = t->n, .first = t->seed >> 20};
+    const ptrdiff_t n = r.rows * r.cols;
+    const creg_dropout dropout = dropout_of(t);
+    const int drops_all = t->values == TINY_VALUES;
+    r.chunks = (r.rows + TILED_ROWS - 1) / TILED_ROWS;
+    r.dropout = t->plain ? NULL : &dropout;
+    float *x = t->in_place && layer_norm ? changed(n, t->values) : input(n, t->values);
+    float *residual = t->in_place && !layer_norm ? changed(n, t->values) : input(n, t->values);
+    r.x = drops_all ? NULL : x;
+    r.residual = residual;
+    r.gamma = t->plain ? NULL : positive_input(r.cols);
+    r.beta = t->plain || !layer_norm ? NULL : input(r.cols, ORDINARY);
+    r.dy = input(n, ORDINARY);
+    r.dh = t->plain ? NULL : input(n, ORDINARY);
+    r.y = !t->in_place ? floats(n) : layer_norm ? x : residual;
+    r.h = floats(n);
+    r.mean = layer_norm ? doubles(r.rows) : NULL;
+    r.rstd = doubles(r.rows);
+    r.dx = t->plain || drops_all ? NULL : floats(n);
+    r.dresidual = floats(n);
+    if (!t->plain) {
+        r.partial = floats((layer_norm ? 2 : 1) * r.chunks * r.cols);
+        r.dgamma = floats(r.cols);
+        r.dbeta = layer_norm ? floats(r.cols) : NULL;
+    }
+    protect(PROT_READ);
+    parallel_for(dropout_add_rows, &r, r.chunks);
+    parallel_for(dropout_add_grad_rows, &r, r.chunks);
+    if (r.partial) parallel_for(merge_residual_rows, &r, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, r.y, n);
+    hash_floats(t, r.h, n);
+    if (r.mean) hash_doubles(t, r.mean, r.rows);
+    hash_doubles(t, r.rstd, r.rows);
+    if (r.dx) hash_floats(t, r.dx, n);
+    hash_floats(t, r.dresidual, n);
+    if (r.dgamma) hash_floats(t, r.dgamma, r.cols);
+    if (r.dbeta) hash_floats(t, r.dbeta, r.cols);
+}
+
+static void dropout_add_layer_norm_trial(trial *t) { residual_trial(t, 1); }
+static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, 0); }
+
 /* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
 
 typedef struct {
@@ -441,15 +540,6 @@ static ptrdiff_t half_of(const elements *e, ptrdiff_t i, ptrdiff_t *n)
     return i ? half : 0;
 }
 
-static creg_dropout dropout_of(const trial *t)
-{
-    const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
-    return (creg_dropout){.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)},
-                          .threshold = (uint16_t)(fixed >> 32),
-                          .tie = (uint32_t)fixed,
-                          .scale = (float)(1.0 / (1.0 - t->p))};
-}
-
 static void dropout_task(void *args, ptrdiff_t i)
 {
     const elements *e = args;
@@ -561,22 +651,25 @@ typedef struct {
     const char *name;
     void (*run)(trial *t);
     int in_place; /* whether the output may be the input */
+    int streams;  /* how many values of stream there are */
 } op;
 
 static const op ops[] = {
-    {"layer_norm", layer_norm_trial, 1},
-    {"rms_norm", rms_norm_trial, 1},
-    {"batch_norm_columns", columns_trial, 1},
-    {"batch_norm_planes", planes_trial, 1},
-    {"batch_norm_inference_columns", columns_inference_trial, 1},
-    {"batch_norm_inference_planes", planes_inference_trial, 1},
-    {"dropout", dropout_trial, 1},
-    {"dropout_keep", dropout_keep_trial, 0},
-    {"spatial_dropout", spatial_dropout_trial, 1},
-    {"sum_squares", sum_squares_trial, 0},
-    {"scale", scale_trial, 1},
-    {"sgd_step", sgd_step_trial, 0},
-    {"adamw_step", adamw_step_trial, 0},
+    {"layer_norm", layer_norm_trial, 1, 2},
+    {"rms_norm", rms_norm_trial, 1, 2},
+    {"dropout_add_layer_norm", dropout_add_layer_norm_trial, 1, 2},
+    {"dropout_add_rms_norm", dropout_add_rms_norm_trial, 1, 2},
+    {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
+    {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
+    {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
+    {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
+    {"dropout", dropout_trial, 1, 2},
+    {"dropout_keep", dropout_keep_trial, 0, 1},
+    {"spatial_dropout", spatial_dropout_trial, 1, 2},
+    {"sum_squares", sum_squares_trial, 0, 1},
+    {"scale", scale_trial, 1, 2},
+    {"sgd_step", sgd_step_trial, 0, 1},
+    {"adamw_step", adamw_step_trial, 0, 1},
 };
 enum { OPS = sizeof ops / sizeof *ops };
 

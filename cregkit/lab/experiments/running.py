@@ -20,7 +20,7 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     start = time.perf_counter()
     whole = 0
     try:
-        with _one_thread():
+        with one_thread():
             for seed in range(seeds):
                 for trial in experiment.trials(seed, epochs):
                     trials[trial.row].append(trial)
@@ -34,7 +34,7 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute on one thread: the products too, if threadpoolctl is there, as it is with scikit-learn.
 
     These networks are too small to share, and where another process has a core, threads that wait for it make every

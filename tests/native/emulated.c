@@ -1,0 +1,12 @@
+/* The kernels for AVX-512 on any CPU: csrc/isa_avx512.c without its target, on emulated/immintrin.h, as the best table
+ * of this CPU. The driver is compiled with -Dcreg_kernels_ranked=emulated_ranked. */
+#include "cregkit.h"
+
+#define CREG_ISA "avx512-emulated"
+#define CREG_TABLE emulated_avx512
+extern const creg_kernels CREG_TABLE;
+#include "simd_avx512.h"
+#include "table.h"
+
+const creg_kernels *emulated_ranked(int rank);
+const creg_kernels *emulated_ranked(int rank) { return rank == 0 ? &emulated_avx512 : creg_kernels_ranked(rank - 1); }

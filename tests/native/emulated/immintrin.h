@@ -1,0 +1,63 @@
+/* AVX-512 for CPUs without it: SIMDe's portable intrinsics, with those that its releases lack. A masked load or store
+ * touches only what its mask selects, and a stream to a place that is not aligned faults, as on the CPU. */
+#ifndef EMULATED_IMMINTRIN_H
+#define EMULATED_IMMINTRIN_H
+
+#define SIMDE_NO_NATIVE
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <string.h>
+
+#define __mmask16 simde__mmask16
+#define __mmask32 simde__mmask32
+
+static inline __m512 emulated_maskz_loadu_ps(uint16_t mask, const float *p)
+{
+    float a[16];
+    for (int i = 0; i < 16; i++) a[i] = mask >> i & 1 ? p[i] : 0.0f;
+    return _mm512_loadu_ps(a);
+}
+
+static inline void emulated_mask_storeu_ps(float *p, uint16_t mask, __m512 v)
+{
+    float a[16];
+    _mm512_storeu_ps(a, v);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) p[i] = a[i];
+}
+
+static inline void emulated_stream_ps(float *p, __m512 v)
+{
+    if ((uintptr_t)p % 64) __builtin_trap();
+    _mm512_storeu_ps(p, v);
+}
+
+static inline __m256 emulated_extractf32x8_ps(__m512 v, int half)
+{
+    float a[16];
+    _mm512_storeu_ps(a, v);
+    return _mm256_loadu_ps(a + 8 * half);
+}
+
+static inline uint32_t emulated_cmpeq_epu16_mask(__m512i x, __m512i y)
+{
+    uint16_t a[32], b[32];
+    memcpy(a, &x, sizeof a);
+    memcpy(b, &y, sizeof b);
+    uint32_t mask = 0;
+    for (int i = 0; i < 32; i++) mask |= (uint32_t)(a[i] == b[i]) << i;
+    return mask;
+}
+
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_mask_storeu_ps
+#undef _mm512_stream_ps
+#undef _mm512_extractf32x8_ps
+#undef _mm512_cmpeq_epu16_mask
+#define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
+#define _mm512_mask_storeu_ps emulated_mask_storeu_ps
+#define _mm512_stream_ps emulated_stream_ps
+#define _mm512_extractf32x8_ps emulated_extractf32x8_ps
+#define _mm512_cmpeq_epu16_mask emulated_cmpeq_epu16_mask
+
+#endif

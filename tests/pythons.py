@@ -1,0 +1,75 @@
+"""Builds, installs and tests the package with every Python it supports that is found: ``python tests/pythons.py [all]``
+
+Looks on the PATH and among pyenv's versions. Without ``all`` the oldest and the newest are tried. Prints one line for
+each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
+TESTS = ("parity", "golden", "buffers", "layers", "state", "cli", "checkpoint", "untrusted_files", "runtime")
+
+
+def interpreters() -> dict[str, str]:
+    """The interpreters found, by version."""
+    found = {}
+    for version in SUPPORTED:
+        pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+        candidates = [shutil.which(f"python{version}"), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+        for path in filter(None, candidates):
+            probe = subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+            if probe.returncode == 0:
+                found[version] = path
+                break
+    return found
+
+
+def try_one(python: str, folder: Path) -> str:
+    """Install the package and run some tests on it; return pytest's last line.
+
+    Raises:
+        RuntimeError: something failed, with what was said.
+    """
+    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, folder / "tree", ignore=left_out)
+    shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, so that the installed one is met
+    inside = str(folder / "venv" / "bin" / "python")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    config = ["-c", str(folder / "tree" / "pyproject.toml"), "--rootdir", str(folder)]
+    for command in (
+        [python, "-m", "venv", str(folder / "venv")],
+        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[test]"],
+        [inside, "-m", "pytest", "-q", *config, *(str(folder / "tests" / f"test_{name}.py") for name in TESTS)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout.splitlines()[-1]
+
+
+def main() -> int:
+    """See above."""
+    found = list(interpreters().items())
+    chosen = found if sys.argv[1:] == ["all"] else list(dict(found[:1] + found[-1:]).items())
+    wrong = 0
+    for version, python in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                print(f"Python {version}: {re.sub(' in .*', '', try_one(python, Path(folder)))}", flush=True)
+            except RuntimeError as error:
+                print(f"Python {version}: failed\n{error}", flush=True)
+                wrong += 1
+    return int(wrong > 0 or not chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
