@@ -15,6 +15,7 @@ from torch_support import assert_close, fresh, gradients_of, twins  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
 from cregkit.torch import autograd, transformer  # noqa: E402
+from cregkit.torch.bridge import draw_seed  # noqa: E402
 
 N, T, D = 3, 7, 16
 FORWARD, BACKWARD = "dropout_add_layer_norm_forward", "dropout_add_layer_norm_backward"
@@ -223,7 +224,7 @@ def test_other_tensors_fall_back(norm_first, what, kernel_calls):
     assert type(y) is type(expected)
     assert y.dtype is expected.dtype
     torch.testing.assert_close(y, expected)
-    assert kernel_calls.count(FORWARD) == (passes(norm_first) - 1 if what == "strided" else 0)
+    assert kernel_calls.count(FORWARD) == (passes(norm_first) - 1 if what in ("strided", "negated view") else 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own
@@ -283,10 +284,12 @@ def test_the_function_and_its_second_derivative(kernel_calls):
     x, residual = (torch.randn(4, 5, requires_grad=True) for _ in range(2))
     weight, bias = torch.randn(5, requires_grad=True), torch.randn(5, requires_grad=True)
     inputs = (x, residual, weight, bias)
-    mask = autograd.scaled_mask((4, 5), 0.4, 7)
+    torch.manual_seed(7)
+    mask = autograd.scaled_mask((4, 5), 0.4, draw_seed())
 
     def ours(*inputs):
-        return autograd.dropout_add_layer_norm(*inputs, 0.4, 1e-5, 7)
+        torch.manual_seed(7)
+        return autograd.dropout_add_layer_norm(*inputs, 0.4, 1e-5)
 
     def stock(x, residual, weight, bias):
         h = residual + x * mask.to(x.dtype)
