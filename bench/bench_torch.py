@@ -2,6 +2,7 @@
 
     python bench/bench_torch.py              # a few minutes
     python bench/bench_torch.py --quick      # under one, noisier
+    python bench/bench_torch.py --only MLP   # the rows with this in their name
     python bench/bench_torch.py --overhead   # op by op, small sizes: where the kernels begin to pay
 
 One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: PyTorch's with dropout,
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,10 @@ class TransformerBlock(nn.Module):
         return self.norm2(x + self.feed(x))
 
 
+def encoder_layer(norm_first: bool = False) -> nn.Module:
+    return nn.TransformerEncoderLayer(512, 8, 2048, 0.1, "gelu", batch_first=True, norm_first=norm_first)
+
+
 def conv_block() -> nn.Module:
     return nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.3))
 
@@ -79,7 +84,11 @@ WORKLOADS = (
     Workload("MLP 784-256-128-10, batch 256", mlp, (256, 784), False, 1.05),
     Workload("MLP 784-256-128-10, batch 2048", mlp, (2048, 784), False, 1.05),
     Workload("TransformerBlock(512, 8), 8 x 128", lambda: TransformerBlock(512, 8, 0.1), (128, 8, 512), True, 1.0),
-    Workload("the same, need_weights=False", lambda: TransformerBlock(512, 8, 0.1, False), (128, 8, 512), True, 1.0),
+    Workload(
+        "TransformerBlock, need_weights=False", lambda: TransformerBlock(512, 8, 0.1, False), (128, 8, 512), True, 1.0
+    ),
+    Workload("TransformerEncoderLayer(512, 8), 8 x 128", encoder_layer, (8, 128, 512), True, 1.0),
+    Workload("TransformerEncoderLayer, Pre-LN", lambda: encoder_layer(norm_first=True), (8, 128, 512), True, 1.0),
     Workload("MLP 784-256-128-10, batch 8", mlp, (8, 784), False, 1.0, STOCK),
 )
 
@@ -99,12 +108,12 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def training_step(model: nn.Module, shape: tuple[int, ...], inner: bool) -> Callable[[], None]:
-    """Forward, backward and an SGD step on fixed data."""
+    """Forward, backward and an SGD step, at a rate of 0: with a fixed gradient any other would make a model diverge."""
     torch.manual_seed(1)
     x = torch.randn(shape, requires_grad=inner)
     with torch.no_grad():
         gradient = torch.randn_like(copy.deepcopy(model)(x))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -147,11 +156,11 @@ def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
     )
 
 
-def print_steps(budget: float) -> None:
+def print_steps(workloads: Sequence[Workload], budget: float) -> None:
     print(
         f"{'training step':46}{'stock ms':>10}{'without':>9}{'converted':>11}{'stock':>8}{'converted':>11}  must reach"
     )
-    for workload in WORKLOADS:
+    for workload in workloads:
         check(workload)
         times = {name: time.median for name, time in steps(workload, budget).items()}
         ms = "".join(f"{1e3 * times[name]:{width}.3f}" for name, width in ((STOCK, 10), (WITHOUT, 9), (OURS, 11)))
@@ -199,6 +208,7 @@ def print_overhead(budget: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer samples")
+    parser.add_argument("--only", default="", metavar="TEXT", help="training steps with TEXT in their name")
     parser.add_argument("--overhead", action="store_true", help="time single ops at small sizes instead")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of both (default: PyTorch's choice)")
     arguments = parser.parse_args()
@@ -206,6 +216,9 @@ def main() -> None:
         if arguments.threads < 1:
             parser.error(f"argument --threads: must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
+    workloads = [workload for workload in WORKLOADS if arguments.only in workload.name]
+    if not workloads:
+        parser.error(f"argument --only: none of the steps has {arguments.only!r} in its name")
     config = cregkit.show_config()
     print(
         f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
@@ -214,7 +227,7 @@ def main() -> None:
     if arguments.overhead:
         print_overhead(0.05 if arguments.quick else 0.5)
     else:
-        print_steps(5 if arguments.quick else 40)
+        print_steps(workloads, 5 if arguments.quick else 40)
 
 
 if __name__ == "__main__":

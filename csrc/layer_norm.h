@@ -56,7 +56,7 @@ CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const floa
     }
 }
 
-/* One row; the next one, which may be x again, is fetched meanwhile. */
+/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
                                 ptrdiff_t cols, row_scale row, int stream)
 {
@@ -94,11 +94,13 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
-CREG_INLINE void layer_norm_single_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                        double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void layer_norm_single_rows(const float *x, const float *fetch, const float *gamma, const float *beta,
+                                        float *y, double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
+                                        double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
         moments row = row_moments(x, cols);
         double variance_plus_eps = row.m2 * per_col + eps;
         const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
@@ -108,20 +110,12 @@ CREG_INLINE void layer_norm_single_rows(const float *x, const float *gamma, cons
         }
         const double row_rstd = 1.0 / sqrt(variance_plus_eps);
         if (safe)
-            layer_norm_row(x, i + 1 < rows ? x + cols : x, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd),
-                           stream);
+            layer_norm_row(x, next, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd), stream);
         else
             layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
         if (mean) mean[i] = row.mean;
         if (rstd) rstd[i] = row_rstd;
     }
-}
-
-/* Rows of any kind; out of line, since the others go this way only now and then. */
-static void layer_norm_any_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps)
-{
-    layer_norm_single_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, 0);
 }
 
 /* CREG_BATCH short rows, whose statistics end in vectors: one number of each row. 0 if a row needs
@@ -163,31 +157,38 @@ CREG_INLINE int layer_norm_batch(const float *x, const float *next, const float 
     return 1;
 }
 
-/* Some rows; streamed stores are left for the caller to end. */
-CREG_INLINE void layer_norm_rows(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                                 double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void layer_norm_rows_of(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                                    double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    ptrdiff_t i = 0;
-    if (is_short(cols)) {
-        const part rest = part_of(cols % CREG_LANES);
-        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
-            const ptrdiff_t at = i * cols, next = i + 2 * CREG_BATCH <= rows ? at + CREG_BATCH * cols : at;
-            if (!layer_norm_batch(x + at, x + next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest, eps,
-                                  stream))
-                layer_norm_any_rows(x + at, gamma, beta, y + at, AT(mean, i), AT(rstd, i), CREG_BATCH, cols, eps);
-        }
+    const part rest = part_of(cols % CREG_LANES);
+    for (ptrdiff_t i = 0, n; i < rows; i += n) {
+        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
+        const ptrdiff_t at = i * cols;
+        n = batch ? CREG_BATCH : rows - i;
+        const float *next = fetch ? fetch + at : i + 2 * n <= rows ? x + at + n * cols : x + at;
+        if (!batch ||
+            !layer_norm_batch(x + at, next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest, eps, stream))
+            layer_norm_single_rows(x + at, AT(fetch, at), gamma, beta, y + at, AT(mean, i), AT(rstd, i), n, cols, eps,
+                                   stream);
     }
-    layer_norm_single_rows(x + i * cols, gamma, beta, y + i * cols, AT(mean, i), AT(rstd, i), rows - i, cols, eps,
-                           stream);
+}
+
+/* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
+ * is NULL, the next of x. With both gamma and beta, as mostly, by a copy of the code
+ * that does not ask for them at every register. */
+static void layer_norm_rows(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                            double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+{
+    if (gamma && beta)
+        layer_norm_rows_of(x, fetch, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    else
+        layer_norm_rows_of(x, fetch, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
 }
 
 static void creg_layer_norm_forward(const float *x, const float *gamma, const float *beta, float *y, double *mean,
                                     double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    if (gamma && beta) /* a copy of the code that does not ask at every register */
-        layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
-    else
-        layer_norm_rows(x, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
+    layer_norm_rows(x, NULL, gamma, beta, y, mean, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -313,14 +314,6 @@ CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, co
     }
 }
 
-/* Rows of any kind; out of line, since short rows go this way only now and then. */
-static void layer_norm_grad_any_rows(const float *dy, const float *x, const double *mean, const double *rstd,
-                                     const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
-                                     ptrdiff_t rows, ptrdiff_t cols)
-{
-    layer_norm_grad_single_rows(dy, x, mean, rstd, gamma, more, dx, dgamma, dbeta, rows, 0, cols, 0);
-}
-
 /* CREG_BATCH short rows, the next ones `ahead` elements on; 0, with nothing done, if one of them needs float64. */
 CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t ahead, const double *mean,
                                       const double *rstd, const float *gamma, const float *more, float *dx,
@@ -357,25 +350,33 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
     return 1;
 }
 
-/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma and dbeta gain. */
-CREG_INLINE void layer_norm_grad_rows(const float *dy, const float *x, const double *mean, const double *rstd,
-                                      const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
-                                      ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
+CREG_INLINE void layer_norm_grad_rows_of(const float *dy, const float *x, const double *mean, const double *rstd,
+                                         const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
+                                         ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
 {
-    ptrdiff_t i = 0;
-    if (is_short(cols)) {
-        const part rest = part_of(cols % CREG_LANES);
-        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
-            const ptrdiff_t at = i * cols, ahead = i + 2 * CREG_BATCH <= rows + follow ? CREG_BATCH * cols : 0;
-            if (!layer_norm_grad_batch(dy + at, x + at, ahead, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma,
-                                       dbeta, cols, &rest, stream))
-                layer_norm_grad_any_rows(dy + at, x + at, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma,
-                                         dbeta, CREG_BATCH, cols);
-        }
+    const part rest = part_of(cols % CREG_LANES);
+    for (ptrdiff_t i = 0, n; i < rows; i += n) {
+        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
+        const ptrdiff_t at = i * cols;
+        n = batch ? CREG_BATCH : rows - i;
+        const ptrdiff_t behind = rows + follow - i - n, ahead = behind >= n ? n * cols : 0;
+        if (!batch || !layer_norm_grad_batch(dy + at, x + at, ahead, mean + i, rstd + i, gamma, AT(more, at), dx + at,
+                                             dgamma, dbeta, cols, &rest, stream))
+            layer_norm_grad_single_rows(dy + at, x + at, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma,
+                                        dbeta, n, behind, cols, stream);
     }
-    const ptrdiff_t at = i * cols;
-    layer_norm_grad_single_rows(dy + at, x + at, mean + i, rstd + i, gamma, AT(more, at), dx + at, dgamma, dbeta,
-                                rows - i, follow, cols, stream);
+}
+
+/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma and dbeta gain. By copies of the
+ * code that ask for gamma and `more` once. */
+static void layer_norm_grad_rows(const float *dy, const float *x, const double *mean, const double *rstd,
+                                 const float *gamma, const float *more, float *dx, float *dgamma, float *dbeta,
+                                 ptrdiff_t rows, ptrdiff_t follow, ptrdiff_t cols, int stream)
+{
+    if (gamma && !more)
+        layer_norm_grad_rows_of(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, follow, cols, stream);
+    else
+        layer_norm_grad_rows_of(dy, x, mean, rstd, gamma, more, dx, dgamma, dbeta, rows, follow, cols, stream);
 }
 
 static void creg_layer_norm_backward(const float *dy, const float *x, const double *mean, const double *rstd,
@@ -384,10 +385,7 @@ static void creg_layer_norm_backward(const float *dy, const float *x, const doub
 {
     zero_sums(dgamma, cols);
     zero_sums(dbeta, cols);
-    if (gamma) /* a copy of the code that does not ask at every register */
-        layer_norm_grad_rows(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, 0, cols, stream);
-    else
-        layer_norm_grad_rows(dy, x, mean, rstd, NULL, NULL, dx, NULL, NULL, rows, 0, cols, stream);
+    layer_norm_grad_rows(dy, x, mean, rstd, gamma, NULL, dx, dgamma, dbeta, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

@@ -123,6 +123,7 @@ enum { CREG_FEW = 4 };
 /* Short rows are summed and scaled CREG_BATCH at a time: a row alone is mostly waiting, for its folds and for the root
  * and the division behind them. */
 enum { CREG_BATCH = 8 };
+
 CREG_INLINE int is_short(ptrdiff_t cols) { return cols < 4 * CREG_LANES && cols >= CREG_W && cols > CREG_FEW; }
 
 /* panel_sums() of a short row, the part of a group at whose end is `rest`. The lanes start with the first terms instead

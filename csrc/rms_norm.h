@@ -26,7 +26,7 @@ CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, pt
     }
 }
 
-/* One row; the next one, which may be x again, is fetched meanwhile. */
+/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols, vf scale,
                               int stream)
 {
@@ -59,28 +59,22 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
-CREG_INLINE void rms_norm_single_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                                      ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void rms_norm_single_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                                      ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
     const double per_col = 1.0 / (double)cols;
     for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
+        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
         double squares = row_squares(x, cols);
         const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
         if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
         const double row_rstd = 1.0 / sqrt(squares * per_col + eps);
         if (safe)
-            rms_norm_row(x, i + 1 < rows ? x + cols : x, gamma, y, cols, v_set1((float)row_rstd), stream);
+            rms_norm_row(x, next, gamma, y, cols, v_set1((float)row_rstd), stream);
         else
             rms_norm_row_exact(x, gamma, y, cols, row_rstd);
         if (rstd) rstd[i] = row_rstd;
     }
-}
-
-/* Rows of any kind; out of line, since short rows go this way only now and then. */
-static void rms_norm_any_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                              ptrdiff_t cols, double eps)
-{
-    rms_norm_single_rows(x, gamma, y, rstd, rows, cols, eps, 0);
 }
 
 /* CREG_BATCH short rows; 0, with nothing done, if one of them is not safe. See layer_norm_batch(). */
@@ -108,29 +102,35 @@ CREG_INLINE int rms_norm_batch(const float *x, const float *next, const float *g
     return 1;
 }
 
-/* Some rows; streamed stores are left for the caller to end. */
-CREG_INLINE void rms_norm_rows(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
-                               ptrdiff_t cols, double eps, int stream)
+CREG_INLINE void rms_norm_rows_of(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                                  ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    ptrdiff_t i = 0;
-    if (is_short(cols)) {
-        const part rest = part_of(cols % CREG_LANES);
-        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
-            const ptrdiff_t at = i * cols, next = i + 2 * CREG_BATCH <= rows ? at + CREG_BATCH * cols : at;
-            if (!rms_norm_batch(x + at, x + next, gamma, y + at, AT(rstd, i), cols, &rest, eps, stream))
-                rms_norm_any_rows(x + at, gamma, y + at, AT(rstd, i), CREG_BATCH, cols, eps);
-        }
+    const part rest = part_of(cols % CREG_LANES);
+    for (ptrdiff_t i = 0, n; i < rows; i += n) {
+        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
+        const ptrdiff_t at = i * cols;
+        n = batch ? CREG_BATCH : rows - i;
+        const float *next = fetch ? fetch + at : i + 2 * n <= rows ? x + at + n * cols : x + at;
+        if (!batch || !rms_norm_batch(x + at, next, gamma, y + at, AT(rstd, i), cols, &rest, eps, stream))
+            rms_norm_single_rows(x + at, AT(fetch, at), gamma, y + at, AT(rstd, i), n, cols, eps, stream);
     }
-    rms_norm_single_rows(x + i * cols, gamma, y + i * cols, AT(rstd, i), rows - i, cols, eps, stream);
+}
+
+/* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
+ * is NULL, the next of x. By copies of the code that ask for gamma once. */
+static void rms_norm_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
+                          ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
+{
+    if (gamma)
+        rms_norm_rows_of(x, fetch, gamma, y, rstd, rows, cols, eps, stream);
+    else
+        rms_norm_rows_of(x, fetch, NULL, y, rstd, rows, cols, eps, stream);
 }
 
 static void creg_rms_norm_forward(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows,
                                   ptrdiff_t cols, double eps, int stream)
 {
-    if (gamma) /* a copy of the code that does not ask at every register */
-        rms_norm_rows(x, gamma, y, rstd, rows, cols, eps, stream);
-    else
-        rms_norm_rows(x, NULL, y, rstd, rows, cols, eps, stream);
+    rms_norm_rows(x, NULL, gamma, y, rstd, rows, cols, eps, stream);
     if (stream) v_stream_end();
 }
 
@@ -229,13 +229,6 @@ CREG_INLINE void rms_norm_grad_single_rows(const float *dy, const float *x, cons
     }
 }
 
-/* Rows of any kind; out of line, since short rows go this way only now and then. */
-static void rms_norm_grad_any_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
-                                   const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t cols)
-{
-    rms_norm_grad_single_rows(dy, x, rstd, gamma, more, dx, dgamma, rows, 0, cols, 0);
-}
-
 /* CREG_BATCH short rows, the next ones `ahead` elements on; 0, with nothing done, if one of them needs float64. */
 CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t ahead, const double *rstd,
                                     const float *gamma, const float *more, float *dx, float *dgamma, ptrdiff_t cols,
@@ -259,35 +252,40 @@ CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t a
     return 1;
 }
 
-/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma gains. */
-CREG_INLINE void rms_norm_grad_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
-                                    const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t follow,
-                                    ptrdiff_t cols, int stream)
+CREG_INLINE void rms_norm_grad_rows_of(const float *dy, const float *x, const double *rstd, const float *gamma,
+                                       const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t follow,
+                                       ptrdiff_t cols, int stream)
 {
-    ptrdiff_t i = 0;
-    if (is_short(cols)) {
-        const part rest = part_of(cols % CREG_LANES);
-        for (; i + CREG_BATCH <= rows; i += CREG_BATCH) {
-            const ptrdiff_t at = i * cols, ahead = i + 2 * CREG_BATCH <= rows + follow ? CREG_BATCH * cols : 0;
-            if (!rms_norm_grad_batch(dy + at, x + at, ahead, rstd + i, gamma, AT(more, at), dx + at, dgamma, cols,
-                                     &rest, stream))
-                rms_norm_grad_any_rows(dy + at, x + at, rstd + i, gamma, AT(more, at), dx + at, dgamma, CREG_BATCH,
-                                       cols);
-        }
+    const part rest = part_of(cols % CREG_LANES);
+    for (ptrdiff_t i = 0, n; i < rows; i += n) {
+        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
+        const ptrdiff_t at = i * cols;
+        n = batch ? CREG_BATCH : rows - i;
+        const ptrdiff_t behind = rows + follow - i - n, ahead = behind >= n ? n * cols : 0;
+        if (!batch || !rms_norm_grad_batch(dy + at, x + at, ahead, rstd + i, gamma, AT(more, at), dx + at, dgamma, cols,
+                                           &rest, stream))
+            rms_norm_grad_single_rows(dy + at, x + at, rstd + i, gamma, AT(more, at), dx + at, dgamma, n, behind, cols,
+                                      stream);
     }
-    const ptrdiff_t at = i * cols;
-    rms_norm_grad_single_rows(dy + at, x + at, rstd + i, gamma, AT(more, at), dx + at, dgamma, rows - i, follow, cols,
-                              stream);
+}
+
+/* Some rows, `follow` more of which lie behind them: dx plus `more`, and what dgamma gains. By copies of the code that
+ * ask for gamma and `more` once. */
+static void rms_norm_grad_rows(const float *dy, const float *x, const double *rstd, const float *gamma,
+                               const float *more, float *dx, float *dgamma, ptrdiff_t rows, ptrdiff_t follow,
+                               ptrdiff_t cols, int stream)
+{
+    if (gamma && !more)
+        rms_norm_grad_rows_of(dy, x, rstd, gamma, NULL, dx, dgamma, rows, follow, cols, stream);
+    else
+        rms_norm_grad_rows_of(dy, x, rstd, gamma, more, dx, dgamma, rows, follow, cols, stream);
 }
 
 static void creg_rms_norm_backward(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
                                    float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream)
 {
     zero_sums(dgamma, cols);
-    if (gamma) /* a copy of the code that does not ask at every register */
-        rms_norm_grad_rows(dy, x, rstd, gamma, NULL, dx, dgamma, rows, 0, cols, stream);
-    else
-        rms_norm_grad_rows(dy, x, rstd, NULL, NULL, dx, NULL, rows, 0, cols, stream);
+    rms_norm_grad_rows(dy, x, rstd, gamma, NULL, dx, dgamma, rows, 0, cols, stream);
     if (stream) v_stream_end();
 }
 

@@ -50,5 +50,4 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(attention, "run", noting)
     for op in bridge.SMALLEST:
         monkeypatch.setitem(bridge.SMALLEST, op, 1)
-    monkeypatch.setattr(bridge, "SMALLEST_WITHOUT_MASK", 1)
     return names

@@ -184,6 +184,54 @@ def test_dropout_is_judged_by_forward_and_backward_together():
     assert judged["dropout forward + backward, from 50_000, every cell"] == 26.0
 
 
+FUSED = [case for case in cases.CASES if case.op.startswith("dropout_add_")]
+
+
+def test_sublayers_are_judged_at_their_sizes():
+    """Forward and backward together, against each peer; small ones and other rates are not judged."""
+    pair = [f"dropout_add_rms_norm_{direction}[p = 0.5]" for direction in ("forward", "backward")]
+    rows = [row(case, (1024, 512), ours=1.0, unfused=t, torch=4.0) for case, t in zip(pair, (1.0, 2.5), strict=True)]
+    rows += [row(case, (32, 256), ours=1.0, unfused=0.1, torch=0.1) for case in pair]
+    rows.append(row("dropout_add_layer_norm_forward[p = 0]", (1024, 512), ours=2.0, onnxruntime=3.0))
+    judged = {(goal.what, goal.against): goal.value for goal in goals.judge(rows)}
+    both = "dropout + addition + norm, forward + backward"
+    assert judged[f"{both}, p = 0.5 or p = 0", "the ops one after another"] == 1.75
+    assert judged[f"{both}, p = 0.5", "PyTorch"] == 4.0
+    assert judged["addition + norm", "ONNX Runtime, fused too"] == 1.5
+
+
+@pytest.mark.parametrize("case", FUSED, ids=lambda case: case.name)
+@pytest.mark.parametrize("peer", [peers.Unfused, peers.Torch, peers.OnnxRuntime], ids=lambda peer: peer.name)
+def test_peers_of_the_sublayer_are_right(peer, case):
+    """Each computes what the case asks for, with its own random numbers where it draws; ONNX Runtime draws none."""
+    if not peer.available():
+        pytest.skip(f"{peer.name} is not installed")
+    arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
+    prepared = peer(cregkit.get_num_threads()).prepare(case, arguments)
+    if prepared is None:
+        assert peer is peers.OnnxRuntime
+        assert arguments["p"] or "backward" in case.op
+    else:
+        assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+def test_no_other_op_has_an_unfused_form():
+    others = [case for case in cases.CASES if case not in FUSED]
+    assert all(peers.Unfused(1).prepare(case, {"p": 0.5}) is None for case in others)
+
+
+@pytest.mark.parametrize(("name", "scale", "wrong"), [("h", 1.01, "h - residual is not x"), ("y", 1.01, "y is off by")])
+def test_a_peer_that_draws_is_judged_by_the_sum_it_has_drawn(name, scale, wrong):
+    case = next(case for case in FUSED if case.name == "dropout_add_layer_norm_forward[p = 0.5]")
+    arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
+    y, h, *_ = functional.dropout_add_layer_norm_forward(**arguments | {"seed": 1})
+    for results, complaint in (({"y": y, "h": h}, ""), ({"y": y, "h": h, name: scale * {"y": y, "h": h}[name]}, wrong)):
+        prepared = Prepared(lambda: None, lambda _, results=results: results, random=True)
+        found = peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+        assert found.startswith(complaint)
+        assert bool(found) == bool(complaint)
+
+
 def test_at_most_means_at_most():
     assert goals.Goal("", "", 1.0, 0.9, at_most=True).reached
     assert not goals.Goal("", "", 1.0, 1.1, at_most=True).reached

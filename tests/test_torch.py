@@ -202,6 +202,65 @@ def test_graphs_of_a_converted_model(training, kernel_calls):
     torch.testing.assert_close(torch.jit.load(buffer)(x), expected)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_fx_keeps_converted_modules_whole(training, kernel_calls):
+    """A symbolic trace has a node for each module, as PyTorch's has; the graph computes and trains as the model."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, dropout=0.25, batch_first=True)
+            self.norms = nn.Sequential(nn.LayerNorm(16), nn.RMSNorm(16), nn.BatchNorm1d(6), nn.Dropout1d(0.25))
+            self.images = nn.Sequential(nn.BatchNorm2d(6), nn.Dropout2d(0.25), nn.Dropout(0.25))
+
+        def forward(self, x):
+            y, _ = self.attention(x, x, x, need_weights=False)
+            return self.images(self.norms(y).unflatten(2, (4, 4)))
+
+    torch.manual_seed(0)
+    model = Net().train(training)
+    x = torch.randn(5, 6, 16)
+    names = [node.target for node in torch.fx.symbolic_trace(model).graph.nodes]
+    ct.convert(model)
+    graph = torch.fx.symbolic_trace(model)
+    assert [node.target for node in graph.graph.nodes] == names
+    results = []
+    for module in (model, graph):
+        torch.manual_seed(1)
+        y = module(x)
+        results.append([y, *gradients_of(y, [*module.parameters()])])
+    assert all(map(torch.equal, *results))
+    assert {"batch_norm_forward", "dropout"} <= {*kernel_calls} if training else kernel_calls
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own
+@pytest.mark.parametrize("dynamo", [True, False], ids=["exported program", "traced"])
+def test_onnx_of_a_converted_model(dynamo, kernel_calls):
+    """The file computes what PyTorch's model computes, in ONNX Runtime, and was made of PyTorch's ops."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    stock = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(), nn.Flatten(), nn.Linear(36, 8),
+        nn.BatchNorm1d(8), nn.LayerNorm(8), nn.Dropout(), nn.TransformerEncoderLayer(8, 2, 16),
+    ).eval()  # fmt: skip
+    x = torch.randn(6, 2, 5, 5)
+    expected = stock(x).detach()
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of what it replaces and of constants in traces
+        if dynamo:
+            torch.onnx.export(ct.convert(stock), (x,), dynamo=True, verbose=False).save(buffer)
+        else:
+            torch.onnx.export(ct.convert(stock), (x,), buffer, dynamo=False)
+    assert kernel_calls == []
+    session = runtime.InferenceSession(buffer.getvalue())
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiled_attention_and_dropout_train(dtype, kernel_calls):
     """torch.compile of a converted transformer layer takes PyTorch's ops; its gradients arrive."""

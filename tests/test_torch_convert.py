@@ -23,6 +23,7 @@ KINDS = {
     "LayerNorm": lambda m: m.LayerNorm((4, 6), bias=False),
     "RMSNorm": lambda m: m.RMSNorm(6, eps=1e-3),
     "MultiheadAttention": lambda m: m.MultiheadAttention(6, 2, dropout=0.25, kdim=5, batch_first=True),
+    "TransformerEncoderLayer": lambda m: m.TransformerEncoderLayer(6, 2, 8, 0.25, bias=False, norm_first=True),
 }
 
 
@@ -89,8 +90,8 @@ def test_convert_keeps_everything_but_the_class():
     once = kinds(model)
     assert kinds(ct.convert(model)) == once
     assert {name for name, kind in once.items() if kind.__module__.startswith("cregkit")} == {
-        "shared", "blocks.0.2", "blocks.1.2", "encoder.self_attn", "encoder.norm1", "encoder.norm2", "encoder.dropout",
-        "encoder.dropout1", "encoder.dropout2",
+        "shared", "blocks.0.2", "blocks.1.2", "encoder", "encoder.self_attn", "encoder.norm1", "encoder.norm2",
+        "encoder.dropout", "encoder.dropout1", "encoder.dropout2",
     }  # fmt: skip
     assert kinds(ct.revert(model)) == kinds(Net()) | {"mine": type(model.mine)}
 
@@ -164,14 +165,15 @@ def test_report():
         "groups": "no kernel for it",
         "lazy": "not initialised yet: run a batch through the model, then convert again",
         "patched": "has a forward of its own",
+        "encoder": "PyTorch's: convert() would swap it",
         "encoder.norm2": "PyTorch's: convert() would swap it",
         "half": "falls back to PyTorch's: parameters are torch.float16, not float32 on the CPU",
     }
     assert found["half"].swapped
-    assert len(ct.report(model).left) == 5
+    assert len(ct.report(model).left) == 6
     lines = str(ct.report(model)).splitlines()
-    assert lines[0] == "9 of 14 modules computed by cregkit"
-    assert "left     MyNorm              mine" in "\n".join(lines)
+    assert lines[0] == "9 of 15 modules computed by cregkit"
+    assert "left     MyNorm                   mine" in "\n".join(lines)
     assert str(ct.report(ct.Dropout())) == "1 of 1 modules computed by cregkit\nswapped  Dropout  (model)"
     assert str(ct.report(nn.ReLU())) == "0 of 0 modules computed by cregkit"
 

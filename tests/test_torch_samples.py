@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest", reason="torch.testing._internal needs expecttest")
 
 import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
 from torch_support import assert_close, fresh, gradients_of, tensors_in, twins  # noqa: E402
 
 from cregkit.torch import functional  # noqa: E402
@@ -24,7 +23,6 @@ with warnings.catch_warnings():
 OPS = {op.name.rpartition(".")[2]: op for op in op_db if op.name.rpartition(".")[2] in functional.__all__}
 NORMS = ["batch_norm", "layer_norm", "rms_norm"]
 MODULES = [info for info in module_db if hasattr(__import__("cregkit.torch").torch, info.module_cls.__name__)]
-MODULES += [info for info in module_db if info.module_cls is nn.TransformerEncoderLayer]
 
 DTYPES = [torch.float32, torch.float64]
 

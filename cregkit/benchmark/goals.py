@@ -21,6 +21,9 @@ from cregkit.benchmark.timing import Contestant, measure
 BEYOND_L2 = 16 << 20
 """Bytes moved from which on no second-level cache holds them: where the copy's bandwidth is the limit."""
 FEW_DRAWS = 50_000
+SUBLAYER = 1 << 19
+"""Elements from which on the fused ops of a transformer's sublayer are judged."""
+FUSED = ("dropout_add_layer_norm", "dropout_add_rms_norm")
 IMPORTS = 7
 MIB = 1 << 20
 
@@ -64,22 +67,47 @@ def _against_peers(rows: Sequence[Row]) -> Iterator[Goal]:
     yield _worst("batch_norm backward", "PyTorch", _ratios(rows, ("batch_norm_backward",), ("torch",)), 1.3)
     yield _worst("batch_norm inference", "PyTorch", _ratios(rows, ("batch_norm",), ("torch",)), 1.1)
     yield from _dropout(rows)
+    yield from _fused(rows)
     large = [row for row in rows if row.n_elements >= 10_000_000]
     yield _worst("adamw_step, 10 M parameters", "PyTorch, fused", _ratios(large, ("adamw_step",), ("torch",)), 1.0)
     yield _worst("adamw_step, 10 M parameters", "the oracle", _ratios(large, ("adamw_step",), ("oracle",)), 8.0)
 
 
 def _dropout(rows: Sequence[Row]) -> Iterator[Goal]:
-    """Judge a training step's dropout: forward and backward together, since PyTorch draws once and cregkit twice."""
-    backward = {row.shape: row for row in rows if _op(row) == "dropout_backward"}
     cells: dict[bool, list[Cell]] = {True: [], False: []}
-    for row in rows:
-        other = backward.get(row.shape)
-        if _op(row) == "dropout" and other is not None and {"torch", OURS} <= row.times.keys() & other.times.keys():
-            theirs, own = (row.seconds(name) + other.seconds(name) for name in ("torch", OURS))
-            cells[row.n_elements >= FEW_DRAWS].append((theirs / own, _where(row)))
+    for n_elements, cell in _training(rows, "dropout", "dropout_backward", "torch"):
+        cells[n_elements >= FEW_DRAWS].append(cell)
     yield _worst(f"dropout forward + backward, below {FEW_DRAWS:_} elements", "PyTorch", cells[False], 6.0)
     yield from _each_and_mean(f"dropout forward + backward, from {FEW_DRAWS:_}", "PyTorch", cells[True], 20.0, 30.0)
+
+
+def _fused(rows: Sequence[Row]) -> Iterator[Goal]:
+    for against, peer, labels, limit in (
+        ("the ops one after another", "unfused", ("p = 0.5", "p = 0"), 1.5),
+        ("PyTorch", "torch", ("p = 0.5",), 3.0),
+    ):
+        cells = [
+            cell
+            for norm in FUSED
+            for label in labels
+            for n_elements, cell in _training(rows, f"{norm}_forward[{label}]", f"{norm}_backward[{label}]", peer)
+            if n_elements >= SUBLAYER
+        ]
+        what = f"dropout + addition + norm, forward + backward, {' or '.join(labels)}"
+        yield _worst(what, against, cells, limit)
+    inference = [row for row in rows if row.n_elements >= SUBLAYER]
+    cells = _ratios(inference, [f"{norm}_forward" for norm in FUSED], ("onnxruntime",))
+    yield _worst("addition + norm", "ONNX Runtime, fused too", cells, 1.3)
+
+
+def _training(rows: Sequence[Row], forward: str, backward: str, peer: str) -> Iterator[tuple[int, Cell]]:
+    """Compare forward and backward together, because they share the work differently: PyTorch draws once, we twice."""
+    others = {row.shape: row for row in rows if row.case == backward}
+    for row in rows:
+        other = others.get(row.shape)
+        if row.case == forward and other is not None and {peer, OURS} <= row.times.keys() & other.times.keys():
+            theirs, own = (row.seconds(name) + other.seconds(name) for name in (peer, OURS))
+            yield row.n_elements, (theirs / own, _where(row))
 
 
 def _against_copy(rows: Sequence[Row]) -> Iterator[Goal]:
@@ -87,6 +115,7 @@ def _against_copy(rows: Sequence[Row]) -> Iterator[Goal]:
         ("forward into out=", ("layer_norm", "rms_norm", "batch_norm", "l2_gradient", "spatial_dropout"), 0.9),
         ("dropout into out=", ("dropout", "dropout_backward"), 0.75),
         ("backward into out=", ("layer_norm_backward", "rms_norm_backward", "batch_norm_inference_backward"), 0.9),
+        ("dropout + addition + norm into out=", [f"{norm}_forward" for norm in FUSED], 0.85),
         ("batch_norm training into out=", ("batch_norm_forward", "batch_norm_backward"), 0.9),
     )
     for what, ops, limit in groups:

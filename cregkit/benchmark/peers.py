@@ -18,8 +18,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit import oracle
+from cregkit import functional, oracle
 from cregkit.cases import Arguments, Case, largest
+from cregkit.kernels._runtime import num_threads
 
 Results = dict[str, NDArray[Any]]
 
@@ -82,6 +83,51 @@ class Oracle(Peer):
             return None
         given = copy_changed(case, arguments)
         return Prepared(partial(getattr(oracle, case.op), **given), partial(named, case, given))
+
+
+class Unfused(Peer):
+    """cregkit's own ops one after another, where there is one for them all. ``h`` has its memory ahead."""
+
+    name = "unfused"
+    package = "cregkit"
+    pool = "openmp"
+
+    def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
+        """Take dropout, addition and norm."""
+        norm, _, direction = case.op.removeprefix("dropout_add_").rpartition("_")
+        if norm == case.op.rpartition("_")[0]:
+            return None
+        call = self._forward if direction == "forward" else self._backward
+        like = arguments["x" if direction == "forward" else "h"]
+        bound = partial(call, getattr(functional, f"{norm}_{direction}"), np.empty_like(like), **arguments)
+        return Prepared(bound, partial(named, case, arguments))
+
+    def _forward(
+        self,
+        norm: Any,
+        buffer: Any,
+        x: Any,
+        residual: Any,
+        p: float,
+        eps: float,
+        seed: int = 0,
+        offset: int = 0,
+        **gain: Any,
+    ) -> tuple[Any, ...]:
+        with num_threads(self._n_threads):
+            dropped = functional.dropout(x, p, seed=seed, offset=offset, out=buffer) if p else x
+            h = np.add(residual, dropped, out=buffer)
+            y, *statistics = norm(h, **gain, eps=eps)
+        return y, h, *statistics
+
+    def _backward(
+        self, norm: Any, buffer: Any, dh: Any, p: float, seed: int = 0, offset: int = 0, *, h: Any, **given: Any
+    ) -> tuple[Any, ...]:
+        with num_threads(self._n_threads):
+            through_norm, *sums = norm(x=h, **given)
+            dresidual = np.add(through_norm, dh, out=buffer)
+            dx = functional.dropout_backward(dresidual, p, seed=seed, offset=offset) if p else dresidual
+        return dx, dresidual, *sums
 
 
 class Torch(Peer):
@@ -189,8 +235,42 @@ class Torch(Peer):
         return self._times_noise(dy, keep.reshape(*keep.shape, *[1] * (dy.ndim - 2)), p)
 
     def _times_noise(self, dy: Any, keep: NDArray[np.bool_], p: float) -> Prepared:
-        noise = self.module.from_numpy((keep / (1.0 - p)).astype(np.float32))
-        return Prepared(partial(self.module.mul, dy, noise), self._reader("dx"))
+        return Prepared(partial(self.module.mul, dy, self._noise(keep, p)), self._reader("dx"))
+
+    def _noise(self, keep: NDArray[np.bool_], p: float) -> Any:
+        return self.module.from_numpy((keep / (1.0 - p)).astype(np.float32))
+
+    def _dropout_add_layer_norm_forward(self, x: Any, residual: Any, gamma: Any, beta: Any, **others: Any) -> Prepared:
+        norm = partial(self.module.layer_norm, normalized_shape=gamma.shape, weight=gamma, bias=beta)
+        return self._sublayer(norm, x, residual, **others)
+
+    def _dropout_add_rms_norm_forward(self, x: Any, residual: Any, gamma: Any, **others: Any) -> Prepared:
+        norm = partial(self.module.rms_norm, normalized_shape=gamma.shape, weight=gamma)
+        return self._sublayer(norm, x, residual, **others)
+
+    def _sublayer(self, norm: Any, x: Any, residual: Any, p: float, eps: float, **random: int) -> Prepared:
+        def call() -> tuple[Any, Any]:
+            h = residual + (self.module.dropout(x, p, True) if p else x)
+            return norm(h, eps=eps), h
+
+        return Prepared(call, self._reader("y", "h"), random=p > 0.0)
+
+    def _dropout_add_layer_norm_backward(self, dy: Any, h: Any, mean: Any, rstd: Any, gamma: Any, **o: Any) -> Prepared:
+        return self._sublayer_backward(self._layer_norm_backward(dy, h, mean, rstd, gamma), **o)
+
+    def _dropout_add_rms_norm_backward(self, dy: Any, h: Any, rstd: Any, gamma: Any, **others: Any) -> Prepared:
+        return self._sublayer_backward(self._rms_norm_backward(dy, h, rstd, gamma), **others)
+
+    def _sublayer_backward(self, norm: Prepared, dh: Any, p: float, **random: int) -> Prepared:
+        """What autograd does after the norm's backward: an addition, and a product with the noise."""
+        noise = self._noise(oracle.dropout_keep(tuple(dh.shape), p, **random), p) if p else None
+
+        def call() -> tuple[Any, ...]:
+            through_norm, *sums = norm.call()
+            dresidual = through_norm + dh
+            return dresidual if noise is None else dresidual * noise, dresidual, *sums
+
+        return Prepared(call, self._reader("dx", "dresidual", "dgamma", "dbeta"))
 
     def _l2_gradient(self, w: Any, weight_decay: float) -> Prepared:
         return Prepared(partial(self.module.mul, w, weight_decay), self._reader("dw"))
@@ -234,16 +314,32 @@ def _with(given: tuple[Any, ...], tensors: tuple[Any, ...], torch: Any) -> list[
     return [next(following) if isinstance(value, torch.Tensor) else value for value in given]
 
 
+class Node(NamedTuple):
+    """An operator of ONNX: its name, what it takes and gives (an empty name: left out), and where it is defined."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    version: int
+    domain: str = ""
+    outputs: tuple[str, ...] = ("y",)
+
+
 class OnnxRuntime(Peer):
     """ONNX Runtime on a model of one node, with input and output bound ahead."""
 
     name = "onnxruntime"
     package = "onnxruntime"
     pool = "onnxruntime"
-    _NODES: ClassVar[Mapping[str, tuple[str, int, tuple[str, ...]]]] = {
-        "layer_norm": ("LayerNormalization", 17, ("x", "gamma", "beta")),
-        "rms_norm": ("RMSNormalization", 23, ("x", "gamma")),
-        "batch_norm": ("BatchNormalization", 15, ("x", "gamma", "beta", "mean", "var")),
+    _NODES: ClassVar[Mapping[str, Node]] = {
+        "layer_norm": Node("LayerNormalization", ("x", "gamma", "beta"), 17),
+        "rms_norm": Node("RMSNormalization", ("x", "gamma"), 23),
+        "batch_norm": Node("BatchNormalization", ("x", "gamma", "beta", "mean", "var"), 15),
+        "dropout_add_layer_norm_forward": Node(
+            "SkipLayerNormalization", ("x", "residual", "gamma", "beta"), 1, "com.microsoft", ("y", "", "", "h")
+        ),
+        "dropout_add_rms_norm_forward": Node(
+            "SkipSimplifiedLayerNormalization", ("x", "residual", "gamma"), 1, "com.microsoft", ("y", "", "", "h")
+        ),
     }
 
     def __init__(self, n_threads: int) -> None:
@@ -258,20 +354,24 @@ class OnnxRuntime(Peer):
         return super().available() and importlib.util.find_spec("onnx") is not None
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take the forward ops that ONNX defines; channels come second there."""
-        if case.op not in self._NODES or arguments.get("channel_axis", 1) != 1:
+        """Take the forward ops that it has: channels come second, nothing is dropped, no rows have no dimension."""
+        node = self._NODES.get(case.op)
+        if node is None or arguments.get("channel_axis", 1) != 1 or arguments.get("p"):
             return None
-        kind, opset, names = self._NODES[case.op]
-        inputs = {name: arguments[name] for name in names}
-        session = self._ort.InferenceSession(
-            self._model(kind, opset, inputs, arguments["eps"]), self._options(), providers=["CPUExecutionProvider"]
-        )
+        inputs = {name: arguments[name] for name in node.inputs}
+        outputs = [name for name in node.outputs if name]
+        shape = arguments["x"].shape
+        model = self._model(node, inputs, outputs, arguments["eps"])
+        session = self._ort.InferenceSession(model, self._options(), providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value))
-        shape = arguments["x"].shape
-        binding.bind_ortvalue_output("y", self._ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32))
-        return Prepared(partial(session.run_with_iobinding, binding), lambda _: {"y": binding.copy_outputs_to_cpu()[0]})
+        for name in outputs:
+            binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32))
+        return Prepared(
+            partial(session.run_with_iobinding, binding),
+            lambda _: dict(zip(outputs, binding.copy_outputs_to_cpu(), strict=True)),
+        )
 
     def _options(self) -> Any:
         options = self._ort.SessionOptions()
@@ -279,16 +379,20 @@ class OnnxRuntime(Peer):
         options.log_severity_level = 3
         return options
 
-    def _model(self, kind: str, opset: int, inputs: Mapping[str, NDArray[Any]], eps: float) -> bytes:
+    def _model(self, node: Node, inputs: Mapping[str, NDArray[Any]], outputs: list[str], eps: float) -> bytes:
         helper, real = self._onnx.helper, self._onnx.TensorProto.FLOAT
         graph = helper.make_graph(
-            [helper.make_node(kind, list(inputs), ["y"], epsilon=eps)],
-            kind,
+            [helper.make_node(node.kind, list(inputs), list(node.outputs), domain=node.domain, epsilon=eps)],
+            node.kind,
             [helper.make_tensor_value_info(name, real, value.shape) for name, value in inputs.items()],
-            [helper.make_tensor_value_info("y", real, inputs["x"].shape)],
+            [helper.make_tensor_value_info(name, real, inputs["x"].shape) for name in outputs],
         )
-        opsets = [helper.make_opsetid("", opset)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+        standard = [helper.make_opsetid("", 17 if node.domain else node.version)]
+        model = helper.make_model(
+            graph,
+            opset_imports=[*standard, *([helper.make_opsetid(node.domain, node.version)] if node.domain else ())],
+            ir_version=helper.find_min_ir_version_for(standard),
+        )
         serialised: bytes = model.SerializeToString()
         return serialised
 
@@ -336,7 +440,7 @@ class Jax(Peer):
         return self._jax.numpy.where(keep, x / (1.0 - p), 0.0)
 
 
-PEERS: tuple[type[Peer], ...] = (Torch, TorchCompile, OnnxRuntime, Jax, Oracle)
+PEERS: tuple[type[Peer], ...] = (Unfused, Torch, TorchCompile, OnnxRuntime, Jax, Oracle)
 """In the order of measurement: those that share cregkit's OpenMP threads first."""
 
 
@@ -361,6 +465,11 @@ def named(case: Case, arguments: Arguments, returned: Any) -> Results:
 def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: Mapping[str, NDArray[Any]]) -> str:
     """Run a peer's op once: what is wrong with its results, or an empty string."""
     got = prepared.read(prepared.call())
+    if prepared.random and "h" in got:
+        reference = _of_drawn(case, arguments, got["h"])
+        if wrong := _drops_wrongly(case, arguments, got["h"] - arguments["residual"]):
+            return f"h - residual {wrong}"
+        prepared = prepared._replace(random=False)
     for name, value in got.items():
         if value.shape != reference[name].shape:
             return f"{name} has shape {value.shape}, not {reference[name].shape}"
@@ -373,6 +482,13 @@ def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: M
         if wrong:
             return f"{name} {wrong}"
     return "" if got else "gives no result"
+
+
+def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Results:
+    """Return the oracle's results for a sum that a peer has drawn by its own random numbers."""
+    given = {name: value for name, value in arguments.items() if name not in ("seed", "offset")}
+    given |= {"x": np.zeros_like(h), "residual": h, "p": 0.0}
+    return named(case, given, getattr(oracle, case.op)(**given))
 
 
 def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:

@@ -190,7 +190,7 @@ cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object
     a.cols, a.rows = cols, size // cols
     a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows)
     a.chunks = (a.rows + a.step - 1) // a.step
-    a.stream = streams(2 * size)
+    a.stream = streams(size if dx is None else 2 * size)
     cdef cnp.ndarray partial = None, dgamma = None, dbeta = None
     if gamma is not None:
         partial = new_vector((2 if centred else 1) * a.chunks * cols, cnp.NPY_FLOAT32)

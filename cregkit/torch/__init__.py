@@ -21,6 +21,7 @@ from cregkit.torch.modules import (
     MultiheadAttention,
     RMSNorm,
 )
+from cregkit.torch.transformer import TransformerEncoderLayer
 
 __all__ = [
     "BatchNorm1d",
@@ -33,6 +34,7 @@ __all__ = [
     "MultiheadAttention",
     "RMSNorm",
     "Report",
+    "TransformerEncoderLayer",
     "convert",
     "functional",
     "report",

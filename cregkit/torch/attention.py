@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from cregkit import functional as kernels
-from cregkit.torch.autograd import formula_gradients, must_use_formula, scaled_mask
-from cregkit.torch.bridge import SMALLEST, draw_seed, is_plain, is_watched, run
+from cregkit.torch.autograd import Function, formula_gradients, kernel_gradient, scaled_mask
+from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, run
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -74,7 +74,7 @@ def _takes(
     is_causal: bool,
 ) -> bool:
     tensors = [query, key, value, *module.parameters(recurse=False), *module.out_proj.parameters(recurse=False)]
-    if not all(map(is_plain, tensors)) or is_watched() or torch.is_autocast_enabled("cpu"):
+    if not all(map(is_float32, tensors)) or is_watched() or torch.is_autocast_enabled("cpu"):
         return False
     if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
         return False
@@ -155,7 +155,7 @@ def _hopeless(mask: Tensor | None) -> Tensor | None:
     return rows if bool(rows.any()) else None
 
 
-class Attention(torch.autograd.Function):
+class Attention(Function):
     """``apply(q, k, v, mask, p, seed, forgive)`` gives dropped weights times v, and the dropped weights.
 
     ``forgive``: rows that may attend to nothing get weights of 0, as in ``scaled_dot_product_attention``; else NaN.
@@ -182,7 +182,7 @@ class Attention(torch.autograd.Function):
         """Give the gradients of q, k and v."""
         q, k, v, mask, weights, dropped = ctx.saved_tensors
         p, seed = ctx.random
-        if must_use_formula(dy, dropped_gradient):
+        if any(given is not None and kernel_gradient(given) is None for given in (dy, dropped_gradient)):
 
             def stock(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
                 softmax = torch.softmax(_scores(q, k, mask), -1)

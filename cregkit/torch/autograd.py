@@ -1,25 +1,32 @@
-"""The kernels as differentiable PyTorch functions of contiguous float32 tensors on the CPU.
+"""The kernels as differentiable PyTorch functions of float32 tensors on the CPU.
 
-Backward runs the backward kernel. Where its own gradient may be asked for (``create_graph=True``), or where the
-incoming gradient is no ordinary tensor (batched by vmap), it computes PyTorch's formula with PyTorch's ops instead.
+Each raises ``Refused`` where the kernel does not take its arguments, before anything is changed. Backward runs the
+backward kernel. Where its own gradient may be asked for (``create_graph=True``), or where the incoming gradient is no
+ordinary tensor (batched by vmap), it computes PyTorch's formula with PyTorch's ops instead.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from cregkit import functional as kernels
-from cregkit.torch.bridge import SMALLEST_WITHOUT_MASK, is_plain, is_watched, run
+from cregkit.torch.bridge import REFUSALS, Refused, draw_seed, is_float32, is_watched, run
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.float32]
+Statistics: TypeAlias = NDArray[np.float64]
+
+
+class Function(torch.autograd.Function):
+    """An autograd.Function that is called where no functorch transform is active, and so need not look for one."""
+
+    apply = torch._C._FunctionBase.__dict__["apply"]
 
 
 def _array(x: Tensor | None) -> Floats | None:
@@ -28,12 +35,17 @@ def _array(x: Tensor | None) -> Floats | None:
 
 
 def _tensor(x: Floats | None, needed: bool) -> Tensor | None:
-    return torch.from_numpy(x) if needed and x is not None else None
+    return from_numpy(x) if needed and x is not None else None
 
 
-def must_use_formula(*gradients: Tensor | None) -> bool:
-    """Whether PyTorch's ops have to compute backward from these incoming gradients."""
-    return torch.is_grad_enabled() or is_watched() or not all(dy is None or is_plain(dy) for dy in gradients)
+def kernel_gradient(dy: Tensor) -> Floats | None:
+    """The memory of an incoming gradient, None where PyTorch's ops have to compute backward from it."""
+    if torch.is_grad_enabled() or is_watched() or not is_float32(dy):
+        return None
+    try:
+        return dy.numpy()
+    except REFUSALS:
+        return None
 
 
 def formula_gradients(
@@ -59,40 +71,39 @@ def formula_gradients(
     return [by_input.get(i) for i in range(len(inputs))]
 
 
-_ONES = np.ones(SMALLEST_WITHOUT_MASK, np.float32)
-
-
 def scaled_mask(shape: Sequence[int], p: float, seed: int, spatial: bool = False) -> Tensor:
     """The kernels' mask for a tensor of this shape, as factors of its elements or channels: 0 and ``1 / (1 - p)``."""
-    drawn = shape[:2] if spatial else shape
-    n = math.prod(drawn)
-    ones = _ONES[:n] if n <= len(_ONES) else np.ones(n, np.float32)
-    mask = run(kernels.dropout, ones, p, seed=seed)
-    return torch.from_numpy(mask.reshape((*drawn, *(1,) * (len(shape) - len(drawn)))))
+    drawn = (*shape[:2], *(1,) * (len(shape) - 2)) if spatial else shape
+    return from_numpy(run(kernels.dropout, np.ones(drawn, np.float32), p, seed=seed))
 
 
-class Dropout(torch.autograd.Function):
-    """``apply(x, p, seed, spatial)``: dropout of elements, or of the channels of (N, C, ...)."""
+class Dropout(Function):
+    """``apply(x, p, spatial)``: dropout of elements, or of the channels of (N, C, ...)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, seed: int, spatial: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p: float, spatial: bool) -> Tensor:
         """Keep the seed alone: backward draws the mask again."""
+        try:
+            array = x.numpy()
+        except REFUSALS as error:
+            raise Refused from error
+        seed = draw_seed()
         ctx.options = p, seed, spatial
-        kernel = kernels.spatial_dropout if spatial else kernels.dropout
-        return torch.from_numpy(run(kernel, x.numpy(), p, seed=seed))
+        return from_numpy(run(kernels.spatial_dropout if spatial else kernels.dropout, array, p, seed=seed))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same elements of the gradient."""
         p, seed, spatial = ctx.options
-        if must_use_formula(dy):
-            return dy * scaled_mask(dy.shape, p, seed, spatial), None, None, None
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
+            return dy * scaled_mask(dy.shape, p, seed, spatial), None, None
         kernel = kernels.spatial_dropout_backward if spatial else kernels.dropout_backward
-        return torch.from_numpy(run(kernel, dy.contiguous().numpy(), p, seed=seed)), None, None, None
+        return from_numpy(run(kernel, array, p, seed=seed)), None, None
 
 
-class BatchNorm(torch.autograd.Function):
-    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, axis)``: with the batch's statistics."""
+class BatchNorm(Function):
+    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis)``: by the batch's statistics."""
 
     @staticmethod
     def forward(
@@ -107,48 +118,48 @@ class BatchNorm(torch.autograd.Function):
         channel_axis: int,
     ) -> Tensor:
         """Update the running statistics in place."""
-        y, mean, rstd = run(
-            kernels.batch_norm_forward,
-            x.numpy(),
-            _array(weight),
-            _array(bias),
-            _array(running_mean),
-            _array(running_var),
-            momentum,
-            eps,
-            unbiased=True,
-            channel_axis=channel_axis,
-        )
-        ctx.save_for_backward(x, weight, bias)
-        ctx.statistics, ctx.eps, ctx.channel_axis = (mean, rstd), eps, channel_axis
-        return torch.from_numpy(y)
+        try:
+            y, mean, rstd = run(
+                kernels.batch_norm_forward,
+                x.numpy(),
+                _array(weight),
+                _array(bias),
+                _array(running_mean),
+                _array(running_var),
+                momentum,
+                eps,
+                unbiased=True,
+                channel_axis=channel_axis,
+            )
+        except REFUSALS as error:
+            raise Refused from error
+        ctx.save_for_backward(x, weight)
+        ctx.rest = mean, rstd, eps, channel_axis
+        return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, weight and bias."""
-        x, weight, bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        mean, rstd, eps, axis = ctx.rest
         needed = ctx.needs_input_grad
-        if must_use_formula(dy):
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                moved = F.batch_norm(x.movedim(ctx.channel_axis, 1), None, None, weight, bias, True, 0.0, ctx.eps)
-                return moved.movedim(1, ctx.channel_axis)
+                return F.batch_norm(x.movedim(axis, 1), None, None, weight, bias, True, 0.0, eps).movedim(1, axis)
 
-            return *formula_gradients(stock, (x, weight, bias), (dy,), needed), None, None, None, None, None
+            inputs = x, weight, _any_bias(weight)
+            return *formula_gradients(stock, inputs, (dy,), needed), None, None, None, None, None
         dx, dgamma, dbeta = run(
-            kernels.batch_norm_backward,
-            dy.contiguous().numpy(),
-            x.numpy(),
-            *ctx.statistics,
-            _array(weight),
-            channel_axis=ctx.channel_axis,
+            kernels.batch_norm_backward, array, x.numpy(), mean, rstd, _array(weight), channel_axis=axis
         )
-        gradients = torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
+        gradients = from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
         return *gradients, None, None, None, None, None
 
 
-class BatchNormInference(torch.autograd.Function):
-    """``apply(x, weight, bias, running_mean, running_var, eps, channel_axis)``: with the running statistics."""
+class BatchNormInference(Function):
+    """``apply(x, weight, bias, running_mean, running_var, eps, channel_axis)``: by the running statistics."""
 
     @staticmethod
     def forward(
@@ -162,44 +173,53 @@ class BatchNormInference(torch.autograd.Function):
         channel_axis: int,
     ) -> Tensor:
         """Leave the running statistics as they are."""
-        ctx.save_for_backward(x, weight, bias, running_mean, running_var)
-        ctx.eps, ctx.channel_axis = eps, channel_axis
-        y = run(
-            kernels.batch_norm,
-            x.numpy(),
-            running_mean.numpy(),
-            running_var.numpy(),
-            _array(weight),
-            _array(bias),
-            eps,
-            channel_axis=channel_axis,
-        )
-        return torch.from_numpy(y)
+        try:
+            y = run(
+                kernels.batch_norm,
+                x.numpy(),
+                running_mean.numpy(),
+                running_var.numpy(),
+                _array(weight),
+                _array(bias),
+                eps,
+                channel_axis=channel_axis,
+            )
+        except REFUSALS as error:
+            raise Refused from error
+        ctx.save_for_backward(x, weight, running_mean, running_var)
+        ctx.rest = eps, channel_axis
+        return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, weight and bias."""
-        x, weight, bias, mean, var = ctx.saved_tensors
+        x, weight, mean, var = ctx.saved_tensors
+        eps, axis = ctx.rest
         needed = ctx.needs_input_grad
-        if must_use_formula(dy):
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                moved = F.batch_norm(x.movedim(ctx.channel_axis, 1), mean, var, weight, bias, False, 0.0, ctx.eps)
-                return moved.movedim(1, ctx.channel_axis)
+                return F.batch_norm(x.movedim(axis, 1), mean, var, weight, bias, False, 0.0, eps).movedim(1, axis)
 
-            return *formula_gradients(stock, (x, weight, bias), (dy,), needed), None, None, None, None
+            return *formula_gradients(stock, (x, weight, _any_bias(weight)), (dy,), needed), None, None, None, None
         dx, dgamma, dbeta = run(
             kernels.batch_norm_inference_backward,
-            dy.contiguous().numpy(),
+            array,
             x.numpy(),
             mean.numpy(),
             var.numpy(),
             _array(weight),
-            ctx.eps,
-            channel_axis=ctx.channel_axis,
+            eps,
+            channel_axis=axis,
         )
-        gradients = torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
+        gradients = from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
         return *gradients, None, None, None, None
+
+
+def _any_bias(weight: Tensor | None) -> Tensor | None:
+    """A bias for a formula that is to be differentiated: no derivative depends on its values."""
+    return None if weight is None else torch.zeros_like(weight)
 
 
 def needs_gradient(*inputs: Tensor | None) -> bool:
@@ -209,69 +229,154 @@ def needs_gradient(*inputs: Tensor | None) -> bool:
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Layer norm over the last axis; without a gradient to be asked for, nothing is kept."""
-    if not needs_gradient(x, weight, bias):
-        return torch.from_numpy(run(kernels.layer_norm, x.numpy(), _array(weight), _array(bias), eps))
-    y: Tensor = LayerNorm.apply(x, weight, bias, eps)
-    return y
+    if needs_gradient(x, weight, bias):
+        y: Tensor = LayerNorm.apply(x, weight, bias, eps)
+        return y
+    try:
+        return from_numpy(run(kernels.layer_norm, x.numpy(), _array(weight), _array(bias), eps))
+    except REFUSALS as error:
+        raise Refused from error
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """RMS norm over the last axis; without a gradient to be asked for, nothing is kept."""
-    if not needs_gradient(x, weight):
-        return torch.from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps))
-    y: Tensor = RMSNorm.apply(x, weight, eps)
-    return y
+    if needs_gradient(x, weight):
+        y: Tensor = RMSNorm.apply(x, weight, eps)
+        return y
+    try:
+        return from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps))
+    except REFUSALS as error:
+        raise Refused from error
 
 
-class LayerNorm(torch.autograd.Function):
+class LayerNorm(Function):
     """``apply(x, weight, bias, eps)``: over the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         """Keep mean and rstd of each row."""
-        y, mean, rstd = run(kernels.layer_norm_forward, x.numpy(), _array(weight), _array(bias), eps)
-        ctx.save_for_backward(x, weight, bias)
-        ctx.statistics, ctx.eps = (mean, rstd), eps
-        return torch.from_numpy(y)
+        try:
+            y, mean, rstd = run(kernels.layer_norm_forward, x.numpy(), _array(weight), _array(bias), eps)
+        except REFUSALS as error:
+            raise Refused from error
+        ctx.save_for_backward(x, weight)
+        ctx.rest = mean, rstd, eps
+        return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, weight and bias."""
-        x, weight, bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        mean, rstd, eps = ctx.rest
         needed = ctx.needs_input_grad
-        if must_use_formula(dy):
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return F.layer_norm(x, x.shape[-1:], weight, bias, ctx.eps)
+                return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
-            return *formula_gradients(stock, (x, weight, bias), (dy,), needed), None
-        dx, dgamma, dbeta = run(
-            kernels.layer_norm_backward, dy.contiguous().numpy(), x.numpy(), *ctx.statistics, _array(weight)
-        )
-        return torch.from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2]), None
+            return *formula_gradients(stock, (x, weight, _any_bias(weight)), (dy,), needed), None
+        dx, dgamma, dbeta = run(kernels.layer_norm_backward, array, x.numpy(), mean, rstd, _array(weight))
+        return from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2]), None
 
 
-class RMSNorm(torch.autograd.Function):
+class RMSNorm(Function):
     """``apply(x, weight, eps)``: over the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         """Keep rstd of each row."""
-        y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps)
+        try:
+            y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps)
+        except REFUSALS as error:
+            raise Refused from error
         ctx.save_for_backward(x, weight)
-        ctx.rstd, ctx.eps = rstd, eps
-        return torch.from_numpy(y)
+        ctx.rest = rstd, eps
+        return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x and weight."""
         x, weight = ctx.saved_tensors
+        rstd, eps = ctx.rest
         needed = ctx.needs_input_grad
-        if must_use_formula(dy):
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
 
             def stock(x: Tensor, weight: Tensor | None) -> Tensor:
-                return F.rms_norm(x, x.shape[-1:], weight, ctx.eps)
+                return F.rms_norm(x, x.shape[-1:], weight, eps)
 
             return *formula_gradients(stock, (x, weight), (dy,), needed), None
-        dx, dgamma = run(kernels.rms_norm_backward, dy.contiguous().numpy(), x.numpy(), ctx.rstd, _array(weight))
-        return torch.from_numpy(dx), _tensor(dgamma, needed[1]), None
+        dx, dgamma = run(kernels.rms_norm_backward, array, x.numpy(), rstd, _array(weight))
+        return from_numpy(dx), _tensor(dgamma, needed[1]), None
+
+
+def dropout_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """``h = residual + dropout(x)`` and its layer norm, as ``(layer_norm(h), h)``."""
+    if needs_gradient(x, residual, weight, bias):
+        both: tuple[Tensor, Tensor] = DropoutAddLayerNorm.apply(x, residual, weight, bias, p, eps)
+        return both
+    _, y, h, *_ = _dropout_add_layer_norm(x, residual, weight, bias, p, eps)
+    return from_numpy(y), from_numpy(h)
+
+
+def _dropout_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
+) -> tuple[int, Floats, Floats, Statistics, Statistics]:
+    """The seed, drawn where there is something to drop, and what the kernel gives."""
+    try:
+        arrays = x.numpy(), residual.numpy(), _array(weight), _array(bias)
+        seed = draw_seed() if p else 0
+        return seed, *run(kernels.dropout_add_layer_norm_forward, *arrays, p, eps, seed=seed)
+    except REFUSALS as error:
+        raise Refused from error
+
+
+class DropoutAddLayerNorm(Function):
+    """``apply(x, residual, weight, bias, p, eps)``: layer norm of h over the last axis, and h."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Keep h, and mean and rstd of each row; of dropout the seed alone."""
+        seed, y, array, *statistics = _dropout_add_layer_norm(x, residual, weight, bias, p, eps)
+        h = from_numpy(array)
+        ctx.save_for_backward(h, weight, bias)
+        ctx.rest = p, eps, seed, statistics
+        ctx.set_materialize_grads(False)
+        return from_numpy(y), h
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Give the gradients of x, residual, weight and bias."""
+        h, weight, bias = ctx.saved_tensors
+        p, eps, seed, statistics = ctx.rest
+        needed = ctx.needs_input_grad
+        dy = torch.zeros_like(h) if dy is None else dy
+        array = kernel_gradient(dy.contiguous())
+        more = None if dh is None else kernel_gradient(dh.contiguous())
+        if array is None or (dh is not None and more is None):
+
+            def stock(h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+                return F.layer_norm(h, h.shape[-1:], weight, bias, eps)
+
+            through_norm, *others = formula_gradients(stock, (h, weight, bias), (dy,), (True, *needed[2:4]))
+            assert through_norm is not None
+            both = through_norm if dh is None else through_norm + dh
+            return both * scaled_mask(h.shape, p, seed) if p else both, both, *others, None, None
+        dx, dresidual, dgamma, dbeta = run(
+            kernels.dropout_add_layer_norm_backward,
+            array,
+            h.numpy(),
+            *statistics,
+            _array(weight),
+            p,
+            dh=more,
+            seed=seed,
+        )
+        both = from_numpy(dresidual)
+        through_dropout = from_numpy(dx) if p else both
+        return through_dropout, both, _tensor(dgamma, needed[2]), _tensor(dbeta, needed[3]), None, None

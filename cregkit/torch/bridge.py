@@ -12,54 +12,47 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from cregkit.kernels._runtime import get_num_threads, num_threads
 
 T = TypeVar("T")
 
 _tracing_state = torch._C._get_tracing_state
+_is_transformed = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
-# Elements from which cregkit computes an op: below, PyTorch's own is as quick. A torch.autograd.Function costs as much
-# as a norm of 100 000 elements; measured with `python bench/bench_torch.py --overhead`.
+# Elements from which cregkit computes an op: below, PyTorch's own is as quick, because a torch.autograd.Function costs
+# as much as a norm of 100 000 elements. Measured with `python bench/bench_torch.py --overhead`, and in models, where
+# the code of a call is no longer in the caches when it comes and dropout of 2048 elements did not pay.
 SMALLEST = {
     "dropout": 4096,
     "batch_norm": 128 * 1024,
     "layer_norm": 128 * 1024,
+    "dropout_add_layer_norm": 16 * 1024,
     "rms_norm": 2048,
     "attention": 16 * 1024,
 }
 
-# Elements from which dropout stores no mask but draws it again in backward, by an autograd.Function.
-SMALLEST_WITHOUT_MASK = 128 * 1024
+# What ``Tensor.numpy()`` and the kernels raise for what they do not take; nothing is changed then.
+REFUSALS = (RuntimeError, TypeError, ValueError)
 
 
-def _keys(x: Tensor) -> int:
-    return int(torch._C._dispatch_keys(x).raw_repr())
+class Refused(Exception):
+    """PyTorch's own function is to compute this call after all, because ``Tensor.numpy()`` or the kernel refused it."""
 
 
-def _plain_keys() -> frozenset[int]:
-    """The dispatch keys of an ordinary dense CPU tensor, made outside and inside of inference mode.
+def is_ordinary(x: Tensor | None) -> bool:
+    """Whether ``x`` is None or of no subclass, which may redefine what PyTorch's ops do with it."""
+    return x is None or type(x) is Tensor or type(x) is Parameter
 
-    Whatever else a tensor may be (on another device, sparse, nested, quantised, a view of negated numbers, batched by
-    vmap, wrapped by a transform) shows as another key.
+
+def is_float32(x: Tensor) -> bool:
+    """Whether ``x`` is a float32 tensor on the CPU, of no subclass.
+
+    It may still be sparse, a view of negated numbers, batched by vmap: ``Tensor.numpy()`` refuses all these.
     """
-    with torch.inference_mode(False):
-        outside = _keys(torch.empty(0, device="cpu"))
-    with torch.inference_mode():
-        return frozenset((outside, _keys(torch.empty(0, device="cpu"))))
-
-
-_PLAIN = _plain_keys()
-
-
-def is_plain(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary dense float32 tensor on the CPU, of no subclass."""
-    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.dtype is torch.float32 and _keys(x) in _PLAIN
-
-
-def is_plain_vector(x: Tensor | None, n: int) -> bool:
-    """Whether ``x`` is None, or plain, contiguous and of ``n`` elements."""
-    return x is None or (is_plain(x) and x.numel() == n and x.is_contiguous())
+    return (type(x) is Tensor or type(x) is Parameter) and x.dtype is torch.float32 and x.is_cpu
 
 
 def is_watched() -> bool:
@@ -70,22 +63,20 @@ def is_watched() -> bool:
     """
     return (
         _tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
+        or _is_transformed()
+        or _dispatch_modes() > 0
         or torch.autograd.forward_ad._current_level >= 0
     )
 
 
 def is_small(x: Tensor, op: str) -> bool:
     """Whether PyTorch's own ``op`` is as quick for so few elements. A cheap question, to be asked first."""
-    return (
-        (type(x) is Tensor or type(x) is torch.nn.Parameter) and _tracing_state() is None and x.numel() < SMALLEST[op]
-    )
+    return (type(x) is Tensor or type(x) is Parameter) and _tracing_state() is None and x.numel() < SMALLEST[op]
 
 
 def takes(x: Tensor, op: str) -> bool:
     """Whether ``op`` should compute ``x`` with its kernel, as far as dtype, device, size and PyTorch's state say."""
-    return not is_small(x, op) and is_plain(x) and not is_watched()
+    return not is_small(x, op) and is_float32(x) and not is_watched()
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:
@@ -104,7 +95,8 @@ class _Draw(threading.local):
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
-            self.number = torch.empty((), dtype=torch.int64, device="cpu")
+            self.number = torch.empty(1, dtype=torch.int64, device="cpu")
+        self.value = self.number.numpy().data  # an op less than Tensor.item()
 
 
 _DRAW = _Draw()
@@ -112,7 +104,8 @@ _DRAW = _Draw()
 
 def draw_seed() -> int:
     """A seed of 63 bits from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
-    return int(_DRAW.number.random_())
+    _DRAW.number.random_()
+    return _DRAW.value[0]
 
 
 def run(kernel: Callable[..., T], *args: Any, **options: Any) -> T:

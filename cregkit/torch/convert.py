@@ -13,13 +13,16 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from cregkit.torch import modules
+from cregkit.torch import modules, transformer
 
 Model = TypeVar("Model", bound=nn.Module)
 Choice: TypeAlias = str | type[nn.Module] | Iterable[str | type[nn.Module]]
 
-SWAPS: dict[type[nn.Module], type[nn.Module]] = {getattr(nn, name): getattr(modules, name) for name in modules.__all__}
+SWAPS: dict[type[nn.Module], type[nn.Module]] = {
+    getattr(nn, name): getattr(room, name) for room in (modules, transformer) for name in room.__all__
+}
 _STOCK: dict[type[nn.Module], type[nn.Module]] = {ours: stock for stock, ours in SWAPS.items()}
+_NAMES = {stock.__name__ for stock in SWAPS}
 
 # Modules of the same families that cregkit has no kernel for: a report names them too.
 _RELATED = (
@@ -72,14 +75,15 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     """Let cregkit compute the dropout, normalisation and attention dropout of ``model``, in place.
 
     Modules of exactly PyTorch's classes are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``,
-    ``BatchNorm2d``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``. Subclasses are left alone, because they may
-    compute something else; ``report`` names them. Converting twice changes nothing more.
+    ``BatchNorm2d``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are
+    left alone, because they may compute something else; ``report`` names them. Converting twice changes nothing more.
 
     Args:
         model: Any module; itself swapped if it is of these classes.
         only: Modules to swap, all others are left: a class of PyTorch, the qualified name of a module (which stands for
             all within it too), or an iterable of both.
-        skip: Modules to leave, likewise.
+        skip: Modules to leave, likewise. A ``TransformerEncoderLayer`` is left with the norms and dropouts in it that
+            it would compute itself.
 
     Returns:
         ``model``.
@@ -91,6 +95,7 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     _check(model)
     chosen = None if only is None else _matching(model, only, "only")
     left = set() if skip is None else _matching(model, skip, "skip")
+    left |= {id(layer) for layer in _encoder_layers(model) if any(id(part) in left for part in _fused_parts(layer))}
     for module in model.modules():
         if _obstacle(module) is None and id(module) not in left and (chosen is None or id(module) in chosen):
             module.__class__ = SWAPS[type(module)]
@@ -137,7 +142,7 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
         kind = type(module).__name__
         if type(module) in _STOCK:
             yield Entry(name, kind, True, _fallback(module))
-        elif isinstance(module, (*SWAPS, *_RELATED)) or getattr(module, "original_name", "") in modules.__all__:
+        elif isinstance(module, (*SWAPS, *_RELATED)) or getattr(module, "original_name", "") in _NAMES:
             yield Entry(name, kind, False, _obstacle(module) or "PyTorch's: convert() would swap it")
 
 
@@ -161,7 +166,30 @@ def _fallback(module: nn.Module) -> str:
     dtypes = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
     devices = {t.device for t in tensors if t.device.type != "cpu"}
     odd = sorted(map(str, dtypes | devices))
-    return f"falls back to PyTorch's: parameters are {', '.join(odd)}, not float32 on the CPU" if odd else ""
+    if odd:
+        return f"falls back to PyTorch's: parameters are {', '.join(odd)}, not float32 on the CPU"
+    return _step_by_step(module) if isinstance(module, nn.TransformerEncoderLayer) else ""
+
+
+def _step_by_step(layer: nn.TransformerEncoderLayer) -> str:
+    """Which dropouts and norms of an encoder layer are not computed in one pass, and why."""
+    reasons = (
+        (names, transformer.obstacle(*(layer.get_submodule(name) for name in names)))
+        for names in transformer.fused(layer)
+    )
+    return "; ".join(f"{' and '.join(names)} one after another: {why}" for names, why in reasons if why)
+
+
+def _encoder_layers(model: nn.Module) -> Iterator[nn.TransformerEncoderLayer]:
+    own = nn.TransformerEncoderLayer, transformer.TransformerEncoderLayer
+    for module in model.modules():
+        if type(module) in own:
+            assert isinstance(module, nn.TransformerEncoderLayer)
+            yield module
+
+
+def _fused_parts(layer: nn.TransformerEncoderLayer) -> Iterator[nn.Module]:
+    return (layer.get_submodule(name) for names in transformer.fused(layer) for name in names)
 
 
 def _check(model: nn.Module) -> None:

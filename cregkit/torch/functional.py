@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from cregkit.torch import autograd, bridge
-from cregkit.torch.bridge import draw_seed, inverse, is_plain_vector, memory_order, takes
+from cregkit.torch import autograd
+from cregkit.torch.bridge import Refused, draw_seed, inverse, is_ordinary, memory_order, takes
 
 __all__ = ["batch_norm", "dropout", "dropout1d", "dropout2d", "layer_norm", "rms_norm"]
 
@@ -27,46 +27,52 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     As ``torch.nn.functional.dropout``, with masks of its own: one seed is drawn from PyTorch's default CPU generator,
     and the mask follows from it, whatever the number of threads.
     """
-    if is_compiling() or not training or not 0.0 < p < 1.0 or not takes(input, "dropout"):
-        return F.dropout(input, p, training, inplace)
-    if input.is_contiguous():
-        return _dropout(input, p, False, inplace)
-    order = memory_order(input)
-    if order is None:
-        return F.dropout(input, p, training, inplace)
-    y = _dropout(input.permute(order), p, False, inplace)
-    return input if inplace else y.permute(inverse(order))
+    if _drops(input, p, training):
+        try:
+            if input.is_contiguous():
+                return _dropout(input, p, False, inplace)
+            order = memory_order(input)
+            if order is not None:
+                y = _dropout(input.permute(order), p, False, inplace)
+                return input if inplace else y.permute(inverse(order))
+        except Refused:
+            pass
+    return F.dropout(input, p, training, inplace)
+
+
+def _drops(input: Tensor, p: float, training: bool) -> bool:
+    return not is_compiling() and training and 0.0 < p < 1.0 and takes(input, "dropout")
 
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
-    """Dropout of a contiguous tensor: small or in place as a product with a mask, which PyTorch differentiates."""
-    p, seed = float(p), draw_seed()
-    if not inplace and x.numel() >= bridge.SMALLEST_WITHOUT_MASK:
-        y: Tensor = autograd.Dropout.apply(x, p, seed, spatial)
-        return y
-    mask = autograd.scaled_mask(x.shape, p, seed, spatial)
-    return x.mul_(mask) if inplace else x * mask
-
-
-def _takes_channels(input: Tensor, p: float, training: bool) -> bool:
-    return not is_compiling() and training and 0.0 < p < 1.0 and takes(input, "dropout") and input.is_contiguous()
+    """Dropout of a contiguous tensor; in place as a product with a mask, which PyTorch differentiates."""
+    if inplace:
+        return x.mul_(autograd.scaled_mask(x.shape, float(p), draw_seed(), spatial))
+    y: Tensor = autograd.Dropout.apply(x, float(p), spatial)
+    return y
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, L) or (C, L), as ``torch.nn.functional.dropout1d``."""
-    if not _takes_channels(input, p, training) or input.dim() not in (2, 3):
-        return F.dropout1d(input, p, training, inplace)
-    if input.dim() == 3:
-        return _dropout(input, p, True, inplace)
-    y = _dropout(input.unsqueeze(0), p, True, inplace)
-    return input if inplace else y.squeeze(0)
+    if _drops(input, p, training) and input.dim() in (2, 3) and input.is_contiguous():
+        try:
+            if input.dim() == 3:
+                return _dropout(input, p, True, inplace)
+            y = _dropout(input.unsqueeze(0), p, True, inplace)
+            return input if inplace else y.squeeze(0)
+        except Refused:
+            pass
+    return F.dropout1d(input, p, training, inplace)
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, H, W), as ``torch.nn.functional.dropout2d``."""
-    if not _takes_channels(input, p, training) or input.dim() != 4:
-        return F.dropout2d(input, p, training, inplace)
-    return _dropout(input, p, True, inplace)
+    if _drops(input, p, training) and input.dim() == 4 and input.is_contiguous():
+        try:
+            return _dropout(input, p, True, inplace)
+        except Refused:
+            pass
+    return F.dropout2d(input, p, training, inplace)
 
 
 def batch_norm(
@@ -81,17 +87,19 @@ def batch_norm(
 ) -> Tensor:
     """Normalise each channel over the batch, as ``torch.nn.functional.batch_norm``."""
     if (
-        is_compiling()
-        or not takes(input, "batch_norm")
-        or not _batch_norm_fits(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        not is_compiling()
+        and takes(input, "batch_norm")
+        and _batch_norm_fits(input, running_mean, running_var, weight, bias, training, eps)
     ):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if input.is_contiguous():
-        return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps, 1)
-    y = _batch_norm(
-        input.permute(0, 2, 3, 1), running_mean, running_var, weight, bias, training, momentum, eps, channel_axis=-1
-    )
-    return y.permute(0, 3, 1, 2)
+        rest = running_mean, running_var, weight, bias, training, momentum, eps
+        try:
+            if input.is_contiguous():
+                return _batch_norm(input, *rest, 1)
+            if input.dim() == 4:
+                return _batch_norm(input.permute(0, 2, 3, 1), *rest, -1).permute(0, 3, 1, 2)
+        except Refused:
+            pass
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _batch_norm_fits(
@@ -101,23 +109,23 @@ def _batch_norm_fits(
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
-    momentum: float,
     eps: float,
 ) -> bool:
-    """Whether layout and arguments are such that the kernel computes what PyTorch would."""
-    if x.dim() < 2 or (running_mean is None) != (running_var is None) or (weight is None and bias is not None):
-        return False
-    channels = x.shape[1]
-    if not all(is_plain_vector(v, channels) for v in (running_mean, running_var, weight, bias)):
-        return False
-    if any(v is not None and v.requires_grad for v in (running_mean, running_var)):
-        return False
-    if training:
-        numbers = x.numel() > channels and eps > 0.0 and isinstance(momentum, float) and 0.0 <= momentum <= 1.0
+    """Whether the kernel, if it takes these arguments, computes what PyTorch would."""
+    if running_mean is None or running_var is None:
+        statistics = running_mean is running_var and training
     else:
-        numbers = running_mean is not None and eps >= 0.0
-    layout = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    return numbers and layout
+        statistics = not (running_mean.requires_grad or running_var.requires_grad)
+    return (
+        statistics
+        and (eps > 0.0 or not training)
+        and x.dim() >= 2
+        and (bias is None or weight is not None)
+        and is_ordinary(weight)
+        and is_ordinary(bias)
+        and is_ordinary(running_mean)
+        and is_ordinary(running_var)
+    )
 
 
 def _batch_norm(
@@ -139,15 +147,14 @@ def _batch_norm(
     return y
 
 
-def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor | None, eps: float) -> bool:
-    """Whether layout and arguments are such that a kernel over rows computes what PyTorch would."""
+def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether a kernel over rows, if it takes these arguments, computes what PyTorch would."""
     return (
         0 < len(shape) <= x.dim()
         and x.shape[-len(shape) :] == shape
         and x.is_contiguous()
-        and eps >= 0.0
-        and not (weight is None and bias is not None)
-        and all(v is None or (v.shape == shape and is_plain_vector(v, v.numel())) for v in (weight, bias))
+        and (weight is None or (is_ordinary(weight) and weight.shape == shape))
+        and (bias is None or (is_ordinary(bias) and bias.shape == shape and weight is not None))
     )
 
 
@@ -167,14 +174,17 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise over the last axes, as ``torch.nn.functional.layer_norm``."""
-    if is_compiling() or not takes(input, "layer_norm"):
-        return F.layer_norm(input, normalized_shape, weight, bias, eps)
-    shape = torch.Size(normalized_shape)
-    if not _rows_fit(input, shape, weight, bias, eps):
-        return F.layer_norm(input, normalized_shape, weight, bias, eps)
-    dims = len(shape)
-    y = autograd.layer_norm(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
-    return y if dims == 1 else y.view(input.shape)
+    if not is_compiling() and takes(input, "layer_norm"):
+        shape = torch.Size(normalized_shape)
+        dims = len(shape)
+        if _rows_fit(input, shape, weight, bias):
+            try:
+                y = autograd.layer_norm(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
+            except Refused:
+                pass
+            else:
+                return y if dims == 1 else y.view(input.shape)
+    return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
 
 def rms_norm(
@@ -184,12 +194,15 @@ def rms_norm(
 
     ``eps=None`` is the machine epsilon of float32, as there.
     """
-    if is_compiling() or not takes(input, "rms_norm"):
-        return F.rms_norm(input, normalized_shape, weight, eps)
-    shape = torch.Size(normalized_shape)
-    number = torch.finfo(torch.float32).eps if eps is None else eps
-    if not _rows_fit(input, shape, weight, None, number):
-        return F.rms_norm(input, normalized_shape, weight, eps)
-    dims = len(shape)
-    y = autograd.rms_norm(_flat(input, dims), _flat(weight, dims), number)
-    return y if dims == 1 else y.view(input.shape)
+    if not is_compiling() and takes(input, "rms_norm"):
+        shape = torch.Size(normalized_shape)
+        dims = len(shape)
+        number = torch.finfo(torch.float32).eps if eps is None else eps
+        if _rows_fit(input, shape, weight, None):
+            try:
+                y = autograd.rms_norm(_flat(input, dims), _flat(weight, dims), number)
+            except Refused:
+                pass
+            else:
+                return y if dims == 1 else y.view(input.shape)
+    return F.rms_norm(input, normalized_shape, weight, eps)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy as _Proxy
 
 from cregkit.torch import attention, functional
 from cregkit.torch.bridge import is_small
@@ -26,12 +27,20 @@ __all__ = [
     "RMSNorm",
 ]
 
+Proxy: Any = _Proxy  # what stands for a tensor while fx traces: never a Tensor to mypy, which the modules annotate
 
-def _stock(forward: Any) -> Any:
+
+def stock_method(forward: Any) -> Any:
     """PyTorch's ``forward`` as a method of another name, because TorchScript compiles methods by their names."""
     method = FunctionType(forward.__code__, forward.__globals__, "_stock_forward", forward.__defaults__)
     method.__annotations__ = forward.__annotations__
     return method
+
+
+def _node(module: nn.Module, *arguments: Any) -> Any:
+    """The call of a module as one node of an fx graph, which is what fx makes of PyTorch's own modules."""
+    tracer = arguments[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 class Dropout(nn.Dropout):
@@ -40,13 +49,15 @@ class Dropout(nn.Dropout):
     Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
     """
 
-    _stock_forward = _stock(nn.Dropout.forward)
+    _stock_forward = stock_method(nn.Dropout.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements in training; return ``input`` itself in evaluation."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout(input, self.p, self.training, self.inplace)
         )
 
@@ -57,13 +68,15 @@ class Dropout1d(nn.Dropout1d):
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
     """
 
-    _stock_forward = _stock(nn.Dropout1d.forward)
+    _stock_forward = stock_method(nn.Dropout1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop channels in training; return ``input`` itself in evaluation."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout1d(input, self.p, self.training, self.inplace)
         )
 
@@ -74,13 +87,15 @@ class Dropout2d(nn.Dropout2d):
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
     """
 
-    _stock_forward = _stock(nn.Dropout2d.forward)
+    _stock_forward = stock_method(nn.Dropout2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop channels in training; return ``input`` itself in evaluation."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.dropout2d(input, self.p, self.training, self.inplace)
         )
 
@@ -115,11 +130,17 @@ class BatchNorm1d(nn.BatchNorm1d):
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
     """
 
-    _stock_forward = _stock(nn.BatchNorm1d.forward)
+    _stock_forward = stock_method(nn.BatchNorm1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
-        return self._stock_forward(input) if torch.jit.is_scripting() else _batch_norm(self, input)
+        return (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
+            else _batch_norm(self, input)
+        )
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -128,11 +149,17 @@ class BatchNorm2d(nn.BatchNorm2d):
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
     """
 
-    _stock_forward = _stock(nn.BatchNorm2d.forward)
+    _stock_forward = stock_method(nn.BatchNorm2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
-        return self._stock_forward(input) if torch.jit.is_scripting() else _batch_norm(self, input)
+        return (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
+            else _batch_norm(self, input)
+        )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -141,13 +168,15 @@ class LayerNorm(nn.LayerNorm):
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
     """
 
-    _stock_forward = _stock(nn.LayerNorm.forward)
+    _stock_forward = stock_method(nn.LayerNorm.forward)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each row."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
+            else _node(self, input)
+            if isinstance(input, Proxy)
             else functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
         )
 
@@ -158,13 +187,15 @@ class RMSNorm(nn.RMSNorm):
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
 
-    _stock_forward = _stock(nn.RMSNorm.forward)
+    _stock_forward = stock_method(nn.RMSNorm.forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each row by its root mean square."""
         return (
             self._stock_forward(x)
             if torch.jit.is_scripting()
+            else _node(self, x)
+            if isinstance(x, Proxy)
             else functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
         )
 
@@ -175,7 +206,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
     """
 
-    _stock_forward = _stock(nn.MultiheadAttention.forward)
+    _stock_forward = stock_method(nn.MultiheadAttention.forward)
 
     def forward(
         self,
@@ -194,6 +225,10 @@ class MultiheadAttention(nn.MultiheadAttention):
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
             if torch.jit.is_scripting()
+            else _node(
+                self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+            if isinstance(query, Proxy)
             else attention.forward(
                 self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )

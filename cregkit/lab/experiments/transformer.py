@@ -212,7 +212,7 @@ def _conclude(table: Table) -> str:
         ratio = table.mean(PYTORCH, "ms") / table.mean(TWIN, "ms")
         sentence += (
             f"; from the same weights PyTorch's step takes {ratio:.2f} times as long, and cregkit's loss is "
-            f"{compared(difference, unit='nats')}"
+            f"{compared(difference, unit='nats', decimals=3)}"
         )
     return f"{sentence}; it writes: {sample.strip()!r}."
 

@@ -9,9 +9,11 @@ from cregkit.lab.experiments.framework import Row, Table
 from cregkit.lab.spread import Interval
 
 
-def compared(interval: Interval, more: str = "higher", less: str = "lower", unit: str = "points") -> str:
+def compared(
+    interval: Interval, more: str = "higher", less: str = "lower", unit: str = "points", decimals: int = 1
+) -> str:
     """Say which way a difference goes, and whether chance may have done it."""
-    amount = f"{abs(interval.mean):.1f} {unit} {more if interval.mean > 0 else less}"
+    amount = f"{abs(interval.mean):.{decimals}f} {unit} {more if interval.mean > 0 else less}"
     return amount + _doubt(interval)
 
 

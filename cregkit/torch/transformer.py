@@ -1,0 +1,160 @@
+"""The encoder layer, whose dropout, addition to the residual stream and layer norm are one pass over memory.
+
+All else is PyTorch's: attention and feed-forward network are the layer's own modules, called as PyTorch calls them.
+What the kernel does not take is computed step by step with the layer's modules, so that their hooks run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.nn.modules import module as module_hooks
+
+from cregkit.torch import autograd
+from cregkit.torch.bridge import Refused, is_float32, takes
+from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, stock_method
+
+__all__ = ["TransformerEncoderLayer"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class TransformerEncoderLayer(nn.TransformerEncoderLayer):
+    """``torch.nn.TransformerEncoderLayer``, with dropout, addition and the norm behind them in one pass over memory.
+
+    Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+    """
+
+    _stock_forward = stock_method(nn.TransformerEncoderLayer.forward)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take PyTorch's arguments."""
+        super().__init__(*args, **options)
+        self.self_attn.__class__ = MultiheadAttention
+        for dropout in (self.dropout, self.dropout1, self.dropout2):
+            dropout.__class__ = Dropout
+        for norm in (self.norm1, self.norm2):
+            norm.__class__ = LayerNorm
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Encode, with the arguments and results of PyTorch's module."""
+        return (
+            self._stock_forward(src, src_mask, src_key_padding_mask, is_causal)
+            if torch.jit.is_scripting()
+            else _forward(self, src, src_mask, src_key_padding_mask, is_causal)
+        )
+
+
+def _forward(
+    layer: TransformerEncoderLayer,
+    src: Tensor,
+    src_mask: Tensor | None,
+    src_key_padding_mask: Tensor | None,
+    is_causal: bool,
+) -> Tensor:
+    if is_compiling() or not takes(src, "dropout_add_layer_norm") or _has_fast_path(layer, src):
+        return nn.TransformerEncoderLayer.forward(layer, src, src_mask, src_key_padding_mask, is_causal)
+    padding = F._canonical_mask(
+        mask=src_key_padding_mask,
+        mask_name="src_key_padding_mask",
+        other_type=F._none_or_dtype(src_mask),
+        other_name="src_mask",
+        target_type=src.dtype,
+    )
+    mask = F._canonical_mask(
+        mask=src_mask, mask_name="src_mask", other_type=None, other_name="", target_type=src.dtype, check_other=False
+    )
+
+    def attended(x: Tensor) -> Tensor:
+        y, _ = layer.self_attn(
+            x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
+        )
+        found: Tensor = y
+        return found
+
+    def fed_forward(x: Tensor) -> Tensor:
+        y: Tensor = layer.linear2(layer.dropout(layer.activation(layer.linear1(x))))
+        return y
+
+    if layer.norm_first:
+        y, h = _add_and_norm(attended(layer.norm1(src)), src, layer.dropout1, layer.norm2)
+        last: Tensor = layer.dropout2(fed_forward(y))
+        return h + last
+    x, _ = _add_and_norm(attended(src), src, layer.dropout1, layer.norm1)
+    return _add_and_norm(fed_forward(x), x, layer.dropout2, layer.norm2)[0]
+
+
+def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
+    """Whether PyTorch may compute the whole layer in one call: in evaluation, batch first, without gradients."""
+    return (
+        not layer.training
+        and layer.self_attn.batch_first
+        and src.dim() == 3
+        and not autograd.needs_gradient(src, *layer.parameters())
+    )
+
+
+def _add_and_norm(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """``(norm(h), h)`` with ``h = residual + dropout(x)``."""
+    if not _has_global_hooks() and not obstacle(dropout, norm) and _fits(x, residual, dropout, norm):
+        p = float(dropout.p) if dropout.training else 0.0
+        try:
+            return autograd.dropout_add_layer_norm(x.contiguous(), residual, norm.weight, norm.bias, p, norm.eps)
+        except Refused:
+            pass
+    h = residual + dropout(x)
+    return norm(h), h
+
+
+def _has_global_hooks() -> bool:
+    return bool(module_hooks._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def fused(layer: nn.TransformerEncoderLayer) -> Iterator[tuple[str, str]]:
+    """The names of each dropout and norm of a layer that the kernel takes the place of."""
+    if not layer.norm_first:
+        yield "dropout1", "norm1"
+        yield "dropout2", "norm2"
+    else:
+        yield "dropout1", "norm2"
+
+
+def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
+    """Why the kernel cannot take the place of these two modules, as far as they alone can tell; None if it can."""
+    for module, kinds in ((dropout, (Dropout, nn.Dropout)), (norm, (LayerNorm, nn.LayerNorm))):
+        if type(module) not in kinds:
+            return f"a {type(module).__name__} instead of a {kinds[0].__name__}"
+        if "forward" in vars(module):
+            return f"a {kinds[0].__name__} with a forward of its own"
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            return f"hooks on a {kinds[0].__name__}"
+    return None
+
+
+def _fits(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> bool:
+    """Whether tensors and numbers are such that the kernel computes what PyTorch would."""
+    features = residual.shape[-1]
+    weight, bias = (norm._parameters[name] for name in ("weight", "bias"))
+    return (
+        is_float32(x)
+        and is_float32(residual)
+        and residual.is_contiguous()
+        and x.shape == residual.shape
+        and norm.normalized_shape == (features,)
+        and all(v is None or (is_float32(v) and v.shape == (features,)) for v in (weight, bias))
+        and not (weight is None and bias is not None)
+        and norm.eps >= 0.0
+        and not dropout.inplace
+        and (0.0 <= dropout.p < 1.0 or not dropout.training)
+    )
