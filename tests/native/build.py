@@ -52,7 +52,7 @@ VARIANTS = {
     "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
     "sanitized": Variant("clang", SANITIZED),
     "valgrind": Variant("gcc", ("-O1", "-g1"), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
-    "avx512": Variant("gcc", ("-O2",), emulated=True),
+    "avx512": Variant("gcc", ("-O2", "-Wno-psabi"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
 }
 
