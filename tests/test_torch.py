@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: E402
 from support import needs_openmp, run_python  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from torch_support import assert_close, fresh, gradients_of, tensors_in, twins  # noqa: E402
+from torch_support import assert_close, fresh, gradients_of, mapped, tensors_in, twins  # noqa: E402
 
 import cregkit  # noqa: E402
 import cregkit.torch as ct  # noqa: E402
@@ -163,6 +163,57 @@ def test_transforms_fall_back(kernel_calls):
         (batched,) = torch.autograd.grad(y, leaf, dys, is_grads_batched=True, retain_graph=True)
         single = [torch.autograd.grad(y, leaf, dy, retain_graph=True)[0] for dy in dys]
         assert_close([batched], [torch.stack(single).double()])
+
+
+class Doubled(torch.nn.Parameter):
+    """A parameter that PyTorch's ops see with twice its value."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            doubled = mapped(args, lambda x: 2 * x if isinstance(x, cls) else x)
+            return function(*doubled, **mapped(kwargs or {}, lambda x: 2 * x if isinstance(x, cls) else x))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "rms_norm"])
+def test_subclasses_among_the_parameters_fall_back(name, place, kernel_calls):
+    """A weight, bias or statistic that redefines PyTorch's ops is left to them."""
+    x = torch.randn(6, 5)
+    values = [torch.rand(5) + 1, torch.rand(5) + 1]
+    values[place] = Doubled(values[place], requires_grad=False)
+    calls = {
+        "batch_norm": [lambda f: f.batch_norm(x, None, None, *values, True), lambda f: f.batch_norm(x, *values)],
+        "layer_norm": [lambda f: f.layer_norm(x, (5,), *values)],
+        "rms_norm": [lambda f: f.rms_norm(x, (5,), values[0])] if place == 0 else [],
+    }
+    for call in calls[name]:
+        assert torch.equal(call(functional), call(F))
+    assert kernel_calls == []
+
+
+def test_dispatch_modes_see_every_op(kernel_calls):
+    """Under a dispatch mode PyTorch's ops compute, forward and backward, so that nothing is missed."""
+
+    class Names(torch.utils._python_dispatch.TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(6, 5, requires_grad=True)
+    with Names() as forward:
+        functional.layer_norm(x, (5,)).sum().backward()
+    assert {"native_layer_norm.default", "native_layer_norm_backward.default"} <= {*forward.seen}
+    assert kernel_calls == []
+    y = functional.layer_norm(x, (5,))
+    with Names() as backward:
+        y.sum().backward()
+    assert "native_layer_norm_backward.default" in backward.seen
+    assert kernel_calls == ["layer_norm_forward"]
 
 
 def small_model():
