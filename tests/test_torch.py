@@ -263,10 +263,11 @@ def test_fx_keeps_converted_modules_whole(training, kernel_calls):
             self.attention = nn.MultiheadAttention(16, 2, dropout=0.25, batch_first=True)
             self.norms = nn.Sequential(nn.LayerNorm(16), nn.RMSNorm(16), nn.BatchNorm1d(6), nn.Dropout1d(0.25))
             self.images = nn.Sequential(nn.BatchNorm2d(6), nn.Dropout2d(0.25), nn.Dropout(0.25))
+            self.encoder = nn.TransformerEncoderLayer(4, 2, 8)
 
         def forward(self, x):
             y, _ = self.attention(x, x, x, need_weights=False)
-            return self.images(self.norms(y).unflatten(2, (4, 4)))
+            return self.encoder(self.images(self.norms(y).unflatten(2, (4, 4))).flatten(0, 1))
 
     torch.manual_seed(0)
     model = Net().train(training)

@@ -37,7 +37,7 @@ def stock_method(forward: Any) -> Any:
     return method
 
 
-def _node(module: nn.Module, *arguments: Any) -> Any:
+def fx_node(module: nn.Module, *arguments: Any) -> Any:
     """The call of a module as one node of an fx graph, which is what fx makes of PyTorch's own modules."""
     tracer = arguments[0].tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
@@ -56,7 +56,7 @@ class Dropout(nn.Dropout):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else functional.dropout(input, self.p, self.training, self.inplace)
         )
@@ -75,7 +75,7 @@ class Dropout1d(nn.Dropout1d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else functional.dropout1d(input, self.p, self.training, self.inplace)
         )
@@ -94,7 +94,7 @@ class Dropout2d(nn.Dropout2d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else functional.dropout2d(input, self.p, self.training, self.inplace)
         )
@@ -137,7 +137,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else _batch_norm(self, input)
         )
@@ -156,7 +156,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else _batch_norm(self, input)
         )
@@ -175,7 +175,7 @@ class LayerNorm(nn.LayerNorm):
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
-            else _node(self, input)
+            else fx_node(self, input)
             if isinstance(input, Proxy)
             else functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
         )
@@ -194,7 +194,7 @@ class RMSNorm(nn.RMSNorm):
         return (
             self._stock_forward(x)
             if torch.jit.is_scripting()
-            else _node(self, x)
+            else fx_node(self, x)
             if isinstance(x, Proxy)
             else functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
         )
@@ -225,7 +225,7 @@ class MultiheadAttention(nn.MultiheadAttention):
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
             if torch.jit.is_scripting()
-            else _node(
+            else fx_node(
                 self, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
             if isinstance(query, Proxy)

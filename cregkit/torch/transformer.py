@@ -17,7 +17,7 @@ from torch.nn.modules import module as module_hooks
 
 from cregkit.torch import autograd
 from cregkit.torch.bridge import Refused, is_float32, takes
-from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, stock_method
+from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, Proxy, fx_node, stock_method
 
 __all__ = ["TransformerEncoderLayer"]
 
@@ -52,6 +52,8 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         return (
             self._stock_forward(src, src_mask, src_key_padding_mask, is_causal)
             if torch.jit.is_scripting()
+            else fx_node(self, src, src_mask, src_key_padding_mask, is_causal)
+            if isinstance(src, Proxy)
             else _forward(self, src, src_mask, src_key_padding_mask, is_causal)
         )
 
