@@ -32,7 +32,7 @@ C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibil
 LINK_FLAGS = ["-Wl,-s"] if sys.platform.startswith("linux") else []
 if wanted("CREGKIT_SANITIZE"):
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    C_FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
+    C_FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", "-DCREG_INLINE=static inline", *SANITIZERS]
     LINK_FLAGS = SANITIZERS
 
 OPENMP_PROBE = """

@@ -44,12 +44,6 @@ def test_the_driver_calls_every_kernel() -> None:
     assert [name for name in kernels if name != "isa" and not re.search(rf"(kernels|\bk)->{name}\b", trials)] == []
 
 
-@needs("avx512")
-def test_avx512_emulated_gives_the_golden_bits_within_its_arrays(tmp_path: Path) -> None:
-    """On any CPU: few have AVX-512, and what nobody runs nobody knows to be right."""
-    assert build.check("avx512", "smoke", tmp_path).tables[0] == "avx512-emulated"
-
-
 # What each of these errors in a kernel must come to: a fault on a guard page, a changed sentinel, other bits.
 FAULTS = {
     "a write past the end": ("y[n] = 1.0f", "ended with (1|3|-6)\n"),
