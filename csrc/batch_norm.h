@@ -166,27 +166,30 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
         }
         merged += chunk_count(chunks[k]);
     }
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        exact[c] = 0;
-        if (count <= CREG_FEW || !creg_is_safe(m2[c], m2[c] / count + eps)) {
-            const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
-            mean[c] = m.mean;
-            m2[c] = m.m2;
-            exact[c] = m.m2 - m.m2 == 0.0; /* a channel with NaN or Inf becomes NaN either way */
-        }
+    for (ptrdiff_t c = c0; c < c1; c++) { /* apart from what follows, so that it runs in vectors */
         var[c] = m2[c] / count;
         rstd[c] = 1.0 / sqrt(var[c] + eps);
+    }
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        exact[c] = 0;
+        if (count > CREG_FEW && creg_is_safe(var[c], var[c] + eps)) continue;
+        const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
+        mean[c] = m.mean;
+        var[c] = m.m2 / count;
+        rstd[c] = 1.0 / sqrt(var[c] + eps);
+        exact[c] = m.m2 - m.m2 == 0.0; /* a channel with NaN or Inf becomes NaN either way */
     }
 }
 
 static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
                                     double *rstd, unsigned char *exact)
 {
-    for (ptrdiff_t i = 0; i < c; i++) {
+    for (ptrdiff_t i = 0; i < c; i++) { /* apart from what follows, so that it runs in vectors */
         mean64[i] = mean[i];
         rstd[i] = 1.0 / sqrt((double)var[i] + eps);
-        exact[i] = fabs(mean64[i]) >= 0x1p+100 && fabs(mean64[i]) < (double)INFINITY; /* x - mean could overflow */
     }
+    for (ptrdiff_t i = 0; i < c; i++) /* x - mean could overflow */
+        exact[i] = fabs(mean64[i]) >= 0x1p+100 && fabs(mean64[i]) < (double)INFINITY;
 }
 
 /* Whether float32 holds it to full precision. */

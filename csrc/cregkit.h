@@ -153,7 +153,11 @@ ptrdiff_t creg_last_cache_bytes(void);
 uint64_t creg_float_mode_enter(void);
 void creg_float_mode_leave(uint64_t mode);
 
+/* Forced, for kernels to be made of small functions. A build that is instrumented may leave it to the compiler: what
+ * has been inlined everywhere takes such a build minutes. */
+#ifndef CREG_INLINE
 #define CREG_INLINE static inline __attribute__((always_inline))
+#endif
 
 #if defined(__x86_64__)
 #define CREG_X86 1

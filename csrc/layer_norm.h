@@ -15,14 +15,14 @@
  * the cache. Within the caches it is bound by additions, six an element (x - shift, two sums, hi, lo, beta): three
  * cycles for eight elements on two adders, all that a copy from the third level takes. (512, 768) therefore runs at
  * half a copy's speed there (Zen 3, AVX2, one thread: 88 us and 44). A row of a few registers is bound by all else: its
- * folds, root and division, a test for gamma and beta at every register, a mask for every tail. So short rows go eight at
- * a time: one number of each row in a vector, the masks of the tail made once, the last register laid over the one before
- * it. 33 to 200 columns, forward 1.35 to 1.75 times, backward 1.5 to 2.3 times as fast as one by one. Tried and left: two
- * halves of the accumulators one after the other, so that none is spilled (6 to 20 per cent more instructions); leaving
- * the loop at the tail instead of testing each register (the compiler no longer unrolls it: up to a third more); eight
- * rows at a time for longer rows (1.1 times slower); four rows of backward at a time, to load gamma, dgamma and dbeta
- * once for all (1.1 times slower, and 2 to 3 times beyond the cache); fetching into the second level instead of the
- * first (no difference).
+ * folds, root and division, a test for gamma and beta at every register, a mask for every tail. So short rows go eight
+ * at a time: one number of each row in a vector, the masks of the tail made once, the last register laid over the one
+ * before it. 33 to 200 columns, forward 1.35 to 1.75 times, backward 1.5 to 2.3 times as fast as one by one. Tried and
+ * left: two halves of the accumulators one after the other, so that none is spilled (6 to 20 per cent more
+ * instructions); leaving the loop at the tail instead of testing each register (the compiler no longer unrolls it: up
+ * to a third more); eight rows at a time for longer rows (1.1 times slower); four rows of backward at a time, to load
+ * gamma, dgamma and dbeta once for all (1.1 times slower, and 2 to 3 times beyond the cache); fetching into the second
+ * level instead of the first (no difference).
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H

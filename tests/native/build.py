@@ -22,9 +22,10 @@ CSRC = HERE.parents[1] / "csrc"
 GOLDEN = HERE.parent / "golden"
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
+NOT_FORCED = "-DCREG_INLINE=static inline"  # see cregkit.h
 # With what libFuzzer needs, so that the driver and fuzz.c share one compilation.
 SANITIZED = (
-    *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function"),
+    *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function", NOT_FORCED),
     *("-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"),
 )
 
@@ -49,9 +50,11 @@ VARIANTS = {
     "plain": Variant("gcc", ("-Og",)),
     "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
-    "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread"), threads=4),
+    "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread", NOT_FORCED), threads=4),
     "sanitized": Variant("clang", SANITIZED),
-    "valgrind": Variant("gcc", ("-O1", "-g1"), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
+    "valgrind": Variant(
+        "gcc", ("-O1", "-g1", NOT_FORCED), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")
+    ),
     "avx512": Variant("gcc", ("-O2", "-Wno-psabi"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
 }
