@@ -97,28 +97,24 @@ def test_a_failed_allocation_changes_nothing(record_property: Callable[[str, obj
 
 @linux
 def test_many_calls_leave_no_memory_behind() -> None:
-    """A leak of 32 bytes a call would come to 3 MiB."""
-    assert endurance.growth(endurance.small_calls(), 100_000) < 1 << 20
+    """Right ones, refused ones, large ones. A leak of 32 bytes a call would come to 3 MiB and to 1.5.
 
-
-@linux
-def test_many_refused_calls_leave_no_memory_behind() -> None:
-    assert endurance.growth(endurance.refused_calls(), 50_000) < 1 << 20
-
-
-@linux
-def test_large_arrays_leave_no_memory_behind() -> None:
-    assert endurance.growth(endurance.large_calls(), 60) < 4 << 20
+    In a process of its own: in this one, memory that earlier tests have freed would hide it.
+    """
+    done = run_python(endurance.__file__, "100000", "50000", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @linux
 def test_a_leak_would_be_seen() -> None:
-    kept: list[bytes] = []
-    assert endurance.growth([lambda: kept.append(bytes(4000))], 10_000) > 10 << 20
+    leak = "kept = []; print(endurance.growth([lambda: kept.append(bytes(32))], 50_000))"
+    done = run_python("-c", f"import endurance; {leak}")
+    assert int(done.stdout) > 1 << 20, done.stderr
 
 
 def references(arguments: cases.Arguments) -> dict[str, int]:
-    return {name: sys.getrefcount(value) for name, value in arguments.items()}
+    """Those of the arrays and what stands for them; a small number is shared with the whole interpreter."""
+    return {name: sys.getrefcount(value) for name, value in arguments.items() if not isinstance(value, (int, float))}
 
 
 @pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
