@@ -1,6 +1,5 @@
-/* AVX-512 for CPUs without it: SIMDe's portable intrinsics, with those that its releases lack or that read where their
- * mask says not to. A masked load or store touches only what its mask selects, and a stream to a place that is not
- * aligned faults, as on the CPU. */
+/* AVX-512 for CPUs without it: SIMDe's portable intrinsics, with those that its releases lack. A masked load or store
+ * touches only what its mask selects, and a stream to a place that is not aligned faults, as on the CPU. */
 #ifndef EMULATED_IMMINTRIN_H
 #define EMULATED_IMMINTRIN_H
 
@@ -17,15 +16,6 @@ static inline __m512 emulated_maskz_loadu_ps(uint16_t mask, const float *p)
     float a[16];
     for (int i = 0; i < 16; i++) a[i] = mask >> i & 1 ? p[i] : 0.0f;
     return _mm512_loadu_ps(a);
-}
-
-static inline __m256 emulated_maskload_ps(const float *p, __m256i mask)
-{
-    int32_t lanes[8];
-    float a[8];
-    memcpy(lanes, &mask, sizeof lanes);
-    for (int i = 0; i < 8; i++) a[i] = lanes[i] < 0 ? p[i] : 0.0f;
-    return _mm256_loadu_ps(a);
 }
 
 static inline void emulated_mask_storeu_ps(float *p, uint16_t mask, __m512 v)
@@ -59,13 +49,11 @@ static inline uint32_t emulated_cmpeq_epu16_mask(__m512i x, __m512i y)
     return mask;
 }
 
-#undef _mm256_maskload_ps
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_stream_ps
 #undef _mm512_extractf32x8_ps
 #undef _mm512_cmpeq_epu16_mask
-#define _mm256_maskload_ps emulated_maskload_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_stream_ps emulated_stream_ps
