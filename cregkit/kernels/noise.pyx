@@ -121,8 +121,8 @@ cdef void noise_task(void *args, ptrdiff_t task) noexcept nogil:
 def gaussian_noise(x, sigma, index, *, seed, out=None):
     """Gaussian noise on samples: ``y[i] = x[i] + sigma[i] * z``, with ``z`` of the standard normal distribution.
 
-    Element ``j`` of sample ``i`` (in flat C order) gets a number from ``(seed, index[i], j)`` alone, whatever the batch,
-    the number of threads or the instruction set. ``|z|`` is at most 6.66.
+    Element ``j`` of sample ``i`` (in flat C order) gets a number from ``(seed, index[i], j)`` alone, whatever the
+    batch, the number of threads or the instruction set. ``|z|`` is at most 6.66.
 
     Parameters
     ----------

@@ -22,9 +22,8 @@ COUNTERS_PER_GROUP = 16
 
 def _counters(index: ArrayLike, n: int) -> NDArray[np.uint64]:
     """Counters 2**32 * index + (0, ..., n - 1): shape (N, n)."""
-    counters: NDArray[np.uint64] = np.asarray(index, np.uint64)[:, np.newaxis] * np.uint64(2**32) + np.arange(
-        n, dtype=np.uint64
-    )
+    first = np.asarray(index).astype(np.uint64)[:, np.newaxis] << np.uint64(32)
+    counters: NDArray[np.uint64] = np.add(first, np.arange(n, dtype=np.uint64), dtype=np.uint64)
     return counters
 
 
