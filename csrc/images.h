@@ -155,20 +155,34 @@ CREG_INLINE between between_of(double x)
 
 CREG_INLINE int is_within(ptrdiff_t i, ptrdiff_t n) { return (size_t)i < (size_t)n; }
 
-/* One output pixel. All four neighbours lie within in most cases. */
-CREG_INLINE void rotate_pixel(const float *x, float *y, creg_image image, between r, between c, float fill)
+CREG_INLINE float weighted(between r, between c, float v00, float v01, float v10, float v11)
+{
+    return r.here * (c.here * v00 + c.next * v01) + r.next * (c.here * v10 + c.next * v11);
+}
+
+/* An output pixel all of whose four neighbours lie within, as they mostly do. */
+CREG_INLINE void rotate_inside(const float *x, float *y, creg_image image, between r, between c)
 {
     const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
-    const int in[4] = {is_within(r.at, image.height) && is_within(c.at, image.width),
-                       is_within(r.at, image.height) && is_within(c.at + 1, image.width),
-                       is_within(r.at + 1, image.height) && is_within(c.at, image.width),
-                       is_within(r.at + 1, image.height) && is_within(c.at + 1, image.width)};
-    const ptrdiff_t at = r.at * row + c.at * image.pixel, step[4] = {0, image.pixel, row, row + image.pixel};
-    for (ptrdiff_t p = 0; p < image.planes; p++)
+    const float *at = x + r.at * row + c.at * image.pixel;
+    for (ptrdiff_t p = 0; p < image.planes; p++, at += plane, y += plane)
+        for (ptrdiff_t k = 0; k < image.pixel; k++)
+            y[k] = weighted(r, c, at[k], at[k + image.pixel], at[k + row], at[k + row + image.pixel]);
+}
+
+/* An output pixel with neighbours outside. */
+static void rotate_edge(const float *x, float *y, creg_image image, between r, between c, float fill)
+{
+    const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
+    for (ptrdiff_t p = 0; p < image.planes; p++, x += plane, y += plane)
         for (ptrdiff_t k = 0; k < image.pixel; k++) {
             float v[4];
-            for (int j = 0; j < 4; j++) v[j] = in[j] ? x[at + step[j] + p * plane + k] : fill;
-            y[p * plane + k] = r.here * (c.here * v[0] + c.next * v[1]) + r.next * (c.here * v[2] + c.next * v[3]);
+            for (int j = 0; j < 4; j++) {
+                const ptrdiff_t at_r = r.at + j / 2, at_c = c.at + j % 2;
+                const int inside = is_within(at_r, image.height) && is_within(at_c, image.width);
+                v[j] = inside ? x[at_r * row + at_c * image.pixel + k] : fill;
+            }
+            y[k] = weighted(r, c, v[0], v[1], v[2], v[3]);
         }
 }
 
@@ -185,8 +199,12 @@ static void creg_rotate_image(const float *x, float *y, creg_image image, double
     for (ptrdiff_t i = 0; i < image.height; i++)
         for (ptrdiff_t j = 0; j < image.width; j++, y += image.pixel) {
             const double dr = (double)i - r0, dc = (double)j - c0;
-            rotate_pixel(x, y, image, between_of(r0 + (dr * cosine + dc * sine)),
-                         between_of(c0 + (dc * cosine - dr * sine)), fill);
+            const between r = between_of(r0 + (dr * cosine + dc * sine));
+            const between c = between_of(c0 + (dc * cosine - dr * sine));
+            if (is_within(r.at, image.height - 1) && is_within(c.at, image.width - 1))
+                rotate_inside(x, y, image, r, c);
+            else
+                rotate_edge(x, y, image, r, c, fill);
         }
 }
 
