@@ -21,7 +21,7 @@
 /* Channel c of pixel p is x[p * step + c * plane]. */
 typedef struct {
     const float *x;
-    ptrdiff_t step, plane;
+    ptrdiff_t n, step, plane; /* n pixels */
     int channels;
     float brightness;
 } colours;
@@ -72,11 +72,11 @@ CREG_INLINE vf gray_of(const colour *v, int channels)
     return v_add(v_add(red, green), v_mul(v_set1(0.114f), v->c[2]));
 }
 
-CREG_INLINE vf2 gray_terms(const void *ctx, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE vf2 gray_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const colours *a = ctx;
-    const colour v = load_colour(a, at, left);
-    return (vf2){v_first(gray_of(&v, a->channels), left), v_set1(0.0f)};
+    const colour v = load_colour(a, at, a->n - at);
+    return (vf2){v_cut(gray_of(&v, a->channels), cut), v_set1(0.0f)};
 }
 
 static float gray_mean(const colours *a, ptrdiff_t n)
@@ -121,6 +121,7 @@ static void creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channel
     const float contrast = factors[1], saturation = channels == 1 ? 1.0f : factors[2];
     const float hue = channels == 1 ? 0.0f : turn_fraction(factors[3]);
     const colours a = {.x = x,
+                       .n = n,
                        .step = channels_last ? channels : 1,
                        .plane = channels_last ? 1 : n,
                        .channels = channels,

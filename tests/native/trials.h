@@ -737,14 +737,14 @@ static const op ops[] = {
     {"sgd_step", sgd_step_trial, 0, 1},
     {"adamw_step", adamw_step_trial, 0, 1},
     {"gaussian_noise", gaussian_noise_trial, 1, 2},
-    {"sample_uniform", sample_uniform_trial, 0, 1, 2},
+    {"sample_uniform", sample_uniform_trial, 0, 1},
     {"flip_image", flip_trial, 1, 2},
     {"box_image", box_trial, 1, 2},
     {"paste_image", paste_trial, 1, 2},
     {"mix", mix_trial, 1, 2},
     {"jitter_image", jitter_trial, 1, 2},
-    {"crop_image", crop_trial, 0, 1, 2},
-    {"rotate_image", rotate_trial, 0, 1, 2},
+    {"crop_image", crop_trial, 0, 1},
+    {"rotate_image", rotate_trial, 0, 1},
 };
 enum { OPS = sizeof ops / sizeof *ops };
 
