@@ -48,6 +48,17 @@ def deviation_of_sum(arguments: Arguments, reference: NDArray[Any]) -> float:
     return math.sqrt(1.0 + 1.0 / (1.0 - arguments["p"]))
 
 
+def noise_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest noise there can be, or the largest sum."""
+    return max(6.66 * float(arguments["sigma"].max(initial=0.0)), largest(arguments, reference))
+
+
+def largest_pixel(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are relative to the largest magnitude of the images or the fill: their mixture may cancel."""
+    images = (arguments[name] for name in ("x", "other") if name in arguments)
+    return max(float(arguments.get("fill", 0.0)), *(largest(arguments, image) for image in images))
+
+
 def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
     """The largest magnitude of the gradient, or a billionth of that of its terms.
 
@@ -69,6 +80,14 @@ STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum
 EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
 STEP = Tolerance(8 * UNIT, "at most eight roundings of numbers no larger than the largest weight", largest)
 RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)
+MOVED = Tolerance(0.0, "numbers are moved, not computed", unit_scale)
+UNIFORM = Tolerance(0.0, "53 random bits", unit_scale)
+NOISY = Tolerance(
+    16 * UNIT, "a dozen roundings of a number below 6.66 times the deviation, one of the sum", noise_scale
+)
+MIXED = Tolerance(3 * UNIT, "two products and a sum of numbers no larger than the largest", largest_pixel)
+TURNED = Tolerance(8 * UNIT, "weights from float64, three lerps of numbers no larger than the largest", largest_pixel)
+JITTERED = Tolerance(32 * UNIT, "some twenty roundings of numbers of the order of 1", unit_scale)
 PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float64", largest)
 
 
@@ -273,6 +292,94 @@ def _weights(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments
     return {"w": _normal(rng, shape, offset), "weight_decay": 0.01}
 
 
+def _whole(n: int, *steps: int, low: int, high: int) -> NDArray[np.int64]:
+    """Whole numbers in [low, high], a column for each step, all over the place but the same for every seed."""
+    values = (np.arange(1, n + 1)[:, np.newaxis] * np.array(steps)) % (high - low + 1) + low
+    return np.ascontiguousarray(values.squeeze(1) if len(steps) == 1 else values, dtype=np.int64)
+
+
+def _image_sides(shape: Shape, channel_axis: int) -> tuple[int, int]:
+    """Height and width; of what is no image (a call to be refused), the last two sizes."""
+    return (shape[-3], shape[-2]) if channel_axis == -1 and len(shape) == 4 else (shape[-2], shape[-1])
+
+
+def _boxes(shape: Shape, channel_axis: int) -> NDArray[np.int64]:
+    """Boxes of all kinds: within, across an edge, outside, empty."""
+    height, width = _image_sides(shape, channel_axis)
+    first = np.stack([_whole(shape[0], 5, low=-2, high=height), _whole(shape[0], 3, low=-2, high=width)], axis=1)
+    return np.concatenate([first, first + _whole(shape[0], 7, 11, low=-1, high=max(height, width))], axis=1)
+
+
+def _crop_images(mode: str, channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        height, width = _image_sides(shape, channel_axis)
+        corners = _whole(shape[0], 5, 7, low=-3, high=3)
+        size = (max(1, height - 1), width + 2)
+        x = _normal(rng, shape, offset)
+        return {"x": x, "corners": corners, "size": size, "mode": mode, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _flip_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        flips = _whole(shape[0], 3, low=0, high=3)
+        return {"x": _normal(rng, shape, offset), "flips": flips, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _rotate_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        degrees = np.float64(36.7) * _whole(shape[0], 3, low=-5, high=5)
+        return {"x": _normal(rng, shape, offset), "degrees": degrees, "fill": 0.25, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _cutout_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        boxes = _boxes(shape, channel_axis)
+        return {"x": _normal(rng, shape, offset), "boxes": boxes, "fill": 0.5, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _cutmix_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        x, other = _normal(rng, shape, offset), _normal(rng, shape, offset)
+        return {"x": x, "other": other, "boxes": _boxes(shape, channel_axis), "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _mixup_images(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x, other = _normal(rng, shape, offset), _normal(rng, shape, offset)
+    return {"x": x, "other": other, "weight": rng.uniform(0.0, 1.0, shape[0]).astype(np.float32)}
+
+
+def _jitter_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, float], Arguments]:
+    def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+        factors = rng.uniform(0.5, 1.5, (shape[0], 4)).astype(np.float32)
+        factors[::5] = 1.0
+        x = (offset + rng.uniform(-0.1, 1.1, shape)).astype(np.float32)
+        return {"x": x, "factors": factors, "channel_axis": channel_axis}
+
+    return arguments
+
+
+def _gaussian_noise(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    sigma = rng.uniform(0.5, 1.5, shape[0]).astype(np.float32)
+    sigma[3::5] = 0.0
+    index = _whole(shape[0], 2**31 - 1, low=0, high=2**32 - 1)
+    return {"x": _normal(rng, shape, offset), "sigma": sigma, "index": index, "seed": 20140615}
+
+
+def _sample_uniform(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    index = _whole(shape[0], 2**31 - 1, low=0, high=2**32 - 1)
+    return {"index": index, "n": math.prod(shape[1:]), "seed": 20140615}
+
+
 def _sgd_step(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
     w, dw, velocity = _normal(rng, shape, offset), _normal(rng, shape), _normal(rng, shape)
     return {"w": w, "dw": dw, "lr": 0.05, "weight_decay": 0.01, "momentum": 0.9, "velocity": velocity}
@@ -323,6 +430,32 @@ ELEMENTS: tuple[Shape, ...] = (
     (130, 1025),
 )
 MAPS: tuple[Shape, ...] = ((0, 3, 2), (3, 5), (2, 3, 17), (5, 200, 3), (4, 33, 7, 7), (2, 40, 33, 65))
+
+IMAGES: tuple[Shape, ...] = ((1, 1, 1, 1), (4, 3, 5, 2), (3, 1, 1, 7), (9, 3, 8, 9), (6, 3, 17, 33), (2, 3, 65, 97))
+IMAGES_LAST: tuple[Shape, ...] = (
+    (1, 1, 1, 1),
+    (4, 5, 2, 3),
+    (3, 1, 7, 1),
+    (9, 8, 9, 3),
+    (6, 17, 33, 3),
+    (2, 65, 97, 3),
+)
+"""Odd sizes, lines and single pixels; in colour and in gray."""
+
+
+def _image_cases() -> list[Case]:
+    rows = []
+    for label, axis, shapes in (("N, C, H, W", 1, IMAGES), ("N, H, W, C", -1, IMAGES_LAST)):
+        rows += [
+            Case("crop_images", _crop_images("zero", axis), shapes, {"y": MOVED}, {}, 8, f"zero, {label}"),
+            Case("crop_images", _crop_images("reflect", axis), shapes, {"y": MOVED}, {}, 8, f"reflect, {label}"),
+            Case("flip_images", _flip_images(axis), shapes, {"y": MOVED}, {}, 8, label),
+            Case("rotate_images", _rotate_images(axis), shapes, {"y": TURNED}, {}, 8, label),
+            Case("cutout_images", _cutout_images(axis), shapes, {"y": MOVED}, {}, 8, label),
+            Case("cutmix_images", _cutmix_images(axis), shapes, {"y": MOVED}, {}, 12, label),
+            Case("jitter_images", _jitter_images(axis), shapes, {"y": JITTERED}, {}, 12, label),
+        ]
+    return rows
 
 
 def _batch_norm_cases() -> list[Case]:
@@ -383,6 +516,10 @@ CASES: tuple[Case, ...] = (
     Case("dropout_keep", _dropout_keep, ELEMENTS, {"keep": EXACT}, {}, 1),
     Case("spatial_dropout", _dropout("x"), MAPS, {"y": SCALED}, {}, 8),
     Case("spatial_dropout_backward", _dropout("dy"), MAPS, {"dx": SCALED}, {}, 8),
+    *_image_cases(),
+    Case("mixup_images", _mixup_images, IMAGES, {"y": MIXED}, {}, 12),
+    Case("gaussian_noise", _gaussian_noise, MAPS, {"y": NOISY}, {}, 8),
+    Case("sample_uniform", _sample_uniform, MAPS, {"u": UNIFORM}, {}, 8),
     Case("l2_penalty", _weights, ELEMENTS, {"penalty": PENALTY}, {}, 4),
     Case("l2_gradient", _weights, ELEMENTS, {"dw": SCALED}, {}, 8),
     Case("sgd_step", _sgd_step, ELEMENTS, {}, {"w": STEP, "velocity": STEP}, 20),

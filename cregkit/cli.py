@@ -172,6 +172,26 @@ def _lab(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _augment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="a PNG, or what else matplotlib reads")
+    parser.add_argument("--out", metavar="FILE", required=True, help="where the contact sheet goes, a PNG")
+    parser.add_argument(
+        "--samples", type=_count, default=6, metavar="N", help="outcomes of each transform (default: 6)"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="0 to 2**64 - 1 (default: 0)")
+
+
+def _augment(arguments: argparse.Namespace) -> int:
+    from cregkit.lab import sheet
+
+    try:
+        sheet.run(arguments.image, arguments.out, arguments.samples, arguments.seed)
+    except sheet.SheetError as error:
+        print(f"cregkit augment: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 COMMANDS = (
     Command(
         "info",
@@ -279,6 +299,20 @@ examples:
         _lab_arguments,
         _lab,
     ),
+    Command(
+        "augment",
+        "show what augmentation makes of an image",
+        """\
+Write a contact sheet: the image, and beside it outcomes of crop, flips, rotation, colour jitter, cutout, noise, and of
+all of them one after another. The same seed gives the same sheet. Needs matplotlib.
+
+examples:
+  cregkit augment cat.png --out sheet.png
+  cregkit augment cat.png --out sheet.png --samples 10 --seed 7
+""",
+        _augment_arguments,
+        _augment,
+    ),
 )
 
 
@@ -297,6 +331,17 @@ def _count(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _seed(text: str) -> int:
+    """Return ``text`` as an int in [0, 2**64)."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**64 - 1, got {text!r}")
     return value
 
 

@@ -23,11 +23,15 @@
 #include <stdint.h>
 
 enum {
-    CREG_LANES = 64,         /* virtual lanes of a sum */
-    CREG_PANEL = 4096,       /* elements of a row (or plane) summed in float32 before float64 takes over */
-    CREG_CHUNK_ROWS = 64,    /* rows of a column sum taken in float32 before float64 takes over */
-    CREG_DROPOUT_GROUP = 128 /* elements that share 16 Philox counters */
+    CREG_LANES = 64,          /* virtual lanes of a sum */
+    CREG_PANEL = 4096,        /* elements of a row (or plane) summed in float32 before float64 takes over */
+    CREG_CHUNK_ROWS = 64,     /* rows of a column sum taken in float32 before float64 takes over */
+    CREG_DROPOUT_GROUP = 128, /* elements that share 16 Philox counters */
+    CREG_NOISE_GROUP = 64     /* elements of a sample's noise that do */
 };
+
+/* What flip_image reverses. */
+enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
 /* Where batch norm's tensors are: near, in the second-level cache; far, beyond it; or to be streamed. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
@@ -52,6 +56,11 @@ typedef struct {
     double *mean64, *scale64, *k1_64, *k2_64;
     unsigned char *exact;
 } creg_channels;
+
+/* One image: `planes` planes of height x width pixels, `pixel` floats each. See images.h. */
+typedef struct {
+    ptrdiff_t planes, height, width, pixel;
+} creg_image;
 
 /* Dropout's parameters as the kernels want them. */
 typedef struct {
@@ -137,6 +146,23 @@ typedef struct {
     void (*scale)(const float *x, float *y, ptrdiff_t n, float factor, int stream);
     void (*sgd_step)(float *w, const float *dw, float *velocity, ptrdiff_t n, const creg_sgd *sgd);
     void (*adamw_step)(float *w, const float *dw, float *m, float *v, ptrdiff_t n, const creg_adamw *adamw);
+
+    /* noise.h: the n-th seed derived from a seed; n uniform numbers, and elements [first, first + n) of the noise, of
+     * the sample with this index. `first` is a multiple of CREG_NOISE_GROUP; a sample has less than 2^32 elements. */
+    uint64_t (*derived_seed)(uint64_t seed, uint64_t n);
+    void (*sample_uniform)(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2]);
+    void (*gaussian_noise)(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
+                           const uint32_t key[2]);
+
+    /* images.h, jitter.h: one image each. crop_image and rotate_image cannot write over x. `other` may be NULL. */
+    void (*crop_image)(const float *x, float *y, creg_image image, ptrdiff_t top, ptrdiff_t left, ptrdiff_t height,
+                       ptrdiff_t width, int reflect);
+    void (*flip_image)(const float *x, float *y, creg_image image, int flips);
+    void (*rotate_image)(const float *x, float *y, creg_image image, double degrees, float fill);
+    void (*box_image)(const float *x, const float *other, float *y, creg_image image, const int64_t box[4], float fill);
+    void (*mix)(const float *x, const float *other, float *y, ptrdiff_t n, float weight);
+    void (*jitter_image)(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
+                         const float factors[4]);
 } creg_kernels;
 
 /* The tables this CPU and its operating system can run, best first; NULL past the end. */

@@ -6,13 +6,16 @@
  *   words 0, 1   low and high half of a 64-bit number n
  *   word  2      PHILOX_DRAWS: n = 16 * group + k, k = 0..15, the 16-bit draws of a group of 128 elements
  *                PHILOX_TIES:  n = element, whose word 0 decides a tie
+ *                PHILOX_SEEDS: words 0 and 1 are the n-th seed derived from the key
+ *                PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. (Its noise is PHILOX_DRAWS
+ *                with the same n, keyed by a derived seed.)
  *   word  3      0
  *   key          low and high half of the seed
  */
 #ifndef CREG_PHILOX_H
 #define CREG_PHILOX_H
 
-enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1 };
+enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
 static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
 static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
 

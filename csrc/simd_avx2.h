@@ -55,6 +55,19 @@ CREG_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 CREG_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
 
+CREG_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+CREG_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+CREG_INLINE vm v_equal(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+CREG_INLINE vf v_select(vm which, vf a, vf b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(which)); }
+CREG_INLINE vf v_reverse(vf a) { return _mm256_permutevar8x32_ps(a, _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+CREG_INLINE vf v_split(vf a, vf *e)
+{
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i exponent = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3F3504F3)), 23);
+    *e = _mm256_cvtepi32_ps(exponent);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(exponent, 23)));
+}
+
 CREG_INLINE float v_sum(vf a)
 {
     __m128 h4 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -72,6 +85,12 @@ CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm256_mul_epu32(a, vu_set1(b
 CREG_INLINE vu vu_xor(vu a, vu b) { return _mm256_xor_si256(a, b); }
 CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return vu_xor(vu_xor(_mm256_srli_epi64(a, 32), b), c); }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA); }
+
+CREG_INLINE vf v_upper_bits(vu words) { return _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 1)); }
+CREG_INLINE vf v_odd_negated(vf a, vu words)
+{
+    return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(words, 31)));
+}
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {

@@ -27,6 +27,22 @@ CREG_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 CREG_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 
+CREG_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+CREG_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+CREG_INLINE vm v_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+CREG_INLINE vf v_select(vm which, vf a, vf b) { return _mm512_mask_blend_ps(which, b, a); }
+CREG_INLINE vf v_reverse(vf a)
+{
+    return _mm512_permutexvar_ps(_mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), a);
+}
+CREG_INLINE vf v_split(vf a, vf *e)
+{
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i exponent = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3F3504F3)), 23);
+    *e = _mm512_cvtepi32_ps(exponent);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(exponent, 23)));
+}
+
 CREG_INLINE float v_sum(vf a)
 {
     __m256 h8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -47,6 +63,12 @@ CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return _mm512_ternarylogic_epi64(
 CREG_INLINE vu vu_interleave(vu even, vu odd)
 {
     return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+}
+
+CREG_INLINE vf v_upper_bits(vu words) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 1)); }
+CREG_INLINE vf v_odd_negated(vf a, vu words)
+{
+    return _mm512_xor_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(words, 31)));
 }
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])

@@ -47,6 +47,23 @@ CREG_INLINE vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
 CREG_INLINE vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return vsqrtq_f32(a); }
 
+CREG_INLINE vm v_equal(vf a, vf b) { return vceqq_f32(a, b); }
+CREG_INLINE vf v_select(vm which, vf a, vf b) { return vbslq_f32(which, a, b); }
+CREG_INLINE vf v_max(vf a, vf b) { return v_select(vcgtq_f32(a, b), a, b); } /* vmaxq_f32 would give NaN */
+CREG_INLINE vf v_min(vf a, vf b) { return v_select(vcltq_f32(a, b), a, b); }
+CREG_INLINE vf v_reverse(vf a)
+{
+    const float32x4_t pairs = vrev64q_f32(a);
+    return vextq_f32(pairs, pairs, 2);
+}
+CREG_INLINE vf v_split(vf a, vf *e)
+{
+    const int32x4_t bits = vreinterpretq_s32_f32(a);
+    const int32x4_t exponent = vshrq_n_s32(vsubq_s32(bits, vdupq_n_s32(0x3F3504F3)), 23);
+    *e = vcvtq_f32_s32(exponent);
+    return vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(exponent, 23)));
+}
+
 CREG_INLINE float v_sum(vf a)
 {
     const float32x2_t h2 = vadd_f32(vget_low_f32(a), vget_high_f32(a));
@@ -64,6 +81,15 @@ CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return vmull_u32(vmovn_u64(a), vdup_
 CREG_INLINE vu vu_xor(vu a, vu b) { return veorq_u64(a, b); }
 CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return veorq_u64(veorq_u64(vshrq_n_u64(a, 32), b), c); }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return vsliq_n_u64(even, odd, 32); }
+
+CREG_INLINE vf v_upper_bits(vu words)
+{
+    return vcvtq_f32_s32(vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_u64(words), 1)));
+}
+CREG_INLINE vf v_odd_negated(vf a, vu words)
+{
+    return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a), vshlq_n_u32(vreinterpretq_u32_u64(words), 31)));
+}
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {

@@ -8,6 +8,7 @@
 #define CREG_SIMD_SCALAR_H
 
 #include <math.h>
+#include <string.h>
 
 enum { CREG_W = 4 };
 typedef struct {
@@ -87,6 +88,50 @@ CREG_INLINE vf v_sqrt(vf a)
     return a;
 }
 
+/* a > b ? a : b and a < b ? a : b: where one is NaN, b. */
+CREG_INLINE vf v_max(vf a, vf b)
+{
+    CREG_EACH a.a[i] = a.a[i] > b.a[i] ? a.a[i] : b.a[i];
+    return a;
+}
+CREG_INLINE vf v_min(vf a, vf b)
+{
+    CREG_EACH a.a[i] = a.a[i] < b.a[i] ? a.a[i] : b.a[i];
+    return a;
+}
+CREG_INLINE vm v_equal(vf a, vf b)
+{
+    vm r;
+    CREG_EACH r.a[i] = a.a[i] == b.a[i];
+    return r;
+}
+CREG_INLINE vf v_select(vm which, vf a, vf b) /* which ? a : b */
+{
+    CREG_EACH a.a[i] = which.a[i] ? a.a[i] : b.a[i];
+    return a;
+}
+CREG_INLINE vf v_reverse(vf a) /* the last lane first */
+{
+    vf r;
+    CREG_EACH r.a[i] = a.a[CREG_W - 1 - i];
+    return r;
+}
+
+/* A positive normal a as m * 2^e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves e in the
+ * place of the exponent. */
+CREG_INLINE vf v_split(vf a, vf *e)
+{
+    for (int i = 0; i < CREG_W; i++) {
+        int32_t bits;
+        memcpy(&bits, &a.a[i], sizeof bits);
+        const int32_t exponent = (bits - 0x3F3504F3) >> 23;
+        bits -= (int32_t)((uint32_t)exponent << 23);
+        e->a[i] = (float)exponent;
+        memcpy(&a.a[i], &bits, sizeof bits);
+    }
+    return a;
+}
+
 /* The sum of the lanes, halves added to halves: the fixed order of acc_sum() in reduce.h. */
 CREG_INLINE float v_sum(vf a) { return (a.a[0] + a.a[2]) + (a.a[1] + a.a[3]); }
 
@@ -127,6 +172,21 @@ CREG_INLINE vu vu_interleave(vu even, vu odd) /* low halves in turn: even[0], od
 {
     CREG_EACH_HALF even.a[i] = (even.a[i] & 0xFFFFFFFFu) | (odd.a[i] << 32);
     return even;
+}
+
+CREG_INLINE uint32_t vu_word(vu words, int i) { return (uint32_t)(words.a[i / 2] >> (32 * (i % 2))); }
+
+/* The upper 31 bits of each 32-bit word as a float, rounded to the nearest. */
+CREG_INLINE vf v_upper_bits(vu words)
+{
+    vf r;
+    CREG_EACH r.a[i] = (float)(int32_t)(vu_word(words, i) >> 1);
+    return r;
+}
+CREG_INLINE vf v_odd_negated(vf a, vu words) /* the sign flipped where the word is odd */
+{
+    CREG_EACH a.a[i] = vu_word(words, i) & 1 ? -a.a[i] : a.a[i];
+    return a;
 }
 
 /* draws holds 2 * CREG_W numbers of 16 bits, the low half of each word first: draw >= threshold decides keep. */

@@ -3,7 +3,10 @@
 #include "batch_norm.h"
 #include "dropout.h"
 #include "dropout_add_norm.h"
+#include "images.h"
+#include "jitter.h"
 #include "layer_norm.h"
+#include "noise.h"
 #include "optimizer.h"
 #include "rms_norm.h"
 
@@ -33,4 +36,13 @@ const creg_kernels CREG_TABLE = {
     .scale = creg_scale,
     .sgd_step = creg_sgd_step,
     .adamw_step = creg_adamw_step,
+    .derived_seed = creg_derived_seed,
+    .sample_uniform = creg_sample_uniform,
+    .gaussian_noise = creg_gaussian_noise,
+    .crop_image = creg_crop_image,
+    .flip_image = creg_flip_image,
+    .rotate_image = creg_rotate_image,
+    .box_image = creg_box_image,
+    .mix = creg_mix,
+    .jitter_image = creg_jitter_image,
 };

@@ -16,13 +16,14 @@ import numpy as np
 from cregkit import cases, functional
 
 FILE = Path(__file__).parent / "golden" / "ops.txt"
-POSITIVE = ("gamma", "var", "running_var", "rstd", "v")
+POSITIVE = ("gamma", "var", "running_var", "rstd", "v", "sigma", "factors")
+SHARES = ("weight",)
 
 
 def _numbers(random: np.random.RandomState, name: str, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Numbers in [-4, 4), or in [1/2, 3/2) where they must be positive."""
+    """Numbers in [-4, 4), in [1/2, 3/2) where they must be positive, in [0, 1) where they are shares."""
     whole = random.randint(-(2**20), 2**20, size=like.shape).astype(np.float64)
-    values = whole / 2**21 + 1.0 if name in POSITIVE else whole / 2**18
+    values = whole / 2**21 + (1.0 if name in POSITIVE else 0.5) if name in POSITIVE + SHARES else whole / 2**18
     return values.astype(like.dtype)
 
 
@@ -30,7 +31,7 @@ def _hash(case: cases.Case, shape: cases.Shape) -> str:
     arguments = case.arguments(shape, np.random.default_rng(0), 0.0)  # for names, shapes and scalars
     random = np.random.RandomState(20140615)
     for name in sorted(arguments):
-        if isinstance(arguments[name], np.ndarray):
+        if isinstance(arguments[name], np.ndarray) and arguments[name].dtype != np.int64:  # whole ones are fixed
             arguments[name] = _numbers(random, name, arguments[name])
     digest = hashlib.sha256()
     for name, value in cases.run(case, functional, arguments).items():

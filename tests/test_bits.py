@@ -36,6 +36,8 @@ LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
     cases.CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
     cases.ELEMENTS: ((260013,), (7, 40961)),
     cases.MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
+    cases.IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
+    cases.IMAGES_LAST: ((61, 37, 41, 3), (2, 211, 199, 3)),
 }
 
 

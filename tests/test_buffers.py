@@ -30,18 +30,21 @@ from support import (
 
 from cregkit import cases, functional
 
-SHAPES = {cases.ROWS: (4, 5), cases.COLUMNS: (4, 5), cases.ELEMENTS: (4, 5), cases.MAPS: (4, 5)}
+TWO_DIMENSIONAL = (cases.ROWS, cases.COLUMNS, cases.ELEMENTS, cases.MAPS)
+SHAPES = {**dict.fromkeys(TWO_DIMENSIONAL, (4, 5)), cases.IMAGES: (4, 3, 5, 2), cases.IMAGES_LAST: (4, 5, 2, 3)}
 
 
 def small_arguments(op: str) -> cases.Arguments:
-    """Arguments of two dimensions, with every optional array."""
+    """Arguments of two dimensions, or four for images, with every optional array."""
     return arguments_of(OPS[op], SHAPES[OPS[op].shapes])
 
 
 def leading(op: str) -> str:
     """The array whose shape the others must fit."""
     return next(
-        name for name in ("x", "h", "w", "dy") if name in OPS[op].arguments((2, 2), np.random.default_rng(0), 0.0)
+        name
+        for name in ("x", "h", "w", "dy", "index")
+        if name in OPS[op].arguments((2, 2), np.random.default_rng(0), 0.0)
     )
 
 
@@ -75,11 +78,16 @@ def misaligned(a: Array) -> Array:
     return moved
 
 
+def half_precision(a: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return a.astype(np.float16)
+
+
 DEFECTS: list[tuple[Callable[[Array], Any], type[Exception]]] = [
     (lambda a: a.tolist(), TypeError),
     (lambda a: "array", TypeError),
     (wrong_precision, TypeError),
-    (lambda a: a.astype(np.float16), TypeError),
+    (half_precision, TypeError),
     (lambda a: a.astype(np.int32), TypeError),
     (lambda a: a.astype(np.complex64), TypeError),
     (lambda a: a.astype(object), TypeError),
@@ -136,6 +144,9 @@ def test_required_arrays_cannot_be_none(op: str, name: str) -> None:
         ),
         *((op, "x", shape) for op in OPS if op.startswith("batch_norm") for shape in ((), (3,))),
         *(("batch_norm_forward", "x", shape) for shape in ((1, 5), (0, 5), (1, 5, 1), (3, 5, 0))),
+        *((op, "x", shape) for op in OPS if op.endswith("_images") for shape in ((3, 5), (2, 3, 4, 0), (2, 0, 4, 4))),
+        ("jitter_images", "x", (4, 2, 5, 5)),
+        ("gaussian_noise", "x", ()),
         ("spatial_dropout", "x", (3,)),
         ("spatial_dropout_backward", "dy", ()),
     ],
@@ -399,7 +410,12 @@ def test_nothing_beside_an_array_is_read_or_written() -> None:
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op != "batch_norm_forward"], ids=lambda case: case.name)
 def test_no_rows(case: cases.Case) -> None:
     channels_last = case.shapes is cases.CHANNELS_LAST
-    shape = {cases.PLANES: (0, 3, 4), cases.MAPS: (0, 3, 4)}.get(case.shapes, (0, 4, 3) if channels_last else (0, 3))
+    shape = {
+        cases.PLANES: (0, 3, 4),
+        cases.MAPS: (0, 3, 4),
+        cases.IMAGES: (0, 3, 5, 2),
+        cases.IMAGES_LAST: (0, 5, 2, 3),
+    }.get(case.shapes, (0, 4, 3) if channels_last else (0, 3))
     arguments = case.arguments((2, *shape[1:]), np.random.default_rng(0), 0.0)
     per_row = {name for name, a in arrays_in(arguments).items() if a.shape[0] == 2}
     arguments |= {name: arguments[name][:0] for name in per_row} | ({"shape": shape} if "shape" in arguments else {})
@@ -407,6 +423,8 @@ def test_no_rows(case: cases.Case) -> None:
         for name, result in results_of(case, arguments).items():
             if name in ("dgamma", "dbeta", "penalty"):
                 assert not result.any()
+            elif case.op in ("crop_images", "sample_uniform"):
+                assert len(result) == 0
             else:
                 assert result.shape == (shape if result.ndim > 1 else shape[:1]), name
 
@@ -481,4 +499,4 @@ def test_refused_foreign_arrays(op: str, name: str) -> None:
         with refused(TypeError, name, arguments):
             getattr(functional, op)(**arguments | {name: kind(arguments[name])})
     with refused(TypeError, name, arguments):
-        getattr(functional, op)(**arguments | {name: Foreign(arguments[name].astype(np.float16))})
+        getattr(functional, op)(**arguments | {name: Foreign(half_precision(arguments[name]))})

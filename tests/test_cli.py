@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import cregkit
@@ -186,3 +187,35 @@ def test_a_stream_of_ascii_gets_ascii(monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     console.Console().line("1 ± 2 μ")
     assert out.text == "1 +- 2 ?\n"
+
+
+def test_augment_writes_a_contact_sheet(tmp_path, capsys):
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 12, 4), dtype=np.uint8)
+    image.imsave(tmp_path / "image.png", pixels)
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for file in files:
+        assert cli.main(["augment", str(tmp_path / "image.png"), "--out", str(file), "--samples", "2"]) == 0
+    sheets = [image.imread(file) for file in files]
+    assert np.array_equal(*sheets)
+    assert np.ptp(sheets[0]) > 0.5
+    assert "8 transforms, 2 samples each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.png", "--out", "sheet.png"], "No such file"),
+        ([__file__, "--out", "sheet.png"], "is no image that can be read"),
+        (["no.png"], "required: --out"),
+        (["no.png", "--out", "sheet.png", "--seed", "-1"], "must be a whole number from 0"),
+    ],
+)
+def test_augment_tells_a_mistake_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["augment", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

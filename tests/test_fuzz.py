@@ -38,8 +38,16 @@ def in_memory(array: Array, how: str, position: int) -> Array:
 def shapes(case: cases.Case) -> st.SearchStrategy[cases.Shape]:
     sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 257]))
     ranks = {cases.PLANES: (3, 4), cases.CHANNELS_LAST: (3, 4), cases.COLUMNS: (2, 2), cases.MAPS: (2, 4)}
+    if case.shapes in (cases.IMAGES, cases.IMAGES_LAST):
+        return image_shapes(case.shapes is cases.IMAGES_LAST)
     low, high = ranks.get(case.shapes, (1, 4))
     return st.lists(sizes, min_size=low, max_size=high).map(tuple).filter(lambda shape: np.prod(shape) <= 40_000)
+
+
+def image_shapes(channels_last: bool) -> st.SearchStrategy[cases.Shape]:
+    sizes, channels = st.integers(1, 40), st.sampled_from([1, 3])
+    sides = (sizes, sizes, channels) if channels_last else (channels, sizes, sizes)
+    return st.tuples(st.integers(1, 6), *sides)
 
 
 # Rates down to those whose products float32 can still hold to full precision.
@@ -101,7 +109,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def one_call(case: cases.Case, arguments: cases.Arguments, out: str, threads: int) -> dict[str, Array] | None:
     """The results and changed arguments by name, or None if the call was refused."""
-    leading = next(name for name in ("x", "dy", "w", "shape") if name in arguments)
+    leading = next(name for name in ("x", "dy", "w", "shape", "index") if name in arguments)
     extra = {}
     if out == "given":
         extra["out"] = np.full_like(arguments[leading], np.nan, dtype=np.float32, order="C", subok=False)

@@ -174,6 +174,7 @@ def test_list_names_every_experiment(capsys):
         "batch-size",
         "mlp",
         "transformer",
+        "augmentation",
     ]
 
 

@@ -38,6 +38,15 @@ SIGNATURES = {
     "dropout_add_rms_norm_forward": "(x, residual, gamma=None, p=0.0, eps=1e-06, *, seed=None, offset=0, out=None)",
     "dropout_add_rms_norm_backward": "(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0)",
     "dropout_keep": "(shape, p=0.5, *, seed, offset=0)",
+    "cutout_images": "(x, boxes, fill=0.0, *, channel_axis=1, out=None)",
+    "cutmix_images": "(x, other, boxes, *, channel_axis=1, out=None)",
+    "crop_images": "(x, corners, size, *, mode='zero', channel_axis=1)",
+    "flip_images": "(x, flips, *, channel_axis=1, out=None)",
+    "rotate_images": "(x, degrees, fill=0.0, *, channel_axis=1)",
+    "mixup_images": "(x, other, weight, *, out=None)",
+    "jitter_images": "(x, factors, *, channel_axis=1, out=None)",
+    "gaussian_noise": "(x, sigma, index, *, seed, out=None)",
+    "sample_uniform": "(index, n, *, seed)",
     "l2_penalty": "(w, weight_decay)",
     "l2_gradient": "(w, weight_decay, *, out=None)",
     "sgd_step": "(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None)",
@@ -60,9 +69,12 @@ def inputs() -> dict[str, Array]:
     """Arguments by name, of the shape (4, 3, 3), which every op takes with three channels on either end."""
     rng = np.random.default_rng(12)
     arrays = {name: rng.standard_normal((4, 3, 3)) for name in ("x", "dy", "w")}
-    return arrays | {name: rng.uniform(1, 2, 3) for name in ("gamma", "beta", "channel_mean", "channel_var")}
+    arrays |= {name: rng.uniform(1, 2, 3) for name in ("gamma", "beta", "channel_mean", "channel_var")}
+    return arrays | {name: rng.uniform(0, 1, (2, 3, 4, 5)) for name in ("images", "other")}
 
 
+FLIPS, BOXES = np.array([1, 2]), np.array([[1, 1, 3, 3], [0, 0, 2, 5]])
+FACTORS = np.array([[0.5, 1.5, 0.7, 0.3], [1.2, 0.8, 1.4, 0.6]])
 RANDOM = {"p": 0.4, "seed": 5, "offset": 6}
 
 
@@ -110,6 +122,18 @@ CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str
     "dropout_add_rms_norm_forward": (
         lambda a, out: oracle.dropout_add_rms_norm_forward(a["x"], a["dy"], a["gamma"], **RANDOM, out=out),
         ["x", "dy"],
+    ),
+    "flip_images": (lambda a, out: oracle.flip_images(a["images"], FLIPS, out=out), ["images"]),
+    "cutout_images": (lambda a, out: oracle.cutout_images(a["images"], BOXES, out=out), ["images"]),
+    "cutmix_images": (lambda a, out: oracle.cutmix_images(a["images"], a["other"], BOXES, out=out), ["images"]),
+    "mixup_images": (
+        lambda a, out: oracle.mixup_images(a["images"], a["other"], [0.3, 0.6], out=out),
+        ["images", "other"],
+    ),
+    "jitter_images": (lambda a, out: oracle.jitter_images(a["images"], FACTORS, out=out), ["images"]),
+    "gaussian_noise": (
+        lambda a, out: oracle.gaussian_noise(a["images"], [0.3, 0.6], np.arange(2), seed=3, out=out),
+        ["images"],
     ),
     "l2_gradient": (lambda a, out: oracle.l2_gradient(a["w"], 0.3, out=out), ["w"]),
 }

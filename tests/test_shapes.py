@@ -30,6 +30,8 @@ SHAPES: dict[tuple[cases.Shape, ...], st.SearchStrategy[cases.Shape]] = {
         st.tuples(st.integers(2, 4), side, side, channels),
     ),
     cases.ELEMENTS: st.one_of(st.tuples(st.integers(16, 5000)), st.tuples(st.just(0)), st.tuples(side, side, channels)),
+    cases.IMAGES: st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), side, side),
+    cases.IMAGES_LAST: st.tuples(st.integers(1, 9), side, side, st.sampled_from([1, 3])),
     cases.MAPS: st.one_of(st.tuples(side, st.integers(1, 300)), st.tuples(st.integers(1, 5), side, side, side)),
 }
 

@@ -57,6 +57,16 @@ WEIGHTS = Shapes(
     held_out=((333,), (1023, 511), (12_345_678,)),
     quick=((1000,), (784, 256), (10_000_000,)),
 )
+IMAGES = Shapes(
+    tuned=((1, 3, 32, 32), (256, 3, 32, 32), (64, 3, 224, 224)),
+    held_out=((1, 3, 28, 29), (100, 3, 33, 31), (17, 3, 255, 257)),
+    quick=((1, 3, 32, 32), (256, 3, 32, 32), (64, 3, 224, 224)),
+)
+IMAGES_LAST = Shapes(
+    tuned=((1, 32, 32, 3), (256, 32, 32, 3), (64, 224, 224, 3)),
+    held_out=((1, 28, 29, 3), (100, 33, 31, 3), (17, 255, 257, 3)),
+    quick=((1, 32, 32, 3), (256, 32, 32, 3), (64, 224, 224, 3)),
+)
 
 SHAPES: Mapping[str, Shapes] = {
     "layer_norm": ROWS,
@@ -88,6 +98,19 @@ SHAPES: Mapping[str, Shapes] = {
     "dropout_keep": ELEMENTS,
     "spatial_dropout": PLANES,
     "spatial_dropout_backward": PLANES,
+    **{
+        f"{op}_images[{label}]": shapes
+        for label, shapes in (("N, C, H, W", IMAGES), ("N, H, W, C", IMAGES_LAST))
+        for op in ("flip", "rotate", "cutout", "cutmix", "jitter")
+    },
+    **{
+        f"crop_images[{mode}, {label}]": shapes
+        for label, shapes in (("N, C, H, W", IMAGES), ("N, H, W, C", IMAGES_LAST))
+        for mode in ("zero", "reflect")
+    },
+    "mixup_images": IMAGES,
+    "gaussian_noise": IMAGES,
+    "sample_uniform": COLUMNS,
     "l2_penalty": WEIGHTS,
     "l2_gradient": WEIGHTS,
     "sgd_step": WEIGHTS,

@@ -1,13 +1,14 @@
 # What the op modules share: the C contract, the chosen table, the parallel loop, buffer checks and output allocation.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "cregkit.h" nogil:
     const int CREG_PANEL
     const int CREG_CHUNK_ROWS
     const int CREG_DROPOUT_GROUP
+    const int CREG_NOISE_GROUP
     const int CREG_NEAR
     const int CREG_FAR
     const int CREG_STREAM
@@ -30,6 +31,9 @@ cdef extern from "cregkit.h" nogil:
         double *k1_64
         double *k2_64
         unsigned char *exact
+
+    ctypedef struct creg_image:
+        ptrdiff_t planes, height, width, pixel
 
     ctypedef struct creg_dropout:
         uint32_t key[2]
@@ -91,6 +95,17 @@ cdef extern from "cregkit.h" nogil:
         void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept nogil
         void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept nogil
         void (*adamw_step)(float *, const float *, float *, float *, ptrdiff_t, const creg_adamw *) noexcept nogil
+        uint64_t (*derived_seed)(uint64_t, uint64_t) noexcept nogil
+        void (*sample_uniform)(double *, uint32_t, ptrdiff_t, const uint32_t *) noexcept nogil
+        void (*gaussian_noise)(const float *, float *, uint32_t, ptrdiff_t, ptrdiff_t, float,
+                               const uint32_t *) noexcept nogil
+        void (*crop_image)(const float *, float *, creg_image, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                           int) noexcept nogil
+        void (*flip_image)(const float *, float *, creg_image, int) noexcept nogil
+        void (*rotate_image)(const float *, float *, creg_image, double, float) noexcept nogil
+        void (*box_image)(const float *, const float *, float *, creg_image, const int64_t *, float) noexcept nogil
+        void (*mix)(const float *, const float *, float *, ptrdiff_t, float) noexcept nogil
+        void (*jitter_image)(const float *, float *, ptrdiff_t, int, int, const float *) noexcept nogil
 
 
 # One task of a parallel loop: an op's own block function. It must not raise or touch Python.
@@ -126,7 +141,10 @@ cdef cnp.ndarray float32_array(object a, str name)
 cdef cnp.ndarray float32_rows(object a, str name)
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
 cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n)
+cdef cnp.ndarray int64_vector(object a, str name)
+cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k)
 cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape)
+cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1
 cdef cnp.ndarray writable(cnp.ndarray a, str name)
 cdef cnp.ndarray output(object out, cnp.ndarray like, str name)
 cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1

@@ -294,7 +294,7 @@ cdef cnp.ndarray checked_array(object a, str name, int dtype):
 
 
 cdef str name_of(int dtype):
-    return "float32" if dtype == cnp.NPY_FLOAT32 else "float64"
+    return {cnp.NPY_FLOAT32: "float32", cnp.NPY_FLOAT64: "float64", cnp.NPY_INT64: "int64"}[dtype]
 
 
 cdef object foreign_array(object a, str name, int dtype):
@@ -362,6 +362,33 @@ cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n):
     if x.ndim != 1 or cnp.PyArray_DIM(x, 0) != n:
         raise ValueError(f"{name} must have shape ({n},), one value per feature, got {shape_of(x)}")
     return x
+
+
+cdef cnp.ndarray int64_vector(object a, str name):
+    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_INT64)
+    if x.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, a number per sample, got shape {shape_of(x)}")
+    return x
+
+
+# One number (k = 1) or k of them for each of n samples: shape (n,) or (n, k).
+cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k):
+    cdef cnp.ndarray x = checked_array(a, name, dtype)
+    cdef tuple wanted = tuple([n] if k == 1 else [n, k])
+    if (<object>x).shape != wanted:
+        each = "one number" if k == 1 else f"{k} numbers"
+        raise ValueError(f"{name} must have shape {wanted}, {each} per sample, got {shape_of(x)}")
+    return x
+
+
+cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1:
+    try:
+        wanted = operator.index(channel_axis)
+    except TypeError:
+        raise TypeError(f"channel_axis must be 1 or -1, got {type(channel_axis).__name__}") from None
+    if wanted not in (1, -1, x.ndim - 1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {wanted}")
+    return wanted != 1
 
 
 cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape):

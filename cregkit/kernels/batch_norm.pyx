@@ -8,8 +8,6 @@
 # Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
 # channels in one pass; or, where the planes of a channel fit into the caches, all of it for some channels, so that the
 # second pass reads what the first one left there.
-import operator
-
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
@@ -17,8 +15,8 @@ from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
     CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
-    float32_array, float32_like, float32_vector, float64_statistics, floats, kernels, new_vector, number, output,
-    parallel_for, refuse_overlap, run_task, streams, writable,
+    float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last, kernels, new_vector,
+    number, output, parallel_for, refuse_overlap, run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -75,20 +73,14 @@ cdef struct Pass:
 
 
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
-    cdef int i, axis
+    cdef int i
     if x.ndim < 2:
         raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape "
                          f"{(<object>x).shape}")
-    try:
-        wanted = operator.index(channel_axis)
-    except TypeError:
-        raise TypeError(f"channel_axis must be 1 or -1, got {type(channel_axis).__name__}") from None
-    if wanted not in (1, -1, x.ndim - 1):
-        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {wanted}")
-    axis = wanted
+    cdef bint last = is_channels_last(x, channel_axis)
     cdef creg_shape shape
     shape.n, shape.s = cnp.PyArray_DIM(x, 0), 1
-    if axis == 1:
+    if not last:
         shape.c = cnp.PyArray_DIM(x, 1)
         for i in range(2, x.ndim):
             shape.s *= cnp.PyArray_DIM(x, i)

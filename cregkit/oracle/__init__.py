@@ -26,7 +26,17 @@ from cregkit.oracle.dropout_add_norm import (
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
 )
+from cregkit.oracle.images import (
+    crop_images,
+    cutmix_images,
+    cutout_images,
+    flip_images,
+    jitter_images,
+    mixup_images,
+    rotate_images,
+)
 from cregkit.oracle.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
+from cregkit.oracle.noise import gaussian_noise, sample_uniform
 from cregkit.oracle.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
 from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
 
@@ -36,6 +46,9 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference_backward",
+    "crop_images",
+    "cutmix_images",
+    "cutout_images",
     "dropout",
     "dropout_add_layer_norm_backward",
     "dropout_add_layer_norm_forward",
@@ -43,14 +56,20 @@ __all__ = [
     "dropout_add_rms_norm_forward",
     "dropout_backward",
     "dropout_keep",
+    "flip_images",
+    "gaussian_noise",
+    "jitter_images",
     "l2_gradient",
     "l2_penalty",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "mixup_images",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",
+    "rotate_images",
+    "sample_uniform",
     "sgd_step",
     "spatial_dropout",
     "spatial_dropout_backward",

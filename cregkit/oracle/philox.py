@@ -34,7 +34,7 @@ def philox4x32_10(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArr
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def _words(number: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
+def words(number: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
     """Words (..., 4) of counters (low half, high half, stream, 0) of 64-bit numbers (...), keyed by the 64-bit seed."""
     low, high = number & WORD, number >> 32
     counter = np.stack([low, high, np.full_like(low, stream), np.zeros_like(low)], axis=-1).astype(np.uint32)
@@ -49,8 +49,8 @@ def _sixteen_bits(size: int, seed: int, offset: int) -> NDArray[np.uint32]:
     """
     first, last = offset // GROUP, -(-(offset + size) // GROUP)
     numbers = np.arange(COUNTERS_PER_GROUP * first, COUNTERS_PER_GROUP * last, dtype=np.uint64)
-    words = _words(numbers, 0, seed).reshape(-1, COUNTERS_PER_GROUP, 4).swapaxes(1, 2)
-    halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(-1)
+    four = words(numbers, 0, seed).reshape(-1, COUNTERS_PER_GROUP, 4).swapaxes(1, 2)
+    halves = np.stack([four & 0xFFFF, four >> 16], axis=-1).reshape(-1)
     start = offset - GROUP * first
     return halves[start : start + size]
 
@@ -69,5 +69,5 @@ def dropped(size: int, p: float, seed: int, offset: int) -> NDArray[np.bool_]:
     bits = _sixteen_bits(size, seed, offset)
     decision = bits < first16
     tied = np.flatnonzero(bits == first16)
-    decision[tied] = _words(np.uint64(offset) + tied.astype(np.uint64), 1, seed)[:, 0] < last32
+    decision[tied] = words(np.uint64(offset) + tied.astype(np.uint64), 1, seed)[:, 0] < last32
     return decision

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.layers import Layer
+from cregkit.layers.base import Array
 from cregkit.train.evaluation import Data
 from cregkit.train.history import History
 from cregkit.train.optimizers import Optimizer
@@ -50,6 +51,12 @@ class Callback:
 
     def on_train_begin(self, state: FitState) -> None:
         """Run before the first epoch; what an earlier fit left behind is to be forgotten here."""
+
+    def on_batch_begin(
+        self, state: FitState, rows: NDArray[np.int64], x: Array, targets: NDArray[Any]
+    ) -> tuple[Array, NDArray[Any]]:
+        """Return the batch to take the step on: this one, samples ``rows`` of ``state.train``, or what it becomes."""
+        return x, targets
 
     def on_batch_end(self, state: FitState) -> None:
         """Run after each step; ``state.network.parameters()`` still have the gradients of the batch."""

@@ -108,6 +108,8 @@ def fit(
             shuffled = order.permutation(len(train[0]))
             for rows in batches(len(shuffled), batch_size, join_single=join_single):
                 x, targets = (array[shuffled[rows]] for array in train)
+                for watcher in watchers:
+                    x, targets = watcher.on_batch_begin(state, shuffled[rows], x, targets)
                 state.batch_loss = train_step(network, loss, optimizer, x, targets)
                 for watcher in watchers:
                     watcher.on_batch_end(state)

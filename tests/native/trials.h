@@ -645,6 +645,72 @@ static void adamw_step_trial(trial *t)
     hash_floats(t, e.v, t->n);
 }
 
+/* ---- samples: noise in two blocks; images of one row and of several, in both layouts ---- */
+
+static void gaussian_noise_trial(trial *t)
+{
+    float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    float *y = t->in_place ? x : floats(t->n);
+    const uint32_t key[2] = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)};
+    const ptrdiff_t half = t->n / 2 / CREG_NOISE_GROUP * CREG_NOISE_GROUP;
+    protect(PROT_READ);
+    t->kernels->gaussian_noise(x + half, y + half, (uint32_t)t->seed, half, t->n - half, 0.7f, key);
+    t->kernels->gaussian_noise(x, y, (uint32_t)t->seed, 0, half, 0.7f, key);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, y, t->n);
+}
+
+static void sample_uniform_trial(trial *t)
+{
+    double *u = doubles(t->n);
+    const uint64_t seed = t->kernels->derived_seed(t->seed, 7);
+    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    t->kernels->sample_uniform(u, (uint32_t)t->seed, t->n, key);
+    hash_doubles(t, u, t->n);
+}
+
+typedef enum { FLIP, BOX, PASTE, MIX, JITTER, CROP, ROTATE } image_op;
+
+/* `y` like `x`, but for a crop, which has a row and three columns more. */
+static void image_call(const trial *t, image_op op, creg_image a, const float *x, const float *other, float *y)
+{
+    const ptrdiff_t n = a.planes * a.height * a.width * a.pixel;
+    const int64_t box[4] = {-1, a.width / 3, a.height / 2 + 1, a.width - 1};
+    const float factors[4] = {1.3f, 0.6f, 1.7f, -0.3f};
+    if (op == FLIP) t->kernels->flip_image(x, y, a, (int)(t->seed % 4));
+    if (op == BOX) t->kernels->box_image(x, NULL, y, a, box, 0.5f);
+    if (op == PASTE) t->kernels->box_image(x, other, y, a, box, 0.5f);
+    if (op == MIX) t->kernels->mix(x, other, y, n, 0.3f);
+    if (op == JITTER) t->kernels->jitter_image(x, y, a.height * a.width, 3, a.pixel == 3, factors);
+    if (op == CROP) t->kernels->crop_image(x, y, a, -1, -2, a.height + 1, a.width + 3, t->plain);
+    if (op == ROTATE) t->kernels->rotate_image(x, y, a, (double)(t->seed % 720) - 360.5, 0.25f);
+}
+
+static void image_trial(trial *t, image_op op)
+{
+    for (int last = 0; last < 2; last++) {
+        const creg_image a = {last ? 1 : 3, t->n > 300 ? 1 : at_most(t->rows, 3), t->n, last ? 3 : 1};
+        const ptrdiff_t n = 3 * a.height * a.width;
+        if (n == 0) return;
+        const ptrdiff_t size = op == CROP ? 3 * (a.height + 1) * (a.width + 3) : n;
+        float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+        const float *other = input(n, ORDINARY);
+        float *y = t->in_place ? x : floats(size);
+        protect(PROT_READ);
+        image_call(t, op, a, x, other, y);
+        protect(PROT_READ | PROT_WRITE);
+        hash_floats(t, y, size);
+    }
+}
+
+static void flip_trial(trial *t) { image_trial(t, FLIP); }
+static void box_trial(trial *t) { image_trial(t, BOX); }
+static void paste_trial(trial *t) { image_trial(t, PASTE); }
+static void mix_trial(trial *t) { image_trial(t, MIX); }
+static void jitter_trial(trial *t) { image_trial(t, JITTER); }
+static void crop_trial(trial *t) { image_trial(t, CROP); }
+static void rotate_trial(trial *t) { image_trial(t, ROTATE); }
+
 /* ---- all of them ---- */
 
 typedef struct {
@@ -670,6 +736,15 @@ static const op ops[] = {
     {"scale", scale_trial, 1, 2},
     {"sgd_step", sgd_step_trial, 0, 1},
     {"adamw_step", adamw_step_trial, 0, 1},
+    {"gaussian_noise", gaussian_noise_trial, 1, 2},
+    {"sample_uniform", sample_uniform_trial, 0, 1},
+    {"flip_image", flip_trial, 1, 2},
+    {"box_image", box_trial, 1, 2},
+    {"paste_image", paste_trial, 1, 2},
+    {"mix", mix_trial, 1, 2},
+    {"jitter_image", jitter_trial, 1, 2},
+    {"crop_image", crop_trial, 0, 1},
+    {"rotate_image", rotate_trial, 0, 1},
 };
 enum { OPS = sizeof ops / sizeof *ops };
 

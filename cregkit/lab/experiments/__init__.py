@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cregkit.lab.experiments import (
+    augmentation,
     batch_size,
     batchnorm_lr,
     early_stopping,
@@ -29,5 +30,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         batch_size,
         mlp,
         transformer,
+        augmentation,
     )
 }

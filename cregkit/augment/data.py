@@ -1,0 +1,155 @@
+"""Augmentation of a data set: by sample numbers, as a callback of ``fit``, and as a data set for PyTorch."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cregkit.augment.base import Index, Transform, checked_index, uniform
+from cregkit.augment.mixing import Mixing
+from cregkit.kernels.noise import derive_seed
+from cregkit.layers import Seed, draw_seed, validate
+from cregkit.layers.base import Array
+from cregkit.train.callbacks import Callback, FitState
+
+
+class Augmentation:
+    """Samples of a data set, augmented: a function of (seed, epoch, sample numbers) alone.
+
+    Args:
+        transform: what is done to each sample, or None.
+        mix: ``Mixup`` or ``CutMix``, or None. The other sample may be any of the data set; it is transformed as it
+            would be in its own place in this epoch.
+        classes: the number of classes; with ``mix``, class numbers become probabilities, float32 of shape (N, classes).
+        seed: int in [0, 2**64), Generator, SeedSequence, or None for fresh entropy.
+    """
+
+    def __init__(
+        self,
+        transform: Transform | None = None,
+        *,
+        mix: Mixing | None = None,
+        classes: int | None = None,
+        seed: Seed = None,
+    ) -> None:
+        """Keep the settings."""
+        if transform is not None and not isinstance(transform, Transform):
+            raise TypeError(f"transform must be a Transform or None, got {type(transform).__name__}")
+        if mix is not None and not isinstance(mix, Mixing):
+            raise TypeError(f"mix must be Mixup, CutMix or None, got {type(mix).__name__}")
+        self.transform, self.mix = transform, mix
+        self.classes = None if classes is None else validate.positive_int("classes", classes)
+        self.seed = draw_seed(seed)
+
+    def __call__(self, data: Any, index: Any, *, epoch: int) -> tuple[Any, Any]:
+        """Return samples ``index`` of ``data`` and their targets, augmented as in this epoch.
+
+        Args:
+            data: a tuple (x, targets) of arrays (x may be a list of strings), or a sequence of pairs (sample, target).
+            index: whole numbers of samples, 0 to len - 1.
+            epoch: 0 to 2**64 - 1.
+        """
+        rows = checked_index(index, len(index))
+        seed = derive_seed(self.seed, epoch)
+        x, targets = self._samples(data, rows, seed)
+        if self.mix is None:
+            return x, targets
+        n = len(data[0]) if isinstance(data, tuple) else len(data)
+        partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * n).astype(np.int64)
+        other, other_targets = self._samples(data, partners, seed)
+        soft, other_soft = self._soft(targets), self._soft(other_targets)
+        return self.mix(x, soft, other, other_soft, index=rows, seed=derive_seed(seed, 2))
+
+    def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
+        x, targets = _taken(data, rows)
+        if self.transform is not None:
+            x = self.transform.apply(x, rows, derive_seed(seed, 0), overwrite=False)
+        return x, targets
+
+    def _soft(self, targets: Array) -> Array:
+        if not np.issubdtype(targets.dtype, np.integer):
+            return targets.astype(np.float32)
+        if self.classes is None:
+            raise ValueError("classes must say how many there are, because mixtures have no whole class number")
+        if targets.size and not (targets.min() >= 0 and targets.max() < self.classes):
+            raise ValueError(f"targets must be class numbers below classes = {self.classes}, got {targets.max()}")
+        soft: Array = np.eye(self.classes, dtype=np.float32)[targets]
+        return soft
+
+
+def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
+    """Return the samples and their targets: text as a list, all else as arrays."""
+    if isinstance(data, tuple):
+        x, targets = data
+        return (x[rows] if isinstance(x, np.ndarray) else [x[i] for i in rows]), np.asarray(targets)[rows]
+    pairs = [data[int(i)] for i in rows]
+    x = [sample for sample, _ in pairs]
+    targets = np.array([target for _, target in pairs])
+    return (x if not x or isinstance(x[0], str) else np.stack([np.asarray(sample) for sample in x])), targets
+
+
+class AugmentBatches(Callback):
+    """A callback of ``fit``: every step is taken on augmented samples; the figures are of the samples as they are.
+
+    Args:
+        augmentation: what is done.
+        shape: of a sample for the transforms, such as (1, 8, 8), where the network takes another.
+    """
+
+    def __init__(self, augmentation: Augmentation, shape: Sequence[int] | None = None) -> None:
+        """Keep the settings."""
+        if not isinstance(augmentation, Augmentation):
+            raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
+        self.augmentation = augmentation
+        self.shape = None if shape is None else tuple(validate.positive_int("shape", side) for side in shape)
+
+    def on_batch_begin(self, state: FitState, rows: Any, x: Array, targets: Array) -> tuple[Array, Array]:
+        """Return the samples ``rows`` of ``state.train`` as they are in this epoch."""
+        data = state.train
+        if self.shape is not None:
+            data = (data[0].reshape(len(data[0]), *self.shape), data[1])
+        augmented, targets = self.augmentation(data, rows, epoch=state.epoch + 1)
+        return (augmented if self.shape is None else np.ascontiguousarray(augmented.reshape(x.shape))), targets
+
+
+class AugmentedDataset:
+    """A data set for PyTorch's ``DataLoader``: the same samples for any number of workers and any batch size.
+
+    Args:
+        data: as ``Augmentation`` takes it: (x, targets) as arrays, or a data set of pairs, PyTorch's included.
+        augmentation: what is done.
+
+    Call ``set_epoch`` before each epoch; workers hear of it, persistent ones included.
+    """
+
+    def __init__(self, data: Any, augmentation: Augmentation) -> None:
+        """Keep the data."""
+        if not isinstance(augmentation, Augmentation):
+            raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
+        self.data, self.augmentation = data, augmentation
+        self._epoch = multiprocessing.Value("Q", 0)  # shared with workers, however they are started
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the samples be those of ``epoch``, 0 to 2**64 - 1."""
+        derive_seed(0, epoch)  # refuses what is no epoch
+        self._epoch.value = epoch
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.data[0]) if isinstance(self.data, tuple) else len(self.data)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        """Return a sample and its target."""
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Return a batch: ``DataLoader`` asks for whole ones."""
+        n = len(self)
+        for i in rows:
+            if not -n <= i < n:
+                raise IndexError(f"sample {i} of a data set of {n}")
+        x, targets = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.value)
+        return list(zip(x, targets, strict=True))

@@ -1,0 +1,212 @@
+"""Transforms of batches of images: float32, shape (N, C, H, W), or (N, H, W, C) with ``channel_axis=-1``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cregkit import functional
+from cregkit.augment.base import Index, Interval, Transform, between, interval, uniform
+from cregkit.kernels.noise import derive_seed
+from cregkit.layers import validate
+from cregkit.layers.base import Array
+
+
+@dataclass(frozen=True)
+class ImageTransform(Transform):
+    """A transform of images in either layout."""
+
+    def _sides(self, x: Array, channel_axis: int) -> tuple[int, int]:
+        if np.ndim(x) != 4:
+            raise ValueError(
+                f"x must have shape (samples, channels, height, width), or (samples, height, width, channels) with "
+                f"channel_axis=-1, got {np.shape(x)}"
+            )
+        return (x.shape[1], x.shape[2]) if channel_axis == -1 else (x.shape[2], x.shape[3])
+
+
+def _channel_axis(value: Any) -> None:
+    if value not in (1, -1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
+
+
+@dataclass(frozen=True)
+class RandomCrop(ImageTransform):
+    """A window of ``size`` (one number, or height and width), anywhere in the image and ``padding`` pixels around it.
+
+    ``padding_mode``: "zero", or "reflect" for the image's reflection about its first and last pixels.
+    """
+
+    size: int | tuple[int, int]
+    padding: int = 0
+    padding_mode: str = "zero"
+    channel_axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for side in self._size:
+            validate.positive_int("size", side)
+        if self.padding:
+            validate.positive_int("padding", self.padding)
+        if self.padding_mode not in ("zero", "reflect"):
+            raise ValueError(f"padding_mode must be 'zero' or 'reflect', got {self.padding_mode!r}")
+        _channel_axis(self.channel_axis)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw the corners and cut."""
+        sides = self._sides(x, self.channel_axis)
+        room = np.array(sides) + 2 * self.padding - np.array(self._size) + 1
+        if room.min() < 1:
+            raise ValueError(
+                f"size {self.size} is larger than the image with its padding: x has {sides[0]} x {sides[1]} pixels, "
+                f"padding is {self.padding}; use a smaller size or more padding"
+            )
+        corners = np.floor(uniform(index, 2, seed) * room).astype(np.int64) - self.padding
+        return functional.crop_images(x, corners, self._size, mode=self.padding_mode, channel_axis=self.channel_axis)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip(ImageTransform):
+    """Left becomes right with probability ``p``."""
+
+    p: float = 0.5
+    channel_axis: int = 1
+    _code = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        validate.real("p", self.p, 0, 1)
+        _channel_axis(self.channel_axis)
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw which images are flipped."""
+        flips = self._code * (uniform(index, 1, seed)[:, 0] < self.p).astype(np.int64)
+        return functional.flip_images(x, flips, channel_axis=self.channel_axis, out=x if overwrite else None)
+
+
+@dataclass(frozen=True)
+class VerticalFlip(HorizontalFlip):
+    """Top becomes bottom with probability ``p``."""
+
+    _code = 2
+
+
+@dataclass(frozen=True)
+class Rotation(ImageTransform):
+    """A turn about the centre by ``degrees``: a pair, or a number for so far each way. See ``rotate_images``."""
+
+    degrees: float | Interval
+    fill: float = 0.0
+    channel_axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _ = self._degrees
+        validate.real("fill", self.fill, -1e38, 1e38)
+        _channel_axis(self.channel_axis)
+
+    @property
+    def _degrees(self) -> Interval:
+        return interval("degrees", self.degrees, -360, 360, centre=0)
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw the angles and turn."""
+        degrees = between(uniform(index, 1, seed)[:, 0], self._degrees)
+        return functional.rotate_images(x, degrees, self.fill, channel_axis=self.channel_axis)
+
+
+@dataclass(frozen=True)
+class ColorJitter(ImageTransform):
+    """Brightness, contrast, saturation and hue, in this order; see ``jitter_images``. Values of ``x`` are 0 to 1.
+
+    The first three are factors, drawn from [max(0, 1 - value), 1 + value] or from a pair; the hue is turned by a
+    part of a whole turn, drawn from [-hue, hue], hue at most 0.5, or from a pair.
+    """
+
+    brightness: float | Interval = 0.0
+    contrast: float | Interval = 0.0
+    saturation: float | Interval = 0.0
+    hue: float | Interval = 0.0
+    channel_axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _ = self._intervals
+        _channel_axis(self.channel_axis)
+
+    @property
+    def _intervals(self) -> list[Interval]:
+        factors = [
+            interval(name, getattr(self, name), 0, centre=1) for name in ("brightness", "contrast", "saturation")
+        ]
+        return [*factors, interval("hue", self.hue, -0.5, 0.5, centre=0)]
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw the factors and apply them."""
+        low, high = np.array(self._intervals).T
+        factors = (low + uniform(index, 4, seed) * (high - low)).astype(np.float32)
+        return functional.jitter_images(x, factors, channel_axis=self.channel_axis, out=x if overwrite else None)
+
+
+@dataclass(frozen=True)
+class Cutout(ImageTransform):
+    """A box of ``size`` (one number, or height and width) about a random pixel becomes ``fill``.
+
+    What lies beyond an edge is cut off.
+
+    DeVries and Taylor (2017), arXiv:1708.04552.
+    """
+
+    size: int | tuple[int, int]
+    fill: float = 0.0
+    channel_axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for side in self.size if isinstance(self.size, tuple) else (self.size,):
+            validate.positive_int("size", side)
+        validate.real("fill", self.fill, -1e38, 1e38)
+        _channel_axis(self.channel_axis)
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw the boxes and fill them."""
+        size = np.broadcast_to(np.array(self.size, np.int64), 2)
+        boxes = centred_boxes(uniform(index, 2, seed), size, self._sides(x, self.channel_axis))
+        return functional.cutout_images(
+            x, boxes, self.fill, channel_axis=self.channel_axis, out=x if overwrite else None
+        )
+
+
+@dataclass(frozen=True)
+class GaussianNoise(ImageTransform):
+    """Noise of the standard deviation ``sigma``: a number, or a pair from which each image draws its own.
+
+    See ``gaussian_noise``; any float32 batch will do. Nothing is clipped.
+    """
+
+    sigma: float | Interval
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _ = self._sigma
+
+    @property
+    def _sigma(self) -> Interval:
+        return interval("sigma", self.sigma, 0)
+
+    def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
+        """Draw the deviations and add the noise."""
+        sigma = between(uniform(index, 1, derive_seed(seed, 0))[:, 0], self._sigma).astype(np.float32)
+        return functional.gaussian_noise(x, sigma, index, seed=derive_seed(seed, 1), out=x if overwrite else None)
+
+
+def centred_boxes(u: Any, size: Any, sides: tuple[int, int]) -> Index:
+    """Return boxes (top, left, bottom, right) of ``size`` about pixels that ``u``, shape (N, 2), chooses."""
+    first = np.floor(u * np.array(sides)).astype(np.int64) - size // 2
+    return np.ascontiguousarray(np.concatenate([first, first + size], axis=1))

@@ -1,0 +1,174 @@
+# Random numbers of samples, and Gaussian noise: checks, allocation and the loop over blocks. The maths, and which bits
+# make which number, is in csrc/noise.h.
+import operator
+
+cimport numpy as cnp
+from libc.float cimport FLT_MAX
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from cregkit.kernels._runtime cimport (
+    doubles, float32_array, floats, int64_vector, kernels, new_array, output, parallel_for, per_sample,
+    refuse_overlap, unsigned64,
+)
+
+cnp.import_array()
+
+cdef enum:
+    TASK_ELEMENTS = 16384  # a multiple of the group
+    TASK_SAMPLES = 256
+
+
+cdef struct Noise:
+    uint32_t key[2]
+    const int64_t *index
+    const float *x
+    const float *sigma
+    float *y
+    double *uniform
+    ptrdiff_t samples, size, pieces  # pieces: tasks for each sample
+
+
+cdef void set_key(Noise *a, uint64_t seed) noexcept nogil:
+    a.key[0], a.key[1] = <uint32_t>seed, <uint32_t>(seed >> 32)
+
+
+cdef int check_index(cnp.ndarray index) except -1:
+    cdef const int64_t *values = <const int64_t *>cnp.PyArray_DATA(index)
+    cdef ptrdiff_t i
+    for i in range(cnp.PyArray_SIZE(index)):
+        if values[i] >> 32:
+            raise ValueError(f"index must hold numbers of samples from 0 to 2**32 - 1, got {values[i]}")
+    return 0
+
+
+def derive_seed(seed, *numbers):
+    """The seed that is derived from ``seed`` by each of the numbers (0 to 2**64 - 1) in turn.
+
+    Each number gives another seed: ``derive_seed(seed, epoch, step)`` is ``derive_seed(derive_seed(seed, epoch),
+    step)``. They are Philox's first two words for the counter (number, 2) keyed by the seed.
+    """
+    cdef uint64_t derived = unsigned64(seed, "seed")
+    for n in numbers:
+        derived = kernels().derived_seed(derived, unsigned64(n, "numbers"))
+    return derived
+
+
+cdef void uniform_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Noise *a = <Noise *>args
+    cdef ptrdiff_t i
+    for i in range(task * TASK_SAMPLES, min(a.samples, (task + 1) * TASK_SAMPLES)):
+        kernels().sample_uniform(a.uniform + i * a.size, <uint32_t>a.index[i], a.size, a.key)
+
+
+def sample_uniform(index, n, *, seed):
+    """Random numbers that belong to samples: uniform in [0, 1), functions of ``(seed, index, place)`` alone.
+
+    A sample's row is the same in any batch, in any order; its first numbers do not depend on ``n``.
+
+    Parameters
+    ----------
+    index : int64 array, shape (N,), C-contiguous
+        Numbers of the samples in their data set, 0 to 2**32 - 1.
+    n : int
+        How many numbers for each, 0 to 2**32.
+    seed : int
+        0 to 2**64 - 1: names the stream of random bits.
+
+    Returns
+    -------
+    u : float64 array, shape (N, n), of whole multiples of 2**-53
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, or ``index``, ``n`` or ``seed`` out of range.
+
+    Random bits: Philox4x32-10, Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    cdef Noise a
+    cdef cnp.ndarray index_ = int64_vector(index, "index")
+    cdef ptrdiff_t samples = cnp.PyArray_DIM(index_, 0)
+    check_index(index_)
+    try:
+        numbers = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be a whole number, got {type(n).__name__}") from None
+    if not 0 <= numbers <= 1 << 32 or samples and numbers >= (1 << 60) // samples:
+        raise ValueError(f"n must be from 0 to 2**32 numbers that fit in memory, got {numbers}")
+    cdef cnp.npy_intp shape[2]
+    shape[0], shape[1] = samples, numbers
+    a.samples, a.size = samples, numbers
+    set_key(&a, unsigned64(seed, "seed"))
+    cdef cnp.ndarray u = new_array(2, shape, cnp.NPY_FLOAT64)
+    a.index, a.uniform = <const int64_t *>cnp.PyArray_DATA(index_), doubles(u)
+    with nogil:
+        parallel_for(uniform_task, &a, (samples + TASK_SAMPLES - 1) // TASK_SAMPLES, samples * a.size)
+    return u
+
+
+cdef void noise_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Noise *a = <Noise *>args
+    cdef ptrdiff_t i = task // a.pieces, first = task % a.pieces * TASK_ELEMENTS
+    cdef ptrdiff_t at = i * a.size + first, n = min(<ptrdiff_t>TASK_ELEMENTS, a.size - first)
+    if a.sigma[i] != 0.0:
+        kernels().gaussian_noise(a.x + at, a.y + at, <uint32_t>a.index[i], first, n, a.sigma[i], a.key)
+    elif a.x != a.y:
+        memcpy(a.y + at, a.x + at, n * sizeof(float))
+
+
+def gaussian_noise(x, sigma, index, *, seed, out=None):
+    """Gaussian noise on samples: ``y[i] = x[i] + sigma[i] * z``, with ``z`` of the standard normal distribution.
+
+    Element ``j`` of sample ``i`` (in flat C order) gets a number from ``(seed, index[i], j)`` alone, whatever the
+    batch, the number of threads or the instruction set. ``|z|`` is at most 6.66.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N, ...), C-contiguous; less than 2**32 elements in a sample
+    sigma : float32 array, shape (N,)
+        Standard deviations, at least 0. A sample with 0 is copied.
+    index : int64 array, shape (N,)
+        Numbers of the samples in their data set, 0 to 2**32 - 1.
+    seed : int
+        0 to 2**64 - 1: names the stream of random bits.
+    out : float32 array like ``x``, optional
+        Receives ``y``; may be ``x`` itself.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or values out of range.
+
+    Box and Muller (1958), "A Note on the Generation of Random Normal Deviates"; random bits: Philox4x32-10.
+    """
+    cdef cnp.ndarray x_ = float32_array(x, "x")
+    if x_.ndim == 0:
+        raise ValueError("x must have shape (samples, ...), got a scalar array")
+    cdef Noise a
+    a.samples = cnp.PyArray_DIM(x_, 0)
+    a.size = cnp.PyArray_SIZE(x_) // a.samples if a.samples else 0
+    if a.size >> 32:
+        raise ValueError(f"x must have less than 2**32 elements in a sample, got {a.size}: cut it into shorter samples")
+    cdef cnp.ndarray sigma_ = per_sample(sigma, "sigma", cnp.NPY_FLOAT32, a.samples, 1)
+    cdef cnp.ndarray index_ = per_sample(index, "index", cnp.NPY_INT64, a.samples, 1)
+    check_index(index_)
+    set_key(&a, unsigned64(seed, "seed"))
+    a.sigma = floats(sigma_)
+    cdef ptrdiff_t i
+    for i in range(a.samples):
+        if not 0.0 <= a.sigma[i] <= FLT_MAX:
+            raise ValueError(f"sigma must hold finite numbers of at least 0, got {a.sigma[i]}")
+    cdef cnp.ndarray y = output(out, x_, "x")
+    for other, name in ((sigma_, "sigma"), (index_, "index")):
+        refuse_overlap(y, "out", other, name, False)
+    a.x, a.y, a.index = floats(x_), floats(y), <const int64_t *>cnp.PyArray_DATA(index_)
+    a.pieces = (a.size + TASK_ELEMENTS - 1) // TASK_ELEMENTS
+    with nogil:
+        parallel_for(noise_task, &a, a.samples * a.pieces, a.samples * a.size)
+    return y

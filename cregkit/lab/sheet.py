@@ -1,0 +1,115 @@
+"""Contact sheets: augmented samples side by side, for a person to look at; the command that shows one's own image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cregkit.augment import (
+    ColorJitter,
+    Compose,
+    Cutout,
+    GaussianNoise,
+    HorizontalFlip,
+    RandomCrop,
+    Rotation,
+    Transform,
+    VerticalFlip,
+)
+from cregkit.console import Console, check_writable
+from cregkit.lab import figures
+from cregkit.layers.base import Array
+
+LONGEST_SIDE = 320  # of the images on the sheet: more pixels than it shows would only take time
+
+
+class SheetError(Exception):
+    """An image that cannot be shown, told in one line."""
+
+
+def run(image_path: str, out_path: str, samples: int, seed: int) -> None:
+    """Write a PNG with a row of ``samples`` outcomes of each transform of the image, and say where it is.
+
+    Raises:
+        SheetError: the file is no image.
+        ImportError: matplotlib is not installed.
+        OSError: a file cannot be read or written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'cregkit[augment]'") from error
+    image = read(image_path)
+    check_writable(out_path)
+    rows = transforms(*image.shape[1:])
+    width = 1.3 * (samples + 1)
+    figure = Figure(
+        figsize=(width + 1.2, 1.35 * len(rows) * image.shape[1] / image.shape[2] + 0.3), layout="constrained"
+    )
+    draw(figure, image, rows, samples, seed)
+    figure.savefig(out_path, format="png", dpi=110, facecolor="white")
+    Console().line(f"written {os.path.abspath(out_path)}: {len(rows)} transforms, {samples} samples each, seed {seed}")
+
+
+def read(path: str) -> Array:
+    """Return the image in the file as float32, shape (1 or 3, H, W), values 0 to 1; transparent parts become white."""
+    from matplotlib import image as reader
+
+    try:
+        pixels = reader.imread(path)
+    except OSError as error:
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            raise SheetError(f"{path} is no image that can be read") from error
+        raise
+    except (SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+        raise SheetError(f"{path} is no image that can be read ({error})") from error
+    whole = pixels.dtype if np.issubdtype(pixels.dtype, np.integer) else None
+    values = pixels.astype(np.float32) / (np.iinfo(whole).max if whole else 1)
+    if values.ndim == 2:
+        values = values[..., np.newaxis]
+    if values.shape[2] in (2, 4):
+        alpha = values[..., -1:]
+        values = values[..., :-1] * alpha + (1 - alpha)
+    step = -(-max(values.shape[:2]) // LONGEST_SIDE)
+    return np.ascontiguousarray(np.moveaxis(values[::step, ::step], -1, 0), dtype=np.float32)
+
+
+def transforms(height: int, width: int) -> Mapping[str, Transform]:
+    """Return the transforms of the sheet, suited to an image of this size."""
+    part = max(1, min(height, width) // 8)
+    crop, cut = RandomCrop((height, width), 2 * part, "reflect"), Cutout(3 * part, fill=0.5)
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    every = Compose(crop, HorizontalFlip(), Rotation(15), jitter, cut, GaussianNoise((0, 0.1)))
+    return {
+        "crop, reflect": crop,
+        "crop, zero": RandomCrop((height, width), 2 * part),
+        "flips": Compose(HorizontalFlip(), VerticalFlip()),
+        "rotation": Rotation(30, fill=0.5),
+        "colour jitter": jitter,
+        "cutout": cut,
+        "noise": GaussianNoise((0.05, 0.2)),
+        "all of them": every,
+    }
+
+
+def draw(figure: Any, image: Array, rows: Mapping[str, Transform], samples: int, seed: int) -> None:
+    """Draw the image and ``samples`` outcomes beside it, a row for each transform."""
+    axes = figure.subplots(len(rows), samples + 1, squeeze=False)
+    batch = np.repeat(image[np.newaxis], samples, axis=0)
+    for line, (name, transform) in zip(axes, rows.items(), strict=True):
+        outcomes = transform(batch, index=np.arange(samples), seed=seed)
+        for ax, shown in zip(line, [image, *outcomes], strict=True):
+            show(ax, shown)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=figures.INK)
+    axes[0, 0].set_title("original", fontsize=9, color=figures.INK)
+
+
+def show(ax: Any, image: Array) -> None:
+    """Draw an image of shape (1 or 3, H, W), values 0 to 1, without axes."""
+    pixels = np.clip(np.moveaxis(image, 0, -1), 0, 1)
+    ax.imshow(pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,147 @@
+/* Colour jitter of one image with values in [0, 1]: brightness, contrast, saturation and hue, in this order.
+ *
+ *     gray        0.299 R + 0.587 G + 0.114 B; of a one-channel image, itself                     (ITU-R BT.601)
+ *     brightness  x = clip(b x)
+ *     contrast    x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
+ *     saturation  x = clip(s x + (1 - s) gray(x))
+ *     hue         the angle of x in the hexcone of HSV turned by h turns (Smith, 1978, "Color Gamut Transform Pairs")
+ *
+ * clip is to [0, 1] and keeps NaN. A factor of 1 (a hue of a whole turn) leaves its step out, clipping included, and
+ * one channel has neither saturation nor hue.
+ *
+ * Hue without branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the sector of the colour,
+ * channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the nearest multiple of 6.
+ * V and D stay, so that gray stays gray and nothing leaves [0, 1].
+ */
+#ifndef CREG_JITTER_H
+#define CREG_JITTER_H
+
+#include "reduce.h"
+
+/* Channel c of pixel p is x[p * step + c * plane]. */
+typedef struct {
+    const float *x;
+    ptrdiff_t n, step, plane; /* n pixels */
+    int channels;
+    float brightness;
+} colours;
+
+typedef struct {
+    vf c[3];
+} colour;
+
+CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
+
+CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left)
+{
+    colour v;
+    const ptrdiff_t n = min_size(left, CREG_W);
+    for (int c = 0; c < 3; c++) {
+        const float *x = a->x + at * a->step + (c < a->channels ? c : 0) * a->plane;
+        if (a->step == 1) {
+            v.c[c] = v_load_part(x, n);
+            continue;
+        }
+        float part[CREG_W] = {0};
+        for (ptrdiff_t i = 0; i < n; i++) part[i] = x[i * a->step];
+        v.c[c] = v_load(part);
+    }
+    for (int c = 0; c < 3 && a->brightness != 1.0f; c++) v.c[c] = clipped(v_mul(v_set1(a->brightness), v.c[c]));
+    return v;
+}
+
+CREG_INLINE void store_colour(float *y, const colours *a, ptrdiff_t at, ptrdiff_t left, const colour *v)
+{
+    const ptrdiff_t n = min_size(left, CREG_W);
+    for (int c = 0; c < a->channels; c++) {
+        float *to = y + at * a->step + c * a->plane;
+        if (a->step == 1) {
+            v_store_part(to, v->c[c], n);
+            continue;
+        }
+        float part[CREG_W];
+        v_store(part, v->c[c]);
+        for (ptrdiff_t i = 0; i < n; i++) to[i * a->step] = part[i];
+    }
+}
+
+CREG_INLINE vf gray_of(const colour *v, int channels)
+{
+    if (channels == 1) return v->c[0];
+    const vf red = v_mul(v_set1(0.299f), v->c[0]), green = v_mul(v_set1(0.587f), v->c[1]);
+    return v_add(v_add(red, green), v_mul(v_set1(0.114f), v->c[2]));
+}
+
+CREG_INLINE vf2 gray_terms(const void *ctx, ptrdiff_t at, const vw *cut)
+{
+    const colours *a = ctx;
+    const colour v = load_colour(a, at, a->n - at);
+    return (vf2){v_cut(gray_of(&v, a->channels), cut), v_set1(0.0f)};
+}
+
+static float gray_mean(const colours *a, ptrdiff_t n)
+{
+    double sum = 0.0;
+    for (ptrdiff_t i = 0; i < n; i += CREG_PANEL)
+        sum += (double)panel_sums(gray_terms, a, i, min_size(CREG_PANEL, n - i)).a;
+    return (float)(sum / (double)n);
+}
+
+CREG_INLINE vf v_distance(vf a, vf b) { return v_max(v_sub(a, b), v_sub(b, a)); }
+
+CREG_INLINE void turn_hue(colour *v, vf six_hue)
+{
+    const vf r = v->c[0], g = v->c[1], b = v->c[2], zero = v_set1(0.0f), one = v_set1(1.0f), two = v_set1(2.0f);
+    const vf largest = v_max(v_max(r, g), b), range = v_sub(largest, v_min(v_min(r, g), b));
+    const vm red = v_equal(largest, r), green = v_equal(largest, g);
+    const vf difference = v_select(red, v_sub(g, b), v_select(green, v_sub(b, r), v_sub(r, g)));
+    const vf sector = v_select(red, zero, v_select(green, two, v_set1(4.0f)));
+    const vf safe = v_select(v_equal(range, zero), one, range);
+    const vf w = v_add(v_add(v_div(difference, safe), sector), six_hue); /* in [-1, 11) */
+    for (int c = 0; c < 3; c++) {
+        const vf z = v_add(w, v_set1(3.0f - 2.0f * (float)c));
+        vf distance = v_min(v_distance(z, zero), v_distance(z, v_set1(6.0f)));
+        distance = v_min(distance, v_distance(z, v_set1(12.0f)));
+        v->c[c] = v_sub(largest, v_mul(range, clipped(v_sub(two, distance))));
+    }
+}
+
+/* The part of a turn that is left over whole ones, in [0, 1). */
+static float turn_fraction(float hue)
+{
+    if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* whole, as all floats there are */
+    const float rest = hue - (float)(int32_t)hue, turn = rest < 0.0f ? rest + 1.0f : rest;
+    return turn < 1.0f ? turn : 0.0f;
+}
+
+/* n pixels; y like x. factors: brightness, contrast, saturation, hue. */
+static void creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
+                              const float factors[4])
+{
+    const float contrast = factors[1], saturation = channels == 1 ? 1.0f : factors[2];
+    const float hue = channels == 1 ? 0.0f : turn_fraction(factors[3]);
+    const colours a = {.x = x,
+                       .n = n,
+                       .step = channels_last ? channels : 1,
+                       .plane = channels_last ? 1 : n,
+                       .channels = channels,
+                       .brightness = factors[0]};
+    if (a.brightness == 1.0f && contrast == 1.0f && saturation == 1.0f && hue == 0.0f) {
+        if (x != y) memcpy(y, x, sizeof(float) * (size_t)(n * channels));
+        return;
+    }
+    const float mean = contrast == 1.0f ? 0.0f : gray_mean(&a, n);
+    const vf shift = v_mul(v_set1(1.0f - contrast), v_set1(mean));
+    for (ptrdiff_t i = 0; i < n; i += CREG_W) {
+        colour v = load_colour(&a, i, n - i);
+        for (int c = 0; c < 3 && contrast != 1.0f; c++) v.c[c] = clipped(v_add(v_mul(v_set1(contrast), v.c[c]), shift));
+        if (saturation != 1.0f) {
+            const vf gray = v_mul(v_set1(1.0f - saturation), gray_of(&v, channels));
+            for (int c = 0; c < 3; c++) v.c[c] = clipped(v_add(v_mul(v_set1(saturation), v.c[c]), gray));
+        }
+        if (hue != 0.0f) turn_hue(&v, v_set1(6.0f * hue));
+        store_colour(y, &a, i, n - i, &v);
+    }
+}
+
+#endif

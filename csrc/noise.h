@@ -1,0 +1,106 @@
+/* Random numbers of samples, and Gaussian noise.
+ *
+ * Every sample of a data set has numbers of its own, whatever batch it is in: Philox's counter holds the sample's index
+ * (below 2^32) above the number's place. The seeds are derived: from one seed come others by their numbers, for an
+ * epoch, and from that for a transform, so that two of them never share bits.
+ *
+ * Uniform    53 bits of two words: k / 2^53, k from 0 to 2^53 - 1.
+ * Normal     Box and Muller (1958), "A Note on the Generation of Random Normal Deviates", of two words:
+ *                u = (k + 1/2) / 2^31, rounded to float32;   k: upper 31 bits of the first word
+ *                t = 2 k / 2^31 - 1, rounded to float32;     k: upper 31 bits of the second; its lowest bit: the sign
+ * below r = sqrt(-2 ln u),   z = r sin(pi t / 2)   and   +-r cos(pi t / 2) The half circle and a sign make the whole.
+ * Only + - * / and sqrt, so ln is e ln 2 + 2 artanh((m - 1)/(m + 1)) for u = m 2^e, with the odd powers after the first
+ * by a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which makes its zero exact.
+ * |z| reaches 6.66. Places     64 elements take 16 counters: element 16 j + k of a group has counter 16 group + k, from
+ * whose words 0 and 1 come j = 0 (sine) and 1 (cosine), from words 2 and 3 j = 2 and 3.
+ */
+#ifndef CREG_NOISE_H
+#define CREG_NOISE_H
+
+#include "philox.h"
+#include "reduce.h"
+
+enum { NOISE_GROUP = CREG_NOISE_GROUP, NOISE_COUNTERS = 16 };
+
+static uint64_t creg_derived_seed(uint64_t seed, uint64_t n)
+{
+    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t word[4];
+    philox(n, PHILOX_SEEDS, key, word);
+    return (uint64_t)word[1] << 32 | word[0];
+}
+
+/* Numbers 0 .. n - 1 of a sample, each in [0, 1). */
+static void creg_sample_uniform(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2])
+{
+    uint32_t word[4] = {0};
+    for (ptrdiff_t i = 0; i < n; i++) {
+        if (i % 2 == 0) philox((uint64_t)index << 32 | (uint64_t)(i / 2), PHILOX_SAMPLES, key, word);
+        const uint32_t *two = word + 2 * (i % 2);
+        u[i] = (double)((uint64_t)two[0] << 21 | two[1] >> 11) * 0x1p-53;
+    }
+}
+
+/* -2 ln((k + 1/2) / 2^31), square root. */
+CREG_INLINE vf normal_radius(vu words)
+{
+    const vf u = v_mul(v_add(v_upper_bits(words), v_set1(0.5f)), v_set1(0x1p-31f)), one = v_set1(1.0f);
+    vf e;
+    const vf m = v_split(u, &e);
+    const vf s = v_div(v_sub(m, one), v_add(m, one)), q = v_mul(s, s);
+    vf p = v_add(v_mul(v_set1(0.295842975f), q), v_set1(0.399886698f));
+    p = v_add(v_mul(p, q), v_set1(0.666666865f));
+    p = v_mul(s, v_add(v_mul(p, q), v_set1(2.0f)));
+    return v_sqrt(v_mul(v_set1(-2.0f), v_add(v_mul(e, v_set1(0.693147181f)), p)));
+}
+
+CREG_INLINE void normal_pair(vu radius, vu angle, vf z[2])
+{
+    const vf one = v_set1(1.0f), r = normal_radius(radius);
+    const vf t = v_sub(v_mul(v_upper_bits(angle), v_set1(0x1p-30f)), one), q = v_mul(t, t);
+    vf sine = v_add(v_mul(v_set1(0.000151678527f), q), v_set1(-0.00467415759f));
+    sine = v_add(v_mul(sine, q), v_set1(0.0796899274f));
+    sine = v_add(v_mul(sine, q), v_set1(-0.645963788f));
+    sine = v_add(v_mul(sine, q), v_set1(1.57079637f));
+    vf cosine = v_add(v_mul(v_set1(2.36013275e-05f), q), v_set1(-0.00089353678f));
+    cosine = v_add(v_mul(cosine, q), v_set1(0.0199686065f));
+    cosine = v_add(v_mul(cosine, q), v_set1(-0.233700514f));
+    cosine = v_add(v_mul(cosine, q), one);
+    z[0] = v_mul(r, v_mul(t, sine));
+    z[1] = v_odd_negated(v_mul(r, v_mul(v_sub(one, q), cosine)), angle);
+}
+
+/* A whole group of a sample: y = x + sigma * z. */
+CREG_INLINE void noise_group(const float *x, float *y, uint64_t counter, float sigma, const philox_keys *keys)
+{
+    for (int k = 0; k < NOISE_COUNTERS; k += CREG_W) {
+        vu words[4];
+        philox_vector(counter + (uint64_t)k, keys, words);
+        for (int pair = 0; pair < 2; pair++) {
+            vf z[2];
+            normal_pair(words[2 * pair], words[2 * pair + 1], z);
+            for (int h = 0; h < 2; h++) {
+                const int e = (2 * pair + h) * NOISE_COUNTERS + k;
+                v_store(y + e, v_add(v_load(x + e), v_mul(v_set1(sigma), z[h])));
+            }
+        }
+    }
+}
+
+/* Elements [first, first + n) of a sample, first a multiple of NOISE_GROUP. */
+static void creg_gaussian_noise(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
+                                const uint32_t key[2])
+{
+    const philox_keys keys = philox_keys_of(key);
+    uint64_t counter = (uint64_t)index << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);
+    ptrdiff_t i = 0;
+    for (; i + NOISE_GROUP <= n; i += NOISE_GROUP, counter += NOISE_COUNTERS) /* main loop */
+        noise_group(x + i, y + i, counter, sigma, &keys);
+    if (i == n) return;
+    float whole[NOISE_GROUP] = {0}; /* tail */
+    memcpy(whole, x + i, sizeof(float) * (size_t)(n - i));
+    noise_group(whole, whole, counter, sigma, &keys);
+    memcpy(y + i, whole, sizeof(float) * (size_t)(n - i));
+}
+
+#endif

@@ -1,0 +1,285 @@
+"""Augmentation of images and data sets: one stream for any batch, order and workers; bad settings are refused."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Array
+
+from cregkit import augment as aug
+from cregkit import cases, functional
+from cregkit.layers import Linear, Sequential
+from cregkit.train import SGD, fit, softmax_cross_entropy
+
+X = np.random.default_rng(0).uniform(0, 1, (40, 3, 12, 10)).astype(np.float32)
+LABELS = np.arange(40) % 7
+PIPELINE = aug.Compose(
+    aug.RandomCrop((12, 10), padding=2, padding_mode="reflect"),
+    aug.HorizontalFlip(),
+    aug.RandomApply(aug.Rotation(20), 0.5),
+    aug.OneOf(aug.ColorJitter(0.4, 0.4, 0.4, 0.1), aug.Cutout(5), aug.VerticalFlip(1.0)),
+    aug.GaussianNoise((0.0, 0.1)),
+)
+EACH = {
+    "crop": aug.RandomCrop(8),
+    "flip": aug.HorizontalFlip(),
+    "upside down": aug.VerticalFlip(),
+    "rotation": aug.Rotation(30),
+    "jitter": aug.ColorJitter(0.4, 0.4, 0.4, 0.1),
+    "cutout": aug.Cutout((3, 4), fill=0.5),
+    "noise": aug.GaussianNoise((0.1, 0.2)),
+    "compose": PIPELINE,
+    "nothing": aug.Compose(),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_sample_is_the_same_in_any_batch_and_order(name: str) -> None:
+    transform, index = EACH[name], np.arange(100, 140)
+    before = X.tobytes()
+    whole = transform(X, index=index, seed=9, epoch=3)
+    assert X.tobytes() == before
+    order = np.random.default_rng(1).permutation(40)
+    assert transform(X[order], index=index[order], seed=9, epoch=3).tobytes() == whole[order].tobytes()
+    for i in (0, 17, 39):
+        assert transform(X[i : i + 1], index=index[i : i + 1], seed=9, epoch=3)[0].tobytes() == whole[i].tobytes()
+    if name != "nothing":
+        assert not np.array_equal(transform(X, index=index, seed=9, epoch=4), whole)
+        assert not np.array_equal(transform(X, index=index, seed=8, epoch=3), whole)
+
+
+def test_both_layouts_give_the_same_images() -> None:
+    last = np.ascontiguousarray(np.moveaxis(X, 1, -1))
+    for first, other in (
+        (aug.RandomCrop(8, 2), aug.RandomCrop(8, 2, channel_axis=-1)),
+        (aug.HorizontalFlip(), aug.HorizontalFlip(channel_axis=-1)),
+        (aug.Rotation(30), aug.Rotation(30, channel_axis=-1)),
+        (aug.Cutout(4), aug.Cutout(4, channel_axis=-1)),
+    ):
+        a = first(X, index=range(40), seed=1)
+        assert np.array_equal(np.moveaxis(other(last, index=range(40), seed=1), -1, 1), a)
+
+
+def share(changed: Any, p: float) -> None:
+    assert abs(np.mean(changed) - p) < 5 * np.sqrt(p * (1 - p) / len(changed))
+
+
+def test_probabilities_and_ranges() -> None:
+    n = 20_000
+    x = np.tile(np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4), (n, 1, 1, 1))
+    index = np.arange(n)
+    share(aug.HorizontalFlip(0.3)(x, index=index, seed=2)[:, 0, 0, 0] == 3, 0.3)
+    share(aug.RandomApply(aug.HorizontalFlip(1.0), 0.7)(x, index=index, seed=2)[:, 0, 0, 0] == 3, 0.7)
+    windows = aug.RandomCrop((1, 2))(x, index=index, seed=2)[:, 0, 0, 0]
+    for first in range(3):
+        share(windows == first, 1 / 3)
+    one = aug.OneOf(aug.HorizontalFlip(1.0), aug.Cutout((9, 99), fill=7), aug.Compose(), weights=(1, 2, 1))
+    y = one(x, index=index, seed=2)[:, 0, 0, 0]
+    share(y == 3, 0.25)
+    share(y == 7, 0.5)
+    bright = aug.ColorJitter(brightness=(0.5, 0.75))(np.ones((n, 1, 1, 1), np.float32), index=index, seed=3).ravel()
+    assert 0.5 <= bright.min() < 0.51 < 0.74 < bright.max() <= 0.75
+
+
+def test_places_in_a_composition_are_independent() -> None:
+    x = np.arange(20_000, dtype=np.float32)[:, None, None, None] + np.zeros((1, 1, 1, 2), np.float32)
+    x[..., 1] = -1
+    one = aug.HorizontalFlip()(x, index=range(20_000), seed=4)[:, 0, 0, 0] < 0
+    twice = aug.Compose(aug.HorizontalFlip(), aug.HorizontalFlip())(x, index=range(20_000), seed=4)[:, 0, 0, 0] < 0
+    share(one, 0.5)
+    share(twice, 0.5)
+
+
+@pytest.mark.parametrize("mix", [aug.Mixup(0.4), aug.Mixup(1.0), aug.CutMix()], ids=repr)
+def test_mixtures(mix: Any) -> None:
+    augmentation = aug.Augmentation(PIPELINE, mix=mix, classes=7, seed=5)
+    x, soft = augmentation((X, LABELS), np.arange(40), epoch=2)
+    rows = [31, 4, 18]
+    part, part_soft = augmentation((X, LABELS), rows, epoch=2)
+    assert part.tobytes() == x[rows].tobytes()
+    assert part_soft.tobytes() == soft[rows].tobytes()
+    assert soft.dtype == np.float32
+    np.testing.assert_allclose(soft.sum(axis=1), 1, rtol=0, atol=1e-6)
+    assert (soft.max(axis=1) < 0.999).mean() > 0.3
+    pairs = list(zip(X, LABELS, strict=True))
+    assert augmentation(pairs, rows, epoch=2)[0].tobytes() == part.tobytes()
+
+
+def test_soft_labels_are_the_shares_of_the_images() -> None:
+    x = np.arange(40, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 20, 20), np.float32)
+    for mix in (aug.Mixup(1.0), aug.CutMix()):
+        mixed, soft = aug.Augmentation(mix=mix, classes=40, seed=6)((x, np.arange(40)), np.arange(40), epoch=0)
+        np.testing.assert_allclose(
+            soft @ np.arange(40, dtype=np.float32), mixed.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-4
+        )
+        assert soft[np.arange(40), np.arange(40)].std() > 0.1
+
+
+def test_weights_are_of_the_beta_distribution() -> None:
+    from scipy import stats
+
+    weights = aug.Mixup(0.4)._weights(np.arange(20_000), 3)
+    assert stats.kstest(weights, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+
+
+def network() -> Sequential:
+    return Sequential(Linear(360, 7, seed=1))
+
+
+def run_fit(batch_size: int, epochs: int = 3, **options: Any) -> tuple[list[Array], Sequential]:
+    seen: list[Array] = []
+
+    class Watch(aug.AugmentBatches):
+        def on_batch_begin(self, state: Any, rows: Any, x: Array, targets: Array) -> Any:
+            x, targets = super().on_batch_begin(state, rows, x, targets)
+            seen.extend(x[np.argsort(rows)])
+            return x, targets
+
+    net = network()
+    hook = Watch(aug.Augmentation(PIPELINE, mix=aug.CutMix(), classes=7, seed=11), shape=(3, 12, 10))
+    fit(net, softmax_cross_entropy, SGD(net, 0.1), (X.reshape(40, -1), LABELS), None, epochs, batch_size=batch_size,
+        seed=2, callbacks=[hook], **options)  # fmt: skip
+    return seen, net
+
+
+def test_a_fit_trains_on_augmented_samples_whatever_the_batches() -> None:
+    for_all, net = run_fit(40)
+    wanted, _ = aug.Augmentation(PIPELINE, mix=aug.CutMix(), classes=7, seed=11)((X, LABELS), np.arange(40), epoch=1)
+    assert np.array_equal(np.stack(for_all[40:80]), wanted.reshape(40, -1))
+    in_pieces, _ = run_fit(7)
+    for epoch in range(3):
+        of_epoch = slice(40 * epoch, 40 * epoch + 40)
+        assert Counter(map(bytes, for_all[of_epoch])) == Counter(map(bytes, in_pieces[of_epoch]))
+    assert all(np.isfinite(p.value).all() for p in net.parameters())
+
+
+def test_a_resumed_fit_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+    file = tmp_path / "run.npz"
+    run_fit(16, 1, checkpoint=file)
+    _, resumed = run_fit(16, 3, checkpoint=file, resume=True)
+    _, straight = run_fit(16, 3)
+    for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert a.value.tobytes() == b.value.tobytes()
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_pytorchs_workers_give_the_same_samples(persistent: bool) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS))
+
+    def samples(workers: int, batch_size: int) -> list[bytes]:
+        dataset = aug.AugmentedDataset(data, aug.Augmentation(PIPELINE, mix=aug.Mixup(1.0), classes=7, seed=1))
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size, num_workers=workers, persistent_workers=persistent and workers > 0
+        )
+        found = []
+        for epoch in (4, 5):
+            dataset.set_epoch(epoch)
+            for x, soft in loader:
+                found += [a.numpy().tobytes() + b.numpy().tobytes() for a, b in zip(x, soft, strict=True)]
+        return found
+
+    alone = samples(0, 40)
+    assert len(set(alone)) == 80
+    assert samples(2, 7) == alone
+
+
+def test_a_data_set_for_pytorch_is_a_sequence() -> None:
+    dataset = aug.AugmentedDataset((X, LABELS), aug.Augmentation(aug.HorizontalFlip(), seed=3))
+    x, label = dataset[-1]
+    assert (len(dataset), x.shape, label) == (40, (3, 12, 10), LABELS[39])
+    assert x.tobytes() == dataset[39][0].tobytes()
+    for i in (40, -41):
+        with pytest.raises(IndexError, match="of a data set of 40"):
+            dataset[i]
+
+
+@given(st.data())
+def test_any_composition_is_blind_to_batches(data: st.DataObject) -> None:
+    simple = [aug.HorizontalFlip(0.4), aug.Rotation(45), aug.Cutout(4), aug.ColorJitter(0.5), aug.GaussianNoise(0.1)]
+    some = st.lists(st.sampled_from(simple), min_size=1, max_size=3)
+    trees = st.recursive(
+        st.sampled_from(simple),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3).map(lambda t: aug.Compose(*t)),
+            st.tuples(inner, st.floats(0, 1)).map(lambda t: aug.RandomApply(*t)),
+            st.lists(inner, min_size=1, max_size=3).map(lambda t: aug.OneOf(*t)),
+        ),
+        max_leaves=5,
+    )
+    transform = data.draw(st.one_of(trees, some.map(lambda t: aug.OneOf(*t))))
+    seed, cut = data.draw(st.integers(0, 2**64 - 1)), data.draw(st.integers(0, 9))
+    x, index, before = X[:9], np.arange(9), X[:9].tobytes()
+    whole = transform(x, index=index, seed=seed)
+    parts = [transform(x[rows], index=index[rows], seed=seed) for rows in (slice(cut), slice(cut, None))]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert x.tobytes() == before
+
+
+BAD: list[tuple[Any, type[Exception], str]] = [
+    (lambda: aug.HorizontalFlip(1.5), ValueError, r"p must be in \[0, 1\], got 1\.5"),
+    (lambda: aug.RandomApply(aug.HorizontalFlip(), -0.1), ValueError, r"p must be in \[0, 1\], got -0\.1"),
+    (lambda: aug.RandomApply(print), TypeError, "transforms must be Transform objects"),
+    (lambda: aug.OneOf(), ValueError, "transforms must hold at least one"),
+    (lambda: aug.OneOf(aug.HorizontalFlip(), weights=[0]), ValueError, "weights must not all be 0"),
+    (lambda: aug.RandomCrop(0), ValueError, "size must be at least 1, got 0"),
+    (lambda: aug.RandomCrop(3, padding_mode="wrap"), ValueError, "padding_mode must be 'zero' or 'reflect'"),
+    (
+        lambda: aug.RandomCrop(13)(X, index=range(40), seed=1),
+        ValueError,
+        r"size 13 is larger than the image .* 12 x 10",
+    ),
+    (lambda: aug.ColorJitter(hue=0.6), ValueError, r"hue must be in \[0, 0\.5\], got 0\.6"),
+    (lambda: aug.ColorJitter(brightness=(1.2, 0.8)), ValueError, "brightness must be a pair .* low <= high"),
+    (lambda: aug.GaussianNoise(-1), ValueError, "sigma must be finite and at least 0"),
+    (lambda: aug.Cutout(3, channel_axis=2), ValueError, "channel_axis must be 1 .* or -1"),
+    (lambda: aug.Mixup(0), ValueError, "alpha must be above 0"),
+    (lambda: PIPELINE(X, index=range(39), seed=1), ValueError, r"index must have shape \(40,\)"),
+    (lambda: PIPELINE(X, index=np.full(40, 0.5), seed=1), TypeError, "index must hold whole numbers"),
+    (lambda: PIPELINE(X, index=np.full(40, -1), seed=1), ValueError, r"index must hold numbers from 0 to 2\*\*32 - 1"),
+    (lambda: PIPELINE(X, index=range(40), seed=-1), ValueError, "seed must be from 0"),
+    (lambda: PIPELINE((255 * X).astype(np.uint8), index=range(40), seed=1), TypeError, r"got uint8: convert .* / 255"),
+    (lambda: aug.Cutout(2)(X[0], index=range(3), seed=1), ValueError, r"x must have shape \(samples, channels"),
+    (
+        lambda: aug.ColorJitter(0.1)(np.moveaxis(X, 1, -1).copy(), index=range(40), seed=1),
+        ValueError,
+        "x must have 3 channels .* got 12 .* channel_axis=1",
+    ),
+    (lambda: aug.RandomApply(aug.RandomCrop(5))(X, index=range(40), seed=1), ValueError, "changes the shape"),
+    (lambda: aug.Augmentation(mix=aug.CutMix(), seed=1)((X, LABELS), [1], epoch=0), ValueError, "classes must say"),
+    (
+        lambda: aug.Augmentation(mix=aug.CutMix(), classes=3, seed=1)((X, LABELS), range(40), epoch=0),
+        ValueError,
+        "targets must be class numbers below classes = 3",
+    ),
+    (lambda: aug.Augmentation(print), TypeError, "transform must be a Transform or None"),
+    (lambda: aug.AugmentBatches(PIPELINE), TypeError, "augmentation must be an Augmentation"),
+    (lambda: aug.AugmentedDataset(X, PIPELINE), TypeError, "augmentation must be an Augmentation"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_settings(call: Any, error: type[Exception], message: str) -> None:
+    before = X.tobytes()
+    with pytest.raises(error, match=message):
+        call()
+    assert X.tobytes() == before
+
+
+def test_augmenting_calls_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for op in (name for name in functional.__all__ if name.endswith("_images")):
+        kernel = getattr(functional, op)
+        monkeypatch.setattr(
+            functional, op, functools.partial(lambda f, *a, **k: (calls.append(f.__name__), f(*a, **k))[1], kernel)
+        )
+    PIPELINE(X, index=range(40), seed=1)
+    assert {"crop_images", "flip_images", "rotate_images", "jitter_images", "cutout_images"} <= set(calls)
+    assert {case.op for case in cases.CASES} >= set(calls)
