@@ -139,7 +139,7 @@ def extension(name, sources=()):
         [f"cregkit/kernels/{name}.pyx", *sources],
         include_dirs=["csrc", numpy.get_include()],
         depends=[*C_HEADERS, *CYTHON_HEADERS],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        define_macros=[(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")],
         extra_compile_args=list(C_FLAGS),
         extra_link_args=list(LINK_FLAGS),
     )

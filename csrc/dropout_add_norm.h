@@ -44,26 +44,18 @@ CREG_INLINE ptrdiff_t tile_rows(ptrdiff_t cols, uint64_t first, const creg_dropo
     return rows > CREG_BATCH ? rows / CREG_BATCH * CREG_BATCH : rows > 1 ? rows : 1;
 }
 
-/* h = residual + x; without x, plus 0, which makes -0 of a residual 0. */
-CREG_INLINE void add_group(const float *x, const float *residual, float *h, ptrdiff_t n)
-{
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        const vf v = x ? v_load_part(x + j, left) : v_set1(0.0f);
-        v_store_part(h + j, v_add(v_load_part(residual + j, left), v), left);
-    }
-}
-
-/* Those `ahead` of x are fetched meanwhile. */
+/* h = residual + x; without x, plus 0, which makes -0 of a residual 0. Those `ahead` of x are fetched meanwhile. */
 CREG_INLINE void add_elements(const float *x, const float *residual, float *h, ptrdiff_t n, ptrdiff_t ahead)
 {
+    const vf zero = v_set1(0.0f);
     ptrdiff_t j = 0;
     for (; j + CREG_LANES <= n; j += CREG_LANES) { /* main loop */
         if (ahead) prefetch_group((x ? x : residual) + j + ahead);
-        add_group(AT(x, j), residual + j, h + j, CREG_LANES);
+        for (ptrdiff_t k = j; k < j + CREG_LANES; k += CREG_W)
+            v_store(h + k, v_add(v_load(residual + k), x ? v_load(x + k) : zero));
     }
-    if (j < n) add_group(AT(x, j), residual + j, h + j, n - j); /* tail */
+    for (; j < n; j += CREG_W) /* tail */
+        v_store_part(h + j, v_add(v_load_part(residual + j, n - j), x ? v_load_part(x + j, n - j) : zero), n - j);
 }
 
 CREG_INLINE void dropout_add_norm_forward(int rms, const float *x, const float *residual, const float *gamma,

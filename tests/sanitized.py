@@ -8,6 +8,7 @@ terabytes, and PyTorch's, whose own allocator it does not see through.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,9 @@ CALLS = (
     "cregkit.sgd_step(long, good, 0.1)",
 )
 
+# A vector that begins inside the array and ends beyond it is an unknown crash to GCC 12's library.
+SEEN = re.compile("ERROR: AddressSanitizer: (heap-buffer-overflow|unknown-crash)")
+
 
 def environment(tree: Path) -> dict[str, str]:
     """What a Python needs to load the extensions: the sanitizers first."""
@@ -57,12 +61,14 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def build(tree: Path) -> None:
-    """Copy what the tests need, and compile it."""
+    """Copy what the tests need, and put a package compiled with the sanitizers beside it, with pip's own build tools."""
     left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left_out)
+    sources = shutil.copytree(tree, tree.with_name("sources"))
+    shutil.rmtree(tree / "cregkit")
     flags = {"CREGKIT_SANITIZE": "1", "CREGKIT_WERROR": "0"}
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    done = subprocess.run(command, cwd=tree, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tree), str(sources)]
+    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
 
@@ -76,7 +82,7 @@ def plant_errors(tree: Path) -> int:
         for call in CALLS:
             command = [sys.executable, "-c", PLANTED, isa, call]
             done = subprocess.run(command, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False)
-            if done.returncode == 0 or "heap-buffer-overflow" not in done.stderr:
+            if done.returncode == 0 or not SEEN.search(done.stderr):
                 raise SystemExit(f"AddressSanitizer does not see the error in {call} ({isa}):\n{done.stderr}")
     return len(isas) * len(CALLS)
 
