@@ -17,11 +17,14 @@
  * half a copy's speed there (Zen 3, AVX2, one thread: 88 us and 44). A row of a few registers is bound by all else: its
  * folds, root and division, a test for gamma and beta at every register, a mask for every tail. So short rows go eight
  * at a time: one number of each row in a vector, the masks of the tail made once, the last register laid over the one
- * before it. 33 to 200 columns, forward 1.35 to 1.75 times, backward 1.5 to 2.3 times as fast as one by one. Tried and
- * left: two halves of the accumulators one after the other, so that none is spilled (6 to 20 per cent more
- * instructions); leaving the loop at the tail instead of testing each register (the compiler no longer unrolls it: up
- * to a third more); eight rows at a time for longer rows (1.1 times slower); four rows of backward at a time, to load
- * gamma, dgamma and dbeta once for all (1.1 times slower, and 2 to 3 times beyond the cache); fetching into the second
+ * before it. 33 to 200 columns, forward 1.35 to 1.75 times, backward 1.5 to 2.3 times as fast as one by one. Longer
+ * rows up to 2048 are written one row behind their statistics (row_lag()), and the inner loops ask for nothing but the
+ * arrays they need: on Zen 5 with AVX-512, in cycles for 16 elements in L1, forward 7.2 -> 5.7 (512 columns), 9.2
+ * -> 7.7 (256), backward 10.5 -> 9.1; with AVX2 forward 13.6 -> 10.6 (256), RMS norm 5.9 -> 4.3 (512). Tried and left:
+ * two halves of the accumulators one after the other, so that none is spilled (6 to 20 per cent more instructions);
+ * eight rows at a time for longer rows (1.1 times slower); two rows of backward at a time, to load gamma, dgamma and
+ * dbeta once for both (no difference with AVX-512, 1.1 to 1.4 times slower with AVX2), and four (1.1 times slower, and
+ * 2 to 3 times beyond the cache); backward's sums a row ahead as forward's (1.1 times slower); fetching into the second
  * level instead of the first (no difference).
  */
 #ifndef CREG_LAYER_NORM_H
@@ -42,35 +45,35 @@ CREG_INLINE row_scale row_scale_of(double mean, double rstd)
 
 CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
 
-CREG_INLINE vf layer_norm_of(vf x, const float *gamma, const float *beta, ptrdiff_t left, row_scale row)
+/* y of the `left` elements from j on, of a register at most. */
+CREG_INLINE void layer_norm_part(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t j,
+                                 ptrdiff_t left, row_scale row, int stream)
 {
-    vf v = v_mul(x_minus_mean(x, row), row.rstd);
-    if (gamma) v = v_mul(v, v_load_part(gamma, left));
-    if (beta) v = v_add(v, v_load_part(beta, left));
-    return v;
+    vf v = v_mul(x_minus_mean(v_load_part(x + j, left), row), row.rstd);
+    if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
+    if (beta) v = v_add(v, v_load_part(beta + j, left));
+    v_put_part(y + j, v, left, stream);
 }
 
-CREG_INLINE void layer_norm_group(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t n,
-                                  row_scale row, int stream)
+/* Whole groups of lanes from j on; returns where they end. The row at `next`, which may be x again, is fetched
+ * meanwhile. */
+CREG_INLINE ptrdiff_t layer_norm_groups(const float *x, const float *next, const float *gamma, const float *beta,
+                                        float *y, ptrdiff_t j, ptrdiff_t cols, row_scale row, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        v_put_part(y + j, layer_norm_of(v_load_part(x + j, left), AT(gamma, j), AT(beta, j), left, row), left, stream);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) {
+        prefetch_group(next + j);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) layer_norm_part(x, gamma, beta, y, j + k, CREG_W, row, stream);
     }
+    return j;
 }
 
-/* One row; that at `next`, which may be x again, is fetched meanwhile. */
 CREG_INLINE void layer_norm_row(const float *x, const float *next, const float *gamma, const float *beta, float *y,
                                 ptrdiff_t cols, row_scale row, int stream)
 {
-    ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
-    if (j) layer_norm_group(x, gamma, beta, y, j, row, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(next + j);
-        layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, stream);
-    }
-    if (j < cols) layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, cols - j, row, 0); /* tail */
+    const ptrdiff_t lead = stream ? unaligned_lead(y, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) layer_norm_part(x, gamma, beta, y, j, lead - j, row, 0);
+    ptrdiff_t j = layer_norm_groups(x, next, gamma, beta, y, lead, cols, row, stream);
+    for (; j < cols; j += CREG_W) layer_norm_part(x, gamma, beta, y, j, cols - j, row, 0); /* tail */
 }
 
 /* One row of at least CREG_W elements, not streamed. The last register covers what the others leave over; of x it is
@@ -79,14 +82,11 @@ CREG_INLINE void layer_norm_short_row(const float *x, const float *next, const f
                                       float *y, ptrdiff_t cols, row_scale row)
 {
     const ptrdiff_t last = cols - CREG_W;
-    const vf end = v_load(x + last);
-    ptrdiff_t j = 0;
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(next + j);
-        layer_norm_group(x + j, AT(gamma, j), AT(beta, j), y + j, CREG_LANES, row, 0);
-    }
-    for (; j < last; j += CREG_W) v_store(y + j, layer_norm_of(v_load(x + j), AT(gamma, j), AT(beta, j), CREG_W, row));
-    v_store(y + last, layer_norm_of(end, AT(gamma, last), AT(beta, last), CREG_W, row));
+    float end[CREG_W];
+    v_store(end, v_load(x + last));
+    ptrdiff_t j = layer_norm_groups(x, next, gamma, beta, y, 0, cols, row, 0);
+    for (; j < last; j += CREG_W) layer_norm_part(x, gamma, beta, y, j, CREG_W, row, 0);
+    layer_norm_part(end, AT(gamma, last), AT(beta, last), y + last, 0, CREG_W, row, 0);
 }
 
 static void layer_norm_row_exact(const float *x, const float *gamma, const float *beta, float *y, ptrdiff_t cols,
@@ -98,27 +98,45 @@ static void layer_norm_row_exact(const float *x, const float *gamma, const float
     }
 }
 
+/* A row's mean and rstd, and whether float32 does for the rest. */
+typedef struct {
+    double mean, rstd;
+    int safe;
+} row_statistics;
+
+CREG_INLINE row_statistics layer_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+{
+    const double per_col = 1.0 / (double)cols;
+    moments row = row_moments(x, cols);
+    double variance_plus_eps = row.m2 * per_col + eps;
+    const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
+    if (!safe) {
+        row = exact_moments(x, 1, 0, cols);
+        variance_plus_eps = row.m2 * per_col + eps;
+    }
+    return (row_statistics){row.mean, 1.0 / sqrt(variance_plus_eps), safe};
+}
+
 CREG_INLINE void layer_norm_single_rows(const float *x, const float *fetch, const float *gamma, const float *beta,
                                         float *y, double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
                                         double eps, int stream)
 {
-    const double per_col = 1.0 / (double)cols;
-    for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
-        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
-        moments row = row_moments(x, cols);
-        double variance_plus_eps = row.m2 * per_col + eps;
-        const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
-        if (!safe) {
-            row = exact_moments(x, 1, 0, cols);
-            variance_plus_eps = row.m2 * per_col + eps;
-        }
-        const double row_rstd = 1.0 / sqrt(variance_plus_eps);
-        if (safe)
-            layer_norm_row(x, next, gamma, beta, y, cols, row_scale_of(row.mean, row_rstd), stream);
+    const ptrdiff_t lag = row_lag(cols);
+    row_statistics found[2];
+    for (ptrdiff_t k = 0; k < rows + lag; k++) {
+        if (k < rows) found[k % 2] = layer_norm_statistics(x + k * cols, cols, eps);
+        if (k < lag) continue;
+        const ptrdiff_t i = k - lag, at = i * cols;
+        const row_statistics row = found[i % 2];
+        const float *next = fetch ? fetch + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
+        if (!row.safe)
+            layer_norm_row_exact(x + at, gamma, beta, y + at, cols, row.mean, row.rstd);
+        else if (stream)
+            layer_norm_row(x + at, next, gamma, beta, y + at, cols, row_scale_of(row.mean, row.rstd), 1);
         else
-            layer_norm_row_exact(x, gamma, beta, y, cols, row.mean, row_rstd);
+            layer_norm_row(x + at, next, gamma, beta, y + at, cols, row_scale_of(row.mean, row.rstd), 0);
         if (mean) mean[i] = row.mean;
-        if (rstd) rstd[i] = row_rstd;
+        if (rstd) rstd[i] = row.rstd;
     }
 }
 
@@ -229,56 +247,51 @@ CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, co
     return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
 }
 
-/* A row's centre and scale, mean(g) and mean(g * x_hat). */
+/* What gives dx of one row, and what dgamma and dbeta gain. */
 typedef struct {
+    const float *dy, *x, *gamma, *more; /* dx + more is stored, if there is more */
+    float *dx, *dgamma, *dbeta;
     row_scale row;
     vf mean_g, mean_g_x_hat;
-} grad_scale;
+} grad_row;
 
-/* dx of `left` elements (of a register at most), plus `more` if there is any, and what dgamma and dbeta gain. */
-CREG_INLINE void layer_norm_grad_part(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
-                                      float *dgamma, float *dbeta, ptrdiff_t left, grad_scale s, int stream)
+/* The `left` elements from j on, of a register at most. */
+CREG_INLINE void layer_norm_grad_part(const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
 {
-    const vf dv = v_load_part(dy, left);
-    const vf x_hat = v_mul(x_minus_mean(v_load_part(x, left), s.row), s.row.rstd);
+    const vf dv = v_load_part(r->dy + j, left);
+    const vf x_hat = v_mul(x_minus_mean(v_load_part(r->x + j, left), r->row), r->row.rstd);
     vf g = dv;
-    if (gamma) {
-        g = v_mul(dv, v_load_part(gamma, left));
-        v_store_part(dgamma, v_add(v_load_part(dgamma, left), v_mul(dv, x_hat)), left);
-        v_store_part(dbeta, v_add(v_load_part(dbeta, left), dv), left);
+    if (r->gamma) {
+        g = v_mul(dv, v_load_part(r->gamma + j, left));
+        v_store_part(r->dgamma + j, v_add(v_load_part(r->dgamma + j, left), v_mul(dv, x_hat)), left);
+        v_store_part(r->dbeta + j, v_add(v_load_part(r->dbeta + j, left), dv), left);
     }
-    vf v = v_mul(v_sub(v_sub(g, s.mean_g), v_mul(x_hat, s.mean_g_x_hat)), s.row.rstd);
-    if (more) v = v_add(v, v_load_part(more, left));
-    v_put_part(dx, v, left, stream);
+    vf v = v_mul(v_sub(v_sub(g, r->mean_g), v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
+    if (r->more) v = v_add(v, v_load_part(r->more + j, left));
+    v_put_part(r->dx + j, v, left, stream);
 }
 
-CREG_INLINE void layer_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more,
-                                       float *dx, float *dgamma, float *dbeta, ptrdiff_t n, grad_scale s, int stream)
+/* The next row, `ahead` elements on, is fetched meanwhile. */
+CREG_INLINE void layer_norm_grad_row_of(const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
-    for (ptrdiff_t j = 0; j < CREG_LANES; j += CREG_W)
-        if (j < n)
-            layer_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), n - j,
-                                 s, stream);
-}
-
-/* dx of one row, plus `more` if there is any, and its part of dgamma and dbeta; the next row, `ahead` elements on, is
- * fetched meanwhile. */
-CREG_INLINE void layer_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
-                                     const float *more, float *dx, float *dgamma, float *dbeta, ptrdiff_t cols,
-                                     grad_scale s, int stream)
-{
-    ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) layer_norm_grad_group(dy, x, gamma, more, dx, dgamma, dbeta, j, s, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) layer_norm_grad_part(r, j, lead - j, 0);
+    ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(dy + ahead + j);
-        prefetch_group(x + ahead + j);
-        if (more) prefetch_group(more + ahead + j);
-        layer_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), CREG_LANES,
-                              s, stream);
+        prefetch_group(r->dy + ahead + j);
+        prefetch_group(r->x + ahead + j);
+        if (r->more) prefetch_group(r->more + ahead + j);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) layer_norm_grad_part(r, j + k, CREG_W, stream);
     }
-    for (; j < cols; j += CREG_W) /* tail */
-        layer_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), AT(dbeta, j), cols - j, s,
-                             0);
+    for (; j < cols; j += CREG_W) layer_norm_grad_part(r, j, cols - j, 0); /* tail */
+}
+
+CREG_INLINE void layer_norm_grad_row(const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+{
+    if (stream)
+        layer_norm_grad_row_of(r, ahead, cols, 1);
+    else
+        layer_norm_grad_row_of(r, ahead, cols, 0);
 }
 
 static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
@@ -310,9 +323,17 @@ CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, co
         const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
         const double check = means.g + means.g_x_hat;
         if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0) {
-            const grad_scale s = {row_scale_of(mean[i], rstd[i]), v_set1((float)means.g), v_set1((float)means.g_x_hat)};
-            layer_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, dbeta, cols, s,
-                                stream);
+            const grad_row row = {dy,
+                                  x,
+                                  gamma,
+                                  more,
+                                  dx,
+                                  dgamma,
+                                  dbeta,
+                                  row_scale_of(mean[i], rstd[i]),
+                                  v_set1((float)means.g),
+                                  v_set1((float)means.g_x_hat)};
+            layer_norm_grad_row(&row, i + 1 < rows + follow ? cols : 0, cols, stream);
         } else
             layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
     }
@@ -347,9 +368,10 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
     }
     if (unsafe) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
-        const row_scale row = {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])};
-        layer_norm_grad_row(dy + at, x + at, ahead, gamma, AT(more, at), dx + at, dgamma, dbeta, cols,
-                            (grad_scale){row, v_set1(g[i]), v_set1(g_d[i])}, stream);
+        const grad_row row = {dy + at,      x + at,        gamma, AT(more, at),
+                              dx + at,      dgamma,        dbeta, {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])},
+                              v_set1(g[i]), v_set1(g_d[i])};
+        layer_norm_grad_row(&row, ahead, cols, stream);
     }
     return 1;
 }

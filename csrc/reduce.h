@@ -126,6 +126,10 @@ enum { CREG_BATCH = 8 };
 
 CREG_INLINE int is_short(ptrdiff_t cols) { return cols < 4 * CREG_LANES && cols >= CREG_W && cols > CREG_FEW; }
 
+/* How many rows the statistics run ahead of the rows that are written: folding a row's sums, the root and the division
+ * take a hundred cycles in which the processor can write the row before. Not where two rows crowd the first cache. */
+CREG_INLINE ptrdiff_t row_lag(ptrdiff_t cols) { return cols <= 2048; }
+
 /* panel_sums() of a short row, the part of a group at whose end is `rest`. The lanes start with the first terms instead
  * of 0 plus them, and 0 added at last makes the same of a -0. */
 CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *rest)

@@ -11,32 +11,33 @@
 
 #include "reduce.h"
 
-CREG_INLINE vf rms_norm_of(vf x, const float *gamma, ptrdiff_t left, vf rstd)
+/* y of the `left` elements from j on, of a register at most. */
+CREG_INLINE void rms_norm_part(const float *x, const float *gamma, float *y, ptrdiff_t j, ptrdiff_t left, vf rstd,
+                               int stream)
 {
-    const vf x_hat = v_mul(x, rstd);
-    return gamma ? v_mul(x_hat, v_load_part(gamma, left)) : x_hat;
+    vf v = v_mul(v_load_part(x + j, left), rstd);
+    if (gamma) v = v_mul(v, v_load_part(gamma + j, left));
+    v_put_part(y + j, v, left, stream);
 }
 
-CREG_INLINE void rms_norm_group(const float *x, const float *gamma, float *y, ptrdiff_t n, vf rstd, int stream)
+/* See layer_norm_groups(). */
+CREG_INLINE ptrdiff_t rms_norm_groups(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t j,
+                                      ptrdiff_t cols, vf rstd, int stream)
 {
-    for (int k = 0; k < CREG_VECS; k++) {
-        const ptrdiff_t j = k * CREG_W, left = n - j;
-        if (left <= 0) continue;
-        v_put_part(y + j, rms_norm_of(v_load_part(x + j, left), AT(gamma, j), left, rstd), left, stream);
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) {
+        prefetch_group(next + j);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) rms_norm_part(x, gamma, y, j + k, CREG_W, rstd, stream);
     }
+    return j;
 }
 
-/* One row; that at `next`, which may be x again, is fetched meanwhile. */
-CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols, vf scale,
+CREG_INLINE void rms_norm_row(const float *x, const float *next, const float *gamma, float *y, ptrdiff_t cols, vf rstd,
                               int stream)
 {
-    ptrdiff_t j = stream ? unaligned_lead(y, cols) : 0;
-    if (j) rms_norm_group(x, gamma, y, j, scale, 0);
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(next + j);
-        rms_norm_group(x + j, AT(gamma, j), y + j, CREG_LANES, scale, stream);
-    }
-    if (j < cols) rms_norm_group(x + j, AT(gamma, j), y + j, cols - j, scale, 0); /* tail */
+    const ptrdiff_t lead = stream ? unaligned_lead(y, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) rms_norm_part(x, gamma, y, j, lead - j, rstd, 0);
+    ptrdiff_t j = rms_norm_groups(x, next, gamma, y, lead, cols, rstd, stream);
+    for (; j < cols; j += CREG_W) rms_norm_part(x, gamma, y, j, cols - j, rstd, 0); /* tail */
 }
 
 /* One row of at least CREG_W elements, not streamed: see layer_norm_short_row(). */
@@ -44,14 +45,11 @@ CREG_INLINE void rms_norm_short_row(const float *x, const float *next, const flo
                                     vf rstd)
 {
     const ptrdiff_t last = cols - CREG_W;
-    const vf end = v_load(x + last);
-    ptrdiff_t j = 0;
-    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(next + j);
-        rms_norm_group(x + j, AT(gamma, j), y + j, CREG_LANES, rstd, 0);
-    }
-    for (; j < last; j += CREG_W) v_store(y + j, rms_norm_of(v_load(x + j), AT(gamma, j), CREG_W, rstd));
-    v_store(y + last, rms_norm_of(end, AT(gamma, last), CREG_W, rstd));
+    float end[CREG_W];
+    v_store(end, v_load(x + last));
+    ptrdiff_t j = rms_norm_groups(x, next, gamma, y, 0, cols, rstd, 0);
+    for (; j < last; j += CREG_W) rms_norm_part(x, gamma, y, j, CREG_W, rstd, 0);
+    rms_norm_part(end, AT(gamma, last), y + last, 0, CREG_W, rstd, 0);
 }
 
 static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptrdiff_t cols, double rstd)
@@ -59,21 +57,39 @@ static void rms_norm_row_exact(const float *x, const float *gamma, float *y, ptr
     for (ptrdiff_t j = 0; j < cols; j++) y[j] = (float)((double)x[j] * rstd * (gamma ? (double)gamma[j] : 1.0));
 }
 
+/* A row's rstd, and whether float32 does for the rest. */
+typedef struct {
+    double rstd;
+    int safe;
+} rms_statistics;
+
+CREG_INLINE rms_statistics rms_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+{
+    const double per_col = 1.0 / (double)cols;
+    double squares = row_squares(x, cols);
+    const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
+    if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
+    return (rms_statistics){1.0 / sqrt(squares * per_col + eps), safe};
+}
+
 CREG_INLINE void rms_norm_single_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
                                       ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    const double per_col = 1.0 / (double)cols;
-    for (ptrdiff_t i = 0; i < rows; i++, x += cols, y += cols) {
-        const float *next = fetch ? fetch + i * cols : i + 1 < rows ? x + cols : x;
-        double squares = row_squares(x, cols);
-        const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
-        if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
-        const double row_rstd = 1.0 / sqrt(squares * per_col + eps);
-        if (safe)
-            rms_norm_row(x, next, gamma, y, cols, v_set1((float)row_rstd), stream);
+    const ptrdiff_t lag = row_lag(cols);
+    rms_statistics found[2];
+    for (ptrdiff_t k = 0; k < rows + lag; k++) {
+        if (k < rows) found[k % 2] = rms_norm_statistics(x + k * cols, cols, eps);
+        if (k < lag) continue;
+        const ptrdiff_t i = k - lag, at = i * cols;
+        const rms_statistics row = found[i % 2];
+        const float *next = fetch ? fetch + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
+        if (!row.safe)
+            rms_norm_row_exact(x + at, gamma, y + at, cols, row.rstd);
+        else if (stream)
+            rms_norm_row(x + at, next, gamma, y + at, cols, v_set1((float)row.rstd), 1);
         else
-            rms_norm_row_exact(x, gamma, y, cols, row_rstd);
-        if (rstd) rstd[i] = row_rstd;
+            rms_norm_row(x + at, next, gamma, y + at, cols, v_set1((float)row.rstd), 0);
+        if (rstd) rstd[i] = row.rstd;
     }
 }
 
@@ -156,48 +172,48 @@ CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const flo
     return g_x * rstd / (double)cols;
 }
 
-/* dx of `left` elements (of a register at most), plus `more` if there is any, and what dgamma gains. */
-CREG_INLINE void rms_norm_grad_part(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
-                                    float *dgamma, ptrdiff_t left, vf rstd, vf mean_g_x_hat, int stream)
+/* What gives dx of one row, and what dgamma gains. */
+typedef struct {
+    const float *dy, *x, *gamma, *more; /* dx + more is stored, if there is more */
+    float *dx, *dgamma;
+    vf rstd, mean_g_x_hat;
+} rms_grad_row;
+
+/* The `left` elements from j on, of a register at most. */
+CREG_INLINE void rms_norm_grad_part(const rms_grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
 {
-    const vf dv = v_load_part(dy, left), x_hat = v_mul(v_load_part(x, left), rstd);
+    const vf dv = v_load_part(r->dy + j, left), x_hat = v_mul(v_load_part(r->x + j, left), r->rstd);
     vf g = dv;
-    if (gamma) {
-        g = v_mul(dv, v_load_part(gamma, left));
-        v_store_part(dgamma, v_add(v_load_part(dgamma, left), v_mul(dv, x_hat)), left);
+    if (r->gamma) {
+        g = v_mul(dv, v_load_part(r->gamma + j, left));
+        v_store_part(r->dgamma + j, v_add(v_load_part(r->dgamma + j, left), v_mul(dv, x_hat)), left);
     }
-    vf v = v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), rstd);
-    if (more) v = v_add(v, v_load_part(more, left));
-    v_put_part(dx, v, left, stream);
+    vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->rstd);
+    if (r->more) v = v_add(v, v_load_part(r->more + j, left));
+    v_put_part(r->dx + j, v, left, stream);
 }
 
-CREG_INLINE void rms_norm_grad_group(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
-                                     float *dgamma, ptrdiff_t n, vf rstd, vf mean_g_x_hat, int stream)
+/* The next row, `ahead` elements on, is fetched meanwhile. */
+CREG_INLINE void rms_norm_grad_row_of(const rms_grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
-    for (ptrdiff_t j = 0; j < CREG_LANES; j += CREG_W)
-        if (j < n)
-            rms_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), n - j, rstd,
-                               mean_g_x_hat, stream);
-}
-
-/* dx of one row, plus `more` if there is any, and its part of dgamma; the next row, `ahead` elements on, is fetched
- * meanwhile. */
-CREG_INLINE void rms_norm_grad_row(const float *dy, const float *x, ptrdiff_t ahead, const float *gamma,
-                                   const float *more, float *dx, float *dgamma, ptrdiff_t cols, vf rstd,
-                                   vf mean_g_x_hat, int stream)
-{
-    ptrdiff_t j = stream ? unaligned_lead(dx, cols) : 0;
-    if (j) rms_norm_grad_group(dy, x, gamma, more, dx, dgamma, j, rstd, mean_g_x_hat, 0);
+    const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) rms_norm_grad_part(r, j, lead - j, 0);
+    ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(dy + ahead + j);
-        prefetch_group(x + ahead + j);
-        if (more) prefetch_group(more + ahead + j);
-        rms_norm_grad_group(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), CREG_LANES, rstd,
-                            mean_g_x_hat, stream);
+        prefetch_group(r->dy + ahead + j);
+        prefetch_group(r->x + ahead + j);
+        if (r->more) prefetch_group(r->more + ahead + j);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) rms_norm_grad_part(r, j + k, CREG_W, stream);
     }
-    for (; j < cols; j += CREG_W) /* tail */
-        rms_norm_grad_part(dy + j, x + j, AT(gamma, j), AT(more, j), dx + j, AT(dgamma, j), cols - j, rstd,
-                           mean_g_x_hat, 0);
+    for (; j < cols; j += CREG_W) rms_norm_grad_part(r, j, cols - j, 0); /* tail */
+}
+
+CREG_INLINE void rms_norm_grad_row(const rms_grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+{
+    if (stream)
+        rms_norm_grad_row_of(r, ahead, cols, 1);
+    else
+        rms_norm_grad_row_of(r, ahead, cols, 0);
 }
 
 static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
@@ -221,10 +237,11 @@ CREG_INLINE void rms_norm_grad_single_rows(const float *dy, const float *x, cons
 {
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
         const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0)
-            rms_norm_grad_row(dy, x, i + 1 < rows + follow ? cols : 0, gamma, more, dx, dgamma, cols,
-                              v_set1((float)rstd[i]), v_set1((float)mean_g_x_hat), stream);
-        else
+        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0) {
+            const rms_grad_row row = {
+                dy, x, gamma, more, dx, dgamma, v_set1((float)rstd[i]), v_set1((float)mean_g_x_hat)};
+            rms_norm_grad_row(&row, i + 1 < rows + follow ? cols : 0, cols, stream);
+        } else
             rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i]);
     }
 }
@@ -246,9 +263,11 @@ CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t a
         g_x[i] = (float)mean_g_x_hat;
     }
     if (unsafe) return 0;
-    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols)
-        rms_norm_grad_row(dy + at, x + at, ahead, gamma, AT(more, at), dx + at, dgamma, cols, v_set1((float)rstd[i]),
-                          v_set1(g_x[i]), stream);
+    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
+        const rms_grad_row row = {dy + at,       x + at, gamma, AT(more, at), dx + at, dgamma, v_set1((float)rstd[i]),
+                                  v_set1(g_x[i])};
+        rms_norm_grad_row(&row, ahead, cols, stream);
+    }
     return 1;
 }
 

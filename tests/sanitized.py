@@ -61,7 +61,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def build(tree: Path) -> None:
-    """Copy what the tests need, and put a package compiled with the sanitizers beside it, with pip's own build tools."""
+    """Copy what the tests need, with a package that pip, which brings the build tools, compiled with sanitizers."""
     left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left_out)
     sources = shutil.copytree(tree, tree.with_name("sources"))
