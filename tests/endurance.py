@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import OPS, arguments_of
+from support import OPS, small_arguments
 
 import cregkit
 from cregkit import functional
@@ -43,7 +43,7 @@ def small_calls() -> list[Call]:
     """Every op on a few numbers."""
 
     def call(op: str) -> Call:
-        arguments, function = arguments_of(OPS[op], (4, 5)), getattr(functional, op)
+        arguments, function = small_arguments(op), getattr(functional, op)
         return lambda: function(**arguments)
 
     return [call(op) for op in OPS]
@@ -53,7 +53,7 @@ def refused_calls() -> list[Call]:
     """Every op with every array argument wrong in turn, in dtype and in layout."""
 
     def call(op: str, name: str, bad: Any) -> Call:
-        arguments, function = arguments_of(OPS[op], (4, 5)), getattr(functional, op)
+        arguments, function = small_arguments(op), getattr(functional, op)
         arguments[name] = bad(arguments[name])
 
         def refused() -> None:
@@ -65,9 +65,9 @@ def refused_calls() -> list[Call]:
 
         return refused
 
-    given = {op: arguments_of(OPS[op], (4, 5)) for op in OPS}
+    given = {op: small_arguments(op) for op in OPS}
     arrays = [(op, name) for op in OPS for name, value in given[op].items() if isinstance(value, np.ndarray)]
-    defects: list[Callable[[Any], Any]] = [lambda a: a.astype(np.int64), lambda a: a[..., ::-1], lambda a: "array"]
+    defects: list[Callable[[Any], Any]] = [lambda a: a.astype(np.int16), lambda a: a[..., ::-1], lambda a: "array"]
     return [call(op, name, bad) for op, name in arrays for bad in defects]
 
 

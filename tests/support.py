@@ -47,6 +47,25 @@ def arguments_of(case: cases.Case, shape: cases.Shape, offset: float = 0.0) -> c
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
+# Shapes that any case of a family takes; each with few numbers, and with four million.
+SMALL = {
+    **dict.fromkeys((cases.ROWS, cases.COLUMNS, cases.ELEMENTS, cases.MAPS), (4, 5)),
+    cases.IMAGES: (4, 3, 5, 2),
+    cases.IMAGES_LAST: (4, 5, 2, 3),
+}
+LARGE = {
+    **dict.fromkeys((cases.ROWS, cases.COLUMNS, cases.ELEMENTS), (2048, 2048)),
+    cases.MAPS: (64, 64, 1024),
+    cases.IMAGES: (12, 3, 341, 342),
+    cases.IMAGES_LAST: (12, 341, 342, 3),
+}
+
+
+def small_arguments(op: str) -> cases.Arguments:
+    """Few numbers, with every optional array."""
+    return arguments_of(OPS[op], SMALL[OPS[op].shapes])
+
+
 def results_of(case: cases.Case, arguments: cases.Arguments) -> dict[str, Array]:
     return cases.run(case, functional, arguments)
 

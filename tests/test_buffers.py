@@ -26,17 +26,10 @@ from support import (
     first_of,
     results_of,
     run_python,
+    small_arguments,
 )
 
 from cregkit import cases, functional
-
-TWO_DIMENSIONAL = (cases.ROWS, cases.COLUMNS, cases.ELEMENTS, cases.MAPS)
-SHAPES = {**dict.fromkeys(TWO_DIMENSIONAL, (4, 5)), cases.IMAGES: (4, 3, 5, 2), cases.IMAGES_LAST: (4, 5, 2, 3)}
-
-
-def small_arguments(op: str) -> cases.Arguments:
-    """Arguments of two dimensions, or four for images, with every optional array."""
-    return arguments_of(OPS[op], SHAPES[OPS[op].shapes])
 
 
 def leading(op: str) -> str:

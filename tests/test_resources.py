@@ -10,8 +10,8 @@ from typing import Any
 import endurance
 import numpy as np
 import pytest
-from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_python
-from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading, small_arguments
+from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_python, small_arguments
+from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading
 
 import cregkit as ck
 from cregkit import cases, functional
@@ -23,7 +23,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limi
 LITTLE_MEMORY = """
 import resource
 import numpy as np
-from support import OPS, arguments_of, arrays_in, bits
+from support import LARGE, OPS, arguments_of, arrays_in, bits
 import cregkit as ck
 from cregkit import cases, functional
 from cregkit.kernels import _pool
@@ -39,8 +39,7 @@ def state(layer):
 failed = []
 with ck.num_threads(1):
     for op, case in OPS.items():
-        shape = (2048, 2048) if case.shapes != cases.MAPS else (64, 64, 1024)
-        arguments = arguments_of(case, shape)
+        arguments = arguments_of(case, LARGE[case.shapes])
         wanted = None if case.changed else bits(cases.run(case, functional, arguments))
         ck.clear_pool()
         before, pool = bits(arrays_in(arguments)), _pool.pool_statistics()
