@@ -133,8 +133,8 @@ cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil
 # out[j] = sum over chunks of partial[chunk, j].
 cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil
 
-# Whether an output of so many elements should be written around the cache.
-cdef int streams(ptrdiff_t elements) noexcept nogil
+# Whether the outputs of an op that goes through so many arrays of so many elements should be written around the cache.
+cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil
 
 # Checked arrays. All raise TypeError or ValueError that names the argument, says what came and how to mend it.
 cdef cnp.ndarray float32_array(object a, str name)

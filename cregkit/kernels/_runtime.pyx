@@ -115,14 +115,14 @@ cdef ptrdiff_t TASK_ELEMENTS = 16 * 1024, LARGE_TASK_ELEMENTS = 128 * 1024, LARG
 # Columns a task of merge_columns() takes.
 cdef ptrdiff_t MERGE_COLUMNS = 1024
 
-# Outputs from so many numbers on are written around the cache: where input and output together fill the last cache,
-# what is written is gone before anyone reads it, and writing it through the cache would first read it. On a CPU with
-# 32 MiB of it, layer norm of 1, 2, 3, 4 Mi numbers (8 to 32 MiB) took 1.2, 1.1, 0.9, 0.6 times as long so. Nothing of a
-# cache that many cores share can be relied on, so that 16 Mi numbers (128 MiB) are enough whatever its size.
-cdef ptrdiff_t STREAM_ELEMENTS = 16 * 1024 * 1024
-cdef ptrdiff_t last_cache_elements = creg_last_cache_bytes() // (2 * sizeof(float))
-if last_cache_elements:
-    STREAM_ELEMENTS = min(STREAM_ELEMENTS, max(<ptrdiff_t>1024 * 1024, last_cache_elements))
+# Where inputs and outputs together have so many bytes, outputs are written around the cache: they fill the last one, so
+# that what is written is gone before anyone reads it, and writing it through the cache would first read it. On a CPU
+# with 32 MiB of it, layer norm of 1, 2, 3, 4 Mi numbers (8 to 32 MiB) took 1.2, 1.1, 0.9, 0.6 times as long so (Zen 3);
+# on another, 1.5, 1.2, 0.8, 0.8 times at 8, 16, 32, 48 MiB, and its backward 1.2, 0.9, 0.8 times at 12, 24, 48 MiB (Zen
+# 5). Nothing of a cache that many cores share can be relied on, so that 128 MiB are enough whatever its size.
+cdef ptrdiff_t STREAM_BYTES = 128 << 20
+if creg_last_cache_bytes():
+    STREAM_BYTES = min(STREAM_BYTES, max(<ptrdiff_t>8 << 20, creg_last_cache_bytes()))
 
 cdef int default_threads = 1
 cdef str threads_from = ""
@@ -256,8 +256,8 @@ cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, 
     parallel_for(merge_columns_task, &args, (cols + MERGE_COLUMNS - 1) // MERGE_COLUMNS, chunks * cols)
 
 
-cdef int streams(ptrdiff_t elements) noexcept nogil:
-    return elements >= STREAM_ELEMENTS
+cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:
+    return elements * arrays * <ptrdiff_t>sizeof(float) >= STREAM_BYTES
 
 # ---- arrays ----
 

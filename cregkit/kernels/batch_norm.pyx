@@ -125,9 +125,9 @@ cdef cnp.ndarray cut_for_writing(Pass *a):
     return cut(&a.written, a.shape, max(1, task_elements // max(1, a.shape.c * a.shape.s)), task_elements)
 
 
-cdef void set_shape(Pass *a, creg_shape shape) noexcept:
+cdef void set_shape(Pass *a, creg_shape shape, int arrays) noexcept:
     a.shape, a.elements = shape, shape.n * shape.c * shape.s
-    a.where = CREG_STREAM if streams(a.elements) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
+    a.where = CREG_STREAM if streams(a.elements, arrays) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
 
 
 # Allocates the channels' parameters; the returned array keeps them alive.
@@ -308,7 +308,7 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    set_shape(&a, shape)
+    set_shape(&a, shape, 2)
     cdef cnp.ndarray _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     a.given_mean, a.given_var = floats(mean_), floats(var_)
@@ -401,7 +401,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    set_shape(&a, shape)
+    set_shape(&a, shape, 2)
     cdef cnp.ndarray _summed = cut_for_sums(&a), _written = cut_for_writing(&a), _channels = allocate_channels(&a)
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
@@ -421,7 +421,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    set_shape(a, shape)
+    set_shape(a, shape, 3)
     cdef cnp.ndarray _summed = cut_for_sums(a), _written = cut_for_writing(a), _channels = allocate_channels(a)
     cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)

@@ -95,7 +95,7 @@ cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object o
     cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
     cdef Elements a = elements_of(random_of(p, seed, offset, n), n)
     cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = floats(x), floats(y), streams(n)
+    a.x, a.y, a.stream = floats(x), floats(y), streams(n, 2)
     with nogil:
         parallel_for(dropout_task, &a, task_count(&a), n)
     return y
@@ -221,7 +221,7 @@ cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object o
     a.random = random_of(p, seed, offset, a.channels)
     a.step = max(1, TASK_ELEMENTS // max(1, a.size))
     cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = floats(x), floats(y), streams(n)
+    a.x, a.y, a.stream = floats(x), floats(y), streams(n, 2)
     with nogil:
         parallel_for(spatial_task, &a, (a.channels + a.step - 1) // a.step, n)
     return y

@@ -74,7 +74,7 @@ cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x
     a.x, a.residual, a.gamma, a.beta = floats(x), floats(residual), floats(gamma), floats(beta)
     a.y, a.h, a.mean, a.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
     a.cols, a.rows = cols, size // cols
-    a.step, a.stream = rows_per_task(a.rows, cols), streams(2 * size)
+    a.step, a.stream = rows_per_task(a.rows, cols), streams(size, 4)
     run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
     return (y, h, mean, rstd) if centred else (y, h, rstd)
 
@@ -190,7 +190,7 @@ cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object
     a.cols, a.rows = cols, size // cols
     a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows)
     a.chunks = (a.rows + a.step - 1) // a.step
-    a.stream = streams(size if dx is None else 2 * size)
+    a.stream = streams(size, 3 if dx is None else 4)
     cdef cnp.ndarray partial = None, dgamma = None, dbeta = None
     if gamma is not None:
         partial = new_vector((2 if centred else 1) * a.chunks * cols, cnp.NPY_FLOAT32)

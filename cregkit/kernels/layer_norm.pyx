@@ -44,7 +44,7 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps,
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x) // cols
     a.step = rows_per_task(a.rows, cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    a.stream = streams(a.rows * cols)
+    a.stream = streams(a.rows * cols, 2)
     run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
     return y
 
@@ -164,7 +164,7 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
     a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows)
     a.chunks = (a.rows + a.step - 1) // a.step
-    a.stream = streams(a.rows * cols)
+    a.stream = streams(a.rows * cols, 3)
     cdef cnp.ndarray partial = None if gamma_ is None else new_vector(2 * a.chunks * cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)

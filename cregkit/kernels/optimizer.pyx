@@ -104,7 +104,7 @@ def l2_gradient(w, weight_decay, *, out=None):
     cdef Elements a
     a.factor = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     cdef cnp.ndarray dw = output(out, w_, "w")
-    a.x, a.y, a.n, a.stream = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), streams(cnp.PyArray_SIZE(w_))
+    a.x, a.y, a.n, a.stream = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), streams(cnp.PyArray_SIZE(w_), 2)
     with nogil:
         parallel_for(scale_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
     return dw

@@ -39,7 +39,7 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object eps, object out, d
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x) // cols
     a.step = rows_per_task(a.rows, cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    a.stream = streams(a.rows * cols)
+    a.stream = streams(a.rows * cols, 2)
     run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
     return y
 
@@ -148,7 +148,7 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     a.dy, a.x, a.rstd, a.gamma, a.dx = floats(dy_), floats(x_), doubles(rstd_), floats(gamma_), floats(dx)
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
     a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows)
-    a.stream = streams(a.rows * cols)
+    a.stream = streams(a.rows * cols, 3)
     cdef ptrdiff_t chunks = (a.rows + a.step - 1) // a.step
     cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
