@@ -24,13 +24,16 @@ SENTINEL = 0xA5
 READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 FEW = (1, 15, 17, 64, 65, 130, 257, 1025, 4099)
 ALL = (*range(1, 131), *(edge + d for edge in (256, 1024, 4096) for d in range(-4, 5)))
+N = 0  # stands for the length
 SHAPES = {
-    cases.ROWS: (3,),
-    cases.COLUMNS: (5,),
-    cases.PLANES: (2, 3),
-    cases.CHANNELS_LAST: (2, 3),
-    cases.MAPS: (2, 3),
-    cases.ELEMENTS: (),
+    cases.ROWS: (3, N),
+    cases.COLUMNS: (5, N),
+    cases.PLANES: (2, 3, N),
+    cases.CHANNELS_LAST: (2, 3, N),
+    cases.MAPS: (2, 3, N),
+    cases.ELEMENTS: (N,),
+    cases.IMAGES: (1, 3, 2, N),
+    cases.IMAGES_LAST: (1, 2, N, 3),
 }
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,7 +76,7 @@ class Region:
 
 def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
     """Arguments of length n, and a place for the output where the op takes one."""
-    arguments = arguments_of(case, (*SHAPES[case.shapes], n))
+    arguments = arguments_of(case, tuple(side or n for side in SHAPES[case.shapes]))
     if case.op in OPS_WITH_OUT:
         arguments["out"] = np.zeros_like(next(arguments[name] for name in ("x", "dy", "w") if name in arguments))
     return arguments
