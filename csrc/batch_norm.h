@@ -445,15 +445,14 @@ static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, p
         }
 }
 
-/* From the chunks' sums: dgamma, dbeta, and the channels' parameters for dx. When mean and var are constants
- * (training == 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
-static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                        const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                        const double *rstd, const float *gamma, int training, ptrdiff_t c0,
-                                        ptrdiff_t c1, float *dgamma, float *dbeta, const creg_channels *ch)
+/* From the chunks' sums: those of the batch, left in k1_64 (of dy) and k2_64 (of dy * d), dgamma and dbeta. */
+static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
+                                       const float *chunk_dy, const float *chunk_dy_d, const double *mean,
+                                       const double *rstd, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
+                                       float *dbeta, const creg_channels *ch)
 {
     const double count = (double)shape.n * (double)shape.s;
-    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64; /* until each channel's own turn */
+    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64;
     memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     for (ptrdiff_t k = 0; k < n_chunks; k++)
@@ -462,22 +461,30 @@ static void creg_batch_norm_grad_affine(const float *dy, const float *x, creg_sh
             sums_dy_d[c] += (double)chunk_dy_d[k * shape.c + c];
         }
     for (ptrdiff_t c = c0; c < c1; c++) {
-        double sum_dy = sums_dy[c], sum_dy_d = sums_dy_d[c];
-        const double check = sum_dy + sum_dy_d;
+        const double check = sums_dy[c] + sums_dy_d[c];
         if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
-            exact_grad_sums(dy, x, shape, c, mean[c], &sum_dy, &sum_dy_d);
+            exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);
             if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
         }
-        if (dgamma) dgamma[c] = (float)(sum_dy_d * rstd[c]);
-        if (dbeta) dbeta[c] = (float)sum_dy;
+        if (dgamma) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
+        if (dbeta) dbeta[c] = (float)sums_dy[c];
+    }
+}
+
+/* From these sums, over `count` values: the channels' parameters for dx. When mean and var are constants (training ==
+ * 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
+static void creg_batch_norm_grad_affine(double count, const double *rstd, const float *gamma, int training,
+                                        ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
+{
+    for (ptrdiff_t c = c0; c < c1; c++) {
         set_channel_scale(ch, c, gamma ? rstd[c] * (double)gamma[c] : rstd[c]);
         if (!training) {
             set_channel_centre(ch, c, 0.0);
             ch->bias[c] = 0.0f;
             continue;
         }
-        ch->k1_64[c] = sum_dy / count;
-        ch->k2_64[c] = sum_dy_d * rstd[c] / count * rstd[c];
+        ch->k1_64[c] /= count;
+        ch->k2_64[c] = ch->k2_64[c] * rstd[c] / count * rstd[c];
         ch->k1[c] = (float)ch->k1_64[c];
         ch->k2[c] = (float)ch->k2_64[c];
     }

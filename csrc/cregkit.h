@@ -123,10 +123,12 @@ typedef struct {
                              const creg_channels *channels, int where);
     void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
                                  ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
-    void (*batch_norm_grad_affine)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                   const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                   const double *rstd, const float *gamma, int training, ptrdiff_t c0, ptrdiff_t c1,
-                                   float *dgamma, float *dbeta, const creg_channels *channels);
+    void (*batch_norm_grad_merge)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
+                                  const float *chunk_dy, const float *chunk_dy_d, const double *mean,
+                                  const double *rstd, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
+                                  float *dbeta, const creg_channels *channels);
+    void (*batch_norm_grad_affine)(double count, const double *rstd, const float *gamma, int training, ptrdiff_t c0,
+                                   ptrdiff_t c1, const creg_channels *channels);
     void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
 

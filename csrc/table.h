@@ -23,6 +23,7 @@ const creg_kernels CREG_TABLE = {
     .batch_norm_affine = creg_batch_norm_affine,
     .batch_norm_apply = creg_batch_norm_apply,
     .batch_norm_grad_sums = creg_batch_norm_grad_sums,
+    .batch_norm_grad_merge = creg_batch_norm_grad_merge,
     .batch_norm_grad_affine = creg_batch_norm_grad_affine,
     .batch_norm_grad_apply = creg_batch_norm_grad_apply,
     .dropout = creg_dropout_forward,

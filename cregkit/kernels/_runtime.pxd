@@ -78,9 +78,11 @@ cdef extern from "cregkit.h" nogil:
                                  const creg_channels *, int) noexcept nogil
         void (*batch_norm_grad_sums)(const float *, const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t,
                                      const creg_channels *, float *, float *) noexcept nogil
-        void (*batch_norm_grad_affine)(const float *, const float *, creg_shape, ptrdiff_t, const float *,
-                                       const float *, const double *, const double *, const float *, int, ptrdiff_t,
-                                       ptrdiff_t, float *, float *, const creg_channels *) noexcept nogil
+        void (*batch_norm_grad_merge)(const float *, const float *, creg_shape, ptrdiff_t, const float *,
+                                      const float *, const double *, const double *, int, ptrdiff_t, ptrdiff_t,
+                                      float *, float *, const creg_channels *) noexcept nogil
+        void (*batch_norm_grad_affine)(double, const double *, const float *, int, ptrdiff_t, ptrdiff_t,
+                                       const creg_channels *) noexcept nogil
         void (*batch_norm_grad_apply)(const float *, const float *, float *, creg_shape, creg_chunk, ptrdiff_t,
                                       ptrdiff_t, const creg_channels *, int) noexcept nogil
         void (*dropout)(const float *, float *, uint64_t, ptrdiff_t, const creg_dropout *, int) noexcept nogil

@@ -1,5 +1,12 @@
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
+
+Merge: TypeAlias = Callable[
+    [float, NDArray[np.float64], NDArray[np.float64]], tuple[float, NDArray[np.float64], NDArray[np.float64]]
+]
 
 def batch_norm(
     x: NDArray[np.float32],
@@ -23,6 +30,7 @@ def batch_norm_forward(
     *,
     unbiased: bool = False,
     channel_axis: int = 1,
+    merge: Merge | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]: ...
 def batch_norm_backward(
@@ -33,6 +41,7 @@ def batch_norm_backward(
     gamma: NDArray[np.float32] | None = None,
     *,
     channel_axis: int = 1,
+    merge: Merge | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]: ...
 def batch_norm_inference_backward(

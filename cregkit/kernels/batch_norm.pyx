@@ -8,6 +8,8 @@
 # Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
 # channels in one pass; or, where the planes of a channel fit into the caches, all of it for some channels, so that the
 # second pass reads what the first one left there.
+import numpy as np
+
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
@@ -67,7 +69,7 @@ cdef struct Pass:
     float *running_mean  # training forward
     float *running_var
     creg_channels channels
-    double eps, momentum
+    double eps, momentum, count  # values of a channel, those of other processes included
     bint training, unbiased
     int where
 
@@ -126,7 +128,7 @@ cdef cnp.ndarray cut_for_writing(Pass *a):
 
 
 cdef void set_shape(Pass *a, creg_shape shape, int arrays) noexcept:
-    a.shape, a.elements = shape, shape.n * shape.c * shape.s
+    a.shape, a.elements, a.count = shape, shape.n * shape.c * shape.s, <double>shape.n * <double>shape.s
     a.where = CREG_STREAM if streams(a.elements, arrays) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
 
 
@@ -208,6 +210,42 @@ cdef void train(Pass *a) noexcept nogil:
     write(a)
 
 
+# train() in two halves, between which a Python function puts together what this process and others have found. An empty
+# batch has no first half: its sums are 0.
+cdef void find_sums(Pass *a, parameter_step between) noexcept nogil:
+    if a.elements > 0:
+        parallel_for(first_task, a, task_count(a, &a.summed), a.elements)
+        a.between = between
+        over_channels(a, a.summed.n_chunks + PARAMETER_COST)
+
+
+cdef void use_sums(Pass *a, parameter_step between) noexcept nogil:
+    a.between = between
+    over_channels(a, PARAMETER_COST)
+    if a.elements > 0:
+        write(a)
+
+
+cdef int merge_moments(Pass *a, object merge, cnp.ndarray mean, cnp.ndarray var, cnp.ndarray rstd) except -1:
+    count, mean[...], m2 = merge(a.count, mean, var * a.count)
+    if count < 2:
+        raise ValueError(f"x must have at least two values per channel in training, got {count:g} in all processes")
+    a.count = count
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant channel with eps = 0, or NaN
+        np.divide(m2, a.count, out=var)
+        np.divide(1.0, np.sqrt(var + a.eps), out=rstd)
+    return 0
+
+
+cdef int merge_gradient_sums(Pass *a, object merge) except -1:
+    cdef cnp.npy_intp c = a.shape.c
+    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k1_64)
+    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k2_64)
+    count, sums_dy[...], sums_dy_d[...] = merge(a.count, sums_dy.copy(), sums_dy_d.copy())
+    a.count = count
+    return 0
+
+
 cdef void moments(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     cdef ptrdiff_t at = k * a.shape.c
     kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
@@ -216,7 +254,15 @@ cdef void moments(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_
 cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     kernels().batch_norm_statistics(a.x, a.shape, a.summed.chunks, a.summed.n_chunks, a.chunk_mean, a.chunk_m2, a.eps,
                                     c0, c1, a.mean, a.var, a.rstd, a.channels.exact)
+
+
+cdef void affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
+
+
+cdef void training_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    statistics(a, c0, c1)
+    affine(a, c0, c1)
 
 
 cdef void use_given_statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
@@ -226,7 +272,7 @@ cdef void use_given_statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nog
 
 cdef void inference_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
     use_given_statistics(a, c0, c1)
-    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
+    affine(a, c0, c1)
 
 
 # For the sums of backward: x_hat without gain and bias.
@@ -246,9 +292,18 @@ cdef void grad_sums(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdif
                                    a.chunk_dy_d + at)
 
 
+cdef void grad_merge(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    kernels().batch_norm_grad_merge(a.dy, a.x, a.shape, a.summed.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd,
+                                    a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
+
+
 cdef void grad_affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_grad_affine(a.dy, a.x, a.shape, a.summed.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd,
-                                     a.gamma, a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
+    kernels().batch_norm_grad_affine(a.count, a.rstd, a.gamma, a.training, c0, c1, &a.channels)
+
+
+cdef void grad_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
+    grad_merge(a, c0, c1)
+    grad_affine(a, c0, c1)
 
 
 cdef void grad_apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
@@ -339,13 +394,12 @@ cdef void update_running(float *running, const double *batch, ptrdiff_t c, doubl
 
 cdef void running_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    cdef double count = <double>a.shape.n * <double>a.shape.s
     update_running(a.running_mean, a.mean, a.shape.c, a.momentum, 1.0)
-    update_running(a.running_var, a.var, a.shape.c, a.momentum, count / (count - 1.0) if a.unbiased else 1.0)
+    update_running(a.running_var, a.var, a.shape.c, a.momentum, a.count / (a.count - 1.0) if a.unbiased else 1.0)
 
 
 def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
-                       unbiased=False, channel_axis=1, out=None):
+                       unbiased=False, channel_axis=1, merge=None, out=None):
     """Batch norm in training, with what :func:`batch_norm_backward` needs.
 
     ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` with the mean and biased variance of each channel over the
@@ -366,6 +420,10 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     unbiased : bool
         Update ``running_var`` with the variance divided by ``count - 1``, as PyTorch does, instead of ``count``.
     channel_axis : 1 or -1
+    merge : function, optional
+        Where ``x`` is a part of a batch that several processes hold: ``merge(count, mean, m2)`` gets the number of
+        values per channel, float64 means and sums of squared deviations of this part, and returns those of the batch.
+        The part may then be empty.
     out : float32 array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
@@ -387,7 +445,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef cnp.ndarray x_ = float32_array(x, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     a.momentum = number(momentum, "momentum", 0.0, 1.0)
-    if shape.n * shape.s < 2:
+    if merge is None and shape.n * shape.s < 2:
         raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: "
                          f"use batch_norm with running statistics, or a larger batch")
     cdef cnp.ndarray y = output(out, x_, "x")
@@ -410,15 +468,24 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     a.x, a.out = floats(x_), floats(y)
     a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.summed.n_chunks * shape.c
     a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
-    a.first, a.between, a.last = moments, statistics, apply
-    with nogil:
-        train(&a)
-        run_task(running_task, &a, 0)
+    a.first, a.between, a.last = moments, training_parameters, apply
+    if merge is None:
+        with nogil:
+            train(&a)
+    else:
+        mean[...] = var[...] = 0.0
+        with nogil:
+            find_sums(&a, statistics)
+        merge_moments(&a, merge, mean, var, rstd)
+        with nogil:
+            use_sums(&a, affine)
+    run_task(running_task, &a, 0)
     return y, mean, rstd
 
 
 # Both backwards. a.training, a.eps, a.mean and a.rstd are set.
-cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx):
+cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx,
+                    object merge):
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
     set_shape(a, shape, 3)
@@ -432,12 +499,24 @@ cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_s
     with nogil:
         a.between = x_hat_parameters
         over_channels(a, PARAMETER_COST)
-        a.first, a.between, a.last = grad_sums, grad_affine, grad_apply
-        train(a)
+        a.first, a.between, a.last = grad_sums, grad_parameters, grad_apply
+    if merge is None:
+        with nogil:
+            train(a)
+    else:
+        for sums in (dgamma, dbeta):
+            if sums is not None:
+                sums[...] = 0.0
+        memset(a.channels.k1_64, 0, 2 * shape.c * sizeof(double))  # k2_64 lies behind it
+        with nogil:
+            find_sums(a, grad_merge)
+        merge_gradient_sums(a, merge)
+        with nogil:
+            use_sums(a, grad_affine)
     return dx, dgamma, dbeta
 
 
-def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
+def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=None, out=None):
     """Gradients of batch norm in training.
 
     With ``x_hat = (x - mean) * rstd``, sums and means over the batch of each channel: ``dbeta = sum(dy)``,
@@ -452,6 +531,9 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=No
     gamma : float32 array, shape (C,), optional
         The gain of the forward pass.
     channel_axis : 1 or -1
+    merge : function, optional
+        As for :func:`batch_norm_forward`, for the sums of this part of the batch: ``merge(count, sum_dy, sum_dy_d)``,
+        with ``d = x - mean``, returns those of the whole. ``dgamma`` and ``dbeta`` stay those of the part.
     out : float32 array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
@@ -474,7 +556,7 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=No
     refuse_overlap(dx, "out", mean_, "mean", False)
     refuse_overlap(dx, "out", rstd_, "rstd", False)
     a.training, a.mean, a.rstd = True, doubles(mean_), doubles(rstd_)
-    return backward(&a, dy_, x_, gamma, shape, dx)
+    return backward(&a, dy_, x_, gamma, shape, dx, merge)
 
 
 def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, channel_axis=1, out=None):
@@ -515,4 +597,4 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     a.given_mean, a.given_var = floats(mean_), floats(var_)
     a.training, a.eps, a.mean, a.rstd = False, number(eps, "eps", 0.0, DBL_MAX), doubles(mean64), doubles(rstd)
-    return backward(&a, dy_, x_, gamma, shape, dx)
+    return backward(&a, dy_, x_, gamma, shape, dx, None)

@@ -10,7 +10,8 @@ Covariate Shift", arXiv:1502.03167.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +23,11 @@ from cregkit.oracle._common import (
     as_float64,
     ieee,
     moments,
-    standardise_backward,
     store,
+    sum_to_last_axis,
 )
+
+Merge: TypeAlias = Callable[[float, Float64Array, Float64Array], tuple[float, Float64Array, Float64Array]]
 
 
 def _channels_last(x: ArrayLike, channel_axis: int) -> Float64Array:
@@ -75,6 +78,7 @@ def batch_norm_forward(
     *,
     unbiased: bool = False,
     channel_axis: int = 1,
+    merge: Merge | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array]:
     """Training: y = gamma * (x - mean) * rstd + beta with rstd = 1 / sqrt(var + eps), channel by channel.
@@ -84,19 +88,27 @@ def batch_norm_forward(
     variance they take is var, or var * n / (n - 1) with `unbiased`.
 
     Shapes: x, y (N, C, ...) or (N, ..., C); gamma, beta, running_mean, running_var (C,), each optional.
+    merge(count, mean, m2), where given, turns count, mean and sum((x - mean)**2) of this part of a batch into those of
+    the whole batch.
+
     Saved for backward: mean, rstd, float64 of shape (C,).
     A NaN or Inf makes its whole channel NaN. A constant channel with eps = 0 is 0/0: NaN.
     """
     x = _channels_last(x, channel_axis)
-    batch_axes = tuple(range(x.ndim - 1))
-    mean, var = (statistic.reshape(-1) for statistic in moments(x, axis=batch_axes))
+    n = x.size // x.shape[-1]
+    if n:
+        mean, var = (statistic.reshape(-1) for statistic in moments(x, axis=tuple(range(x.ndim - 1))))
+    else:
+        mean, var = np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
+    if merge is not None:
+        n, mean, m2 = merge(n, mean, var * n)
+        var = m2 / n
     rstd = 1.0 / np.sqrt(var + eps)
     y = affine((x - mean) * rstd, gamma, beta)
 
     if running_mean is not None:
         _update_running(running_mean, mean, momentum)
     if running_var is not None:
-        n = x.size // x.shape[-1]
         _update_running(running_var, var * n / (n - 1) if unbiased else var, momentum)
     return _store_channels(y, channel_axis, out), mean, rstd
 
@@ -110,6 +122,7 @@ def batch_norm_backward(
     gamma: ArrayLike | None = None,
     *,
     channel_axis: int = 1,
+    merge: Merge | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None, Float64Array | None]:
     """Training: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), g = dy * gamma, xhat = (x - mean) * rstd.
@@ -117,6 +130,8 @@ def batch_norm_backward(
     The means are over the channel; `standardise_backward` derives the formula. (gamma is constant over a channel, so
     this is gamma * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)).)
     dgamma = sum(dy * xhat) and dbeta = sum(dy) over the channel.
+    merge(count, sum(dy), sum(dy * (x - mean))), where given, turns the sums of this part of a batch into those of the
+    whole batch; dgamma and dbeta stay those of the part.
 
     Shapes: dy, x, dx (N, C, ...) or (N, ..., C); mean, rstd (C,), as `batch_norm_forward` gave them;
     gamma, dgamma, dbeta (C,). dgamma and dbeta are None where gamma is. `out` receives dx.
@@ -124,7 +139,9 @@ def batch_norm_backward(
     dy, x, rstd = _channels_last(dy, channel_axis), _channels_last(x, channel_axis), as_float64(rstd)
     xhat = (x - as_float64(mean)) * rstd
     dgamma, dbeta = affine_backward(dy, xhat, gamma)
-    dx = standardise_backward(affine(dy, gamma, None), xhat, rstd, axis=tuple(range(x.ndim - 1)))
+    found = x.size // x.shape[-1], sum_to_last_axis(dy), sum_to_last_axis(dy * (x - as_float64(mean)))
+    n, sum_dy, sum_dy_d = found if merge is None else merge(*found)
+    dx = affine(dy - sum_dy / n - xhat * (sum_dy_d * rstd / n), gamma, None) * rstd
     return _store_channels(dx, channel_axis, out), dgamma, dbeta
 
 

@@ -431,8 +431,10 @@ static void grad_affine_task(void *args, ptrdiff_t i)
     const batch *b = args;
     ptrdiff_t c0, c1;
     half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_grad_affine(b->dy, b->x, b->shape, b->n_chunks, b->chunk_dy, b->chunk_dy_d, b->mean,
-                                          b->rstd, b->gamma, b->training, c0, c1, b->dgamma, b->dbeta, &b->channels);
+    b->t->kernels->batch_norm_grad_merge(b->dy, b->x, b->shape, b->n_chunks, b->chunk_dy, b->chunk_dy_d, b->mean,
+                                         b->rstd, b->training, c0, c1, b->dgamma, b->dbeta, &b->channels);
+    b->t->kernels->batch_norm_grad_affine((double)b->shape.n * (double)b->shape.s, b->rstd, b->gamma, b->training, c0,
+                                          c1, &b->channels);
 }
 
 static void grad_apply_task(void *args, ptrdiff_t i)
