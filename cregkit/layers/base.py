@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -43,6 +43,8 @@ class Layer:
 
     training: bool = True
     _saved: Any = None
+    _after_backward: Callable[[Layer], None] | None = None
+    """Called when the gradients of this layer's own parameters are there, while backward goes on below."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make ``layer(x)`` the forward itself: a wrapper would cost a second call on every use."""
@@ -67,8 +69,13 @@ class Layer:
         if self._saved is None:
             raise RuntimeError(f"{type(self).__name__}.backward needs a forward of its own first: call them in turn")
         dx = self._gradient(dy, self._saved)
-        self._saved = None
+        self._finish_backward()
         return dx
+
+    def _finish_backward(self) -> None:
+        self._saved = None
+        if self._after_backward is not None:
+            self._after_backward(self)
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         """Return ``dx`` from ``dy`` and what forward saved, and set the gradients of the parameters."""

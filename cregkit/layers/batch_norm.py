@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
 from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
+
+Sums: TypeAlias = tuple[float, NDArray[np.float64], NDArray[np.float64]]
+Merge: TypeAlias = Callable[[float, NDArray[np.float64], NDArray[np.float64]], Sums]
 
 
 class _Masked(NamedTuple):
@@ -47,6 +51,10 @@ class BatchNorm(Layer):
 
     dgamma: Array | None = None
     dbeta: Array | None = None
+
+    _merge_moments: Merge | None = None
+    _merge_gradient_sums: Merge | None = None
+    """What the sums of a batch pass through between the two passes: see ``merge`` of ``batch_norm_forward``."""
 
     def __init__(
         self,
@@ -121,6 +129,7 @@ class BatchNorm(Layer):
             self.eps,
             unbiased=self.unbiased,
             channel_axis=self.channel_axis,
+            merge=self._merge_moments,
         )
         self._saved = (x, mean, rstd)
         return y
@@ -145,6 +154,6 @@ class BatchNorm(Layer):
             )
         else:
             dx, self.dgamma, self.dbeta = batch_norm_backward(
-                dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis
+                dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis, merge=self._merge_gradient_sums
             )
         return dx

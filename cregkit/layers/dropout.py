@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ class Dropout(Layer):
 
     _buffers = ("_seed", "_offset")
 
+    _part: tuple[int, int] | None = None
+    """Where ``x`` is a part of a batch that several processes hold: the samples before it, and those of the batch."""
+
     _drop = staticmethod(functional.dropout)
     _drop_backward = staticmethod(functional.dropout_backward)
 
@@ -58,14 +62,19 @@ class Dropout(Layer):
         if not self.training:
             self._saved = ()
             return x
-        p, seed, offset = self.p, self._seed.item(), self._offset.item()
+        p, seed, offset = self.p, self._seed.item(), self._first_draw(x)
         y = self._drop(x, p, seed=seed, offset=offset)
-        self._advance(self._decisions(y))
+        self._advance(y.shape)
         self._saved = (y.shape, p, seed, offset)
         return y
 
-    def _advance(self, decisions: int) -> None:
-        """Move on past so many decisions."""
+    def _first_draw(self, x: Array) -> int:
+        """Return where the bits for ``x`` begin: behind those of the samples before it in the batch."""
+        return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
+
+    def _advance(self, shape: tuple[int, ...]) -> None:
+        """Move on past the decisions of the batch."""
+        decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
         self._offset[...] = self._offset.item() + -(-decisions // _GROUP) * _GROUP
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
@@ -75,9 +84,9 @@ class Dropout(Layer):
         validate.shape_of_gradient(dy, shape)
         return self._drop_backward(dy, p, seed=seed, offset=offset)
 
-    def _decisions(self, y: Array) -> int:
-        """Return how many keep-or-drop decisions went into ``y``."""
-        return y.size
+    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
+        """Return how many keep-or-drop decisions so many samples of an array of this shape take."""
+        return samples * math.prod(shape[1:])
 
 
 class SpatialDropout(Dropout):
@@ -89,5 +98,5 @@ class SpatialDropout(Dropout):
     _drop = staticmethod(functional.spatial_dropout)
     _drop_backward = staticmethod(functional.spatial_dropout_backward)
 
-    def _decisions(self, y: Array) -> int:
-        return int(y.shape[0] * y.shape[1])
+    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
+        return samples * shape[1]

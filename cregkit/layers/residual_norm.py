@@ -69,7 +69,7 @@ class ResidualNorm(Dropout):
     def add(self, x: Array, residual: Array) -> tuple[Array, Array]:
         """Return ``(y, h)``."""
         p = self.p if self.training else 0.0
-        seed, offset = self._seed.item(), self._offset.item()
+        seed, offset = self._seed.item(), self._first_draw(x)
         statistics: tuple[NDArray[np.float64], ...]
         try:
             if self.norm == "layer":
@@ -86,7 +86,7 @@ class ResidualNorm(Dropout):
             validate.num_features(self, self.num_features, x, -1)
             raise
         if p:
-            self._advance(h.size)
+            self._advance(h.shape)
         self._saved = (h, statistics, p, seed, offset)
         return y, h
 
@@ -107,5 +107,5 @@ class ResidualNorm(Dropout):
             dx, dresidual, self.dgamma = functional.dropout_add_rms_norm_backward(
                 dy, h, statistics[0], self.gamma, p, dh=dh, seed=seed, offset=offset
             )
-        self._saved = None
+        self._finish_backward()
         return dx, dresidual

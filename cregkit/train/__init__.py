@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.early_stopping import EarlyStopping
 from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
-from cregkit.train.fit import batches, fit, train_step
+from cregkit.train.fit import batches, fit
 from cregkit.train.history import History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
 from cregkit.train.network import RegularizedNetwork

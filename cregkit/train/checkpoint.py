@@ -77,14 +77,21 @@ class Checkpoint:
         arrays["meta"] = np.array(json.dumps(meta, default=np.ndarray.tolist))
         files.save_arrays(self.path, arrays)
 
-    def load(self) -> None:
-        """Put everything back to where ``save`` found it.
+    def read(self) -> dict[str, NDArray[Any]]:
+        """Return what is in the file.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is damaged, is no checkpoint, or is that of another run; nothing has been changed then.
+            ValueError: it is damaged.
         """
-        arrays = files.load_arrays(self.path)
+        return files.load_arrays(self.path)
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put everything back to where ``save`` found it, by what ``read`` returned.
+
+        Raises:
+            ValueError: that is no checkpoint, or that of another run; nothing has been changed then.
+        """
         owners = self._parts()
         before = {part: owner.state_dict() for part, owner in owners.items()}, self._order.bit_generator.state
         try:

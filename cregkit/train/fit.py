@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cregkit import console
 from cregkit.layers import BatchNorm, Layer, Seed, draw_seed, validate
@@ -22,6 +24,7 @@ from cregkit.train.evaluation import ROWS, Accuracy, Data, accuracy_of, checked_
 from cregkit.train.history import History
 from cregkit.train.losses import Loss, Targets
 from cregkit.train.optimizers import Optimizer
+from cregkit.train.parallel import Parallel
 
 _NOT_MEASURED = (float("nan"), float("nan"))
 
@@ -41,6 +44,7 @@ def fit(
     progress: bool = False,
     checkpoint: Path | None = None,
     resume: bool = False,
+    parallel: Parallel | None = None,
 ) -> History:
     """Train ``network`` and return the figures of every epoch.
 
@@ -73,6 +77,8 @@ def fit(
         resume: go on from ``checkpoint`` if that file exists. The result has the same bits as that of a run that was
             never interrupted; network, loss, optimizer and callbacks must be made as they were for the run to go on
             with.
+        parallel: ``cregkit.mpi.DataParallel(network)`` where several processes share each batch. All of them call
+            ``fit`` with the same arguments and get the same history; one of them decides, and writes the checkpoint.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, value or shape, network, loss and targets do not suit
@@ -87,57 +93,52 @@ def fit(
         if data is not None:
             _check_data(name, data, network, loss)
     join_single = _check_batch_norm(network, train[0], batch_size)
+    together = parallel or Parallel()
     order = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(draw_seed(seed))
+    order.bit_generator.state = together.from_leader(lambda: order.bit_generator.state)
     watchers = [_as_callback(callback) for callback in callbacks]
     state = FitState(network, optimizer, train, test, epochs, History())
     for watcher in watchers:
         watcher.on_train_begin(state)
-    file = (
-        None if checkpoint is None else _open(Checkpoint(checkpoint, state, loss, watchers, order, batch_size), resume)
-    )
+    file = None
+    if checkpoint is not None:
+        file = _open(Checkpoint(checkpoint, state, loss, watchers, order, batch_size), resume, together)
     history, measure = state.history, accuracy or accuracy_of(loss)
 
     with (
-        _progress_bar(state, progress) as show,
+        _progress_bar(state, progress and together.leads) as show,
         _ctrl_c() as interrupted,
         np.errstate(over="ignore", invalid="ignore"),
     ):
-        while len(history) < epochs and not state.stop and not interrupted():
+        while len(history) < epochs and not together.any(state.stop or interrupted()):
             start = time.perf_counter()
             network.train()
             shuffled = order.permutation(len(train[0]))
             for rows in batches(len(shuffled), batch_size, join_single=join_single):
-                x, targets = (array[shuffled[rows]] for array in train)
+                own = together.own(shuffled[rows])
+                x, targets = (array[own] for array in train)
                 for watcher in watchers:
-                    x, targets = watcher.on_batch_begin(state, shuffled[rows], x, targets)
-                state.batch_loss = train_step(network, loss, optimizer, x, targets)
+                    x, targets = watcher.on_batch_begin(state, own, x, targets)
+                state.batch_loss = together.step(network, loss, optimizer, x, targets)
                 for watcher in watchers:
                     watcher.on_batch_end(state)
-                if interrupted():
+                if together.any(interrupted()):
                     break
             else:
-                figures = evaluate(network, loss, train, measure)
-                test_figures = _NOT_MEASURED if test is None else evaluate(network, loss, test, measure)
+                figures = together.evaluate(network, loss, train, measure)
+                test_figures = _NOT_MEASURED if test is None else together.evaluate(network, loss, test, measure)
                 history.record(figures, test_figures, time.perf_counter() - start)
                 for watcher in watchers:
                     watcher.on_epoch_end(state)
+                state.stop = together.any(state.stop)
                 if file is not None:
-                    file.save()
+                    together.from_leader(file.save)
                 show()
-        history.interrupted = interrupted()
+        history.interrupted = together.any(interrupted())
     network.eval()
     for watcher in watchers:
         watcher.on_train_end(state)
     return history
-
-
-def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Array, targets: Targets) -> float:
-    """Take one step on a batch, in the present mode of ``network``; return the loss before it."""
-    outputs = network(x)
-    value, gradient = loss(outputs, fitted(targets, outputs))
-    network.backward(gradient)
-    optimizer.step()
-    return value
 
 
 def batches(n: int, batch_size: int, *, join_single: bool = False) -> Iterator[slice]:
@@ -192,15 +193,22 @@ def _as_callback(callback: AnyCallback) -> Callback:
     return EpochEnd(callback)
 
 
-def _open(checkpoint: Checkpoint, resume: bool) -> Checkpoint:
+def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoint:
     """Return ``checkpoint``, loaded if it is there and that is wanted; find out now if it cannot be written."""
-    if checkpoint.exists() and not resume:
-        raise FileExistsError(
-            errno.EEXIST, "a checkpoint is there; go on from it with resume=True, or delete it", str(checkpoint.path)
-        )
-    console.check_writable(str(checkpoint.path))
-    if checkpoint.exists():
-        checkpoint.load()
+
+    def read() -> dict[str, NDArray[Any]] | None:
+        if checkpoint.exists() and not resume:
+            raise FileExistsError(
+                errno.EEXIST,
+                "a checkpoint is there; go on from it with resume=True, or delete it",
+                str(checkpoint.path),
+            )
+        console.check_writable(str(checkpoint.path))
+        return checkpoint.read() if checkpoint.exists() else None
+
+    arrays = together.from_leader(read)
+    if arrays is not None:
+        checkpoint.load(arrays)
     return checkpoint
 
 

@@ -1,0 +1,101 @@
+"""Batch norm with the statistics of a batch that several processes hold."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit.layers import BatchNorm, Layer
+from cregkit.layers.batch_norm import Sums
+from cregkit.mpi.communicator import Comm, checked_comm, gathered
+
+
+class SyncBatchNorm(BatchNorm):
+    """``BatchNorm`` over the batches of all ranks together.
+
+    Each rank has a part of the batch, of any size, none included. In training, every rank's (count, mean, M2) are put
+    together in the order of the ranks (Chan, Golub and LeVeque, 1983), so that all have the same statistics, running
+    ones too, to the last bit; one exchange per forward, one per backward. ``dgamma`` and ``dbeta`` are those of the
+    rank's own part: the sum over the ranks is that of the batch. All ranks must call forward and backward together.
+
+    Args:
+        num_features, momentum, eps, unbiased, channel_axis: as for ``BatchNorm``.
+        comm: the mpi4py communicator of the ranks; None for all there are.
+
+    Raises:
+        TypeError, ValueError: as ``BatchNorm``; a channel must have two values in all ranks together.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        *,
+        unbiased: bool = False,
+        channel_axis: int = 1,
+        comm: Comm | None = None,
+    ) -> None:
+        """Start as ``BatchNorm`` does."""
+        super().__init__(num_features, momentum, eps, unbiased=unbiased, channel_axis=channel_axis)
+        self.comm = checked_comm(comm)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
+        """Copy all but the communicator, which is shared."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        for name, value in vars(self).items():
+            setattr(twin, name, value if name == "comm" else copy.deepcopy(value, memo))
+        return twin
+
+    def _merge_moments(  # type: ignore[override]
+        self, count: float, mean: NDArray[np.float64], m2: NDArray[np.float64]
+    ) -> Sums:
+        total, *found = [_unpacked(row) for row in gathered(self.comm, np.concatenate(([count], mean, m2)))]
+        for part in found:
+            total = _together(total, part)
+        return total
+
+    def _merge_gradient_sums(  # type: ignore[override]
+        self, count: float, sum_dy: NDArray[np.float64], sum_dy_d: NDArray[np.float64]
+    ) -> Sums:
+        rows = gathered(self.comm, np.concatenate(([count], sum_dy, sum_dy_d)))
+        total = rows[0]
+        for row in rows[1:]:
+            total = total + row
+        return _unpacked(total)
+
+
+def _unpacked(row: NDArray[np.float64]) -> Sums:
+    count, first, second = row[0], *np.split(row[1:], 2)
+    return float(count), first, second
+
+
+def _together(a: Sums, b: Sums) -> Sums:
+    """Return count, mean and m2 of two parts together; an empty one changes nothing."""
+    if not a[0] or not b[0]:
+        return a if a[0] else b
+    count, delta = a[0] + b[0], b[1] - a[1]
+    share = b[0] / count
+    return count, a[1] + delta * share, a[2] + b[2] + delta * delta * (a[0] * share)
+
+
+def convert(network: Layer, comm: Comm | None = None) -> Layer:
+    """Turn every ``BatchNorm`` in ``network`` into a ``SyncBatchNorm``, in place; return the network.
+
+    Parameters, running statistics and settings stay the same arrays, so that optimisers made before go on working.
+
+    Raises:
+        TypeError: ``network`` is no Layer, or ``comm`` no communicator.
+    """
+    if not isinstance(network, Layer):
+        raise TypeError(f"network must be a Layer, got {type(network).__name__}")
+    comm = checked_comm(comm)
+    for _, layer in network._walk():
+        if type(layer) is BatchNorm:
+            layer.__class__ = SyncBatchNorm
+            layer.comm = comm  # type: ignore[attr-defined]
+    return network
