@@ -12,6 +12,7 @@ from cregkit.train.history import History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
 from cregkit.train.network import RegularizedNetwork
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
+from cregkit.train.parallel import Parallel, train_step
 
 if TYPE_CHECKING:
     from cregkit.train.classifier import RegularizedMLPClassifier
@@ -27,6 +28,7 @@ __all__ = [
     "History",
     "Loss",
     "Optimizer",
+    "Parallel",
     "ParameterGroup",
     "RegularizedMLPClassifier",
     "RegularizedNetwork",
