@@ -49,11 +49,33 @@ static inline uint32_t emulated_cmpeq_epu16_mask(__m512i x, __m512i y)
     return mask;
 }
 
+static inline __m512i emulated_srai_epi32(__m512i v, unsigned count)
+{
+    int32_t a[16];
+    memcpy(a, &v, sizeof a);
+    for (int i = 0; i < 16; i++) a[i] >>= count;
+    memcpy(&v, a, sizeof a);
+    return v;
+}
+
+static inline __m512 emulated_cvtepi32_ps(__m512i v)
+{
+    int32_t a[16];
+    float b[16];
+    memcpy(a, &v, sizeof a);
+    for (int i = 0; i < 16; i++) b[i] = (float)a[i];
+    return _mm512_loadu_ps(b);
+}
+
+#undef _mm512_srai_epi32
+#undef _mm512_cvtepi32_ps
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_stream_ps
 #undef _mm512_extractf32x8_ps
 #undef _mm512_cmpeq_epu16_mask
+#define _mm512_srai_epi32 emulated_srai_epi32
+#define _mm512_cvtepi32_ps emulated_cvtepi32_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_stream_ps emulated_stream_ps
