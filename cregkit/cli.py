@@ -143,7 +143,7 @@ def _advise(arguments: argparse.Namespace) -> int:
 
 
 def _lab_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="an experiment, list or all")
+    parser.add_argument("name", metavar="NAME", help="an experiment, list, all or distributed")
     parser.add_argument("--seeds", type=_count, metavar="N", help="repetitions (default: the experiment's own)")
     parser.add_argument("--epochs", type=_count, metavar="N", help="epochs of each training (default: likewise)")
     parser.add_argument("--json", metavar="FILE", help="write machine, figures of every seed, curves and verdicts")
@@ -289,12 +289,14 @@ Run an experiment: train networks with and without a remedy on several seeds, pr
 deviation over the seeds), one sentence that follows from it, and what the numbers say to common claims: confirmed or
 contradicted where the 95 % confidence interval of the mean lies wholly on one side, else undecided. "list" names the
 experiments, "all" runs every one. Each takes well under a minute on two cores. Ctrl-C ends with the seeds so far.
+"distributed" trains one network on the processes that mpiexec has started and shows what each of them did.
 
 examples:
   cregkit lab list
   cregkit lab overfit
   cregkit lab batch-size --seeds 10 --png batch-size.png --csv batch-size.csv
   cregkit lab all --html report.html
+  mpiexec -n 4 cregkit lab distributed
 """,
         _lab_arguments,
         _lab,

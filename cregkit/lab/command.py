@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cregkit.console import Console, check_writable
 from cregkit.lab import figures, page, writing
@@ -14,7 +14,7 @@ from cregkit.lab.experiments import EXPERIMENTS
 from cregkit.lab.experiments.framework import Experiment, Result, Settings
 from cregkit.lab.experiments.running import run as run_experiment
 
-LIST, ALL = "list", "all"
+LIST, ALL, DISTRIBUTED = "list", "all", "distributed"
 
 
 class LabError(Exception):
@@ -55,6 +55,9 @@ def run(options: Options) -> None:
         OSError: a file cannot be written; seen before the run begins where it can be.
         ImportError: the experiment needs a package that is not installed.
     """
+    if options.name == DISTRIBUTED:
+        _run_distributed(options)
+        return
     experiments = _chosen(options)
     console = Console()
     if options.name == LIST:
@@ -74,6 +77,15 @@ def run(options: Options) -> None:
             _write(results, options, console)
 
 
+def _run_distributed(options: Options) -> None:
+    """Train in as many processes as ``mpiexec`` has started; no experiment over seeds, so it takes few options."""
+    if replace(options, epochs=None, json_path=None) != Options(DISTRIBUTED):
+        raise LabError("distributed takes --epochs and --json alone")
+    from cregkit.lab import distributed
+
+    distributed.run(options.epochs, options.json_path)
+
+
 def _chosen(options: Options) -> list[Experiment]:
     """Return the experiments to run, once the options are seen to go together."""
     if options.name == LIST:
@@ -85,7 +97,9 @@ def _chosen(options: Options) -> list[Experiment]:
             raise LabError("--png takes one experiment; all of them go with --html")
         return list(EXPERIMENTS.values())
     if options.name not in EXPERIMENTS:
-        raise LabError(f"unknown experiment {options.name!r}; there are {', '.join(EXPERIMENTS)}, and all")
+        raise LabError(
+            f"unknown experiment {options.name!r}; there are {', '.join(EXPERIMENTS)}, all and {DISTRIBUTED}"
+        )
     if options.png_path and not _can_draw():
         raise LabError("--png needs matplotlib: pip install 'cregkit[lab]'")
     return [EXPERIMENTS[options.name]]

@@ -6,6 +6,7 @@ where train.py calls ``fit`` as ever, in every process with the same arguments, 
 """
 
 from cregkit.mpi.batch_norm import SyncBatchNorm, convert
+from cregkit.mpi.communicator import TRAFFIC, Traffic
 from cregkit.mpi.parallel import DataParallel
 
-__all__ = ["DataParallel", "SyncBatchNorm", "convert"]
+__all__ = ["TRAFFIC", "DataParallel", "SyncBatchNorm", "Traffic", "convert"]

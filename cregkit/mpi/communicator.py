@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -26,10 +30,38 @@ def checked_comm(comm: Comm | None) -> Comm:
     return comm
 
 
+@dataclass
+class Traffic:
+    """What this rank has sent since the start, and the time it spent sending and waiting."""
+
+    bytes: int = 0
+    messages: int = 0
+    seconds: float = 0.0
+
+    def sent(self, n_bytes: int) -> None:
+        """Count a message."""
+        self.bytes += n_bytes
+        self.messages += 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time within as communication."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+TRAFFIC = Traffic()
+
+
 def gathered(comm: Comm, own: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the vectors of all ranks, a row each in the order of the ranks: one call of MPI_Allgather."""
     all_ranks = np.empty((comm.size, own.size))
-    comm.Allgather(own, all_ranks)
+    with TRAFFIC.waiting():
+        comm.Allgather(own, all_ranks)
+    TRAFFIC.sent(own.nbytes)
     return all_ranks
 
 

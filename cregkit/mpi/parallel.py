@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import cregkit
 from cregkit.layers import Dropout, Layer, validate
 from cregkit.layers.base import Array
-from cregkit.mpi.communicator import Comm, abort_all_on_exception, checked_comm, gathered
+from cregkit.mpi.communicator import TRAFFIC, Comm, abort_all_on_exception, checked_comm, gathered
 from cregkit.train.evaluation import Accuracy, Data, evaluate, fitted
 from cregkit.train.losses import Loss, Targets
 from cregkit.train.optimizers import Optimizer
@@ -99,7 +99,7 @@ class DataParallel(Parallel):
 
     def any(self, here: bool) -> bool:
         """Return whether it is so in any rank."""
-        return bool(self.comm.allreduce(bool(here), MPI.LOR))
+        return bool(gathered(self.comm, np.array([float(here)])).any())
 
     def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Array, targets: Targets) -> float:
         """Take one step on a batch of which this rank has ``x``; return the loss of the batch before it."""
@@ -168,18 +168,21 @@ class _Buckets:
                 self._waiting.append(getattr(layer, "d" + name))
         if sum(gradient.nbytes for gradient in self._waiting) >= self._n_bytes:
             self._send()
-        MPI.Request.Testall([request for *_, request in self._sent])  # lets MPI go on
+        with TRAFFIC.waiting():
+            MPI.Request.Testall([request for *_, request in self._sent])  # lets MPI go on
 
     def _send(self) -> None:
         if not self._waiting:
             return
         own = np.concatenate([gradient.ravel() for gradient in self._waiting])
-        if self._fixed_order:
-            received = np.empty((self._comm.size, own.size), np.float32)
-            request = self._comm.Iallgather(own, received)
-        else:
-            received = own
-            request = self._comm.Iallreduce(MPI.IN_PLACE, received)
+        TRAFFIC.sent(own.nbytes)
+        with TRAFFIC.waiting():
+            if self._fixed_order:
+                received = np.empty((self._comm.size, own.size), np.float32)
+                request = self._comm.Iallgather(own, received)
+            else:
+                received = own
+                request = self._comm.Iallreduce(MPI.IN_PLACE, received)
         self._sent.append((self._waiting, received, request))
         self._waiting = []
 
@@ -190,7 +193,8 @@ class _Buckets:
                 self._take(layer)
         self._send()
         for gradients, received, request in self._sent:
-            request.Wait()
+            with TRAFFIC.waiting():
+                request.Wait()
             total = received
             if self._fixed_order:
                 total = received[0]

@@ -20,9 +20,9 @@ from cregkit.layers import BatchNorm, Layer, Seed, draw_seed, validate
 from cregkit.layers.base import Array, Path
 from cregkit.train.callbacks import AnyCallback, Callback, EpochEnd, FitState
 from cregkit.train.checkpoint import Checkpoint
-from cregkit.train.evaluation import ROWS, Accuracy, Data, accuracy_of, checked_data, evaluate, fitted
+from cregkit.train.evaluation import ROWS, Accuracy, Data, accuracy_of, checked_data, fitted
 from cregkit.train.history import History
-from cregkit.train.losses import Loss, Targets
+from cregkit.train.losses import Loss
 from cregkit.train.optimizers import Optimizer
 from cregkit.train.parallel import Parallel
 

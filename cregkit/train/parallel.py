@@ -51,4 +51,3 @@ class Parallel:
     def evaluate(self, network: Layer, loss: Loss, data: Data, accuracy: Accuracy) -> tuple[float, float]:
         """Return mean loss and accuracy of ``network`` on ``data``."""
         return evaluate(network, loss, data, accuracy)
-
