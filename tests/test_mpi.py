@@ -65,7 +65,7 @@ def test_batch_norm_is_that_of_one_process_on_the_whole_batch(ranks: int) -> Non
     assert errors["running"] <= 1e-6
 
 
-@pytest.mark.parametrize("ranks", (1, 3))
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_a_single_value_in_all_ranks_is_refused(ranks: int) -> None:
     assert "at least two values per channel in training, got 1 in all processes" in run(ranks, "one_value")
 
@@ -75,7 +75,7 @@ def test_masks_are_those_of_the_samples(ranks: int) -> None:
     assert run(ranks, "masks") == run(1, "masks")
 
 
-@pytest.mark.parametrize("fixed_order", ("", "yes"))
+@pytest.mark.parametrize("fixed_order", ["", "yes"])
 @pytest.mark.parametrize("ranks", SIZES[1:])
 def test_the_loss_curve_is_that_of_one_rank(ranks: int, fixed_order: str) -> None:
     alone, together = fitted(1), fitted(ranks, fixed_order)
@@ -101,17 +101,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    (
+    [
         ("shape", "the network of rank 2 is not that of rank 0: it has 0.weight float32"),
         ("layers", "the network of rank 2 is not that of rank 0: it has 14 arrays where rank 0 has 16"),
         ("version", "cregkit's version of rank 2 is not that of rank 0: 0.0.1, not "),
-    ),
+    ],
 )
 def test_ranks_that_differ_are_named(kind: str, message: str) -> None:
     assert message in run(3, "mismatch", kind)
 
 
-@pytest.mark.parametrize(("kind", "message"), (("failing", "a rank without luck"), ("killed", "signal 9")))
+@pytest.mark.parametrize(("kind", "message"), [("failing", "a rank without luck"), ("killed", "signal 9")])
 def test_a_rank_that_ends_ends_all(kind: str, message: str) -> None:
     start = time.monotonic()
     done = started(3, kind)

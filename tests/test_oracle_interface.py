@@ -23,9 +23,9 @@ SIGNATURES = {
     "batch_norm": "(x, mean, var, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
     "batch_norm_forward": (
         "(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-05,"
-        " *, unbiased=False, channel_axis=1, out=None)"
+        " *, unbiased=False, channel_axis=1, merge=None, out=None)"
     ),
-    "batch_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
+    "batch_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=None, out=None)",
     "batch_norm_inference_backward": "(dy, x, mean, var, gamma=None, eps=1e-05, *, channel_axis=1, out=None)",
     "dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
     "dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",

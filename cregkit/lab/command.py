@@ -97,9 +97,8 @@ def _chosen(options: Options) -> list[Experiment]:
             raise LabError("--png takes one experiment; all of them go with --html")
         return list(EXPERIMENTS.values())
     if options.name not in EXPERIMENTS:
-        raise LabError(
-            f"unknown experiment {options.name!r}; there are {', '.join(EXPERIMENTS)}, all and {DISTRIBUTED}"
-        )
+        known = ", ".join((*EXPERIMENTS, ALL, DISTRIBUTED))
+        raise LabError(f"unknown experiment {options.name!r}; there are {known}")
     if options.png_path and not _can_draw():
         raise LabError("--png needs matplotlib: pip install 'cregkit[lab]'")
     return [EXPERIMENTS[options.name]]

@@ -53,9 +53,9 @@ def run(epochs: int | None, json_path: str | None) -> None:
     own = {
         "rank": comm.rank,
         "host": platform.node(),
-        "samples of a batch": last - first,
+        "part of batch": last - first,
         "seconds": time.perf_counter() - start,
-        "of that communication": mpi.TRAFFIC.seconds - before.seconds,
+        "in messages": mpi.TRAFFIC.seconds - before.seconds,
         "messages": mpi.TRAFFIC.messages - before.messages,
         "MB sent": (mpi.TRAFFIC.bytes - before.bytes) / 1e6,
     }
@@ -70,10 +70,8 @@ def _report(ranks: list[dict[str, Any]], history: dict[str, Any], json_path: str
     cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in rank.values()] for rank in ranks]
     console.table("\nEvery process", list(ranks[0]), cells)
     columns = ("train_loss", "train_acc", "test_loss", "test_acc")
-    rows = [
-        [str(epoch), *(f"{history[name][epoch]:.4f}" for name in columns)]
-        for epoch in range(len(history["train_loss"]))
-    ]
+    figures = zip(*(history[name] for name in columns), strict=True)
+    rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(figures)]
     console.table("\nAll together, the same in every process", ["epoch", *columns], rows)
     if json_path:
         with open(json_path, "w", encoding="utf-8") as file:

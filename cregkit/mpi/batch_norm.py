@@ -51,17 +51,13 @@ class SyncBatchNorm(BatchNorm):
             setattr(twin, name, value if name == "comm" else copy.deepcopy(value, memo))
         return twin
 
-    def _merge_moments(  # type: ignore[override]
-        self, count: float, mean: NDArray[np.float64], m2: NDArray[np.float64]
-    ) -> Sums:
+    def _merge_moments(self, count: float, mean: NDArray[np.float64], m2: NDArray[np.float64]) -> Sums:
         total, *found = [_unpacked(row) for row in gathered(self.comm, np.concatenate(([count], mean, m2)))]
         for part in found:
             total = _together(total, part)
         return total
 
-    def _merge_gradient_sums(  # type: ignore[override]
-        self, count: float, sum_dy: NDArray[np.float64], sum_dy_d: NDArray[np.float64]
-    ) -> Sums:
+    def _merge_gradient_sums(self, count: float, sum_dy: NDArray[np.float64], sum_dy_d: NDArray[np.float64]) -> Sums:
         rows = gathered(self.comm, np.concatenate(([count], sum_dy, sum_dy_d)))
         total = rows[0]
         for row in rows[1:]:

@@ -1,10 +1,10 @@
 """Data-parallel training: each process has a part of every batch, and all take the same step.
 
 Design   A batch of n samples is cut into one run of samples per rank, the first n % size one longer; a rank may have
-none. The loss of a rank's part, a mean, and its gradient are scaled by the part's share of the batch, so that the sum of
-all ranks' gradients is the gradient of the batch. It is formed in buckets, as backward makes the gradients: a full
-bucket is sent off and backward goes on meanwhile. Dropout's bits are those of the samples' places in the batch. So a run
-on any number of ranks follows that on one, but for the order in which gradients are added.
+none. The loss of a rank's part, a mean, and its gradient are scaled by the part's share of the batch, so that the sum
+of all ranks' gradients is the gradient of the batch. It is formed in buckets, as backward makes the gradients: a full
+bucket is sent off and backward goes on meanwhile. Dropout's bits are those of the samples' places in the batch. So a
+run on any number of ranks follows that on one, but for the order in which gradients are added.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class DataParallel(Parallel):
             any MPI; each rank then receives ``size`` times as many bytes.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type or value; or the ranks' networks differ, in all ranks, with
-            the rank and what differs there.
+        TypeError, ValueError: an argument has the wrong type or value; or the ranks' networks differ: in all ranks,
+            with the rank and what differs there.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class DataParallel(Parallel):
 
     def from_leader(self, function: Callable[[], T]) -> T:
         """Call ``function`` in rank 0; return its result, or raise its exception, in all."""
-        result: tuple[T | None, Exception | None] = None, None
+        found: list[T | Exception] = []
         if self.leads:
             try:
-                result = function(), None
+                found = [function()]
             except Exception as error:
-                result = None, error
-        value, error = self.comm.bcast(result)
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
+                found = [error]
+        result: T | Exception = self.comm.bcast(found)[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def any(self, here: bool) -> bool:
         """Return whether it is so in any rank."""
