@@ -9,7 +9,7 @@ ranks are measured here (in shared memory, on cores that the ranks share where t
 The model, for N ranks, gradients of B bytes in k buckets, SyncBatchNorm exchanges of b bytes, e of them a step:
     a sum over all ranks by a ring takes  2 (N - 1) latency + 2 (N - 1) / N * bytes / bandwidth
     an exchange takes                     log2(N) latency + (N - 1) b / bandwidth
-    a step takes                          compute + exchanges + the last bucket + what of the others backward cannot hide
+    a step takes                          compute + exchanges + last bucket + what of the others backward cannot hide
 It assumes: a rank has cores and a network port of its own; compute is that of one rank here, two thirds of it backward,
 behind which all buckets but the last can be sent; nobody is late; no congestion.
 """
@@ -144,9 +144,7 @@ def main() -> None:
         print(f"{ranks:6}{f['bytes'] / 1e6:12.2f}{f['step'] * 1e3:12.2f}{f['messages'] * 1e3:16.2f}{rate:12.0f}")
     latency = asked.latency or found[2]["one_way_small"]
     bandwidth = asked.bandwidth or (LARGE - SMALL) / (found[2]["one_way_large"] - found[2]["one_way_small"])
-    print(
-        f"\nmodel: latency {latency * 1e6:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s, buckets of {BUCKET_BYTES} bytes"
-    )
+    print(f"\nmodel: latency {latency * 1e6:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s, {BUCKET_BYTES}-byte buckets")
     print(f"{'ranks':>6}{'ms a step':>12}{'ms visible':>12}{'efficiency':>12}")
     for ranks in (*RANKS[1:], *PREDICTED):
         step, visible = predicted(ranks, found[1], latency, bandwidth)
