@@ -117,6 +117,7 @@ def training(fixed_order: str = "", bucket_bytes: str = "2000") -> dict[str, obj
     history = fit(net, softmax_cross_entropy, optimizer, data(131, 0), data(64, 1), 10, batch_size=32, seed=7,
                   callbacks=[watch], parallel=together)  # fmt: skip
     assert all(same_everywhere(array) for array in net.state_dict().values())
+    assert all(layer._part is None for layer in net.layers if isinstance(layer, ck.Dropout))
     assert len(set(comm.allgather(str(history.test_loss)))) == 1
     return {"loss": losses, "test": history.test_loss, "bits": [a.tobytes().hex()[:64] for a in net._state().values()]}
 

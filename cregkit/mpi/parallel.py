@@ -79,10 +79,13 @@ class DataParallel(Parallel):
         """Return this rank's part of a batch, and tell dropout where in the batch it is."""
         start, stop = self.bounds(len(rows))
         self._batch = len(rows)
+        self._set_part((start, len(rows)))
+        return rows[start:stop]
+
+    def _set_part(self, part: tuple[int, int] | None) -> None:
         for _, layer in self.network._walk():
             if isinstance(layer, Dropout):
-                layer._part = start, len(rows)
-        return rows[start:stop]
+                layer._part = part
 
     def from_leader(self, function: Callable[[], T]) -> T:
         """Call ``function`` in rank 0; return its result, or raise its exception, in all."""
@@ -110,6 +113,7 @@ class DataParallel(Parallel):
         with buckets.filled_by(network):
             network.backward(gradient * np.float32(share))
         buckets.finish(network)
+        self._set_part(None)
         optimizer.step()
         return float(gathered(self.comm, np.array([share * value])).sum())
 
