@@ -123,6 +123,7 @@ class SourceArchive(sdist):
             "tests/golden/*.txt",
             "tests/native/**/*.[ch]",
             "bench/**/*.py",
+            "bench/*.png",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
         ]
