@@ -16,7 +16,9 @@ def show_config() -> dict[str, Any]:
         A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
         ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
         ``threads_from``, what set that number; ``pool``, the recycled memory that large outputs come from: bytes held
-        and allowed (``CREGKIT_POOL_MB``), how often there was a block to recycle and how often not.
+        and allowed (``CREGKIT_POOL_MB``), how often there was a block to recycle and how often not; ``last_cache``,
+        the bytes of the largest cache that a CPU reaches (0: unknown), and ``streams_from``, the bytes of a call's
+        arrays from which its outputs are written around that cache.
     """
     version = _runtime.openmp_version()
     return {
@@ -28,4 +30,6 @@ def show_config() -> dict[str, Any]:
         "threads": _runtime.get_num_threads(),
         "threads_from": _runtime.threads_origin(),
         "pool": _pool.pool_statistics(),
+        "last_cache": _runtime.LAST_CACHE_BYTES,
+        "streams_from": _runtime.STREAM_BYTES,
     }

@@ -173,9 +173,6 @@ const creg_kernels *creg_kernels_ranked(int rank);
 /* Its name, from CPUID where there is one. */
 void creg_cpu_name(char name[49]);
 
-/* Bytes of the third-level cache; 0 where there is none or the system does not tell. */
-ptrdiff_t creg_last_cache_bytes(void);
-
 /* Kernels run in IEEE 754's default mode: round to nearest, subnormals kept. A process may have set others, thread by
  * thread, which would make bits depend on the thread. enter returns what leave restores. */
 uint64_t creg_float_mode_enter(void);

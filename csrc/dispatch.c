@@ -2,7 +2,6 @@
 #include "cregkit.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #ifdef CREG_X86
 #include <cpuid.h>
@@ -75,16 +74,6 @@ uint64_t creg_float_mode_enter(void) { return 0; }
 void creg_float_mode_leave(uint64_t mode) { (void)mode; }
 #endif
 #endif
-
-ptrdiff_t creg_last_cache_bytes(void)
-{
-#ifdef _SC_LEVEL3_CACHE_SIZE
-    const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return level3 > 0 ? (ptrdiff_t)level3 : 0;
-#else
-    return 0;
-#endif
-}
 
 extern const creg_kernels creg_kernels_scalar;
 

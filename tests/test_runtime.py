@@ -136,6 +136,15 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path, monkeypa
     assert _cpu.available_cpus(root) == (6, "OMP_NUM_THREADS")
 
 
+def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None:
+    caches = "sys/devices/system/cpu/cpu0/cache"
+    assert _cpu.last_cache_bytes(tree(tmp_path / "none", {"proc/self/cgroup": ""})) == 0
+    sizes = {f"{caches}/index0/size": "48K\n", f"{caches}/index2/size": "1024K\n", f"{caches}/uevent": ""}
+    assert _cpu.last_cache_bytes(tree(tmp_path / "two", sizes)) == 1 << 20
+    sizes |= {f"{caches}/index3/size": "32M\n", f"{caches}/index4/size": "soon\n", f"{caches}/index5/size": "\n"}
+    assert _cpu.last_cache_bytes(tree(tmp_path / "all", sizes)) == 32 << 20
+
+
 @needs_openmp
 def test_num_threads_nests_and_restores() -> None:
     before = _runtime.get_num_threads()

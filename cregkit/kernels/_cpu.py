@@ -1,4 +1,5 @@
-"""How many threads this process may use: by CPU affinity, cgroup quota, being a worker process, and OMP_NUM_THREADS."""
+"""What this machine grants the process: threads, by CPU affinity, cgroup quota, being a worker process and
+OMP_NUM_THREADS; and the size of the last cache."""
 
 from __future__ import annotations
 
@@ -78,3 +79,19 @@ def available_cpus(root: Path = Path("/")) -> tuple[int, str]:
     if wanted.isdigit() and int(wanted) > 0:
         count, origin = min(int(wanted), 4096), "OMP_NUM_THREADS"
     return count, origin
+
+
+def last_cache_bytes(root: Path = Path("/")) -> int:
+    """Bytes of the largest cache that the first CPU can reach, 0 where the system does not tell.
+
+    From Linux, which tells the part that a CPU shares with its neighbours: ``sysconf`` of the C library adds up a whole
+    socket's on some CPUs, of which a thread never uses more than its part.
+    """
+    sizes = (_read(cache / "size") for cache in root.glob("sys/devices/system/cpu/cpu0/cache/index*"))
+    return max((_bytes_of(size) for size in sizes), default=0)
+
+
+def _bytes_of(size: str) -> int:
+    """Of "32768K"."""
+    number, unit = size[:-1], size[-1:]
+    return int(number) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[unit] if number.isdigit() and unit in "KMG" else 0

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from cregkit.kernels._cpu import available_cpus
+from cregkit.kernels._cpu import available_cpus, last_cache_bytes
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cython.parallel cimport prange
@@ -20,7 +20,6 @@ cnp.import_array()
 cdef extern from "cregkit.h" nogil:
     const creg_kernels *creg_kernels_ranked(int rank)
     void creg_cpu_name(char *name)
-    ptrdiff_t creg_last_cache_bytes()
     uint64_t creg_float_mode_enter()
     void creg_float_mode_leave(uint64_t mode)
 
@@ -120,9 +119,9 @@ cdef ptrdiff_t MERGE_COLUMNS = 1024
 # with 32 MiB of it, layer norm of 1, 2, 3, 4 Mi numbers (8 to 32 MiB) took 1.2, 1.1, 0.9, 0.6 times as long so (Zen 3);
 # on another, 1.5, 1.2, 0.8, 0.8 times at 8, 16, 32, 48 MiB, and its backward 1.2, 0.9, 0.8 times at 12, 24, 48 MiB (Zen
 # 5). Nothing of a cache that many cores share can be relied on, so that 128 MiB are enough whatever its size.
-cdef ptrdiff_t STREAM_BYTES = 128 << 20
-if creg_last_cache_bytes():
-    STREAM_BYTES = min(STREAM_BYTES, max(<ptrdiff_t>8 << 20, creg_last_cache_bytes()))
+LAST_CACHE_BYTES = last_cache_bytes()
+STREAM_BYTES = min(128 << 20, max(8 << 20, LAST_CACHE_BYTES)) if LAST_CACHE_BYTES else 128 << 20
+cdef ptrdiff_t stream_bytes = STREAM_BYTES
 
 cdef int default_threads = 1
 cdef str threads_from = ""
@@ -257,7 +256,7 @@ cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, 
 
 
 cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:
-    return elements * arrays * <ptrdiff_t>sizeof(float) >= STREAM_BYTES
+    return elements * arrays * <ptrdiff_t>sizeof(float) >= stream_bytes
 
 # ---- arrays ----
 
