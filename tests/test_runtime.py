@@ -146,6 +146,17 @@ def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None
 
 
 @needs_openmp
+def test_more_threads_than_shares_do_every_task_once() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4096, 1024), dtype=np.float32)
+    with cregkit.num_threads(1):
+        expected = cregkit.rms_norm(x)
+    with cregkit.num_threads(100):
+        actual = cregkit.rms_norm(x, out=np.full_like(x, np.nan))
+    np.testing.assert_array_equal(actual, expected)
+
+
+@needs_openmp
 def test_num_threads_nests_and_restores() -> None:
     before = _runtime.get_num_threads()
     with _runtime.num_threads(5) as five:

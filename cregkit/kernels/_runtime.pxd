@@ -120,8 +120,10 @@ cdef const creg_kernels *kernels() noexcept nogil
 # them.
 cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil
 
-# Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it. Call it without the GIL.
+# Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it, each of which takes neighbouring ones
+# in order, or backwards. Call it without the GIL.
 cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
+cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
 
 # The same for a caller that holds the GIL, which is released where the work outweighs letting go of it.
 cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept

@@ -40,11 +40,19 @@ cdef extern from * nogil:
     static int creg_forked = 0;
     static void creg_note_fork(void) { creg_forked = 1; }
     static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
+
+    static inline ptrdiff_t creg_taken(const ptrdiff_t *taken) { return __atomic_load_n(taken, __ATOMIC_RELAXED); }
+    static inline ptrdiff_t creg_take(ptrdiff_t *taken, ptrdiff_t some)
+    {
+        return __atomic_fetch_add(taken, some, __ATOMIC_RELAXED);
+    }
     """
     const int CREG_OPENMP
     int creg_thread_limit
     int creg_forked
     void creg_watch_forks()
+    ptrdiff_t creg_taken(const ptrdiff_t *taken)
+    ptrdiff_t creg_take(ptrdiff_t *taken, ptrdiff_t some)
 
 
 creg_watch_forks()
@@ -100,6 +108,9 @@ def _choose_isa():
 _choose_isa()
 
 # ---- threads ----
+
+cdef enum:
+    MAX_SHARES = 64  # further threads help from the beginning
 
 # Numbers that make one more thread worth waking.
 cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
@@ -207,18 +218,62 @@ cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
     creg_float_mode_leave(mode)
 
 
-cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
-    cdef ptrdiff_t i
-    cdef uint64_t mode
-    cdef int threads = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD))
+# One after another, in this thread.
+cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint backwards) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    cdef ptrdiff_t k
+    for k in range(n_tasks):
+        task(args, n_tasks - 1 - k if backwards else k)
+    creg_float_mode_leave(mode)
+
+
+# The tasks that one thread begins with, alone in a cache line: a run of neighbours. Threads that take turns at every
+# task both leap through memory instead, and each turn waits for the stores before it. Whoever is done helps the others,
+# so that a thread which the system disturbs holds nobody up. Taking half of what is left of a share at a time took 0.8
+# (layer norm backward) and 0.9 (the norms) of the time of turns within the last cache, and as long beyond it (2
+# threads, Zen 5); OpenMP's static schedule is as fast but waits for the slowest, guided is slightly slower.
+cdef struct Share:
+    ptrdiff_t taken, first, count
+    ptrdiff_t apart[5]
+
+
+cdef void run_shares(block_task task, void *args, Share *shares, int n, int own, bint backwards) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    cdef Share *share
+    cdef ptrdiff_t k, wanted, some
+    cdef int i
+    for i in range(n):
+        share = &shares[(own + i) % n]
+        while True:
+            wanted = max(1, (share.count - creg_taken(&share.taken)) // 2)
+            some = creg_take(&share.taken, wanted)
+            if some >= share.count:
+                break
+            for k in range(some, min(some + wanted, share.count)):
+                task(args, share.first + (share.count - 1 - k if backwards else k))
+    creg_float_mode_leave(mode)
+
+
+cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements, bint backwards) noexcept nogil:
+    cdef Share shares[MAX_SHARES]
+    cdef int threads = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD)), n, i
     if threads <= 1:
-        mode = creg_float_mode_enter()
-        for i in range(n_tasks):
-            task(args, i)
-        creg_float_mode_leave(mode)
+        run_serially(task, args, n_tasks, backwards)
         return
-    for i in prange(n_tasks, num_threads=threads, schedule="dynamic", chunksize=1):
-        run_task(task, args, i)
+    n = min(threads, <int>MAX_SHARES)
+    for i in range(n):
+        shares[i].taken, shares[i].first = 0, n_tasks * i // n
+        shares[i].count = n_tasks * (i + 1) // n - shares[i].first
+    for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+        run_shares(task, args, shares, n, i % n, backwards)
+
+
+cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
+    run_tasks(task, args, n_tasks, elements, False)
+
+
+cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
+    run_tasks(task, args, n_tasks, elements, True)
 
 
 cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept:

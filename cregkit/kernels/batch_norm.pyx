@@ -18,7 +18,8 @@ from libc.string cimport memset
 from cregkit.kernels._runtime cimport (
     CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
     float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last, kernels, new_vector,
-    number, output, parallel_for, refuse_overlap, run_task, streams, writable,
+    number, output, parallel_for, parallel_for_backwards, refuse_overlap,
+    run_task, streams, writable,
 )
 
 cnp.import_array()
@@ -170,10 +171,9 @@ cdef void between_task(void *args, ptrdiff_t task) noexcept nogil:
     a.between(a, c0, min(c0 + TASK_CHANNELS, a.shape.c))
 
 
-# From the end of the tensor to its beginning: what the pass before read last is still in the cache.
 cdef void last_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Pass *a = <Pass *>args
-    run_step(a, a.last, &a.written, task_count(a, &a.written) - 1 - task)
+    run_step(a, a.last, &a.written, task)
 
 
 cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -196,8 +196,9 @@ cdef void over_channels(Pass *a, ptrdiff_t cost) noexcept nogil:
     parallel_for(between_task, a, ceil_div(a.shape.c, TASK_CHANNELS), a.shape.c * cost)
 
 
+# Backwards: what the pass before read last is still in the cache.
 cdef void write(Pass *a) noexcept nogil:
-    parallel_for(last_task, a, task_count(a, &a.written), a.elements)
+    parallel_for_backwards(last_task, a, task_count(a, &a.written), a.elements)
 
 
 cdef void train(Pass *a) noexcept nogil:
