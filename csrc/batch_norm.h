@@ -181,42 +181,60 @@ static void creg_batch_norm_statistics(const float *x, creg_shape shape, const c
     }
 }
 
-static void creg_batch_norm_running(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
-                                    double *rstd, unsigned char *exact)
+static void creg_batch_norm_running(const float *restrict mean, const float *restrict var, double eps, ptrdiff_t c,
+                                    double *restrict mean64, double *restrict rstd, unsigned char *restrict exact)
 {
     for (ptrdiff_t i = 0; i < c; i++) { /* apart from what follows, so that it runs in vectors */
         mean64[i] = mean[i];
         rstd[i] = 1.0 / sqrt((double)var[i] + eps);
     }
     for (ptrdiff_t i = 0; i < c; i++) /* x - mean could overflow */
-        exact[i] = fabs(mean64[i]) >= 0x1p+100 && fabs(mean64[i]) < (double)INFINITY;
+        exact[i] = (fabs(mean64[i]) >= 0x1p+100) & (fabs(mean64[i]) < (double)INFINITY);
 }
 
 /* Whether float32 holds it to full precision. */
-CREG_INLINE int fits_float(double a) { return a == 0.0 || (fabs(a) >= 0x1p-126 && fabs(a) < 0x1p+127) || a - a != 0.0; }
-
-CREG_INLINE void set_channel_centre(const creg_channels *ch, ptrdiff_t c, double mean)
+CREG_INLINE int fits_float(double a)
 {
-    ch->mean64[c] = mean;
-    ch->hi[c] = (float)mean;
-    ch->lo[c] = (float)(mean - (double)ch->hi[c]);
+    return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
 }
 
-CREG_INLINE void set_channel_scale(const creg_channels *ch, ptrdiff_t c, double scale)
+/* hi + lo = mean. */
+static void split_means(const double *restrict mean, float *restrict hi, float *restrict lo, ptrdiff_t n)
 {
-    ch->scale64[c] = scale;
-    ch->scale[c] = (float)scale;
-    if (!fits_float(scale)) ch->exact[c] = 1;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        hi[i] = (float)mean[i];
+        lo[i] = (float)(mean[i] - (double)hi[i]);
+    }
+}
+
+/* scale = rstd * gamma, and whether it takes float64. */
+static void find_scales(const double *restrict rstd, const float *restrict gamma, double *restrict scale64,
+                        float *restrict scale, unsigned char *restrict exact, ptrdiff_t n)
+{
+    if (gamma)
+        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[i];
+    else
+        memcpy(scale64, rstd, sizeof(double) * (size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) scale[i] = (float)scale64[i];
+    for (ptrdiff_t i = 0; i < n; i++) exact[i] |= (unsigned char)!fits_float(scale64[i]);
+}
+
+CREG_INLINE void set_scales(const creg_channels *ch, const double *rstd, const float *gamma, ptrdiff_t c0, ptrdiff_t c1)
+{
+    find_scales(rstd + c0, AT(gamma, c0), ch->scale64 + c0, ch->scale + c0, ch->exact + c0, c1 - c0);
 }
 
 static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta,
                                    ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
 {
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        set_channel_centre(ch, c, mean[c]);
-        set_channel_scale(ch, c, gamma ? rstd[c] * (double)gamma[c] : rstd[c]);
-        ch->bias[c] = beta ? beta[c] : 0.0f;
-    }
+    const size_t n = (size_t)(c1 - c0);
+    memcpy(ch->mean64 + c0, mean + c0, sizeof(double) * n);
+    split_means(mean + c0, ch->hi + c0, ch->lo + c0, c1 - c0);
+    set_scales(ch, rstd, gamma, c0, c1);
+    if (beta)
+        memcpy(ch->bias + c0, beta + c0, sizeof(float) * n);
+    else
+        memset(ch->bias + c0, 0, sizeof(float) * n);
 }
 
 /* ---- y ---- */
@@ -476,13 +494,16 @@ static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_sha
 static void creg_batch_norm_grad_affine(double count, const double *rstd, const float *gamma, int training,
                                         ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
 {
+    set_scales(ch, rstd, gamma, c0, c1);
+    if (!training) {
+        const size_t n = (size_t)(c1 - c0);
+        memset(ch->mean64 + c0, 0, sizeof(double) * n);
+        memset(ch->hi + c0, 0, sizeof(float) * n);
+        memset(ch->lo + c0, 0, sizeof(float) * n);
+        memset(ch->bias + c0, 0, sizeof(float) * n);
+        return;
+    }
     for (ptrdiff_t c = c0; c < c1; c++) {
-        set_channel_scale(ch, c, gamma ? rstd[c] * (double)gamma[c] : rstd[c]);
-        if (!training) {
-            set_channel_centre(ch, c, 0.0);
-            ch->bias[c] = 0.0f;
-            continue;
-        }
         ch->k1_64[c] /= count;
         ch->k2_64[c] = ch->k2_64[c] * rstd[c] / count * rstd[c];
         ch->k1[c] = (float)ch->k1_64[c];
