@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from support import ISAS, Array, needs_openmp, run_python
 
-from cregkit import functional
-from cregkit import rms_norm
+from cregkit import functional, rms_norm
 from cregkit.kernels import _cpu, _runtime
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
