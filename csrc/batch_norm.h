@@ -303,6 +303,7 @@ CREG_INLINE void flat_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t
     for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
         const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), scale = v_load(ch->scale + k);
         const vf v = v_load_part(x + j, n - j);
+        fetch_ahead(x + j, stream);
         v_put_part(y + j, affine(v, hi, lo, scale, v_load(ch->bias + k)), n - j, stream);
         k += step;
         if (k >= c) k -= c;
@@ -352,8 +353,10 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
 CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
 {
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+    for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
+        fetch_ahead(x + j, stream);
         v_put_part(y + j, affine(v_load(x + j), hi, lo, scale, bias), CREG_W, stream);
+    }
     if (j < n) v_store_part(y + j, affine(v_load_part(x + j, n - j), hi, lo, scale, bias), n - j); /* tail */
 }
 
@@ -557,6 +560,8 @@ CREG_INLINE void flat_grad_run(const float *dy, const float *x, float *dx, ptrdi
     for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
         const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), k1 = v_load(ch->k1 + k), k2 = v_load(ch->k2 + k);
         const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j);
+        fetch_ahead(dy + j, stream);
+        fetch_ahead(x + j, stream);
         v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, v_load(ch->scale + k)), n - j, stream);
         k += step;
         if (k >= c) k -= c;
@@ -610,8 +615,11 @@ CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrd
                                 vf scale, int stream)
 {
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
+    for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
+        fetch_ahead(dy + j, stream);
+        fetch_ahead(x + j, stream);
         v_put_part(dx + j, grad_affine(v_load(dy + j), v_load(x + j), hi, lo, k1, k2, scale), CREG_W, stream);
+    }
     if (j == n) return;
     const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j); /* tail */
     v_store_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), n - j);

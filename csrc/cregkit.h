@@ -33,7 +33,8 @@ enum {
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
-/* Where batch norm's tensors are: near, in the second-level cache; far, beyond it; or to be streamed. */
+/* Where a call's arrays are: near the core; far from it, to be fetched ahead; or beyond the cache, outputs to be
+ * written around it. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
 
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
@@ -133,7 +134,7 @@ typedef struct {
                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
 
     /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
-    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);
+    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int where);
     void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
     void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
                             const creg_dropout *dropout, int stream);

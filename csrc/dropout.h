@@ -24,28 +24,32 @@
 #include "reduce.h"
 
 enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
+enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? 2 : 1 }; /* groups whose words are drawn at once */
 
-/* Kept elements of a whole group, scaled, plus the residual if there is one; ties count as kept. Returns whether there
- * was a tie that may drop. */
-CREG_INLINE int dropout_full_group(const float *x, const float *residual, float *y, uint64_t group,
-                                   const creg_dropout *d, const philox_keys *keys, int stream)
+/* Kept elements of whole groups, scaled, plus the residual if there is one; ties count as kept. `vectors` of words are
+ * drawn at a time. Returns whether there was a tie that may drop. */
+CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
+                                    int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
     const vf scale = v_set1(d->scale);
     int tie = 0;
-    for (int k = 0; k < COUNTERS; k += CREG_W) {
-        vu words[4];
-        philox_vector(group * COUNTERS + (uint64_t)k, keys, words);
-        for (int j = 0; j < 4; j++) {
-            vm keep[2];
-            vu_draws_at_least(words[j], d->threshold, keep);
-            tie |= vu_any_draw_equals(words[j], d->threshold);
-            for (int half = 0; half < 2; half++) {
-                const ptrdiff_t e = 32 * j + 2 * k + half * CREG_W;
-                vf v = v_keep(keep[half], v_mul(v_load(x + e), scale));
-                if (residual) v = v_add(v_load(residual + e), v);
-                v_put_part(y + e, v, CREG_W, stream);
+    for (int first = 0; first < groups * COUNTERS; first += vectors * CREG_W) {
+        vu words[PHILOX_TOGETHER][4];
+        philox_vectors(group * COUNTERS + (uint64_t)first, vectors, keys, words);
+        for (int i = 0; i < vectors; i++)
+            for (int j = 0; j < 4; j++) {
+                const int k = first + i * CREG_W;
+                const vu draws = words[i][j];
+                vm keep[2];
+                vu_draws_at_least(draws, d->threshold, keep);
+                tie |= vu_any_draw_equals(draws, d->threshold);
+                for (int half = 0; half < 2; half++) {
+                    const ptrdiff_t e = k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2 + half * CREG_W;
+                    vf v = v_keep(keep[half], v_mul(v_load(x + e), scale));
+                    if (residual) v = v_add(v_load(residual + e), v);
+                    v_put_part(y + e, v, CREG_W, stream);
+                }
             }
-        }
     }
     return tie && d->tie != 0;
 }
@@ -67,6 +71,14 @@ static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdif
     }
 }
 
+CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
+                                int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
+{
+    if (!dropout_full_groups(x, residual, y, group, groups, vectors, d, keys, stream)) return;
+    for (int g = 0; g < groups; g++)
+        dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d);
+}
+
 /* Elements [e0, e1) of a group, through a whole one on the stack. */
 static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
                                ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
@@ -74,7 +86,8 @@ static void dropout_part_group(const float *x, const float *residual, float *y, 
     float whole[GROUP] = {0};
     const size_t bytes = sizeof(float) * (size_t)(e1 - e0);
     memcpy(whole + e0, x, bytes);
-    if (dropout_full_group(whole, NULL, whole, group, d, keys, 0)) dropout_ties(NULL, whole + e0, group, e0, e1, d);
+    if (dropout_full_groups(whole, NULL, whole, group, 1, 1, d, keys, 0))
+        dropout_ties(NULL, whole + e0, group, e0, e1, d);
     for (ptrdiff_t e = e0; residual && e < e1; e++) whole[e] = residual[e - e0] + whole[e];
     memcpy(y, whole + e0, bytes);
 }
@@ -92,23 +105,24 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
         dropout_part_group(x, residual, y, group++, e0, e0 + i, d, keys);
     }
     const int aligned = stream && unaligned_lead(y + i, 1) == 0;
-    for (; i + GROUP <= n; i += GROUP, group++) { /* main loop */
-        for (int half = 0; ahead && half < GROUP; half += CREG_LANES) {
-            prefetch_group(x + i + ahead + half);
-            if (residual) prefetch_group(residual + i + ahead + half);
+    for (; i + TOGETHER * GROUP <= n; i += TOGETHER * GROUP, group += TOGETHER) { /* main loop */
+        for (ptrdiff_t j = 0; ahead && j < TOGETHER * GROUP; j += CREG_LANES) {
+            prefetch_group(x + i + ahead + j);
+            if (residual) prefetch_group(residual + i + ahead + j);
         }
-        if (dropout_full_group(x + i, AT(residual, i), y + i, group, d, keys, aligned))
-            dropout_ties(AT(residual, i), y + i, group, 0, GROUP, d);
+        dropout_groups(x + i, AT(residual, i), y + i, group, TOGETHER, PHILOX_TOGETHER, d, keys, aligned);
     }
+    for (; i + GROUP <= n; i += GROUP, group++)
+        dropout_groups(x + i, AT(residual, i), y + i, group, 1, 1, d, keys, aligned);
     if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
 }
 
 static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                                 int stream)
+                                 int where)
 {
     const philox_keys keys = philox_keys_of(d->key);
-    dropout_elements(x, NULL, y, first, n, 0, d, &keys, stream);
-    if (stream) v_stream_end();
+    dropout_elements(x, NULL, y, first, n, where == CREG_NEAR ? 0 : AHEAD, d, &keys, where == CREG_STREAM);
+    if (where == CREG_STREAM) v_stream_end();
 }
 
 /* The decisions alone, one byte each. */

@@ -74,11 +74,11 @@ CREG_INLINE void normal_pair(vu radius, vu angle, vf z[2])
 CREG_INLINE void noise_group(const float *x, float *y, uint64_t counter, float sigma, const philox_keys *keys)
 {
     for (int k = 0; k < NOISE_COUNTERS; k += CREG_W) {
-        vu words[4];
-        philox_vector(counter + (uint64_t)k, keys, words);
+        vu words[1][4];
+        philox_vectors(counter + (uint64_t)k, 1, keys, words);
         for (int pair = 0; pair < 2; pair++) {
             vf z[2];
-            normal_pair(words[2 * pair], words[2 * pair + 1], z);
+            normal_pair(words[0][2 * pair], words[0][2 * pair + 1], z);
             for (int h = 0; h < 2; h++) {
                 const int e = (2 * pair + h) * NOISE_COUNTERS + k;
                 v_store(y + e, v_add(v_load(x + e), v_mul(v_set1(sigma), z[h])));

@@ -16,6 +16,9 @@
 #define CREG_PHILOX_H
 
 enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
+enum {
+    PHILOX_TOGETHER = CREG_REGISTERS / 16
+}; /* vectors whose rounds take turns, so that none waits for its own last */
 static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
 static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
 
@@ -75,21 +78,22 @@ CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
     c[3] = p0;
 }
 
-/* CREG_W counters at once, n = first .. first + CREG_W - 1, none of which carries into the high half. words[j] holds
- * word j of each in order. The counters stand in the low halves of 64-bit lanes, the even and the odd ones apart,
- * because there the product's two halves need no sorting. */
-CREG_INLINE void philox_vector(uint64_t first, const philox_keys *keys, vu words[4])
+/* CREG_W counters, n = first .. first + CREG_W - 1, none of which carries into the high half, and `vectors` times as
+ * many after them. words[i][j] holds word j of each in order. The counters stand in the low halves of 64-bit lanes, the
+ * even and the odd ones apart, because there the product's two halves need no sorting. */
+CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *keys, vu words[][4])
 {
-    const uint32_t high = (uint32_t)(first >> 32);
-    const vu n = vu_even_counters(first);
-    vu even[4], odd[4];
-    philox_first_rounds(n, high, keys, even);
-    philox_first_rounds(vu_add(n, vu_set1(1)), high, keys, odd);
-    for (int r = 2; r < PHILOX_ROUNDS; r++) {
-        philox_round(even, keys->k0[r], keys->k1[r]);
-        philox_round(odd, keys->k0[r], keys->k1[r]);
+    vu c[2 * PHILOX_TOGETHER][4];
+    for (int i = 0; i < vectors; i++) {
+        const uint64_t at = first + (uint64_t)(i * CREG_W);
+        const vu n = vu_even_counters(at);
+        philox_first_rounds(n, (uint32_t)(at >> 32), keys, c[2 * i]);
+        philox_first_rounds(vu_add(n, vu_set1(1)), (uint32_t)(at >> 32), keys, c[2 * i + 1]);
     }
-    for (int j = 0; j < 4; j++) words[j] = vu_interleave(even[j], odd[j]);
+    for (int r = 2; r < PHILOX_ROUNDS; r++)
+        for (int i = 0; i < 2 * vectors; i++) philox_round(c[i], keys->k0[r], keys->k1[r]);
+    for (int i = 0; i < vectors; i++)
+        for (int j = 0; j < 4; j++) words[i][j] = vu_interleave(c[2 * i][j], c[2 * i + 1][j]);
 }
 
 #endif

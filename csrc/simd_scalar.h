@@ -1,8 +1,8 @@
 /* Portable C: four floats in a struct, loops the compiler may vectorise as it likes. Runs on any CPU.
  *
- * Every simd_<isa>.h defines these same operations over its own CREG_W floats; the op headers are written against them.
- *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
- *   vw  a window of leading lanes
+ * Every simd_<isa>.h defines these same operations over its own CREG_W floats, in CREG_REGISTERS registers; the op
+ * headers are written against them. vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W
+ * / 2 unsigned 64-bit numbers vw  a window of leading lanes
  */
 #ifndef CREG_SIMD_SCALAR_H
 #define CREG_SIMD_SCALAR_H
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { CREG_W = 4 };
+enum { CREG_W = 4, CREG_REGISTERS = 16 };
 typedef struct {
     float a[CREG_W];
 } vf;

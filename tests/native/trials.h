@@ -17,7 +17,7 @@ typedef struct {
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
-    int stream;   /* how outputs are written: 0, not around the cache; batch norm knows two such ways */
+    int stream;   /* how outputs are written: 0, not around the cache; some ops know two such ways */
     int in_place; /* the output is the input */
     uint64_t seed, hash;
     double p, eps;
@@ -731,7 +731,7 @@ static const op ops[] = {
     {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
-    {"dropout", dropout_trial, 1, 2},
+    {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},
     {"sum_squares", sum_squares_trial, 0, 1},
