@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
 from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
-
-Sums: TypeAlias = tuple[float, NDArray[np.float64], NDArray[np.float64]]
-Merge: TypeAlias = Callable[[float, NDArray[np.float64], NDArray[np.float64]], Sums]
+from cregkit.layers.batch_sums import Merge
 
 
 class _Masked(NamedTuple):

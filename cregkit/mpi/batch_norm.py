@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cregkit.layers import BatchNorm, Layer
-from cregkit.layers.batch_norm import Sums
+from cregkit.layers.batch_sums import Doubles, Sums, merge_gradient_sums, merge_moments
 from cregkit.mpi.communicator import Comm, checked_comm, gathered
 
 
@@ -51,32 +49,11 @@ class SyncBatchNorm(BatchNorm):
             setattr(twin, name, value if name == "comm" else copy.deepcopy(value, memo))
         return twin
 
-    def _merge_moments(self, count: float, mean: NDArray[np.float64], m2: NDArray[np.float64]) -> Sums:
-        total, *found = [_unpacked(row) for row in gathered(self.comm, np.concatenate(([count], mean, m2)))]
-        for part in found:
-            total = _together(total, part)
-        return total
+    def _merge_moments(self, count: float, mean: Doubles, m2: Doubles) -> Sums:
+        return merge_moments(partial(gathered, self.comm), count, mean, m2)
 
-    def _merge_gradient_sums(self, count: float, sum_dy: NDArray[np.float64], sum_dy_d: NDArray[np.float64]) -> Sums:
-        rows = gathered(self.comm, np.concatenate(([count], sum_dy, sum_dy_d)))
-        total = rows[0]
-        for row in rows[1:]:
-            total = total + row
-        return _unpacked(total)
-
-
-def _unpacked(row: NDArray[np.float64]) -> Sums:
-    count, first, second = row[0], *np.split(row[1:], 2)
-    return float(count), first, second
-
-
-def _together(a: Sums, b: Sums) -> Sums:
-    """Return count, mean and m2 of two parts together; an empty one changes nothing."""
-    if not a[0] or not b[0]:
-        return a if a[0] else b
-    count, delta = a[0] + b[0], b[1] - a[1]
-    share = b[0] / count
-    return count, a[1] + delta * share, a[2] + b[2] + delta * delta * (a[0] * share)
+    def _merge_gradient_sums(self, count: float, sum_dy: Doubles, sum_dy_d: Doubles) -> Sums:
+        return merge_gradient_sums(partial(gathered, self.comm), count, sum_dy, sum_dy_d)
 
 
 def convert(network: Layer, comm: Comm | None = None) -> Layer:

@@ -11,6 +11,7 @@ with the signatures of ``torch.nn.functional``.
 from cregkit.torch import _requirements as _requirements  # first: it says what to install where PyTorch is missing
 from cregkit.torch import functional
 from cregkit.torch.convert import Entry, Report, convert, report, revert
+from cregkit.torch.distributed import SyncBatchNorm
 from cregkit.torch.modules import (
     BatchNorm1d,
     BatchNorm2d,
@@ -34,6 +35,7 @@ __all__ = [
     "MultiheadAttention",
     "RMSNorm",
     "Report",
+    "SyncBatchNorm",
     "TransformerEncoderLayer",
     "convert",
     "functional",

@@ -8,6 +8,7 @@ ordinary tensor (batched by vmap), it computes PyTorch's formula with PyTorch's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from cregkit import functional as kernels
+from cregkit.layers.batch_sums import Gather, merge_gradient_sums, merge_moments
 from cregkit.torch.bridge import REFUSALS, Refused, draw_seed, is_float32, is_watched, run
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -103,7 +105,10 @@ class Dropout(Function):
 
 
 class BatchNorm(Function):
-    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis)``: by the batch's statistics."""
+    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)``: by the batch's sums.
+
+    ``gather``, if not None, exchanges this process's sums for those of all that hold a part of the batch.
+    """
 
     @staticmethod
     def forward(
@@ -116,6 +121,7 @@ class BatchNorm(Function):
         momentum: float,
         eps: float,
         channel_axis: int,
+        gather: Gather | None,
     ) -> Tensor:
         """Update the running statistics in place."""
         try:
@@ -130,32 +136,46 @@ class BatchNorm(Function):
                 eps,
                 unbiased=True,
                 channel_axis=channel_axis,
+                merge=None if gather is None else partial(merge_moments, gather),
             )
         except REFUSALS as error:
+            if gather is not None:  # PyTorch's own would know of this process alone
+                raise
             raise Refused from error
         ctx.save_for_backward(x, weight)
-        ctx.rest = mean, rstd, eps, channel_axis
+        ctx.rest = mean, rstd, eps, channel_axis, gather
         return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
-        mean, rstd, eps, axis = ctx.rest
+        mean, rstd, eps, axis, gather = ctx.rest
         needed = ctx.needs_input_grad
         array = kernel_gradient(dy.contiguous())
+        if array is None and gather is not None:
+            raise RuntimeError(
+                "the gradient of SyncBatchNorm has no gradient itself: call backward without create_graph and vmap"
+            )
         if array is None:
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
                 return F.batch_norm(x.movedim(axis, 1), None, None, weight, bias, True, 0.0, eps).movedim(1, axis)
 
             inputs = x, weight, _any_bias(weight)
-            return *formula_gradients(stock, inputs, (dy,), needed), None, None, None, None, None
+            return *formula_gradients(stock, inputs, (dy,), needed), None, None, None, None, None, None
         dx, dgamma, dbeta = run(
-            kernels.batch_norm_backward, array, x.numpy(), mean, rstd, _array(weight), channel_axis=axis
+            kernels.batch_norm_backward,
+            array,
+            x.numpy(),
+            mean,
+            rstd,
+            _array(weight),
+            channel_axis=axis,
+            merge=None if gather is None else partial(merge_gradient_sums, gather),
         )
         gradients = from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2])
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None
 
 
 class BatchNormInference(Function):

@@ -13,13 +13,13 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from cregkit.torch import modules, transformer
+from cregkit.torch import distributed, modules, transformer
 
 Model = TypeVar("Model", bound=nn.Module)
 Choice: TypeAlias = str | type[nn.Module] | Iterable[str | type[nn.Module]]
 
 SWAPS: dict[type[nn.Module], type[nn.Module]] = {
-    getattr(nn, name): getattr(room, name) for room in (modules, transformer) for name in room.__all__
+    getattr(nn, name): getattr(room, name) for room in (modules, distributed, transformer) for name in room.__all__
 }
 _STOCK: dict[type[nn.Module], type[nn.Module]] = {ours: stock for stock, ours in SWAPS.items()}
 _NAMES = {stock.__name__ for stock in SWAPS}
@@ -75,8 +75,9 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     """Let cregkit compute the dropout, normalisation and attention dropout of ``model``, in place.
 
     Modules of exactly PyTorch's classes are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``,
-    ``BatchNorm2d``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are
-    left alone, because they may compute something else; ``report`` names them. Converting twice changes nothing more.
+    ``BatchNorm2d``, ``SyncBatchNorm``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``,
+    ``TransformerEncoderLayer``. Subclasses are left alone, because they may compute something else; ``report`` names
+    them. Converting twice changes nothing more.
 
     Args:
         model: Any module; itself swapped if it is of these classes.

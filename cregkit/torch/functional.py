@@ -141,7 +141,7 @@ def _batch_norm(
 ) -> Tensor:
     y: Tensor
     if training:
-        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis)
+        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, None)
     else:
         y = autograd.BatchNormInference.apply(x, weight, bias, running_mean, running_var, eps, channel_axis)
     return y

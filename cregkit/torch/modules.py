@@ -6,6 +6,7 @@ buffers, ``state_dict``, ``repr``, training and evaluation are PyTorch's own. To
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -106,13 +107,18 @@ def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
         y: Tensor = module._stock_forward(input)
         return y
     module._check_input_dim(input)
+    return with_statistics(module, input, functional.batch_norm)
+
+
+def with_statistics(module: nn.modules.batchnorm._BatchNorm, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
+    """Call ``compute`` with the arguments of ``batch_norm`` that a module has for its next batch, which it counts."""
     weight_of_batch = 0.0 if module.momentum is None else module.momentum
     if module.training and module.track_running_stats and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
         if module.momentum is None:
             weight_of_batch = 1.0 / float(module.num_batches_tracked)
     uses_running = not module.training or module.track_running_stats
-    return functional.batch_norm(
+    return compute(
         input,
         module.running_mean if uses_running else None,
         module.running_var if uses_running else None,
