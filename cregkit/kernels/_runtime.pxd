@@ -132,7 +132,7 @@ cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t
 cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 
 # Chunks of rows for column sums such as dgamma: rows in each (the last may have fewer), from the shape alone.
-cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil
+cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 
 # out[j] = sum over chunks of partial[chunk, j].
 cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil

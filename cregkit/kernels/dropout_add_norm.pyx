@@ -188,7 +188,7 @@ cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object
     a.dy, a.h, a.mean, a.rstd, a.gamma = floats(dy), floats(h), doubles(mean), doubles(rstd), floats(gamma)
     a.dh, a.dx, a.dresidual = floats(dh), floats(dx), floats(dresidual)
     a.cols, a.rows = cols, size // cols
-    a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows)
+    a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows, cols)
     a.chunks = (a.rows + a.step - 1) // a.step
     a.stream = streams(size, 3 if dx is None else 4)
     cdef cnp.ndarray partial = None, dgamma = None, dbeta = None

@@ -162,7 +162,7 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     a.dy, a.x, a.gamma, a.dx = floats(dy_), floats(x_), floats(gamma_), floats(dx)
     a.mean, a.rstd = doubles(mean_), doubles(rstd_)
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
-    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows)
+    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
     a.chunks = (a.rows + a.step - 1) // a.step
     a.stream = streams(a.rows * cols, 3)
     cdef cnp.ndarray partial = None if gamma_ is None else new_vector(2 * a.chunks * cols, cnp.NPY_FLOAT32)

@@ -147,7 +147,7 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     cdef Backward a
     a.dy, a.x, a.rstd, a.gamma, a.dx = floats(dy_), floats(x_), doubles(rstd_), floats(gamma_), floats(dx)
     a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
-    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows)
+    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
     a.stream = streams(a.rows * cols, 3)
     cdef ptrdiff_t chunks = (a.rows + a.step - 1) // a.step
     cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
