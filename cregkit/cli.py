@@ -407,7 +407,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cregkit: {reason}", file=sys.stderr)
         return 2
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

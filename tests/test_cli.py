@@ -15,7 +15,7 @@ import cregkit
 from cregkit import cli, console
 from cregkit._version import __version__
 
-COMMAND = [sys.executable, "-W", "error", "-m", "cregkit.cli"]
+COMMAND = [sys.executable, "-W", "error", "-m", "cregkit"]
 
 
 def test_version(capsys):

@@ -30,7 +30,7 @@ history = train.fit(network, train.softmax_cross_entropy, train.SGD(network), (x
 assert history.interrupted
 print(len(history))
 """
-COMMAND = ["-W", "error", "-m", "cregkit.cli"]
+COMMAND = ["-W", "error", "-m", "cregkit"]
 
 
 def processor_seconds(pid: int) -> float:

@@ -323,7 +323,7 @@ def test_interrupted_run_writes_what_there_is(monkeypatch, in_tmp, capsys):
 def test_interrupt_ends_a_real_run_with_a_partial_table(tmp_path):
     pytest.importorskip("sklearn")
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "cregkit.cli", "lab", "batchnorm-lr", "--seeds", "1000", "--epochs", "2",
+        [sys.executable, "-W", "error", "-m", "cregkit", "lab", "batchnorm-lr", "--seeds", "1000", "--epochs", "2",
          "--csv", tmp_path / "cut.csv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

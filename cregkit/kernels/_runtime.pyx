@@ -289,8 +289,8 @@ cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     return max(1, elements // cols)
 
 
-# Few rows are still enough for several threads where they are wide: (8, 65537) takes 0.67 of the time on two, and 1.16 on
-# one, for the sums of more chunks.
+# Few rows are still enough for several threads where they are wide: (8, 65537) takes 0.67 of the time on two threads,
+# and 1.16 on one, for the sums of more chunks.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     cdef ptrdiff_t fewest = min(<ptrdiff_t>8, max(<ptrdiff_t>2, 2 * TASK_ELEMENTS // cols))
     return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(fewest, (rows + 15) // 16))
