@@ -12,13 +12,13 @@
  * so that the probability is p to 2^-48 at the price of 16 bits.
  *
  * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
- * core, where a copy takes 0.11; on Zen 5 with AVX-512 0.13, where a copy takes 0.05. Beyond them it runs at 0.5 to 0.75
- * of a copy's bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times
- * faster), two vectors' rounds take turns where there are registers for it (1.1 times), and x is fetched ahead where
- * streamed stores hide from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen
- * 3). Ten rounds of two products of 32 bits are 1.25 products an element, which no order of them avoids. A backward pass
- * draws the bits again, where others read the mask they stored and multiply: 0.5 to 2 times as long as that
- * multiplication, for no memory kept between the passes.
+ * core, where a copy takes 0.11; on Zen 5 with AVX-512 0.13 ns. Beyond them it runs at 0.5 to 0.75 of a copy's
+ * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster), two
+ * vectors' rounds take turns where there are registers for it (1.1 times), and x is fetched ahead where streamed stores
+ * hide from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen 3). Ten rounds of
+ * two products for eight elements are 2.5 each, which no order of them avoids. A backward pass draws the bits again,
+ * where others read the mask they stored and multiply: 0.5 to 2 times as long as that multiplication, for no memory
+ * kept between the passes.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
