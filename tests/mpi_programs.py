@@ -15,6 +15,7 @@ from mpi4py import MPI
 
 import cregkit as ck
 from cregkit import mpi
+from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
 from cregkit.train import SGD, EarlyStopping, FitState, fit, softmax_cross_entropy
 
 comm = MPI.COMM_WORLD
@@ -103,8 +104,10 @@ def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @program
-def training(fixed_order: str = "", bucket_bytes: str = "2000") -> dict[str, object]:
+def training(fixed_order: str = "", bucket_bytes: str = "2000", augmented: str = "") -> dict[str, object]:
     """Loss curve, masks and bits of a fit."""
+    transform = Compose(HorizontalFlip(), RandomCrop((4, 5), padding=1))
+    augmentation = Augmentation(transform, mix=Mixup(alpha=1.0), classes=4, seed=3)
     net = mpi.convert(network())
     together = mpi.DataParallel(net, bucket_bytes=int(bucket_bytes), fixed_order=bool(fixed_order))
     losses: list[float] = []
@@ -115,7 +118,8 @@ def training(fixed_order: str = "", bucket_bytes: str = "2000") -> dict[str, obj
     optimizer = SGD(net, lr=0.05, momentum=0.9, weight_decay=1e-4)
     # 50 steps; the last batch of each epoch has fewer samples than there may be ranks
     history = fit(net, softmax_cross_entropy, optimizer, data(131, 0), data(64, 1), 10, batch_size=32, seed=7,
-                  callbacks=[watch], parallel=together)  # fmt: skip
+                  callbacks=[watch, *([AugmentBatches(augmentation, (1, 4, 5))] if augmented else [])],
+                  parallel=together)  # fmt: skip
     assert all(same_everywhere(array) for array in net.state_dict().values())
     assert all(layer._part is None for layer in net.layers if isinstance(layer, ck.Dropout))
     assert len(set(comm.allgather(str(history.test_loss)))) == 1

@@ -85,6 +85,13 @@ def test_the_loss_curve_is_that_of_one_rank(ranks: int, fixed_order: str) -> Non
     assert alone["loss"][-1] < 0.8 * alone["loss"][0]
 
 
+@pytest.mark.parametrize("ranks", SIZES[1:])
+def test_samples_are_augmented_as_in_one_rank(ranks: int) -> None:
+    alone, together = fitted(1, "", "2000", "yes"), fitted(ranks, "", "2000", "yes")
+    np.testing.assert_allclose(together["loss"], alone["loss"], rtol=0, atol=1e-4)
+    assert alone["loss"] != fitted(1)["loss"]
+
+
 def test_a_fixed_order_gives_the_same_bits_whatever_the_buckets() -> None:
     assert run(3, "training", "yes") == run(3, "training", "yes", "1000000")
 
