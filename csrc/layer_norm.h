@@ -25,7 +25,9 @@
  * eight rows at a time for longer rows (1.1 times slower); two rows of backward at a time, to load gamma, dgamma and
  * dbeta once for both (no difference with AVX-512, 1.1 to 1.4 times slower with AVX2), and four (1.1 times slower, and
  * 2 to 3 times beyond the cache); backward's sums a row ahead as forward's (1.1 times slower); fetching into the second
- * level instead of the first (no difference).
+ * level instead of the first (no difference); the statistics of eight short rows before the eight before are written (1
+ * to 1.1 times faster for half as much code again). On Zen 5 a row of 16 to 48 columns takes 57 to 69 cycles, of which
+ * its three folds take most: RMS norm, with one, takes 23 to 30.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
