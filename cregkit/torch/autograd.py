@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from cregkit import functional as kernels
-from cregkit.layers.batch_sums import Gather, merge_gradient_sums, merge_moments
+from cregkit.batch_sums import Gather, merge_gradient_sums, merge_moments
 from cregkit.torch.bridge import REFUSALS, Refused, draw_seed, is_float32, is_watched, run
 
 Floats: TypeAlias = NDArray[np.float32]

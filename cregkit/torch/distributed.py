@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cregkit.layers.batch_sums import Doubles
+from cregkit.batch_sums import Doubles
 from cregkit.torch import autograd, functional
 from cregkit.torch.bridge import is_float32, is_watched
 from cregkit.torch.modules import Proxy, fx_node, stock_method, with_statistics
