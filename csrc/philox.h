@@ -16,9 +16,8 @@
 #define CREG_PHILOX_H
 
 enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
-enum {
-    PHILOX_TOGETHER = CREG_REGISTERS / 16
-}; /* vectors whose rounds take turns, so that none waits for its own last */
+/* Vectors whose rounds take turns, so that none waits for its own last. */
+enum { PHILOX_TOGETHER = CREG_REGISTERS / 16 };
 static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
 static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
 

@@ -1,8 +1,10 @@
 /* Portable C: four floats in a struct, loops the compiler may vectorise as it likes. Runs on any CPU.
  *
- * Every simd_<isa>.h defines these same operations over its own CREG_W floats, in CREG_REGISTERS registers; the op
- * headers are written against them. vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W
- * / 2 unsigned 64-bit numbers vw  a window of leading lanes
+ * Every simd_<isa>.h defines these same operations over its own CREG_W floats, and says how many CREG_REGISTERS there
+ * are; the op headers are written against them.
+ *
+ *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
+ *   vw  a window of leading lanes
  */
 #ifndef CREG_SIMD_SCALAR_H
 #define CREG_SIMD_SCALAR_H

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from ranks import parts
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,15 +26,6 @@ PROGRAMS: dict[str, Callable[[], object]] = {}
 def program(function: Callable[[], object]) -> Callable[[], object]:
     PROGRAMS[function.__name__] = function
     return function
-
-
-def parts(n: int, kind: str) -> list[int]:
-    """Where the parts of n samples begin and end."""
-    if kind == "empty":  # rank 0 has all
-        return [0] + [n] * RANKS
-    if kind == "uneven":
-        return [0, *sorted(np.random.default_rng(3).integers(0, n + 1, RANKS - 1).tolist()), n]
-    return np.linspace(0, n, RANKS + 1).astype(int).tolist()
 
 
 def all_of(value: object) -> list[object]:
@@ -62,7 +53,7 @@ def batch_norm() -> dict[str, float]:
                 own = nn.SyncBatchNorm(5, momentum=momentum)
                 own.load_state_dict(whole.state_dict())
                 assert type(cregkit.torch.convert(own)) is cregkit.torch.SyncBatchNorm
-                cut = slice(*parts(shape[0], kind)[RANK : RANK + 2])
+                cut = slice(*parts(shape[0], kind, RANKS)[RANK : RANK + 2])
                 mine = x[cut].clone()
                 if last and x.dim() == 4:
                     mine = mine.contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from mpi4py import MPI
+from ranks import parts
 
 import cregkit as ck
 from cregkit import mpi
@@ -25,15 +26,6 @@ PROGRAMS: dict[str, Callable[..., object]] = {}
 def program(function: Callable[..., object]) -> Callable[..., object]:
     PROGRAMS[function.__name__] = function
     return function
-
-
-def parts(n: int, kind: str) -> list[int]:
-    """Where the parts of n samples begin and end."""
-    if kind == "empty":  # rank 0 has all
-        return [0] + [n] * comm.size
-    if kind == "uneven":
-        return [0, *sorted(np.random.default_rng(3).integers(0, n + 1, comm.size - 1).tolist()), n]
-    return np.linspace(0, n, comm.size + 1).astype(int).tolist()
 
 
 def largest(value: float) -> float:
@@ -57,7 +49,7 @@ def batch_norm() -> dict[str, float]:
                 whole = ck.BatchNorm(5, channel_axis=axis, unbiased=True)
                 own = mpi.SyncBatchNorm(5, channel_axis=axis, unbiased=True)
                 whole.gamma[:] = own.gamma[:] = rng.uniform(0.5, 1.0, 5)
-                cut = slice(*parts(shape[0], kind)[comm.rank : comm.rank + 2])
+                cut = slice(*parts(shape[0], kind, comm.size)[comm.rank : comm.rank + 2])
                 y, dx = whole(x), whole.backward(dy)
                 found, gradient = own(x[cut]), own.backward(dy[cut])
                 for name, a, b in (("y", found, y[cut]), ("dx", gradient, dx[cut])):

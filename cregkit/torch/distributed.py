@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cregkit.batch_sums import Doubles
-from cregkit.torch import autograd, functional
+from cregkit.torch import functional
 from cregkit.torch.bridge import is_float32, is_watched
 from cregkit.torch.modules import Proxy, fx_node, stock_method, with_statistics
 
@@ -71,23 +72,11 @@ def _group(module: SyncBatchNorm) -> Any:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _batch_norm(
-    group: Any,
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    ordered = x.permute(0, 2, 3, 1) if last else x.contiguous()
-    y: Tensor = autograd.BatchNorm.apply(
-        ordered, weight, bias, running_mean, running_var, momentum, eps, -1 if last else 1, partial(_gathered, group)
-    )
-    return y.permute(0, 3, 1, 2) if last else y
+def _batch_norm(group: Any, x: Tensor, *rest: Any) -> Tensor:
+    compute: Callable[..., Tensor] = partial(functional._batch_norm, gather=partial(_gathered, group))
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return compute(x.permute(0, 2, 3, 1), *rest, channel_axis=-1).permute(0, 3, 1, 2)
+    return compute(x.contiguous(), *rest, channel_axis=1)
 
 
 def _gathered(group: Any, own: Doubles) -> list[Doubles]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from cregkit.batch_sums import Gather
 from cregkit.torch import autograd
 from cregkit.torch.bridge import Refused, draw_seed, inverse, is_ordinary, memory_order, takes
 
@@ -138,10 +139,11 @@ def _batch_norm(
     momentum: float,
     eps: float,
     channel_axis: int,
+    gather: Gather | None = None,
 ) -> Tensor:
     y: Tensor
     if training:
-        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, None)
+        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)
     else:
         y = autograd.BatchNormInference.apply(x, weight, bias, running_mean, running_var, eps, channel_axis)
     return y
