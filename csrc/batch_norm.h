@@ -199,15 +199,6 @@ CREG_INLINE int fits_float(double a)
     return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
 }
 
-/* hi + lo = mean. */
-static void split_means(const double *restrict mean, float *restrict hi, float *restrict lo, ptrdiff_t n)
-{
-    for (ptrdiff_t i = 0; i < n; i++) {
-        hi[i] = (float)mean[i];
-        lo[i] = (float)(mean[i] - (double)hi[i]);
-    }
-}
-
 /* scale = rstd * gamma, and whether it takes float64. */
 static void find_scales(const double *restrict rstd, const float *restrict gamma, double *restrict scale64,
                         float *restrict scale, unsigned char *restrict exact, ptrdiff_t n)

@@ -185,6 +185,8 @@ void creg_float_mode_leave(uint64_t mode);
 #define CREG_INLINE static inline __attribute__((always_inline))
 #endif
 
+#define CREG_NOINLINE __attribute__((noinline))
+
 #if defined(__x86_64__)
 #define CREG_X86 1
 #elif defined(__aarch64__)

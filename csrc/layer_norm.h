@@ -25,9 +25,12 @@
  * eight rows at a time for longer rows (1.1 times slower); two rows of backward at a time, to load gamma, dgamma and
  * dbeta once for both (no difference with AVX-512, 1.1 to 1.4 times slower with AVX2), and four (1.1 times slower, and
  * 2 to 3 times beyond the cache); backward's sums a row ahead as forward's (1.1 times slower); fetching into the second
- * level instead of the first (no difference); the statistics of eight short rows before the eight before are written (1
- * to 1.1 times faster for half as much code again). On Zen 5 a row of 16 to 48 columns takes 57 to 69 cycles, of which
- * its three folds take most: RMS norm, with one, takes 23 to 30.
+ * level instead of the first (no difference). Of what a row of 16 to 128 columns took, much were masks for registers
+ * that are whole or empty, statistics that the compiler did not take as vectors (short_rows_finish()) and the wait for
+ * the provisional means (layer_norm_batches()): without, it takes 0.63 to 0.85 of the time on Zen 5 with AVX-512 and
+ * 0.55 to 0.8 with AVX2. Tried there and left: the folds of eight rows as one transposition (no difference, RMS norm
+ * 1.1 times slower), the writing a batch behind the sums too (no difference), fetching every line ahead (no
+ * difference).
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
@@ -142,59 +145,84 @@ CREG_INLINE void layer_norm_single_rows(const float *x, const float *fetch, cons
     }
 }
 
-/* CREG_BATCH short rows, whose statistics end in vectors: one number of each row. 0 if a row needs
- * layer_norm_single_rows. */
-CREG_INLINE int layer_norm_batch(const float *x, const float *next, const float *gamma, const float *beta, float *y,
-                                 double *mean, double *rstd, ptrdiff_t cols, const part *rest, double eps, int stream)
-{
+/* What is known of CREG_BATCH short rows. */
+typedef struct {
     float shift[CREG_BATCH], sum[CREG_BATCH], squares[CREG_BATCH], hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH];
-    double centre[CREG_BATCH], deviation[CREG_BATCH];
-    const double per_col = 1.0 / (double)cols;
+    double mean[CREG_BATCH], rstd[CREG_BATCH];
+    int poor; /* a row needs layer_norm_single_rows() */
+} short_rows;
+
+CREG_INLINE void short_rows_shift(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+{
+    const part *first = cols < CREG_LANES ? rest : NULL;
+    for (int i = 0; i < CREG_BATCH; i++) s->shift[i] = group_mean(x + i * cols, first);
+}
+
+CREG_INLINE void short_rows_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+{
     for (int i = 0; i < CREG_BATCH; i++) {
-        shift[i] = group_mean(x + i * cols, cols < CREG_LANES ? rest : NULL);
-        const shifted ctx = {x + i * cols, v_set1(shift[i])};
-        const sums s = short_sums(shifted_terms, &ctx, cols, rest);
-        sum[i] = s.a;
-        squares[i] = s.b;
+        const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
+        const sums t = short_sums(shifted_terms, &ctx, cols, rest);
+        s->sum[i] = t.a;
+        s->squares[i] = t.b;
     }
+}
+
+/* The rest of the statistics, one number of each row in a vector. On its own, for compilers to see a loop here. */
+static CREG_NOINLINE void short_rows_finish(short_rows *s, double per_col, double eps)
+{
     int poor = 0;
     for (int i = 0; i < CREG_BATCH; i++) {
-        const double total = sum[i], correction = total * per_col, m2 = (double)squares[i] - total * correction;
+        const double total = s->sum[i], correction = total * per_col, m2 = (double)s->squares[i] - total * correction;
         const double variance_plus_eps = m2 * per_col + eps;
         poor |= (total * correction > m2) | !creg_is_safe(m2, variance_plus_eps);
-        centre[i] = (double)shift[i] + correction;
-        deviation[i] = 1.0 / sqrt(variance_plus_eps);
-        hi[i] = (float)centre[i];
-        lo[i] = (float)(centre[i] - (double)hi[i]);
-        scale[i] = (float)deviation[i];
+        s->mean[i] = (double)s->shift[i] + correction;
+        s->rstd[i] = 1.0 / sqrt(variance_plus_eps);
+        s->scale[i] = (float)s->rstd[i];
     }
-    if (poor) return 0;
-    for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
-        const row_scale row = {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])};
-        if (stream)
-            layer_norm_row(x + at, next + at, gamma, beta, y + at, cols, row, 1);
-        else
-            layer_norm_short_row(x + at, next + at, gamma, beta, y + at, cols, row);
+    split_means(s->mean, s->hi, s->lo, CREG_BATCH);
+    s->poor = poor;
+}
+
+/* Batches of short rows. The shift of one is found before the sums of the one before it are, which hides the folds. */
+CREG_INLINE void layer_norm_batches(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
+                                    double *mean, double *rstd, ptrdiff_t batches, ptrdiff_t cols, double eps,
+                                    int stream)
+{
+    const part rest = part_of(cols % CREG_LANES);
+    const ptrdiff_t size = CREG_BATCH * cols;
+    short_rows found[2];
+    if (batches) short_rows_shift(x, cols, &rest, found);
+    for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size) {
+        short_rows *s = found + k % 2;
+        if (k + 1 < batches) short_rows_shift(x + size, cols, &rest, found + (k + 1) % 2);
+        short_rows_sums(x, cols, &rest, s);
+        short_rows_finish(s, 1.0 / (double)cols, eps);
+        if (s->poor) {
+            layer_norm_single_rows(x, AT(fetch, k * size), gamma, beta, y, AT(mean, k * CREG_BATCH),
+                                   AT(rstd, k * CREG_BATCH), CREG_BATCH, cols, eps, stream);
+            continue;
+        }
+        const float *next = fetch ? fetch + k * size : k + 2 < batches ? x + 2 * size : x;
+        for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
+            const row_scale row = {v_set1(s->hi[i]), v_set1(s->lo[i]), v_set1(s->scale[i])};
+            if (stream)
+                layer_norm_row(x + at, next + at, gamma, beta, y + at, cols, row, 1);
+            else
+                layer_norm_short_row(x + at, next + at, gamma, beta, y + at, cols, row);
+        }
+        if (mean) memcpy(mean + k * CREG_BATCH, s->mean, sizeof s->mean);
+        if (rstd) memcpy(rstd + k * CREG_BATCH, s->rstd, sizeof s->rstd);
     }
-    if (mean) memcpy(mean, centre, sizeof centre);
-    if (rstd) memcpy(rstd, deviation, sizeof deviation);
-    return 1;
 }
 
 CREG_INLINE void layer_norm_rows_of(const float *x, const float *fetch, const float *gamma, const float *beta, float *y,
                                     double *mean, double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream)
 {
-    const part rest = part_of(cols % CREG_LANES);
-    for (ptrdiff_t i = 0, n; i < rows; i += n) {
-        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
-        const ptrdiff_t at = i * cols;
-        n = batch ? CREG_BATCH : rows - i;
-        const float *next = fetch ? fetch + at : i + 2 * n <= rows ? x + at + n * cols : x + at;
-        if (!batch ||
-            !layer_norm_batch(x + at, next, gamma, beta, y + at, AT(mean, i), AT(rstd, i), cols, &rest, eps, stream))
-            layer_norm_single_rows(x + at, AT(fetch, at), gamma, beta, y + at, AT(mean, i), AT(rstd, i), n, cols, eps,
-                                   stream);
-    }
+    const ptrdiff_t batches = is_short(cols) ? rows / CREG_BATCH : 0, done = batches * CREG_BATCH, at = done * cols;
+    layer_norm_batches(x, fetch, gamma, beta, y, mean, rstd, batches, cols, eps, stream);
+    layer_norm_single_rows(x + at, AT(fetch, at), gamma, beta, y + at, AT(mean, done), AT(rstd, done), rows - done,
+                           cols, eps, stream);
 }
 
 /* Some rows; streamed stores are left for the caller to end. As many rows of `fetch` are fetched meanwhile, or, if it
@@ -348,9 +376,8 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
 {
     float hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH], g[CREG_BATCH], g_d[CREG_BATCH];
     int unsafe = 0;
+    split_means(mean, hi, lo, CREG_BATCH);
     for (int i = 0; i < CREG_BATCH; i++) {
-        hi[i] = (float)mean[i];
-        lo[i] = (float)(mean[i] - (double)hi[i]);
         scale[i] = (float)rstd[i];
         unsafe |= !creg_is_safe_rstd(rstd[i]);
     }

@@ -61,6 +61,11 @@ CREG_INLINE part part_of(ptrdiff_t n)
     return p;
 }
 
+/* Register k of a group, or of a part of one: whether nothing of it is there, and where to cut it, if at all. A cut
+ * costs as much as another addition. */
+CREG_INLINE int is_empty(const part *p, int k) { return p && p->n <= k * CREG_W; }
+CREG_INLINE const vw *cut_of(const part *p, int k) { return p && p->n < (k + 1) * CREG_W ? p->cut + k : NULL; }
+
 CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* Asks for a group of lanes that is needed soon. Processors fetch ahead by themselves, but only within a page, and not
@@ -102,7 +107,7 @@ CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, const part 
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t i = at + k * CREG_W;
         const vw *cut = p ? p->cut + k : NULL;
-        if (p && k * CREG_W >= p->n) continue;
+        if (is_empty(p, k)) continue;
         vf2 t = of(ctx, i, cut);
         if (groups == 4)
             t = add2(add2(t, of(ctx, i + step, cut)), add2(of(ctx, i + 2 * step, cut), of(ctx, i + 3 * step, cut)));
@@ -145,8 +150,13 @@ CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *
 {
     const ptrdiff_t whole = n - rest->n;
     acc a, b;
+#pragma GCC unroll 16
     for (int k = 0; k < CREG_VECS; k++) {
-        const vf2 t = whole ? of(ctx, k * CREG_W, NULL) : of(ctx, k * CREG_W, rest->cut + k);
+        vf2 t = {v_set1(0.0f), v_set1(0.0f)};
+        if (whole)
+            t = of(ctx, k * CREG_W, NULL);
+        else if (!is_empty(rest, k))
+            t = of(ctx, k * CREG_W, cut_of(rest, k));
         a.v[k] = t.a;
         b.v[k] = t.b;
     }
@@ -193,7 +203,9 @@ CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 CREG_INLINE float group_mean(const float *x, const part *p)
 {
     acc a;
-    for (int k = 0; k < CREG_VECS; k++) a.v[k] = v_load_cut(x + k * CREG_W, p ? p->cut + k : NULL);
+#pragma GCC unroll 16
+    for (int k = 0; k < CREG_VECS; k++)
+        a.v[k] = is_empty(p, k) ? v_set1(0.0f) : v_load_cut(x + k * CREG_W, cut_of(p, k));
     return acc_sum(a) * (1.0f / (float)(p ? p->n : CREG_LANES));
 }
 
@@ -258,10 +270,22 @@ CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
  * what the backward passes go by. */
 CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 {
-    return m2 - m2 == 0.0 && variance_plus_eps >= 0x1p-96 && variance_plus_eps <= 0x1p+128;
+    return (m2 - m2 == 0.0) & (variance_plus_eps >= 0x1p-96) & (variance_plus_eps <= 0x1p+128);
 }
 
-CREG_INLINE int creg_is_safe_rstd(double rstd) { return rstd >= 0x1p-64 && rstd <= 0x1p+48; }
+CREG_INLINE int creg_is_safe_rstd(double rstd) { return (rstd >= 0x1p-64) & (rstd <= 0x1p+48); }
+
+/* hi + lo = mean, in float32. Two functions, since GCC 12 takes (double)(float)v of a vector for v, and lo for 0. */
+static CREG_NOINLINE void round_means(const double *restrict mean, float *restrict hi, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) hi[i] = (float)mean[i];
+}
+
+static CREG_NOINLINE void split_means(const double *restrict mean, float *restrict hi, float *restrict lo, ptrdiff_t n)
+{
+    round_means(mean, hi, n);
+    for (ptrdiff_t i = 0; i < n; i++) lo[i] = (float)(mean[i] - (double)hi[i]);
+}
 
 /* The float64 forms: `pieces` runs of n elements. Eight lanes, so that they vectorise with a fixed order. */
 static double exact_sum(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n, double centre, int square)

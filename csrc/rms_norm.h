@@ -93,22 +93,28 @@ CREG_INLINE void rms_norm_single_rows(const float *x, const float *fetch, const 
     }
 }
 
-/* CREG_BATCH short rows; 0, with nothing done, if one of them is not safe. See layer_norm_batch(). */
+/* rstd of CREG_BATCH short rows from their sums of squares; whether one is not safe. See short_rows_finish(). */
+static CREG_NOINLINE int short_squares_finish(const float *squares, double per_col, double eps, double *rstd,
+                                              float *scale)
+{
+    int unsafe = 0;
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double total = squares[i], mean_plus_eps = total * per_col + eps;
+        unsafe |= !creg_is_safe(total, mean_plus_eps);
+        rstd[i] = 1.0 / sqrt(mean_plus_eps);
+        scale[i] = (float)rstd[i];
+    }
+    return unsafe;
+}
+
+/* CREG_BATCH short rows; 0, with nothing done, if one of them is not safe. */
 CREG_INLINE int rms_norm_batch(const float *x, const float *next, const float *gamma, float *y, double *rstd,
                                ptrdiff_t cols, const part *rest, double eps, int stream)
 {
     float squares[CREG_BATCH], scale[CREG_BATCH];
     double inverse[CREG_BATCH];
-    const double per_col = 1.0 / (double)cols;
     for (int i = 0; i < CREG_BATCH; i++) squares[i] = short_sums(square_terms, x + i * cols, cols, rest).a;
-    int unsafe = 0;
-    for (int i = 0; i < CREG_BATCH; i++) {
-        const double total = squares[i], mean_plus_eps = total * per_col + eps;
-        unsafe |= !creg_is_safe(total, mean_plus_eps);
-        inverse[i] = 1.0 / sqrt(mean_plus_eps);
-        scale[i] = (float)inverse[i];
-    }
-    if (unsafe) return 0;
+    if (short_squares_finish(squares, 1.0 / (double)cols, eps, inverse, scale)) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols)
         if (stream)
             rms_norm_row(x + at, next + at, gamma, y + at, cols, v_set1(scale[i]), 1);
