@@ -70,6 +70,24 @@ def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
     return max(largest(arguments, reference), 1e-9 * float(terms))
 
 
+def step_scale(name: str) -> Callable[[Arguments, NDArray[Any]], float]:
+    """The largest sum that an array of an optimiser's step could be of its terms, if none cancelled another.
+
+    That is the step of the magnitudes, whose weights are a difference yet: |w| - lr * |...|, where |w| + lr * |...|
+    is due.
+    """
+
+    def scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+        step = oracle.adamw_step if "m" in arguments else oracle.sgd_step
+        sums: Arguments = {
+            n: np.abs(a).astype(np.float64) if isinstance(a, np.ndarray) else a for n, a in arguments.items()
+        }
+        step(**sums)
+        return largest(arguments, sums[name] if name != "w" else 2.0 * np.abs(arguments["w"]) - sums["w"])
+
+    return scale
+
+
 NORMALISED = Tolerance(1e-6, "the contract for rows of any offset up to 1e6: four roundings of values below 8", largest)
 STATISTIC = Tolerance(2e-7, "float32 sums of at most 4096 values, in units of the rows' own deviation", unit_scale)
 INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of squares", largest)
@@ -78,7 +96,6 @@ COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest m
 SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
 STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum)
 EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
-STEP = Tolerance(8 * UNIT, "at most eight roundings of numbers no larger than the largest weight", largest)
 RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)
 MOVED = Tolerance(0.0, "numbers are moved, not computed", unit_scale)
 UNIFORM = Tolerance(0.0, "53 random bits", unit_scale)
@@ -89,6 +106,12 @@ MIXED = Tolerance(3 * UNIT, "two products and a sum of numbers no larger than th
 TURNED = Tolerance(8 * UNIT, "weights from float64, three lerps of numbers no larger than the largest", largest_pixel)
 JITTERED = Tolerance(32 * UNIT, "some twenty roundings of numbers of the order of 1", unit_scale)
 PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float64", largest)
+
+
+def stepped(*names: str) -> dict[str, Tolerance]:
+    """The tolerances of the arrays that an optimiser's step changes."""
+    reason = "at most eight roundings on the way of each term into the sum"
+    return {name: Tolerance(8 * UNIT, reason, step_scale(name)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -522,8 +545,8 @@ CASES: tuple[Case, ...] = (
     Case("sample_uniform", _sample_uniform, MAPS, {"u": UNIFORM}, {}, 8),
     Case("l2_penalty", _weights, ELEMENTS, {"penalty": PENALTY}, {}, 4),
     Case("l2_gradient", _weights, ELEMENTS, {"dw": SCALED}, {}, 8),
-    Case("sgd_step", _sgd_step, ELEMENTS, {}, {"w": STEP, "velocity": STEP}, 20),
-    Case("adamw_step", _adamw_step(True), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, 28, "decoupled"),
-    Case("adamw_step", _adamw_step(False), ELEMENTS, {}, {"w": STEP, "m": STEP, "v": STEP}, 28, "coupled"),
+    Case("sgd_step", _sgd_step, ELEMENTS, {}, stepped("w", "velocity"), 20),
+    Case("adamw_step", _adamw_step(True), ELEMENTS, {}, stepped("w", "m", "v"), 28, "decoupled"),
+    Case("adamw_step", _adamw_step(False), ELEMENTS, {}, stepped("w", "m", "v"), 28, "coupled"),
 )
 """Every op of the functional API, at least once."""

@@ -88,6 +88,16 @@ def test_parity_of_other_steps(op: str, changes: dict[str, Any]) -> None:
         assert_parity(case, arguments | changes | zeros)
 
 
+@pytest.mark.parametrize("op", ["sgd_step", "adamw_step"])
+@pytest.mark.parametrize("offset", [0.0, -3.0, 1e3])
+def test_parity_of_steps_whose_terms_cancel(op: str, offset: float) -> None:
+    """Alone in its array, a number can be far smaller than what it is the sum of."""
+    for case in (case for case in cases.CASES if case.op == op):
+        for seed in range(50):
+            arguments = case.arguments((1,), np.random.default_rng(seed), offset)
+            assert_parity(case, arguments | {"lr": 1.0, "weight_decay": 1.0})
+
+
 def test_every_op_has_a_case() -> None:
     assert {case.op for case in cases.CASES} == set(functional.__all__)
 
