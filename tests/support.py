@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,17 @@ def arrays_in(arguments: cases.Arguments) -> dict[str, Array]:
 def first_of(returned: Any) -> Any:
     """What `out` receives: the first or only thing that an op returns."""
     return returned[0] if isinstance(returned, tuple) else returned
+
+
+def heeds_ctrl_c() -> None:
+    """For a process's ``preexec_fn``: Ctrl-C ends it, also where the tests were started in the background.
+
+    Whoever does not end is killed, after a minute of its own.
+    """
+    import resource  # Unix alone has it
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

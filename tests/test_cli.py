@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from support import heeds_ctrl_c
 
 import cregkit
 from cregkit import cli, console
@@ -90,6 +91,7 @@ def test_interrupt_ends_in_one_line(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=heeds_ctrl_c,
     )
     assert process.stdout.readline().startswith("cregkit")
     time.sleep(0.3)

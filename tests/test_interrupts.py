@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import heeds_ctrl_c
 
 import cregkit
 
@@ -39,12 +39,6 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _heeds_ctrl_c() -> None:
-    """Also where the tests were started in the background; whoever does not end is killed, after 30 s of its own."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
-
-
 def interrupted(arguments: list[str], started: str) -> tuple[int, str]:
     """Run a Python until it has printed `started`, and a little on, press Ctrl-C; return its exit code and the rest.
 
@@ -60,7 +54,7 @@ def interrupted(arguments: list[str], started: str) -> tuple[int, str]:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(Path(cregkit.__file__).parents[1]),
         },
-        preexec_fn=_heeds_ctrl_c,
+        preexec_fn=heeds_ctrl_c,
     )
     with process:
         assert process.stdout is not None

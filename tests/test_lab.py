@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from support import heeds_ctrl_c
 
 from cregkit import cli
 from cregkit.lab import command, figures, page, writing
@@ -329,7 +330,7 @@ def test_interrupt_ends_a_real_run_with_a_partial_table(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heeds_ctrl_c,
     )  # fmt: skip
     assert process.stdout.readline().startswith("cregkit")
     for _ in range(4):  # question and setup: what comes next are the trainings
