@@ -134,7 +134,7 @@ typedef struct {
                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
 
     /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
-    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int where);
+    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);
     void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
     void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
                             const creg_dropout *dropout, int stream);

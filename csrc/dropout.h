@@ -12,13 +12,14 @@
  * so that the probability is p to 2^-48 at the price of 16 bits.
  *
  * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
- * core, where a copy takes 0.11; on Zen 5 with AVX-512 0.13 ns. Beyond them it runs at 0.5 to 0.75 of a copy's
- * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster), two
- * vectors' rounds take turns where there are registers for it (1.1 times), and x is fetched ahead where streamed stores
- * hide from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen 3). Ten rounds of
- * two products for eight elements are 2.5 each, which no order of them avoids. A backward pass draws the bits again,
- * where others read the mask they stored and multiply: 0.5 to 2 times as long as that multiplication, for no memory
- * kept between the passes.
+ * core, where a copy takes 0.11; on Zen 5 0.29 ns, with AVX-512 0.10 ns. Beyond them it runs at 0.5 to 0.75 of a copy's
+ * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster). The
+ * rounds of several vectors take turns, as one waits for its own last: on Zen 5 two took 0.8 of the time of one with
+ * AVX2, two 0.75 and three 0.7 with AVX-512, four 0.8 for want of registers. x is fetched ahead: streamed stores hide
+ * from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen 3), and three vectors
+ * are drawn faster than it fetches by itself (1.2 times at 8 to 16 MiB). Ten rounds of two products for eight elements
+ * are 2.5 each, which no order of them avoids. A backward pass draws the bits again, where others read the mask they
+ * stored and multiply: 0.5 to 2 times as long as that multiplication, for no memory kept between the passes.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
@@ -27,7 +28,8 @@
 #include "reduce.h"
 
 enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
-enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? 2 : 1 }; /* groups whose words are drawn at once */
+/* Groups whose words are drawn at once. */
+enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1 };
 
 /* Kept elements of whole groups, scaled, plus the residual if there is one; ties count as kept. `vectors` of words are
  * drawn at a time. Returns whether there was a tie that may drop. */
@@ -121,11 +123,11 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
 }
 
 static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                                 int where)
+                                 int stream)
 {
     const philox_keys keys = philox_keys_of(d->key);
-    dropout_elements(x, NULL, y, first, n, where == CREG_NEAR ? 0 : AHEAD, d, &keys, where == CREG_STREAM);
-    if (where == CREG_STREAM) v_stream_end();
+    dropout_elements(x, NULL, y, first, n, AHEAD, d, &keys, stream);
+    if (stream) v_stream_end();
 }
 
 /* The decisions alone, one byte each. */

@@ -16,8 +16,6 @@
 #define CREG_PHILOX_H
 
 enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
-/* Vectors whose rounds take turns, so that none waits for its own last. */
-enum { PHILOX_TOGETHER = CREG_REGISTERS / 16 };
 static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
 static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
 
@@ -77,9 +75,9 @@ CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
     c[3] = p0;
 }
 
-/* CREG_W counters, n = first .. first + CREG_W - 1, none of which carries into the high half, and `vectors` times as
- * many after them. words[i][j] holds word j of each in order. The counters stand in the low halves of 64-bit lanes, the
- * even and the odd ones apart, because there the product's two halves need no sorting. */
+/* `vectors` times CREG_W counters from n = first on, none of which carries into the high half. Their rounds take turns,
+ * so that none waits for its own last. words[i][j] holds word j of vector i in order. The counters stand in the low
+ * halves of 64-bit lanes, the even and the odd ones apart, because there the product's two halves need no sorting. */
 CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *keys, vu words[][4])
 {
     vu c[2 * PHILOX_TOGETHER][4];

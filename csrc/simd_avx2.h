@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-enum { CREG_W = 8, CREG_REGISTERS = 16 };
+enum { CREG_W = 8, PHILOX_TOGETHER = 2 };
 typedef __m256 vf;
 typedef __m256i vm; /* all bits of a lane */
 typedef __m256i vu;

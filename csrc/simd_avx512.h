@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-enum { CREG_W = 16, CREG_REGISTERS = 32 };
+enum { CREG_W = 16, PHILOX_TOGETHER = 3 };
 typedef __m512 vf;
 typedef __mmask16 vm;
 typedef __m512i vu;

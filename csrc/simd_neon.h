@@ -5,7 +5,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
-enum { CREG_W = 4, CREG_REGISTERS = 32 };
+enum { CREG_W = 4, PHILOX_TOGETHER = 2 };
 typedef float32x4_t vf;
 typedef uint32x4_t vm; /* all bits of a lane */
 typedef uint64x2_t vu;

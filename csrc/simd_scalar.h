@@ -1,7 +1,7 @@
 /* Portable C: four floats in a struct, loops the compiler may vectorise as it likes. Runs on any CPU.
  *
- * Every simd_<isa>.h defines these same operations over its own CREG_W floats, and says how many CREG_REGISTERS there
- * are; the op headers are written against them.
+ * Every simd_<isa>.h defines these same operations over its own CREG_W floats, and says how many vectors of random
+ * words are best drawn at once (PHILOX_TOGETHER); the op headers are written against them.
  *
  *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
  *   vw  a window of leading lanes
@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { CREG_W = 4, CREG_REGISTERS = 16 };
+enum { CREG_W = 4, PHILOX_TOGETHER = 1 };
 typedef struct {
     float a[CREG_W];
 } vf;

@@ -140,9 +140,6 @@ cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, 
 # Whether the outputs of an op that goes through so many arrays of so many elements should be written around the cache.
 cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil
 
-# Where these arrays are: CREG_NEAR, CREG_FAR or CREG_STREAM.
-cdef int place(ptrdiff_t elements, int arrays) noexcept nogil
-
 # Checked arrays. All raise TypeError or ValueError that names the argument, says what came and how to mend it.
 cdef cnp.ndarray float32_array(object a, str name)
 cdef cnp.ndarray float32_rows(object a, str name)

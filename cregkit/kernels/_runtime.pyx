@@ -314,12 +314,7 @@ cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, 
 
 
 cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:
-    return place(elements, arrays) == CREG_STREAM
-
-
-cdef int place(ptrdiff_t elements, int arrays) noexcept nogil:
-    cdef ptrdiff_t size = elements * arrays * <ptrdiff_t>sizeof(float)
-    return CREG_NEAR if size < stream_bytes // 2 else CREG_FAR if size < stream_bytes else CREG_STREAM
+    return elements * arrays * <ptrdiff_t>sizeof(float) >= stream_bytes
 
 
 # ---- arrays ----

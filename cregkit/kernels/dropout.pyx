@@ -9,8 +9,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_DROPOUT_GROUP, CREG_NEAR, float32_array, floats, kernels, new_array, number, output, parallel_for, place,
-    run_task, streams, unsigned64,
+    CREG_DROPOUT_GROUP, float32_array, floats, kernels, new_array, number, output, parallel_for, run_task, streams,
+    unsigned64,
 )
 
 cnp.import_array()
@@ -49,12 +49,12 @@ cdef struct Elements:
     float *y
     unsigned char *keep
     ptrdiff_t n, lead  # lead: elements before the first whole group
-    int where
+    int stream
 
 
 cdef Elements elements_of(Random random, ptrdiff_t n) noexcept:
     cdef Elements a
-    a.random, a.n, a.x, a.y, a.keep, a.where = random, n, NULL, NULL, NULL, CREG_NEAR
+    a.random, a.n, a.x, a.y, a.keep, a.stream = random, n, NULL, NULL, NULL, 0
     a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - random.offset % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
     return a
 
@@ -81,7 +81,7 @@ cdef void dropout_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Elements *a = <Elements *>args
     cdef ptrdiff_t i = task_start(a, task), end = task_start(a, task + 1)
     if not is_certain(&a.random, a.x + i, a.y + i, end - i):
-        kernels().dropout(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.where)
+        kernels().dropout(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
 
 
 cdef void keep_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -95,7 +95,7 @@ cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object o
     cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
     cdef Elements a = elements_of(random_of(p, seed, offset, n), n)
     cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.where = floats(x), floats(y), place(n, 2)
+    a.x, a.y, a.stream = floats(x), floats(y), streams(n, 2)
     with nogil:
         parallel_for(dropout_task, &a, task_count(&a), n)
     return y
