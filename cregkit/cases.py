@@ -70,6 +70,16 @@ def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
     return max(largest(arguments, reference), 1e-9 * float(terms))
 
 
+def column_sum_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest magnitude of the sums, or that at which the bound is one rounding of their terms' magnitudes.
+
+    The terms are dy or dy * x_hat, where x_hat is of the order of 1; alone in its array, a sum can cancel to far less.
+    """
+    dy = np.abs(arguments["dy"]).astype(np.float64)
+    terms = np.moveaxis(dy, arguments.get("channel_axis", -1), -1).reshape(-1, reference.size).sum(axis=0)
+    return max(largest(arguments, reference), UNIT / COLUMN_SUM.bound * float(terms.max(initial=0.0)))
+
+
 def step_scale(name: str) -> Callable[[Arguments, NDArray[Any]], float]:
     """The largest sum that an array of an optimiser's step could be of its terms, if none cancelled another.
 
@@ -92,7 +102,7 @@ NORMALISED = Tolerance(1e-6, "the contract for rows of any offset up to 1e6: fou
 STATISTIC = Tolerance(2e-7, "float32 sums of at most 4096 values, in units of the rows' own deviation", unit_scale)
 INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of squares", largest)
 GRADIENT = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", gradient_scale)
-COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", largest)
+COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", column_sum_scale)
 SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
 STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum)
 EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)

@@ -98,6 +98,14 @@ def test_parity_of_steps_whose_terms_cancel(op: str, offset: float) -> None:
             assert_parity(case, arguments | {"lr": 1.0, "weight_decay": 1.0})
 
 
+@pytest.mark.parametrize("op", ["layer_norm_backward", "rms_norm_backward"])
+def test_parity_of_gradients_that_cancel(op: str) -> None:
+    """With one column, the sum over the rows alone tells how large its own error may be."""
+    for case in (case for case in cases.CASES if case.op == op):
+        for seed in range(300):
+            assert_parity(case, case.arguments((31, 1), np.random.default_rng(seed), -3.0))
+
+
 def test_every_op_has_a_case() -> None:
     assert {case.op for case in cases.CASES} == set(functional.__all__)
 
