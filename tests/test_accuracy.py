@@ -12,6 +12,7 @@ from support import Array, each_isa
 from cregkit import cases, functional, oracle
 
 CONTRACT_Y = cases.Tolerance(1e-6, "the contract, absolute", cases.unit_scale)
+CONTRACT_DX = cases.Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", cases.largest)
 TINY = np.float32(1e-45)  # the smallest subnormal
 HUGE = np.float32(3.4e38)  # almost the largest number
 ROW_OPS = ("layer_norm", "rms_norm")
@@ -170,7 +171,7 @@ def test_neighbours_of_extreme_channels_stay_accurate() -> None:
         assert_within(cases.NORMALISED, y, y64, {}, isa)
         dx = functional.batch_norm_backward(dy, x, *saved)[0]
         for c in range(x.shape[1]):
-            assert_within(cases.COLUMN_SUM, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
+            assert_within(CONTRACT_DX, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1e6, 16777217.0, 1e30, 1e-30, HUGE, TINY])
