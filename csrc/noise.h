@@ -7,12 +7,14 @@
  * Uniform    53 bits of two words: k / 2^53, k from 0 to 2^53 - 1.
  * Normal     Box and Muller (1958), "A Note on the Generation of Random Normal Deviates", of two words:
  *                u = (k + 1/2) / 2^31, rounded to float32;   k: upper 31 bits of the first word
- *                t = 2 k / 2^31 - 1, rounded to float32;     k: upper 31 bits of the second; its lowest bit: the sign
- * below r = sqrt(-2 ln u),   z = r sin(pi t / 2)   and   +-r cos(pi t / 2) The half circle and a sign make the whole.
- * Only + - * / and sqrt, so ln is e ln 2 + 2 artanh((m - 1)/(m + 1)) for u = m 2^e, with the odd powers after the first
- * by a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which makes its zero exact.
- * |z| reaches 6.66. Places     64 elements take 16 counters: element 16 j + k of a group has counter 16 group + k, from
- * whose words 0 and 1 come j = 0 (sine) and 1 (cosine), from words 2 and 3 j = 2 and 3.
+ *                t = 2 k / 2^31 - 1, rounded to float32;     k: upper 31 bits of the second
+ *                r = sqrt(-2 ln u),   z = r sin(pi t / 2)   and   +-r cos(pi t / 2)
+ *            The half circle and a sign, the second word's lowest bit, make the whole. |z| reaches 6.66. Only + - * /
+ *            and sqrt, so ln is e ln 2 + 2 artanh((m - 1)/(m + 1)) for u = m 2^e, with the odd powers after the
+ *            first by a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
+ *            makes its zero exact.
+ * Places     64 elements take 16 counters: element 16 j + k of a group has counter 16 group + k, from whose words 0
+ *            and 1 come j = 0 (sine) and 1 (cosine), from words 2 and 3 j = 2 and 3.
  */
 #ifndef CREG_NOISE_H
 #define CREG_NOISE_H
