@@ -33,9 +33,9 @@
  * difference). What bounds the backward of short rows are the additions into dgamma and dbeta (without those it takes
  * 0.75 of the time). Tried there and left: two rows at a time into them (1.1 times faster in the first cache, no
  * difference in the third, 1.1 to 1.5 times slower beyond), four and eight (slower), not fetching ahead (no
- * difference). Stores leave the processor in order, so that those of dgamma and dbeta, which are in the first cache,
- * wait behind one of dx that is not: fetching dx ahead too takes 0.8 to 0.9 of the time within the second cache and
- * 0.65 to 0.8 in the third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9).
+ * difference). dx is asked for WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and 0.65 to 0.8 in the
+ * third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead instead is 1.0 to 1.1
+ * times slower from 2048 columns on; two rows at a time into the sums take 0.93 of the time there and 1.05 below.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
@@ -316,7 +316,7 @@ CREG_INLINE void layer_norm_grad_row_of(const grad_row *r, ptrdiff_t ahead, ptrd
         prefetch_group(r->dy + ahead + j);
         prefetch_group(r->x + ahead + j);
         if (r->more) prefetch_group(r->more + ahead + j);
-        if (!stream) prefetch_group(r->dx + ahead + j); /* so that the sums' stores need not wait behind it */
+        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD);
         for (int k = 0; k < CREG_LANES; k += CREG_W) layer_norm_grad_part(r, j + k, CREG_W, stream);
     }
     for (; j < cols; j += CREG_W) layer_norm_grad_part(r, j, cols - j, 0); /* tail */

@@ -209,7 +209,7 @@ CREG_INLINE void rms_norm_grad_row_of(const rms_grad_row *r, ptrdiff_t ahead, pt
         prefetch_group(r->dy + ahead + j);
         prefetch_group(r->x + ahead + j);
         if (r->more) prefetch_group(r->more + ahead + j);
-        if (!stream) prefetch_group(r->dx + ahead + j); /* so that the sums' stores need not wait behind it */
+        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD);
         for (int k = 0; k < CREG_LANES; k += CREG_W) rms_norm_grad_part(r, j + k, CREG_W, stream);
     }
     for (; j < cols; j += CREG_W) rms_norm_grad_part(r, j, cols - j, 0); /* tail */

@@ -129,9 +129,11 @@ cdef ptrdiff_t MERGE_COLUMNS = 1024
 # that what is written is gone before anyone reads it, and writing it through the cache would first read it. On a CPU
 # with 32 MiB of it, layer norm of 1, 2, 3, 4 Mi numbers (8 to 32 MiB) took 1.2, 1.1, 0.9, 0.6 times as long so (Zen 3);
 # on another, 1.5, 1.2, 0.8, 0.8 times at 8, 16, 32, 48 MiB, and its backward 1.2, 0.9, 0.8 times at 12, 24, 48 MiB (Zen
-# 5). Nothing of a cache that many cores share can be relied on, so that 128 MiB are enough whatever its size.
+# 5). Nothing of a cache that many cores share can be relied on: of 480 MiB, two cores saw about 64 (a Xeon, where layer
+# norm took 1.2, 1.1, 0.9, 0.7 times as long so at 32, 64, 80, 96 MiB, batch norm 1.0, 0.9, 0.8, 0.7 times), so that
+# 80 MiB are enough whatever its size.
 LAST_CACHE_BYTES = last_cache_bytes()
-STREAM_BYTES = min(128 << 20, max(8 << 20, LAST_CACHE_BYTES)) if LAST_CACHE_BYTES else 128 << 20
+STREAM_BYTES = min(80 << 20, max(8 << 20, LAST_CACHE_BYTES)) if LAST_CACHE_BYTES else 80 << 20
 cdef ptrdiff_t stream_bytes = STREAM_BYTES
 
 cdef int default_threads = 1
