@@ -84,8 +84,8 @@ CREG_INLINE void fetch_ahead(const float *p, int stream)
     if (stream) __builtin_prefetch(p + AHEAD);
 }
 
-/* How far ahead a run asks for what it stores, where it stores into sums besides: stores leave the processor in order,
- * so that those into the sums, which are in the first cache, wait behind any that is not. */
+/* How far ahead a run asks for what it is to store. Stores leave the processor in order, so that those into sums, which
+ * are in the first cache, wait behind any that is not. */
 enum { WRITE_AHEAD = 512 };
 
 CREG_INLINE acc acc_zero(void)

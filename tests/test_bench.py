@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_the_quartile_bears_interference_in_most_samples():
 
 
 def test_contestants_take_turns(monkeypatch):
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)  # one call is a sample
+    monkeypatch.setattr(timing, "LONG_SECONDS", 0.0)  # one call is a sample
     calls, pauses = [], []
     monkeypatch.setattr(timing.time, "sleep", pauses.append)
     contestants = {
@@ -93,6 +94,13 @@ def test_short_calls_are_repeated_until_a_sample_can_be_timed():
     calls = []
     timing.measure({"a": Contestant(lambda: calls.append(0))}, budget=0.0)
     assert len(calls) > 100 * timing.MIN_ROUNDS
+
+
+def test_calls_in_between_are_made_four_times_untimed(monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
+    calls = []
+    timing.measure({who: Contestant(partial(calls.append, who)) for who in "ab"}, budget=0.0)
+    assert "".join(calls).endswith("aaaaabbbbb" * timing.MIN_ROUNDS)
 
 
 def test_a_budget_buys_more_rounds():

@@ -1,10 +1,11 @@
 """Timing that a busy machine disturbs least: contestants in turn, in one process, many samples, robust statistics.
 
 Every round takes one sample of each contestant (A, B, C, A, B, C ...), so that what else the machine does meets all of
-them. A sample is a loop of calls that lasts a millisecond or more, after an untimed call that puts the contestant's
-data into the caches and its threads to work. (Where one call lasts that long, the caches are the smaller part, and the
-untimed call is left out.) Where the next contestant has a thread pool of its own, a pause lets the pool before it stop
-spinning: it would hold a core for up to 20 ms.
+them. A sample is a loop of calls that lasts a millisecond or more, after four such loops untimed that put the
+contestant's data into the caches and its threads to work: on some CPUs the last cache has taken it in only after four
+calls. (Where one call lasts ten milliseconds, the caches are the smaller part, and no call is left untimed.) Where the
+next contestant has a thread pool of its own, a pause lets the pool before it stop spinning: it would hold a core for up
+to 20 ms.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from timeit import Timer
 
 SAMPLE_SECONDS = 1e-3
+UNTIMED_SAMPLES = 4
+LONG_SECONDS = 10 * SAMPLE_SECONDS
 PAUSE_SECONDS = 0.02
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
@@ -63,7 +66,7 @@ class Contestant:
 def measure(contestants: Mapping[str, Contestant], budget: float) -> dict[str, Measurement]:
     """Time the contestants in turn for about ``budget`` seconds, but for at least ``MIN_ROUNDS`` rounds."""
     timers = {name: Timer(contestant.call, contestant.setup) for name, contestant in contestants.items()}
-    numbers = {name: _calls_per_sample(timer) for name, timer in timers.items()}
+    plans = {name: _plan(timer) for name, timer in timers.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     deadline = time.perf_counter() + budget
     pool = ""
@@ -71,21 +74,24 @@ def measure(contestants: Mapping[str, Contestant], budget: float) -> dict[str, M
         if done >= MIN_ROUNDS and time.perf_counter() > deadline:
             break
         for name, timer in timers.items():
+            number, untimed = plans[name]
             if contestants[name].pool != pool:
                 pool = contestants[name].pool
                 time.sleep(PAUSE_SECONDS)
-                timer.timeit(1)
-            elif numbers[name] > 1:
-                timer.timeit(1)
-            samples[name].append(timer.timeit(numbers[name]) / numbers[name])
+                untimed = max(1, untimed)
+            if untimed:
+                timer.timeit(untimed)
+            samples[name].append(timer.timeit(number) / number)
     return {name: Measurement.of(of_one) for name, of_one in samples.items()}
 
 
-def _calls_per_sample(timer: Timer) -> int:
-    """Return how many calls last about ``SAMPLE_SECONDS``, after a first call that may load and allocate."""
-    if timer.timeit(1) > 10 * SAMPLE_SECONDS:
-        return 1
+def _plan(timer: Timer) -> tuple[int, int]:
+    """Calls per sample, and untimed ones before it, after a first call that may load and allocate."""
+    timer.timeit(1)
+    if timer.timeit(1) > LONG_SECONDS:
+        return 1, 0
     number = 1
     while (seconds := timer.timeit(number)) < SAMPLE_SECONDS / 10:
         number *= 10
-    return max(1, math.ceil(number * SAMPLE_SECONDS / seconds))
+    number = max(1, math.ceil(number * SAMPLE_SECONDS / seconds))
+    return number, UNTIMED_SAMPLES * number
