@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, starmap
 
 import numpy as np
 import pytest
@@ -127,17 +127,25 @@ def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
                 assert bits({first: out})[first] == wanted[first]
 
 
-# ---- outputs of 16 Mi elements or more are written around the cache: halves, which are not, must give the same ----
+# ---- outputs of 16 Mi elements or more are written around the cache: eighths, which are not, must give the same ----
 
 WIDE = (4097, 4099)  # rows, and channels' rows, that start on no register boundary
 ALIGNED = (4096, 4352)
-LONG_PLANES = (33, 2, 509, 509)
+LONG_PLANES = (33, 8, 255, 255)  # a channel is more than a task; of the others, it is one, or not where streamed
+PLANES = (130, 64, 46, 46)
+SHORT_PLANES = (130, 150, 29, 31)
 
 
 @pytest.fixture(scope="module")
 def large() -> tuple[Array, Array]:
     rng = np.random.default_rng(1)
     return tuple(rng.standard_normal(ALIGNED[0] * ALIGNED[1], np.float32) for _ in range(2))  # type: ignore[return-value]
+
+
+def eighths(n: int) -> Iterator[slice]:
+    """Cut ``range(n)`` into parts of about the same length."""
+    ends = [n * i // 8 for i in range(9)]
+    return starmap(slice, pairwise(ends))
 
 
 def assert_pieces(whole: Array, pieces: list[Array]) -> None:
@@ -150,27 +158,27 @@ def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) 
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     forward, backward = (getattr(functional, f"{op}_{direction}") for direction in ("forward", "backward"))
-    halves = (slice(shape[0] // 2), slice(shape[0] // 2, None))
     for _ in each_isa():
         y, *saved = forward(x, gamma)
-        assert_pieces(y, [forward(x[half], gamma)[0] for half in halves])
+        assert_pieces(y, [forward(x[rows], gamma)[0] for rows in eighths(shape[0])])
         dx = backward(dy, x, *saved, gamma)[0]
-        assert_pieces(dx, [backward(dy[half], x[half], *(s[half] for s in saved), gamma)[0] for half in halves])
+        pieces = [backward(dy[i], x[i], *(s[i] for s in saved), gamma)[0] for i in eighths(shape[0])]
+        assert_pieces(dx, pieces)
 
 
-@pytest.mark.parametrize("shape", [WIDE, ALIGNED, LONG_PLANES])
+@pytest.mark.parametrize("shape", [WIDE, ALIGNED, LONG_PLANES, PLANES, SHORT_PLANES])
 def test_streamed_channels(large: tuple[Array, Array], shape: cases.Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     for _ in each_isa():
         y, *saved = functional.batch_norm_forward(x, gamma)
         dx = functional.batch_norm_backward(dy, x, *saved, gamma)[0]
-        for half in (slice(shape[1] // 2), slice(shape[1] // 2, None)):
-            part, part_dy = (np.ascontiguousarray(a[:, half]) for a in (x, dy))
-            part_y, *part_saved = functional.batch_norm_forward(part, gamma[half])
-            part_dx = functional.batch_norm_backward(part_dy, part, *part_saved, gamma[half])[0]
-            assert np.array_equal(y[:, half].view(np.uint32), part_y.view(np.uint32))
-            assert np.array_equal(dx[:, half].view(np.uint32), part_dx.view(np.uint32))
+        for channels in eighths(shape[1]):
+            part, part_dy = (np.ascontiguousarray(a[:, channels]) for a in (x, dy))
+            part_y, *part_saved = functional.batch_norm_forward(part, gamma[channels])
+            part_dx = functional.batch_norm_backward(part_dy, part, *part_saved, gamma[channels])[0]
+            assert np.array_equal(y[:, channels].view(np.uint32), part_y.view(np.uint32))
+            assert np.array_equal(dx[:, channels].view(np.uint32), part_dx.view(np.uint32))
 
 
 @pytest.mark.parametrize("offset", [0, 1, 31])
@@ -183,13 +191,16 @@ def test_streamed_elements(large: tuple[Array, Array], offset: int) -> None:
     ]
     for op in ops:
         for _ in each_isa():
-            assert_pieces(op(x, 0, out=out), [op(x[: n // 2], 0), op(x[n // 2 :], n // 2)])
+            assert_pieces(op(x, 0, out=out), [op(x[part], part.start) for part in eighths(n)])
 
 
 def test_streamed_maps(large: tuple[Array, Array]) -> None:
     x = large[0][: np.prod(LONG_PLANES)].reshape(LONG_PLANES)
     for _ in each_isa():
-        pieces = [functional.spatial_dropout(x[i:j], 0.3, seed=2, offset=2 * i) for i, j in ((0, 20), (20, 33))]
+        pieces = [
+            functional.spatial_dropout(x[part], 0.3, seed=2, offset=LONG_PLANES[1] * part.start)
+            for part in eighths(len(x))
+        ]
         assert_pieces(functional.spatial_dropout(x, 0.3, seed=2), pieces)
 
 
