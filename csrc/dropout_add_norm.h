@@ -50,7 +50,7 @@ CREG_INLINE void add_elements(const float *x, const float *residual, float *h, p
     const vf zero = v_set1(0.0f);
     ptrdiff_t j = 0;
     for (; j + CREG_LANES <= n; j += CREG_LANES) { /* main loop */
-        if (ahead) prefetch_group((x ? x : residual) + j + ahead);
+        if (ahead) prefetch_group((x ? x : residual) + j + ahead, 0);
         for (ptrdiff_t k = j; k < j + CREG_LANES; k += CREG_W)
             v_store(h + k, v_add(v_load(residual + k), x ? v_load(x + k) : zero));
     }

@@ -25,17 +25,18 @@
  * eight rows at a time for longer rows (1.1 times slower); two rows of backward at a time, to load gamma, dgamma and
  * dbeta once for both (no difference with AVX-512, 1.1 to 1.4 times slower with AVX2), and four (1.1 times slower, and
  * 2 to 3 times beyond the cache); backward's sums a row ahead as forward's (1.1 times slower); fetching into the second
- * level instead of the first (no difference). Of what a row of 16 to 128 columns took, much were masks for registers
- * that are whole or empty, statistics that the compiler did not take as vectors (short_rows_finish()) and the wait for
- * the provisional means (layer_norm_batches()): without, it takes 0.63 to 0.85 of the time on Zen 5 with AVX-512 and
- * 0.55 to 0.8 with AVX2. Tried there and left: the folds of eight rows as one transposition (no difference, RMS norm
- * 1.1 times slower), the writing a batch behind the sums too (no difference), fetching every line ahead (no
- * difference). What bounds the backward of short rows are the additions into dgamma and dbeta (without those it takes
- * 0.75 of the time). Tried there and left: two rows at a time into them (1.1 times faster in the first cache, no
- * difference in the third, 1.1 to 1.5 times slower beyond), four and eight (slower), not fetching ahead (no
- * difference). dx is asked for WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and 0.65 to 0.8 in the
- * third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead instead is 1.0 to 1.1
- * times slower from 2048 columns on; two rows at a time into the sums take 0.93 of the time there and 1.05 below.
+ * level instead of the first where nothing is streamed (no difference). Of what a row of 16 to 128 columns took, much
+ * were masks for registers that are whole or empty, statistics that the compiler did not take as vectors
+ * (short_rows_finish()) and the wait for the provisional means (layer_norm_batches()): without, it takes 0.63 to 0.85
+ * of the time on Zen 5 with AVX-512 and 0.55 to 0.8 with AVX2. Tried there and left: the folds of eight rows as one
+ * transposition (no difference, RMS norm 1.1 times slower), the writing a batch behind the sums too (no difference),
+ * fetching every line ahead (no difference). What bounds the backward of short rows are the additions into dgamma and
+ * dbeta (without those it takes 0.75 of the time). Tried there and left: two rows at a time into them (1.1 times faster
+ * in the first cache, no difference in the third, 1.1 to 1.5 times slower beyond), four and eight (slower), not
+ * fetching ahead (no difference). dx is asked for WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and
+ * 0.65 to 0.8 in the third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead
+ * instead is 1.0 to 1.1 times slower from 2048 columns on; two rows at a time into the sums take 0.93 of the time there
+ * and 1.05 below.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
@@ -71,7 +72,7 @@ CREG_INLINE ptrdiff_t layer_norm_groups(const float *x, const float *next, const
                                         float *y, ptrdiff_t j, ptrdiff_t cols, row_scale row, int stream)
 {
     for (; j + CREG_LANES <= cols; j += CREG_LANES) {
-        prefetch_group(next + j);
+        prefetch_group(next + j, stream);
         for (int k = 0; k < CREG_LANES; k += CREG_W) layer_norm_part(x, gamma, beta, y, j + k, CREG_W, row, stream);
     }
     return j;
@@ -313,10 +314,10 @@ CREG_INLINE void layer_norm_grad_row_of(const grad_row *r, ptrdiff_t ahead, ptrd
     for (ptrdiff_t j = 0; j < lead; j += CREG_W) layer_norm_grad_part(r, j, lead - j, 0);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(r->dy + ahead + j);
-        prefetch_group(r->x + ahead + j);
-        if (r->more) prefetch_group(r->more + ahead + j);
-        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD);
+        prefetch_group(r->dy + ahead + j, stream);
+        prefetch_group(r->x + ahead + j, stream);
+        if (r->more) prefetch_group(r->more + ahead + j, stream);
+        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
         for (int k = 0; k < CREG_LANES; k += CREG_W) layer_norm_grad_part(r, j + k, CREG_W, stream);
     }
     for (; j < cols; j += CREG_W) layer_norm_grad_part(r, j, cols - j, 0); /* tail */

@@ -69,10 +69,16 @@ CREG_INLINE const vw *cut_of(const part *p, int k) { return p && p->n < (k + 1) 
 CREG_INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* Asks for a group of lanes that is needed soon. Processors fetch ahead by themselves, but only within a page, and not
- * while a row that is in the cache already is gone over once more. */
-CREG_INLINE void prefetch_group(const float *p)
+ * while a row that is in the cache already is gone over once more. Where outputs are streamed, into the second cache:
+ * the first has a dozen lines under way at most, and streamed stores take their share of them. (On a Xeon layer norm
+ * of rows of 16 KiB took 0.85 of the time so, dropout 0.8; on Zen 5 it makes no difference.) */
+CREG_INLINE void prefetch_group(const float *p, int stream)
 {
-    for (int j = 0; j < CREG_LANES; j += CREG_LINE) __builtin_prefetch(p + j);
+    for (int j = 0; j < CREG_LANES; j += CREG_LINE)
+        if (stream)
+            __builtin_prefetch(p + j, 0, 2);
+        else
+            __builtin_prefetch(p + j);
 }
 
 /* Asks for what a run reads next where its arrays are beyond the cache: streamed stores keep some processors from
@@ -81,7 +87,7 @@ CREG_INLINE void prefetch_group(const float *p)
 enum { AHEAD = 2048 };
 CREG_INLINE void fetch_ahead(const float *p, int stream)
 {
-    if (stream) __builtin_prefetch(p + AHEAD);
+    if (stream) __builtin_prefetch(p + AHEAD, 0, 2);
 }
 
 /* How far ahead a run asks for what it is to store. Stores leave the processor in order, so that those into sums, which

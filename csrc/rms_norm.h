@@ -25,7 +25,7 @@ CREG_INLINE ptrdiff_t rms_norm_groups(const float *x, const float *next, const f
                                       ptrdiff_t cols, vf rstd, int stream)
 {
     for (; j + CREG_LANES <= cols; j += CREG_LANES) {
-        prefetch_group(next + j);
+        prefetch_group(next + j, stream);
         for (int k = 0; k < CREG_LANES; k += CREG_W) rms_norm_part(x, gamma, y, j + k, CREG_W, rstd, stream);
     }
     return j;
@@ -206,10 +206,10 @@ CREG_INLINE void rms_norm_grad_row_of(const rms_grad_row *r, ptrdiff_t ahead, pt
     for (ptrdiff_t j = 0; j < lead; j += CREG_W) rms_norm_grad_part(r, j, lead - j, 0);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(r->dy + ahead + j);
-        prefetch_group(r->x + ahead + j);
-        if (r->more) prefetch_group(r->more + ahead + j);
-        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD);
+        prefetch_group(r->dy + ahead + j, stream);
+        prefetch_group(r->x + ahead + j, stream);
+        if (r->more) prefetch_group(r->more + ahead + j, stream);
+        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
         for (int k = 0; k < CREG_LANES; k += CREG_W) rms_norm_grad_part(r, j + k, CREG_W, stream);
     }
     for (; j < cols; j += CREG_W) rms_norm_grad_part(r, j, cols - j, 0); /* tail */
