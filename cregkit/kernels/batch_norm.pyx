@@ -28,7 +28,7 @@ cdef enum:
     TASK_ELEMENTS = 16384
     TASK_CHANNELS = 1024
     CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
-    FAR_ELEMENTS = 1048576  # of a tensor: 4 MiB
+    FAR_ELEMENTS = 32768  # of a tensor: 128 KiB
     PARAMETER_COST = 16  # a square root and a division in float64, and some
     WHOLE_TASKS = 8  # so few whole channels keep the threads busy
     LONG_PLANE = 2048  # a run of memory that is worth starting from beyond the caches
