@@ -15,7 +15,7 @@ from cregkit.benchmark.report import Report
 from cregkit.console import Console, check_writable
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
-QUICK_SECONDS = 45.0
+QUICK_SECONDS = 48.0
 """When a quick run begins no further row: on a busy machine the largest are left out."""
 SLOW_TO_START = ("torch.compile", "jax")
 """Peers that compile for seconds: left out of a quick run unless they are named."""

@@ -1,7 +1,7 @@
 """Timing that a busy machine disturbs least: contestants in turn, in one process, many samples, robust statistics.
 
 Every round takes one sample of each contestant (A, B, C, A, B, C ...), so that what else the machine does meets all of
-them. A sample is a loop of calls that lasts a millisecond or more, after four such loops untimed that put the
+them. A sample is a loop of calls that lasts a millisecond or more, after three such loops untimed that put the
 contestant's data into the caches and its threads to work: on some CPUs the last cache has taken it in only after four
 calls. (Where one call lasts ten milliseconds, the caches are the smaller part, and no call is left untimed.) Where the
 next contestant has a thread pool of its own, a pause lets the pool before it stop spinning: it would hold a core for up
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from timeit import Timer
 
 SAMPLE_SECONDS = 1e-3
-UNTIMED_SAMPLES = 4
+UNTIMED_SAMPLES = 3
 LONG_SECONDS = 10 * SAMPLE_SECONDS
 PAUSE_SECONDS = 0.02
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
