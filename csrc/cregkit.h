@@ -33,8 +33,8 @@ enum {
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
-/* Where a call's arrays are: near the core; far from it, to be fetched ahead; or beyond the cache, outputs to be
- * written around it. */
+/* Where a call's arrays are: near the core; far from it, rows to be written one after another; or beyond the cache,
+ * outputs to be written around it. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
 
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).

@@ -12,7 +12,7 @@
  * so that the probability is p to 2^-48 at the price of 16 bits.
  *
  * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
- * core, where a copy takes 0.11; on Zen 5 0.29 ns, with AVX-512 0.10 ns. Beyond them it runs at 0.5 to 0.75 of a copy's
+ * core, where a copy takes 0.11; on Zen 5 0.29 ns, with AVX-512 0.10 ns. Beyond them it runs at 0.5 to 0.9 of a copy's
  * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster). The
  * rounds of several vectors take turns, as one waits for its own last: on Zen 5 two took 0.8 of the time of one with
  * AVX2, two 0.75 and three 0.7 with AVX-512, four 0.8 for want of registers. x is fetched ahead: streamed stores hide

@@ -127,7 +127,8 @@ def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
                 assert bits({first: out})[first] == wanted[first]
 
 
-# ---- outputs of 16 Mi elements or more are written around the cache: eighths, which are not, must give the same ----
+# ---- outputs of 16 Mi elements or more are written around the cache: eighths must give the same, which are not where
+# the last cache has 32 MiB ----
 
 WIDE = (4097, 4099)  # rows, and channels' rows, that start on no register boundary
 ALIGNED = (4096, 4352)

@@ -2,7 +2,7 @@
 
 Every round takes one sample of each contestant (A, B, C, A, B, C ...), so that what else the machine does meets all of
 them. A sample is a loop of calls that lasts a millisecond or more, after three such loops untimed that put the
-contestant's data into the caches and its threads to work: on some CPUs the last cache has taken it in only after four
+contestant's data into the caches and its threads to work: on some CPUs the last cache has taken it in only after three
 calls. (Where one call lasts ten milliseconds, the caches are the smaller part, and no call is left untimed.) Where the
 next contestant has a thread pool of its own, a pause lets the pool before it stop spinning: it would hold a core for up
 to 20 ms.
