@@ -26,6 +26,8 @@ enum {
     CREG_LANES = 64,          /* virtual lanes of a sum */
     CREG_PANEL = 4096,        /* elements of a row (or plane) summed in float32 before float64 takes over */
     CREG_CHUNK_ROWS = 64,     /* rows of a column sum taken in float32 before float64 takes over */
+    CREG_WIDE_ROWS = 16,      /* the most rows that are shared out by columns: see wide_rows.h */
+    CREG_TILE = 1024,         /* columns of those that are stored together */
     CREG_DROPOUT_GROUP = 128, /* elements that share 16 Philox counters */
     CREG_NOISE_GROUP = 64     /* elements of a sample's noise that do */
 };
@@ -80,6 +82,28 @@ typedef struct {
 typedef struct {
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
+
+/* What is known of a wide row. exact = 1: float32 does not do for it. */
+typedef struct {
+    double mean, rstd, mean_g, mean_g_x_hat;
+    int exact;
+} creg_wide_row;
+
+/* A norm of at most CREG_WIDE_ROWS rows of cols columns, one after another, shared out by columns. See wide_rows.h. */
+typedef struct {
+    int rms;                               /* RMS norm: without beta, mean and dbeta */
+    const float *x, *residual, *dy, *more; /* more: what is added to dx, or NULL */
+    const float *gamma, *beta;
+    float *h, *y;                         /* h = residual + dropout(x) is normalised, or x where h is NULL */
+    float *dx, *dropped, *dgamma, *dbeta; /* dropped: dropout's gradient of dx, or NULL */
+    double *sums;                         /* two of each panel of each row */
+    creg_wide_row row[CREG_WIDE_ROWS];
+    ptrdiff_t rows, cols;
+    double eps;
+    uint64_t first;              /* the first element's place in the random stream */
+    const creg_dropout *dropout; /* NULL where p = 0 */
+    int stream;
+} creg_wide;
 
 /* Dropout, addition and a norm in one: the same for both norms. See dropout_add_norm.h. */
 typedef void creg_dropout_add_norm_forward(const float *x, const float *residual, const float *gamma, const float *beta,
@@ -143,6 +167,15 @@ typedef struct {
      * dgamma and dbeta as above. RMS norm has no beta, mean and dbeta. */
     creg_dropout_add_norm_forward *dropout_add_layer_norm_forward, *dropout_add_rms_norm_forward;
     creg_dropout_add_norm_backward *dropout_add_layer_norm_backward, *dropout_add_rms_norm_backward;
+
+    /* wide_rows.h, in this order: sums of each panel of each row, each row's statistics from them, what is stored of
+     * each tile of columns. Backward starts from a row's mean and rstd. */
+    void (*wide_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
+    void (*wide_statistics)(creg_wide *wide, ptrdiff_t row);
+    void (*wide_write)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
+    void (*wide_grad_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
+    void (*wide_grad_means)(creg_wide *wide, ptrdiff_t row);
+    void (*wide_grad_tile)(const creg_wide *wide, ptrdiff_t tile);
 
     /* optimizer.h: n elements; sum_squares takes at most CREG_PANEL. */
     double (*sum_squares)(const float *x, ptrdiff_t n);

@@ -58,13 +58,28 @@ CREG_INLINE void add_elements(const float *x, const float *residual, float *h, p
         v_store_part(h + j, v_add(v_load_part(residual + j, n - j), x ? v_load_part(x + j, n - j) : zero), n - j);
 }
 
+/* h = residual + dropout(x): without dropout x itself, without x 0. */
+CREG_INLINE void add_dropped(const float *x, const float *residual, float *h, ptrdiff_t n, ptrdiff_t ahead,
+                             uint64_t first, const creg_dropout *dropout, const philox_keys *keys)
+{
+    if (x && dropout)
+        dropout_elements(x, residual, h, first, n, ahead, dropout, keys, 0);
+    else
+        add_elements(x, residual, h, n, ahead);
+}
+
+CREG_INLINE philox_keys dropout_keys(const creg_dropout *dropout)
+{
+    return philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
+}
+
 CREG_INLINE void dropout_add_norm_forward(int rms, const float *x, const float *residual, const float *gamma,
                                           const float *beta, float *y, float *h, double *mean, double *rstd,
                                           ptrdiff_t rows, ptrdiff_t cols, double eps, uint64_t first,
                                           const creg_dropout *dropout, int stream)
 {
     float place[CREG_PANEL];
-    const philox_keys keys = philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
+    const philox_keys keys = dropout_keys(dropout);
     const int apart = stream && cols <= CREG_PANEL;
     const ptrdiff_t step = tile_rows(cols, first, dropout);
     for (ptrdiff_t i = 0; i < rows; i += step) {
@@ -73,10 +88,7 @@ CREG_INLINE void dropout_add_norm_forward(int rms, const float *x, const float *
         /* Drawing leaves the time to fetch both arrays; without it, the second is fetched while the norm is written. */
         const float *fetch = x && !dropout && ahead ? residual + at + ahead : NULL;
         float *row = apart ? place : h + at;
-        if (x && dropout)
-            dropout_elements(x + at, residual + at, row, first + (uint64_t)at, n, ahead, dropout, &keys, 0);
-        else
-            add_elements(AT(x, at), residual + at, row, n, ahead);
+        add_dropped(AT(x, at), residual + at, row, n, ahead, first + (uint64_t)at, dropout, &keys);
         if (apart) stream_row(row, h + at, n);
         if (rms)
             rms_norm_rows(row, fetch, gamma, y + at, rstd + i, tile, cols, eps, stream);
@@ -92,7 +104,7 @@ CREG_INLINE void dropout_add_norm_backward(int rms, const float *dy, const float
                                            ptrdiff_t cols, uint64_t first, const creg_dropout *dropout, int stream)
 {
     float place[CREG_PANEL];
-    const philox_keys keys = philox_keys_of(dropout ? dropout->key : (const uint32_t[2]){0, 0});
+    const philox_keys keys = dropout_keys(dropout);
     const int apart = stream && dx && cols <= CREG_PANEL, at_once = stream && !dx;
     const ptrdiff_t step = tile_rows(cols, first, dropout);
     zero_sums(dgamma, cols);

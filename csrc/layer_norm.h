@@ -115,10 +115,9 @@ typedef struct {
     int safe;
 } row_statistics;
 
-CREG_INLINE row_statistics layer_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+CREG_INLINE row_statistics layer_norm_finish(moments row, const float *x, ptrdiff_t cols, double eps)
 {
     const double per_col = 1.0 / (double)cols;
-    moments row = row_moments(x, cols);
     double variance_plus_eps = row.m2 * per_col + eps;
     const int safe = cols > CREG_FEW && creg_is_safe(row.m2, variance_plus_eps);
     if (!safe) {
@@ -126,6 +125,11 @@ CREG_INLINE row_statistics layer_norm_statistics(const float *x, ptrdiff_t cols,
         variance_plus_eps = row.m2 * per_col + eps;
     }
     return (row_statistics){row.mean, 1.0 / sqrt(variance_plus_eps), safe};
+}
+
+CREG_INLINE row_statistics layer_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+{
+    return layer_norm_finish(row_moments(x, cols), x, cols, eps);
 }
 
 CREG_INLINE void layer_norm_single_rows(const float *x, const float *fetch, const float *gamma, const float *beta,
@@ -270,6 +274,17 @@ typedef struct {
     double g, g_x_hat;
 } grad_means;
 
+CREG_INLINE grad_means layer_norm_grad_means_of(double sum_g, double sum_g_d, ptrdiff_t cols, double rstd)
+{
+    return (grad_means){sum_g / (double)cols, sum_g_d * rstd / (double)cols};
+}
+
+CREG_INLINE int layer_norm_grad_is_safe(grad_means means, ptrdiff_t cols, double rstd)
+{
+    const double check = means.g + means.g_x_hat;
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && check - check == 0.0;
+}
+
 CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
                                              double mean, double rstd)
 {
@@ -280,7 +295,7 @@ CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, co
         g += (double)s.a;
         g_d += (double)s.b;
     }
-    return (grad_means){g / (double)cols, g_d * rstd / (double)cols};
+    return layer_norm_grad_means_of(g, g_d, cols, rstd);
 }
 
 /* What gives dx of one row, and what dgamma and dbeta gain. */
@@ -331,23 +346,29 @@ CREG_INLINE void layer_norm_grad_row(const grad_row *r, ptrdiff_t ahead, ptrdiff
         layer_norm_grad_row_of(r, ahead, cols, 0);
 }
 
-static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
-                                      float *dgamma, float *dbeta, ptrdiff_t cols, double mean, double rstd)
+static grad_means layer_norm_grad_means_exact(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
+                                              double mean, double rstd)
 {
-    double sum_g = 0.0, sum_g_x_hat = 0.0;
+    double g = 0.0, g_x_hat = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++) {
-        const double g = (double)dy[j] * (gamma ? (double)gamma[j] : 1.0);
-        sum_g += g;
-        sum_g_x_hat += g * (((double)x[j] - mean) * rstd);
+        const double term = (double)dy[j] * (gamma ? (double)gamma[j] : 1.0);
+        g += term;
+        g_x_hat += term * (((double)x[j] - mean) * rstd);
     }
-    const double mean_g = sum_g / (double)cols, mean_g_x_hat = sum_g_x_hat / (double)cols;
+    return (grad_means){g / (double)cols, g_x_hat / (double)cols};
+}
+
+static void layer_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                      float *dgamma, float *dbeta, ptrdiff_t cols, double mean, double rstd,
+                                      grad_means means)
+{
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double dv = (double)dy[j], x_hat = ((double)x[j] - mean) * rstd;
         if (gamma) {
             dgamma[j] = (float)((double)dgamma[j] + dv * x_hat);
             dbeta[j] = (float)((double)dbeta[j] + dv);
         }
-        dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - mean_g - x_hat * mean_g_x_hat) * rstd);
+        dx[j] = (float)((dv * (gamma ? (double)gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
         if (more) dx[j] += more[j];
     }
 }
@@ -358,8 +379,7 @@ CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, co
 {
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
         const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
-        const double check = means.g + means.g_x_hat;
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && check - check == 0.0) {
+        if (layer_norm_grad_is_safe(means, cols, rstd[i])) {
             const grad_row row = {dy,
                                   x,
                                   gamma,
@@ -372,7 +392,8 @@ CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, co
                                   v_set1((float)means.g_x_hat)};
             layer_norm_grad_row(&row, i + 1 < rows + follow ? cols : 0, cols, stream);
         } else
-            layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i]);
+            layer_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, dbeta, cols, mean[i], rstd[i],
+                                      layer_norm_grad_means_exact(dy, x, gamma, cols, mean[i], rstd[i]));
     }
 }
 

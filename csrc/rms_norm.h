@@ -63,13 +63,17 @@ typedef struct {
     int safe;
 } rms_statistics;
 
-CREG_INLINE rms_statistics rms_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+CREG_INLINE rms_statistics rms_norm_finish(double squares, const float *x, ptrdiff_t cols, double eps)
 {
     const double per_col = 1.0 / (double)cols;
-    double squares = row_squares(x, cols);
     const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
     if (!safe) squares = exact_sum(x, 1, 0, cols, 0.0, 1);
     return (rms_statistics){1.0 / sqrt(squares * per_col + eps), safe};
+}
+
+CREG_INLINE rms_statistics rms_norm_statistics(const float *x, ptrdiff_t cols, double eps)
+{
+    return rms_norm_finish(row_squares(x, cols), x, cols, eps);
 }
 
 CREG_INLINE void rms_norm_single_rows(const float *x, const float *fetch, const float *gamma, float *y, double *rstd,
@@ -169,13 +173,23 @@ CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut
     return (vf2){v_mul(g, v_load_cut(o->x + at, cut)), v_set1(0.0f)};
 }
 
+CREG_INLINE double rms_norm_grad_mean_of(double sum_g_x, ptrdiff_t cols, double rstd)
+{
+    return sum_g_x * rstd / (double)cols;
+}
+
+CREG_INLINE int rms_norm_grad_is_safe(double mean_g_x_hat, ptrdiff_t cols, double rstd)
+{
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && mean_g_x_hat - mean_g_x_hat == 0.0;
+}
+
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
 {
     const rms_grad_operands operands = {dy, x, gamma};
     double g_x = 0.0;
     for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL)
         g_x += (double)panel_sums(rms_norm_grad_terms, &operands, j, min_size(cols - j, CREG_PANEL)).a;
-    return g_x * rstd / (double)cols;
+    return rms_norm_grad_mean_of(g_x, cols, rstd);
 }
 
 /* What gives dx of one row, and what dgamma gains. */
@@ -223,13 +237,17 @@ CREG_INLINE void rms_norm_grad_row(const rms_grad_row *r, ptrdiff_t ahead, ptrdi
         rms_norm_grad_row_of(r, ahead, cols, 0);
 }
 
-static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
-                                    float *dgamma, ptrdiff_t cols, double rstd)
+static double rms_norm_grad_mean_exact(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
 {
     double sum = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++)
         sum += (double)dy[j] * (gamma ? (double)gamma[j] : 1.0) * ((double)x[j] * rstd);
-    const double mean_g_x_hat = sum / (double)cols;
+    return sum / (double)cols;
+}
+
+static void rms_norm_grad_row_exact(const float *dy, const float *x, const float *gamma, const float *more, float *dx,
+                                    float *dgamma, ptrdiff_t cols, double rstd, double mean_g_x_hat)
+{
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double dv = (double)dy[j], x_hat = (double)x[j] * rstd;
         if (gamma) dgamma[j] = (float)((double)dgamma[j] + dv * x_hat);
@@ -244,12 +262,13 @@ CREG_INLINE void rms_norm_grad_single_rows(const float *dy, const float *x, cons
 {
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
         const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (cols > CREG_FEW && creg_is_safe_rstd(rstd[i]) && mean_g_x_hat - mean_g_x_hat == 0.0) {
+        if (rms_norm_grad_is_safe(mean_g_x_hat, cols, rstd[i])) {
             const rms_grad_row row = {
                 dy, x, gamma, more, dx, dgamma, v_set1((float)rstd[i]), v_set1((float)mean_g_x_hat)};
             rms_norm_grad_row(&row, i + 1 < rows + follow ? cols : 0, cols, stream);
         } else
-            rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i]);
+            rms_norm_grad_row_exact(dy, x, gamma, more, dx, dgamma, cols, rstd[i],
+                                    rms_norm_grad_mean_exact(dy, x, gamma, cols, rstd[i]));
     }
 }
 

@@ -9,6 +9,7 @@
 #include "noise.h"
 #include "optimizer.h"
 #include "rms_norm.h"
+#include "wide_rows.h"
 
 const creg_kernels CREG_TABLE = {
     .isa = CREG_ISA,
@@ -33,6 +34,12 @@ const creg_kernels CREG_TABLE = {
     .dropout_add_layer_norm_backward = creg_dropout_add_layer_norm_backward,
     .dropout_add_rms_norm_forward = creg_dropout_add_rms_norm_forward,
     .dropout_add_rms_norm_backward = creg_dropout_add_rms_norm_backward,
+    .wide_sums = creg_wide_sums,
+    .wide_statistics = creg_wide_statistics,
+    .wide_write = creg_wide_write,
+    .wide_grad_sums = creg_wide_grad_sums,
+    .wide_grad_means = creg_wide_grad_means,
+    .wide_grad_tile = creg_wide_grad_tile,
     .sum_squares = creg_sum_squares,
     .scale = creg_scale,
     .sgd_step = creg_sgd_step,

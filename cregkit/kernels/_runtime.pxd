@@ -7,6 +7,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 cdef extern from "cregkit.h" nogil:
     const int CREG_PANEL
     const int CREG_CHUNK_ROWS
+    const int CREG_WIDE_ROWS
+    const int CREG_TILE
     const int CREG_DROPOUT_GROUP
     const int CREG_NOISE_GROUP
     const int CREG_NEAR
@@ -46,6 +48,32 @@ cdef extern from "cregkit.h" nogil:
 
     ctypedef struct creg_adamw:
         float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps
+
+    ctypedef struct creg_wide_row:
+        double mean, rstd, mean_g, mean_g_x_hat
+        int exact
+
+    ctypedef struct creg_wide:
+        int rms
+        const float *x
+        const float *residual
+        const float *dy
+        const float *more
+        const float *gamma
+        const float *beta
+        float *h
+        float *y
+        float *dx
+        float *dropped
+        float *dgamma
+        float *dbeta
+        double *sums
+        creg_wide_row row[16]
+        ptrdiff_t rows, cols
+        double eps
+        uint64_t first
+        const creg_dropout *dropout
+        int stream
 
     ctypedef void creg_dropout_add_norm_forward(
         const float *, const float *, const float *, const float *, float *, float *, double *, double *, ptrdiff_t,
@@ -93,6 +121,12 @@ cdef extern from "cregkit.h" nogil:
         creg_dropout_add_norm_forward *dropout_add_rms_norm_forward
         creg_dropout_add_norm_backward *dropout_add_layer_norm_backward
         creg_dropout_add_norm_backward *dropout_add_rms_norm_backward
+        void (*wide_sums)(const creg_wide *, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*wide_statistics)(creg_wide *, ptrdiff_t) noexcept nogil
+        void (*wide_write)(const creg_wide *, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*wide_grad_sums)(const creg_wide *, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*wide_grad_means)(creg_wide *, ptrdiff_t) noexcept nogil
+        void (*wide_grad_tile)(const creg_wide *, ptrdiff_t) noexcept nogil
         double (*sum_squares)(const float *, ptrdiff_t) noexcept nogil
         void (*scale)(const float *, float *, ptrdiff_t, float, int) noexcept nogil
         void (*sgd_step)(float *, const float *, float *, ptrdiff_t, const creg_sgd *) noexcept nogil
@@ -112,6 +146,9 @@ cdef extern from "cregkit.h" nogil:
 
 # One task of a parallel loop: an op's own block function. It must not raise or touch Python.
 ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
+
+# How many threads a large enough call uses at most.
+cdef int thread_limit() noexcept nogil
 
 # The table in use.
 cdef const creg_kernels *kernels() noexcept nogil

@@ -291,11 +291,10 @@ cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     return max(1, elements // cols)
 
 
-# Few rows are still enough for several threads where they are wide: (8, 65537) takes 0.67 of the time on two threads,
-# and 1.16 on one, for the sums of more chunks.
+# At least eight rows in each: the sums of every chunk are stored and read again, as much as a row. (64, 16384) took 0.9
+# of the time with eight that it took with four; (32, 65537) takes 0.8 with eight of what it took with two.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
-    cdef ptrdiff_t fewest = min(<ptrdiff_t>8, max(<ptrdiff_t>2, 2 * TASK_ELEMENTS // cols))
-    return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(fewest, (rows + 15) // 16))
+    return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(<ptrdiff_t>8, (rows + 15) // 16))
 
 
 cdef struct MergeColumns:

@@ -7,11 +7,12 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, doubles, float32_like, float32_rows,
-    float32_vector, float64_statistics, floats, kernels, merge_columns, new_array, new_vector, number, output,
-    parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
+    creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, creg_wide, doubles, float32_like,
+    float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array, new_vector, number,
+    output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
 )
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
+from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
 cnp.import_array()
 
@@ -75,7 +76,15 @@ cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x
     a.y, a.h, a.mean, a.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
     a.cols, a.rows = cols, size // cols
     a.step, a.stream = rows_per_task(a.rows, cols), streams(size, 4)
-    run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
+    cdef creg_wide w
+    if leaves_threads_idle(a.rows, cols):
+        w = wide_call(not centred, a.rows, cols, a.stream)
+        w.residual, w.gamma, w.beta, w.y, w.h, w.eps = a.residual, a.gamma, a.beta, a.y, a.h, a.eps
+        if not drops_all(&a.random):
+            w.x, w.first, w.dropout = a.x, a.random.offset, draws(&a.random)
+        wide_forward(&w, a.mean, a.rstd)
+    else:
+        run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
     return (y, h, mean, rstd) if centred else (y, h, rstd)
 
 
@@ -169,6 +178,29 @@ cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
              a.cols, a.random.offset + <uint64_t>at, draws(&a.random), a.stream)
 
 
+cdef backward_rows(Backward *a, float *dgamma, float *dbeta):
+    cdef cnp.ndarray partial = None
+    if dgamma != NULL:
+        partial = new_vector((1 if dbeta == NULL else 2) * a.chunks * a.cols, cnp.NPY_FLOAT32)
+    a.partial = floats(partial)
+    with nogil:
+        parallel_for(backward_task, a, a.chunks, a.rows * a.cols)
+        if dgamma != NULL:
+            merge_columns(a.partial, a.chunks, a.cols, dgamma)
+        if dbeta != NULL:
+            merge_columns(a.partial + a.chunks * a.cols, a.chunks, a.cols, dbeta)
+
+
+cdef backward_wide(Backward *a, float *dgamma, float *dbeta):
+    cdef creg_wide w = wide_call(a.mean == NULL, a.rows, a.cols, a.stream)
+    w.dy, w.x, w.more, w.gamma, w.dx, w.dgamma, w.dbeta = a.dy, a.h, a.dh, a.gamma, a.dresidual, dgamma, dbeta
+    if drops_all(&a.random):
+        memset(a.dx, 0, a.rows * a.cols * sizeof(float))
+    else:
+        w.dropped, w.first, w.dropout = a.dx, a.random.offset, draws(&a.random)
+    wide_backward(&w, a.mean, a.rstd)
+
+
 cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object dy_, object h_, object mean_,
                     object rstd_, object gamma_, object p, object dh_, object seed, object offset):
     cdef cnp.ndarray h = float32_rows(h_, "h"), dy = float32_like(dy_, "dy", h, "h")
@@ -191,20 +223,14 @@ cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object
     a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows, cols)
     a.chunks = (a.rows + a.step - 1) // a.step
     a.stream = streams(size, 3 if dx is None else 4)
-    cdef cnp.ndarray partial = None, dgamma = None, dbeta = None
+    cdef cnp.ndarray dgamma = None, dbeta = None
     if gamma is not None:
-        partial = new_vector((2 if centred else 1) * a.chunks * cols, cnp.NPY_FLOAT32)
         dgamma = new_vector(cols, cnp.NPY_FLOAT32)
         dbeta = new_vector(cols, cnp.NPY_FLOAT32) if centred else None
-    a.partial = floats(partial)
-    cdef float *sums[2]
-    sums[0], sums[1] = floats(dgamma), floats(dbeta)
-    with nogil:
-        parallel_for(backward_task, &a, a.chunks, size)
-        if sums[0] != NULL:
-            merge_columns(a.partial, a.chunks, cols, sums[0])
-        if sums[1] != NULL:
-            merge_columns(a.partial + a.chunks * cols, a.chunks, cols, sums[1])
+    if is_wide(a.rows, cols):
+        backward_wide(&a, floats(dgamma), floats(dbeta))
+    else:
+        backward_rows(&a, floats(dgamma), floats(dbeta))
     if dx is None:
         dx = dresidual
     return (dx, dresidual, dgamma, dbeta) if centred else (dx, dresidual, dgamma)

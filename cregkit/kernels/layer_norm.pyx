@@ -4,9 +4,11 @@ from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array,
-    new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
+    creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
+    merge_columns, new_array, new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk,
+    rows_per_task, run_parallel, streams,
 )
+from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
 cnp.import_array()
 
@@ -45,7 +47,13 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps,
     a.step = rows_per_task(a.rows, cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.stream = streams(a.rows * cols, 2)
-    run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
+    cdef creg_wide w
+    if leaves_threads_idle(a.rows, cols):
+        w = wide_call(False, a.rows, cols, a.stream)
+        w.x, w.gamma, w.beta, w.y, w.eps = a.x, a.gamma, a.beta, a.y, a.eps
+        wide_forward(&w, mean, rstd)
+    else:
+        run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
     return y
 
 
@@ -165,12 +173,19 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
     a.chunks = (a.rows + a.step - 1) // a.step
     a.stream = streams(a.rows * cols, 3)
-    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(2 * a.chunks * cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    a.partial = floats(partial)
     cdef float *sums[2]
     sums[0], sums[1] = floats(dgamma), floats(dbeta)
+    cdef creg_wide w
+    if is_wide(a.rows, cols):
+        w = wide_call(False, a.rows, cols, a.stream)
+        w.dy, w.x, w.gamma, w.dx = a.dy, a.x, a.gamma, a.dx
+        w.dgamma, w.dbeta = sums[0], sums[1]
+        wide_backward(&w, a.mean, a.rstd)
+        return dx, dgamma, dbeta
+    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(2 * a.chunks * cols, cnp.NPY_FLOAT32)
+    a.partial = floats(partial)
     with nogil:
         parallel_for(backward_task, &a, a.chunks, a.rows * cols)
         if a.partial != NULL:

@@ -4,9 +4,11 @@ from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array,
-    new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
+    creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
+    merge_columns, new_array, new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk,
+    rows_per_task, run_parallel, streams,
 )
+from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
 cnp.import_array()
 
@@ -40,7 +42,13 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object eps, object out, d
     a.step = rows_per_task(a.rows, cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.stream = streams(a.rows * cols, 2)
-    run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
+    cdef creg_wide w
+    if leaves_threads_idle(a.rows, cols):
+        w = wide_call(True, a.rows, cols, a.stream)
+        w.x, w.gamma, w.y, w.eps = a.x, a.gamma, a.y, a.eps
+        wide_forward(&w, NULL, rstd)
+    else:
+        run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
     return y
 
 
@@ -150,10 +158,17 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
     a.stream = streams(a.rows * cols, 3)
     cdef ptrdiff_t chunks = (a.rows + a.step - 1) // a.step
-    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    a.partial = floats(partial)
     cdef float *sums = floats(dgamma)
+    cdef creg_wide w
+    if is_wide(a.rows, cols):
+        w = wide_call(True, a.rows, cols, a.stream)
+        w.dy, w.x, w.gamma, w.dx = a.dy, a.x, a.gamma, a.dx
+        w.dgamma = sums
+        wide_backward(&w, NULL, a.rstd)
+        return dx, dgamma
+    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
+    a.partial = floats(partial)
     with nogil:
         parallel_for(backward_task, &a, chunks, a.rows * cols)
         if a.partial != NULL:

@@ -337,6 +337,108 @@ static void residual_trial(trial *t, int layer_norm)
 static void dropout_add_layer_norm_trial(trial *t) { residual_trial(t, 1); }
 static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, 0); }
 
+/* ---- wide rows: all rows by panels, then by tiles ---- */
+
+typedef struct {
+    const creg_kernels *kernels;
+    creg_wide w;
+    ptrdiff_t panels;
+} wide;
+
+static void wide_sums(void *args, ptrdiff_t i)
+{
+    const wide *a = args;
+    a->kernels->wide_sums(&a->w, i % a->panels, i / a->panels);
+}
+
+static void wide_statistics(void *args, ptrdiff_t i)
+{
+    wide *a = args;
+    a->kernels->wide_statistics(&a->w, i);
+}
+
+static void wide_write(void *args, ptrdiff_t i)
+{
+    const wide *a = args;
+    a->kernels->wide_write(&a->w, i % a->panels, i / a->panels);
+}
+
+static void wide_grad_sums(void *args, ptrdiff_t i)
+{
+    const wide *a = args;
+    a->kernels->wide_grad_sums(&a->w, i % a->panels, i / a->panels);
+}
+
+static void wide_grad_means(void *args, ptrdiff_t i)
+{
+    wide *a = args;
+    a->kernels->wide_grad_means(&a->w, i);
+}
+
+static void wide_grad_tile(void *args, ptrdiff_t i)
+{
+    const wide *a = args;
+    a->kernels->wide_grad_tile(&a->w, i);
+}
+
+/* Plain trials are of a norm by itself, those of tiny values drop everything. */
+static void wide_trial(trial *t, int rms)
+{
+    const ptrdiff_t rows = at_most(t->rows, CREG_WIDE_ROWS), n = rows * t->n;
+    const creg_dropout dropout = dropout_of(t);
+    const int drops_all = t->values == TINY_VALUES, drops = !t->plain && !drops_all;
+    wide a = {.kernels = t->kernels, .panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
+    creg_wide *w = &a.w;
+    *w =
+        (creg_wide){.rms = rms, .rows = rows, .cols = t->n, .eps = t->eps, .first = t->seed >> 20, .stream = t->stream};
+    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    w->x = x;
+    w->dy = input(n, ORDINARY);
+    w->y = t->in_place ? x : floats(n);
+    w->sums = doubles(2 * rows * a.panels);
+    w->dx = floats(n);
+    if (!t->plain) {
+        w->x = drops_all ? NULL : x;
+        w->residual = input(n, t->values);
+        w->h = floats(n);
+        w->more = input(n, ORDINARY);
+        w->gamma = positive_input(t->n);
+        w->beta = rms ? NULL : input(t->n, ORDINARY);
+        w->dgamma = floats(t->n);
+        w->dbeta = rms ? NULL : floats(t->n);
+    }
+    if (drops) {
+        w->dropout = &dropout;
+        w->dropped = floats(n);
+    }
+    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1)); /* x for backward, should forward write over it */
+    memcpy(kept, x, sizeof(float) * (size_t)n);
+    protect(PROT_READ);
+    parallel_for(wide_sums, &a, rows * a.panels);
+    parallel_for(wide_statistics, &a, rows);
+    parallel_for(wide_write, &a, rows * a.panels);
+    hash_floats(t, w->y, n);
+    if (w->h) hash_floats(t, w->h, n);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    free(kept);
+    if (w->h) w->x = w->h;
+    parallel_for(wide_grad_sums, &a, rows * a.panels);
+    parallel_for(wide_grad_means, &a, rows);
+    parallel_for(wide_grad_tile, &a, (t->n + CREG_TILE - 1) / CREG_TILE);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, w->dx, n);
+    if (w->dropped) hash_floats(t, w->dropped, n);
+    if (w->dgamma) hash_floats(t, w->dgamma, t->n);
+    if (w->dbeta) hash_floats(t, w->dbeta, t->n);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const double statistics[] = {w->row[i].mean, w->row[i].rstd, w->row[i].mean_g, w->row[i].mean_g_x_hat};
+        hash_doubles(t, statistics, 4);
+    }
+}
+
+static void wide_layer_norm_trial(trial *t) { wide_trial(t, 0); }
+static void wide_rms_norm_trial(trial *t) { wide_trial(t, 1); }
+
 /* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
 
 typedef struct {
@@ -727,6 +829,8 @@ static const op ops[] = {
     {"rms_norm", rms_norm_trial, 1, 2},
     {"dropout_add_layer_norm", dropout_add_layer_norm_trial, 1, 2},
     {"dropout_add_rms_norm", dropout_add_rms_norm_trial, 1, 2},
+    {"wide_layer_norm", wide_layer_norm_trial, 1, 2},
+    {"wide_rms_norm", wide_rms_norm_trial, 1, 2},
     {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
     {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
