@@ -28,15 +28,17 @@
  * level instead of the first where nothing is streamed (no difference). Of what a row of 16 to 128 columns took, much
  * were masks for registers that are whole or empty, statistics that the compiler did not take as vectors
  * (short_rows_finish()) and the wait for the provisional means (layer_norm_batches()): without, it takes 0.63 to 0.85
- * of the time on Zen 5 with AVX-512 and 0.55 to 0.8 with AVX2. Tried there and left: the folds of eight rows as one
- * transposition (no difference, RMS norm 1.1 times slower), the writing a batch behind the sums too (no difference),
- * fetching every line ahead (no difference). What bounds the backward of short rows are the additions into dgamma and
- * dbeta (without those it takes 0.75 of the time). Tried there and left: two rows at a time into them (1.1 times faster
- * in the first cache, no difference in the third, 1.1 to 1.5 times slower beyond), four and eight (slower), not
- * fetching ahead (no difference). dx is asked for WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and
- * 0.65 to 0.8 in the third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead
- * instead is 1.0 to 1.1 times slower from 2048 columns on; two rows at a time into the sums take 0.93 of the time there
- * and 1.05 below.
+ * of the time on Zen 5 with AVX-512 and 0.55 to 0.8 with AVX2. The folds of eight rows of forward are one transposition
+ * since (no difference on Zen 5; on a Xeon 0.7 to 0.85 of the time with both, RMS norm 0.65 to 0.9 with AVX-512;
+ * backward 1.0, and 1.1 with AVX2: left). Tried there and left: code for each number of registers, so that none is
+ * asked about (no difference), masks for the last register instead of laying it over the one before it (0.9 to 1.03 of
+ * the time), the writing a batch behind the sums too (no difference), fetching every line ahead (no difference). What
+ * bounds the backward of short rows are the additions into dgamma and dbeta (without those it takes 0.75 of the time).
+ * Tried there and left: two rows at a time into them (1.1 times faster in the first cache, no difference in the third,
+ * 1.1 to 1.5 times slower beyond), four and eight (slower), not fetching ahead (no difference). dx is asked for
+ * WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and 0.65 to 0.8 in the third (a Xeon with 2 MiB of
+ * second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead instead is 1.0 to 1.1 times slower from 2048
+ * columns on; two rows at a time into the sums take 0.93 of the time there and 1.05 below.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
@@ -165,17 +167,26 @@ typedef struct {
 CREG_INLINE void short_rows_shift(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
 {
     const part *first = cols < CREG_LANES ? rest : NULL;
-    for (int i = 0; i < CREG_BATCH; i++) s->shift[i] = group_mean(x + i * cols, first);
+    vf folds[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) folds[i] = group_fold(x + i * cols, first);
+    v_sums(folds, s->shift);
+    const float per = per_lane(first);
+    for (int i = 0; i < CREG_BATCH; i++) s->shift[i] *= per;
 }
 
 CREG_INLINE void short_rows_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
 {
+    vf sum[CREG_BATCH], squares[CREG_BATCH];
+#pragma GCC unroll 8
     for (int i = 0; i < CREG_BATCH; i++) {
         const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
-        const sums t = short_sums(shifted_terms, &ctx, cols, rest);
-        s->sum[i] = t.a;
-        s->squares[i] = t.b;
+        const vf2 folds = short_folds(shifted_terms, &ctx, cols, rest);
+        sum[i] = folds.a;
+        squares[i] = folds.b;
     }
+    v_sums(sum, s->sum);
+    v_sums(squares, s->squares);
 }
 
 /* The rest of the statistics, one number of each row in a vector. On its own, for compilers to see a loop here. */
@@ -183,7 +194,8 @@ static CREG_NOINLINE void short_rows_finish(short_rows *s, double per_col, doubl
 {
     int poor = 0;
     for (int i = 0; i < CREG_BATCH; i++) {
-        const double total = s->sum[i], correction = total * per_col, m2 = (double)s->squares[i] - total * correction;
+        const double total = s->sum[i] + 0.0f, correction = total * per_col,
+                     m2 = (double)s->squares[i] - total * correction;
         const double variance_plus_eps = m2 * per_col + eps;
         poor |= (total * correction > m2) | !creg_is_safe(m2, variance_plus_eps);
         s->mean[i] = (double)s->shift[i] + correction;

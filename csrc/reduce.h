@@ -101,12 +101,15 @@ CREG_INLINE acc acc_zero(void)
     return a;
 }
 
-CREG_INLINE float acc_sum(acc a)
+/* The lanes folded into one register, which v_sum() folds further. */
+CREG_INLINE vf acc_fold(acc a)
 {
     for (int half = CREG_VECS / 2; half > 0; half /= 2)
         for (int k = 0; k < half; k++) a.v[k] = v_add(a.v[k], a.v[k + half]);
-    return v_sum(a.v[0]);
+    return a.v[0];
 }
+
+CREG_INLINE float acc_sum(acc a) { return v_sum(acc_fold(a)); }
 
 CREG_INLINE vf2 add2(vf2 x, vf2 y) { return (vf2){v_add(x.a, y.a), v_add(x.b, y.b)}; }
 
@@ -154,9 +157,9 @@ CREG_INLINE int is_short(ptrdiff_t cols) { return cols < 4 * CREG_LANES && cols 
  * take a hundred cycles in which the processor can write the row before. Not where two rows crowd the first cache. */
 CREG_INLINE ptrdiff_t row_lag(ptrdiff_t cols) { return cols <= 2048; }
 
-/* panel_sums() of a short row, the part of a group at whose end is `rest`. The lanes start with the first terms instead
- * of 0 plus them, and 0 added at last makes the same of a -0. */
-CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *rest)
+/* panel_sums() of a short row, the part of a group at whose end is `rest`, down to a register each. The lanes start
+ * with the first terms instead of 0 plus them, so that 0 must be added at last, which makes the same of a -0. */
+CREG_INLINE vf2 short_folds(terms of, const void *ctx, ptrdiff_t n, const part *rest)
 {
     const ptrdiff_t whole = n - rest->n;
     acc a, b;
@@ -172,7 +175,13 @@ CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *
     }
     for (ptrdiff_t j = CREG_LANES; j < whole; j += CREG_LANES) add_groups(of, ctx, j, NULL, 1, 0, &a, &b);
     if (whole && rest->n) add_groups(of, ctx, whole, rest, 1, 0, &a, &b);
-    return (sums){acc_sum(a) + 0.0f, acc_sum(b) + 0.0f};
+    return (vf2){acc_fold(a), acc_fold(b)};
+}
+
+CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *rest)
+{
+    const vf2 folds = short_folds(of, ctx, n, rest);
+    return (sums){v_sum(folds.a) + 0.0f, v_sum(folds.b) + 0.0f};
 }
 
 /* Both sums over several pieces (planes) of n elements, `stride` apart; four pieces run side by side. */
@@ -209,22 +218,24 @@ CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, const vw *cut)
     return (vf2){d, v_mul(d, d)};
 }
 
-/* The mean of the first lanes: of a whole group, or of the part of it that is there. */
-CREG_INLINE float group_mean(const float *x, const part *p)
+/* The sum of a group of lanes, or of the part of it that is there, down to a register. */
+CREG_INLINE vf group_fold(const float *x, const part *p)
 {
     acc a;
 #pragma GCC unroll 16
     for (int k = 0; k < CREG_VECS; k++)
         a.v[k] = is_empty(p, k) ? v_set1(0.0f) : v_load_cut(x + k * CREG_W, cut_of(p, k));
-    return acc_sum(a) * (1.0f / (float)(p ? p->n : CREG_LANES));
+    return acc_fold(a);
 }
+
+CREG_INLINE float per_lane(const part *p) { return 1.0f / (float)(p ? p->n : CREG_LANES); }
 
 /* The provisional mean. */
 CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
 {
-    if (n >= CREG_LANES) return group_mean(x, NULL);
+    if (n >= CREG_LANES) return v_sum(group_fold(x, NULL)) * per_lane(NULL);
     const part few = part_of(n);
-    return group_mean(x, &few);
+    return v_sum(group_fold(x, &few)) * per_lane(&few);
 }
 
 /* Moments of `pieces` runs of n elements, `stride` apart: together a panel. */

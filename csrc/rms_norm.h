@@ -117,7 +117,10 @@ CREG_INLINE int rms_norm_batch(const float *x, const float *next, const float *g
 {
     float squares[CREG_BATCH], scale[CREG_BATCH];
     double inverse[CREG_BATCH];
-    for (int i = 0; i < CREG_BATCH; i++) squares[i] = short_sums(square_terms, x + i * cols, cols, rest).a;
+    vf folds[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) folds[i] = short_folds(square_terms, x + i * cols, cols, rest).a;
+    v_sums(folds, squares);
     if (short_squares_finish(squares, 1.0 / (double)cols, eps, inverse, scale)) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols)
         if (stream)

@@ -74,6 +74,23 @@ CREG_INLINE float v_sum(vf a)
     __m128 h2 = _mm_add_ps(h4, _mm_movehl_ps(h4, h4));
     return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
 }
+CREG_INLINE vf add_halves(vf a, vf b) /* those of a, behind them those of b */
+{
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+CREG_INLINE vf add_pairs(vf a, vf b) /* the second to the first of each half, a's and b's by turns */
+{
+    const __m256d c = _mm256_castps_pd(a), d = _mm256_castps_pd(b);
+    return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(c, d)), _mm256_castpd_ps(_mm256_unpackhi_pd(c, d)));
+}
+CREG_INLINE void v_sums(const vf v[8], float out[8])
+{
+    const vf ab = add_halves(v[0], v[1]), cd = add_halves(v[2], v[3]);
+    const vf ef = add_halves(v[4], v[5]), gh = add_halves(v[6], v[7]);
+    const vf abcd = add_pairs(ab, cd), efgh = add_pairs(ef, gh); /* aacc bbdd, eegg ffhh */
+    const vf sums = _mm256_add_ps(_mm256_shuffle_ps(abcd, efgh, 0x88), _mm256_shuffle_ps(abcd, efgh, 0xDD));
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(sums, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0)));
+}
 
 CREG_INLINE vu vu_set1(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
 CREG_INLINE vu vu_even_counters(uint64_t first)

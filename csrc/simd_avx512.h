@@ -51,6 +51,26 @@ CREG_INLINE float v_sum(vf a)
     return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
 }
 
+CREG_INLINE vf add_halves(vf a, vf b) /* those of a, behind them those of b */
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+}
+CREG_INLINE vf add_quarters(vf a, vf b) /* the second to the first of each half */
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+CREG_INLINE void v_sums(const vf v[8], float out[8])
+{
+    const vf ab = add_halves(v[0], v[1]), cd = add_halves(v[2], v[3]);
+    const vf ef = add_halves(v[4], v[5]), gh = add_halves(v[6], v[7]);
+    const __m512d abcd = _mm512_castps_pd(add_quarters(ab, cd)), efgh = _mm512_castps_pd(add_quarters(ef, gh));
+    const vf pairs = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(abcd, efgh)),
+                                   _mm512_castpd_ps(_mm512_unpackhi_pd(abcd, efgh))); /* aaee bbff ccgg ddhh */
+    const vf sums = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+    const __m512i order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 14, 10, 6, 2, 12, 8, 4, 0);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, sums)));
+}
+
 CREG_INLINE vu vu_set1(uint64_t a) { return _mm512_set1_epi64((long long)a); }
 CREG_INLINE vu vu_even_counters(uint64_t first)
 {

@@ -69,6 +69,10 @@ CREG_INLINE float v_sum(vf a)
     const float32x2_t h2 = vadd_f32(vget_low_f32(a), vget_high_f32(a));
     return vget_lane_f32(h2, 0) + vget_lane_f32(h2, 1);
 }
+CREG_INLINE void v_sums(const vf v[8], float out[8])
+{
+    for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
+}
 
 CREG_INLINE vu vu_set1(uint64_t a) { return vdupq_n_u64(a); }
 CREG_INLINE vu vu_even_counters(uint64_t first)

@@ -136,6 +136,11 @@ CREG_INLINE vf v_split(vf a, vf *e)
 
 /* The sum of the lanes, halves added to halves: the fixed order of acc_sum() in reduce.h. */
 CREG_INLINE float v_sum(vf a) { return (a.a[0] + a.a[2]) + (a.a[1] + a.a[3]); }
+/* Those of eight registers. */
+CREG_INLINE void v_sums(const vf v[8], float out[8])
+{
+    for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
+}
 
 /* Philox's arithmetic. Only the low 32 bits of each number count; products leave their high half above them. */
 CREG_INLINE vu vu_set1(uint64_t a)

@@ -67,6 +67,25 @@ static inline __m512 emulated_cvtepi32_ps(__m512i v)
     return _mm512_loadu_ps(b);
 }
 
+static inline __m512 emulated_shuffle_f32x4(__m512 v, __m512 w, int parts)
+{
+    float a[16], b[16], c[16];
+    _mm512_storeu_ps(a, v);
+    _mm512_storeu_ps(b, w);
+    for (int i = 0; i < 16; i++) c[i] = (i < 8 ? a : b)[4 * (parts >> i / 4 * 2 & 3) + i % 4];
+    return _mm512_loadu_ps(c);
+}
+
+static inline __m512 emulated_movehdup_ps(__m512 v)
+{
+    float a[16];
+    _mm512_storeu_ps(a, v);
+    for (int i = 0; i < 16; i += 2) a[i] = a[i + 1];
+    return _mm512_loadu_ps(a);
+}
+
+#undef _mm512_shuffle_f32x4
+#undef _mm512_movehdup_ps
 #undef _mm512_srai_epi32
 #undef _mm512_cvtepi32_ps
 #undef _mm512_maskz_loadu_ps
@@ -74,6 +93,8 @@ static inline __m512 emulated_cvtepi32_ps(__m512i v)
 #undef _mm512_stream_ps
 #undef _mm512_extractf32x8_ps
 #undef _mm512_cmpeq_epu16_mask
+#define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
+#define _mm512_movehdup_ps emulated_movehdup_ps
 #define _mm512_srai_epi32 emulated_srai_epi32
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
