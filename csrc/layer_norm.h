@@ -32,13 +32,14 @@
  * since (no difference on Zen 5; on a Xeon 0.7 to 0.85 of the time with both, RMS norm 0.65 to 0.9 with AVX-512;
  * backward 1.0, and 1.1 with AVX2: left). Tried there and left: code for each number of registers, so that none is
  * asked about (no difference), masks for the last register instead of laying it over the one before it (0.9 to 1.03 of
- * the time), the writing a batch behind the sums too (no difference), fetching every line ahead (no difference). What
- * bounds the backward of short rows are the additions into dgamma and dbeta (without those it takes 0.75 of the time).
- * Tried there and left: two rows at a time into them (1.1 times faster in the first cache, no difference in the third,
- * 1.1 to 1.5 times slower beyond), four and eight (slower), not fetching ahead (no difference). dx is asked for
- * WRITE_AHEAD too: 0.8 to 0.9 of the time within the second cache and 0.65 to 0.8 in the third (a Xeon with 2 MiB of
- * second cache, AVX-512 and AVX2; RMS norm 0.65 to 0.9). A row ahead instead is 1.0 to 1.1 times slower from 2048
- * columns on; two rows at a time into the sums take 0.93 of the time there and 1.05 below.
+ * the time), a copy of the eight rows in aligned places (0.95 with AVX-512, 1.07 with AVX2), the writing a batch behind
+ * the sums too (no difference), fetching every line ahead (no difference). What bounds the backward of short rows are
+ * the additions into dgamma and dbeta (without those it takes 0.75 of the time). Tried there and left: two rows at a
+ * time into them (1.1 times faster in the first cache, no difference in the third, 1.1 to 1.5 times slower beyond),
+ * four and eight (slower), not fetching ahead (no difference). dx is asked for WRITE_AHEAD too: 0.8 to 0.9 of the time
+ * within the second cache and 0.65 to 0.8 in the third (a Xeon with 2 MiB of second cache, AVX-512 and AVX2; RMS norm
+ * 0.65 to 0.9). A row ahead instead is 1.0 to 1.1 times slower from 2048 columns on; two rows at a time into the sums
+ * take 0.93 of the time there and 1.05 below.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
