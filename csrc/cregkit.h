@@ -168,8 +168,8 @@ typedef struct {
     creg_dropout_add_norm_forward *dropout_add_layer_norm_forward, *dropout_add_rms_norm_forward;
     creg_dropout_add_norm_backward *dropout_add_layer_norm_backward, *dropout_add_rms_norm_backward;
 
-    /* wide_rows.h, in this order: sums of each panel of each row, each row's statistics from them, what is stored of
-     * each tile of columns. Backward starts from a row's mean and rstd. */
+    /* wide_rows.h, forward and backward, each in this order: sums of each panel of each row, each row's statistics from
+     * them, what is stored of a panel or tile. Backward starts from a row's mean and rstd. */
     void (*wide_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
     void (*wide_statistics)(creg_wide *wide, ptrdiff_t row);
     void (*wide_write)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);

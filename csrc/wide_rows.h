@@ -2,7 +2,8 @@
  * dropout and addition. The maths is that of layer_norm.h, rms_norm.h and dropout_add_norm.h, taken apart into
  *     sums of panels        of CREG_PANEL columns of a row; here h = residual + dropout(x) is made
  *     a row's statistics    from the sums of its panels, in their order, in float64
- *     tiles                 of CREG_TILE columns of all rows: what is stored, and dgamma and dbeta of these columns
+ *     what is stored        forward: y of a panel; backward: dx of CREG_TILE columns of all rows, and their dgamma and
+ *                           dbeta
  * so that the bits are those of whole rows, whichever way is taken.
  *
  * Speed   Whole rows have dgamma and dbeta of their own chunk each, which for two rows is as much memory again as the
@@ -64,7 +65,7 @@ static void creg_wide_statistics(creg_wide *w, ptrdiff_t row)
     }
 }
 
-/* y of the panel that the sums of this name were of. */
+/* y of a panel: columns [j, j + CREG_PANEL) of a row, or those that are left. */
 CREG_INLINE void wide_write(const creg_wide *w, const float *gamma, const float *beta, ptrdiff_t row, ptrdiff_t j,
                             int stream)
 {
