@@ -93,6 +93,23 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
             assert np.concatenate([piece[name] for piece in pieces]).tobytes() == whole[name].tobytes(), name
 
 
+@pytest.mark.parametrize("rows", [5, 20, 64])
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is cases.COLUMNS], ids=lambda case: case.name)
+def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, rows: int, isa: str) -> None:
+    """Few rows of many channels are taken some channels at a time, parts of them in passes over all channels."""
+    channels, edges = 9001, range(0, 10501, 1500)
+    arguments = arguments_of(case, (rows, channels))
+    for channel, value in ((7, 1e30), (4444, np.nan), (8000, 3.0)):
+        arguments["x"][:, channel] = value
+    whole = results_of(case, arguments)
+    pieces = [
+        results_of(case, arguments | {k: v[..., i:j].copy() for k, v in arrays_in(arguments).items()})
+        for i, j in pairwise(edges)
+    ]
+    for name, value in whole.items():
+        assert np.concatenate([piece[name] for piece in pieces], axis=-1).tobytes() == value.tobytes(), name
+
+
 def placed(array: Array, position: int) -> Array:
     """A copy that starts `position` numbers after the start of a 64-byte line."""
     per_line = 64 // array.itemsize
@@ -192,7 +209,10 @@ def test_streamed_elements(large: tuple[Array, Array], offset: int) -> None:
     ]
     for op in ops:
         for _ in each_isa():
-            assert_pieces(op(x, 0, out=out), [op(x[part], part.start) for part in eighths(n)])
+            pieces = [op(x[part], part.start) for part in eighths(n)]
+            assert_pieces(op(x, 0, out=out), pieces)
+            np.copyto(out, x)
+            assert_pieces(op(out, 0, out=out), pieces)
 
 
 def test_streamed_maps(large: tuple[Array, Array]) -> None:

@@ -68,7 +68,7 @@ cdef extern from "cregkit.h" nogil:
         float *dgamma
         float *dbeta
         double *sums
-        creg_wide_row row[16]
+        creg_wide_row *row  # an array of CREG_WIDE_ROWS
         ptrdiff_t rows, cols
         double eps
         uint64_t first
