@@ -22,11 +22,16 @@
  * power of two share their place in the cache); fetching the next rows ahead (none to 1.3 times slower, same reason);
  * the write pass over four rows at a time with streamed stores (10 times slower), and every write pass as one run
  * (1.5 times slower near the core). On Zen 5, where a write pass streams, it fetches ahead (0.83 to 1 of the time); the
- * sums' rows fetched ahead as well make no difference at 16 MiB and take 1.1 times as long within the cache. Of long
- * planes that are not streamed, the output is fetched ahead (0.85 to 0.95 of the time on a Xeon); fetching the planes
- * of the sums ahead, by 256 to 2048 elements or the next plane whole, into the first cache or the second, is no faster.
- * Rows are written four at a time near the core only: from 128 KiB on, one run, or one row after another where there
- * are many channels, takes 0.6 to 0.95 of the time (a Xeon, AVX2 and AVX-512).
+ * sums' rows fetched ahead as well make no difference at 16 MiB and take 1.1 times as long within the cache. What is
+ * written of planes, or as one run of rows, is asked for ahead where it is not streamed (planes 0.83 to 0.98 of the
+ * time on a Xeon, runs 0.94 to 1.0; other rows 1.0 to 1.08: left); fetching the planes of the sums ahead, by 256 to
+ * 2048 elements or the next plane whole, into the first cache or the second, is no faster. Rows are written four at a
+ * time near the core only: from 128 KiB on, one run, or one row after another where there are many channels, takes 0.6
+ * to 0.95 of the time (a Xeon, AVX2 and AVX-512).
+ *
+ * Limits   Inference of planes takes 1.0 to 1.1 of the time of a copy of as many bytes, PyTorch's 1.1 to 1.25: no more
+ * than that is to be gained on it. Backward that reads x and dy a second time from the second cache, (16, 64, 500) or
+ * (32, 256, 14, 14), takes 0.67 to 0.72 of the time of a copy of its 12 bytes an element, PyTorch's 0.7 to 0.78.
  */
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H
@@ -300,6 +305,7 @@ CREG_INLINE void flat_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t
         const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), scale = v_load(ch->scale + k);
         const vf v = v_load_part(x + j, n - j);
         fetch_ahead(x + j, stream);
+        if (!stream) __builtin_prefetch(y + j + WRITE_AHEAD);
         v_put_part(y + j, affine(v, hi, lo, scale, v_load(ch->bias + k)), n - j, stream);
         k += step;
         if (k >= c) k -= c;
@@ -346,19 +352,27 @@ static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t st
     }
 }
 
-CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, vf hi, vf lo, vf scale, vf bias, int stream)
+/* How far on to ask for what is written next, where `run` elements of each sample are: within them, or in the next
+ * sample. */
+CREG_INLINE ptrdiff_t planes_ahead(creg_shape shape, ptrdiff_t run)
 {
-    const int far = !stream && n > WRITE_AHEAD;
+    return run > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
+}
+
+CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t ahead, vf hi, vf lo, vf scale,
+                                 vf bias, int stream)
+{
     ptrdiff_t j = 0;
     for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
         fetch_ahead(x + j, stream);
-        if (far) __builtin_prefetch(y + j + WRITE_AHEAD);
+        if (!stream) __builtin_prefetch(y + j + ahead);
         v_put_part(y + j, affine(v_load(x + j), hi, lo, scale, bias), CREG_W, stream);
     }
     if (j < n) v_store_part(y + j, affine(v_load_part(x + j, n - j), hi, lo, scale, bias), n - j); /* tail */
 }
 
-static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c, int stream)
+static void plane_apply(const float *x, float *y, ptrdiff_t n, ptrdiff_t ahead, const creg_channels *ch, ptrdiff_t c,
+                        int stream)
 {
     if (ch->exact[c]) {
         for (ptrdiff_t j = 0; j < n; j++) y[j] = affine_exact(x[j], ch, c);
@@ -366,22 +380,23 @@ static void plane_apply(const float *x, float *y, ptrdiff_t n, const creg_channe
     }
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
     const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) plane_apply_run(x, y, lead, hi, lo, scale, bias, 0);
-    if (stream) plane_apply_run(x + lead, y + lead, end - lead, hi, lo, scale, bias, 1);
-    plane_apply_run(x + end, y + end, n - end, hi, lo, scale, bias, 0);
+    if (lead) plane_apply_run(x, y, lead, ahead, hi, lo, scale, bias, 0);
+    if (stream) plane_apply_run(x + lead, y + lead, end - lead, ahead, hi, lo, scale, bias, 1);
+    plane_apply_run(x + end, y + end, n - end, ahead, hi, lo, scale, bias, 0);
 }
 
 static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
                                   ptrdiff_t c1, const creg_channels *ch, int where)
 {
     const int stream = where == CREG_STREAM;
+    const ptrdiff_t n = chunk.s1 - chunk.s0, ahead = planes_ahead(shape, (c1 - c0) * n);
     if (shape.s == 1)
         columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
     else
         for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {
                 const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
-                plane_apply(x + at, y + at, chunk.s1 - chunk.s0, ch, c, stream);
+                plane_apply(x + at, y + at, n, ahead, ch, c, stream);
             }
     if (stream) v_stream_end();
 }
@@ -560,6 +575,7 @@ CREG_INLINE void flat_grad_run(const float *dy, const float *x, float *dx, ptrdi
         const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j);
         fetch_ahead(dy + j, stream);
         fetch_ahead(x + j, stream);
+        if (!stream) __builtin_prefetch(dx + j + WRITE_AHEAD);
         v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, v_load(ch->scale + k)), n - j, stream);
         k += step;
         if (k >= c) k -= c;
@@ -609,15 +625,14 @@ static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t r
     }
 }
 
-CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, vf hi, vf lo, vf k1, vf k2,
-                                vf scale, int stream)
+CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t ahead, vf hi, vf lo,
+                                vf k1, vf k2, vf scale, int stream)
 {
-    const int far = !stream && n > WRITE_AHEAD;
     ptrdiff_t j = 0;
     for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
         fetch_ahead(dy + j, stream);
         fetch_ahead(x + j, stream);
-        if (far) __builtin_prefetch(dx + j + WRITE_AHEAD);
+        if (!stream) __builtin_prefetch(dx + j + ahead);
         v_put_part(dx + j, grad_affine(v_load(dy + j), v_load(x + j), hi, lo, k1, k2, scale), CREG_W, stream);
     }
     if (j == n) return;
@@ -625,8 +640,8 @@ CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrd
     v_store_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), n - j);
 }
 
-static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, const creg_channels *ch, ptrdiff_t c,
-                       int stream)
+static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t ahead,
+                       const creg_channels *ch, ptrdiff_t c, int stream)
 {
     if (ch->exact[c]) {
         for (ptrdiff_t j = 0; j < n; j++) dx[j] = grad_affine_exact(dy[j], x[j], ch, c);
@@ -635,15 +650,16 @@ static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, 
     const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
     const vf scale = v_set1(ch->scale[c]);
     const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) plane_grad_run(dy, x, dx, lead, hi, lo, k1, k2, scale, 0);
-    if (stream) plane_grad_run(dy + lead, x + lead, dx + lead, end - lead, hi, lo, k1, k2, scale, 1);
-    plane_grad_run(dy + end, x + end, dx + end, n - end, hi, lo, k1, k2, scale, 0);
+    if (lead) plane_grad_run(dy, x, dx, lead, ahead, hi, lo, k1, k2, scale, 0);
+    if (stream) plane_grad_run(dy + lead, x + lead, dx + lead, end - lead, ahead, hi, lo, k1, k2, scale, 1);
+    plane_grad_run(dy + end, x + end, dx + end, n - end, ahead, hi, lo, k1, k2, scale, 0);
 }
 
 static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
                                        ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch, int where)
 {
     const int stream = where == CREG_STREAM;
+    const ptrdiff_t n = chunk.s1 - chunk.s0, ahead = planes_ahead(shape, (c1 - c0) * n);
     if (shape.s == 1) {
         const ptrdiff_t at = chunk.n0 * shape.c;
         columns_grad(dy + at, x + at, dx + at, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
@@ -651,7 +667,7 @@ static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *d
         for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
             for (ptrdiff_t c = c0; c < c1; c++) {
                 const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
-                plane_grad(dy + at, x + at, dx + at, chunk.s1 - chunk.s0, ch, c, stream);
+                plane_grad(dy + at, x + at, dx + at, n, ahead, ch, c, stream);
             }
     if (stream) v_stream_end();
 }
