@@ -22,7 +22,14 @@
  * one. Tried there and left: pieces of 512 to 2048 elements instead of 4096 (0.95 to 1.1 of the time), the unfinished
  * line of each piece kept for the next (no difference). Ten rounds of two products for eight elements are 2.5 each,
  * which no order of them avoids. A backward pass draws the bits again, where others read the mask they stored and
- * multiply: 0.5 to 2 times as long as that multiplication, for no memory kept between the passes.
+ * multiply: 0.5 to 2 times as long as that multiplication, for no memory kept between the passes. Beyond the caches,
+ * fetching 768 or 6144 elements ahead instead of 2048, or into the first cache, makes no difference (256 MiB, a Xeon).
+ *
+ * Limits   On a Xeon with AVX-512, one thread, in the first cache: Philox alone takes 0.133 ns an element, dropout
+ * 0.165, a multiplication 0.019. Forward and backward of 50 000 elements on one thread, which draw twice, thus cannot
+ * be more than 20 times as fast as PyTorch's there (5.4 ns; 12 times are reached), and on two threads 40 times (20 to
+ * 23 are reached in the caches; two threads from 32 Ki elements on instead of 64 Ki: 0.85 of the time, none at 50 000).
+ * Beyond the caches two copies take a 21st of PyTorch's time, dropout a 15th to a 20th.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
