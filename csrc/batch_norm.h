@@ -29,9 +29,10 @@
  * time near the core only: from 128 KiB on, one run, or one row after another where there are many channels, takes 0.6
  * to 0.95 of the time (a Xeon, AVX2 and AVX-512).
  *
- * Limits   Inference of planes takes 1.0 to 1.1 of the time of a copy of as many bytes, PyTorch's 1.1 to 1.25: no more
- * than that is to be gained on it. Backward that reads x and dy a second time from the second cache, (16, 64, 500) or
- * (32, 256, 14, 14), takes 0.67 to 0.72 of the time of a copy of its 12 bytes an element, PyTorch's 0.7 to 0.78.
+ * Limits   Inference of planes takes 1.0 to 1.2 of the time of a copy of as many bytes, PyTorch's 1.1 to 1.3, 1.6 for
+ * (16, 64, 500): no more than that is to be gained on it. Backward that reads x and dy a second time from the second
+ * cache, (16, 64, 500) or (32, 256, 14, 14), takes 0.64 to 0.72 of the time of a copy of its 12 bytes an element,
+ * PyTorch's 0.68 to 0.78.
  */
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H

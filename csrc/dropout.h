@@ -27,7 +27,7 @@
  *
  * Limits   On a Xeon with AVX-512, one thread, in the first cache: Philox alone takes 0.133 ns an element, dropout
  * 0.165, a multiplication 0.019. Forward and backward of 50 000 elements on one thread, which draw twice, thus cannot
- * be more than 20 times as fast as PyTorch's there (5.4 ns; 12 times are reached), and on two threads 40 times (20 to
+ * be more than 20 times as fast as PyTorch's there (5.4 ns; 12 times are reached), and on two threads 40 times (17 to
  * 23 are reached in the caches; two threads from 32 Ki elements on instead of 64 Ki: 0.85 of the time, none at 50 000).
  * Beyond the caches two copies take a 21st of PyTorch's time, dropout a 15th to a 20th.
  */

@@ -191,7 +191,7 @@ cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
         a.last(a, a.summed.chunks[k], k, c0, c1)
 
 
-# Whole channels of a task: where they are columns, a multiple of a line, and rows long enough to fetch.
+# Whole channels of a task: of columns a multiple of 64, so that it cuts rows into runs of whole cache lines.
 cdef ptrdiff_t channels_together(Pass *a) noexcept nogil:
     if a.shape.s == 1:
         return min(<ptrdiff_t>TASK_CHANNELS, max(<ptrdiff_t>1, TASK_ELEMENTS // (64 * max(1, a.shape.n))) * 64)
