@@ -39,6 +39,8 @@
 
 #include "reduce.h"
 
+#define LARGE_BIAS 0x1p+100f /* only with such a bias may y be finite where x_hat * gamma overflows */
+
 enum {
     COLUMN_TILE = 1024, /* channels whose running sums stay in L1 together */
     LEADING_ROWS = 16,  /* rows that give the provisional mean */
@@ -233,10 +235,14 @@ static void creg_batch_norm_affine(const double *mean, const double *rstd, const
     memcpy(ch->mean64 + c0, mean + c0, sizeof(double) * n);
     split_means(mean + c0, ch->hi + c0, ch->lo + c0, c1 - c0);
     set_scales(ch, rstd, gamma, c0, c1);
-    if (beta)
-        memcpy(ch->bias + c0, beta + c0, sizeof(float) * n);
-    else
+    if (!beta) {
         memset(ch->bias + c0, 0, sizeof(float) * n);
+        return;
+    }
+    memcpy(ch->bias + c0, beta + c0, sizeof(float) * n);
+    if (creg_are_at_most(beta + c0, LARGE_BIAS, c1 - c0)) return;
+    for (ptrdiff_t c = c0; c < c1; c++) /* d * scale could overflow on the way to a finite y */
+        ch->exact[c] |= fabsf(beta[c]) > LARGE_BIAS;
 }
 
 /* ---- y ---- */
@@ -480,6 +486,55 @@ static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, p
         }
 }
 
+/* Whether a channel's gradients are all 0, by its sums and, since these may have cancelled, some of its gradients. */
+CREG_INLINE int channel_is_dead(const float *dy, creg_shape shape, double sum_dy, double sum_dy_d, ptrdiff_t c)
+{
+    const float *first = dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s;
+    return sum_dy == 0.0 && sum_dy_d == 0.0 && first[0] == 0.0f && last[shape.s - 1] == 0.0f;
+}
+
+/* Whether the gradients of channel c are so small that they lose bits to underflow. */
+static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
+{
+    float largest = 0.0f;
+    for (ptrdiff_t i = 0; i < shape.n; i++)
+        for (ptrdiff_t j = 0; j < shape.s; j++) {
+            const float size = fabsf(dy[(i * shape.c + c) * shape.s + j]);
+            if (size >= (float)SMALLEST_SAFE_GRADIENT) return 0;
+            largest = size > largest ? size : largest;
+        }
+    return largest > 0.0f;
+}
+
+/* Magnitudes of a channel's means of dy and dy * x_hat, times the count; and whether they tell that float32 is enough.
+ * Where they are small, its gradients have to be looked at. */
+CREG_INLINE double channel_means(double sum_dy, double sum_dy_d, double rstd)
+{
+    return fabs(sum_dy) + fabs(sum_dy_d * rstd);
+}
+
+CREG_INLINE int channel_means_are_plain(double means, double count)
+{
+    return (means >= count * SMALLEST_SAFE_GRADIENT) & (means <= count / SMALLEST_SAFE_GRADIENT);
+}
+
+/* The sums of those of n channels from c on that float32 is not enough for, again. */
+static CREG_NOINLINE void exact_grad_sums_of(const float *dy, const float *x, creg_shape shape, double count,
+                                             const double *mean, const double *rstd, int training, ptrdiff_t c,
+                                             ptrdiff_t n, const creg_channels *ch)
+{
+    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64;
+    for (const ptrdiff_t end = c + n; c < end; c++) {
+        const double means = channel_means(sums_dy[c], sums_dy_d[c], rstd[c]);
+        int exact = count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || !(means <= count / SMALLEST_SAFE_GRADIENT);
+        if (!exact && means < count * SMALLEST_SAFE_GRADIENT)
+            exact = !channel_is_dead(dy, shape, sums_dy[c], sums_dy_d[c], c) && channel_is_small(dy, shape, c);
+        if (!exact) continue;
+        exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);
+        if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
+    }
+}
+
 /* From the chunks' sums: those of the batch, left in k1_64 (of dy) and k2_64 (of dy * d), dgamma and dbeta. */
 static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
                                        const float *chunk_dy, const float *chunk_dy_d, const double *mean,
@@ -495,15 +550,16 @@ static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_sha
             sums_dy[c] += (double)chunk_dy[k * shape.c + c];
             sums_dy_d[c] += (double)chunk_dy_d[k * shape.c + c];
         }
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        const double check = sums_dy[c] + sums_dy_d[c];
-        if (count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || check - check != 0.0) {
-            exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);
-            if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
-        }
-        if (dgamma) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
-        if (dbeta) dbeta[c] = (float)sums_dy[c];
+    for (ptrdiff_t line = c0; line < c1; line += CREG_LINE) {
+        const ptrdiff_t end = min_size(line + CREG_LINE, c1);
+        int plain = count > CREG_FEW;
+        for (ptrdiff_t c = line; c < end; c++)
+            plain &= creg_is_safe_rstd(rstd[c]) &
+                     channel_means_are_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]), count);
+        if (!plain) exact_grad_sums_of(dy, x, shape, count, mean, rstd, training, line, end - line, ch);
     }
+    for (ptrdiff_t c = c0; dgamma && c < c1; c++) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
+    for (ptrdiff_t c = c0; dbeta && c < c1; c++) dbeta[c] = (float)sums_dy[c];
 }
 
 /* From these sums, over `count` values: the channels' parameters for dx. When mean and var are constants (training ==
@@ -520,11 +576,19 @@ static void creg_batch_norm_grad_affine(double count, const double *rstd, const 
         memset(ch->bias + c0, 0, sizeof(float) * n);
         return;
     }
+    int plain = 1;
     for (ptrdiff_t c = c0; c < c1; c++) {
+        const double mean_dy_x_hat = ch->k2_64[c] * rstd[c] / count;
         ch->k1_64[c] /= count;
-        ch->k2_64[c] = ch->k2_64[c] * rstd[c] / count * rstd[c];
+        ch->k2_64[c] = mean_dy_x_hat * rstd[c];
         ch->k1[c] = (float)ch->k1_64[c];
         ch->k2[c] = (float)ch->k2_64[c];
+        const double means = fabs(ch->k1_64[c]) + fabs(mean_dy_x_hat);
+        plain &= (means <= 1.0 / SMALLEST_SAFE_GRADIENT) & fits_float(ch->k2_64[c]);
+    }
+    for (ptrdiff_t c = c0; !plain && c < c1; c++) { /* rarely: as above, for each channel */
+        const double means = fabs(ch->k1_64[c]) + fabs(ch->k2_64[c] / rstd[c]);
+        ch->exact[c] |= (means > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(ch->k2_64[c]);
     }
 }
 

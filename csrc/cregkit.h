@@ -13,8 +13,9 @@
  *   - At most CREG_PANEL elements (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape
  *     alone, are merged one after another in float64.
  *
- * Which numbers are right: all finite ones. Where a float32 sum of squares overflowed, or is so small that lost
- * subnormals could count, the row (channel) is computed again in float64: see creg_is_safe() in reduce.h.
+ * Which numbers are right: all finite ones, of every input. Where a float32 intermediate overflowed, or is so small
+ * that lost subnormals could count, the row (channel, column sum) is computed again in float64: see creg_is_safe() and
+ * gradients_are_safe() in reduce.h.
  */
 #ifndef CREGKIT_H
 #define CREGKIT_H
@@ -83,6 +84,17 @@ typedef struct {
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
 
+/* Column sums of a norm's backward: partial sums of each chunk of `step` rows, and what they were summed from. exact[k]
+ * marks a chunk that is summed again in float64. RMS norm has no mean, partial_dbeta and dbeta. The partial sums of a
+ * single chunk may lie in dgamma and dbeta. */
+typedef struct {
+    const float *dy, *x;
+    const double *mean, *rstd;
+    float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
+    ptrdiff_t rows, cols, step;
+    const unsigned char *exact;
+} creg_columns;
+
 /* What is known of a wide row. exact = 1: float32 does not do for it. */
 typedef struct {
     double mean, rstd, mean_g, mean_g_x_hat;
@@ -132,6 +144,15 @@ typedef struct {
     /* out[j] = sum over chunks of partial[chunk * cols + j], for columns [j0, j1). */
     void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
                           float *out);
+    /* dgamma and dbeta of columns [j0, j1), exactly where marked; whether float32 is enough for a chunk with these dy,
+     * and whether it was for dgamma or dbeta. */
+    void (*merge_columns_exact)(const creg_columns *columns, ptrdiff_t j0, ptrdiff_t j1);
+    int (*sums_are_safe)(const float *dy, ptrdiff_t n);
+    int (*sums_were_safe)(const float *sums, ptrdiff_t n);
+    /* y = y * gamma + beta in float64, in place. */
+    void (*affine_rows)(float *y, const float *gamma, const float *beta, ptrdiff_t rows, ptrdiff_t cols);
+    /* Whether all |p| <= limit, apart from NaN. */
+    int (*are_at_most)(const float *p, float limit, ptrdiff_t n);
 
     /* batch_norm.h: one chunk of the channels [c0, c1); x, dy, y and dx point at the whole tensor. Chunk results are
      * stored at [chunk index][channel]. */

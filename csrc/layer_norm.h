@@ -299,10 +299,11 @@ CREG_INLINE grad_means layer_norm_grad_means_of(double sum_g, double sum_g_d, pt
     return (grad_means){sum_g / (double)cols, sum_g_d * rstd / (double)cols};
 }
 
-CREG_INLINE int layer_norm_grad_is_safe(grad_means means, ptrdiff_t cols, double rstd)
+CREG_INLINE int layer_norm_grad_is_safe(grad_means means, const float *dy, const float *gamma, ptrdiff_t cols,
+                                        double rstd)
 {
-    const double check = means.g + means.g_x_hat;
-    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && check - check == 0.0;
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) &&
+           gradients_are_safe(fabs(means.g) + fabs(means.g_x_hat), dy, gamma, cols);
 }
 
 CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
@@ -399,7 +400,7 @@ CREG_INLINE void layer_norm_grad_single_rows(const float *dy, const float *x, co
 {
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
         const grad_means means = layer_norm_grad_means(dy, x, gamma, cols, mean[i], rstd[i]);
-        if (layer_norm_grad_is_safe(means, cols, rstd[i])) {
+        if (layer_norm_grad_is_safe(means, dy, gamma, cols, rstd[i])) {
             const grad_row row = {dy,
                                   x,
                                   gamma,
@@ -423,7 +424,8 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
                                       float *dgamma, float *dbeta, ptrdiff_t cols, const part *rest, int stream)
 {
     float hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH], g[CREG_BATCH], g_d[CREG_BATCH];
-    int unsafe = 0;
+    double means[CREG_BATCH];
+    int unsafe = 0, plain = 1;
     split_means(mean, hi, lo, CREG_BATCH);
     for (int i = 0; i < CREG_BATCH; i++) {
         scale[i] = (float)rstd[i];
@@ -438,12 +440,12 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
     }
     for (int i = 0; i < CREG_BATCH; i++) {
         const double mean_g = (double)g[i] / (double)cols, mean_g_x_hat = (double)g_d[i] * rstd[i] / (double)cols;
-        const double check = mean_g + mean_g_x_hat;
-        unsafe |= !(check - check == 0.0);
+        means[i] = fabs(mean_g) + fabs(mean_g_x_hat);
+        plain &= means_are_plain(means[i]);
         g[i] = (float)mean_g;
         g_d[i] = (float)mean_g_x_hat;
     }
-    if (unsafe) return 0;
+    if (unsafe || (!plain && !batch_gradients_are_safe(means, dy, gamma, cols))) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
         const grad_row row = {dy + at,      x + at,        gamma, AT(more, at),
                               dx + at,      dgamma,        dbeta, {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])},

@@ -296,6 +296,90 @@ CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 
 CREG_INLINE int creg_is_safe_rstd(double rstd) { return (rstd >= 0x1p-64) & (rstd <= 0x1p+48); }
 
+/* Gradients below it lose bits to underflow in float32 products; with means above its inverse, differences may overflow
+ * on the way to a finite dx. */
+#define SMALLEST_SAFE_GRADIENT 0x1p-80
+
+CREG_INLINE vf v_magnitude(vf a) { return v_max(a, v_sub(v_set1(0.0f), a)); }
+
+/* The largest magnitudes of n elements, lane by lane, but NaN. */
+CREG_INLINE vf largest_magnitudes(const float *p, ptrdiff_t n)
+{
+    enum { TOGETHER = 4 };
+    vf high[TOGETHER], low[TOGETHER];
+    for (int k = 0; k < TOGETHER; k++) high[k] = low[k] = v_set1(0.0f);
+    ptrdiff_t j = 0;
+    for (; j + TOGETHER * CREG_W <= n; j += TOGETHER * CREG_W) /* main loop */
+        for (int k = 0; k < TOGETHER; k++) {
+            const vf v = v_load(p + j + k * CREG_W);
+            high[k] = v_max(v, high[k]);
+            low[k] = v_min(v, low[k]);
+        }
+    for (; j < n; j += CREG_W) { /* tail */
+        const vf v = v_load_part(p + j, n - j);
+        high[0] = v_max(v, high[0]);
+        low[0] = v_min(v, low[0]);
+    }
+    for (int k = 1; k < TOGETHER; k++) {
+        high[0] = v_max(high[0], high[k]);
+        low[0] = v_min(low[0], low[k]);
+    }
+    return v_max(high[0], v_sub(v_set1(0.0f), low[0]));
+}
+
+CREG_INLINE int all_at_most(vf a, float limit)
+{
+    return vm_bits(v_equal(v_max(a, v_set1(limit)), v_set1(limit))) == (1u << CREG_W) - 1;
+}
+
+static int creg_are_at_most(const float *p, float limit, ptrdiff_t n)
+{
+    return all_at_most(largest_magnitudes(p, n), limit);
+}
+
+CREG_INLINE vf v_clamp(vf a, float limit) { return v_max(v_min(a, v_set1(limit)), v_set1(-limit)); }
+
+/* Whether the largest of |a * b| is 0 or at least SMALLEST_SAFE_GRADIENT; of |a|, where b is NULL. Both factors are
+ * scaled by 2^75, so that no product vanishes, and clamped, so that none is infinity times 0. */
+static CREG_NOINLINE int no_small_product(const float *a, const float *b, ptrdiff_t n)
+{
+    const vf scale = v_set1(0x1p+75f), of_a = largest_magnitudes(a, n);
+    vf products = v_set1(0.0f);
+    if (all_at_most(of_a, 0.0f)) return 1;
+    if (!b) return !all_at_most(of_a, 0x1.fffffep-81f);
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        const vf u = v_clamp(v_mul(v_load_part(a + j, n - j), scale), 0x1p+127f);
+        const vf v = v_clamp(v_mul(v_load_part(b + j, n - j), scale), 0x1p+127f);
+        products = v_max(products, v_magnitude(v_mul(u, v)));
+    }
+    return all_at_most(products, 0.0f) || !all_at_most(products, 0x1.fffffep+69f);
+}
+
+/* Whether float32 is enough for dx of a row, given the magnitudes of its means of g and g * x_hat, g = dy * gamma,
+ * added. These tell it, except where they are so small that they may have cancelled or vanished. */
+CREG_INLINE int means_are_plain(double means)
+{
+    return (means >= SMALLEST_SAFE_GRADIENT) & (means <= 1.0 / SMALLEST_SAFE_GRADIENT);
+}
+
+CREG_INLINE int gradients_are_safe(double means, const float *dy, const float *gamma, ptrdiff_t n)
+{
+    if (!(means <= 1.0 / SMALLEST_SAFE_GRADIENT)) return 0; /* or NaN */
+    return means_are_plain(means) || no_small_product(dy, gamma, n);
+}
+
+/* The same of a batch of short rows, which are often all 0. */
+static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const float *dy, const float *gamma,
+                                                  ptrdiff_t cols)
+{
+    double sum = 0.0;
+    for (int i = 0; i < CREG_BATCH; i++) sum += means[i];
+    if (sum == 0.0 && creg_are_at_most(dy, 0.0f, CREG_BATCH * cols)) return 1;
+    for (int i = 0; i < CREG_BATCH; i++)
+        if (!gradients_are_safe(means[i], dy + i * cols, gamma, cols)) return 0;
+    return 1;
+}
+
 /* hi + lo = mean, in float32. Two functions, since GCC 12 takes (double)(float)v of a vector for v, and lo for 0. */
 static CREG_NOINLINE void round_means(const double *restrict mean, float *restrict hi, ptrdiff_t n)
 {
@@ -345,6 +429,67 @@ static void creg_merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t
             for (ptrdiff_t i = 0; i < n; i++) sum[i] += (double)partial[k * cols + j + i];
         for (ptrdiff_t i = 0; i < n; i++) out[j + i] = (float)sum[i];
     }
+}
+
+/* Sums of dy and of dy * x_hat over a chunk of rows, for columns [j, j + n), added to the totals in float64. */
+CREG_INLINE void add_exact_columns(const creg_columns *c, ptrdiff_t chunk, ptrdiff_t j, ptrdiff_t n, double *dgamma,
+                                   double *dbeta)
+{
+    for (ptrdiff_t i = chunk * c->step; i < min_size((chunk + 1) * c->step, c->rows); i++)
+        for (ptrdiff_t t = 0, at = i * c->cols + j; t < n; t++, at++) {
+            const double dy = (double)c->dy[at], mean = c->mean ? c->mean[i] : 0.0;
+            dgamma[t] += dy * (((double)c->x[at] - mean) * c->rstd[i]);
+            dbeta[t] += dy;
+        }
+}
+
+static void creg_merge_columns_exact(const creg_columns *c, ptrdiff_t j0, ptrdiff_t j1)
+{
+    enum { TILE = 256 };
+    for (ptrdiff_t j = j0; j < j1; j += TILE) {
+        double dgamma[TILE] = {0}, dbeta[TILE] = {0};
+        const ptrdiff_t n = min_size(TILE, j1 - j);
+        for (ptrdiff_t k = 0; k * c->step < c->rows; k++) {
+            if (c->exact[k]) {
+                add_exact_columns(c, k, j, n, dgamma, dbeta);
+                continue;
+            }
+            const ptrdiff_t at = k * c->cols + j;
+            for (ptrdiff_t t = 0; t < n; t++) dgamma[t] += (double)c->partial_dgamma[at + t];
+            for (ptrdiff_t t = 0; c->dbeta && t < n; t++) dbeta[t] += (double)c->partial_dbeta[at + t];
+        }
+        for (ptrdiff_t t = 0; t < n; t++) c->dgamma[j + t] = (float)dgamma[t];
+        for (ptrdiff_t t = 0; c->dbeta && t < n; t++) c->dbeta[j + t] = (float)dbeta[t];
+    }
+}
+
+/* y = y * gamma + beta in float64. */
+static void creg_affine_rows(float *y, const float *gamma, const float *beta, ptrdiff_t rows, ptrdiff_t cols)
+{
+    for (ptrdiff_t i = 0; i < rows; i++, y += cols)
+        for (ptrdiff_t j = 0; j < cols; j++)
+            y[j] = (float)((double)y[j] * (gamma ? (double)gamma[j] : 1.0) + (double)beta[j]);
+}
+
+/* Whether a chunk's float32 sums of dy and dy * x_hat can neither overflow, nor vanish because all of dy is small. */
+static int creg_sums_are_safe(const float *dy, ptrdiff_t n)
+{
+    const vf largest = largest_magnitudes(dy, n);
+    return all_at_most(largest, 0x1p+80f) && (!all_at_most(largest, 0x1.fffffep-81f) || all_at_most(largest, 0.0f));
+}
+
+/* x, and nothing for the second sum. */
+CREG_INLINE vf2 plain_terms(const void *ctx, ptrdiff_t at, const vw *cut)
+{
+    return (vf2){v_load_cut((const float *)ctx + at, cut), v_set1(0.0f)};
+}
+
+/* Whether such sums came out so: none infinite or NaN, nor all of them small. */
+static int creg_sums_were_safe(const float *sums, ptrdiff_t n)
+{
+    const float sum = panel_sums(plain_terms, sums, 0, n).a;
+    if (sum - sum != 0.0f) return 0;
+    return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT || no_small_product(sums, NULL, n);
 }
 
 /* The lead-in that brings p to a cache line, at most n elements: streamed stores want aligned registers and, to be

@@ -181,9 +181,10 @@ CREG_INLINE double rms_norm_grad_mean_of(double sum_g_x, ptrdiff_t cols, double 
     return sum_g_x * rstd / (double)cols;
 }
 
-CREG_INLINE int rms_norm_grad_is_safe(double mean_g_x_hat, ptrdiff_t cols, double rstd)
+CREG_INLINE int rms_norm_grad_is_safe(double mean_g_x_hat, const float *dy, const float *gamma, ptrdiff_t cols,
+                                      double rstd)
 {
-    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && mean_g_x_hat - mean_g_x_hat == 0.0;
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && gradients_are_safe(fabs(mean_g_x_hat), dy, gamma, cols);
 }
 
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
@@ -265,7 +266,7 @@ CREG_INLINE void rms_norm_grad_single_rows(const float *dy, const float *x, cons
 {
     for (ptrdiff_t i = 0; i < rows; i++, dy += cols, x += cols, more = AT(more, cols), dx += cols) {
         const double mean_g_x_hat = rms_norm_grad_mean(dy, x, gamma, cols, rstd[i]);
-        if (rms_norm_grad_is_safe(mean_g_x_hat, cols, rstd[i])) {
+        if (rms_norm_grad_is_safe(mean_g_x_hat, dy, gamma, cols, rstd[i])) {
             const rms_grad_row row = {
                 dy, x, gamma, more, dx, dgamma, v_set1((float)rstd[i]), v_set1((float)mean_g_x_hat)};
             rms_norm_grad_row(&row, i + 1 < rows + follow ? cols : 0, cols, stream);
@@ -285,13 +286,16 @@ CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t a
         const rms_grad_operands operands = {dy + i * cols, x + i * cols, gamma};
         g_x[i] = short_sums(rms_norm_grad_terms, &operands, cols, rest).a;
     }
-    int unsafe = 0;
+    double means[CREG_BATCH];
+    int unsafe = 0, plain = 1;
     for (int i = 0; i < CREG_BATCH; i++) {
         const double mean_g_x_hat = (double)g_x[i] * rstd[i] / (double)cols;
-        unsafe |= !creg_is_safe_rstd(rstd[i]) | !(mean_g_x_hat - mean_g_x_hat == 0.0);
+        means[i] = fabs(mean_g_x_hat);
+        unsafe |= !creg_is_safe_rstd(rstd[i]);
+        plain &= means_are_plain(means[i]);
         g_x[i] = (float)mean_g_x_hat;
     }
-    if (unsafe) return 0;
+    if (unsafe || (!plain && !batch_gradients_are_safe(means, dy, gamma, cols))) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
         const rms_grad_row row = {dy + at,       x + at, gamma, AT(more, at), dx + at, dgamma, v_set1((float)rstd[i]),
                                   v_set1(g_x[i])};

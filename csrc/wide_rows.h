@@ -123,11 +123,11 @@ static void creg_wide_grad_means(creg_wide *w, ptrdiff_t row)
     }
     if (w->rms) {
         out->mean_g_x_hat = rms_norm_grad_mean_of(a, w->cols, out->rstd);
-        out->exact = !rms_norm_grad_is_safe(out->mean_g_x_hat, w->cols, out->rstd);
+        out->exact = !rms_norm_grad_is_safe(out->mean_g_x_hat, dy, w->gamma, w->cols, out->rstd);
         if (out->exact) out->mean_g_x_hat = rms_norm_grad_mean_exact(dy, x, w->gamma, w->cols, out->rstd);
     } else {
         grad_means means = layer_norm_grad_means_of(a, b, w->cols, out->rstd);
-        out->exact = !layer_norm_grad_is_safe(means, w->cols, out->rstd);
+        out->exact = !layer_norm_grad_is_safe(means, dy, w->gamma, w->cols, out->rstd);
         if (out->exact) means = layer_norm_grad_means_exact(dy, x, w->gamma, w->cols, out->mean, out->rstd);
         out->mean_g = means.g;
         out->mean_g_x_hat = means.g_x_hat;

@@ -49,6 +49,18 @@ cdef extern from "cregkit.h" nogil:
     ctypedef struct creg_adamw:
         float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps
 
+    ctypedef struct creg_columns:
+        float *partial_dgamma
+        float *partial_dbeta
+        const float *dy
+        const float *x
+        const double *mean
+        const double *rstd
+        float *dgamma
+        float *dbeta
+        ptrdiff_t rows, cols, step
+        const unsigned char *exact
+
     ctypedef struct creg_wide_row:
         double mean, rstd, mean_g, mean_g_x_hat
         int exact
@@ -93,6 +105,11 @@ cdef extern from "cregkit.h" nogil:
         void (*rms_norm_backward)(const float *, const float *, const double *, const float *, float *, float *,
                                   ptrdiff_t, ptrdiff_t, int) noexcept nogil
         void (*merge_columns)(const float *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float *) noexcept nogil
+        void (*merge_columns_exact)(const creg_columns *, ptrdiff_t, ptrdiff_t) noexcept nogil
+        int (*sums_are_safe)(const float *, ptrdiff_t) noexcept nogil
+        int (*sums_were_safe)(const float *, ptrdiff_t) noexcept nogil
+        void (*affine_rows)(float *, const float *, const float *, ptrdiff_t, ptrdiff_t) noexcept nogil
+        int (*are_at_most)(const float *, float, ptrdiff_t) noexcept nogil
         void (*batch_norm_moments)(const float *, creg_shape, creg_chunk, ptrdiff_t, ptrdiff_t, double *,
                                    double *) noexcept nogil
         void (*batch_norm_statistics)(const float *, creg_shape, const creg_chunk *, ptrdiff_t, const double *,
@@ -171,8 +188,10 @@ cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 # Chunks of rows for column sums such as dgamma: rows in each (the last may have fewer), from the shape alone.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 
-# out[j] = sum over chunks of partial[chunk, j].
-cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil
+# Whether x_hat * gamma may overflow on the way to a finite x_hat * gamma + beta (either may be NULL): then gain and bias
+# are left to affine_rows(), y = y * gamma + beta in float64.
+cdef bint needs_affine_rows(const float *beta, ptrdiff_t cols) noexcept nogil
+cdef void affine_rows(cnp.ndarray y, cnp.ndarray gamma, cnp.ndarray beta) noexcept
 
 # Whether the outputs of an op that goes through so many arrays of so many elements should be written around the cache.
 cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil

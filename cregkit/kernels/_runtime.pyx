@@ -122,9 +122,6 @@ cdef ptrdiff_t ELEMENTS_WORTH_RELEASE = 8 * 1024
 # tasks, because a task fetches each row while it works on the one before, but the first.
 cdef ptrdiff_t TASK_ELEMENTS = 16 * 1024, LARGE_TASK_ELEMENTS = 128 * 1024, LARGE_TASKS = 128
 
-# Columns a task of merge_columns() takes.
-cdef ptrdiff_t MERGE_COLUMNS = 1024
-
 # Where inputs and outputs together have so many bytes, outputs are written around the cache: they fill the last one, so
 # that what is written is gone before anyone reads it, and writing it through the cache would first read it. On a CPU
 # with 32 MiB of it, layer norm of 1, 2, 3, 4 Mi numbers (8 to 32 MiB) took 1.2, 1.1, 0.9, 0.6 times as long so (Zen 3);
@@ -297,21 +294,28 @@ cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(<ptrdiff_t>8, (rows + 15) // 16))
 
 
-cdef struct MergeColumns:
-    const float *partial
-    float *out
-    ptrdiff_t chunks, cols
+# A smaller bias than 2^100 is lost in the rounding of what overflows.
+cdef bint needs_affine_rows(const float *beta, ptrdiff_t cols) noexcept nogil:
+    return beta != NULL and not kernels().are_at_most(beta, 2.0**100, cols)
 
 
-cdef void merge_columns_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef MergeColumns *a = <MergeColumns *>args
-    cdef ptrdiff_t start = task * MERGE_COLUMNS, end = min(start + MERGE_COLUMNS, a.cols)
-    kernels().merge_columns(a.partial, a.chunks, a.cols, start, end, a.out)
+cdef struct AffineRows:
+    float *y
+    const float *gamma
+    const float *beta
+    ptrdiff_t rows, cols, step
 
 
-cdef void merge_columns(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, float *out) noexcept nogil:
-    cdef MergeColumns args = MergeColumns(partial, out, chunks, cols)
-    parallel_for(merge_columns_task, &args, (cols + MERGE_COLUMNS - 1) // MERGE_COLUMNS, chunks * cols)
+cdef void affine_rows_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef AffineRows *a = <AffineRows *>args
+    cdef ptrdiff_t i = task * a.step
+    kernels().affine_rows(a.y + i * a.cols, a.gamma, a.beta, min(a.step, a.rows - i), a.cols)
+
+
+cdef void affine_rows(cnp.ndarray y, cnp.ndarray gamma, cnp.ndarray beta) noexcept:
+    cdef ptrdiff_t cols = cnp.PyArray_SIZE(beta), rows = cnp.PyArray_SIZE(y) // cols
+    cdef AffineRows args = AffineRows(floats(y), floats(gamma), floats(beta), rows, cols, rows_per_task(rows, cols))
+    run_parallel(affine_rows_task, &args, (rows + args.step - 1) // args.step, rows * cols)
 
 
 cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:

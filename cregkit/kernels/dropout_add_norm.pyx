@@ -7,10 +7,11 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, creg_wide, doubles, float32_like,
-    float32_rows, float32_vector, float64_statistics, floats, kernels, merge_columns, new_array, new_vector, number,
-    output, parallel_for, refuse_overlap, rows_per_chunk, rows_per_task, run_parallel, streams,
+    affine_rows, creg_columns, creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, creg_wide,
+    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels, needs_affine_rows,
+    new_array, new_vector, number, output, refuse_overlap, rows_per_task, run_parallel, streams,
 )
+from cregkit.kernels.column_sums cimport NormBackward, chunk_dbeta, chunk_dgamma, run_chunks
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
@@ -76,6 +77,9 @@ cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x
     a.y, a.h, a.mean, a.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
     a.cols, a.rows = cols, size // cols
     a.step, a.stream = rows_per_task(a.rows, cols), streams(size, 4)
+    cdef bint affine = needs_affine_rows(a.beta, cols)
+    if affine:
+        a.gamma = a.beta = NULL
     cdef creg_wide w
     if leaves_threads_idle(a.rows, cols):
         w = wide_call(not centred, a.rows, cols, a.stream)
@@ -85,6 +89,8 @@ cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x
         wide_forward(&w, a.mean, a.rstd)
     else:
         run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
+    if affine:
+        affine_rows(y, gamma, beta)
     return (y, h, mean, rstd) if centred else (y, h, rstd)
 
 
@@ -146,59 +152,39 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
 
 
 cdef struct Backward:
+    NormBackward norm  # at h, into dresidual
     creg_dropout_add_norm_backward *kernel
     Random random
-    const float *dy
-    const float *h
-    const double *mean  # NULL for RMS norm
-    const double *rstd
-    const float *gamma
     const float *dh
     float *dx  # NULL for p = 0
-    float *dresidual
-    float *partial  # dgamma of each chunk of rows, then dbeta of each if there is a mean; NULL without gamma
-    ptrdiff_t rows, cols, step, chunks
-    int stream
 
 
-cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
+cdef void backward_task(void *args, ptrdiff_t chunk) noexcept nogil:
     cdef Backward *a = <Backward *>args
-    cdef ptrdiff_t i = task * a.step, at = i * a.cols, rows = min(a.step, a.rows - i)
+    cdef NormBackward *norm = &a.norm
+    cdef creg_columns *c = &norm.columns
+    cdef ptrdiff_t i = chunk * c.step, at = i * c.cols, rows = min(c.step, c.rows - i)
     cdef float *dx = a.dx + at if a.dx != NULL else NULL
     cdef const float *dh = a.dh
     if dh != NULL:
         dh = dh + at
-    cdef float *dgamma = a.partial + task * a.cols if a.partial != NULL else NULL
-    cdef float *dbeta = dgamma + a.chunks * a.cols if a.partial != NULL and a.mean != NULL else NULL
     if drops_all(&a.random):
-        memset(dx, 0, rows * a.cols * sizeof(float))
+        memset(dx, 0, rows * c.cols * sizeof(float))
         dx = NULL
-    a.kernel(a.dy + at, a.h + at, a.mean + i if a.mean != NULL else NULL, a.rstd + i, a.gamma,
-             dh, dx, a.dresidual + at, dgamma, dbeta, rows,
-             a.cols, a.random.offset + <uint64_t>at, draws(&a.random), a.stream)
+    a.kernel(c.dy + at, c.x + at, c.mean + i if c.mean != NULL else NULL, c.rstd + i, norm.gamma, dh, dx, norm.dx + at,
+             chunk_dgamma(norm, chunk), chunk_dbeta(norm, chunk), rows, c.cols, a.random.offset + <uint64_t>at,
+             draws(&a.random), norm.stream)
 
 
-cdef backward_rows(Backward *a, float *dgamma, float *dbeta):
-    cdef cnp.ndarray partial = None
-    if dgamma != NULL:
-        partial = new_vector((1 if dbeta == NULL else 2) * a.chunks * a.cols, cnp.NPY_FLOAT32)
-    a.partial = floats(partial)
-    with nogil:
-        parallel_for(backward_task, a, a.chunks, a.rows * a.cols)
-        if dgamma != NULL:
-            merge_columns(a.partial, a.chunks, a.cols, dgamma)
-        if dbeta != NULL:
-            merge_columns(a.partial + a.chunks * a.cols, a.chunks, a.cols, dbeta)
-
-
-cdef backward_wide(Backward *a, float *dgamma, float *dbeta):
-    cdef creg_wide w = wide_call(a.mean == NULL, a.rows, a.cols, a.stream)
-    w.dy, w.x, w.more, w.gamma, w.dx, w.dgamma, w.dbeta = a.dy, a.h, a.dh, a.gamma, a.dresidual, dgamma, dbeta
+cdef backward_wide(Backward *a):
+    cdef creg_columns *c = &a.norm.columns
+    cdef creg_wide w = wide_call(c.mean == NULL, c.rows, c.cols, a.norm.stream)
+    w.dy, w.x, w.more, w.gamma, w.dx, w.dgamma, w.dbeta = c.dy, c.x, a.dh, a.norm.gamma, a.norm.dx, c.dgamma, c.dbeta
     if drops_all(&a.random):
-        memset(a.dx, 0, a.rows * a.cols * sizeof(float))
+        memset(a.dx, 0, c.rows * c.cols * sizeof(float))
     else:
         w.dropped, w.first, w.dropout = a.dx, a.random.offset, draws(&a.random)
-    wide_backward(&w, a.mean, a.rstd)
+    wide_backward(&w, c.mean, c.rstd)
 
 
 cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object dy_, object h_, object mean_,
@@ -217,20 +203,19 @@ cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object
     cdef cnp.ndarray dx = None
     if a.random.fixed_p != 0:
         dx = new_array(h.ndim, cnp.PyArray_DIMS(h), cnp.NPY_FLOAT32)
-    a.dy, a.h, a.mean, a.rstd, a.gamma = floats(dy), floats(h), doubles(mean), doubles(rstd), floats(gamma)
-    a.dh, a.dx, a.dresidual = floats(dh), floats(dx), floats(dresidual)
-    a.cols, a.rows = cols, size // cols
-    a.step = rows_per_task(a.rows, cols) if gamma is None else rows_per_chunk(a.rows, cols)
-    a.chunks = (a.rows + a.step - 1) // a.step
-    a.stream = streams(size, 3 if dx is None else 4)
     cdef cnp.ndarray dgamma = None, dbeta = None
     if gamma is not None:
         dgamma = new_vector(cols, cnp.NPY_FLOAT32)
         dbeta = new_vector(cols, cnp.NPY_FLOAT32) if centred else None
-    if is_wide(a.rows, cols):
-        backward_wide(&a, floats(dgamma), floats(dbeta))
+    cdef creg_columns *c = &a.norm.columns
+    c.dy, c.x, c.mean, c.rstd, c.rows, c.cols = floats(dy), floats(h), doubles(mean), doubles(rstd), size // cols, cols
+    c.dgamma, c.dbeta = floats(dgamma), floats(dbeta)
+    a.norm.gamma, a.norm.dx, a.norm.stream = floats(gamma), floats(dresidual), streams(size, 3 if dx is None else 4)
+    a.dh, a.dx = floats(dh), floats(dx)
+    if is_wide(c.rows, cols):
+        backward_wide(&a)
     else:
-        backward_rows(&a, floats(dgamma), floats(dbeta))
+        run_chunks(&a.norm, backward_task, &a)
     if dx is None:
         dx = dresidual
     return (dx, dresidual, dgamma, dbeta) if centred else (dx, dresidual, dgamma)

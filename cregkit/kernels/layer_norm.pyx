@@ -4,9 +4,12 @@ from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
-    merge_columns, new_array, new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk,
-    rows_per_task, run_parallel, streams,
+    affine_rows, creg_columns, creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics,
+    floats, kernels, needs_affine_rows, new_array, new_vector, number, output, refuse_overlap, rows_per_task,
+    run_parallel, streams,
+)
+from cregkit.kernels.column_sums cimport (
+    NormBackward, chunk_dbeta, chunk_dgamma, kept_for_sums, run_chunks, waits,
 )
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
@@ -47,6 +50,9 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps,
     a.step = rows_per_task(a.rows, cols)
     a.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.stream = streams(a.rows * cols, 2)
+    cdef bint affine = needs_affine_rows(a.beta, cols)
+    if affine:
+        a.gamma = a.beta = NULL
     cdef creg_wide w
     if leaves_threads_idle(a.rows, cols):
         w = wide_call(False, a.rows, cols, a.stream)
@@ -54,6 +60,8 @@ cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object beta_, object eps,
         wide_forward(&w, mean, rstd)
     else:
         run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
+    if affine:
+        affine_rows(y, gamma, beta)
     return y
 
 
@@ -104,28 +112,15 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     return forward(rows, gamma, beta, eps, out, doubles(mean), doubles(rstd)), mean, rstd
 
 
-cdef struct Backward:
-    const float *dy
-    const float *x
-    const double *mean
-    const double *rstd
-    const float *gamma
-    float *dx
-    float *partial  # dgamma of each chunk of rows, then dbeta of each; NULL without gamma
-    ptrdiff_t rows, cols, step, chunks
-    int stream
-
-
-cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Backward *a = <Backward *>args
-    cdef ptrdiff_t i = task * a.step, at = i * a.cols
-    cdef float *dgamma = NULL
-    cdef float *dbeta = NULL
-    if a.partial != NULL:
-        dgamma = a.partial + task * a.cols
-        dbeta = dgamma + a.chunks * a.cols
-    kernels().layer_norm_backward(a.dy + at, a.x + at, a.mean + i, a.rstd + i, a.gamma, a.dx + at, dgamma, dbeta,
-                                  min(a.step, a.rows - i), a.cols, a.stream)
+cdef void backward_task(void *args, ptrdiff_t chunk) noexcept nogil:
+    cdef NormBackward *a = <NormBackward *>args
+    cdef creg_columns *c = &a.columns
+    cdef ptrdiff_t i = chunk * c.step, at = i * c.cols
+    if waits(a, chunk):
+        return
+    kernels().layer_norm_backward(c.dy + at, c.x + at, c.mean + i, c.rstd + i, a.gamma, a.dx + at,
+                                  chunk_dgamma(a, chunk), chunk_dbeta(a, chunk), min(c.step, c.rows - i), c.cols,
+                                  a.stream)
 
 
 def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
@@ -166,29 +161,23 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
         refuse_overlap(dx, "out", dy_, "dy", True)
         for other, name in ((mean_, "mean"), (rstd_, "rstd"), (gamma_, "gamma")):
             refuse_overlap(dx, "out", other, name, False)
-    cdef Backward a
-    a.dy, a.x, a.gamma, a.dx = floats(dy_), floats(x_), floats(gamma_), floats(dx)
-    a.mean, a.rstd = doubles(mean_), doubles(rstd_)
-    a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
-    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
-    a.chunks = (a.rows + a.step - 1) // a.step
-    a.stream = streams(a.rows * cols, 3)
-    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    cdef float *sums[2]
-    sums[0], sums[1] = floats(dgamma), floats(dbeta)
+    cdef cnp.ndarray dgamma = None, dbeta = None
+    if gamma_ is not None:
+        dgamma, dbeta = new_vector(cols, cnp.NPY_FLOAT32), new_vector(cols, cnp.NPY_FLOAT32)
+    cdef ptrdiff_t rows = cnp.PyArray_SIZE(x_) // cols
+    cdef int stream = streams(rows * cols, 3)
     cdef creg_wide w
-    if is_wide(a.rows, cols):
-        w = wide_call(False, a.rows, cols, a.stream)
-        w.dy, w.x, w.gamma, w.dx = a.dy, a.x, a.gamma, a.dx
-        w.dgamma, w.dbeta = sums[0], sums[1]
-        wide_backward(&w, a.mean, a.rstd)
+    if is_wide(rows, cols):
+        if gamma_ is not None:
+            x_, dy_ = kept_for_sums(x_, dx, dy_), kept_for_sums(dy_, dx, dy_)
+        w = wide_call(False, rows, cols, stream)
+        w.dy, w.x, w.gamma, w.dx = floats(dy_), floats(x_), floats(gamma_), floats(dx)
+        w.dgamma, w.dbeta = floats(dgamma), floats(dbeta)
+        wide_backward(&w, doubles(mean_), doubles(rstd_))
         return dx, dgamma, dbeta
-    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(2 * a.chunks * cols, cnp.NPY_FLOAT32)
-    a.partial = floats(partial)
-    with nogil:
-        parallel_for(backward_task, &a, a.chunks, a.rows * cols)
-        if a.partial != NULL:
-            merge_columns(a.partial, a.chunks, cols, sums[0])
-            merge_columns(a.partial + a.chunks * cols, a.chunks, cols, sums[1])
+    cdef NormBackward a
+    a.columns.dy, a.columns.x, a.columns.mean, a.columns.rstd = floats(dy_), floats(x_), doubles(mean_), doubles(rstd_)
+    a.columns.dgamma, a.columns.dbeta, a.columns.rows, a.columns.cols = floats(dgamma), floats(dbeta), rows, cols
+    a.gamma, a.dx, a.stream = floats(gamma_), floats(dx), stream
+    run_chunks(&a, backward_task, &a)
     return dx, dgamma, dbeta

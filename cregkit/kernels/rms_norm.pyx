@@ -4,10 +4,10 @@ from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
-    merge_columns, new_array, new_vector, number, output, parallel_for, refuse_overlap, rows_per_chunk,
-    rows_per_task, run_parallel, streams,
+    creg_columns, creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
+    new_array, new_vector, number, output, refuse_overlap, rows_per_task, run_parallel, streams,
 )
+from cregkit.kernels.column_sums cimport NormBackward, chunk_dgamma, kept_for_sums, run_chunks, waits
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
 
 cnp.import_array()
@@ -97,23 +97,14 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
     return forward(rows, gamma, eps, out, doubles(rstd)), rstd
 
 
-cdef struct Backward:
-    const float *dy
-    const float *x
-    const double *rstd
-    const float *gamma
-    float *dx
-    float *partial  # dgamma of each chunk of rows; NULL without gamma
-    ptrdiff_t rows, cols, step
-    int stream
-
-
-cdef void backward_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Backward *a = <Backward *>args
-    cdef ptrdiff_t i = task * a.step, at = i * a.cols
-    kernels().rms_norm_backward(a.dy + at, a.x + at, a.rstd + i, a.gamma, a.dx + at,
-                                a.partial + task * a.cols if a.partial != NULL else NULL, min(a.step, a.rows - i),
-                                a.cols, a.stream)
+cdef void backward_task(void *args, ptrdiff_t chunk) noexcept nogil:
+    cdef NormBackward *a = <NormBackward *>args
+    cdef creg_columns *c = &a.columns
+    cdef ptrdiff_t i = chunk * c.step, at = i * c.cols
+    if waits(a, chunk):
+        return
+    kernels().rms_norm_backward(c.dy + at, c.x + at, c.rstd + i, a.gamma, a.dx + at, chunk_dgamma(a, chunk),
+                                min(c.step, c.rows - i), c.cols, a.stream)
 
 
 def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
@@ -152,25 +143,20 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
         refuse_overlap(dx, "out", dy_, "dy", True)
         for other, name in ((rstd_, "rstd"), (gamma_, "gamma")):
             refuse_overlap(dx, "out", other, name, False)
-    cdef Backward a
-    a.dy, a.x, a.rstd, a.gamma, a.dx = floats(dy_), floats(x_), doubles(rstd_), floats(gamma_), floats(dx)
-    a.cols, a.rows = cols, cnp.PyArray_SIZE(x_) // cols
-    a.step = rows_per_task(a.rows, cols) if gamma_ is None else rows_per_chunk(a.rows, cols)
-    a.stream = streams(a.rows * cols, 3)
-    cdef ptrdiff_t chunks = (a.rows + a.step - 1) // a.step
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    cdef float *sums = floats(dgamma)
+    cdef ptrdiff_t rows = cnp.PyArray_SIZE(x_) // cols
+    cdef int stream = streams(rows * cols, 3)
     cdef creg_wide w
-    if is_wide(a.rows, cols):
-        w = wide_call(True, a.rows, cols, a.stream)
-        w.dy, w.x, w.gamma, w.dx = a.dy, a.x, a.gamma, a.dx
-        w.dgamma = sums
-        wide_backward(&w, NULL, a.rstd)
+    if is_wide(rows, cols):
+        if gamma_ is not None:
+            x_, dy_ = kept_for_sums(x_, dx, dy_), kept_for_sums(dy_, dx, dy_)
+        w = wide_call(True, rows, cols, stream)
+        w.dy, w.x, w.gamma, w.dx, w.dgamma = floats(dy_), floats(x_), floats(gamma_), floats(dx), floats(dgamma)
+        wide_backward(&w, NULL, doubles(rstd_))
         return dx, dgamma
-    cdef cnp.ndarray partial = None if gamma_ is None else new_vector(chunks * cols, cnp.NPY_FLOAT32)
-    a.partial = floats(partial)
-    with nogil:
-        parallel_for(backward_task, &a, chunks, a.rows * cols)
-        if a.partial != NULL:
-            merge_columns(a.partial, chunks, cols, sums)
+    cdef NormBackward a
+    a.columns.dy, a.columns.x, a.columns.mean, a.columns.rstd = floats(dy_), floats(x_), NULL, doubles(rstd_)
+    a.columns.dgamma, a.columns.dbeta, a.columns.rows, a.columns.cols = floats(dgamma), NULL, rows, cols
+    a.gamma, a.dx, a.stream = floats(gamma_), floats(dx), stream
+    run_chunks(&a, backward_task, &a)
     return dx, dgamma

@@ -4,9 +4,10 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_wide, doubles, kernels, new_vector, parallel_for, run_task,
+    CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_columns, creg_wide, doubles, kernels, new_vector, parallel_for, run_task,
     thread_limit,
 )
+from cregkit.kernels.column_sums cimport mend_sums
 
 cnp.import_array()
 
@@ -104,5 +105,9 @@ cdef wide_backward(creg_wide *w, const double *mean, const double *rstd):
     for i in range(w.rows):
         w.row[i].mean = mean[i] if mean != NULL else 0.0
         w.row[i].rstd = rstd[i]
+    cdef creg_columns columns
+    columns.dy, columns.x, columns.mean, columns.rstd = w.dy, w.x, mean, rstd
+    columns.dgamma, columns.dbeta, columns.rows, columns.cols = w.dgamma, w.dbeta, w.rows, w.cols
     with nogil:
         backward(w)
+    mend_sums(&columns, w.dx)
