@@ -82,6 +82,10 @@ def split(text: str) -> tuple[list[str], list[str]]:
 
     Raises:
         ImportError: the package regex, which knows the classes of Unicode, is not installed.
+
+    Example:
+        >>> split("It's 3.14, see https://a.b/c?d=e.")
+        (["It's", '3.14', 'see', 'https://a.b/c?d=e'], ['', ' ', ', ', ' ', '.'])
     """
     pieces = _compiled(_WORD).split(text)
     return pieces[1::2], pieces[::2]
