@@ -1,15 +1,17 @@
 """Transforms of sentences: lists of strings. Punctuation and spacing stay; a sentence never becomes empty.
 
-A word is a run of letters and digits, with hyphens and apostrophes within. What stands at a word's place takes over its
-case: lower, Capitalised or UPPER.
+``cregkit.augment.words`` says what a word is; finding them needs the package regex (extra ``[augment]``), which is
+imported when they are first looked for. What stands at a word's place takes over its case: lower, Capitalised or UPPER,
+if both are letters alone.
 Wei and Zou (2019), "EDA: Easy Data Augmentation Techniques", arXiv:1901.11196.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
-import re
+import unicodedata
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.augment.base import Index, Transform, uniform
+from cregkit.augment.words import is_written_out, split
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import validate
 
 Thesaurus: TypeAlias = "Mapping[str, Sequence[str]] | Callable[[str], Sequence[str]]"
 
-_WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}-][^\W_]+)*")
+_BREAKS = ("\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")  # those of str.splitlines
+_SPACES = "\t \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u202f\u205f\u3000"
+_OPENERS = "\"'([{<«\u2039“\u2018„\u201a「『\uff08【《〈¿¡"
 
 
 class TextTransform(Transform):
@@ -32,18 +37,21 @@ class TextTransform(Transform):
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> list[str]:
         """Transform each sentence with numbers of its own."""
-        words = [list(_WORD.finditer(sentence)) for sentence in checked_sentences(x)]
-        u = uniform(index, self._numbers(max(map(len, words), default=0)), derive_seed(seed, 0))
-        return [
-            self._transformed(sentence, found, row) if found else sentence
-            for sentence, found, row in zip(x, words, u, strict=True)
-        ]
+        own = derive_seed(seed, 0)
+        return [self._transformed(sentence, index[i : i + 1], own) for i, sentence in enumerate(checked_sentences(x))]
+
+    def _transformed(self, sentence: str, index: Index, seed: int) -> str:
+        words, gaps = split(sentence)
+        if not words:
+            return sentence
+        return self._rewritten(words, gaps, uniform(index, self._numbers(len(words)), seed)[0])
 
     def _numbers(self, words: int) -> int:
         """Return how many random numbers a sentence of so many words needs."""
         raise NotImplementedError
 
-    def _transformed(self, sentence: str, words: list[re.Match[str]], u: NDArray[np.float64]) -> str:
+    def _rewritten(self, words: list[str], gaps: list[str], u: NDArray[np.float64]) -> str:
+        """Return the sentence of the words, at least one, and of the gaps before, between and after them."""
         raise NotImplementedError
 
 
@@ -51,19 +59,19 @@ class SynonymReplacement(TextTransform):
     """Each word that the thesaurus knows becomes one of its synonyms with probability ``p``.
 
     Args:
-        thesaurus: a mapping from words in lower case to their synonyms, or a function that returns those of a word;
-            words it does not know have none. ``wordnet_synonyms`` makes one from WordNet.
+        thesaurus: a mapping from words in lower case to their synonyms, or a function that returns those of a word,
+            which it gets in lower case and Unicode's form NFC; words it does not know have none. ``wordnet_synonyms``
+            makes one from WordNet.
         p: 0 to 1.
     """
 
     def __init__(self, thesaurus: Thesaurus, p: float = 0.1) -> None:
         """Keep the settings."""
         if isinstance(thesaurus, Mapping):
-            for word, synonyms in thesaurus.items():
-                _checked_synonyms(word, synonyms)
-            if not any(thesaurus.values()):
+            known = {_composed(word): _checked_synonyms(word, synonyms) for word, synonyms in thesaurus.items()}
+            if not any(known.values()):
                 raise ValueError("thesaurus must map at least one word to a synonym, got none: nothing would change")
-            self._look_up: Callable[[str], Sequence[str]] = lambda word: thesaurus.get(word, ())
+            self._look_up: Callable[[str], Sequence[str]] = lambda word: known.get(word, ())
         elif callable(thesaurus):
             self._look_up = thesaurus
         else:
@@ -81,19 +89,18 @@ class SynonymReplacement(TextTransform):
     def _numbers(self, words: int) -> int:
         return 2 * words
 
-    def _transformed(self, sentence: str, words: list[re.Match[str]], u: NDArray[np.float64]) -> str:
-        replaced = [word.group() for word in words]
-        for i, word in enumerate(replaced):
-            if u[2 * i] >= self.p:
-                continue
-            synonyms = _checked_synonyms(word.lower(), self._look_up(word.lower()))
+    def _rewritten(self, words: list[str], gaps: list[str], u: NDArray[np.float64]) -> str:
+        replaced = list(words)
+        for i in np.flatnonzero(u[::2] < self.p):
+            word = _composed(words[i].lower())
+            synonyms = _checked_synonyms(word, self._look_up(word))
             if synonyms:
-                replaced[i] = in_case_of(synonyms[int(u[2 * i + 1] * len(synonyms))], word)
-        return _rejoined(sentence, words, replaced)
+                replaced[i] = in_case_of(synonyms[int(u[2 * i + 1] * len(synonyms))], words[i])
+        return _joined(replaced, gaps)
 
 
 class RandomDeletion(TextTransform):
-    """Each word goes with probability ``p``, and the spaces before it; at least one word stays."""
+    """Each word goes with probability ``p``, and the spaces before it. Line breaks stay, and at least one word."""
 
     def __init__(self, p: float = 0.1) -> None:
         """Keep the probability, 0 to 1."""
@@ -102,19 +109,21 @@ class RandomDeletion(TextTransform):
     def _numbers(self, words: int) -> int:
         return words + 1
 
-    def _transformed(self, sentence: str, words: list[re.Match[str]], u: NDArray[np.float64]) -> str:
-        keep = u[1 : len(words) + 1] >= self.p
+    def _rewritten(self, words: list[str], gaps: list[str], u: NDArray[np.float64]) -> str:
+        keep = u[1:] >= self.p
         if not keep.any():
             keep[int(u[0] * len(words))] = True
-        kept, end, pieces = [word.group() for word in words], 0, []
         first = int(np.argmax(keep))
-        kept[first] = in_case_of(kept[first], kept[0]) if _is_capitalised(kept[0]) else kept[first]
-        for i, word in enumerate(words):
-            between = sentence[end : word.start()]
-            pieces.append(between + kept[i] if keep[i] else between.rstrip())
-            end = word.end()
-        shorter = "".join([*pieces, sentence[end:]])
-        return shorter if keep[0] else shorter.lstrip(" ,;:")
+        kept = list(words)
+        if _is_capitalised(words[0]):
+            kept[first] = in_case_of(words[first], words[0])
+        pieces = [gaps[0]]
+        for i, word in enumerate(kept):
+            if keep[i]:
+                pieces += [word, gaps[i + 1]]
+            else:
+                pieces[-1:] = _closed(pieces[-1], gaps[i + 1], is_first=i < first, is_last=i == len(kept) - 1)
+        return "".join(pieces)
 
 
 class RandomSwap(TextTransform):
@@ -127,17 +136,14 @@ class RandomSwap(TextTransform):
     def _numbers(self, words: int) -> int:
         return 2 * self.n
 
-    def _transformed(self, sentence: str, words: list[re.Match[str]], u: NDArray[np.float64]) -> str:
+    def _rewritten(self, words: list[str], gaps: list[str], u: NDArray[np.float64]) -> str:
         n = len(words)
-        swapped = [word.group() for word in words]
+        swapped = list(words)
         for one, other in u.reshape(-1, 2) if n > 1 else ():
             i = int(one * n)
             j = (i + 1 + int(other * (n - 1))) % n
             swapped[i], swapped[j] = swapped[j], swapped[i]
-        cased = [
-            in_case_of(new, old.group()) if new != old.group() else new for new, old in zip(swapped, words, strict=True)
-        ]
-        return _rejoined(sentence, words, cased)
+        return _joined([in_case_of(new, old) for new, old in zip(swapped, words, strict=True)], gaps)
 
 
 class BackTranslation(Transform):
@@ -256,25 +262,62 @@ def _reader(directory: str) -> Any:
         return Reader(directory, None)
 
 
+def _composed(word: str) -> str:
+    return unicodedata.normalize("NFC", word)
+
+
 def in_case_of(word: str, like: str) -> str:
-    """Return ``word`` in the case of ``like``: UPPER, Capitalised or as it is, a capital at its start made small."""
-    if like.isupper() and len(like) > 1:
-        return word.upper()
-    if _is_capitalised(like):
-        return word[:1].upper() + word[1:]
-    return word[:1].lower() + word[1:] if like.islower() and _is_capitalised(word) else word
+    """Return ``word`` in the case of ``like``: UPPER, Capitalised or as it is, a capital at its start made small.
+
+    What is not letters alone, such as a URL, stays as it is and is no model for others. So does a word that would be
+    another in the other case, or could not be brought back from it: what becomes of Turkish ı and İ depends on the
+    language.
+    """
+    if word == like or not (is_written_out(word) and is_written_out(like)):
+        return word
+    if _is_upper(like):
+        cased = word.upper()
+    elif word[1:] not in (word[1:].lower(), word[1:].upper()):
+        return word
+    elif _is_capitalised(like):
+        cased = word[:1].title() + word[1:]
+    elif like.islower() and _is_capitalised(word):
+        cased = word[:1].lower() + word[1:]
+    else:
+        return word
+    is_same = all(form(cased) == form(word) for form in (str.casefold, str.upper))
+    return cased if is_same else word
+
+
+def _is_upper(word: str) -> bool:
+    return word.isupper() and sum(map(str.isalpha, word)) > 1
 
 
 def _is_capitalised(word: str) -> bool:
-    return word[:1].isupper() and (len(word) == 1 or not word.isupper())
+    return word[:1].istitle() and not _is_upper(word)
 
 
-def _rejoined(sentence: str, words: list[re.Match[str]], replaced: list[str]) -> str:
-    pieces, end = [], 0
-    for word, new in zip(words, replaced, strict=True):
-        pieces += [sentence[end : word.start()], new]
-        end = word.end()
-    return "".join([*pieces, sentence[end:]])
+def _closed(before: str, after: str, *, is_first: bool, is_last: bool) -> list[str]:
+    """Return what two gaps become, the second left out if nothing of it stays, where the word between them was deleted.
+
+    The spaces before the word go. Where the word opened a line, a bracket or a quotation, those after it go, with
+    commas and colons. Spaces stay between the words on either side. ``is_first`` says that no word is left before the
+    two, ``is_last`` that none came after.
+    """
+    head, outside = before.rstrip(_SPACES), before.rstrip(_OPENERS)
+    opens_line = head.endswith(_BREAKS) or (is_first and not head)
+    opens_bracket = outside != before and not outside[-1:].strip()
+    if opens_line or opens_bracket:
+        after = after.lstrip(_SPACES + ",;:")
+    elif is_last or not set(after).isdisjoint(_SPACES + "".join(_BREAKS)):
+        before = head
+    elif after[-1:] not in _OPENERS:
+        before, after = head, after + before[len(head) :]
+    return [before, after] if after else [before]
+
+
+def _joined(words: list[str], gaps: list[str]) -> str:
+    return "".join(itertools.chain.from_iterable(zip(gaps, [*words, ""], strict=True)))
 
 
 def _checked_synonyms(word: str, synonyms: Any) -> Sequence[str]:
