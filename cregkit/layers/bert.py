@@ -119,15 +119,9 @@ class BertEncoder(Layer):
             config = BertConfig(Path(path).with_name("config.json"))
             checkpoint = BertCheckpoint(file)
             sizes = checkpoint.sizes
-            family = config.family(checkpoint.prefix, sizes["type_vocab_size"])
             config.check_sizes(sizes)
-            padding_id = config.padding_id(family, sizes["vocab_size"])
+            padding_id = config.padding_id(checkpoint.prefix, sizes)
             first = 0 if padding_id is None else padding_id + 1
-            if sizes["max_position_embeddings"] <= first:
-                raise ValueError(
-                    f"{path}: of {sizes['max_position_embeddings']} rows of position_embeddings, "
-                    f"pad_token_id = {padding_id} leaves none for a token"
-                )
             heads = config.n_heads(n_heads)
             checkpoint.check()
             encoder = cls(

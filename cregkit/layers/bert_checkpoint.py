@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from cregkit.layers import files
 from cregkit.layers.base import Array
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = tuple[int, ...]
 
 WORDS = "embeddings.word_embeddings.weight"
 SIZES = {
@@ -83,7 +83,8 @@ class BertCheckpoint:
         """
         path, shapes = self._file.name, _shapes(self.sizes)
         if missing := sorted(shapes.keys() - self._names.keys()):
-            raise ValueError(f"{path}: no array {', '.join(missing)}")
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(f"{path}: no array {', '.join(missing[:3])}{more}")
         for name, shape in shapes.items():
             if self._shape(name) != shape:
                 raise ValueError(f"{path}: {self._names[name]} must have shape {shape}, got {self._shape(name)}")

@@ -139,7 +139,7 @@ class BertConfig:
         for key, size in (*sizes.items(), ("embedding_size", sizes["hidden_size"])):
             self._get(key, size, _equal_to(size), f"{size}, as in the encoder's arrays")
 
-    def family(self, prefix: str, n_segments: int) -> Family:
+    def _family(self, prefix: str, n_segments: int) -> Family:
         """Return the family of an encoder of so many segments whose arrays' names begin with ``prefix``.
 
         model_type tells it, or the class in architectures. Where neither is there, it is BERT, unless something looks
@@ -174,17 +174,17 @@ class BertConfig:
             raise ValueError(f"n_heads must be {heads}, as num_attention_heads in {self.path} is, got {given}")
         return heads
 
-    def padding_id(self, family: Family, vocab_size: int) -> int | None:
-        """Return the id of padding that positions depend on, or None; see ``BertEncoder``."""
-        if family.padding_id is None:
+    def padding_id(self, prefix: str, sizes: Mapping[str, int]) -> int | None:
+        """Return the id of padding if positions depend on it, as RoBERTa's do, or None; see ``BertEncoder``."""
+        default = self._family(prefix, sizes["type_vocab_size"]).padding_id
+        if default is None:
             self._get("pad_token_id", None, lambda value: value is None or _is_int(value, -math.inf), "an int or null")
             return None
-        token: int = self._get(
-            "pad_token_id",
-            family.padding_id,
-            lambda value: _is_int(value) and value < vocab_size,
-            f"an id from 0 to {vocab_size - 1}",
-        )
+        last = min(sizes["vocab_size"] - 1, sizes["max_position_embeddings"] - 2)
+        supported = f"an id from 0 to {last}, which leaves positions in max_position_embeddings"
+        token: int = self._get("pad_token_id", default, lambda value: _is_int(value) and value <= last, supported)
+        if token > last:
+            raise ValueError(f"{self.path}: pad_token_id is missing and {default} by default, must be {supported}")
         return token
 
     @property

@@ -117,8 +117,7 @@ def _index(file: BinaryIO) -> dict[str, StoredArray]:
     start = 8 + length
     if size < 8 or length > LONGEST_HEADER or start > size:
         raise ValueError(f"it has {size} bytes, and a header of {length} bytes is declared")
-    text = file.read(length)
-    header = json.loads(text.decode()) if text.startswith(b"{") else None
+    header = json.loads(file.read(length).decode())
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     header.pop("__metadata__", None)
