@@ -303,6 +303,22 @@ def test_a_config_that_is_no_json_object_is_refused(content, error, tmp_path):
         BertEncoder.from_safetensors(path, HEADS)
 
 
+def test_an_electra_with_a_projection_is_refused_by_its_embedding_size(tmp_path):
+    arrays = draw_arrays() | {"embeddings_project.weight": np.zeros((SIZE, 8), np.float32)}
+    for name in [name for name in arrays if name.startswith("embeddings.")]:
+        arrays[name] = arrays[name][..., :8]
+    path = write(tmp_path, arrays, model_type="electra", hidden_size=SIZE, embedding_size=8)
+    with pytest.raises(ValueError, match="embedding_size must be 16, as in the encoder's arrays, got 8"):
+        BertEncoder.from_safetensors(path)
+
+
+def test_another_model_is_refused_by_its_model_type_before_its_keys_and_arrays(tmp_path):
+    path = write(tmp_path, {"transformer.layer.0.attention.q_lin.weight": np.zeros(3, np.float32)})
+    (tmp_path / "config.json").write_text('{"activation": "gelu", "dim": 768, "model_type": "distilbert"}')
+    with pytest.raises(ValueError, match=r"model_type must be bert or roberta or .*, got 'distilbert'"):
+        BertEncoder.from_safetensors(path)
+
+
 def test_the_number_of_heads_is_told_once(tmp_path):
     path = write(tmp_path)
     assert np.array_equal(BertEncoder.from_safetensors(path, HEADS)(IDS), BertEncoder.from_safetensors(path)(IDS))

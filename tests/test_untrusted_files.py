@@ -269,7 +269,7 @@ MALFORMED: dict[str, bytes] = {
 def test_a_malformed_safetensors_file_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(MALFORMED[name])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file: "):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file of supported dtypes: "):
         ck.BertEncoder.from_safetensors(path, 2)
 
 

@@ -85,7 +85,7 @@ class GELUTanh(_Activation):
 
     For weights that were trained with it (Hendrycks & Gimpel, 2016; "gelu_new" and "gelu_pytorch_tanh" of transformers,
     ``approximate="tanh"`` of PyTorch). Computed as ``x * s(2 * u)`` with s the logistic function, which does not cancel
-    in the negative tail. The gradient is ``s(2 * u) + x * s(2 * u) * s(-2 * u) * 2 * du/dx``.
+    in the negative tail. The gradient is ``s(2 * u) + x * s(2 * u) * (1 - s(2 * u)) * 2 * du/dx``. float64 inside.
     """
 
     def _value(self, x: Array) -> Array:
@@ -94,16 +94,16 @@ class GELUTanh(_Activation):
 
     def _slope(self, dy: Array, x: Array) -> Array:
         x64 = _within(40, x)
-        logit = _gelu_logit(x64)
+        s = sigmoid(_gelu_logit(x64))
         steepness = _GELU_SCALE * (1 + 3 * _GELU_CUBE * x64 * x64)
-        slope: Array = (dy * (sigmoid(logit) + x64 * sigmoid(logit) * sigmoid(-logit) * steepness)).astype(np.float32)
+        slope: Array = (dy * (s + x64 * s * (1 - s) * steepness)).astype(np.float32)
         return slope
 
 
 class SiLU(_Activation):
     """``y = x * s(x)`` with s the logistic function, also called swish (Elfwing et al., 2017, arXiv:1702.03118).
 
-    The gradient is ``s(x) + x * s(x) * s(-x)``, where ``1 - s(x)`` would cancel. float64 inside.
+    The gradient is ``s(x) + x * s(x) * (1 - s(x))``. float64 inside.
     """
 
     def _value(self, x: Array) -> Array:
@@ -112,7 +112,8 @@ class SiLU(_Activation):
 
     def _slope(self, dy: Array, x: Array) -> Array:
         x64 = _within(120, x)
-        slope: Array = (dy * (sigmoid(x64) + x64 * sigmoid(x64) * sigmoid(-x64))).astype(np.float32)
+        s = sigmoid(x64)
+        slope: Array = (dy * (s + x64 * s * (1 - s))).astype(np.float32)
         return slope
 
 

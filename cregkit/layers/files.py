@@ -108,7 +108,7 @@ def safetensors_index(file: BinaryIO) -> dict[str, StoredArray]:
     try:
         return _index(file)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is not a whole safetensors file: {error}") from None
+        raise ValueError(f"{file.name} is not a whole safetensors file of supported dtypes: {error}") from None
 
 
 def _index(file: BinaryIO) -> dict[str, StoredArray]:
