@@ -13,12 +13,14 @@ from cregkit.layers import (
     GELU,
     BatchNorm,
     Dropout,
+    GELUTanh,
     LayerNorm,
     Linear,
     ReLU,
     RMSNorm,
     Sequential,
     Sigmoid,
+    SiLU,
     SpatialDropout,
     draw_seed,
 )
@@ -41,6 +43,8 @@ LAYERS = {
     "linear_without_bias": lambda: Linear(FEATURES, 3, bias=False, seed=1),
     "relu": ReLU,
     "gelu": GELU,
+    "gelu_tanh": GELUTanh,
+    "silu": SiLU,
     "sigmoid": Sigmoid,
     "dropout": lambda: Dropout(0.4, seed=3),
     "spatial_dropout": lambda: SpatialDropout(0.4, seed=3),
@@ -192,6 +196,46 @@ def test_gelu_is_the_exact_form():
     slope = [0.5 * math.erfc(-float(v) / math.sqrt(2)) + float(v) * d for v, d in zip(x[:2001], density, strict=True)]
     np.testing.assert_allclose(dx[:2001], slope, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(dx[2001:], [0, 1, 0, 1])
+
+
+EVERYWHERE = np.concatenate([np.linspace(-130, 130, 4001), [-3e38, 3e38, -np.inf, np.inf]]).astype(np.float32)
+
+
+def logistic(v):
+    return 1 / (1 + math.exp(-v)) if v > -700 else 0.0
+
+
+@pytest.mark.parametrize(
+    ("layer", "logit", "steepness"),
+    [
+        (SiLU(), lambda v: v, lambda v: 1.0),
+        (
+            GELUTanh(),
+            lambda v: math.sqrt(8 / math.pi) * (v + 0.044715 * v**3),
+            lambda v: math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * v**2),
+        ),
+    ],
+    ids=["silu", "gelu_tanh"],
+)
+def test_gated_activations_are_right_to_rounding_in_both_tails(layer, logit, steepness):
+    """Both are x * s(logit(x)) with s the logistic function; 1 - s is s(-logit)."""
+    finite = [float(v) for v in EVERYWHERE[:4001]]
+    y = layer(EVERYWHERE)
+    np.testing.assert_allclose(y[:4001], [v * logistic(logit(v)) for v in finite], rtol=7e-8, atol=1e-45)
+    np.testing.assert_array_equal(y[4001:], [0, np.float32(3e38), 0, np.inf])
+    slopes = [logistic(logit(v)) * (1 + v * logistic(-logit(v)) * steepness(v)) for v in finite]
+    dx = layer.backward(np.ones_like(EVERYWHERE))
+    np.testing.assert_allclose(dx[:4001], slopes, rtol=1e-7, atol=1e-45)
+    np.testing.assert_array_equal(dx[4001:], [0, 1, 0, 1])
+    assert np.isnan(layer(np.array([np.nan], np.float32))).all()
+
+
+def test_gelu_tanh_is_the_textbook_formula_where_that_does_not_cancel():
+    x = np.linspace(-3, 6, 2001, dtype=np.float32)
+    v = x.astype(np.float64)
+    wanted = 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+    np.testing.assert_allclose(GELUTanh()(x), wanted, rtol=1e-7)
+    assert 1e-4 < np.abs(GELUTanh()(x) - GELU()(x)).max() < 5e-4
 
 
 def test_dropout_follows_its_seed_and_moves_its_offset_on():

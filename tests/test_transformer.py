@@ -234,11 +234,12 @@ def test_attention_is_pytorchs(heads, masks):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("first", [False, True])
 def test_blocks_are_pytorchs(first, activation, masked):
     torch = pytest.importorskip("torch")
-    theirs = torch.nn.TransformerEncoderLayer(16, 4, 40, 0.0, activation, batch_first=True, norm_first=first).train()
+    function = {"gelu_tanh": torch.nn.GELU("tanh"), "silu": torch.nn.SiLU()}.get(activation, activation)
+    theirs = torch.nn.TransformerEncoderLayer(16, 4, 40, 0.0, function, batch_first=True, norm_first=first).train()
     ours = TransformerBlock(16, 4, 40, 0.0, norm_first=first, activation=activation)
     names = {f"self_attn.{name}": f"attention.{own}" for name, own in ATTENTION.items()}
     names |= {f"linear{i}.{kind}": f"ff.{2 * (i - 1)}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
@@ -258,6 +259,16 @@ def test_blocks_are_pytorchs(first, activation, masked):
     own = {parameter.name: parameter.grad for parameter in ours.parameters()}
     for name, mine in names.items():
         assert np.abs(gradients[name] - own[mine]).max() < 1e-4 * max(1.0, np.abs(gradients[name]).max()), name
+
+
+def test_dropout_of_the_attention_may_differ():
+    def probabilities(**given):
+        block = TransformerBlock(8, 2, dropout=0.25, **given)
+        return block.attention.dropout.p, block.norm1.p, block.norm2.p, block.ff.layers[2].p
+
+    assert probabilities() == (0.25, 0.25, 0.25, 0.25)
+    assert probabilities(attention_dropout=0.0) == (0.0, 0.25, 0.25, 0.25)
+    assert probabilities(attention_dropout=0.5) == (0.5, 0.25, 0.25, 0.25)
 
 
 # ---- training ----

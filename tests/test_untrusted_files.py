@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bert_files import bf16, safetensors, with_header
+from bert_files import write as write_bert
 from support import run_python
 
 import cregkit as ck
@@ -154,6 +159,18 @@ def test_a_compressed_file_says_how_to_write_it(tmp_path: Path) -> None:
         ck.RMSNorm(3000).load(tmp_path / "state.npz")
 
 
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+    ones = io.BytesIO()
+    np.save(ones, np.ones(3, np.float32))
+    for second in ("gamma.npy", "gamma"):
+        with zipfile.ZipFile(tmp_path / "state.npz", "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile warns of the second name
+            archive.writestr("gamma.npy", ones.getvalue())
+            archive.writestr(second, ones.getvalue())
+        with pytest.raises(ValueError, match=r"state\.npz .*two arrays of one name"):
+            ck.RMSNorm(3).load(tmp_path / "state.npz")
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint64, "U5"])
 def test_plain_arrays_are_read_as_numpy_reads_them(order: Any, dtype: Any, tmp_path: Path) -> None:
@@ -206,3 +223,134 @@ def test_a_kill_while_saving_leaves_a_whole_file(
         for file in tmp_path.glob("*.tmp"):
             file.unlink()
     assert left_over > 0, "no kill came in the middle of a save"
+
+
+# ---- .safetensors ----
+
+A = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+MALFORMED: dict[str, bytes] = {
+    "nothing": b"",
+    "half a length": bytes(4),
+    "no header": bytes(8),
+    "a length of 2**64 - 1": b"\xff" * 8,
+    "a length beyond the file": (100).to_bytes(8, "little") + b"{}",
+    "no JSON": with_header(b"{'a'}"),
+    "no UTF-8": with_header(b'{"\xff": 1}'),
+    "a list": with_header(b"[]"),
+    "a deep list": with_header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "an array that is none": with_header({"a": 3}, bytes(16)),
+    "no offsets": with_header({"a": {"dtype": "F32", "shape": [4]}}, bytes(16)),
+    "one offset": with_header({"a": A | {"data_offsets": [16]}}, bytes(16)),
+    "offsets of text": with_header({"a": A | {"data_offsets": ["0", "16"]}}, bytes(16)),
+    "an offset of truth": with_header({"a": A | {"data_offsets": [False, 16]}}, bytes(16)),
+    "an offset with a fraction": with_header({"a": A | {"data_offsets": [0.0, 16.0]}}, bytes(16)),
+    "a negative offset": with_header({"a": A | {"data_offsets": [-16, 0]}}, bytes(16)),
+    "offsets the wrong way round": with_header({"a": A | {"data_offsets": [16, 0]}}, bytes(16)),
+    "offsets beyond the file": with_header({"a": A | {"data_offsets": [2**60, 2**60 + 16]}}, bytes(16)),
+    "no dtype": with_header({"a": {"shape": [4], "data_offsets": [0, 16]}}, bytes(16)),
+    "a dtype of no format": with_header({"a": A | {"dtype": "F31"}}, bytes(16)),
+    "a dtype that is a list": with_header({"a": A | {"dtype": ["F32"]}}, bytes(16)),
+    "no shape": with_header({"a": {"dtype": "F32", "data_offsets": [0, 16]}}, bytes(16)),
+    "a shape that is a number": with_header({"a": A | {"shape": 4}}, bytes(16)),
+    "a negative shape": with_header({"a": A | {"shape": [-2, -2]}}, bytes(16)),
+    "a shape with a fraction": with_header({"a": A | {"shape": [4.0]}}, bytes(16)),
+    "a shape of 2**80": with_header({"a": A | {"shape": [2**40, 2**40]}}, bytes(16)),
+    "a shape of fewer": with_header({"a": A | {"shape": [3]}}, bytes(16)),
+    "a gap": with_header({"a": A, "b": A | {"data_offsets": [20, 36]}}, bytes(36)),
+    "an overlap": with_header({"a": A, "b": A | {"data_offsets": [12, 28]}}, bytes(28)),
+    "a place twice": with_header({"a": A, "b": A}, bytes(16)),
+    "bytes behind": with_header({"a": A}, bytes(17)),
+    "too few bytes": with_header({"a": A}, bytes(15)),
+    "a name twice": with_header(b'{"a":%s,"a":%s}' % ((json.dumps(A).encode(),) * 2), bytes(32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_safetensors_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(MALFORMED[name])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file of supported dtypes: "):
+        ck.BertEncoder.from_safetensors(path, 2)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_the_safetensors_package_refuses_it_too(name: str, tmp_path: Path) -> None:
+    package = pytest.importorskip("safetensors")
+    with pytest.raises((package.SafetensorError, RecursionError)):
+        package.deserialize(MALFORMED[name])
+
+
+def test_a_bert_file_cut_off_anywhere_is_refused(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    path = write_bert(tmp_path)
+    content = path.read_bytes()
+    lengths = [*range(0, len(content), 97), len(content) - 1]
+    record_property("faults", len(lengths))
+    for length in lengths:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+            ck.BertEncoder.from_safetensors(path)
+
+
+def test_a_bit_changed_in_a_header_is_refused_or_changes_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    path = write_bert(tmp_path)
+    content = path.read_bytes()
+    whole = frozen(ck.BertEncoder.from_safetensors(path))
+    places = range(0, 8 + int.from_bytes(content[:8], "little"), 3)
+    record_property("faults", len(places))
+    for at in places:
+        changed = bytearray(content)
+        changed[at] ^= 1 << (at * 5 + 3) % 8
+        path.write_bytes(changed)
+        with contextlib.suppress(ValueError):
+            read = frozen(ck.BertEncoder.from_safetensors(path))
+            assert {name for name in whole if read[name] != whole[name] and not name.endswith("seed")} == set(), at
+
+
+READ_WITH_LITTLE_MEMORY = """
+import resource, sys
+import numpy as np
+import cregkit as ck
+ck.BertEncoder(4, 4, 1, 4, 2)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
+for path in sys.argv[1:]:
+    try:
+        ck.BertEncoder.from_safetensors(path, 2)
+        print("read", path)
+    except ValueError as error:
+        assert path in str(error), error
+print("refused all")
+"""
+
+
+def wide_bert(d_model: int, d_ff: int, n_layers: int = 1) -> bytes:
+    """Vectors of these sizes, and nothing that would be as large as their products."""
+    arrays = {f"embeddings.{kind}_embeddings.weight": (1, d_model) for kind in ("word", "position")}
+    arrays["embeddings.token_type_embeddings.weight"] = (2, d_model)
+    for index in range(n_layers):
+        arrays[f"encoder.layer.{index}.attention.output.dense.bias"] = (d_model,)
+        arrays[f"encoder.layer.{index}.intermediate.dense.bias"] = (d_ff,)
+    return safetensors({name: np.zeros(shape, np.float32) for name, shape in arrays.items()})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
+def test_a_small_bert_file_makes_no_large_encoder(tmp_path: Path) -> None:
+    bombs = {"wide": wide_bert(100_000, 4), "wide inside": wide_bert(4, 1_000_000), "deep": wide_bert(500, 500, 300)}
+    for name, content in bombs.items():
+        (tmp_path / name).write_bytes(content)
+    done = run_python("-c", READ_WITH_LITTLE_MEMORY, *(str(tmp_path / name) for name in bombs))
+    assert (done.stdout, done.returncode) == ("refused all\n", 0), done.stdout + done.stderr
+
+
+def test_bfloat16_numbers_are_the_upper_halves_of_float32(tmp_path: Path) -> None:
+    values = np.array([[1.0, -2.5, np.inf, 2.0**-133]], np.float32)
+    (tmp_path / "a").write_bytes(safetensors({"a": bf16(values), "b": np.array(3.0, np.float32)}))
+    with open(tmp_path / "a", "rb") as file:
+        index = ck.layers.files.safetensors_index(file)
+        assert np.array_equal(ck.layers.files.read_float32(file, "a", index["a"]), values)
+        assert ck.layers.files.read_float32(file, "b", index["b"]).shape == ()

@@ -1,6 +1,6 @@
 """Layers: the state (parameters, running statistics, seeds) around the functions of ``cregkit.functional``."""
 
-from cregkit.layers.activations import GELU, ReLU, Sigmoid
+from cregkit.layers.activations import GELU, GELUTanh, ReLU, Sigmoid, SiLU
 from cregkit.layers.attention import MultiHeadAttention
 from cregkit.layers.base import Layer, Parameter
 from cregkit.layers.batch_norm import BatchNorm
@@ -21,6 +21,7 @@ __all__ = [
     "BertEncoder",
     "Dropout",
     "Embedding",
+    "GELUTanh",
     "Layer",
     "LayerNorm",
     "Linear",
@@ -32,6 +33,7 @@ __all__ = [
     "ResidualNorm",
     "Seed",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "SpatialDropout",
     "Transformer",

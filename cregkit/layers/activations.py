@@ -63,19 +63,57 @@ class Sigmoid(_Activation):
 class GELU(_Activation):
     """``y = x * Phi(x)`` with Phi the normal distribution function: the exact form (Hendrycks & Gimpel, 2016).
 
-    The exact form rather than its tanh approximation, which is off by up to 5e-4: Phi comes from a fit that is right to
-    1e-8 of its value (see ``_normal_cdf``) in float64, so y is right to float32 rounding, in the negative tail too.
+    The exact form rather than its tanh approximation (``GELUTanh``), which is off by up to 5e-4: Phi comes from a fit
+    that is right to 1e-8 of its value (see ``_normal_cdf``) in float64, so y is right to float32 rounding, in the
+    negative tail too.
     The gradient is ``Phi(x) + x * phi(x)`` with phi the normal density.
     """
 
     def _value(self, x: Array) -> Array:
-        x64 = _within_tails(x)
+        x64 = _within(40, x)
         return (np.maximum(x, x64) * _normal_cdf(x64)).astype(np.float32)
 
     def _slope(self, dy: Array, x: Array) -> Array:
-        x64 = _within_tails(x)
+        x64 = _within(40, x)
         density = np.exp(-0.5 * x64 * x64) / math.sqrt(2 * math.pi)
         slope: Array = (dy * (_normal_cdf(x64) + x64 * density)).astype(np.float32)
+        return slope
+
+
+class GELUTanh(_Activation):
+    """``y = x / 2 * (1 + tanh(u))``, ``u = sqrt(2 / pi) * (x + 0.044715 * x**3)``: GELU's tanh approximation.
+
+    For weights that were trained with it (Hendrycks & Gimpel, 2016; "gelu_new" and "gelu_pytorch_tanh" of transformers,
+    ``approximate="tanh"`` of PyTorch). Computed as ``x * s(2 * u)`` with s the logistic function, which does not cancel
+    in the negative tail. The gradient is ``s(2 * u) + x * s(2 * u) * (1 - s(2 * u)) * 2 * du/dx``. float64 inside.
+    """
+
+    def _value(self, x: Array) -> Array:
+        x64 = _within(40, x)
+        return (np.maximum(x, x64) * sigmoid(_gelu_logit(x64))).astype(np.float32)
+
+    def _slope(self, dy: Array, x: Array) -> Array:
+        x64 = _within(40, x)
+        s = sigmoid(_gelu_logit(x64))
+        steepness = _GELU_SCALE * (1 + 3 * _GELU_CUBE * x64 * x64)
+        slope: Array = (dy * (s + x64 * s * (1 - s) * steepness)).astype(np.float32)
+        return slope
+
+
+class SiLU(_Activation):
+    """``y = x * s(x)`` with s the logistic function, also called swish (Elfwing et al., 2017, arXiv:1702.03118).
+
+    The gradient is ``s(x) + x * s(x) * (1 - s(x))``. float64 inside.
+    """
+
+    def _value(self, x: Array) -> Array:
+        x64 = _within(120, x)
+        return (np.maximum(x, x64) * sigmoid(x64)).astype(np.float32)
+
+    def _slope(self, dy: Array, x: Array) -> Array:
+        x64 = _within(120, x)
+        s = sigmoid(x64)
+        slope: Array = (dy * (s + x64 * s * (1 - s))).astype(np.float32)
         return slope
 
 
@@ -86,9 +124,18 @@ def sigmoid(x: NDArray[Floating]) -> NDArray[Floating]:
     return y
 
 
-def _within_tails(x: Array) -> NDArray[np.float64]:
-    """Return ``x`` in float64, held to [-40, 40]: Phi and phi are 0 or 1 to the last bit beyond, and inf * 0 is NaN."""
-    return np.clip(x.astype(np.float64), -40, 40)
+def _within(bound: float, x: Array) -> NDArray[np.float64]:
+    """Return ``x`` in float64, held to [-bound, bound]: beyond, an activation is 0 or ``x``, and inf * 0 is NaN."""
+    return np.clip(x.astype(np.float64), -bound, bound)
+
+
+_GELU_SCALE = 2 * math.sqrt(2 / math.pi)
+_GELU_CUBE = 0.044715
+
+
+def _gelu_logit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 2 * u of ``GELUTanh``."""
+    return _GELU_SCALE * (x + _GELU_CUBE * x**3)
 
 
 # P(t) of _normal_cdf: a Chebyshev least-squares fit of degree 12 of log(erfc(z) * exp(z*z) / t) over t in (0, 1].

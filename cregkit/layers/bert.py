@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,10 @@ from cregkit.layers import validate
 from cregkit.layers.attention import Mask
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.base import Path as AnyPath
+from cregkit.layers.bert_checkpoint import BertCheckpoint
+from cregkit.layers.bert_config import BertConfig
 from cregkit.layers.dropout import Dropout
-from cregkit.layers.embedding import Embedding, PositionalEmbedding
+from cregkit.layers.embedding import Embedding, PositionalEmbedding, check_ids
 from cregkit.layers.layer_norm import LayerNorm
 from cregkit.layers.seeding import Seed, draw_seed
 from cregkit.layers.transformer import TransformerBlock
@@ -24,29 +24,13 @@ from cregkit.layers.transformer import TransformerBlock
 EPS = 1e-12
 """BERT's own, of every norm."""
 
-EMBEDDINGS = {
-    "embedding.weight": "embeddings.word_embeddings.weight",
-    "positions.weight": "embeddings.position_embeddings.weight",
-    "segments.weight": "embeddings.token_type_embeddings.weight",
-    "norm.gamma": "embeddings.LayerNorm.weight",
-    "norm.beta": "embeddings.LayerNorm.bias",
-}
-BLOCK = {
-    "attention.qkv.{}": tuple(f"attention.self.{part}.{{}}" for part in ("query", "key", "value")),
-    "attention.out.{}": ("attention.output.dense.{}",),
-    "ff.0.{}": ("intermediate.dense.{}",),
-    "ff.last.{}": ("output.dense.{}",),
-    "norm1.{}": ("attention.output.LayerNorm.{}",),
-    "norm2.{}": ("output.LayerNorm.{}",),
-}
-"""Our names in a block, and those of the checkpoint, which are put one below the other where there are several."""
-
 
 class BertEncoder(Layer):
-    """BERT: embeddings of tokens, positions and segments, their norm, and Post-LN blocks with GELU.
+    """BERT: embeddings of tokens, positions and segments, their norm, and Post-LN blocks.
 
     ``ids`` is an integer array of shape (N, T); ``y``, float32 of shape (N, T, d_model), holds the hidden states after
-    the last block. ``backward`` returns zeros: ids have no gradient.
+    the last block. ``backward`` returns zeros: ids have no gradient. With ``padding_id`` it is RoBERTa, which counts
+    positions over the tokens that are not padding.
 
     Args:
         vocab_size: number of tokens.
@@ -54,12 +38,16 @@ class BertEncoder(Layer):
         n_layers, d_model, n_heads, d_ff, dropout: as for ``TransformerBlock``.
         n_segments: number of segments ("token types").
         eps: of the norms.
+        activation, attention_dropout: as for ``TransformerBlock``.
+        padding_id: id of padding, or None. The table of positions has ``max_length + padding_id + 1`` rows: padding has
+            row ``padding_id``, and the k-th other token of a sequence, counted from 1, has row ``padding_id + k``.
         seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
 
     Raises:
         TypeError, ValueError: an argument, ``ids``, ``dy`` or a mask has the wrong type, value or shape.
 
-    Devlin et al. (2018), "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805.
+    Devlin et al. (2018), "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805;
+    Liu et al. (2019), "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXiv:1907.11692.
     """
 
     def __init__(
@@ -74,83 +62,106 @@ class BertEncoder(Layer):
         *,
         n_segments: int = 2,
         eps: float = EPS,
+        activation: str = "gelu",
+        attention_dropout: float | None = None,
+        padding_id: int | None = None,
         seed: Seed = None,
     ) -> None:
         """Draw the initial weights."""
         rng = np.random.default_rng(draw_seed(seed))
         self.embedding = Embedding(vocab_size, d_model, seed=rng)
         self.segments = Embedding(n_segments, d_model, seed=rng)
-        self.positions = PositionalEmbedding(max_length, d_model, seed=rng)
+        self.max_length = validate.positive_int("max_length", max_length)
+        self.padding_id: int | None = None
+        if padding_id is None:
+            self.positions: PositionalEmbedding | Embedding = PositionalEmbedding(max_length, d_model, seed=rng)
+        else:
+            self.padding_id = validate.integer("padding_id", padding_id, 0, vocab_size - 1)
+            self.positions = Embedding(max_length + self.padding_id + 1, d_model, seed=rng)
         self.norm = LayerNorm(d_model, eps)
         self.dropout = Dropout(dropout, seed=rng)
         self.blocks = [
-            TransformerBlock(d_model, n_heads, d_ff, dropout, eps=eps, seed=rng)
+            TransformerBlock(
+                d_model,
+                n_heads,
+                d_ff,
+                dropout,
+                activation=activation,
+                attention_dropout=attention_dropout,
+                eps=eps,
+                seed=rng,
+            )
             for _ in range(validate.positive_int("n_layers", n_layers))
         ]
 
     @classmethod
-    def from_safetensors(cls, path: AnyPath, n_heads: int | None = None, *, dropout: float = 0.1) -> BertEncoder:
-        """Return an encoder, in evaluation mode, with the weights of a checkpoint of Hugging Face's BERT.
+    def from_safetensors(
+        cls, path: AnyPath, n_heads: int | None = None, *, dropout: float | None = None
+    ) -> BertEncoder:
+        """Return an encoder, in evaluation mode, with the weights of a checkpoint of Hugging Face's transformers.
 
-        All sizes follow from the arrays but the number of heads, which is ``n_heads`` or, without it,
-        ``num_attention_heads`` of a ``config.json`` beside the file (``layer_norm_eps`` is taken from there too). What
-        belongs to a head of the model (``cls.``, ``pooler.`` and the like) is left aside.
+        It is BERT, RoBERTa, XLM-RoBERTa, CamemBERT or ELECTRA, in float32, float16, bfloat16 or float64 that float32
+        holds exactly. Sizes follow from the arrays, all else from ``config.json`` beside the file: what it says is done
+        or refused. Without that file it is BERT with exact GELU, eps 1e-12 and ``n_heads`` heads. What belongs to a
+        head of the model (``cls.``, ``pooler.`` and the like) is left aside.
+
+        In training, ``dropout`` takes the place of both probabilities in ``config.json``; either way, a block drops
+        from the feed-forward network's hidden values too, as ``TransformerBlock`` does and BERT does not.
 
         Raises:
-            ImportError: safetensors is not installed.
-            OSError: the file is missing or cannot be read.
-            ValueError: the file is damaged, lacks an array of the encoder, or has one of another shape; or there is no
-                word on the number of heads.
+            OSError: a file is missing or cannot be read.
+            ValueError: the file is damaged, lacks an array of the encoder, has one of another shape or dtype, or one
+                that no encoder here uses; ``config.json`` is no JSON object, contradicts the arrays or ``n_heads``, or
+                has a key or value that is not supported, which the error names; or there is no word on the number of
+                heads.
         """
-        arrays = _read(path)
-        config = _config(path)
-        heads = config.get("num_attention_heads") if n_heads is None else n_heads
-        if heads is None:
-            raise ValueError(f"n_heads is missing: {path} does not tell it, and there is no config.json beside it")
-        n_layers = _count_layers(arrays)
-        try:
-            words, positions, segments = (arrays[name] for name in list(EMBEDDINGS.values())[:3])
-            d_ff = len(arrays["encoder.layer.0.intermediate.dense.bias"])
-        except KeyError as error:
-            raise ValueError(f"{path}: no array {error}, so it is no BERT encoder") from None
-        encoder = cls(
-            len(words),
-            len(positions),
-            n_layers,
-            words.shape[1],
-            heads,
-            d_ff,
-            dropout,
-            n_segments=len(segments),
-            eps=config.get("layer_norm_eps", EPS),
-        )
-        encoder._fill(arrays, path)
+        with open(path, "rb") as file:
+            config = BertConfig(Path(path).with_name("config.json"))
+            checkpoint = BertCheckpoint(file)
+            sizes = checkpoint.sizes
+            config.check_sizes(sizes)
+            padding_id = config.padding_id(checkpoint.prefix, sizes)
+            first = 0 if padding_id is None else padding_id + 1
+            heads = config.n_heads(n_heads)
+            checkpoint.check()
+            encoder = cls(
+                sizes["vocab_size"],
+                sizes["max_position_embeddings"] - first,
+                sizes["num_hidden_layers"],
+                sizes["hidden_size"],
+                heads,
+                sizes["intermediate_size"],
+                config.dropout if dropout is None else dropout,
+                n_segments=sizes["type_vocab_size"],
+                eps=config.eps,
+                activation=config.activation,
+                attention_dropout=config.attention_dropout if dropout is None else None,
+                padding_id=padding_id,
+            )
+            encoder._fill(checkpoint)
         return encoder.eval()
 
-    def _fill(self, arrays: Mapping[str, NDArray[Any]], path: AnyPath) -> None:
-        state = self.state_dict()
-        for own, parts in self._name_map().items():
-            missing = [name for name in parts if name not in arrays]
-            if missing:
-                raise ValueError(f"{path}: no array {', '.join(missing)}")
-            state[own] = np.concatenate([arrays[name] for name in parts]).astype(np.float32)
-        try:
-            self.load_state_dict(state)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+    def _fill(self, checkpoint: BertCheckpoint) -> None:
+        for layer, modules in self._checkpoint_modules():
+            for own, kind in zip(layer._parameters, ("weight", "bias"), strict=False):
+                parts = np.split(getattr(layer, own), len(modules))
+                for part, module in zip(parts, modules, strict=True):
+                    part[...] = checkpoint.read(f"{module}.{kind}")
 
-    def _name_map(self) -> dict[str, tuple[str, ...]]:
-        """Return for each of our parameters the names of the checkpoint's arrays it is made of."""
-        names: dict[str, tuple[str, ...]] = {own: (theirs,) for own, theirs in EMBEDDINGS.items()}
+    def _checkpoint_modules(self) -> Iterator[tuple[Layer, tuple[str, ...]]]:
+        """Yield each layer with weights, and the checkpoint's modules whose weights it holds one below the other."""
+        yield self.embedding, ("embeddings.word_embeddings",)
+        yield self.positions, ("embeddings.position_embeddings",)
+        yield self.segments, ("embeddings.token_type_embeddings",)
+        yield self.norm, ("embeddings.LayerNorm",)
         for index, block in enumerate(self.blocks):
-            for own, theirs in BLOCK.items():
-                kinds = ("gamma", "beta") if own.startswith("norm") else ("weight", "bias")
-                name = own.replace("last", str(len(block.ff.layers) - 1))
-                for kind, their_kind in zip(kinds, ("weight", "bias"), strict=True):
-                    names[f"blocks.{index}.{name.format(kind)}"] = tuple(
-                        f"encoder.layer.{index}.{part.format(their_kind)}" for part in theirs
-                    )
-        return names
+            base = f"encoder.layer.{index}."
+            yield block.attention.qkv, tuple(f"{base}attention.self.{part}" for part in ("query", "key", "value"))
+            yield block.attention.out, (f"{base}attention.output.dense",)
+            yield block.norm1, (f"{base}attention.output.LayerNorm",)
+            yield block.ff.layers[0], (f"{base}intermediate.dense",)
+            yield block.ff.layers[-1], (f"{base}output.dense",)
+            yield block.norm2, (f"{base}output.LayerNorm",)
 
     def _children(self) -> Iterator[tuple[str, Layer]]:
         yield from (("embedding", self.embedding), ("segments", self.segments), ("positions", self.positions))
@@ -164,60 +175,35 @@ class BertEncoder(Layer):
 
         ``segments`` holds the segment of each token (by default 0); the mask is that of ``MultiHeadAttention``.
         """
-        if np.ndim(x) != 2:
-            raise ValueError(f"x must be ids of shape (N, T), got {np.shape(x)}")
+        check_ids("x", x, self.embedding.num_embeddings, "the vocabulary")
+        if x.ndim != 2:
+            raise ValueError(f"x must be ids of shape (N, T), got {x.shape}")
         segments = np.zeros(x.shape, np.intp) if segments is None else segments
-        if np.shape(segments) != x.shape:
-            raise ValueError(f"segments must have the shape of x, {x.shape}, got {np.shape(segments)}")
-        h = self.positions(self.embedding(x) + self.segments(segments))
+        check_ids("segments", segments, self.segments.num_embeddings, "the segments")
+        if segments.shape != x.shape:
+            raise ValueError(f"segments must have the shape of x, {x.shape}, got {segments.shape}")
+        positions = None if self.padding_id is None else self._positions(x, self.padding_id)
+        h = self.embedding(x) + self.segments(segments)
+        h = self.positions(h) if positions is None else h + self.positions(positions)
         h = self.dropout(self.norm(h))
         for block in self.blocks:
             h = block.forward(h, key_padding_mask=key_padding_mask)
         self._saved = ()
         return h
 
+    def _positions(self, x: NDArray[Any], padding_id: int) -> NDArray[Any]:
+        """Return for each id its row in the table of positions."""
+        token = x != padding_id
+        positions: NDArray[Any] = np.cumsum(token, axis=1) * token + padding_id
+        longest = positions.max(initial=padding_id) - padding_id
+        if longest > self.max_length:
+            raise ValueError(f"x has a sequence of {longest} tokens, BertEncoder was made with {self.max_length}")
+        return positions
+
     def _gradient(self, dy: Array, saved: Any) -> Array:
         for block in reversed(self.blocks):
             dy = block.backward(dy)
-        dh = self.positions.backward(self.norm.backward(self.dropout.backward(dy)))
+        dh = self.norm.backward(self.dropout.backward(dy))
+        self.positions.backward(dh)
         self.segments.backward(dh)
         return self.embedding.backward(dh)
-
-
-def _read(path: AnyPath) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a safetensors file, without the prefix "bert.", norms by today's names."""
-    try:
-        safetensors = import_module("safetensors")
-        load_file = import_module("safetensors.numpy").load_file
-    except ImportError:
-        raise ImportError("reading .safetensors needs the package safetensors: pip install 'cregkit[lab]'") from None
-    with open(path, "rb"):  # an error of the system's own where there is no such file
-        pass
-    try:
-        arrays = load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    today = {".gamma": ".weight", ".beta": ".bias"}
-    for name in list(arrays):
-        new = name.removeprefix("bert.")
-        for old, current in today.items():
-            new = new.removesuffix(old) + current if new.endswith(old) else new
-        arrays[new] = arrays.pop(name)
-    return dict(arrays)
-
-
-def _config(path: AnyPath) -> dict[str, Any]:
-    try:
-        text = Path(path).with_name("config.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{Path(path).with_name('config.json')} is no JSON: {error}") from None
-    return config if isinstance(config, dict) else {}
-
-
-def _count_layers(arrays: Mapping[str, NDArray[Any]]) -> int:
-    prefix = "encoder.layer."
-    return len({name.removeprefix(prefix).partition(".")[0] for name in arrays if name.startswith(prefix)}) or 1

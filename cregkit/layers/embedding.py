@@ -20,6 +20,16 @@ def _draw(rows: int, d_model: int, seed: Seed) -> Array:
     return (DEVIATION * rng.standard_normal((rows, d_model))).astype(np.float32)
 
 
+def check_ids(name: str, ids: object, count: int, of_what: str) -> None:
+    """Refuse ``ids`` unless it is an integer array of values from 0 to ``count`` - 1."""
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        came = f"a {ids.dtype} array" if isinstance(ids, np.ndarray) else type(ids).__name__
+        raise TypeError(f"{name} must be an integer array of ids, got {came}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < count:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{name} must hold ids from 0 to {count - 1}, {of_what}, got {wrong}")
+
+
 class Embedding(Layer):
     """``y = weight[ids]``: a vector for each of ``num_embeddings`` tokens.
 
@@ -47,12 +57,7 @@ class Embedding(Layer):
 
     def forward(self, x: NDArray[Any]) -> Array:
         """Return the vectors of the ids ``x``."""
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
-            came = f"a {x.dtype} array" if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"x must be an integer array of ids, got {came}")
-        if x.size and not 0 <= x.min() <= x.max() < self.num_embeddings:
-            wrong = x.min() if x.min() < 0 else x.max()
-            raise ValueError(f"x must hold ids from 0 to {self.num_embeddings - 1}, the vocabulary, got {wrong}")
+        check_ids("x", x, self.num_embeddings, "the vocabulary")
         self._saved = x
         y: Array = self.weight[x]
         return y

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.layers import validate
-from cregkit.layers.activations import GELU, ReLU
+from cregkit.layers.activations import GELU, GELUTanh, ReLU, SiLU
 from cregkit.layers.attention import Mask, MultiHeadAttention
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.dropout import Dropout
@@ -21,7 +21,7 @@ from cregkit.layers.rms_norm import RMSNorm
 from cregkit.layers.seeding import Seed, draw_seed
 from cregkit.layers.sequential import Sequential
 
-ACTIVATIONS = {"relu": ReLU, "gelu": GELU}
+ACTIVATIONS = {"relu": ReLU, "gelu": GELU, "gelu_tanh": GELUTanh, "silu": SiLU}
 
 
 class TransformerBlock(Layer):
@@ -41,8 +41,9 @@ class TransformerBlock(Layer):
             feed-forward network's hidden values.
         norm: "layer" or "rms".
         norm_first: Pre-LN instead of Post-LN.
-        activation: "gelu" or "relu".
+        activation: "gelu" (exact), "gelu_tanh" (its tanh approximation), "relu" or "silu".
         causal: whether position t sees positions 0 to t alone.
+        attention_dropout: probability of dropping a weight of the attention; by default ``dropout``.
         eps: of the norms; by default that of ``LayerNorm`` or ``RMSNorm``.
         seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
 
@@ -61,6 +62,7 @@ class TransformerBlock(Layer):
         *,
         activation: str = "gelu",
         causal: bool = False,
+        attention_dropout: float | None = None,
         eps: float | None = None,
         seed: Seed = None,
     ) -> None:
@@ -68,7 +70,8 @@ class TransformerBlock(Layer):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         rng = np.random.default_rng(draw_seed(seed))
-        self.attention = MultiHeadAttention(d_model, n_heads, dropout, causal=causal, seed=rng)
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        self.attention = MultiHeadAttention(d_model, n_heads, attention_dropout, causal=causal, seed=rng)
         self.d_model = self.attention.d_model
         self.norm_first = bool(norm_first)
         d_ff = 4 * d_model if d_ff is None else validate.positive_int("d_ff", d_ff)

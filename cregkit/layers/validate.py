@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 
 def positive_int(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 1."""
+    return integer(name, value, 1)
+
+
+def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """Return ``value`` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
+    number = int(value)
+    if not low <= number <= high:
+        bounds = f"in [{low}, {high}]" if math.isfinite(high) else f"at least {low}"
+        raise ValueError(f"{name} must be {bounds}, got {number}")
+    return number
 
 
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
