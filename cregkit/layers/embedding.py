@@ -50,9 +50,8 @@ class Embedding(Layer):
         if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
             came = f"a {x.dtype} array" if isinstance(x, np.ndarray) else type(x).__name__
             raise TypeError(f"x must be an integer array of ids, got {came}")
-        if x.size and not 0 <= x.min() <= x.max() < self.num_embeddings:
-            wrong = x.min() if x.min() < 0 else x.max()
-            raise ValueError(f"x must hold ids from 0 to {self.num_embeddings - 1}, the vocabulary, got {wrong}")
+        last = self.num_embeddings - 1
+        validate.within(f"x must hold ids from 0 to {last}, the vocabulary", x, 0, last)
         self._saved = x
         y: Array = self.weight[x]
         return y
