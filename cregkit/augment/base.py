@@ -213,7 +213,7 @@ def checked_index(index: Any, n: int) -> Index:
             f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
         )
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        raise TypeError(f"index must hold whole numbers, got {numbers.dtype}")
+        raise TypeError(f"index must hold whole numbers below 2**64, got {numbers.flat[0]} ({numbers.dtype})")
     validate.within("index must hold numbers from 0 to 2**32 - 1", numbers, 0, 2**32 - 1)
     return np.ascontiguousarray(numbers, dtype=np.int64)
 

@@ -35,6 +35,15 @@ def check_channel_axis(value: Any) -> None:
         raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
 
 
+def sides_of(size: Any) -> tuple[int, int]:
+    """Return the height and width that a size is: one number, or a tuple of two."""
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be a whole number or a pair of them (height, width), got {size}")
+    height, width = (validate.positive_int("size", side) for side in sides)
+    return height, width
+
+
 @dataclass(frozen=True)
 class RandomCrop(ImageTransform):
     """A window of ``size`` (one number, or height and width), anywhere in the image and ``padding`` pixels around it.
@@ -49,8 +58,7 @@ class RandomCrop(ImageTransform):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for side in self._size:
-            validate.positive_int("size", side)
+        _ = self._size
         if self.padding:
             validate.positive_int("padding", self.padding)
         if self.padding_mode not in ("zero", "reflect"):
@@ -59,7 +67,7 @@ class RandomCrop(ImageTransform):
 
     @property
     def _size(self) -> tuple[int, int]:
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return sides_of(self.size)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the corners and cut."""
@@ -182,14 +190,13 @@ class Cutout(ImageTransform):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for side in self.size if isinstance(self.size, tuple) else (self.size,):
-            validate.positive_int("size", side)
+        sides_of(self.size)
         validate.real("fill", self.fill, -1e38, 1e38)
         check_channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the boxes and fill them."""
-        size = np.broadcast_to(np.array(self.size, np.int64), 2)
+        size = np.array(sides_of(self.size))
         boxes = centred_boxes(uniform(index, 2, seed), size, self._sides(x, self.channel_axis))
         return functional.cutout_images(
             x, boxes, self.fill, channel_axis=self.channel_axis, out=x if overwrite else None

@@ -101,7 +101,7 @@ cdef int check_factors(Images *a, str name, ptrdiff_t k, ptrdiff_t column, float
             if high == FLT_MAX:
                 bounds = "finite" if low < 0 else "finite and at least 0"
             where = f"{name}[:, {column}]" if k > 1 else name
-            raise ValueError(f"{where} must be {bounds}, got {value}")
+            raise ValueError(f"{where} must be {bounds}, got {np.float32(value)!s}")
     return 0
 
 
@@ -401,8 +401,8 @@ cdef int check_colours(Images *a, object x, object channel_axis) except -1:
     with nogil:
         outside = any_outside(a.x, a.n * a.size, -EXCESS, 1.0 + EXCESS)
     if outside:
-        raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x)} to {np.nanmax(x)}: divide 8-bit images by "
-                         f"255; standardise images and add noise after the jitter")
+        raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x)!s} to {np.nanmax(x)!s}: divide 8-bit "
+                         f"images by 255; standardise images and add noise after the jitter")
     return 0
 
 

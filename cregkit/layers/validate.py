@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 
 def shown(value: object) -> str:
-    """Return what was given in place of a value of another type: itself if that is short, and its type."""
-    text = repr(value)
-    return f"{text} ({type(value).__name__})" if len(text) <= 60 else type(value).__name__
+    """Return the type of what was given in place of another, and itself as far as that is short."""
+    return f"{type(value).__name__} {value!r:.60}"
 
 
 def positive_int(name: str, value: object) -> int:
@@ -43,7 +42,7 @@ def within(requirement: str, values: NDArray[Any], low: float, high: float) -> N
     """Refuse an array with a value outside of [low, high], or NaN; the error shows the first such value."""
     if values.size and not (low <= values.min() and values.max() <= high):
         first = np.argmin((low <= values) & (values <= high))
-        raise ValueError(f"{requirement}, got {values.flat[first]}")
+        raise ValueError(f"{requirement}, got {values.flat[first]!s}")
 
 
 def float32(name: str, value: object) -> NDArray[np.float32]:
