@@ -395,7 +395,7 @@ def _jitter_images(channel_axis: int) -> Callable[[Shape, np.random.Generator, f
     def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
         factors = rng.uniform(0.5, 1.5, (shape[0], 4)).astype(np.float32)
         factors[::5] = 1.0
-        x = (offset + rng.uniform(-0.1, 1.1, shape)).astype(np.float32)
+        x = rng.uniform(0.0, 1.0, shape).astype(np.float32)  # colours, which have no offset
         return {"x": x, "factors": factors, "channel_axis": channel_axis}
 
     return arguments

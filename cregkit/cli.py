@@ -173,7 +173,7 @@ def _lab(arguments: argparse.Namespace) -> int:
 
 
 def _augment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="a PNG, or what else matplotlib reads")
+    parser.add_argument("image", metavar="IMAGE", help="a PNG or JPEG, or what else Pillow reads")
     parser.add_argument("--out", metavar="FILE", required=True, help="where the contact sheet goes, a PNG")
     parser.add_argument(
         "--samples", type=_count, default=6, metavar="N", help="outcomes of each transform (default: 6)"
@@ -306,7 +306,8 @@ examples:
         "show what augmentation makes of an image",
         """\
 Write a contact sheet: the image, and beside it outcomes of crop, flips, rotation, colour jitter, cutout, noise, and of
-all of them one after another. The same seed gives the same sheet. Needs matplotlib.
+all of them one after another. The same seed gives the same sheet. A photo is turned upright as its EXIF data say.
+Needs matplotlib.
 
 examples:
   cregkit augment cat.png --out sheet.png

@@ -203,7 +203,7 @@ def test_a_data_set_for_pytorch_is_a_sequence() -> None:
 
 @given(st.data())
 def test_any_composition_is_blind_to_batches(data: st.DataObject) -> None:
-    simple = [aug.HorizontalFlip(0.4), aug.Rotation(45), aug.Cutout(4), aug.ColorJitter(0.5), aug.GaussianNoise(0.1)]
+    simple = [aug.HorizontalFlip(0.4), aug.Rotation(45), aug.Cutout(4), aug.ColorJitter(0.5), aug.VerticalFlip(0.6)]
     some = st.lists(st.sampled_from(simple), min_size=1, max_size=3)
     trees = st.recursive(
         st.sampled_from(simple),
@@ -221,6 +221,174 @@ def test_any_composition_is_blind_to_batches(data: st.DataObject) -> None:
     parts = [transform(x[rows], index=index[rows], seed=seed) for rows in (slice(cut), slice(cut, None))]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
     assert x.tobytes() == before
+
+
+class Halved(aug.Transform):
+    def apply(self, x: Array, index: Any, seed: int, *, overwrite: bool) -> Array:
+        return np.stack([sample[..., ::2] for sample in x])
+
+
+class Widened(aug.Transform):
+    def apply(self, x: Array, index: Any, seed: int, *, overwrite: bool) -> Any:
+        return x.astype(np.float64)
+
+
+class Listed(aug.Transform):
+    def apply(self, x: Array, index: Any, seed: int, *, overwrite: bool) -> Any:
+        return list(x)
+
+
+CLIPS = np.random.default_rng(2).standard_normal((40, 30)).astype(np.float32)
+CHANGING: list[tuple[aug.Transform, Array, type[Exception], str]] = [
+    (aug.RandomCrop(5), X, ValueError, r"RandomCrop.* changes the shape of samples from \(3, 12, 10\) to \(3, 5, 5\)"),
+    (aug.Compose(aug.HorizontalFlip(), aug.RandomCrop((12, 9))), X, ValueError, r"to \(3, 12, 9\)"),
+    (aug.Compose(aug.OneOf(aug.Compose(), aug.RandomCrop(5))), X, ValueError, r"to \(3, 5, 5\)"),
+    (aug.TimeStretch(1.0, length=20), CLIPS, ValueError, r"changes the shape of samples from \(30,\) to \(20,\)"),
+    (Halved(), X, ValueError, r"changes the shape of samples from \(3, 12, 10\) to \(3, 12, 5\)"),
+    (Widened(), X, TypeError, "changes the dtype of samples from float32 to float64"),
+    (Listed(), X, TypeError, "changes the type of a batch from ndarray to list"),
+    (aug.RandomCrop(99), X, ValueError, "size 99 is larger than the image"),
+    (aug.ColorJitter(hue=0.1), np.concatenate([X, X[:, :1]], axis=1), ValueError, "saturation and hue, got 4"),
+    (aug.HorizontalFlip(), X.astype(np.float64), TypeError, "x must be float32, got float64"),
+    (aug.HorizontalFlip(), X[0], ValueError, "x must have shape"),
+]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 40])
+@pytest.mark.parametrize(
+    "composed",
+    [
+        lambda t: aug.RandomApply(t),
+        lambda t: aug.RandomApply(t, 0),
+        lambda t: aug.RandomApply(t, 1),
+        lambda t: aug.OneOf(t),
+        lambda t: aug.OneOf(t, t),
+        lambda t: aug.OneOf(aug.Compose(), t, weights=(1, 0)),
+        lambda t: aug.RandomApply(aug.RandomApply(aug.Compose(aug.Compose(), t), 0), 0.5),
+    ],
+    ids=["half", "never", "always", "one", "two", "no weight", "nested"],
+)
+@pytest.mark.parametrize(("transform", "x", "error", "message"), CHANGING, ids=[repr(row[0])[:30] for row in CHANGING])
+def test_what_changes_samples_is_refused_in_any_batch(
+    transform: aug.Transform, x: Array, error: type[Exception], message: str, composed: Any, n: int
+) -> None:
+    before, some = x.tobytes(), x[:n]
+    with pytest.raises(error, match=message):
+        composed(transform)(some, index=range(len(some)), seed=1)
+    assert x.tobytes() == before
+
+
+def test_samples_of_lists_may_differ() -> None:
+    class Split(aug.Transform):
+        def apply(self, x: Any, index: Any, seed: int, *, overwrite: bool) -> Any:
+            return tuple(sentence.split() for sentence in x)
+
+    sentences = ["one two", "three four"] * 5
+    for p in (0, 0.5, 1):
+        found = aug.RandomApply(Split(), p)(sentences, index=range(10), seed=1)
+        assert type(found) is list
+        assert all(a in (b, b.split()) for a, b in zip(found, sentences, strict=True))
+
+
+def test_a_transform_must_keep_the_number_of_samples() -> None:
+    class First(aug.Transform):
+        def apply(self, x: Any, index: Any, seed: int, *, overwrite: bool) -> Any:
+            return x[:1]
+
+    for x in (X, ["a"] * 40):
+        with pytest.raises(ValueError, match="made 1 samples of 40: it must keep their number"):
+            aug.RandomApply(First(), 1)(x, index=range(40), seed=1)
+
+
+@pytest.mark.parametrize("p", [0, 0.5, 1])
+def test_the_result_is_never_the_input(p: float) -> None:
+    view = np.moveaxis(np.ascontiguousarray(np.moveaxis(X, 1, -1)), -1, 1)
+    for transform in (aug.RandomApply(aug.HorizontalFlip(), p), aug.OneOf(aug.Compose(), aug.Cutout(3))):
+        y = transform(X, index=range(40), seed=1)
+        assert not np.may_share_memory(X, y)
+        assert np.array_equal(transform(view, index=range(40), seed=1), y)
+
+
+def test_a_view_of_the_input_is_not_written_to() -> None:
+    class Flat(aug.Transform):
+        def apply(self, x: Array, index: Any, seed: int, *, overwrite: bool) -> Array:
+            return x.reshape(len(x), -1)
+
+    before = X.tobytes()
+    for then in (aug.GaussianNoise(0.1), aug.RandomApply(aug.GaussianNoise(0.1)), aug.OneOf(aug.GaussianNoise(0.1))):
+        assert aug.Compose(Flat(), then)(X, index=range(40), seed=1).shape == (40, 360)
+        assert X.tobytes() == before
+
+
+def test_tensors_are_read_as_arrays() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for transform in (*EACH.values(), aug.RandomApply(aug.HorizontalFlip(), 0)):
+        y = transform(torch.from_numpy(X), index=range(40), seed=1)
+        assert type(y) is np.ndarray
+        assert np.array_equal(y, transform(X, index=range(40), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (255 * X, r"x must hold values from 0 to 1, got 0\.\d+ to 254\.\d+: divide 8-bit images by 255"),
+        ((X - 0.5) / 0.3, r"got -1\.6\d* to 1\.6\d*: .* standardise images and add noise after the jitter"),
+        (np.where(X[7].max() == X, np.float32(1.5), X), r"got 0\.\d+ to 1\.5"),
+        (np.where(X[7].max() == X, -np.inf, X).astype(np.float32), r"got -inf to"),
+        (np.where(X[7].max() == X, np.inf, np.where(X < 0.1, np.nan, X)).astype(np.float32), r"got 0\.\d+ to inf"),
+        (X + np.float32(0.01), r"got 0\.01\d* to 1\.009\d*"),
+    ],
+    ids=["8 bits", "standardised", "one value", "-inf", "inf and NaN", "a little too bright"],
+)
+def test_colours_are_from_0_to_1(x: Array, message: str) -> None:
+    before = x.tobytes()
+    for jitter in (aug.ColorJitter(0.001), aug.ColorJitter(), aug.ColorJitter(hue=0.1, saturation=0.2)):
+        with pytest.raises(ValueError, match=message):
+            jitter(x, index=range(40), seed=1)
+    with pytest.raises(ValueError, match=message):
+        functional.jitter_images(x, np.tile(np.float32([1.1, 1, 1, 0]), (40, 1)), out=x)
+    assert x.tobytes() == before
+
+
+def test_colours_may_be_rounded() -> None:
+    x = X.copy()
+    x[0, 0, 0, :3] = 1.0000001, -1e-7, 1.0009
+    y = aug.ColorJitter(0.2, 0.2, 0.2)(x, index=range(40), seed=1)
+    near = aug.ColorJitter(0.2, 0.2, 0.2)(np.clip(x, 0, 1), index=range(40), seed=1)
+    np.testing.assert_allclose(y, near, rtol=0, atol=2e-3)
+    turned = aug.Rotation(30)(np.ones_like(X), index=range(40), seed=1)
+    assert aug.ColorJitter(0.2)(turned, index=range(40), seed=1).max() <= 1
+
+
+def test_nan_stays_in_its_image() -> None:
+    x = X.copy()
+    x[7] = np.nan
+    x[8, 1, 2, 3] = np.nan
+    jitter = aug.ColorJitter(0.4, 0.4, 0.4, 0.1)
+    y, clean = jitter(x, index=range(40), seed=1), jitter(X, index=range(40), seed=1)
+    others = np.delete(np.arange(40), [7, 8])
+    assert y[others].tobytes() == clean[others].tobytes()
+    assert np.isnan(y[7]).all()
+    assert np.isnan(y[8, 1, 2, 3])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 13])
+def test_brightness_and_contrast_take_any_number_of_channels(channels: int) -> None:
+    x = np.random.default_rng(3).random((9, channels, 6, 5), dtype=np.float32)
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    bright = aug.ColorJitter(brightness=(0.5, 0.5))(x, index=range(9), seed=1)
+    np.testing.assert_allclose(bright, x / 2, rtol=1e-6)
+    y = aug.ColorJitter(0.3, 0.3)(x, index=range(9), seed=1)
+    of_last = aug.ColorJitter(0.3, 0.3, channel_axis=-1)(last, index=range(9), seed=1)
+    np.testing.assert_allclose(np.moveaxis(of_last, -1, 1), y, rtol=0, atol=1e-6)
+    if channels not in (1, 3):
+        mean = x.mean(axis=(1, 2, 3), keepdims=True)
+        flat = aug.ColorJitter(contrast=(0.25, 0.25))(x, index=range(9), seed=1)
+        np.testing.assert_allclose(flat, 0.25 * x + 0.75 * mean, rtol=0, atol=1e-6)
+        for jitter in (aug.ColorJitter(hue=0.1), aug.ColorJitter(saturation=0.1), aug.ColorJitter(0.1, hue=0.1)):
+            for n in (0, 1, 9):
+                with pytest.raises(ValueError, match=f"3 channels .* or 1 for saturation and hue, got {channels}"):
+                    jitter(x[:n], index=range(n), seed=1)
 
 
 BAD: list[tuple[Any, type[Exception], str]] = [
@@ -248,16 +416,39 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: PIPELINE((255 * X).astype(np.uint8), index=range(40), seed=1), TypeError, r"got uint8: convert .* / 255"),
     (lambda: aug.Cutout(2)(X[0], index=range(3), seed=1), ValueError, r"x must have shape \(samples, channels"),
     (
-        lambda: aug.ColorJitter(0.1)(np.moveaxis(X, 1, -1).copy(), index=range(40), seed=1),
+        lambda: aug.ColorJitter(hue=0.1)(np.moveaxis(X, 1, -1).copy(), index=range(40), seed=1),
         ValueError,
         "x must have 3 channels .* got 12 .* channel_axis=1",
     ),
-    (lambda: aug.RandomApply(aug.RandomCrop(5))(X, index=range(40), seed=1), ValueError, "changes the shape"),
+    (lambda: aug.HorizontalFlip()([X[0]], index=[0], seed=1), TypeError, "x must be a NumPy array .* got list"),
+    (lambda: aug.RandomCrop(4)([X[0]], index=[0], seed=1), TypeError, r"got list; use np\.stack"),
+    (lambda: aug.OneOf(aug.HorizontalFlip(), weights=[1, 2]), ValueError, r"one number for each of 1 .* got \[1, 2\]"),
+    (lambda: aug.CutMix(channel_axis=2), ValueError, "channel_axis must be 1 .* or -1 .* got 2"),
     (lambda: aug.Augmentation(mix=aug.CutMix(), seed=1)((X, LABELS), [1], epoch=0), ValueError, "classes must say"),
     (
         lambda: aug.Augmentation(mix=aug.CutMix(), classes=3, seed=1)((X, LABELS), range(40), epoch=0),
         ValueError,
-        "targets must be class numbers below classes = 3",
+        "targets must be class numbers below classes = 3, from 0, got 3",
+    ),
+    (
+        lambda: aug.Augmentation(mix=aug.CutMix(), classes=3, seed=1)((X[:3], np.array([2, -1, 2])), range(3), epoch=0),
+        ValueError,
+        "targets must be class numbers below classes = 3, from 0, got -1",
+    ),
+    (
+        lambda: aug.Mixup()(X, np.eye(40, dtype=np.float32), X.swapaxes(2, 3), X, index=np.arange(40), seed=1),
+        ValueError,
+        r"other must have the shape of x, \(40, 3, 12, 10\), got \(40, 3, 10, 12\)",
+    ),
+    (
+        lambda: aug.CutMix()(X, LABELS, X, LABELS, index=np.arange(40), seed=1),
+        TypeError,
+        "targets must be a float32 array, got a int64 array",
+    ),
+    (
+        lambda: aug.Augmentation(mix=aug.Mixup(), classes=2, seed=1)((["a", "b"], LABELS[:2]), [0, 1], epoch=0),
+        TypeError,
+        "x must be a float32 array, got",
     ),
     (lambda: aug.Augmentation(print), TypeError, "transform must be a Transform or None"),
     (lambda: aug.AugmentBatches(PIPELINE), TypeError, "augmentation must be an Augmentation"),

@@ -106,6 +106,7 @@ NAN[3, 7] = np.nan
             "x must be finite, got NaN or infinity in clip 3",
         ),
         (lambda: aug.pitch_shift(NAN, 1, RATE), ValueError, "x must be finite"),
+        (lambda: aug.Gain(3)(np.zeros((1, 9), np.int16), index=[0], seed=1), TypeError, r"int16 array; use .* / 32768"),
         (lambda: aug.time_stretch(TONE[0], 1.1), ValueError, r"x must have shape \(clips, samples\), got \(22050,\)"),
         (lambda: aug.time_stretch(TONE, 0), ValueError, r"rate must be in \[0\.05, 20\], got 0"),
         (lambda: aug.pitch_shift(TONE, 1, 0), ValueError, "sample_rate must be at least 1, got 0"),

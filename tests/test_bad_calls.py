@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 import cregkit as ck
+from cregkit import augment as aug
 from cregkit import cli, train
 
 # The call; the exception; of its message: the argument's name, what came, and what is wanted.
@@ -230,7 +232,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         "use batch_norm with running statistics, or a larger batch",
     ),
     ('ck.LayerNorm("6")', TypeError, "num_features", "str", "an int"),
-    ("ck.LayerNorm(6, eps=-1)", ValueError, "eps", "-1.0", "finite and at least 0"),
+    ("ck.LayerNorm(6, eps=-1)", ValueError, "eps", "got -1", "finite and at least 0"),
     ("ck.LayerNorm(5)(x)", ValueError, "x", "6 features on axis -1 (shape (3, 6))", "num_features=5"),
     ('ck.RMSNorm(6, eps=float("nan"))', ValueError, "eps", "nan", "finite and at least 0"),
     ("ck.RMSNorm(5)(x)", ValueError, "x", "6 features on axis -1 (shape (3, 6))", "num_features=5"),
@@ -266,7 +268,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         "train.softmax_cross_entropy(x, np.full(3, 6))",
         ValueError,
         "targets",
-        "6 to 6",
+        "got 6",
         "from 0 to 5, as logits of shape (3, 6) say",
     ),
     ("train.softmax_cross_entropy(x, np.zeros(2, int))", ValueError, "targets", "(2,)", "shape (3,), one for each row"),
@@ -279,11 +281,11 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
     ),
     ("train.softmax_cross_entropy(x, labels, label_smoothing=1.5)", ValueError, "label_smoothing", "1.5", "in [0, 1]"),
     ("train.mean_squared_error(x, x[:1])", ValueError, "targets", "(1, 6) and (3, 6)", "one shape, not empty"),
-    ("train.binary_cross_entropy(x, x + 2)", ValueError, "targets", "values from 2 to 2", "in [0, 1]"),
+    ("train.binary_cross_entropy(x, x + 2)", ValueError, "targets", "got 2.0", "in [0, 1]"),
     ("train.SGD(ck.ReLU())", ValueError, "network", "ReLU without any", "parameters to train"),
     ('train.SGD("network")', TypeError, "network", "str", "a Layer"),
     ("train.SGD(net, lr=-0.1)", ValueError, "lr", "-0.1", "finite and at least 0"),
-    ("train.SGD(net, momentum=2)", ValueError, "momentum", "2.0", "in [0, 1]"),
+    ("train.SGD(net, momentum=2)", ValueError, "momentum", "got 2", "in [0, 1]"),
     ("train.AdamW(net, betas=(0.9,))", ValueError, "betas", "(0.9,)", "a tuple of two numbers"),
     ("train.AdamW(net, eps=-1e-8)", ValueError, "eps", "-1e-08", "finite and at least 0"),
     (
@@ -327,7 +329,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         "use np.asarray(train[0], dtype=np.float32)",
     ),
     ("fit(train=[x, labels])", TypeError, "train", "list", "a tuple (x, y)"),
-    ("fit(train=(x, labels + 9))", ValueError, "train", "9 to 11", "from 0 to 2, as logits of shape (3, 3) say"),
+    ("fit(train=(x, labels + 9))", ValueError, "train", "got 9", "from 0 to 2, as logits of shape (3, 3) say"),
     ('fit(callbacks=["print"])', TypeError, "callbacks", "str", "Callback objects or functions"),
     ("fit(seed=-1)", ValueError, "seed", "-1", "in [0, 2**64)"),
     (
@@ -390,6 +392,58 @@ def names() -> dict[str, Any]:
     network = ck.Sequential(ck.Linear(6, 3))
     modules = {"np": np, "ck": ck, "train": train, "fit": fit, "forwarded": forwarded, "__file__": __file__}
     return {**modules, **arrays, **vectors, "net": network, "labels": np.arange(3)}
+
+
+# The call, and the value that was given, which its error shows as it was: not its neighbour, its type or a rounded one.
+GIVEN: list[tuple[str, str]] = [
+    ("aug.Augmentation(mix=aug.Mixup(), classes=3, seed=1)((images, np.array([2, -1, 2])), [0, 1, 2], epoch=0)", "-1"),
+    ("aug.HorizontalFlip()(images, index=[5, -7, 2**32 - 1], seed=1)", "-7"),
+    ("aug.HorizontalFlip()(images, index=[5, 2**32, 0], seed=1)", "4294967296"),
+    ("aug.HorizontalFlip()(images, index=[2**64, 1, 2], seed=1)", "18446744073709551616"),
+    ("aug.HorizontalFlip()(images, index=[0.5, 1, 2], seed=1)", "0.5"),
+    ("aug.AugmentedDataset((images, labels), aug.Augmentation(seed=1))[-4]", "-4"),
+    ("aug.HorizontalFlip(p=2)", "2"),
+    ("aug.HorizontalFlip(p='often')", "'often'"),
+    ("aug.RandomApply(aug.HorizontalFlip(), p=1.0000000001)", "1.0000000001"),
+    ("aug.Rotation((1, 2, 3))", "(1, 2, 3)"),
+    ("aug.Rotation(10**400)", "1" + 400 * "0"),
+    ("aug.RandomCrop((1, 2, 3))", "(1, 2, 3)"),
+    ("aug.RandomCrop(2.5)", "2.5"),
+    ("aug.Cutout((3,))", "(3,)"),
+    ("aug.OneOf(aug.Compose(), weights=[1, 2])", "[1, 2]"),
+    ("aug.OneOf(aug.Compose(), weights=[0])", "[0]"),
+    ("aug.CutMix(channel_axis=-2)", "-2"),
+    ("aug.ColorJitter(0.1)(images - np.float32(0.3), index=labels, seed=1)", "-0.3 to 0.7"),
+    ("ck.jitter_images(images, np.float32([[1, 1, -0.1, 0]] * 3))", "-0.1"),
+    ("ck.mixup_images(images, images, np.float32([0, 1.1, 0]))", "1.1"),
+    ("ck.gaussian_noise(images, np.float32([0, -0.1, 0]), labels, seed=1)", "-0.1"),
+    ("ck.dropout_add_layer_norm_forward(x, x, p=0.123456789)", "0.123456789"),
+    ("ck.Embedding(5, 3)(np.array([0, -1, 7]))", "-1"),
+    ("ck.Embedding(5, 3)(np.array([0, 7, -1]))", "7"),
+    ("ck.Linear(2.5, 3)", "2.5"),
+    ("ck.Dropout(p='half')", "'half'"),
+    ("ck.Dropout(0.5, seed=1.5)", "1.5"),
+    ("ck.LayerNorm(6, eps=-1)", "-1"),
+    ("train.softmax_cross_entropy(x, np.array([0, -1, 9]))", "-1"),
+    ("train.binary_cross_entropy(x, x + np.float32(1.0000001))", "1.0000001"),
+    ("train.softmax_cross_entropy(x, x - np.float32(0.1))", "-0.1"),
+    ("train.mean_squared_error(x, x[:1])", "(1, 6)"),
+    ("ck.RegularizedNetwork().fit((x[:, :2].copy(), m6[:3] + np.float32(1e-7)), None)", "1.0000001"),
+    ("ck.advise(100.0000001, 60)", "100.0000001"),
+    ("ck.advise('99', 60)", "'99'"),
+    ("ck.advise(0.98765432, 0.6)", "0.98765432"),
+    ("ck.advise(99, 60, batch_size=8.5)", "8.5"),
+    ("ck.advise(history={'train_acc': [99.0], 'test_acc': [100.0123456]})", "100.0123456"),
+    ("ck.advise(history={'epoch': [1000000.5], 'train_acc': [99.0], 'test_acc': [90.0]})", "1000000.5"),
+]
+
+
+@pytest.mark.parametrize(("call", "given"), GIVEN, ids=[row[0] for row in GIVEN])
+def test_an_error_shows_what_was_given(call: str, given: str) -> None:
+    images = np.linspace(0, 1, 144, dtype=np.float32).reshape(3, 3, 4, 4)
+    with pytest.raises((TypeError, ValueError, IndexError)) as caught:
+        eval(call, {**names(), "aug": aug, "images": images})
+    assert re.search(rf"(got|found|sample|size|but|p =) .*(?<![\d.]){re.escape(given)}(?![\d.]\d)", str(caught.value))
 
 
 @pytest.mark.parametrize(("call", "error", "name", "came", "wanted"), CALLS, ids=[row[0] for row in CALLS])

@@ -15,6 +15,7 @@ from support import heeds_ctrl_c
 import cregkit
 from cregkit import cli, console
 from cregkit._version import __version__
+from cregkit.lab import sheet
 
 COMMAND = [sys.executable, "-W", "error", "-m", "cregkit"]
 
@@ -202,6 +203,69 @@ def test_augment_writes_a_contact_sheet(tmp_path, capsys):
     assert np.array_equal(*sheets)
     assert np.ptp(sheets[0]) > 0.5
     assert "8 transforms, 2 samples each" in capsys.readouterr().out
+
+
+UPRIGHT = np.zeros((24, 40), np.uint8)  # no two of the eight ways to turn it are alike
+UPRIGHT[:8, :16], UPRIGHT[16:] = 255, 160
+# What a camera does to an upright image before it writes the EXIF orientation; see exif.org, EXIF 2.3, tag 274.
+CAMERA = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: np.swapaxes(x, 0, 1),
+    6: lambda x: np.rot90(x, 1),
+    7: lambda x: np.swapaxes(x[::-1, ::-1], 0, 1),
+    8: lambda x: np.rot90(x, -1),
+}
+FORMATS = [
+    *(("png", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    *(("jpeg", mode) for mode in ("L", "RGB", "CMYK", "YCbCr")),
+    *(("tiff", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")),
+    *(("webp", mode) for mode in ("RGB", "RGBA")),
+]
+
+
+@pytest.mark.parametrize("orientation", CAMERA)
+@pytest.mark.parametrize(("kind", "mode"), FORMATS)
+def test_augment_shows_a_photo_upright(kind, mode, orientation, tmp_path):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    values = UPRIGHT if mode != "1" else np.where(UPRIGHT, 255, 0).astype(np.uint8)
+    turned = np.ascontiguousarray(CAMERA[orientation](values))
+    image = pillow.fromarray(turned.astype(np.uint16) * 257 if mode == "I;16" else turned)
+    exif = pillow.Exif()
+    exif[274] = orientation
+    file = tmp_path / f"photo.{kind}"
+    options = {"jpeg": {"quality": 100}, "webp": {"lossless": True}}.get(kind, {})
+    (image if mode == "I;16" else image.convert(mode)).save(file, exif=exif, **options)
+    shown = sheet.read(str(file))
+    assert shown.dtype == np.float32
+    assert shown.shape == (3 if mode in ("P", "RGB", "RGBA", "CMYK", "YCbCr") else 1, 24, 40)
+    np.testing.assert_allclose(shown, np.broadcast_to(values / np.float32(255), shown.shape), rtol=0, atol=0.03)
+
+
+def test_augment_shows_transparent_parts_white_and_floats_as_they_are(tmp_path):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    palette = pillow.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    wanted = [[[1, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 1], [1, 1]]]
+    assert np.array_equal(sheet.read(str(tmp_path / "palette.png")), wanted)
+    for values, shown in (([[0.25, 0.5]], [0.25, 0.5]), ([[-1, 3]], [0, 1]), ([[0, 200, np.inf]], [0, 1, 1])):
+        pillow.fromarray(np.array(values, np.float32)).save(tmp_path / "float.tiff")
+        assert sheet.read(str(tmp_path / "float.tiff")).ravel().tolist() == shown
+
+
+def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    file = tmp_path / "photo.png"
+    pillow.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:900])
+    assert cli.main(["augment", str(file), "--out", str(tmp_path / "sheet.png")]) == 2
+    error = capsys.readouterr().err
+    assert "photo.png is no image that can be read (" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "sheet.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_diverged_network_has_no_finite_loss_and_no_warning(value):
 Z, T = LOGITS[:, 0], BITS[:, 0]
 MISTAKES = [
     (lambda: binary_cross_entropy(Z, T, label_smoothing=1.5), ValueError, "label_smoothing"),
-    (lambda: binary_cross_entropy(Z, 2 * T), ValueError, r"targets must be in \[0, 1\], got values from 0 to 2"),
+    (lambda: binary_cross_entropy(Z, 2 * T), ValueError, r"targets must be in \[0, 1\], got 2"),
     (lambda: binary_cross_entropy(Z, T * np.float32("nan")), ValueError, "targets"),
     (lambda: binary_cross_entropy(Z.astype(float), T), TypeError, "logits must be a float32 array"),
     (lambda: softmax_cross_entropy(Z, CLASSES), ValueError, r"logits must have shape \(N, C\)"),

@@ -116,7 +116,7 @@ def advise(
         train, test = _percent("train_acc", train_acc), _percent("test_acc", test_acc)
         if 0 < max(train, test) <= 1:
             raise ValueError(
-                f"train_acc and test_acc must be in percent, got {train:g} and {test:g}, which look like fractions: "
+                f"train_acc and test_acc must be in percent, got {train} and {test}, which look like fractions: "
                 f"give {100 * train:g} and {100 * test:g}"
             )
         return _advice(train, test, setting, None, None)
@@ -140,7 +140,7 @@ def _setting(model: str | None, batch_size: int | None, optimizer: str | None) -
 
 def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r:.60}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
@@ -148,9 +148,9 @@ def _count(name: str, value: object) -> int:
 
 def _percent(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= float(value) <= 100:
-        raise ValueError(f"{name} must be from 0 to 100 (percent), got {float(value):g}")
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r:.60}")
+    if not 0 <= value <= 100:  # type: ignore[operator]  # Real has comparisons with numbers
+        raise ValueError(f"{name} must be from 0 to 100 (percent), got {value}")
     return float(value)
 
 

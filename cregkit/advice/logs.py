@@ -260,7 +260,7 @@ def _to_percent(
             i = int(np.argmax(wrong))
             raise ValueError(
                 f"{table.name}: {table.row(i)}, column {of_figure[figure]}: found an accuracy of "
-                f"{cells[figure][i]:g}; needed is one from 0 to 100 (percent) or from 0 to 1 in the whole log"
+                f"{cells[figure][i]:.15g}; needed is one from 0 to 100 (percent) or from 0 to 1 in the whole log"
             )
         cells[figure] = np.minimum(cells[figure] * (100.0 / limit), 100.0)
 
@@ -293,7 +293,7 @@ def _epoch_numbers(table: _Table, names: Mapping[str, str], kept: NDArray[np.int
         raise ValueError(f"{table.name}: found {len(numbers)} entries in {column}, but {rows} figures")
     for i in kept:
         if np.isnan(numbers[i]) or numbers[i] % 1:
-            came = "no number" if np.isnan(numbers[i]) else f"{numbers[i]:g}"
+            came = "no number" if np.isnan(numbers[i]) else f"{numbers[i]:.15g}"
             raise ValueError(
                 f"{table.name}: {table.row(int(i))} has figures, but {came} in the column {column}; "
                 "needed is a whole number"

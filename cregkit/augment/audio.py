@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from cregkit import functional
-from cregkit.augment.base import Index, Interval, Transform, between, interval, uniform
+from cregkit.augment.base import ArrayTransform, Index, Interval, between, interval, uniform
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import validate
 from cregkit.layers.base import Array
 
 
 @dataclass(frozen=True)
-class AddNoise(Transform):
+class AddNoise(ArrayTransform):
     """White Gaussian noise at a ratio of signal to noise of ``snr_db`` decibels: a number, or a pair to draw from.
 
     The power of the noise is the clip's own mean square over 10^(snr / 10); silence stays silence.
@@ -44,7 +44,7 @@ class AddNoise(Transform):
 
 
 @dataclass(frozen=True)
-class Gain(Transform):
+class Gain(ArrayTransform):
     """Louder by ``db`` decibels: a pair to draw from, or a number for up to that much each way. Nothing is clipped."""
 
     db: float | Interval
@@ -65,7 +65,7 @@ class Gain(Transform):
 
 
 @dataclass(frozen=True)
-class TimeShift(Transform):
+class TimeShift(ArrayTransform):
     """Later or earlier by up to ``seconds``: silence comes in, or with ``wrap`` what went out at the other end."""
 
     seconds: float
@@ -90,7 +90,7 @@ class TimeShift(Transform):
 
 
 @dataclass(frozen=True)
-class TimeStretch(Transform):
+class TimeStretch(ArrayTransform):
     """Faster by a factor drawn from ``rate``, at the same pitch: a pair, or one number.
 
     Clips stay as long as they are (what is missing at the end is silence), or become ``length`` samples.
@@ -120,7 +120,7 @@ class TimeStretch(Transform):
 
 
 @dataclass(frozen=True)
-class PitchShift(Transform):
+class PitchShift(ArrayTransform):
     """Higher by ``semitones`` at the same length: a pair to draw from, or a number for up to that much each way."""
 
     semitones: float | Interval
@@ -182,6 +182,11 @@ def _librosa() -> Any:
 
 def checked_clips(x: Any) -> None:
     """Refuse what is not float32 clips of shape (N, samples), all finite."""
+    if isinstance(x, np.ndarray) and x.dtype == np.int16:
+        raise TypeError(
+            "x must be a float32 array, got an int16 array; use x.astype(np.float32) / 32768, which gives values from "
+            "-1 to 1"
+        )
     validate.float32("x", x)
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"x must have shape (clips, samples), got {x.shape}: one clip is x[np.newaxis]")

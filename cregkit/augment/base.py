@@ -7,6 +7,8 @@ seed, the epoch and its place among the others) and the numbers of the samples i
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,14 +26,14 @@ Interval = tuple[float, float]
 class Transform:
     """Maps a batch of samples to another; what becomes of each depends on (seed, epoch, sample number) alone.
 
-    A subclass writes ``apply``.
+    A subclass writes ``apply``. Within ``RandomApply`` and ``OneOf`` it must keep the shape and the dtype of samples.
     """
 
     def __call__(self, x: Any, *, index: Any, seed: int, epoch: int = 0) -> Any:
         """Return the batch, transformed; ``x`` stays as it is.
 
         Args:
-            x: the samples: an array whose first axis they are, or a list.
+            x: the samples: an array (or a CPU tensor) whose first axis they are, or a list.
             index: their numbers in the data set, 0 to 2**32 - 1: whole numbers, one for each sample.
             seed: 0 to 2**64 - 1.
             epoch: 0 to 2**64 - 1.
@@ -39,6 +41,8 @@ class Transform:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value.
         """
+        if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+            x = np.asarray(x)
         return self.apply(x, checked_index(index, len(x)), derive_seed(seed, epoch), overwrite=False)
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
@@ -47,6 +51,24 @@ class Transform:
         With ``overwrite`` the memory of ``x`` may be used for the result.
         """
         raise NotImplementedError
+
+    def outcome(self, x: Any) -> Any:
+        """Return a batch of the shape and dtype that samples like those of ``x`` get; samples of lists may differ.
+
+        The transform is tried on one sample of numbers from 0 to 1, so that none of ``x`` is computed.
+        """
+        if not isinstance(x, np.ndarray):
+            return x
+        sample = np.linspace(0, 1, math.prod(x.shape[1:])).astype(x.dtype).reshape(1, *x.shape[1:])
+        return self.apply(sample, np.zeros(1, np.int64), 0, overwrite=False)
+
+
+class ArrayTransform(Transform):
+    """A transform of arrays, whose ``apply`` checks an empty batch as it does any other."""
+
+    def outcome(self, x: Any) -> Any:
+        """Return what becomes of no samples."""
+        return self.apply(x[:0], np.zeros(0, np.int64), 0, overwrite=False)
 
 
 class Compose(Transform):
@@ -64,12 +86,16 @@ class Compose(Transform):
         """Apply each with a seed derived by its place."""
         y = x
         for place, transform in enumerate(self.transforms):
-            y = transform.apply(y, index, derive_seed(seed, place), overwrite=overwrite or y is not x)
+            y = transform.apply(y, index, derive_seed(seed, place), overwrite=overwrite or not _shares_memory(x, y))
         return y
+
+    def outcome(self, x: Any) -> Any:
+        """Return what one transform after another makes of it."""
+        return functools.reduce(lambda y, transform: transform.outcome(y), self.transforms, x)
 
 
 class RandomApply(Transform):
-    """The transform with probability ``p`` for each sample; it must not change the shape."""
+    """The transform with probability ``p`` for each sample; of arrays it must keep shape and dtype."""
 
     def __init__(self, transform: Transform, p: float = 0.5) -> None:
         """Keep the transform and the probability, 0 to 1."""
@@ -82,12 +108,18 @@ class RandomApply(Transform):
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
         """Apply the transform to the samples that are chosen."""
+        y = _own(self.outcome(x), overwrite)
         chosen = uniform(index, 1, derive_seed(seed, 0))[:, 0] < self.p
-        return _apply_to(self.transform, x, index, derive_seed(seed, 1), chosen, x if overwrite else None)
+        return _apply_to(self.transform, y, index, derive_seed(seed, 1), chosen)
+
+    def outcome(self, x: Any) -> Any:
+        """Return ``x`` if the transform keeps what its samples are."""
+        _check_kept(self.transform, x, self.transform.outcome(x))
+        return x
 
 
 class OneOf(Transform):
-    """One of the transforms for each sample, each as likely as its weight says; they must not change the shape."""
+    """One of the transforms for each sample, each as likely as its weight says; of arrays they keep shape and dtype."""
 
     def __init__(self, *transforms: Transform, weights: Sequence[float] | None = None) -> None:
         """Keep the transforms and their weights (default: all alike)."""
@@ -96,12 +128,10 @@ class OneOf(Transform):
             raise ValueError("transforms must hold at least one, got none")
         weights = [1.0] * len(transforms) if weights is None else weights
         if len(weights) != len(transforms):
-            raise ValueError(
-                f"weights must hold one number for each of {len(transforms)} transforms, got {len(weights)}"
-            )
+            raise ValueError(f"weights must hold one number for each of {len(transforms)} transforms, got {weights}")
         self.weights = tuple(validate.real("weights", weight, 0) for weight in weights)
         if not sum(self.weights) > 0:
-            raise ValueError("weights must not all be 0")
+            raise ValueError(f"weights must not all be 0, got {weights}")
 
     def __repr__(self) -> str:
         """Show the transforms and weights."""
@@ -112,11 +142,16 @@ class OneOf(Transform):
         u = uniform(index, 1, derive_seed(seed, 0))[:, 0]
         shares = np.cumsum(self.weights) / sum(self.weights)
         choice = np.minimum(np.searchsorted(shares, u, side="right"), len(shares) - 1)
-        y = x if overwrite else None
+        y = _own(self.outcome(x), overwrite)
         for k, transform in enumerate(self.transforms):
-            y = _apply_to(transform, x if y is None else y, index, derive_seed(seed, k + 1), choice == k, y)
-            y = None if y is x and not overwrite else y
-        return x if y is None else y
+            y = _apply_to(transform, y, index, derive_seed(seed, k + 1), choice == k)
+        return y
+
+    def outcome(self, x: Any) -> Any:
+        """Return ``x`` if all transforms keep what its samples are."""
+        for transform in self.transforms:
+            _check_kept(transform, x, transform.outcome(x))
+        return x
 
 
 def _checked(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
@@ -126,29 +161,48 @@ def _checked(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     return tuple(transforms)
 
 
-def _apply_to(transform: Transform, x: Any, index: Index, seed: int, chosen: NDArray[np.bool_], into: Any) -> Any:
-    """Return ``x`` with the chosen samples transformed: in ``into`` if there is such memory, else in a new batch."""
+def _shares_memory(x: Any, y: Any) -> bool:
+    """Whether writing to ``y`` may change ``x``."""
+    return y is x or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y))
+
+
+def _own(x: Any, overwrite: bool) -> Any:
+    """Return ``x``, or a copy where its memory must not be used or cannot."""
+    if not isinstance(x, np.ndarray):
+        return list(x)
+    return x if overwrite and x.flags.writeable else np.array(x, order="C")
+
+
+def _apply_to(transform: Transform, y: Any, index: Index, seed: int, chosen: NDArray[np.bool_]) -> Any:
+    """Return the batch ``y``, whose memory is used, with the chosen samples transformed."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
-        return x
-    if len(rows) == len(index):
-        return transform.apply(x, index, seed, overwrite=into is x)
-    if not isinstance(x, np.ndarray):
-        samples = list(x)
-        for row, sample in zip(
-            rows, transform.apply([x[i] for i in rows], index[rows], seed, overwrite=True), strict=True
-        ):
-            samples[row] = sample
-        return samples
-    part = transform.apply(x[rows], index[rows], seed, overwrite=True)
-    if part.shape[1:] != x.shape[1:]:
-        raise ValueError(
-            f"{transform!r} changes the shape of samples from {x.shape[1:]} to {part.shape[1:]}: it cannot be "
-            f"applied to some of a batch"
-        )
-    y = x.copy() if into is None else into
-    y[rows] = part
+        return y
+    is_array = isinstance(y, np.ndarray)
+    some = y.take(rows, axis=0) if is_array else [y[row] for row in rows]
+    part = transform.apply(some, index[rows], seed, overwrite=True)
+    _check_kept(transform, y, part)
+    if len(part) != len(rows):
+        raise ValueError(f"{transform!r} made {len(part)} samples of {len(rows)}: it must keep their number")
+    if is_array:
+        y[rows] = part
+        return y
+    for row, sample in zip(rows, part, strict=True):
+        y[row] = sample
     return y
+
+
+def _check_kept(transform: Transform, x: Any, y: Any) -> None:
+    """Refuse a transform that makes ``y``, other than ``x`` in type, dtype or shape of samples, of an array ``x``."""
+    if not isinstance(x, np.ndarray):
+        return
+    of_all = "RandomApply and OneOf transform some samples of a batch; use it where it transforms all, as in Compose"
+    if not isinstance(y, np.ndarray):
+        raise TypeError(f"{transform!r} changes the type of a batch from ndarray to {type(y).__name__}: {of_all}")
+    if y.dtype != x.dtype:
+        raise TypeError(f"{transform!r} changes the dtype of samples from {x.dtype} to {y.dtype}: {of_all}")
+    if y.shape[1:] != x.shape[1:]:
+        raise ValueError(f"{transform!r} changes the shape of samples from {x.shape[1:]} to {y.shape[1:]}: {of_all}")
 
 
 def checked_index(index: Any, n: int) -> Index:
@@ -159,9 +213,8 @@ def checked_index(index: Any, n: int) -> Index:
             f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
         )
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        raise TypeError(f"index must hold whole numbers, got {numbers.dtype}")
-    if numbers.size and not (numbers.min() >= 0 and numbers.max() < 2**32):
-        raise ValueError(f"index must hold numbers from 0 to 2**32 - 1, got {numbers.min()} to {numbers.max()}")
+        raise TypeError(f"index must hold whole numbers below 2**64, got {numbers.flat[0]} ({numbers.dtype})")
+    validate.within("index must hold numbers from 0 to 2**32 - 1", numbers, 0, 2**32 - 1)
     return np.ascontiguousarray(numbers, dtype=np.int64)
 
 
@@ -183,7 +236,7 @@ def interval(name: str, value: Any, low: float, high: float = float("inf"), *, c
     """
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise ValueError(f"{name} must be a number or a pair (low, high), got {len(value)} numbers")
+            raise ValueError(f"{name} must be a number or a pair (low, high), got {value}")
         first, last = (_finite(name, end, low, high) for end in value)
         if first > last:
             raise ValueError(f"{name} must be a pair (low, high) with low <= high, got {value}")

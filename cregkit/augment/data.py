@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import numpy as np
@@ -48,9 +50,14 @@ class Augmentation:
         """Return samples ``index`` of ``data`` and their targets, augmented as in this epoch.
 
         Args:
-            data: a tuple (x, targets) of arrays (x may be a list of strings), or a sequence of pairs (sample, target).
+            data: a tuple (x, targets) of arrays (x may be a list of strings or of arrays), or a sequence of pairs
+                (sample, target). Samples may differ in shape if the transform makes them equal.
             index: whole numbers of samples, 0 to len - 1.
             epoch: 0 to 2**64 - 1.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or value, or samples of the batch still differ
+                in shape after the transform.
         """
         rows = checked_index(index, len(index))
         seed = derive_seed(self.seed, epoch)
@@ -65,30 +72,57 @@ class Augmentation:
 
     def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
         x, targets = _taken(data, rows)
-        if self.transform is not None:
-            x = self.transform.apply(x, rows, derive_seed(seed, 0), overwrite=False)
-        return x, targets
+        if self.transform is None:
+            return _batch(x), targets
+        own_seed = derive_seed(seed, 0)
+        if not _is_ragged(x):
+            return self.transform.apply(_batch(x), rows, own_seed, overwrite=False), targets
+        alone = [
+            self.transform.apply(sample[np.newaxis], row, own_seed, overwrite=False)[0]
+            for sample, row in zip(x, rows[:, np.newaxis], strict=True)
+        ]
+        return _batch(alone), targets
 
     def _soft(self, targets: Array) -> Array:
         if not np.issubdtype(targets.dtype, np.integer):
             return targets.astype(np.float32)
         if self.classes is None:
             raise ValueError("classes must say how many there are, because mixtures have no whole class number")
-        if targets.size and not (targets.min() >= 0 and targets.max() < self.classes):
-            raise ValueError(f"targets must be class numbers below classes = {self.classes}, got {targets.max()}")
+        wanted = f"targets must be class numbers below classes = {self.classes}, from 0"
+        validate.within(wanted, targets, 0, self.classes - 1)
         soft: Array = np.eye(self.classes, dtype=np.float32)[targets]
         return soft
 
 
 def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
-    """Return the samples and their targets: text as a list, all else as arrays."""
+    """Return the samples, an array or a list of strings or of arrays, and their targets."""
     if isinstance(data, tuple):
         x, targets = data
-        return (x[rows] if isinstance(x, np.ndarray) else [x[i] for i in rows]), np.asarray(targets)[rows]
-    pairs = [data[int(i)] for i in rows]
-    x = [sample for sample, _ in pairs]
-    targets = np.array([target for _, target in pairs])
-    return (x if not x or isinstance(x[0], str) else np.stack([np.asarray(sample) for sample in x])), targets
+        if isinstance(x, np.ndarray) and x.dtype != object:
+            return x.take(rows, axis=0), np.asarray(targets)[rows]
+        samples, of_rows = [x[int(i)] for i in rows], np.asarray(targets)[rows]
+    else:
+        pairs = [data[int(i)] for i in rows]
+        samples, of_rows = [sample for sample, _ in pairs], np.array([target for _, target in pairs])
+    return [sample if isinstance(sample, str) else np.asarray(sample) for sample in samples], of_rows
+
+
+def _is_ragged(x: Any) -> bool:
+    """Whether these samples are arrays that differ in shape or dtype."""
+    return isinstance(x, list) and len({(s.shape, s.dtype) for s in x if isinstance(s, np.ndarray)}) > 1
+
+
+def _batch(x: Any) -> Any:
+    """Return the samples as an array, text as a list."""
+    if isinstance(x, np.ndarray) or not x or isinstance(x[0], str):
+        return x
+    for sample in x:
+        if sample.shape != x[0].shape:
+            raise ValueError(
+                f"samples of a batch must have one shape after the transform, got {x[0].shape} and {sample.shape}: "
+                f"make them equal in the data set or in the transform, by RandomCrop for images"
+            )
+    return np.stack(x)
 
 
 class AugmentBatches(Callback):
@@ -122,7 +156,11 @@ class AugmentedDataset:
         data: as ``Augmentation`` takes it: (x, targets) as arrays, or a data set of pairs, PyTorch's included.
         augmentation: what is done.
 
-    Call ``set_epoch`` before each epoch; workers hear of it, persistent ones included.
+    Call ``set_epoch`` before each epoch, before the loop over the ``DataLoader``. Processes that get the data set when
+    they start (``DataLoader``'s workers, persistent ones included, ``Process`` and the initialiser of a ``Pool``) share
+    its epoch, whether forked, spawned or from a fork server, and so does ``copy.copy``. Any other copy
+    (``copy.deepcopy``, ``pickle``, an argument of a task for a pool, all that joblib sends) begins with the epoch of
+    its original and has its own from then on.
     """
 
     def __init__(self, data: Any, augmentation: Augmentation) -> None:
@@ -130,12 +168,12 @@ class AugmentedDataset:
         if not isinstance(augmentation, Augmentation):
             raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
         self.data, self.augmentation = data, augmentation
-        self._epoch = multiprocessing.Value("Q", 0)  # shared with workers, however they are started
+        self._epoch = _Epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the samples be those of ``epoch``, 0 to 2**64 - 1."""
         derive_seed(0, epoch)  # refuses what is no epoch
-        self._epoch.value = epoch
+        self._epoch.number.value = epoch
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -151,5 +189,32 @@ class AugmentedDataset:
         for i in rows:
             if not -n <= i < n:
                 raise IndexError(f"sample {i} of a data set of {n}")
-        x, targets = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.value)
+        x, targets = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.number.value)
         return list(zip(x, targets, strict=True))
+
+
+class _Epoch:
+    """An epoch's number in memory that processes share if they get it when they start; other copies have their own.
+
+    Memory without a lock: a named semaphore would tie it to the way in which processes start.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = RawValue("Q", number)
+
+    def __reduce__(self) -> tuple[Callable[..., _Epoch], tuple[Any]]:
+        return _Epoch, (self.number.value,)
+
+
+def _reduced(epoch: _Epoch) -> tuple[Callable[..., _Epoch], tuple[Any]]:
+    """Return what multiprocessing sends: the memory to a process that it starts, the number to any other."""
+    return epoch.__reduce__() if get_spawning_popen() is None else (_sharing, (epoch.number,))
+
+
+def _sharing(number: Any) -> _Epoch:
+    epoch = _Epoch.__new__(_Epoch)
+    epoch.number = number
+    return epoch
+
+
+ForkingPickler.register(_Epoch, _reduced)

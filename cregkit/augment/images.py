@@ -8,28 +8,40 @@ from typing import Any
 import numpy as np
 
 from cregkit import functional
-from cregkit.augment.base import Index, Interval, Transform, between, interval, uniform
+from cregkit.augment.base import ArrayTransform, Index, Interval, between, interval, uniform
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import validate
 from cregkit.layers.base import Array
 
 
 @dataclass(frozen=True)
-class ImageTransform(Transform):
+class ImageTransform(ArrayTransform):
     """A transform of images in either layout."""
 
     def _sides(self, x: Array, channel_axis: int) -> tuple[int, int]:
-        if np.ndim(x) != 4:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x must be a float32 array of images, got {type(x).__name__}; use np.stack(images)")
+        if x.ndim != 4:
             raise ValueError(
                 f"x must have shape (samples, channels, height, width), or (samples, height, width, channels) with "
-                f"channel_axis=-1, got {np.shape(x)}"
+                f"channel_axis=-1, got {x.shape}"
             )
         return (x.shape[1], x.shape[2]) if channel_axis == -1 else (x.shape[2], x.shape[3])
 
 
-def _channel_axis(value: Any) -> None:
+def check_channel_axis(value: Any) -> None:
+    """Refuse what is neither 1 nor -1."""
     if value not in (1, -1):
         raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
+
+
+def sides_of(size: Any) -> tuple[int, int]:
+    """Return the height and width that a size is: one number, or a tuple of two."""
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be a whole number or a pair of them (height, width), got {size}")
+    height, width = (validate.positive_int("size", side) for side in sides)
+    return height, width
 
 
 @dataclass(frozen=True)
@@ -46,17 +58,16 @@ class RandomCrop(ImageTransform):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for side in self._size:
-            validate.positive_int("size", side)
+        _ = self._size
         if self.padding:
             validate.positive_int("padding", self.padding)
         if self.padding_mode not in ("zero", "reflect"):
             raise ValueError(f"padding_mode must be 'zero' or 'reflect', got {self.padding_mode!r}")
-        _channel_axis(self.channel_axis)
+        check_channel_axis(self.channel_axis)
 
     @property
     def _size(self) -> tuple[int, int]:
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return sides_of(self.size)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the corners and cut."""
@@ -82,7 +93,7 @@ class HorizontalFlip(ImageTransform):
     def __post_init__(self) -> None:
         """Check the settings."""
         validate.real("p", self.p, 0, 1)
-        _channel_axis(self.channel_axis)
+        check_channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw which images are flipped."""
@@ -109,7 +120,7 @@ class Rotation(ImageTransform):
         """Check the settings."""
         _ = self._degrees
         validate.real("fill", self.fill, -1e38, 1e38)
-        _channel_axis(self.channel_axis)
+        check_channel_axis(self.channel_axis)
 
     @property
     def _degrees(self) -> Interval:
@@ -123,7 +134,10 @@ class Rotation(ImageTransform):
 
 @dataclass(frozen=True)
 class ColorJitter(ImageTransform):
-    """Brightness, contrast, saturation and hue, in this order; see ``jitter_images``. Values of ``x`` are 0 to 1.
+    """Brightness, contrast, saturation and hue, in this order; see ``jitter_images``.
+
+    Values of ``x`` are 0 to 1: standardise images and add noise after it. Brightness and contrast take any number of
+    channels, saturation and hue three (red, green, blue), or one, which they do not change.
 
     The first three are factors, drawn from [max(0, 1 - value), 1 + value] or from a pair; the hue is turned by a
     part of a whole turn, drawn from [-hue, hue], hue at most 0.5, or from a pair.
@@ -138,7 +152,7 @@ class ColorJitter(ImageTransform):
     def __post_init__(self) -> None:
         """Check the settings."""
         _ = self._intervals
-        _channel_axis(self.channel_axis)
+        check_channel_axis(self.channel_axis)
 
     @property
     def _intervals(self) -> list[Interval]:
@@ -149,6 +163,13 @@ class ColorJitter(ImageTransform):
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the factors and apply them."""
+        self._sides(x, self.channel_axis)
+        channels = x.shape[self.channel_axis]
+        if channels not in (1, 3) and self._intervals[2:] != [(1, 1), (0, 0)]:
+            raise ValueError(
+                f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {channels} in shape "
+                f"{x.shape} with channel_axis={self.channel_axis}: use brightness and contrast alone"
+            )
         low, high = np.array(self._intervals).T
         factors = (low + uniform(index, 4, seed) * (high - low)).astype(np.float32)
         return functional.jitter_images(x, factors, channel_axis=self.channel_axis, out=x if overwrite else None)
@@ -169,14 +190,13 @@ class Cutout(ImageTransform):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for side in self.size if isinstance(self.size, tuple) else (self.size,):
-            validate.positive_int("size", side)
+        sides_of(self.size)
         validate.real("fill", self.fill, -1e38, 1e38)
-        _channel_axis(self.channel_axis)
+        check_channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the boxes and fill them."""
-        size = np.broadcast_to(np.array(self.size, np.int64), 2)
+        size = np.array(sides_of(self.size))
         boxes = centred_boxes(uniform(index, 2, seed), size, self._sides(x, self.channel_axis))
         return functional.cutout_images(
             x, boxes, self.fill, channel_axis=self.channel_axis, out=x if overwrite else None

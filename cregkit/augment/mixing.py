@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cregkit import functional
 from cregkit.augment.base import Index, uniform
-from cregkit.augment.images import centred_boxes
+from cregkit.augment.images import centred_boxes, check_channel_axis
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import validate
 from cregkit.layers.base import Array
@@ -41,7 +41,14 @@ class Mixing:
     def __call__(
         self, x: Array, targets: Array, other: Array, other_targets: Array, *, index: Index, seed: int
     ) -> tuple[Array, Array]:
-        """Return the mixtures of ``x`` with ``other`` and of their soft targets, float32 of shape (N, ...)."""
+        """Return the mixtures of ``x`` with ``other`` and of their soft targets, float32 of shape (N, ...).
+
+        Raises:
+            TypeError: an array is not float32.
+            ValueError: ``other`` has not the shape of ``x``, or the targets' shapes differ.
+        """
+        _check_alike("x", x, "other", other)
+        _check_alike("targets", targets, "other_targets", other_targets)
         mixed, weights = self.mix(x, other, index, seed)
         w = weights.astype(np.float32).reshape(-1, *(1,) * (targets.ndim - 1))
         return mixed, w * targets + (np.float32(1) - w) * other_targets
@@ -49,6 +56,13 @@ class Mixing:
     def mix(self, x: Array, other: Array, index: Index, seed: int) -> tuple[Array, NDArray[Any]]:
         """Return the mixtures and the share of ``x`` in each."""
         raise NotImplementedError
+
+
+def _check_alike(name: str, x: Any, other_name: str, other: Any) -> None:
+    validate.float32(name, x)
+    validate.float32(other_name, other)
+    if other.shape != x.shape:
+        raise ValueError(f"{other_name} must have the shape of {name}, {x.shape}, got {other.shape}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,11 @@ class CutMix(Mixing):
     """A box of ``other`` in ``x``; the labels by the shares of pixels. Yun et al. (2019), arXiv:1905.04899."""
 
     channel_axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        check_channel_axis(self.channel_axis)
 
     def mix(self, x: Array, other: Array, index: Index, seed: int) -> tuple[Array, NDArray[Any]]:
         """Mix images: the box has 1 - w of the pixels, before what lies outside the image is cut off."""

@@ -22,7 +22,7 @@ cnp.import_array()
 cdef Random draws_of(object p, object seed, object offset, ptrdiff_t n) except *:
     cdef double rate = number(p, "p", 0.0, 1.0)
     if seed is None and rate > 0.0:
-        raise TypeError(f"seed is missing, and p = {rate:g} draws random bits: pass seed= an int from 0 to 2**64 - 1")
+        raise TypeError(f"seed is missing, and p = {p} draws random bits: pass seed= an int from 0 to 2**64 - 1")
     return random_of(rate, 0 if seed is None else seed, offset, n)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 cimport numpy as cnp
 from libc.float cimport FLT_MAX
+from libc.math cimport floorf
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 
@@ -18,6 +19,8 @@ cnp.import_array()
 
 cdef enum:
     TASK_ELEMENTS = 16384
+
+cdef float EXCESS = 1e-3  # beyond [0, 1] in images of colours: rounding of what made them, not another scale
 
 
 # A batch of images, what is decided for each, and how many of them make a task.
@@ -98,7 +101,7 @@ cdef int check_factors(Images *a, str name, ptrdiff_t k, ptrdiff_t column, float
             if high == FLT_MAX:
                 bounds = "finite" if low < 0 else "finite and at least 0"
             where = f"{name}[:, {column}]" if k > 1 else name
-            raise ValueError(f"{where} must be {bounds}, got {value}")
+            raise ValueError(f"{where} must be {bounds}, got {np.float32(value)!s}")
     return 0
 
 
@@ -372,14 +375,42 @@ cdef void jitter_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef ptrdiff_t i, at
     for i in range(task * a.step, task_end(a, task)):
         at = i * a.size
-        kernels().jitter_image(a.x + at, a.y + at, a.image.height * a.image.width, a.channels, a.last,
-                               a.factors + 4 * i)
+        if a.channels in (1, 3):
+            kernels().jitter_image(a.x + at, a.y + at, a.image.height * a.image.width, a.channels, a.last,
+                                   a.factors + 4 * i)
+        else:  # their gray is the mean of the channels, so that all values are the pixels of one gray image
+            kernels().jitter_image(a.x + at, a.y + at, a.size, 1, 0, a.factors + 4 * i)
+
+
+# Whether a value lies outside of [low, high]; NaN does not.
+cdef bint any_outside(const float *x, ptrdiff_t n, float low, float high) noexcept nogil:
+    cdef bint found = False
+    cdef ptrdiff_t i
+    for i in range(n):
+        found |= (x[i] < low) | (x[i] > high)
+    return found
+
+
+cdef int check_colours(Images *a, object x, object channel_axis) except -1:
+    cdef ptrdiff_t i
+    cdef bint outside
+    for i in range(a.n if a.channels not in (1, 3) else 0):
+        if a.factors[4 * i + 2] != 1.0 or a.factors[4 * i + 3] != floorf(a.factors[4 * i + 3]):
+            raise ValueError(f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {a.channels} "
+                             f"in shape {x.shape} with channel_axis={channel_axis}: leave them at 1 and 0")
+    with nogil:
+        outside = any_outside(a.x, a.n * a.size, -EXCESS, 1.0 + EXCESS)
+    if outside:
+        raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x)!s} to {np.nanmax(x)!s}: divide 8-bit "
+                         f"images by 255; standardise images and add noise after the jitter")
+    return 0
 
 
 def jitter_images(x, factors, *, channel_axis=1, out=None):
     """Each image in other colours: brightness ``b``, contrast ``c``, saturation ``s`` and hue ``h``, in this order.
 
-    With gray = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) and clip to [0, 1]::
+    With gray = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), or the mean of any other number of channels, and clip to
+    [0, 1]::
 
         brightness  x = clip(b x)
         contrast    x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
@@ -391,7 +422,8 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     Parameters
     ----------
     x : float32 array, shape (N, C, H, W), or (N, H, W, C) with ``channel_axis=-1``; C-contiguous
-        Values from 0 to 1; 3 channels (red, green, blue) or 1. With 1, saturation and hue change nothing.
+        Values from 0 to 1; what is rounded may exceed them by 1e-3, a quarter of a step of 8 bits. NaN stays in its
+        image. Saturation and hue need 3 channels (red, green, blue), or 1, where they change nothing.
     factors : float32 array, shape (N, 4)
         ``b``, ``c``, ``s``, at least 0, and ``h`` of each image.
     channel_axis : 1 or -1
@@ -405,21 +437,19 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout, shape or number of channels, a read-only or overlapping ``out``, or factors out of
-        range.
+        For a wrong dtype, layout, shape or number of channels, a read-only or overlapping ``out``, or values or factors
+        out of range.
 
     Hue: Smith (1978), "Color Gamut Transform Pairs".
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
-    if a.channels not in (1, 3):
-        raise ValueError(f"x must have 3 channels (red, green, blue) or 1, got {a.channels} in shape "
-                         f"{(<object>x_).shape} with channel_axis={channel_axis}")
     cdef cnp.ndarray factors_ = per_sample(factors, "factors", cnp.NPY_FLOAT32, a.n, 4)
     a.factors = floats(factors_)
     cdef ptrdiff_t column
     for column in range(4):
         check_factors(&a, "factors", 4, column, -FLT_MAX if column == 3 else 0.0, FLT_MAX)
+    check_colours(&a, x_, channel_axis)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((factors_, "factors"),))
     run(&a, jitter_task)
     return y

@@ -163,7 +163,7 @@ def gaussian_noise(x, sigma, index, *, seed, out=None):
     cdef ptrdiff_t i
     for i in range(a.samples):
         if not 0.0 <= a.sigma[i] <= FLT_MAX:
-            raise ValueError(f"sigma must hold finite numbers of at least 0, got {a.sigma[i]}")
+            raise ValueError(f"sigma must hold finite numbers of at least 0, got {(<object>sigma_)[i]!s}")
     cdef cnp.ndarray y = output(out, x_, "x")
     for other, name in ((sigma_, "sigma"), (index_, "index")):
         refuse_overlap(y, "out", other, name, False)

@@ -55,26 +55,35 @@ def run(image_path: str, out_path: str, samples: int, seed: int) -> None:
 
 
 def read(path: str) -> Array:
-    """Return the image in the file as float32, shape (1 or 3, H, W), values 0 to 1; transparent parts become white."""
-    from matplotlib import image as reader
+    """Return the image in the file as float32, shape (1 or 3, H, W), values 0 to 1, upright as its EXIF data say.
 
-    try:
-        pixels = reader.imread(path)
-    except OSError as error:
-        if os.path.isfile(path) and os.access(path, os.R_OK):
+    Transparent parts become white. Numbers of 32 bits have 0 for black and 1 for white, or the least and the largest
+    value where those lie beyond.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    with open(path, "rb") as file:  # Pillow maps a file that it opens itself, and errs on the size of a turned TIFF
+        try:
+            image: Any = ImageOps.exif_transpose(Image.open(file))
+        except UnidentifiedImageError as error:
             raise SheetError(f"{path} is no image that can be read") from error
-        raise
-    except (SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise SheetError(f"{path} is no image that can be read ({error})") from error
-    whole = pixels.dtype if np.issubdtype(pixels.dtype, np.integer) else None
-    values = pixels.astype(np.float32) / (np.iinfo(whole).max if whole else 1)
-    if values.ndim == 2:
-        values = values[..., np.newaxis]
-    if values.shape[2] in (2, 4):
-        alpha = values[..., -1:]
-        values = values[..., :-1] * alpha + (1 - alpha)
-    step = -(-max(values.shape[:2]) // LONGEST_SIDE)
-    return np.ascontiguousarray(np.moveaxis(values[::step, ::step], -1, 0), dtype=np.float32)
+        except Exception as error:  # Pillow raises errors of many kinds for damaged files
+            raise SheetError(f"{path} is no image that can be read ({error})") from error
+    step = -(-max(image.size) // LONGEST_SIDE)
+    return np.ascontiguousarray(np.moveaxis(_values(image, step), -1, 0), dtype=np.float32)
+
+
+def _values(image: Any, step: int) -> Array:
+    """Return every ``step``-th pixel of an image of any mode of Pillow: shape (H, W, 1 or 3), values 0 to 1."""
+    if image.mode.startswith(("I", "F")):  # one channel of 16 or 32 bits
+        gray = np.asarray(image)[::step, ::step, np.newaxis].astype(np.float64)
+        known = gray[np.isfinite(gray)]
+        low, high = (0, 65535) if image.mode.startswith("I;16") else (known.min(initial=0), known.max(initial=1))
+        return np.clip((gray - low) / (high - low), 0, 1).astype(np.float32)
+    image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    values: Array = np.asarray(image)[::step, ::step].astype(np.float32) / np.float32(255)
+    alpha = values[..., -1:]
+    return values[..., :-1] * alpha + (1 - alpha)
 
 
 def transforms(height: int, width: int) -> Mapping[str, Transform]:

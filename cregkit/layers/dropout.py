@@ -73,9 +73,9 @@ class Dropout(Layer):
         return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
 
     def _advance(self, shape: tuple[int, ...]) -> None:
-        """Move on past the decisions of the batch."""
+        """Move on past the decisions of the batch, in an array that no shallow copy shares."""
         decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
-        self._offset[...] = self._offset.item() + -(-decisions // _GROUP) * _GROUP
+        self._offset = np.array(self._offset.item() + -(-decisions // _GROUP) * _GROUP, dtype=np.uint64)
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         if not saved:

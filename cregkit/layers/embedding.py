@@ -25,9 +25,7 @@ def check_ids(name: str, ids: object, count: int, of_what: str) -> None:
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
         came = f"a {ids.dtype} array" if isinstance(ids, np.ndarray) else type(ids).__name__
         raise TypeError(f"{name} must be an integer array of ids, got {came}")
-    if ids.size and not 0 <= ids.min() <= ids.max() < count:
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"{name} must hold ids from 0 to {count - 1}, {of_what}, got {wrong}")
+    validate.within(f"{name} must hold ids from 0 to {count - 1}, {of_what}", ids, 0, count - 1)
 
 
 class Embedding(Layer):

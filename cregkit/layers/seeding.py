@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cregkit.layers import validate
+
 Seed: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | None"
 
 
@@ -26,7 +28,7 @@ def draw_seed(seed: Seed) -> int:
     if isinstance(seed, np.random.Generator):
         return int(seed.integers(2**64, dtype=np.uint64))
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an int, a numpy Generator or SeedSequence, or None, got {type(seed).__name__}")
+        raise TypeError(f"seed must be an int, a numpy Generator or SeedSequence, or None, got {validate.shown(seed)}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return int(seed)

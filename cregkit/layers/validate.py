@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def shown(value: object) -> str:
+    """Return the type of what was given in place of another, and itself as far as that is short."""
+    return f"{type(value).__name__} {value!r:.60}"
 
 
 def positive_int(name: str, value: object) -> int:
@@ -17,7 +23,7 @@ def positive_int(name: str, value: object) -> int:
 def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     """Return ``value`` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, got {shown(value)}")
     number = int(value)
     if not low <= number <= high:
         bounds = f"in [{low}, {high}]" if math.isfinite(high) else f"at least {low}"
@@ -28,12 +34,22 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` as a finite float in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not (low <= number <= high and math.isfinite(number)):
         bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"finite and at least {low:g}"
-        raise ValueError(f"{name} must be {bounds}, got {number}")
+        raise ValueError(f"{name} must be {bounds}, got {value}")
     return number
+
+
+def within(requirement: str, values: NDArray[Any], low: float, high: float) -> None:
+    """Refuse an array with a value outside of [low, high], or NaN; the error shows the first such value."""
+    if values.size and not (low <= values.min() and values.max() <= high):
+        first = np.argmin((low <= values) & (values <= high))
+        raise ValueError(f"{requirement}, got {values.flat[first]!s}")
 
 
 def float32(name: str, value: object) -> NDArray[np.float32]:

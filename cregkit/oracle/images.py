@@ -155,8 +155,10 @@ def mixup_images(x: ArrayLike, other: ArrayLike, weight: ArrayLike, *, out: NDAr
 
 
 def _gray(x: Float64Array) -> Float64Array:
-    """(N, 3, H, W) to (N, 1, H, W)."""
-    return sum(weight * x[:, c : c + 1] for c, weight in enumerate(GRAY)) if x.shape[1] == 3 else x  # type: ignore[return-value]
+    """(N, C, H, W) to (N, 1, H, W): luma of three channels, the mean of any other number."""
+    weights = np.array(GRAY if x.shape[1] == 3 else np.full(x.shape[1], 1 / x.shape[1])).reshape(1, -1, 1, 1)
+    gray: Float64Array = (weights * x).sum(axis=1, keepdims=True)
+    return gray
 
 
 def _turn_hue(x: Float64Array, turns: Float64Array) -> Float64Array:
@@ -186,8 +188,8 @@ def jitter_images(
     """Brightness b, contrast c, saturation s and hue h, in this order: factors[i] = (b, c, s, h), h in turns.
 
     x = clip(b x); x = clip(c x + (1 - c) m), m the mean over the image of gray(x); x = clip(s x + (1 - s) gray(x)); the
-    hue turned by h. clip is to [0, 1]. A factor of 1 (whole h) leaves its step out; one channel is its own gray and has
-    neither saturation nor hue. Hue: Smith (1978), "Color Gamut Transform Pairs".
+    hue turned by h. clip is to [0, 1]. A factor of 1 (whole h) leaves its step out; other numbers of channels than
+    three have neither saturation nor hue. Hue: Smith (1978), "Color Gamut Transform Pairs".
     """
     x = _channels_first(x, channel_axis)
     b, c, s, h = (column.reshape(-1, 1, 1, 1) for column in as_float64(factors).T)

@@ -40,7 +40,7 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
         TypeError, ValueError: an argument has the wrong dtype, shape or value, or is empty.
     """
     _same_shape("logits", logits, targets)
-    _within_unit_interval(targets)
+    validate.within("targets must be in [0, 1]", targets, 0, 1)
     smoothing = validate.real("label_smoothing", label_smoothing, 0, 1)
     z = logits.astype(np.float64)
     t = (1 - smoothing) * targets.astype(np.float64) + smoothing / 2
@@ -117,12 +117,6 @@ def _same_shape(name: str, outputs: Array, targets: Array) -> None:
         raise ValueError(f"targets and {name} must have one shape, not empty, got {targets.shape} and {outputs.shape}")
 
 
-def _within_unit_interval(targets: Array) -> None:
-    low, high = targets.min(), targets.max()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"targets must be in [0, 1], got values from {low:g} to {high:g}")
-
-
 def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return ``targets`` as an array of ``shape``, (N, C), with a one where a class number points."""
     rows, classes = shape
@@ -134,15 +128,12 @@ def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np
     if targets.dtype == np.float32:
         if targets.shape != shape:
             raise ValueError(f"float32 targets must have the shape of logits, {shape}, got {targets.shape}")
-        _within_unit_interval(targets)
+        validate.within("targets must be in [0, 1]", targets, 0, 1)
         return targets.astype(np.float64)
     if targets.shape != (rows,):
         raise ValueError(f"class numbers in targets must have shape ({rows},), one for each row, got {targets.shape}")
-    if targets.min() < 0 or targets.max() >= classes:
-        raise ValueError(
-            f"class numbers in targets must be from 0 to {classes - 1}, as logits of shape {shape} say, "
-            f"got {targets.min()} to {targets.max()}"
-        )
+    wanted = f"class numbers in targets must be from 0 to {classes - 1}, as logits of shape {shape} say"
+    validate.within(wanted, targets, 0, classes - 1)
     t = np.zeros(shape)
     t[np.arange(rows), targets] = 1
     return t

@@ -164,5 +164,4 @@ def _checked(name: str, data: Data) -> None:
     validate.float32(f"{name}[1]", y)
     if x.ndim != 2 or x.shape[1] != 2 or y.ndim != 1:
         raise ValueError(f"{name} must have shapes (n, 2) and (n,) with n at least 1, got {x.shape} and {y.shape}")
-    if not (y.min() >= 0 and y.max() <= 1):
-        raise ValueError(f"{name}[1] must hold labels in [0, 1], got values from {y.min():g} to {y.max():g}")
+    validate.within(f"{name}[1] must hold labels in [0, 1]", y, 0, 1)
