@@ -20,7 +20,7 @@ def positive_int(name: str, value: object) -> int:
 
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` as a finite float in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = float(value)
     if not (low <= number <= high and math.isfinite(number)):
