@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,11 @@ class AugmentBatches(Callback):
             raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
         self.augmentation = augmentation
         self.shape = None if shape is None else tuple(validate.positive_int("shape", side) for side in shape)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The augmentation with its seed, and the shape."""
+        return {"augmentation": self.augmentation, "shape": self.shape}
 
     def on_batch_begin(self, state: FitState, rows: Any, x: Array, targets: Array) -> tuple[Array, Array]:
         """Return the samples ``rows`` of ``state.train`` as they are in this epoch."""
