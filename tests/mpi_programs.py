@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from ranks import parts
 import cregkit as ck
 from cregkit import mpi
 from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
-from cregkit.train import SGD, EarlyStopping, FitState, fit, softmax_cross_entropy
+from cregkit.train import SGD, AdamW, Callback, DivergenceWarning, EarlyStopping, FitState, fit, softmax_cross_entropy
 
 comm = MPI.COMM_WORLD
 PROGRAMS: dict[str, Callable[..., object]] = {}
@@ -178,6 +179,85 @@ def killed() -> None:
     if comm.rank == comm.size - 1:
         os.kill(os.getpid(), 9)
     together.any(False)
+
+
+class NanAt(Callback):
+    """Spoils a sample of the last rank before one batch."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.epoch, self.left = epoch, batch
+
+    def on_batch_begin(self, state: FitState, rows: np.ndarray, x: np.ndarray, targets: np.ndarray) -> tuple:
+        if state.epoch + 1 == self.epoch:
+            self.left -= 1
+            if self.left == -1 and comm.rank == comm.size - 1:
+                x = x.copy()
+                x[0, 0] = np.nan
+        return x, targets
+
+
+@program
+def diverging(kind: str, path: str) -> dict[str, object]:
+    """A fit that diverges, by the data of one rank or by the step size."""
+    net = network()
+    net = mpi.convert(net) if kind == "sync" else net
+    optimizer = AdamW(net, lr=1e30 if kind == "lr" else 0.01)
+    callbacks = [] if kind == "lr" else [NanAt(1, 2)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fit(net, softmax_cross_entropy, optimizer, data(128, 0), data(64, 1), 6, batch_size=32, seed=7,
+                      callbacks=callbacks, checkpoint=path, parallel=mpi.DataParallel(net))  # fmt: skip
+    states = [*net.state_dict().values(), *optimizer.state_dict().values()]
+    assert all(np.isfinite(state).all() for state in states)
+    assert all(same_everywhere(parameter.value) for parameter in net.parameters())
+    assert len(set(comm.allgather(str(history.diverged)))) == 1
+    warned = comm.allgather([str(warning.message) for warning in caught if warning.category is DivergenceWarning])
+    return {"diverged": history.diverged, "epochs": len(history), "warned": warned, "steps": optimizer.steps}
+
+
+@program
+def bad_step() -> str:
+    """A step that one rank cannot take is taken by none, and all hear why."""
+    net = network()
+    together = mpi.DataParallel(net)
+    optimizer = SGD(net, lr=0.1)
+    if comm.rank == comm.size - 1:
+        optimizer.groups[1].lr = -3.0
+    before = net.state_dict()
+    x, targets = data(12, 0)
+    own = together.own(np.arange(12))
+    try:
+        together.step(net, softmax_cross_entropy, optimizer, x[own], targets[own])
+    except ValueError as error:
+        found = str(error)
+    assert all((parameter.value == before[parameter.name]).all() for parameter in net.parameters())
+    assert optimizer.steps == 0
+    return " ".join(sorted(set(comm.allgather(found))))
+
+
+@program
+def ids() -> list[float]:
+    """A transformer on ids; the last batch has fewer samples than there may be ranks."""
+    x = np.random.default_rng(0).integers(0, 11, (35, 6))
+    net = ck.Transformer(11, 6, 1, 16, 2, dropout=0.2, seed=1)
+    both = (x.astype(np.uint8), x[:, ::-1].copy())
+    history = fit(net, softmax_cross_entropy, AdamW(net, 0.01), both, both, 6, batch_size=16, seed=7,
+                  parallel=mpi.DataParallel(net))  # fmt: skip
+    assert all(same_everywhere(array) for array in net.state_dict().values())
+    return history.test_loss
+
+
+@program
+def other_seed(path: str) -> str:
+    """A run that one rank cannot go on with is gone on with by none."""
+    for seed, resume in ((7, False), (8 if comm.rank == comm.size - 1 else 7, True)):
+        net = network()
+        try:
+            fit(net, softmax_cross_entropy, SGD(net), data(20, 0), None, 2, seed=seed, checkpoint=path, resume=resume,
+                parallel=mpi.DataParallel(net))  # fmt: skip
+        except ValueError as error:
+            return " ".join(sorted(set(comm.allgather(str(error)))))
+    return "nothing"
 
 
 @program

@@ -222,6 +222,16 @@ def test_what_is_no_log_costs_one_line(content, words, tmp_path, capsys):
     assert words in err
 
 
+def test_an_epoch_of_ours_without_any_figure_diverged(tmp_path):
+    nan = math.nan
+    history = History([1.0, nan], [50.0, nan], [1.0, nan], [50.0, nan], [0.0, nan])
+    history.to_json(tmp_path / "h.json")
+    history.to_csv(tmp_path / "h.csv")
+    for source, row in ((history, "entry 2"), (tmp_path / "h.json", "entry 2"), (tmp_path / "h.csv", "line 3")):
+        with pytest.raises(ValueError, match=f"{row} has no finite train_loss, so the training diverged"):
+            ck.advise(history=source)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_run_of_ours_that_diverged(tmp_path, bad):
     history = History([1.0, bad], [50.0, 50.0], [1.0, 1.0], [50.0, 50.0], [0.0, 0.0])

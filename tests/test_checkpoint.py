@@ -8,8 +8,19 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cregkit.layers import BatchNorm, Dropout, Linear, ReLU, Sequential, SpatialDropout
-from cregkit.train import SGD, Adam, AdamW, EarlyStopping, fit, softmax_cross_entropy
+from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
+from cregkit.layers import GELU, BatchNorm, Dropout, Linear, ReLU, Sequential, SpatialDropout
+from cregkit.train import (
+    SGD,
+    Adam,
+    AdamW,
+    Callback,
+    DivergenceWarning,
+    EarlyStopping,
+    binary_accuracy,
+    fit,
+    softmax_cross_entropy,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 6)).astype(np.float32)
@@ -68,7 +79,7 @@ def test_a_resumed_run_has_the_same_bits(optimizer, cut, path):
     with np.load(path, allow_pickle=False) as archive:
         assert len(archive["history/gap"]) == cut
     resumed = Run(optimizer, patience=100, seed=9)  # whatever it starts with, the file replaces it
-    resumed.fit(checkpoint=path, resume=True, seed=77)
+    resumed.fit(checkpoint=path, resume=True)
     assert resumed.result() == whole.result()
     assert len(resumed.history) == len(resumed.history.seconds) == EPOCHS
     assert os.listdir(path.parent) == ["run.npz"]
@@ -227,3 +238,207 @@ def test_an_optimizer_that_changed_its_step_goes_on_with_that_of_the_file(path):
         run.fit(cut=3, checkpoint=path)
     assert run.optimizer.lr < 0.02
     assert run.fit(checkpoint=path, resume=True).result() == whole.result()
+
+
+# What a resumed run may have otherwise, and what it may not: the table in the docstring of fit
+
+
+def _layers(**changed):
+    norm, p, activation = changed.get("norm", BatchNorm(8)), changed.get("p", 0.3), changed.get("activation", ReLU())
+    more = changed.get("more", ())
+    return Sequential(Linear(6, 8, seed=1), norm, activation, Dropout(p, seed=1), Linear(8, 2, seed=2), *more)
+
+
+def _augmentation(*transforms, seed=3, mix=None):
+    return AugmentBatches(Augmentation(Compose(*transforms), mix=mix, classes=2, seed=seed), (1, 2, 3))
+
+
+def _make_loss(smoothing):
+    def loss(outputs, targets):
+        return softmax_cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    return loss
+
+
+def _one(state):
+    pass
+
+
+def _two(state):
+    pass
+
+
+def _go(path, epochs=3, network=None, callbacks=(), loss=softmax_cross_entropy, train=TRAIN, prepare=None, **options):
+    network = network or _layers()
+    optimizer = options.pop("optimizer", AdamW)(network)
+    if prepare is not None:
+        prepare(optimizer)
+    options = {"batch_size": 8, "seed": 4, "checkpoint": path, **options}
+    return fit(network, loss, optimizer, train, TEST, epochs, callbacks=callbacks, **options)
+
+
+class _Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, outputs, targets):
+        return softmax_cross_entropy(outputs, targets)
+
+
+OTHER = {
+    "seed was 4, is 5": ({}, {"seed": 5}),
+    "batch_size was 8, is 9": ({}, {"batch_size": 9}),
+    r"loss was loss\(smoothing=0.1\), is loss\(smoothing=0.2\)": ({"loss": _make_loss(0.1)}, {"loss": _make_loss(0.2)}),
+    r"loss was _Scaled\(scale=0.5\), is _Scaled\(scale=2.0\)": ({"loss": _Scaled(0.5)}, {"loss": _Scaled(2.0)}),
+    "accuracy was class_accuracy, is binary_accuracy": ({}, {"accuracy": binary_accuracy}),
+    "network.3.p was 0.3, is 0.5": ({}, {"network": _layers(p=0.5)}),
+    "network.1.momentum was 0.1, is 0.2": ({}, {"network": _layers(norm=BatchNorm(8, momentum=0.2))}),
+    "network.2.class was ReLU, is GELU": ({}, {"network": _layers(activation=GELU())}),
+    "network.5 is new": ({}, {"network": _layers(more=(ReLU(),))}),
+    r"callbacks was \[\], is \['EpochEnd'\]": ({}, {"callbacks": [_one]}),
+    r"callbacks\[0\].function was _one, is _two": ({"callbacks": [_one]}, {"callbacks": [_two]}),
+    r"callbacks\[0\].min_delta was 0.0, is 0.1": (
+        {"callbacks": [EarlyStopping()]},
+        {"callbacks": [EarlyStopping(min_delta=0.1)]},
+    ),
+    r"callbacks\[0\].monitor was test_loss, is train_loss": (
+        {"callbacks": [EarlyStopping()]},
+        {"callbacks": [EarlyStopping(monitor="train_loss")]},
+    ),
+    r"callbacks\[0\].augmentation.seed was 3, is 4": (
+        {"callbacks": [_augmentation(HorizontalFlip())]},
+        {"callbacks": [_augmentation(HorizontalFlip(), seed=4)]},
+    ),
+    r"callbacks\[0\].augmentation.transform.transforms was .*HorizontalFlip.*, is .*RandomCrop": (
+        {"callbacks": [_augmentation(HorizontalFlip())]},
+        {"callbacks": [_augmentation(RandomCrop((2, 3), padding=1))]},
+    ),
+    r"callbacks\[0\].augmentation.mix.alpha was 1.0, is 0.5": (
+        {"callbacks": [_augmentation(mix=Mixup(1.0))]},
+        {"callbacks": [_augmentation(mix=Mixup(0.5))]},
+    ),
+    "optimizer was AdamW, is Adam": ({}, {"optimizer": Adam}),
+    "lr was 0.001, is 0.5": ({}, {"prepare": lambda optimizer: setattr(optimizer, "lr", 0.5)}),
+    r"groups\[1\].lr was 0.001, is 0.0": ({}, {"prepare": lambda optimizer: setattr(optimizer.groups[1], "lr", 0.0)}),
+    "weight_decay was 0.01, is 0.0": (
+        {},
+        {"prepare": lambda optimizer: setattr(optimizer.groups[0], "weight_decay", 0.0)},
+    ),
+    "trained.0.weight is missing": (
+        {"optimizer": SGD},
+        {"optimizer": lambda network: SGD(network.layers[4], weight_decay=0.0)},
+    ),
+    "train was": ({}, {"train": (X[:32], CLASSES[:32])}),
+    "epochs must be at least 3, which it has, got 2": ({}, {"epochs": 2}),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("named", OTHER)
+def test_a_resumed_run_with_other_settings_is_refused_by_name(named, path):
+    first, second = OTHER[named]
+    _go(path, **first)
+    network = second.get("network") or _layers()
+    before = network.state_dict()
+    with pytest.raises(ValueError, match=named):
+        _go(path, **{**first, **second, "network": network}, resume=True)
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("seed", [None, 4, np.random.default_rng(8)])
+def test_a_resumed_run_without_a_seed_takes_over_the_order_of_the_file(seed, path):
+    whole = _go(None, 6)
+    _go(path)
+    assert _go(path, 6, seed=seed, resume=True) == whole
+
+
+@pytest.mark.parametrize("patience", [2, 4, 40])
+def test_a_run_that_stopped_goes_on_with_more_patience_as_if_it_had_had_it_from_the_start(patience, path):
+    def made(patience):
+        return Run(patience=patience, optimizer=Adam)
+
+    whole = made(patience).fit(60)
+    short = made(1).fit(60, checkpoint=path)
+    assert len(short.history) < len(whole.history)
+    assert made(patience).fit(60, checkpoint=path, resume=True).result() == whole.result()
+
+
+def test_less_patience_than_was_used_is_refused(path):
+    run = Run(patience=5).fit(60, checkpoint=path)
+    assert run.stopping.stopped
+    _refused(Run(patience=3), path, "patience must be at least 5, got 3, which would have ended the fit", epochs=60)
+
+
+def test_less_patience_that_was_never_used_goes_on(path):
+    whole = Run(patience=4).fit(60)
+    with pytest.raises(_PowerCutError):
+        Run(patience=50).fit(60, cut=len(whole.history) - 1, checkpoint=path)
+    assert Run(patience=4).fit(60, checkpoint=path, resume=True).result() == whole.result()
+
+
+class _Stop(Callback):
+    def on_epoch_end(self, state):
+        state.stop = state.epoch == 1
+
+
+def test_a_run_that_another_callback_stopped_is_over(path):
+    whole = _go(path, 9, callbacks=[_Stop()])
+    assert len(whole) == 2
+    assert _go(path, 9, callbacks=[_Stop()], resume=True) == whole
+
+
+def test_a_part_that_is_trained_alone_must_be_the_same(path):
+    _go(path, optimizer=lambda network: SGD(network.layers[0]))
+    with pytest.raises(ValueError, match=r"trained\.4\.weight is new"):
+        _go(path, optimizer=lambda network: SGD(network.layers[4]), resume=True)
+
+
+def test_a_file_with_weights_that_are_not_finite_is_refused(path):
+    Run().fit(2, checkpoint=path)
+    for name in ("network/0.weight", "network/1.running_var", "optimizer/v.5.bias"):
+        _rewrite(path, lambda arrays, name=name: arrays[name].fill(np.nan))
+        _refused(Run(), path, f"cannot be gone on from: {name} is not finite")
+        _rewrite(path, lambda arrays, name=name: arrays[name].fill(1))
+
+
+def test_an_epoch_that_diverged_is_not_written(path):
+    def diverge(state):
+        if state.epoch == 2:
+            state.optimizer.lr = 1e30
+
+    for _ in range(2):  # and a resumed run diverges again in the same step
+        with pytest.warns(DivergenceWarning, match="epoch 3, step 1"):
+            history = _go(path, 9, callbacks=[diverge], resume=True)
+        assert (len(history), history.diverged.epoch) == (4, 3)
+        with np.load(path) as file:
+            assert len(file["history/gap"]) == 3
+
+
+def test_lists_of_different_lengths_are_damage(path):
+    Run().fit(2, checkpoint=path)
+    _rewrite(path, lambda arrays: arrays.update({"history/gap": np.zeros(1)}))
+    _refused(Run(seed=9), path, "the lists of its history differ in length")
+
+
+def test_a_state_of_early_stopping_that_does_not_fit_changes_nothing():
+    stopping = Run(patience=4).fit(6).stopping
+    before, text = stopping.state_dict(), str(stopping)
+    best = next(name for name in before if name.startswith("best."))
+    without = {name: array for name, array in before.items() if not name.startswith("best.")}
+    for wrong in (
+        {**before, best: [1.0]},
+        {**before, "seen": np.array(2.0)},
+        {**before, "seen": np.array(-1)},
+        {**before, "best_epoch": np.array(77)},
+        without,
+        {name: array for name, array in before.items() if name != "seen"},
+    ):
+        with pytest.raises(ValueError, match="state does not fit, nothing was loaded"):
+            stopping.load_state_dict(wrong)
+        assert str(stopping) == text
+        after = stopping.state_dict()
+        assert after.keys() == before.keys()
+        assert all((after[name] == before[name]).all() for name in before)
+    with pytest.raises(TypeError, match="state must be a mapping"):
+        stopping.load_state_dict(3)

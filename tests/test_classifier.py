@@ -13,14 +13,14 @@ sklearn = pytest.importorskip("sklearn")
 
 from sklearn.base import clone  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
-from sklearn.exceptions import NotFittedError  # noqa: E402
+from sklearn.exceptions import FitFailedWarning, NotFittedError  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 from cregkit.layers import BatchNorm, Dropout, LayerNorm, Linear, ReLU, RMSNorm  # noqa: E402
-from cregkit.train import RegularizedMLPClassifier  # noqa: E402
+from cregkit.train import DivergenceError, RegularizedMLPClassifier  # noqa: E402
 
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:300] / 16, Y[:300]
@@ -98,6 +98,42 @@ def test_a_pickled_estimator_predicts_the_same():
     classifier = _fitted(norm="batch", dropout=0.2)
     loaded = pickle.loads(pickle.dumps(classifier))
     np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
+
+
+DIVERGING = {"lr": 1e30, "random_state": 0}
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"dropout": 0.3}, {"early_stopping": True}, {"epochs": 2}])
+def test_a_training_that_diverges_is_an_error_and_leaves_the_estimator_as_it_was(options):
+    classifier = _fitted(**options)
+    before = classifier.predict_proba(X)
+    classifier.set_params(**{**DIVERGING, **options})
+    with pytest.raises(
+        DivergenceError, match=r"training diverged in epoch \d+, step \d+.* smaller than 1e\+30"
+    ) as caught:
+        classifier.fit(X, Y > 4)
+    assert isinstance(caught.value, ValueError)
+    np.testing.assert_array_equal(classifier.predict_proba(X), before)
+    assert len(classifier.classes_) == before.shape[1]
+
+
+def test_a_search_gives_a_diverged_training_the_score_for_errors():
+    grid = {"lr": [0.01, 1e30]}
+    search = GridSearchCV(RegularizedMLPClassifier(epochs=5, random_state=0), grid, cv=2, error_score=-1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitFailedWarning)
+        search.fit(X, Y)
+    assert search.cv_results_["mean_test_score"][1] == -1
+    assert search.best_params_ == {"lr": 0.01}
+
+
+def test_samples_too_large_for_the_network_are_refused():
+    classifier = _fitted()
+    samples = X.copy()
+    samples[7] = 3e38
+    for method in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(DivergenceError, match=r"X must hold numbers of about unit size, got up to 3e\+38 in row 7"):
+            method(samples)
 
 
 MISTAKES = [

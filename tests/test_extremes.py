@@ -178,7 +178,7 @@ def test_a_bad_gradient_in_place_spoils_its_own_columns_alone(op: str, bad: floa
 def test_gradients_of_channels(training: bool, make: Callable[..., Array]) -> None:
     for shape in CHANNEL_SHAPES:
         rng = np.random.default_rng(len(make.__name__) + shape[1])
-        n, c, s = shape
+        c = shape[1]
         for scale in (1.0, 1e3, 1e-3):
             x = (scale * rng.standard_normal(shape)).astype(np.float32)
             dy = make(rng, shape).astype(np.float32)

@@ -11,11 +11,14 @@ import threading
 import numpy as np
 import pytest
 
-from cregkit.layers import BatchNorm, Dropout, Linear, ReLU, Sequential
+from cregkit.layers import BatchNorm, BertEncoder, Dropout, Embedding, Layer, Linear, ReLU, Sequential, Transformer
 from cregkit.train import (
     SGD,
     AdamW,
     Callback,
+    Divergence,
+    DivergenceError,
+    DivergenceWarning,
     EarlyStopping,
     History,
     binary_accuracy,
@@ -26,6 +29,7 @@ from cregkit.train import (
     mean_squared_error,
     predict,
     softmax_cross_entropy,
+    train_step,
 )
 
 RNG = np.random.default_rng(0)
@@ -156,12 +160,6 @@ def test_a_part_of_the_network_can_be_trained_alone():
     after = network.state_dict()
     np.testing.assert_array_equal(after["0.weight"], before["0.weight"])
     assert (after["4.weight"] != before["4.weight"]).any()
-
-
-def test_divergence_is_recorded_without_warnings():
-    network = Sequential(Linear(6, 8, seed=1), ReLU(), Linear(8, 3, seed=2))
-    history = _fit(network, 5, optimizer=SGD(network, 1e30))
-    assert not math.isfinite(history.train_loss[-1])
 
 
 class _Log(Callback):
@@ -369,6 +367,310 @@ def test_the_best_state_comes_back_after_ctrl_c_and_a_second_fit_starts_anew():
     assert evaluate(network, softmax_cross_entropy, TRAIN)[1] == max(history.train_acc)
     _fit(network, 1, callbacks=[stopping])
     assert stopping.best_epoch == 0
+
+
+# Divergence
+
+
+def _plain():
+    return Sequential(Linear(6, 8, seed=1), ReLU(), Linear(8, 3, seed=2))
+
+
+def _diverging(network, epochs=5, match="training diverged in epoch", **options):
+    with pytest.warns(DivergenceWarning, match=match) as caught:
+        history = _fit(network, epochs, **options)
+    assert len(caught) == 1
+    assert history.diverged is not None
+    assert len(history) == history.diverged.epoch + 1
+    assert math.isnan(history.train_loss[-1])
+    assert all(map(math.isfinite, history.train_loss[:-1]))
+    return history
+
+
+def _all_finite(state):
+    return all(np.isfinite(array).all() for array in state.values())
+
+
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, binary_cross_entropy, mean_squared_error])
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+@pytest.mark.parametrize("network", [_plain, _network])
+def test_a_fit_that_diverges_ends_with_finite_weights_and_outputs(network, optimizer, loss):
+    network = network()
+    targets = np.eye(3, dtype=np.float32)[CLASSES[:33]]
+    optimizer = optimizer(network, 1e30)
+    history = _diverging(network, train=(X[:33], targets), test=None, loss=loss, optimizer=optimizer)
+    assert history.diverged.epoch == 0
+    assert _all_finite(network.state_dict())
+    assert _all_finite(optimizer.state_dict())
+    assert np.isfinite(predict(network, X)).all()
+
+
+class _Odd(Callback):
+    """Does something once, before batch ``batch`` of epoch ``epoch``."""
+
+    def __init__(self, epoch, batch, do):
+        self.left, self.epoch, self.do = batch, epoch, do
+
+    def on_batch_begin(self, state, rows, x, targets):
+        if state.epoch + 1 == self.epoch:
+            self.left -= 1
+            if self.left == -1:
+                return self.do(state, x), targets
+        return x, targets
+
+
+def _with_nan(state, x):
+    x = x.copy()
+    x[0, 0] = np.nan
+    return x
+
+
+def test_weights_and_optimizer_are_those_before_the_step_that_was_not_taken():
+    network, by_hand = _plain(), _plain()
+    optimizer, other, order = AdamW(network, 0.02), AdamW(by_hand, 0.02), np.random.default_rng(4)
+    history = _diverging(
+        network,
+        match=r"epoch 1, step 3 \(both from 0\): the loss is nan; .* lr than 0\.02",
+        optimizer=optimizer,
+        callbacks=[_Odd(1, 3, _with_nan)],
+    )
+    assert history.diverged == Divergence(1, 3, "the loss is nan")
+    for steps in (5, 3):
+        shuffled = order.permutation(33)
+        for start in range(0, 8 * steps, 8):
+            rows = shuffled[start : start + 8]
+            train_step(by_hand, softmax_cross_entropy, other, X[rows], CLASSES[rows])
+    assert _same(network.state_dict(), by_hand.state_dict())
+    assert _same(optimizer.state_dict(), other.state_dict())
+    assert optimizer.steps == 8
+    assert not network.training
+
+
+def test_a_divergence_goes_to_a_file_and_back(tmp_path):
+    history = _diverging(_plain(), callbacks=[_Odd(1, 3, _with_nan)])
+    history.to_json(tmp_path / "run.json")
+    assert History.from_json(tmp_path / "run.json").diverged == history.diverged
+    (tmp_path / "run.json").write_text((tmp_path / "run.json").read_text().replace('"epoch"', '"when"'))
+    with pytest.raises(ValueError, match="is no history of cregkit"):
+        History.from_json(tmp_path / "run.json")
+
+
+def test_a_gradient_that_is_not_finite_ends_the_fit_before_its_step():
+    def steep(outputs, targets):
+        value, gradient = softmax_cross_entropy(outputs, targets)
+        steep.calls += 1
+        if steep.calls == 4:  # two before training, to see that the targets suit
+            gradient = np.full_like(gradient, np.inf)
+        return value, gradient
+
+    steep.calls = 0
+    network = _plain()
+    history = _diverging(network, loss=steep)
+    assert history.diverged == Divergence(0, 1, "the gradient of 0.weight is not finite")
+    assert _all_finite(network.state_dict())
+
+
+def test_running_statistics_that_are_not_finite_go_back_with_all_else():
+    network, states = _network(), []
+    optimizer = AdamW(network, 0.02)
+    callbacks = [
+        lambda state: states.append((state.network.state_dict(), state.optimizer.state_dict())),
+        _Odd(2, 1, _with_nan),
+    ]
+    history = _diverging(network, optimizer=optimizer, callbacks=callbacks)
+    assert history.diverged[:2] == (2, 1)
+    assert _same(network.state_dict(), states[1][0])
+    assert _same(optimizer.state_dict(), states[1][1])
+
+
+def test_an_update_that_overflows_unseen_by_the_loss_is_found_after_the_epoch():
+    network = Sequential(Embedding(7, 3, seed=0))
+
+    def huge(state, x):
+        state.network.layers[0].weight[6] = np.inf  # a token that no sample has
+        return x
+
+    ids = np.arange(32) % 6
+    data = (ids, np.ones((32, 3), np.float32))
+    optimizer = SGD(network, 0.1)
+    history = _diverging(
+        network, train=data, test=None, loss=mean_squared_error, optimizer=optimizer, callbacks=[_Odd(1, 2, huge)]
+    )
+    assert history.diverged == Divergence(1, 3, "after it 0.weight is not finite")
+    assert _all_finite(network.state_dict())
+
+
+def test_what_a_callback_leaves_is_looked_at_too(tmp_path):
+    def spoil(state):
+        if state.epoch == 1:
+            state.network.layers[0].weight[0, 0] = np.nan
+
+    network, path = _plain(), tmp_path / "run.npz"
+    with pytest.warns(DivergenceWarning, match="0.weight is not finite"):
+        history = _fit(network, callbacks=[spoil], checkpoint=path)
+    assert (len(history), history.diverged.epoch) == (2, 1)
+    assert _all_finite(network.state_dict())
+    with np.load(path) as file:
+        assert len(file["history/gap"]) == 1
+        assert _all_finite({name: file[name] for name in file if name.startswith(("network/", "optimizer/"))})
+
+
+def test_moments_that_overflow_are_found():
+    network = _plain()
+    optimizer = AdamW(network, 1e-3)
+
+    def steep(outputs, targets):
+        value, gradient = softmax_cross_entropy(outputs, targets)
+        return value, gradient * np.float32(1e25)
+
+    history = _diverging(network, loss=steep, optimizer=optimizer)  # squares of the gradient are inf, weights stay
+    assert history.diverged.what.startswith("after it v.0.weight")
+    assert _all_finite(optimizer.state_dict())
+
+
+def test_a_nan_in_the_data_or_the_first_weights_ends_the_fit_at_once():
+    x = X.copy()
+    x[:33, 2] = np.nan
+    assert _diverging(_plain(), train=(x[:33], CLASSES[:33])).diverged == Divergence(0, 0, "the loss is nan")
+    network = _plain()
+    network.layers[0].weight[0, 0] = np.nan
+    assert _diverging(network).diverged == Divergence(0, 0, "the loss is nan")
+
+
+def test_a_nan_in_the_test_set_is_no_divergence():
+    history = _fit(_plain(), 2, test=(np.full_like(X, np.nan), CLASSES))
+    assert history.diverged is None
+    assert math.isnan(history.test_loss[-1])
+
+
+def test_early_stopping_gives_its_best_epoch_back_after_a_divergence():
+    network, states, stopping = _network(), [], EarlyStopping(9, monitor="train_loss")
+    watch = [lambda state: states.append(state.network.state_dict()), stopping, _Odd(2, 0, _with_nan)]
+    _diverging(network, callbacks=watch)
+    assert stopping.best_epoch in (0, 1)
+    assert _same(network.state_dict(), states[stopping.best_epoch])
+
+
+def test_a_callback_cannot_go_on_after_a_divergence():
+    def go_on(state):
+        state.stop = False
+
+    assert len(_diverging(_plain(), 9, callbacks=[go_on, _Odd(1, 0, _with_nan)])) == 2
+
+
+def test_the_step_by_hand_refuses_what_is_not_finite():
+    network = _plain()
+    optimizer, before = AdamW(network), network.state_dict()
+
+    def steep(outputs, targets):
+        value, gradient = softmax_cross_entropy(outputs, targets)
+        return value, gradient * np.float32(np.inf)
+
+    for x, loss, message in (
+        (np.full_like(X, np.nan), softmax_cross_entropy, "the loss is nan"),
+        (X, steep, "the gradient of .* is not finite"),
+    ):
+        with pytest.raises(DivergenceError, match=message), np.errstate(invalid="ignore"):
+            train_step(network, loss, optimizer, x, CLASSES)
+        assert _same(network.state_dict(), before)
+        assert optimizer.steps == 0
+
+
+def test_nan_is_no_answer_to_any_accuracy():
+    logits = np.array([[np.nan, 0, 0], [1, 0, 0]], np.float32)
+    assert class_accuracy(logits, np.array([0, 0])) == 50
+    logits, targets = np.array([np.nan, np.nan, 1], np.float32), np.array([0, 1, 1], np.float32)
+    assert binary_accuracy(logits, targets) == pytest.approx(100 / 3)
+
+
+# Ids
+
+
+def test_a_transformer_is_fitted_on_ids():
+    ids = RNG.integers(0, 11, (70, 6))
+    network = Transformer(11, 6, 1, 16, 2, dropout=0.1, seed=1)
+    data = (ids.astype(np.uint8), ids[:, ::-1].astype(np.int32))
+    history = _fit(network, 20, data, data, optimizer=AdamW(network, 0.01))
+    assert history.train_loss[-1] < 0.3 * history.train_loss[0]
+    assert history.test_acc[-1] > 90
+    logits = predict(network, data[0])
+    assert logits.shape == (70, 6, 11)
+    assert evaluate(network, softmax_cross_entropy, data) == pytest.approx(
+        (softmax_cross_entropy(logits, data[1])[0], class_accuracy(logits, data[1])), rel=1e-6
+    )
+
+
+class _FirstState(Layer):
+    """A linear head on BERT's first hidden state."""
+
+    def __init__(self):
+        self.encoder, self.head = BertEncoder(11, 6, 1, 16, 2, seed=1), Linear(16, 2, seed=2)
+
+    def _children(self):
+        return iter((("encoder", self.encoder), ("head", self.head)))
+
+    def forward(self, x):
+        hidden = self.encoder(x)
+        self._saved = hidden.shape
+        return self.head(np.ascontiguousarray(hidden[:, 0]))
+
+    def _gradient(self, dy, shape):
+        dhidden = np.zeros(shape, np.float32)
+        dhidden[:, 0] = self.head.backward(dy)
+        return self.encoder.backward(dhidden)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "uint64", ">i4"])
+def test_ids_of_any_integer_dtype_train_bert_to_the_same_bits(dtype):
+    ids = np.random.default_rng(3).integers(0, 11, (40, 6))
+    labels = (ids[:, 0] > 5).astype(np.int64)
+    networks = _FirstState(), _FirstState()
+    first, second = (
+        _fit(network, 3, (x, labels), (x, labels))
+        for network, x in zip(networks, (ids, ids.astype(dtype)), strict=True)
+    )
+    assert first == second
+    assert _same(networks[0].state_dict(), networks[1].state_dict())
+
+
+def test_an_embedding_alone_is_fitted():
+    network = Embedding(5, 2, seed=0)
+    data = (np.arange(40) % 5, np.ones((40, 2), np.float32))
+    history = _fit(network, 20, data, None, mean_squared_error, optimizer=SGD(network, 2.0))
+    assert history.train_loss[-1] < 1e-3
+
+
+def test_evaluation_sends_a_bounded_number_of_ids_through_the_network_at_once():
+    sizes = []
+
+    class Watched(Embedding):
+        def forward(self, x):
+            sizes.append(x.size)
+            return super().forward(x)
+
+    predict(Watched(5, 2, seed=0), np.zeros((100, 300), np.int64))
+    assert max(sizes) <= 4096
+    assert sum(sizes) == 100 * 300
+
+
+def test_inputs_that_the_layers_do_not_take_are_refused_before_training():
+    ids, labels = np.zeros((20, 6), np.int64), np.zeros((20, 6), np.int64)
+    late = ids.copy()
+    late[17, 4] = 11
+    network = Transformer(11, 6, 1, 16, 2, seed=1)
+    before = network.state_dict()
+    for x, error, message in (
+        (late, ValueError, "train does not suit network .* ids from 0 to 10, the vocabulary, got 11"),
+        (ids - 1, ValueError, "got -1"),
+        (ids.astype(np.float32), TypeError, "x must be an integer array of ids, got a float32 array"),
+        (ids.astype(np.float64), TypeError, r"train\[0\] must be .* got a float64 array"),
+        (ids == 0, TypeError, r"train\[0\] must be .* got a bool array"),
+    ):
+        with pytest.raises(error, match=message):
+            _fit(network, train=(x, labels), test=None)
+        assert _same(network.state_dict(), before)
+    with pytest.raises(TypeError, match="x must be a float32 array, got a int64 array"):
+        _fit(_plain(), train=(ids, CLASSES[:20]), test=None)
 
 
 # Mistakes

@@ -84,6 +84,20 @@ def test_softmax_of_two_classes_is_the_binary_loss():
     np.testing.assert_allclose(two[1][:, 1], one[1], rtol=1e-6)
 
 
+def test_rows_may_have_several_axes():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4, 3, 2, 5)).astype(np.float32)
+    classes = rng.integers(0, 5, (4, 3, 2))
+    soft = np.eye(5, dtype=np.float32)[classes]
+    wanted = softmax_cross_entropy(logits.reshape(-1, 5), classes.ravel(), label_smoothing=0.1)
+    for targets in (classes, soft):
+        loss, dlogits = softmax_cross_entropy(logits, targets, label_smoothing=0.1)
+        assert loss == wanted[0]
+        np.testing.assert_array_equal(dlogits, wanted[1].reshape(logits.shape))
+    with pytest.raises(ValueError, match=r"targets must have shape \(4, 3, 2\), one for each row, got \(24,\)"):
+        softmax_cross_entropy(logits, classes.ravel())
+
+
 def test_logits_where_exp_overflows():
     z = np.array([[3e38, -3e38, 0.0], [0.0, 1e4, 0.0]], dtype=np.float32)
     assert softmax_cross_entropy(z, np.array([0, 1]))[0] == 0

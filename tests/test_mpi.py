@@ -127,6 +127,30 @@ def test_a_rank_that_ends_ends_all(kind: str, message: str) -> None:
     assert message in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("kind", ["data", "sync", "lr"])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_fit_that_diverges_ends_in_all_ranks(kind: str, ranks: int, tmp_path: Path) -> None:
+    found = run(ranks, "diverging", kind, str(tmp_path / "run.npz"))
+    epoch, step, _ = found["diverged"]
+    assert (epoch, step) == ((0, 1) if kind == "lr" else (1, 2))
+    assert found["epochs"] == epoch + 1
+    assert len(found["warned"][0]) == 1
+    assert not any(found["warned"][1:])
+    assert (tmp_path / "run.npz").exists() == (kind != "lr")
+
+
+def test_a_step_that_one_rank_cannot_take_is_taken_by_none() -> None:
+    assert run(3, "bad_step") == "groups[1].lr must be finite and at least 0, got -3.0"
+
+
+def test_a_run_that_one_rank_cannot_go_on_with_is_refused_in_all(tmp_path: Path) -> None:
+    assert "seed was 7, is 8" in run(3, "other_seed", str(tmp_path / "run.npz"))
+
+
+def test_ids_are_shared_out_like_any_samples() -> None:
+    np.testing.assert_allclose(run(4, "ids"), run(1, "ids"), rtol=0, atol=1e-4)
+
+
 def test_an_error_of_the_writing_rank_reaches_all() -> None:
     assert run(3, "no_file", "/no/such/folder/run.npz") == " ".join(["FileNotFoundError"] * 3)
 

@@ -9,7 +9,7 @@ import pytest
 from gradients import assert_gradients
 
 from cregkit.lab.data import circle_data
-from cregkit.train import SGD, History, RegularizedNetwork, batches, binary_cross_entropy, train_step
+from cregkit.train import SGD, DivergenceWarning, History, RegularizedNetwork, batches, binary_cross_entropy, train_step
 
 TRAIN, TEST = circle_data(60, seed=1), circle_data(40, seed=2)
 
@@ -224,3 +224,12 @@ MISTAKES = [
 def test_mistakes_are_named(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()
+
+
+def test_a_network_that_diverges_says_so_and_keeps_answers():
+    network = RegularizedNetwork(lr=1e30, seed=0)
+    with pytest.warns(DivergenceWarning, match=r"epoch 0, step \d+"):
+        history = network.fit(TRAIN, TEST, 20)
+    assert history.diverged is not None
+    assert len(history) == 1
+    assert np.isfinite(network.predict_proba(TEST[0])).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cregkit import oracle
+from cregkit import adamw_step, oracle, sgd_step
 from cregkit.layers import LayerNorm, Linear, ReLU, Sequential
 from cregkit.train import SGD, Adam, AdamW
 
@@ -192,3 +192,124 @@ MISTAKES = [
 def test_mistakes_are_named(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()
+
+
+BROKEN = {
+    "lr of the second group": lambda network, optimizer: setattr(optimizer.groups[1], "lr", float("nan")),
+    "lr beyond float32": lambda network, optimizer: setattr(optimizer.groups[1], "lr", 1e39),
+    "lr of another type": lambda network, optimizer: setattr(optimizer.groups[1], "lr", "0.1"),
+    "weight decay": lambda network, optimizer: setattr(optimizer.groups[1], "weight_decay", -1.0),
+    "groups without a name": lambda network, optimizer: setattr(optimizer, "groups", optimizer.groups[:1]),
+    "momentum": lambda network, optimizer: setattr(optimizer, "momentum", 1.5),
+    "betas": lambda network, optimizer: setattr(optimizer, "betas", (0.9, 1.0)),
+    "eps": lambda network, optimizer: setattr(optimizer, "eps", float("inf")),
+    "gradient of NaN": lambda network, optimizer: network.layers[3].dbias.fill(np.nan),
+    "gradient of inf": lambda network, optimizer: network.layers[3].dbias.fill(np.inf),
+    "gradient of another shape": lambda network, optimizer: setattr(network.layers[3], "dbias", np.ones(3, np.float32)),
+    "gradient of another dtype": lambda network, optimizer: setattr(network.layers[3], "dbias", np.ones(2)),
+    "gradient with gaps": lambda network, optimizer: setattr(network.layers[3], "dbias", np.ones(4, np.float32)[::2]),
+    "gradient that is the weight": lambda network, optimizer: setattr(
+        network.layers[3], "dbias", network.layers[3].bias
+    ),
+    "no gradient": lambda network, optimizer: setattr(network.layers[3], "dbias", None),
+    "gradient that is a list": lambda network, optimizer: setattr(network.layers[3], "dbias", [1.0, 1.0]),
+    "read-only bias": lambda network, optimizer: network.layers[3].bias.setflags(write=False),
+    "bias of another dtype": lambda network, optimizer: setattr(network.layers[3], "bias", np.ones(2)),
+    "bias of another shape": lambda network, optimizer: (
+        setattr(network.layers[3], "bias", np.ones(3, np.float32)),
+        setattr(network.layers[3], "dbias", np.ones(3, np.float32)),
+    ),
+    "bias taken away": lambda network, optimizer: setattr(network.layers[3], "bias", None),
+    "layer put in": lambda network, optimizer: setattr(
+        network, "layers", (*network.layers, _with_gradient(Linear(2, 2, seed=0)))
+    ),
+}
+OF_SOME = {"momentum": "sgd", "betas": "adam", "eps": "adam"}
+
+
+def _with_gradient(layer):
+    layer.dweight, layer.dbias = np.ones_like(layer.weight), np.ones_like(layer.bias)
+    return layer
+
+
+def _everything(network, optimizer):
+    values = [parameter.value for parameter in network.parameters()]
+    slots = [array.tobytes() for array in optimizer._slot_arrays.values()]
+    return [np.asarray(value).tobytes() for value in values], slots, optimizer.steps
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [(what, name) for what in BROKEN for name in OPTIMIZERS if name.startswith(OF_SOME.get(what, ""))],
+)
+def test_a_step_that_cannot_be_taken_whole_changes_nothing(what, name):
+    network, optimizer = _made(name)
+    _run(network, optimizer, range(2))
+    BROKEN[what](network, optimizer)
+    before = _everything(network, optimizer)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        optimizer.step()
+    assert _everything(network, optimizer) == before
+    assert optimizer.steps == 2
+
+
+def test_errors_of_a_step_name_what_is_wrong():
+    for what, message in (
+        ("lr of the second group", r"groups\[1\]\.lr must be finite and at least 0, got nan"),
+        ("lr beyond float32", r"groups\[1\]\.lr must be finite in float32, got 1e\+39"),
+        ("gradient of NaN", r"the gradient of 3\.bias is not finite"),
+        ("gradient of another shape", r"the gradient of 3\.bias must .* shape \(2,\) .* got shape \(3,\)"),
+        ("read-only bias", r"3\.bias is read-only"),
+        ("layer put in", r"network must have the parameters .* got .* 4\.weight, 4\.bias"),
+        ("groups without a name", r"groups must hold .* 0\.bias"),
+    ):
+        network, optimizer = _made("adamw")
+        _give_gradients(network, 0)
+        BROKEN[what](network, optimizer)
+        with pytest.raises(ValueError, match=message):
+            optimizer.step()
+
+
+def test_momentum_cannot_be_switched_on_without_its_velocity():
+    network, optimizer = _made("sgd")
+    _give_gradients(network, 0)
+    optimizer.momentum = 0.9
+    before = _everything(network, optimizer)
+    with pytest.raises(ValueError, match=r"momentum must stay 0, .* got 0\.9"):
+        optimizer.step()
+    assert _everything(network, optimizer) == before
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
+def test_rates_that_no_optimizer_has_are_not_loaded(name, value):
+    network, optimizer = _made("adam")
+    _run(network, optimizer, range(2))
+    before = optimizer.state_dict()
+    for wrong in ({**before, name: np.array([0.1, value])}, {**before, "steps": np.array(-1)}):
+        with pytest.raises(ValueError, match=f"{name}|steps"):
+            optimizer.load_state_dict({**wrong, "m.0.weight": before["m.0.weight"] + 1})
+        for key, array in optimizer.state_dict().items():
+            np.testing.assert_array_equal(array, before[key])
+
+
+FUNCTIONAL = [
+    (sgd_step, {"lr": -1.0}), (sgd_step, {"lr": 1e39}), (sgd_step, {"weight_decay": np.nan}),
+    (sgd_step, {"momentum": 2}), (sgd_step, {"velocity": None, "momentum": 0.5}),
+    (sgd_step, {"dw": np.ones(3, np.float32)}),
+    (adamw_step, {"lr": "x"}), (adamw_step, {"step": 0}), (adamw_step, {"step": 1.0}),
+    (adamw_step, {"betas": (0.9, 1.0)}), (adamw_step, {"betas": 0.9}), (adamw_step, {"eps": -1}),
+    (adamw_step, {"v": np.ones(3, np.float32)}), (adamw_step, {"decoupled": np.ones(2)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "wrong"), FUNCTIONAL)
+def test_a_functional_step_with_a_wrong_argument_changes_nothing(step, wrong):
+    arrays = {name: np.full(4, 0.5, np.float32) for name in ("w", "dw", "velocity", "m", "v")}
+    names = ("w", "dw", "velocity") if step is sgd_step else ("w", "dw", "m", "v")
+    arguments = {**{name: arrays[name] for name in names}, "lr": 0.1}
+    arguments |= {"momentum": 0.9} if step is sgd_step else {"step": 1}
+    with pytest.raises((TypeError, ValueError)):
+        step(**{**arguments, **wrong})
+    for array in arrays.values():
+        np.testing.assert_array_equal(array, 0.5)

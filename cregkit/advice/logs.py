@@ -232,14 +232,19 @@ def _numbers(table: _Table, column: str) -> Series:
 
 
 def _check_divergence(table: _Table, cells: Mapping[str, Series]) -> None:
-    """Refuse a history of ours with an accuracy that has no loss beside it: its files leave out NaN and infinities."""
+    """Refuse a history of ours whose losses are not all finite: its files leave out NaN and infinities.
+
+    The training set is measured after every epoch, but for one that diverged; the test set only where there is one.
+    """
     for part in ("train", "test"):
         accuracies = cells[f"{part}_acc"]
         losses = cells.get(f"{part}_loss", accuracies)
-        diverged = np.isnan(losses) & ~np.isnan(accuracies)
+        diverged = np.isnan(losses) & (~np.isnan(accuracies) if part == "test" else True)
         if diverged.any():
+            first = int(np.argmax(diverged))
+            beside = "" if np.isnan(accuracies[first]) else f"a {part}_acc but "
             raise ValueError(
-                f"{table.name}: {table.row(int(np.argmax(diverged)))} has a {part}_acc but no finite {part}_loss, "
+                f"{table.name}: {table.row(first)} has {beside}no finite {part}_loss, "
                 "so the training diverged there; needed are finite figures: lower the learning rate first"
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawValue
@@ -139,6 +139,11 @@ class AugmentBatches(Callback):
             raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
         self.augmentation = augmentation
         self.shape = None if shape is None else tuple(validate.positive_int("shape", side) for side in shape)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The augmentation with its seed, and the shape."""
+        return {"augmentation": self.augmentation, "shape": self.shape}
 
     def on_batch_begin(self, state: FitState, rows: Any, x: Array, targets: Array) -> tuple[Array, Array]:
         """Return the samples ``rows`` of ``state.train`` as they are in this epoch."""

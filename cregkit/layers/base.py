@@ -14,6 +14,7 @@ from cregkit.layers import files
 Array: TypeAlias = NDArray[np.float32]
 Path: TypeAlias = "str | PathLike[str]"
 Self = TypeVar("Self", bound="Layer")
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class Parameter(NamedTuple):
@@ -110,6 +111,19 @@ class Layer:
             for name in layer._parameters:
                 if (value := getattr(layer, name)) is not None:
                     yield Parameter(prefix + name, value, getattr(layer, "d" + name), name in layer._decayed)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what this layer was made with: its class, and its public attributes that are plain values.
+
+        A checkpoint of a fit wants the same again. Arrays are state, and other layers have settings of their own.
+        """
+        changing = {"training", *("d" + name for name in self._parameters)}
+        plain = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, _PLAIN) and name[0] != "_" and name not in changing
+        }
+        return {"class": type(self).__name__, **plain}
 
     def _state(self) -> dict[str, NDArray[Any]]:
         """Return the very arrays that make up the state, by dotted name; a private array goes by its public name."""

@@ -33,7 +33,7 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
 
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` as a finite float in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
         number = float(value)

@@ -49,6 +49,10 @@ class SyncBatchNorm(BatchNorm):
             setattr(twin, name, value if name == "comm" else copy.deepcopy(value, memo))
         return twin
 
+    def _settings(self) -> dict[str, Any]:
+        """Be taken for a ``BatchNorm``, as which one process may go on with the training of several."""
+        return {**super()._settings(), "class": BatchNorm.__name__}
+
     def _merge_moments(self, count: float, mean: Doubles, m2: Doubles) -> Sums:
         return merge_moments(partial(gathered, self.comm), count, mean, m2)
 

@@ -21,10 +21,10 @@ import cregkit
 from cregkit.layers import Dropout, Layer, validate
 from cregkit.layers.base import Array
 from cregkit.mpi.communicator import TRAFFIC, Comm, abort_all_on_exception, checked_comm, gathered
-from cregkit.train.evaluation import Accuracy, Data, evaluate, fitted
+from cregkit.train.evaluation import Accuracy, Data, Inputs, evaluate, fitted
 from cregkit.train.losses import Loss, Targets
 from cregkit.train.optimizers import Optimizer
-from cregkit.train.parallel import Parallel
+from cregkit.train.parallel import Parallel, check_loss
 
 T = TypeVar("T")
 
@@ -89,23 +89,32 @@ class DataParallel(Parallel):
 
     def from_leader(self, function: Callable[[], T]) -> T:
         """Call ``function`` in rank 0; return its result, or raise its exception, in all."""
-        found: list[T | Exception] = []
-        if self.leads:
-            try:
-                found = [function()]
-            except Exception as error:
-                found = [error]
-        result: T | Exception = self.comm.bcast(found)[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
+        result, failure = self.comm.bcast(_attempt(function) if self.leads else None)
+        if failure is not None:
+            raise failure
+        return result[0]  # type: ignore[no-any-return]
 
     def any(self, here: bool) -> bool:
         """Return whether it is so in any rank."""
         return bool(gathered(self.comm, np.array([float(here)])).any())
 
-    def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Array, targets: Targets) -> float:
-        """Take one step on a batch of which this rank has ``x``; return the loss of the batch before it."""
+    def in_all(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in every rank; return its own result, or raise in all what it raised in the first."""
+        result, failure = _attempt(function)
+        self._raise_first(failure, of_any=self.any(failure is not None))
+        return result[0]
+
+    def _raise_first(self, failure: Exception | None, *, of_any: bool) -> None:
+        """Raise in all ranks what the first one that failed has raised, if any has."""
+        if of_any:
+            raise next(error for error in self.comm.allgather(failure) if error is not None)
+
+    def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
+        """Take one step on a batch of which this rank has ``x``; return the loss of the batch before it.
+
+        Raises:
+            DivergenceError: the batch's loss or a gradient is not finite; in all ranks, and nothing has been changed.
+        """
         outputs = network(x)
         share = len(x) / self._batch
         value, gradient = loss(outputs, fitted(targets, outputs)) if len(x) else (0.0, np.zeros_like(outputs))
@@ -114,8 +123,13 @@ class DataParallel(Parallel):
             network.backward(gradient * np.float32(share))
         buckets.finish(network)
         self._set_part(None)
-        optimizer.step()
-        return float(gathered(self.comm, np.array([share * value])).sum())
+        changes, failure = _attempt(optimizer._checked)
+        losses, failures = gathered(self.comm, np.array([share * value, failure is not None])).T
+        mean = float(losses.sum())
+        check_loss(mean)
+        self._raise_first(failure, of_any=bool(failures.any()))
+        optimizer._take(changes[0])
+        return mean
 
     def evaluate(self, network: Layer, loss: Loss, data: Data, accuracy: Accuracy) -> tuple[float, float]:
         """Return mean loss and accuracy on ``data``, of which each rank measures a part."""
@@ -128,6 +142,14 @@ class DataParallel(Parallel):
         network.eval()
         mean_loss, mean_accuracy = gathered(self.comm, own).sum(axis=0)
         return float(mean_loss), float(mean_accuracy)
+
+
+def _attempt(function: Callable[[], T]) -> tuple[list[T], Exception | None]:
+    """Return a list with the function's result, empty if it raised, and what it raised."""
+    try:
+        return [function()], None
+    except Exception as error:
+        return [], error
 
 
 def _description(name: str, array: NDArray[Any]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cregkit.train.callbacks import Callback, FitState
+from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
 from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
 from cregkit.train.fit import batches, fit
-from cregkit.train.history import History
+from cregkit.train.history import Divergence, History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
 from cregkit.train.network import RegularizedNetwork
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
@@ -23,6 +24,9 @@ __all__ = [
     "AdamW",
     "Callback",
     "Data",
+    "Divergence",
+    "DivergenceError",
+    "DivergenceWarning",
     "EarlyStopping",
     "FitState",
     "History",

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.layers import Layer
-from cregkit.layers.base import Array
-from cregkit.train.evaluation import Data
+from cregkit.train.evaluation import Data, Inputs
 from cregkit.train.history import History
 from cregkit.train.optimizers import Optimizer
 
@@ -25,7 +24,7 @@ class FitState:
         epochs: the number asked for.
         history: the figures of the epochs that are over.
         batch_loss: the loss of the last batch, in training mode, before its step.
-        stop: whether to end the fit after this epoch.
+        stop: whether to end the fit after this epoch. A fit that diverged ends whatever is set here.
     """
 
     network: Layer
@@ -49,17 +48,30 @@ class Callback:
     A callback with a state of its own gives it as arrays in ``state_dict``, so that checkpoints hold it.
     """
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was made with, by the names of its arguments: a run goes on from a checkpoint with the same alone.
+
+        Plain values, arrays, and objects whose public attributes are such.
+        """
+        return {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has ended the fit, by what it has seen so far: asked again when a run is gone on with."""
+        return False
+
     def on_train_begin(self, state: FitState) -> None:
         """Run before the first epoch; what an earlier fit left behind is to be forgotten here."""
 
     def on_batch_begin(
-        self, state: FitState, rows: NDArray[np.int64], x: Array, targets: NDArray[Any]
-    ) -> tuple[Array, NDArray[Any]]:
+        self, state: FitState, rows: NDArray[np.int64], x: Inputs, targets: NDArray[Any]
+    ) -> tuple[Inputs, NDArray[Any]]:
         """Return the batch to take the step on: this one, samples ``rows`` of ``state.train``, or what it becomes."""
         return x, targets
 
     def on_batch_end(self, state: FitState) -> None:
-        """Run after each step; ``state.network.parameters()`` still have the gradients of the batch."""
+        """Run after each step that was taken; ``state.network.parameters()`` still have the gradients of the batch."""
 
     def on_epoch_end(self, state: FitState) -> None:
         """Run when the figures of an epoch are in ``state.history``; the network is in evaluation mode."""
@@ -81,11 +93,16 @@ AnyCallback: TypeAlias = "Callback | Callable[[FitState], None]"
 
 
 class EpochEnd(Callback):
-    """A plain function as a callback, called at the end of each epoch."""
+    """A plain function as a callback, called at the end of each epoch; told from others by its name."""
 
     def __init__(self, function: Callable[[FitState], None]) -> None:
         """Keep ``function``."""
         self._function = function
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The function's name."""
+        return {"function": getattr(self._function, "__qualname__", type(self._function).__name__)}
 
     def on_epoch_end(self, state: FitState) -> None:
         """Call the function."""

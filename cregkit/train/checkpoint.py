@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -16,45 +14,47 @@ from numpy.typing import NDArray
 
 from cregkit.layers import files
 from cregkit.train.callbacks import Callback, FitState
-from cregkit.train.evaluation import Data
-from cregkit.train.losses import Loss
+from cregkit.train.divergence import first_not_finite
+from cregkit.train.identity import described, first_difference, layers_of, normalised
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Checkpoint:
     """The file of a fit: written after each epoch, read to go on from there.
 
     It holds the states of network, optimiser and callbacks, the history, the state of the generator that orders the
-    samples, and what tells this run from another: batch size, loss, the optimiser with what it was made with, kinds of
-    callbacks and generator, and checksums of the data. The step size and weight decay to go on with are the file's.
+    samples, and the settings that tell this run from another: see ``resume`` of ``fit``.
     """
 
     def __init__(
         self,
         path: str | PathLike[str],
         state: FitState,
-        loss: Loss,
         callbacks: Sequence[Callback],
         order: np.random.Generator,
-        batch_size: int,
+        settings: Mapping[str, Any],
     ) -> None:
-        """Remember whose state to write; nothing is written yet."""
+        """Remember whose state to write, and the settings that ``fit`` alone knows; nothing is written yet."""
         self.path = path
         self._state = state
         self._callbacks = callbacks
         self._order = order
-        self._identity = {
-            "format": _FORMAT,
-            "batch_size": batch_size,
-            "loss": _name_of(loss),
-            "optimizer": type(state.optimizer).__name__,
-            **state.optimizer.settings,
-            "order": type(order.bit_generator).__name__,
-            "callbacks": [type(callback).__name__ for callback in callbacks],
-            "train": _fingerprint(state.train),
-            "test": _fingerprint(state.test),
-        }
+        self._identity = normalised(
+            {
+                "format": _FORMAT,
+                **settings,
+                "optimizer": type(state.optimizer).__name__,
+                **state.optimizer.settings,
+                "trained": _trained(state),
+                "order": type(order.bit_generator).__name__,
+                "network": layers_of(state.network),
+                "callbacks": [type(callback).__name__ for callback in callbacks],
+                **{f"callbacks[{i}]": described(callback.settings) for i, callback in enumerate(callbacks)},
+                "train": described(state.train),
+                "test": described(state.test),
+            }
+        )
 
     def exists(self) -> bool:
         """Return whether there is a file at ``path``."""
@@ -72,7 +72,7 @@ class Checkpoint:
         meta = {
             "identity": self._identity,
             "order": self._order.bit_generator.state,
-            "stop": self._state.stop,
+            "stop": self._state.stop and not any(callback.stopped for callback in self._callbacks),
         }
         arrays["meta"] = np.array(json.dumps(meta, default=np.ndarray.tolist))
         files.save_arrays(self.path, arrays)
@@ -110,16 +110,31 @@ class Checkpoint:
         if "meta" not in arrays:
             raise ValueError("it is no checkpoint of a fit: it has no entry 'meta'")
         meta = json.loads(str(arrays["meta"]))
-        for name, value in self._identity.items():
-            if (was := meta["identity"][name]) != value:
-                raise ValueError(f"it belongs to another run: {name} was {was}, is {value}")
+        self._require_same(meta["identity"])
+        history = {name: arrays[f"history/{name}"] for name in _history_lists(self._state.history)}
+        if len({figures.shape for figures in history.values()}) != 1 or history["gap"].ndim != 1:
+            raise ValueError("the lists of its history differ in length")
+        if len(history["gap"]) > self._state.epochs:
+            raise ValueError(f"epochs must be at least {len(history['gap'])}, which it has, got {self._state.epochs}")
+        if name := first_not_finite({name: a for name, a in arrays.items() if name.startswith(("network/", "opt"))}):
+            raise ValueError(f"{name} is not finite")
         for part, owner in self._parts().items():
             owner.load_state_dict(_under(f"{part}/", arrays))
         self._order.bit_generator.state = meta["order"]
-        self._state.stop = meta["stop"]
-        history = self._state.history
-        lists = {name: arrays[f"history/{name}"].tolist() for name in _history_lists(history)}
-        vars(history).update(lists)
+        self._state.stop = bool(meta["stop"]) or any(callback.stopped for callback in self._callbacks)
+        vars(self._state.history).update({name: figures.tolist() for name, figures in history.items()})
+
+    def _require_same(self, identity: Mapping[str, Any]) -> None:
+        """Refuse a run with other settings. Who gives no seed, or a generator, takes over the order of the file."""
+        was, now = dict(identity), dict(self._identity)
+        if was["format"] != _FORMAT:
+            raise ValueError(
+                f"it was written by another version of cregkit: its format is {was['format']}, not {_FORMAT}"
+            )
+        if None in (was.get("seed"), now["seed"]):
+            was["seed"] = now["seed"] = None
+        if difference := first_difference(was, now):
+            raise ValueError(f"it belongs to another run: {difference}")
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"network": self._state.network, "optimizer": self._state.optimizer}
@@ -127,13 +142,11 @@ class Checkpoint:
         return parts
 
 
-def _name_of(loss: Loss) -> str:
-    """Return the name of a loss and what it was given beforehand: softmax_cross_entropy(label_smoothing=0.1)."""
-    if not isinstance(loss, partial):
-        return str(getattr(loss, "__name__", type(loss).__name__))
-    plain = (bool, int, float, str, type(None))
-    given = {name: value if isinstance(value, plain) else type(value).__name__ for name, value in loss.keywords.items()}
-    return f"{_name_of(loss.func)}({', '.join(f'{name}={value!r}' for name, value in sorted(given.items()))})"
+def _trained(state: FitState) -> dict[str, str]:
+    """Return the parameters that the optimiser trains, by their names in the network, and what it does to them."""
+    network, part = state.network, state.optimizer.network
+    prefix = next(prefix for prefix, layer in network._walk() if layer is part)
+    return {prefix + p.name: "decays" if p.decay else "does not decay" for p in part.parameters()}
 
 
 def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -142,10 +155,3 @@ def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
 
 def _history_lists(history: object) -> list[str]:
     return [field.name for field in fields(history) if isinstance(getattr(history, field.name), list)]  # type: ignore[arg-type]
-
-
-def _fingerprint(data: Data | None) -> list[Any] | None:
-    """Return shapes, dtypes and checksums of a data set."""
-    if data is None:
-        return None
-    return [[list(array.shape), array.dtype.str, zlib.crc32(np.ascontiguousarray(array).data)] for array in data]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ except ImportError as error:
 
 from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential, validate
 from cregkit.layers.base import Array
+from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
 from cregkit.train.evaluation import Data, predict
 from cregkit.train.fit import fit
@@ -60,6 +62,8 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
     Raises:
         TypeError, ValueError: from ``fit``: a parameter or the data have the wrong type or value.
+        DivergenceError: a ValueError, from ``fit``: the training diverged, so there is no answer; from ``predict`` and
+            ``predict_proba``: ``X`` holds numbers so large that the network's outputs are not finite.
     """
 
     def __init__(
@@ -96,37 +100,44 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """Train on ``X``, numbers of shape (n_samples, n_features), and labels ``y`` of shape (n_samples,)."""
         X, y = validate_data(self, X, y, dtype=np.float32, order="C")
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        classes, codes = np.unique(y, return_inverse=True)
         random = check_random_state(self.random_state)
         seeds = np.random.SeedSequence(random.randint(2**32, size=4, dtype=np.uint32).tolist())
         train, held_out = self._split((X, codes), random)
-        network = self._network(X.shape[1], np.random.default_rng(seeds.spawn(1)[0]))
+        network = self._network(X.shape[1], len(classes), np.random.default_rng(seeds.spawn(1)[0]))
         optimizer = AdamW(network, self.lr, weight_decay=self.weight_decay)
         loss = functools.partial(softmax_cross_entropy, label_smoothing=self.label_smoothing)
-        history = fit(
-            network,
-            loss,
-            optimizer,
-            train,
-            held_out,
-            self.epochs,
-            batch_size=self.batch_size,
-            seed=seeds,
-            callbacks=[EarlyStopping(self.patience)] if self.early_stopping else (),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DivergenceWarning)  # it becomes an error below
+            history = fit(
+                network,
+                loss,
+                optimizer,
+                train,
+                held_out,
+                self.epochs,
+                batch_size=self.batch_size,
+                seed=seeds,
+                callbacks=[EarlyStopping(self.patience)] if self.early_stopping else (),
+            )
         if history.interrupted:
             raise KeyboardInterrupt  # so that a search over parameters ends too
-        self.network_, self.history_, self.n_iter_ = network, history, len(history)
+        if history.diverged is not None:
+            raise DivergenceError(
+                f"training diverged in {history.diverged}; lr must be smaller than {self.lr}, or the features scaled "
+                "to about unit size, for instance by StandardScaler"
+            )
+        self.classes_, self.network_, self.history_, self.n_iter_ = classes, network, history, len(history)
         return self
 
-    def _network(self, n_features: int, rng: np.random.Generator) -> Sequential:
+    def _network(self, n_features: int, n_classes: int, rng: np.random.Generator) -> Sequential:
         """Return the untrained network. Weights are drawn first, so they do not depend on dropout and norm."""
         if not isinstance(self.hidden_sizes, (tuple, list)):
             raise TypeError(f"hidden_sizes must be a tuple of ints, got {type(self.hidden_sizes).__name__}")
         sizes = [n_features, *(validate.positive_int("hidden_sizes", size) for size in self.hidden_sizes)]
         dropout = validate.real("dropout", self.dropout, 0, 1)
         hidden = [Linear(*ends, seed=rng) for ends in itertools.pairwise(sizes)]
-        last = Linear(sizes[-1], len(self.classes_), seed=rng)
+        last = Linear(sizes[-1], n_classes, seed=rng)
         layers: list[Layer] = []
         for linear, size in zip(hidden, sizes[1:], strict=True):
             layers += [linear, *norm_layers(self.norm, size), ReLU()]
@@ -141,8 +152,8 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         validate.real("validation_fraction", self.validation_fraction, 0, 1)
         X, codes = data
         held_out = round(self.validation_fraction * len(X))
-        classes = len(self.classes_)
-        balanced = np.bincount(codes).min() >= 2 and min(held_out, len(X) - held_out) >= classes
+        of_class = np.bincount(codes)
+        balanced = of_class.min() >= 2 and min(held_out, len(X) - held_out) >= len(of_class)
         X_train, X_test, codes_train, codes_test = train_test_split(
             X, codes, test_size=self.validation_fraction, random_state=random, stratify=codes if balanced else None
         )
@@ -150,7 +161,17 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
     def _logits(self, X: Any) -> Array:
         check_is_fitted(self)
-        return predict(self.network_, validate_data(self, X, dtype=np.float32, order="C", reset=False))
+        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = predict(self.network_, X)
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            row = int(finite.argmin())
+            raise DivergenceError(
+                f"X must hold numbers of about unit size, got up to {np.abs(X[row]).max():g} in row {row}, for which "
+                "the network's outputs are not finite"
+            )
+        return logits
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class, in the order of ``classes_``: shape (n_samples, n_classes)."""

@@ -48,6 +48,7 @@ class EarlyStopping(Callback):
     def _reset(self, epochs: int = 0) -> None:
         self._epochs = epochs
         self._seen = 0
+        self._longest_wait = 0
         self._best_epoch = -1
         self._best_value = math.nan
         self._best_state: dict[str, NDArray[Any]] = {}
@@ -65,7 +66,17 @@ class EarlyStopping(Callback):
     @property
     def stopped(self) -> bool:
         """Whether the patience has run out."""
-        return self._seen - 1 - self._best_epoch >= self.patience
+        return self._wait >= self.patience
+
+    @property
+    def _wait(self) -> int:
+        """Epochs since the best one."""
+        return self._seen - 1 - self._best_epoch
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What chooses the best epoch; a run may go on with another patience, see ``load_state_dict``."""
+        return {"min_delta": self.min_delta, "monitor": self.monitor}
 
     @property
     def epochs_saved(self) -> int:
@@ -88,6 +99,7 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, state: FitState) -> None:
         """Look at the figure of this epoch; keep the network's state if it is the best, or stop the fit."""
         value = getattr(state.history, self.monitor)[-1]
+        self._longest_wait = max(self._longest_wait, self._wait)
         self._seen += 1
         if self._is_better(value):
             self._best_epoch, self._best_value = self._seen - 1, value
@@ -115,19 +127,48 @@ class EarlyStopping(Callback):
             network.load_state_dict(self._best_state)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the epochs seen, the best one, its figure and its state."""
+        """Return the epochs seen, the longest wait before the last of them, the best one, its figure and its state."""
         return {**self._counters(), **{_BEST + name: array.copy() for name, array in self._best_state.items()}}
 
     def _counters(self) -> dict[str, NDArray[Any]]:
         return {
             "seen": np.array(self._seen, dtype=np.int64),
+            "longest_wait": np.array(self._longest_wait, dtype=np.int64),
             "best_epoch": np.array(self._best_epoch, dtype=np.int64),
             "best_value": np.array(self._best_value, dtype=np.float64),
         }
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where the saved one was."""
-        counters = matching(self._counters(), {name: a for name, a in state.items() if not name.startswith(_BEST)})
-        self._seen, self._best_epoch = int(counters["seen"]), int(counters["best_epoch"])
-        self._best_value = float(counters["best_value"])
-        self._best_state = {name.removeprefix(_BEST): a.copy() for name, a in state.items() if name.startswith(_BEST)}
+        """Go on from where the saved one was, all or nothing; ``patience`` counts as it is here.
+
+        Raises:
+            TypeError: ``state`` is not a mapping.
+            ValueError: something is missing or of the wrong kind; or the ``patience`` here would have ended the fit
+                before the epoch that the saved one had reached.
+        """
+        best, counters = _split(state)
+        found = matching(self._counters(), counters)
+        seen, best_epoch, longest_wait = (int(found[name]) for name in ("seen", "best_epoch", "longest_wait"))
+        if not (-1 <= best_epoch < max(seen, 1) and 0 <= longest_wait <= seen and (best_epoch >= 0) == bool(best)):
+            raise ValueError(
+                f"state does not fit, nothing was loaded: {seen} epochs with the best at {best_epoch}, the longest "
+                f"wait {longest_wait} and {len(best)} arrays of the best epoch cannot be"
+            )
+        if longest_wait >= self.patience:
+            raise ValueError(
+                f"patience must be at least {longest_wait + 1}, got {self.patience}, which would have ended the fit "
+                f"before epoch {seen - 1}, the last one of the saved state"
+            )
+        self._seen, self._best_epoch, self._longest_wait = seen, best_epoch, longest_wait
+        self._best_value, self._best_state = float(found["best_value"]), best
+
+
+def _split(state: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return copies of the best epoch's arrays, by their own names, and all others."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    best = {name: array for name, array in state.items() if str(name).startswith(_BEST)}
+    if odd := [name for name, array in best.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"state does not fit, nothing was loaded: {', '.join(odd)} must be arrays")
+    others = {name: array for name, array in state.items() if name not in best}
+    return {name.removeprefix(_BEST): array.copy() for name, array in best.items()}, others

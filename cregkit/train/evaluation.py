@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cregkit.layers import Layer, validate
 from cregkit.layers.base import Array
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
 
-Data: TypeAlias = tuple[Array, Targets]
+Inputs: TypeAlias = NDArray[Any]
+"""float32, or ids of any integer dtype: whatever the network's first layer takes."""
+Data: TypeAlias = tuple[Inputs, Targets]
 Accuracy: TypeAlias = Callable[[Array, Targets], float]
 
-# Samples per forward of an evaluation: memory stays bounded whatever the size of the set.
+# Rows per forward of an evaluation, where each id is a row to the network, and numbers per call of a loss: memory stays
+# bounded whatever the size of the set.
 ROWS = 4096
+NUMBERS = 1 << 22
 
 
 def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None = None) -> tuple[float, float]:
@@ -25,7 +31,7 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     Running statistics, dropout's position and parameters stay as they are; the network is left in evaluation mode.
 
     Args:
-        network: the layer that maps x to the loss's outputs.
+        network: the layer that maps x, float32 or ids, to the loss's outputs.
         loss: ``loss(outputs, targets)`` returns the mean over the batch and a gradient.
         data: (x, targets), as for ``fit``.
         accuracy: ``accuracy(outputs, targets)`` in percent; None: the one that belongs to ``loss``, as for ``fit``.
@@ -44,37 +50,42 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     return mean_loss, mean_accuracy
 
 
-def predict(network: Layer, x: Array) -> Array:
+def predict(network: Layer, x: Inputs) -> Array:
     """Return the outputs of ``network`` for the samples of ``x``, in evaluation mode, a few thousand at a time.
 
     Raises:
-        TypeError, ValueError: ``x`` is not float32, or does not suit the network.
+        TypeError, ValueError: ``x`` is neither float32 nor integers, or does not suit the network.
     """
-    validate.float32("x", x)
+    _check_inputs("x", x)
     return np.concatenate([outputs for _, outputs in _outputs(network, x)])
 
 
-def _outputs(network: Layer, x: Array) -> Iterator[tuple[slice, Array]]:
+def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Array]]:
     network.eval()
-    for start in range(0, max(len(x), 1), ROWS):
-        rows = slice(start, start + ROWS)
+    ids = math.prod(x.shape[1:]) if x.dtype.kind in "iu" else 1
+    step = max(ROWS // max(ids, 1), 1)
+    for start in range(0, max(len(x), 1), step):
+        rows = slice(start, start + step)
         yield rows, network(x[rows])
 
 
 def binary_accuracy(logits: Array, targets: Targets) -> float:
-    """Return the percentage of ``logits`` on the side of 0 that ``targets``, in [0, 1], are on of 0.5."""
-    return 100 * float(((logits >= 0) == (targets >= 0.5)).mean())
+    """Return the percentage of ``logits`` on the side of 0 that ``targets``, in [0, 1], are on of 0.5.
+
+    A logit that is NaN is on neither.
+    """
+    return 100 * float((((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)).mean())
 
 
 def class_accuracy(logits: Array, targets: Targets) -> float:
-    """Return the percentage of rows whose largest logit is that of the class wanted.
+    """Return the percentage of rows whose largest logit is that of the class wanted; a row with a NaN has none.
 
     Args:
-        logits: shape (N, C).
-        targets: class numbers of shape (N,), or probabilities of shape (N, C), whose largest counts.
+        logits: shape (N, C) or (N, ..., C).
+        targets: class numbers, of that shape without C; or probabilities of that shape, whose largest counts.
     """
-    wanted = targets if targets.ndim == 1 else targets.argmax(axis=1)
-    return 100 * float((logits.argmax(axis=1) == wanted).mean())
+    wanted = targets if targets.ndim < logits.ndim else targets.argmax(axis=-1)
+    return 100 * float(((logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))).mean())
 
 
 def accuracy_of(loss: Loss) -> Accuracy:
@@ -95,12 +106,18 @@ def fitted(targets: Targets, outputs: Array) -> Targets:
     return targets
 
 
+def _check_inputs(name: str, x: object) -> None:
+    """Refuse what no layer takes."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
+        validate.float32(name, x)
+
+
 def checked_data(name: str, data: Data) -> Data:
     """Return ``data`` as (x, targets) once types and lengths are seen to be right."""
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(f"{name} must be a tuple (x, y), got {type(data).__name__}")
     x, targets = data
-    validate.float32(f"{name}[0]", x)
+    _check_inputs(f"{name}[0]", x)
     if not isinstance(targets, np.ndarray):
         raise TypeError(f"{name}[1] must be an array, got {type(targets).__name__}; use np.asarray")
     if not x.ndim or not targets.ndim or len(x) != len(targets) or not len(x):

@@ -6,12 +6,24 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Path: TypeAlias = str | os.PathLike[str]
+
+
+class Divergence(NamedTuple):
+    """Where training stopped being finite: epoch, step of that epoch, both from 0, and what was not finite."""
+
+    epoch: int
+    step: int
+    what: str
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return f"epoch {self.epoch}, step {self.step} (both from 0): {self.what}"
 
 
 @dataclass
@@ -20,7 +32,8 @@ class History:
 
     ``gap`` is train minus test accuracy in percentage points: what the network knows of its training set alone. What
     was not measured is NaN. ``seconds`` is the time each epoch took, its measurements included; it does not count when
-    histories are compared. ``interrupted`` says that Ctrl-C ended the run before its last epoch.
+    histories are compared. ``interrupted`` says that Ctrl-C ended the run before its last epoch. ``diverged`` says
+    where training stopped being finite, None if it did not; the figures of that epoch, the last, are NaN.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -30,6 +43,7 @@ class History:
     gap: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list, compare=False)
     interrupted: bool = False
+    diverged: Divergence | None = None
 
     def __len__(self) -> int:
         """Return the number of epochs recorded."""
@@ -55,7 +69,8 @@ class History:
         """
         content = {name: [x if math.isfinite(x) else None for x in column] for name, column in self._columns().items()}
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({**content, "interrupted": self.interrupted}, file, indent=1)
+            diverged = self.diverged and self.diverged._asdict()
+            json.dump({**content, "interrupted": self.interrupted, "diverged": diverged}, file, indent=1)
             file.write("\n")
 
     def to_csv(self, path: Path) -> None:
@@ -104,7 +119,7 @@ class History:
         return cls._from_columns(path, {name: [row[i] for row in rows] for i, name in enumerate(header)})
 
     @classmethod
-    def _from_columns(cls, path: Path, columns: Mapping[str, Sequence[float | str | None]]) -> History:
+    def _from_columns(cls, path: Path, columns: Mapping[str, Any]) -> History:
         history = cls()
         own = history._columns()
         if missing := ", ".join(name for name in own if name not in columns):
@@ -112,7 +127,9 @@ class History:
         try:
             for name, column in own.items():
                 column.extend(math.nan if x is None or x == "" else float(x) for x in columns[name])
-        except (TypeError, ValueError) as error:
+            if diverged := columns.get("diverged"):
+                history.diverged = Divergence(int(diverged["epoch"]), int(diverged["step"]), str(diverged["what"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is no history of cregkit: {error}") from None
         history.interrupted = bool(columns.get("interrupted", False))
         return history

@@ -54,31 +54,32 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
 def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Array]:
     """Return the cross-entropy of ``softmax(logits)`` over the last axis, averaged, and its gradient ``dlogits``.
 
+    A row is what has a class: a sample, or a position of a sequence.
     loss = mean over the N rows of -sum_c(t_c * log p_c), with log p = z - max(z) - log(sum(exp(z - max(z))));
     dlogits = (p * sum_c(t_c) - t) / N (Bishop, "Pattern Recognition and Machine Learning", 4.3.4).
     With ``label_smoothing`` s, t is replaced by (1 - s) * t + s / C (Szegedy et al., "Rethinking the Inception
     Architecture", 2016), as in PyTorch's ``CrossEntropyLoss``.
 
     Args:
-        logits: z, float32 of shape (N, C), not empty.
-        targets: class numbers 0 to C - 1, of shape (N,) and any integer dtype; or probabilities t in [0, 1], float32 of
-            shape (N, C).
+        logits: z, float32 of shape (N, C) or, with more axes of rows, (N, ..., C); not empty.
+        targets: class numbers 0 to C - 1 of any integer dtype, of the shape of ``logits`` without C; or probabilities
+            t in [0, 1], float32 of the shape of ``logits``.
         label_smoothing: s in [0, 1].
 
     Returns:
-        The loss in nats (computed in float64) and ``dlogits``, float32 of shape (N, C).
+        The loss in nats (computed in float64) and ``dlogits``, float32 of the shape of ``logits``.
 
     Raises:
         TypeError, ValueError: an argument has the wrong dtype, shape or value, or is empty.
     """
     validate.float32("logits", logits)
-    if logits.ndim != 2 or not logits.size:
-        raise ValueError(f"logits must have shape (N, C), not empty, got {logits.shape}")
+    if logits.ndim < 2 or not logits.size:
+        raise ValueError(f"logits must have shape (N, C) or (N, ..., C), not empty, got {logits.shape}")
     t = _class_probabilities(targets, logits.shape)
     smoothing = validate.real("label_smoothing", label_smoothing, 0, 1)
     if smoothing:
-        t = (1 - smoothing) * t + smoothing / logits.shape[1]
-    z = logits.astype(np.float64)
+        t = (1 - smoothing) * t + smoothing / logits.shape[-1]
+    z = logits.reshape(t.shape).astype(np.float64)
     with np.errstate(invalid="ignore"):
         z -= z.max(axis=1, keepdims=True)
         e = np.exp(z)
@@ -87,7 +88,7 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
         # Where t is 0, log p may be -inf: a class ruled out by its logit costs nothing.
         loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros_like(t)).sum()) / len(z)
         dlogits: Array = ((e / total * t.sum(axis=1, keepdims=True) - t) / len(z)).astype(np.float32)
-    return loss, dlogits
+    return loss, dlogits.reshape(logits.shape)
 
 
 def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array]:
@@ -118,8 +119,8 @@ def _same_shape(name: str, outputs: Array, targets: Array) -> None:
 
 
 def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return ``targets`` as an array of ``shape``, (N, C), with a one where a class number points."""
-    rows, classes = shape
+    """Return ``targets`` as an array of a row for each class number, with a one where it points."""
+    *of_rows, classes = shape
     if not isinstance(targets, np.ndarray) or not (
         np.issubdtype(targets.dtype, np.integer) or targets.dtype == np.float32
     ):
@@ -129,11 +130,13 @@ def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np
         if targets.shape != shape:
             raise ValueError(f"float32 targets must have the shape of logits, {shape}, got {targets.shape}")
         validate.within("targets must be in [0, 1]", targets, 0, 1)
-        return targets.astype(np.float64)
-    if targets.shape != (rows,):
-        raise ValueError(f"class numbers in targets must have shape ({rows},), one for each row, got {targets.shape}")
+        return targets.reshape(-1, classes).astype(np.float64)
+    if targets.shape != tuple(of_rows):
+        raise ValueError(
+            f"class numbers in targets must have shape {tuple(of_rows)}, one for each row, got {targets.shape}"
+        )
     wanted = f"class numbers in targets must be from 0 to {classes - 1}, as logits of shape {shape} say"
     validate.within(wanted, targets, 0, classes - 1)
-    t = np.zeros(shape)
-    t[np.arange(rows), targets] = 1
+    t = np.zeros((targets.size, classes))
+    t[np.arange(targets.size), targets.ravel()] = 1
     return t

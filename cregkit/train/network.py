@@ -91,7 +91,7 @@ class RegularizedNetwork(Sequential):
         figures are thus those of the same network as the test figures, without dropout and with the running
         statistics: figures taken while training would put dropout's noise into the gap. The losses leave out the
         penalty of weight decay. A second call goes on from where the first ended. The network is left in evaluation
-        mode.
+        mode. Training that diverges ends, with a DivergenceWarning, as ``cregkit.train.fit`` says.
 
         Args:
             train: the training set.
@@ -161,6 +161,7 @@ def normal_linear(in_features: int, out_features: int, rng: np.random.Generator,
 def _checked(name: str, data: Data) -> None:
     """Refuse data that are not points and labels in [0, 1]."""
     x, y = checked_data(name, data)
+    validate.float32(f"{name}[0]", x)
     validate.float32(f"{name}[1]", y)
     if x.ndim != 2 or x.shape[1] != 2 or y.ndim != 1:
         raise ValueError(f"{name} must have shapes (n, 2) and (n,) with n at least 1, got {x.shape} and {y.shape}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 from cregkit.functional import adamw_step, sgd_step
 from cregkit.layers import Layer, Parameter, validate
 from cregkit.layers.base import Array, matching
+from cregkit.train.divergence import DivergenceError, all_finite
+
+_LARGEST = float(np.finfo(np.float32).max)
+_FLOAT32 = np.dtype(np.float32)
+_BELOW_ONE = float(np.nextafter(1.0, 0.0))
+
+
+def _rate(name: str, value: object) -> float:
+    """Return ``value`` as a number of at least 0 that float32 can hold."""
+    number = validate.real(name, value, 0)
+    if number > _LARGEST:
+        raise ValueError(f"{name} must be finite in float32, got {number}")
+    return number
 
 
 @dataclass
@@ -23,6 +36,9 @@ class ParameterGroup:
     weight_decay: float
 
 
+_Change: TypeAlias = tuple[Parameter, Array, ParameterGroup]
+
+
 class Optimizer:
     """What the optimisers share: groups of parameters, and state that can be saved.
 
@@ -30,7 +46,8 @@ class Optimizer:
     gamma and beta, whose weight decay is 0. To leave layers as they are, give the optimiser the layers to train alone:
     ``SGD(network.layers[-1])``.
 
-    A subclass names its state arrays, one of each per parameter, in ``_slots`` and writes ``_update``.
+    A subclass names its state arrays, one of each per parameter, in ``_slots`` and writes ``_update``; settings of its
+    own that can be set between steps it checks in ``_check_settings``.
     """
 
     _slots: tuple[str, ...] = ()
@@ -42,19 +59,20 @@ class Optimizer:
         parameters = list(network.parameters())
         if not parameters:
             raise ValueError(f"network must have parameters to train, got {type(network).__name__} without any")
-        lr, weight_decay = validate.real("lr", lr, 0), validate.real("weight_decay", weight_decay, 0)
+        lr, weight_decay = _rate("lr", lr), _rate("weight_decay", weight_decay)
         self.network = network
-        self._made_with = {"lr": lr, "weight_decay": weight_decay}
         self.groups = tuple(
             ParameterGroup(tuple(p.name for p in parameters if p.decay is decay), lr, weight_decay if decay else 0.0)
             for decay in (True, False)
         )
+        self._shapes = {parameter.name: parameter.value.shape for parameter in parameters}
         self._slot_arrays: dict[str, Array] = {
             f"{slot}.{parameter.name}": np.zeros_like(parameter.value)
             for slot in self._slots
             for parameter in parameters
         }
         self._steps = np.zeros((), dtype=np.int64)
+        self._began_with: dict[str, float] = {}
 
     @property
     def steps(self) -> int:
@@ -68,30 +86,77 @@ class Optimizer:
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        lr = validate.real("lr", lr, 0)
+        lr = _rate("lr", lr)
         for group in self.groups:
             group.lr = lr
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the optimiser was made with, by the names of its arguments: a checkpoint wants the same again."""
-        return dict(self._made_with)
+        """What the first step was or will be taken with, by name: a checkpoint wants the same again."""
+        return dict(self._began_with if self.steps else self._rates())
+
+    def _rates(self) -> dict[str, float]:
+        return {
+            name if index == 0 else f"groups[{index}].{name}": float(getattr(group, name))
+            for index, group in enumerate(self.groups)
+            for name in ("lr", "weight_decay")
+        }
 
     def step(self) -> None:
-        """Change every parameter in place along its gradient.
+        """Change every parameter in place along its gradient: all of them, or none if anything is wrong.
 
         Raises:
-            RuntimeError: a parameter has no gradient yet: call ``backward`` first; nothing has been changed.
-            ValueError: a group's ``lr`` or ``weight_decay`` is not a finite number of at least 0.
+            RuntimeError: a parameter has no gradient yet: call ``backward`` first.
+            TypeError, ValueError: a setting has the wrong type or value (``lr`` and ``weight_decay`` of each group are
+                numbers of at least 0); a parameter is not one of those the optimiser was made for, or cannot be
+                written; a gradient is no float32 array like its parameter.
+            DivergenceError: a gradient is not finite.
+
+        After an error nothing has been changed, and the step does not count.
         """
-        group_of = {name: group for group in self.groups for name in group.names}
-        gradients = [(parameter, parameter.grad) for parameter in self.network.parameters()]
-        if missing := [parameter.name for parameter, gradient in gradients if gradient is None]:
+        self._take(self._checked())
+
+    def _checked(self) -> list[_Change]:
+        """Return what the step is to change, once all of it is seen to be right."""
+        self._check_settings()
+        parameters = list(self.network.parameters())
+        if [parameter.name for parameter in parameters] != list(self._shapes):
+            raise ValueError(
+                f"network must have the parameters that the optimiser was made for, {', '.join(self._shapes)}, got "
+                f"{', '.join(parameter.name for parameter in parameters)}; make a new optimiser"
+            )
+        if missing := [parameter.name for parameter in parameters if parameter.grad is None]:
             raise RuntimeError(f"no gradient yet for {', '.join(missing)}: call the network's backward before step")
+        groups = self._group_of_each()
+        changes = [
+            (parameter, _checked_gradient(parameter, self._shapes[parameter.name]), groups[parameter.name])
+            for parameter in parameters
+        ]
+        for parameter, gradient, _ in changes:
+            if not all_finite(gradient):
+                raise DivergenceError(f"the gradient of {parameter.name} is not finite")
+        return changes
+
+    def _check_settings(self) -> None:
+        """Refuse settings that are wrong; a subclass adds its own."""
+        for index, group in enumerate(self.groups):
+            _rate(f"groups[{index}].lr", group.lr)
+            _rate(f"groups[{index}].weight_decay", group.weight_decay)
+
+    def _group_of_each(self) -> dict[str, ParameterGroup]:
+        groups = {name: group for group in self.groups for name in group.names}
+        if groups.keys() != self._shapes.keys():
+            odd = ", ".join(sorted(groups.keys() ^ self._shapes.keys()))
+            raise ValueError(f"groups must hold the names of all parameters and no others, check {odd}")
+        return groups
+
+    def _take(self, changes: list[_Change]) -> None:
+        """Take the step that ``_checked`` found to be right."""
+        if not self._steps:
+            self._began_with = self._rates()
         self._steps += 1
-        for parameter, gradient in gradients:
-            assert gradient is not None
-            self._update(parameter, gradient, group_of[parameter.name])
+        for parameter, gradient, group in changes:
+            self._update(parameter, gradient, group)
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define _update")
@@ -114,14 +179,44 @@ class Optimizer:
 
         Raises:
             TypeError: ``state`` is not a mapping.
-            ValueError: keys are missing or too many, or an array has the wrong shape or dtype.
+            ValueError: keys are missing or too many, an array has the wrong shape or dtype, or ``steps``, ``lr`` or
+                ``weight_decay`` a value that no optimiser has.
         """
         arrays = matching(dict(self._state()), state)
+        if arrays["steps"] < 0:
+            raise ValueError(f"steps must be at least 0, got {arrays['steps']}; nothing was loaded")
+        rates = {
+            name: [_rate(f"{name}[{index}]", float(value)) for index, value in enumerate(arrays[name])]
+            for name in ("lr", "weight_decay")
+        }
+        if not self.steps:
+            self._began_with = self._rates()
         for name, array in self._slot_arrays.items():
             array[...] = arrays[name]
         self._steps[...] = arrays["steps"]
-        for group, lr, weight_decay in zip(self.groups, arrays["lr"], arrays["weight_decay"], strict=True):
-            group.lr, group.weight_decay = float(lr), float(weight_decay)
+        for group, lr, weight_decay in zip(self.groups, rates["lr"], rates["weight_decay"], strict=True):
+            group.lr, group.weight_decay = lr, weight_decay
+
+
+def _checked_gradient(parameter: Parameter, shape: tuple[int, ...]) -> Array:
+    """Return the gradient, once it and its parameter are seen to be arrays that a step can read and write."""
+    name, value, gradient, _ = parameter
+    assert gradient is not None
+    for array in (value, gradient):
+        what = name if array is value else f"the gradient of {name}"
+        if not isinstance(array, np.ndarray) or array.dtype != _FLOAT32:
+            validate.float32(what, array)
+        flags = array.flags
+        if array.shape != shape or not flags.c_contiguous or not flags.aligned:
+            raise ValueError(
+                f"{what} must be aligned and C-contiguous, of shape {shape} as when the optimiser was made, "
+                f"got shape {array.shape} and strides {array.strides}"
+            )
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only: make it writeable, or give the optimiser the layers to train alone")
+    if np.may_share_memory(value, gradient):
+        raise ValueError(f"the gradient of {name} must be an array of its own, but shares memory with {name}")
+    return gradient
 
 
 class SGD(Optimizer):
@@ -149,8 +244,13 @@ class SGD(Optimizer):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments lr, weight_decay and momentum."""
-        return {**super().settings, "momentum": self.momentum}
+        """Those of all optimisers, and momentum."""
+        return {**super().settings, "momentum": float(self.momentum)}
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if validate.real("momentum", self.momentum, 0, 1) and not self._slots:
+            raise ValueError(f"momentum must stay 0, as it was when the optimiser was made, got {self.momentum}")
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         sgd_step(
@@ -193,20 +293,25 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         """Start with moments of 0."""
-        if not isinstance(betas, tuple) or len(betas) != 2:
-            raise ValueError(f"betas must be a tuple of two numbers, got {betas!r}")
-        below_one = float(np.nextafter(1.0, 0.0))
-        self.betas = (
-            validate.real("betas[0]", betas[0], 0, below_one),
-            validate.real("betas[1]", betas[1], 0, below_one),
-        )
-        self.eps = validate.real("eps", eps, 0)
+        self.betas, self.eps = betas, eps
+        self._check_moments()
         super().__init__(network, lr, weight_decay)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments lr, weight_decay, betas and eps."""
-        return {**super().settings, "betas": list(self.betas), "eps": self.eps}
+        """Those of all optimisers, betas and eps."""
+        return {**super().settings, "betas": [float(beta) for beta in self.betas], "eps": float(self.eps)}
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        self._check_moments()
+
+    def _check_moments(self) -> None:
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas must be a tuple of two numbers, got {self.betas!r}")
+        for index, beta in enumerate(self.betas):
+            validate.real(f"betas[{index}]", beta, 0, _BELOW_ONE)
+        _rate("eps", self.eps)
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         adamw_step(
