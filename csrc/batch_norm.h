@@ -486,13 +486,6 @@ static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, p
         }
 }
 
-/* Whether a channel's gradients are all 0, by its sums and, since these may have cancelled, some of its gradients. */
-CREG_INLINE int channel_is_dead(const float *dy, creg_shape shape, double sum_dy, double sum_dy_d, ptrdiff_t c)
-{
-    const float *first = dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s;
-    return sum_dy == 0.0 && sum_dy_d == 0.0 && first[0] == 0.0f && last[shape.s - 1] == 0.0f;
-}
-
 /* Whether the gradients of channel c are so small that they lose bits to underflow. */
 static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
 {
@@ -513,9 +506,11 @@ CREG_INLINE double channel_means(double sum_dy, double sum_dy_d, double rstd)
     return fabs(sum_dy) + fabs(sum_dy_d * rstd);
 }
 
-CREG_INLINE int channel_means_are_plain(double means, double count)
+/* A channel of zeros, as of dead units, is told from one whose sums cancelled by its first and last gradient. */
+CREG_INLINE int channel_is_plain(double means, double count, float first, float last)
 {
-    return (means >= count * SMALLEST_SAFE_GRADIENT) & (means <= count / SMALLEST_SAFE_GRADIENT);
+    return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means <= count / SMALLEST_SAFE_GRADIENT)) |
+           ((means == 0.0) & (first == 0.0f) & (last == 0.0f));
 }
 
 /* The sums of those of n channels from c on that float32 is not enough for, again. */
@@ -527,8 +522,7 @@ static CREG_NOINLINE void exact_grad_sums_of(const float *dy, const float *x, cr
     for (const ptrdiff_t end = c + n; c < end; c++) {
         const double means = channel_means(sums_dy[c], sums_dy_d[c], rstd[c]);
         int exact = count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || !(means <= count / SMALLEST_SAFE_GRADIENT);
-        if (!exact && means < count * SMALLEST_SAFE_GRADIENT)
-            exact = !channel_is_dead(dy, shape, sums_dy[c], sums_dy_d[c], c) && channel_is_small(dy, shape, c);
+        if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(dy, shape, c);
         if (!exact) continue;
         exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);
         if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
@@ -552,10 +546,11 @@ static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_sha
         }
     for (ptrdiff_t line = c0; line < c1; line += CREG_LINE) {
         const ptrdiff_t end = min_size(line + CREG_LINE, c1);
+        const float *first = dy, *last = dy + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
         int plain = count > CREG_FEW;
         for (ptrdiff_t c = line; c < end; c++)
-            plain &= creg_is_safe_rstd(rstd[c]) &
-                     channel_means_are_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]), count);
+            plain &= creg_is_safe_rstd(rstd[c]) & channel_is_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]),
+                                                                   count, first[c * shape.s], last[c * shape.s]);
         if (!plain) exact_grad_sums_of(dy, x, shape, count, mean, rstd, training, line, end - line, ch);
     }
     for (ptrdiff_t c = c0; dgamma && c < c1; c++) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);

@@ -154,7 +154,7 @@ cdef cnp.ndarray run_waiting(NormBackward *a, block_task task, void *args):
 # Whether float32 was enough for the merged sums.
 cdef bint merge(creg_columns *c) noexcept nogil:
     parallel_for(merge_task, c, merge_tasks(c), chunks_of(c) * c.cols)
-    return result_is_safe(c)
+    return c.rows == 1 or result_is_safe(c)  # a single product is right as it is
 
 
 cdef run_chunks(NormBackward *a, block_task task, void *args):
@@ -162,7 +162,7 @@ cdef run_chunks(NormBackward *a, block_task task, void *args):
     cdef cnp.ndarray _partial = cut_rows(c), marks = None, _kept
     cdef bint waiting, safe = True
     a.unsafe = NULL
-    if c.dgamma != NULL and (a.dx == c.dy or a.dx == c.x):
+    if c.dgamma != NULL and c.rows > 1 and (a.dx == c.dy or a.dx == c.x):
         marks = new_marks(a)
     with nogil:
         parallel_for(task, args, chunks_of(c), c.rows * c.cols)
@@ -201,7 +201,9 @@ cdef cnp.ndarray kept_for_sums(cnp.ndarray a, cnp.ndarray dx, cnp.ndarray dy):
 
 cdef mend_sums(creg_columns *c, const float *dx):
     cdef NormBackward a
-    if c.dgamma == NULL or dx == c.dy or dx == c.x or result_is_safe(c):  # in place without a copy: they were safe
+    if c.dgamma == NULL or c.rows == 1 or dx == c.dy or dx == c.x:  # in place without a copy: they were safe
+        return
+    if result_is_safe(c):
         return
     a.columns = c[0]
     a.columns.step, a.columns.partial_dgamma, a.columns.partial_dbeta = c.rows, c.dgamma, c.dbeta
