@@ -509,7 +509,7 @@ CREG_INLINE double channel_means(double sum_dy, double sum_dy_d, double rstd)
 /* A channel of zeros, as of dead units, is told from one whose sums cancelled by its first and last gradient. */
 CREG_INLINE int channel_is_plain(double means, double count, float first, float last)
 {
-    return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means <= count / SMALLEST_SAFE_GRADIENT)) |
+    return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) |
            ((means == 0.0) & (first == 0.0f) & (last == 0.0f));
 }
 
@@ -521,7 +521,7 @@ static CREG_NOINLINE void exact_grad_sums_of(const float *dy, const float *x, cr
     double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64;
     for (const ptrdiff_t end = c + n; c < end; c++) {
         const double means = channel_means(sums_dy[c], sums_dy_d[c], rstd[c]);
-        int exact = count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || !(means <= count / SMALLEST_SAFE_GRADIENT);
+        int exact = count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || !(means < INFINITY);
         if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(dy, shape, c);
         if (!exact) continue;
         exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);

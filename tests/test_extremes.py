@@ -288,3 +288,42 @@ def test_gain_and_bias_of_channels(training: bool) -> None:
                     else:
                         y = functional.batch_norm(x, *given, gamma, beta)
                     assert_outputs(np.moveaxis(y, 1, -1), np.moveaxis(x_hat, 1, -1), gamma, beta, (0, 1), what)
+
+
+def near_the_limit(rng: np.random.Generator) -> tuple[Array, ...]:
+    w, dw, m = rng.uniform(-LARGEST, LARGEST, (3, 131)).astype(np.float32)
+    return w, dw, m, np.abs(rng.uniform(0.0, LARGEST, 131)).astype(np.float32)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_with_huge_numbers(momentum: float) -> None:
+    """Weight decay and momentum overflow, the weights do not."""
+    w, dw, velocity, _ = near_the_limit(np.random.default_rng(0))
+    for isa in each_isa():
+        arrays = {"w": w.copy(), "dw": dw}
+        if momentum:
+            arrays["velocity"] = velocity.copy()
+        wanted = {name: a.astype(np.float64) for name, a in arrays.items()}
+        options = {"lr": 0.1, "weight_decay": 3.0, "momentum": momentum}
+        functional.sgd_step(**arrays, **options)  # type: ignore[arg-type]
+        oracle.sgd_step(**wanted, **options)
+        for name in arrays:
+            assert_right(arrays[name], wanted[name], float(LARGEST), 1e-6, f"{isa}: {name}")
+        assert np.isfinite(arrays["w"]).any()
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("size", [1.0, 1e20, 3e20, float(LARGEST)])
+def test_adamw_with_huge_gradients(size: float, decoupled: bool) -> None:
+    """The square of a gradient overflows, its part in the second moment does not."""
+    w, dw, m, v = (a / LARGEST * np.float32(size) for a in near_the_limit(np.random.default_rng(0)))
+    for isa in each_isa():
+        arrays = {"w": w.copy(), "dw": dw, "m": m.copy(), "v": v.copy()}
+        wanted = {name: a.astype(np.float64) for name, a in arrays.items()}
+        options = {"step": 1, "lr": 0.1, "weight_decay": 3.0, "decoupled": decoupled}
+        functional.adamw_step(**arrays, **options)  # type: ignore[arg-type]
+        oracle.adamw_step(**wanted, **options)
+        for name in arrays:
+            scale = np.maximum(largest(wanted[name], 0), size if name == "w" else 0.0)
+            assert_right(arrays[name], wanted[name], scale, 1e-6, f"{isa}: {name}")
+        assert np.isfinite(arrays["w"]).all()

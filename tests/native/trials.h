@@ -815,6 +815,41 @@ static void jitter_trial(trial *t) { image_trial(t, JITTER); }
 static void crop_trial(trial *t) { image_trial(t, CROP); }
 static void rotate_trial(trial *t) { image_trial(t, ROTATE); }
 
+/* ---- column sums that float32 may not hold, and gain and bias in float64 ---- */
+
+static void column_sums_trial(trial *t)
+{
+    const ptrdiff_t n = t->rows * t->n, chunks = (t->rows + ROWS - 1) / ROWS;
+    const creg_kernels *k = t->kernels;
+    creg_columns c = {.rows = t->rows, .cols = t->n, .step = ROWS};
+    c.dy = input(n, t->values);
+    c.x = input(n, ORDINARY);
+    c.partial_dgamma = input(chunks * c.cols, ORDINARY);
+    c.partial_dbeta = t->plain ? NULL : input(chunks * c.cols, ORDINARY);
+    double *mean = take(sizeof(double) * (size_t)t->rows, 1), *rstd = take(sizeof(double) * (size_t)t->rows, 1);
+    for (ptrdiff_t i = 0; i < t->rows; i++)
+        mean[i] = (double)random_float(), rstd[i] = 1.0 + 0.25 * (double)random_float();
+    unsigned char *exact = take((size_t)chunks, 1);
+    for (ptrdiff_t i = 0; i < chunks; i++) exact[i] = random_bits() % 2;
+    c.mean = t->plain ? NULL : mean;
+    c.rstd = rstd;
+    c.exact = exact;
+    c.dgamma = floats(c.cols);
+    c.dbeta = t->plain ? NULL : floats(c.cols);
+    const float *gamma = t->plain ? NULL : input(c.cols, t->values), *beta = input(c.cols, t->values);
+    float *y = changed(n, ORDINARY);
+    protect(PROT_READ);
+    k->merge_columns_exact(&c, 0, c.cols / 2);
+    k->merge_columns_exact(&c, c.cols / 2, c.cols);
+    k->affine_rows(y, gamma, beta, t->rows, c.cols);
+    hash_word(t, (uint64_t)(k->sums_are_safe(c.dy, n) + 2 * k->sums_were_safe(c.dgamma, c.cols) +
+                            4 * k->are_at_most(beta, 0x1p+100f, c.cols)));
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, y, n);
+    hash_floats(t, c.dgamma, c.cols);
+    if (c.dbeta) hash_floats(t, c.dbeta, c.cols);
+}
+
 /* ---- all of them ---- */
 
 typedef struct {
@@ -829,6 +864,7 @@ static const op ops[] = {
     {"rms_norm", rms_norm_trial, 1, 2},
     {"dropout_add_layer_norm", dropout_add_layer_norm_trial, 1, 2},
     {"dropout_add_rms_norm", dropout_add_rms_norm_trial, 1, 2},
+    {"column_sums", column_sums_trial, 0, 1},
     {"wide_layer_norm", wide_layer_norm_trial, 1, 2},
     {"wide_rms_norm", wide_rms_norm_trial, 1, 2},
     {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
