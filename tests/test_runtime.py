@@ -71,7 +71,7 @@ def test_omp_num_threads(value: str, threads: str) -> None:
 
 
 @needs_openmp
-@pytest.mark.parametrize("value", ["", "0", "-2", "many"])
+@pytest.mark.parametrize("value", ["", "0", "-2", "many", "\N{SUPERSCRIPT TWO}"])
 def test_omp_num_threads_that_means_nothing(value: str) -> None:
     assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout == run_python("-c", SHOW_THREADS).stdout
 
@@ -121,6 +121,17 @@ CGROUPS = [
         },
         4,
     ),
+    (
+        "v1, a group above is tighter",
+        {
+            "proc/self/cgroup": "4:cpuacct,cpu:/a/b\n",
+            f"{V1}/a/b/cpu.cfs_quota_us": "700000\n",
+            f"{V1}/a/b/cpu.cfs_period_us": "100000\n",
+            f"{V1}/a/cpu.cfs_quota_us": "300000\n",
+            f"{V1}/a/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
     ("v1, period 0", {f"{V1}/cpu.cfs_quota_us": "200000\n", f"{V1}/cpu.cfs_period_us": "0\n"}, 8),
 ]
 
@@ -134,6 +145,90 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path, monkeypa
     assert math.ceil(min(_cpu.cgroup_quota(root), 8)) == cpus
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert _cpu.available_cpus(root) == (6, "OMP_NUM_THREADS")
+
+
+GROUPS = "sys/fs/cgroup"
+MEMORY = [
+    ("no files at all", {}, None),
+    ("v2, no limit", {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "max\n"}, None),
+    ("v2, more than there is", {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": f"{1 << 60}\n"}, None),
+    ("v2, own group", {"proc/self/cgroup": "0::/a/b\n", f"{GROUPS}/a/b/memory.max": f"{64 << 20}\n"}, 64),
+    (
+        "v2, a group above is tighter",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            f"{GROUPS}/a/b/memory.max": f"{64 << 20}\n",
+            f"{GROUPS}/a/memory.max": f"{48 << 20}\n",
+        },
+        48,
+    ),
+    (
+        "v2, high is less than max",
+        {
+            "proc/self/cgroup": "0::/a\n",
+            f"{GROUPS}/a/memory.max": f"{64 << 20}\n",
+            f"{GROUPS}/a/memory.high": f"{32 << 20}\n",
+        },
+        32,
+    ),
+    ("v2, own group not visible", {"proc/self/cgroup": "0::/box/1\n", f"{GROUPS}/memory.max": f"{16 << 20}\n"}, 16),
+    ("v2, beside the root", {"proc/self/cgroup": "0::/../a\n", f"{GROUPS}/memory.max": f"{16 << 20}\n"}, 16),
+    ("v2, unreadable", {"proc/self/cgroup": "nonsense\n\n0::/\n", f"{GROUPS}/memory.max": "soon\n"}, None),
+    (
+        "v1, no limit",
+        {"proc/self/cgroup": "4:memory:/\n", f"{GROUPS}/memory/memory.limit_in_bytes": "9223372036854771712\n"},
+        None,
+    ),
+    (
+        "v1, own group",
+        {"proc/self/cgroup": "4:memory:/a\n", f"{GROUPS}/memory/a/memory.limit_in_bytes": f"{64 << 20}\n"},
+        64,
+    ),
+    (
+        "v1, a group above is tighter",
+        {
+            "proc/self/cgroup": "4:hugetlb,memory:/a/b/c\n0::/\n",
+            f"{GROUPS}/hugetlb,memory/a/b/c/memory.limit_in_bytes": "9223372036854771712\n",
+            f"{GROUPS}/hugetlb,memory/a/memory.limit_in_bytes": f"{24 << 20}\n",
+        },
+        24,
+    ),
+    (
+        "v1, own group not visible",
+        {"proc/self/cgroup": "4:memory:/box/1\n", f"{GROUPS}/memory/memory.limit_in_bytes": f"{16 << 20}\n"},
+        16,
+    ),
+    (
+        "v1 and v2, memory in v1",
+        {
+            "proc/self/cgroup": "4:memory:/a\n0::/b\n",
+            f"{GROUPS}/memory/a/memory.limit_in_bytes": f"{64 << 20}\n",
+            f"{GROUPS}/unified/b/cgroup.procs": "1\n",
+        },
+        64,
+    ),
+    (
+        "v1 and v2, memory in v2",
+        {
+            "proc/self/cgroup": "1:cpu:/a\n0::/b/c\n",
+            f"{GROUPS}/cpu/a/cpu.shares": "1024\n",
+            f"{GROUPS}/unified/b/memory.max": f"{64 << 20}\n",
+        },
+        64,
+    ),
+    (
+        "another group's",
+        {"proc/self/cgroup": "0::/a\n4:memory:/b\n", f"{GROUPS}/memory/a/memory.limit_in_bytes": "1\n"},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "mebibytes"), [case[1:] for case in MEMORY], ids=[case[0] for case in MEMORY])
+def test_memory_of_the_control_groups(files: dict[str, str], mebibytes: int | None, tmp_path: Path) -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = machine if mebibytes is None else mebibytes << 20
+    assert _cpu.memory_bytes(tree(tmp_path, files)) == wanted
 
 
 def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None:
