@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support import ISAS, Array, needs_openmp, run_python
 
-from cregkit import functional, rms_norm
+from cregkit import _fork, functional, rms_norm
 from cregkit.kernels import _cpu, _runtime
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -229,6 +229,26 @@ def test_memory_of_the_control_groups(files: dict[str, str], mebibytes: int | No
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wanted = machine if mebibytes is None else mebibytes << 20
     assert _cpu.memory_bytes(tree(tmp_path, files)) == wanted
+
+
+STAT = "7 (a ) R 1 (b) S 1 7 7 0 -1 {} 102 0 0\n"
+MAPS = "7f00-7f01 r-xp 00000000 fe:00 12 /usr/lib/{}\n"
+PARENTS = [  # the flags of the kernel, what is loaded, and whether OpenMP's threads may be lost
+    ("started as a program", "4194304", "libgomp.so.1", False),
+    ("forked", "4194368", "libgomp.so.1", True),
+    ("forked before there was an OpenMP", "4194368", "libc.so.6", False),
+    ("an emulator that does not tell", "0", "libgomp.so.1", False),
+    ("another system", "-", "libgomp.so.1", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "library", "forked"), [case[1:] for case in PARENTS], ids=[case[0] for case in PARENTS]
+)
+def test_forked_beside_openmp(flags: str, library: str, forked: bool, tmp_path: Path) -> None:
+    root = tree(tmp_path, {"proc/self/stat": STAT.format(flags), "proc/self/maps": MAPS.format(library)})
+    assert _fork.forked_beside_openmp(root) == forked
+    assert not _fork.forked_beside_openmp(tmp_path / "without proc")
 
 
 def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None:

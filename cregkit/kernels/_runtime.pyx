@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from cregkit._fork import is_forked
 from cregkit.kernels._cpu import available_cpus, last_cache_bytes
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
@@ -56,6 +57,7 @@ cdef extern from * nogil:
 
 
 creg_watch_forks()
+creg_forked = is_forked()
 
 # ---- instruction sets ----
 
@@ -173,7 +175,10 @@ cdef int checked_threads(object n) except -1:
 
 
 def set_num_threads(n):
-    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it."""
+    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
+
+    A forked child computes on one thread nevertheless.
+    """
     global default_threads, threads_from
     default_threads = checked_threads(n)
     threads_from = "set_num_threads"
