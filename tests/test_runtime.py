@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +308,159 @@ def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> Non
         assert _runtime.get_num_threads() == 6
     finally:
         _runtime.set_num_threads(before)
+
+
+@needs_openmp
+def test_num_threads_object_entered_by_two_threads() -> None:
+    """Each leaves the block with the limit it had before, whoever leaves first."""
+    shared, together, seen = _runtime.num_threads(5), threading.Barrier(2), {}
+
+    def work(own: int) -> None:
+        with _runtime.num_threads(own):
+            together.wait()
+            with shared:
+                together.wait()
+                inside = _runtime.get_num_threads()
+                together.wait()
+            seen[own] = (inside, _runtime.get_num_threads())
+
+    workers = [threading.Thread(target=work, args=(own,)) for own in (2, 3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == {2: (5, 2), 3: (5, 3)}
+
+
+@needs_openmp
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_num_threads_blocks_of_generators_end_in_any_order(order: tuple[int, ...]) -> None:
+    """What holds is the innermost block that is still open, and at last what held before."""
+
+    def suspended(n: int) -> Iterator[None]:
+        with _runtime.num_threads(n):
+            yield
+
+    with _runtime.num_threads(9):
+        generators = [suspended(n) for n in range(1, 5)]
+        for generator in generators:
+            next(generator)
+        still_open = [9, 1, 2, 3, 4]
+        for i in order:
+            assert _runtime.get_num_threads() == still_open[-1]
+            generators[i].close()  # type: ignore[attr-defined]
+            still_open.remove(i + 1)
+        assert _runtime.get_num_threads() == 9
+
+
+@needs_openmp
+def test_num_threads_of_an_asyncio_task_is_its_own() -> None:
+    before = _runtime.get_num_threads()
+    shared, seen = _runtime.num_threads(5), {}
+
+    async def task(n: int) -> None:
+        with _runtime.num_threads(n):
+            await asyncio.sleep(0)
+            with shared:
+                await asyncio.sleep(0.001 * n)
+                inner = (_runtime.get_num_threads(), await asyncio.to_thread(_runtime.get_num_threads))
+            await asyncio.sleep(0.001 * (4 - n))
+            seen[n] = (*inner, _runtime.get_num_threads())
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(task(n)) for n in (1, 2, 3)]
+        while not all(done.done() for done in tasks):
+            assert _runtime.get_num_threads() == before
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert seen == {n: (5, 5, n) for n in (1, 2, 3)}
+    assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_left_by_another_thread_ends() -> None:
+    before = _runtime.get_num_threads()
+    with _runtime.num_threads(3):
+        block = _runtime.num_threads(5).__enter__()
+        other = threading.Thread(target=block.__exit__, args=(None, None, None))
+        other.start()
+        other.join()
+        assert _runtime.get_num_threads() == 3
+    assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_decorates_a_function_that_calls_itself() -> None:
+    before = _runtime.get_num_threads()
+
+    @_runtime.num_threads(5)
+    def nested(depth: int) -> list[int]:
+        return [_runtime.get_num_threads(), *(nested(depth - 1) if depth else [])]
+
+    assert nested(3) == [5, 5, 5, 5]
+    assert _runtime.get_num_threads() == before
+
+
+def test_num_threads_not_entered_cannot_be_left() -> None:
+    before, block = _runtime.get_num_threads(), _runtime.num_threads(5)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"num_threads\(5\) has no open block"):
+            block.__exit__(None, None, None)
+        with block:
+            pass
+    assert _runtime.get_num_threads() == before
+
+
+LIMITED = """
+import asyncio, os
+import numpy as np
+from support import LARGE, OPS, arguments_of
+import cregkit as ck
+from cregkit import functional
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def merge(count, mean, m2):
+    with ck.num_threads(3):  # a callback's own block ends with it
+        ck.get_num_threads()
+    return count + 2, mean, m2
+
+async def limited():
+    with ck.num_threads(1):
+        await asyncio.sleep(0)
+        for op, case in OPS.items():
+            getattr(functional, op)(**arguments_of(case, LARGE[case.shapes]))
+            assert threads() == 1, op
+        functional.crop_images(np.ones((1, 3, 9, 9), np.float32), np.zeros((1, 2), np.int64), 600)
+        functional.sample_uniform(np.arange(2), 1 << 18, seed=0)
+        for rows in (0, 2, 900):
+            functional.batch_norm_forward(np.ones((rows, 100_000 if rows < 9 else 900), np.float32), merge=merge)
+        functional.rms_norm(np.ones((2, 1 << 20), np.float32))
+        assert threads() == 1
+        await asyncio.sleep(0)
+
+async def unlimited():
+    assert ck.get_num_threads() == 3
+    await asyncio.sleep(0)
+    functional.rms_norm(np.ones((2048, 2048), np.float32))
+    assert threads() == 3
+
+async def main():
+    await asyncio.gather(limited(), unlimited())
+
+ck.set_num_threads(3)
+asyncio.run(main())
+"""
+
+
+@linux
+@needs_openmp
+def test_every_op_heeds_the_num_threads_of_its_task() -> None:
+    """While another task of the same thread has no limit: the system is asked how many threads there have been."""
+    done = run_python("-c", LIMITED, OPENBLAS_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("call", [_runtime.num_threads, _runtime.set_num_threads])
