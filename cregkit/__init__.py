@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cregkit import _fork as _fork  # notes which process this is
 from cregkit._version import __version__
 
 if TYPE_CHECKING:

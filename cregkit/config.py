@@ -15,10 +15,10 @@ def show_config() -> dict[str, Any]:
     Returns:
         A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
         ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
-        ``threads_from``, what set that number; ``pool``, the recycled memory that large outputs come from: bytes held
-        and allowed (``CREGKIT_POOL_MB``), how often there was a block to recycle and how often not; ``last_cache``,
-        the bytes of the largest cache that a CPU reaches (0: unknown), and ``streams_from``, the bytes of a call's
-        arrays from which its outputs are written around that cache.
+        ``threads_from``, what set that number (in a forked child it is 1, because of the fork); ``pool``, the recycled
+        memory that large outputs come from: bytes held and allowed (``CREGKIT_POOL_MB``), how often there was a block
+        to recycle and how often not; ``last_cache``, the bytes of the largest cache that a CPU reaches (0: unknown),
+        and ``streams_from``, the bytes of a call's arrays from which its outputs are written around that cache.
     """
     version = _runtime.openmp_version()
     return {

@@ -134,6 +134,19 @@ def test_the_limit_holds_and_the_oldest_go_first():
     assert done.stdout.split("\n")[:3] == ["1 True", "1", "1"], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mebibytes", "setting", "limit"), [(160, "", 10), (1 << 20, "", 1024), (0, "", 0), (160, "64", 64)]
+)
+def test_the_limit_is_a_part_of_the_memory_this_process_may_use_unless_told(mebibytes, setting, limit):
+    done = in_child(
+        "from cregkit.kernels import _cpu\n"
+        f"_cpu.memory_bytes = lambda: {mebibytes} << 20\n"  # as a control group would
+        "import cregkit; print(cregkit.show_config()['pool']['limit_bytes'])",
+        CREGKIT_POOL_MB=setting,
+    )
+    assert done.stdout.split() == [str(limit << 20)], done.stderr
+
+
 def test_zero_means_no_pool():
     done = in_child(
         "import numpy as np, cregkit\n"
@@ -144,7 +157,7 @@ def test_zero_means_no_pool():
     assert done.stdout.strip() == "{'blocks': 0, 'bytes': 0, 'limit_bytes': 0, 'hits': 0, 'misses': 0}", done.stderr
 
 
-@pytest.mark.parametrize("setting", ["many", "-1", "1.5"])
+@pytest.mark.parametrize("setting", ["many", "-1", "1.5", "\N{SUPERSCRIPT TWO}"])
 def test_a_bad_limit_is_told(setting):
     done = in_child("import cregkit; cregkit.rms_norm", CREGKIT_POOL_MB=setting)
     assert done.returncode != 0

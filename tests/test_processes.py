@@ -41,7 +41,99 @@ def test_fork_with_torch_loaded() -> None:
     assert done.returncode == 0, done.stderr
 
 
+FORK_EARLY = """
+import ctypes, hashlib, os, signal, sys, threading
+import numpy as np
+
+way, loaded = sys.argv[1:]
+x = np.random.default_rng(0).standard_normal((2048, 1024)).astype(np.float32)
+
+def result():
+    import cregkit
+    cregkit.set_num_threads(2)
+    with cregkit.num_threads(2):
+        return hashlib.sha256(cregkit.layer_norm(x)).digest()
+
+def fork_in_child():
+    child = os.fork()
+    if child == 0 and os.fork():
+        os._exit(0)
+    return child
+
+def fork_within_a_block():
+    import cregkit
+    with cregkit.num_threads(2):
+        return os.fork()
+
+if loaded == "cregkit":
+    import cregkit
+if loaded == "kernels":
+    result()
+ctypes.CDLL("libgomp.so.1").GOMP_parallel(ctypes.CDLL(None).free, None, 2, 0)  # as PyTorch does: two threads free(NULL)
+if loaded == "kernels":  # and another thread is within an op
+    threading.Thread(target=lambda: [result() for _ in range(200)], daemon=True).start()
+there, here = os.pipe()
+forks = {"fork": os.fork, "forkpty": lambda: os.forkpty()[0], "fork of C": ctypes.PyDLL(None).fork,
+         "grandchild": fork_in_child, "within a block": fork_within_a_block}
+child = forks[way]()
+if child == 0:
+    signal.alarm(20)  # a child that hangs dies of it
+    import cregkit
+    y = result()
+    with cregkit.num_threads(2):
+        one = cregkit.get_num_threads() == 1 and cregkit.show_config()["threads_from"].startswith("forked process")
+    os.write(here, y if one else b"more than one thread")
+    os.kill(os.getpid(), signal.SIGKILL)  # no clean-up of the parent's
+os.close(here)
+assert os.read(there, 32) == result()
+"""
+
+
+@linux
+@needs_openmp
+@pytest.mark.parametrize("loaded", ["nothing", "cregkit", "kernels"])
+@pytest.mark.parametrize("way", ["fork", "forkpty", "fork of C", "grandchild", "within a block"])
+def test_a_child_of_a_process_that_used_openmp(way: str, loaded: str) -> None:
+    """It computes on one thread, says so and never hangs, however it was forked and whatever the parent had loaded."""
+    done = run_python("-W", "ignore", "-c", FORK_EARLY, way, loaded)
+    assert done.returncode == 0, done.stderr
+
+
+@linux
+@needs_openmp
+@pytest.mark.parametrize("imports", ["", "import cregkit"])
+def test_a_fork_after_torch_has_computed(imports: str) -> None:
+    pytest.importorskip("torch")
+    computes = "import torch; torch.set_num_threads(2); torch.ones(4096, 1024).softmax(1)"
+    code = FORK_EARLY.replace("there, here =", f"{computes}; {imports}\nthere, here =")
+    done = run_python("-W", "ignore", "-c", code, "fork", "nothing")
+    assert done.returncode == 0, done.stderr
+
+
+@linux
+@needs_openmp
+def test_a_process_forked_before_any_openmp_is_like_any_other() -> None:
+    """Such as a daemon: it has lost no threads, also if it loads PyTorch, say, after cregkit."""
+    code = (
+        "import os\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "import ctypes, signal\n"
+        "signal.alarm(20)\n"
+        "import cregkit\n"
+        "import numpy as np\n"
+        "ctypes.CDLL('libgomp.so.1').GOMP_parallel(ctypes.CDLL(None).free, None, 2, 0)\n"
+        "cregkit.set_num_threads(2)\n"
+        "cregkit.layer_norm(np.ones((2048, 1024), np.float32))\n"
+        "assert (cregkit.get_num_threads(), cregkit.show_config()['threads_from']) == (2, 'set_num_threads')"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 DATALOADER = """
+import sys
 import numpy as np
 import torch
 import cregkit
@@ -54,48 +146,71 @@ class Normalised(torch.utils.data.Dataset):
         return torch.from_numpy(cregkit.layer_norm(x)), cregkit.get_num_threads()
 
 if __name__ == "__main__":
-    cregkit.set_num_threads(3)
-    alone = [Normalised()[i][0] for i in range(8)]  # on three threads, before the workers are forked
+    torch.set_num_threads(3)
+    torch.ones(4096, 1024).softmax(1)  # OpenMP's threads run before the workers are forked
+    def results():
+        cregkit.set_num_threads(3)
+        return [Normalised()[i][0] for i in range(8)]
+    alone = results() if sys.argv[1] == "loaded" else None
     loader = torch.utils.data.DataLoader(Normalised(), batch_size=None, num_workers=2, multiprocessing_context="fork",
                                          timeout=40)
-    for wanted, (got, threads) in zip(alone, loader, strict=True):
+    loaded = list(loader)
+    for wanted, (got, threads) in zip(alone or results(), loaded, strict=True):
         assert torch.equal(wanted, got) and threads == 1, threads
 """
 
 
 @linux
-def test_torch_data_loader_workers() -> None:
+@pytest.mark.parametrize("kernels", ["loaded", "not loaded"])
+def test_torch_data_loader_workers(kernels: str) -> None:
     pytest.importorskip("torch")
-    done = run_python("-c", DATALOADER)
+    done = run_python("-c", DATALOADER, kernels, OMP_NUM_THREADS="3")
     assert done.returncode == 0, done.stderr
 
 
 WORKERS = """
-import multiprocessing, os, sys
+import ctypes, multiprocessing, sys
+import numpy as np
 import cregkit
 
-def threads(_):
-    import cregkit
-    return cregkit.get_num_threads()
+def work(_):
+    x = np.random.default_rng(0).standard_normal((700, 517)).astype(np.float32)
+    return cregkit.layer_norm(x).tobytes(), cregkit.get_num_threads(), cregkit.show_config()["threads_from"]
 
 if __name__ == "__main__":
-    assert cregkit.get_num_threads() == len(os.sched_getaffinity(0))
-    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-        print(*pool.map_async(threads, range(8)).get(timeout=40))
+    method, *preload = sys.argv[1:]
+    ctypes.CDLL("libgomp.so.1").GOMP_parallel(ctypes.CDLL(None).free, None, 2, 0)  # two threads free(NULL)
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(preload)  # by default, newer Pythons load this file there
+    with context.Pool(2) as pool:
+        results = pool.map_async(work, range(8)).get(timeout=40)
+    ((y, threads, origin),) = set(results)
+    assert y == work(0)[0]
+    print(threads, origin)
 """
 
 
 @linux
 @needs_openmp
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_of_a_pool_use_one_thread_unless_told(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "preload", "by_default", "told"),
+    [
+        ("fork", (), "1 forked process", "1 forked process"),
+        ("spawn", (), "1 worker process", "2 OMP_NUM_THREADS"),
+        ("forkserver", (), "1 worker process", "2 OMP_NUM_THREADS"),
+        ("forkserver", ("cregkit.kernels._runtime",), "1 forked process", "1 forked process"),
+    ],
+)
+def test_workers_of_a_pool_use_one_thread_unless_told(
+    method: str, preload: tuple[str, ...], by_default: str, told: str, tmp_path: Path
+) -> None:
     """As forked ones do, which cannot use more: so many workers as processors, and no more threads than those."""
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
-    done = run_python(str(script), method)
-    assert (done.stdout.split(), done.returncode) == (["1"] * 8, 0), done.stderr
-    told = run_python(str(script), method, OMP_NUM_THREADS=str(len(os.sched_getaffinity(0))))
-    assert told.stdout.split() == [str(len(os.sched_getaffinity(0)))] * 8, told.stderr
+    done = run_python(str(script), method, *preload)
+    assert (done.stdout.startswith(by_default), done.returncode) == (True, 0), done.stdout + done.stderr
+    done = run_python(str(script), method, *preload, OMP_NUM_THREADS="2")
+    assert (done.stdout.startswith(told), done.returncode) == (True, 0), done.stdout + done.stderr
 
 
 LOKY = """

@@ -20,19 +20,23 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limi
 
 # ---- memory that is not there ----
 
-LITTLE_MEMORY = """
+LIMIT = """
 import resource
 import numpy as np
-from support import LARGE, OPS, arguments_of, arrays_in, bits
+from support import LARGE, OPS, OPS_WITH_OUT, arguments_of, arrays_in, bits
 import cregkit as ck
 from cregkit import cases, functional
 from cregkit.kernels import _pool
 
 def limit(extra):
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + extra if extra else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    most = resource.RLIM_INFINITY
+    if extra:
+        with open("/proc/self/statm") as file:
+            most = int(file.read().split()[0]) * resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+"""
 
+LITTLE_MEMORY = """
 def state(layer):
     return {name: value.tobytes() for name, value in layer.state_dict().items()}
 
@@ -82,13 +86,99 @@ print(*failed)
 
 @linux
 def test_a_failed_allocation_changes_nothing(record_property: Callable[[str, object], None]) -> None:
-    done = run_python("-c", LITTLE_MEMORY, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="65536")
+    done = run_python("-c", LIMIT + LITTLE_MEMORY, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
     failed = done.stdout.split()
     record_property("faults", len(failed))
     assert set(OPS) - set(failed) == {"l2_penalty", "sgd_step", "adamw_step"}  # they need no memory to speak of
     layers = ["BatchNorm", "Dropout", "LayerNorm", "RMSNorm", "Linear", "Sequential"]
     assert failed[-12:] == [word for layer in layers for word in (layer, "backward")]
+
+
+IN_PLACE = """
+MEDIUM = {2: (256, 1024), 3: (16, 16, 1024), 4: (3, 3, 170, 171)}
+succeeded, failed = set(), set()
+with ck.num_threads(1):
+    for op, case in OPS_WITH_OUT.items():
+        for extra in (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24):
+            arguments = arguments_of(case, MEDIUM[len(LARGE[case.shapes])])
+            arguments["out"] = next(iter(arrays_in(arguments).values()))
+            ck.clear_pool()
+            before = bits(arrays_in(arguments))
+            limit(extra)
+            try:
+                getattr(functional, op)(**arguments)
+                succeeded.add(op)
+            except MemoryError:
+                limit(0)
+                assert bits(arrays_in(arguments)) == before, (op, extra)
+                failed.add(op)
+            finally:
+                limit(0)
+assert succeeded == set(OPS_WITH_OUT), set(OPS_WITH_OUT) - succeeded
+print(*failed)
+"""
+
+
+@linux
+def test_a_failed_allocation_in_a_call_in_place_changes_nothing(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Whichever allocation fails, of results or of memory to work in: the inputs are still there."""
+    done = run_python("-c", LIMIT + IN_PLACE, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="4096")
+    assert done.returncode == 0, done.stderr
+    record_property("faults", len(done.stdout.split()))
+    assert {"batch_norm_forward", "batch_norm_backward", "layer_norm_backward"} <= set(done.stdout.split())
+
+
+FULL_POOL = """
+HELD = 160 << 20  # of a size of which no op makes use
+SMALL = {2: (60, 1000), 3: (6, 10, 1000), 4: (12, 3, 40, 41)}
+
+def fill_pool():
+    ck.clear_pool()
+    ck.dropout_keep(HELD, 0.0, seed=0)
+    assert _pool.pool_statistics()["bytes"] >= HELD
+
+def gave_way():
+    return _pool.pool_statistics()["bytes"] < HELD
+
+with ck.num_threads(1):
+    for op, case in OPS.items():
+        large = LARGE[case.shapes]
+        for size, shape in (("large", large), ("small", SMALL[len(large)])):
+            arguments = arguments_of(case, shape)
+            own = {name: arguments[name].copy() for name in case.changed}
+            wanted = bits(cases.run(case, functional, arguments | own))
+            fill_pool()
+            limit(1 << 12)
+            result = getattr(functional, op)(**arguments)
+            limit(0)
+            if gave_way():
+                print(size, op)
+            values = result if isinstance(result, tuple) else (result,)
+            got = {name: np.asarray(v) for name, v in zip(case.outputs, values, strict=False) if v is not None}
+            assert bits(got | {name: arguments[name] for name in case.changed}) == wanted, op
+    y = ck.rms_norm(np.random.default_rng(0).standard_normal((512, 512), np.float32))
+    before = y.copy()
+    fill_pool()
+    limit(1 << 12)
+    y.resize((4096, 4096), refcheck=False)
+    limit(0)
+    assert gave_way() and np.array_equal(y.reshape(-1)[:before.size], before.reshape(-1))
+"""
+
+
+@linux
+def test_an_allocation_takes_the_memory_that_the_pool_holds(record_property: Callable[[str, object], None]) -> None:
+    """Rather than fail: for outputs, for memory to work in, for arrays too small for the pool, for one that grows."""
+    done = run_python("-c", LIMIT + FULL_POOL, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="4096")
+    assert done.returncode == 0, done.stderr
+    gave_way = {tuple(line.split()) for line in done.stdout.splitlines()}
+    record_property("faults", len(gave_way))
+    need_no_memory = {"l2_penalty", "sgd_step", "adamw_step"}
+    assert {op for op in OPS if ("large", op) not in gave_way} == need_no_memory
+    assert len({op for op in OPS if ("small", op) in gave_way}) > len(OPS) / 2  # NumPy may have had some left over
 
 
 # ---- what calls leave behind ----

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from support import ISAS, Array, needs_openmp, run_python
 
-from cregkit import functional, rms_norm
+from cregkit import _fork, functional, rms_norm
 from cregkit.kernels import _cpu, _runtime
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -71,7 +73,7 @@ def test_omp_num_threads(value: str, threads: str) -> None:
 
 
 @needs_openmp
-@pytest.mark.parametrize("value", ["", "0", "-2", "many"])
+@pytest.mark.parametrize("value", ["", "0", "-2", "many", "\N{SUPERSCRIPT TWO}"])
 def test_omp_num_threads_that_means_nothing(value: str) -> None:
     assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout == run_python("-c", SHOW_THREADS).stdout
 
@@ -121,6 +123,17 @@ CGROUPS = [
         },
         4,
     ),
+    (
+        "v1, a group above is tighter",
+        {
+            "proc/self/cgroup": "4:cpuacct,cpu:/a/b\n",
+            f"{V1}/a/b/cpu.cfs_quota_us": "700000\n",
+            f"{V1}/a/b/cpu.cfs_period_us": "100000\n",
+            f"{V1}/a/cpu.cfs_quota_us": "300000\n",
+            f"{V1}/a/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
     ("v1, period 0", {f"{V1}/cpu.cfs_quota_us": "200000\n", f"{V1}/cpu.cfs_period_us": "0\n"}, 8),
 ]
 
@@ -134,6 +147,110 @@ def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path, monkeypa
     assert math.ceil(min(_cpu.cgroup_quota(root), 8)) == cpus
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert _cpu.available_cpus(root) == (6, "OMP_NUM_THREADS")
+
+
+GROUPS = "sys/fs/cgroup"
+MEMORY = [
+    ("no files at all", {}, None),
+    ("v2, no limit", {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "max\n"}, None),
+    ("v2, more than there is", {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": f"{1 << 60}\n"}, None),
+    ("v2, own group", {"proc/self/cgroup": "0::/a/b\n", f"{GROUPS}/a/b/memory.max": f"{64 << 20}\n"}, 64),
+    (
+        "v2, a group above is tighter",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            f"{GROUPS}/a/b/memory.max": f"{64 << 20}\n",
+            f"{GROUPS}/a/memory.max": f"{48 << 20}\n",
+        },
+        48,
+    ),
+    (
+        "v2, high is less than max",
+        {
+            "proc/self/cgroup": "0::/a\n",
+            f"{GROUPS}/a/memory.max": f"{64 << 20}\n",
+            f"{GROUPS}/a/memory.high": f"{32 << 20}\n",
+        },
+        32,
+    ),
+    ("v2, own group not visible", {"proc/self/cgroup": "0::/box/1\n", f"{GROUPS}/memory.max": f"{16 << 20}\n"}, 16),
+    ("v2, beside the root", {"proc/self/cgroup": "0::/../a\n", f"{GROUPS}/memory.max": f"{16 << 20}\n"}, 16),
+    ("v2, unreadable", {"proc/self/cgroup": "nonsense\n\n0::/\n", f"{GROUPS}/memory.max": "soon\n"}, None),
+    (
+        "v1, no limit",
+        {"proc/self/cgroup": "4:memory:/\n", f"{GROUPS}/memory/memory.limit_in_bytes": "9223372036854771712\n"},
+        None,
+    ),
+    (
+        "v1, own group",
+        {"proc/self/cgroup": "4:memory:/a\n", f"{GROUPS}/memory/a/memory.limit_in_bytes": f"{64 << 20}\n"},
+        64,
+    ),
+    (
+        "v1, a group above is tighter",
+        {
+            "proc/self/cgroup": "4:hugetlb,memory:/a/b/c\n0::/\n",
+            f"{GROUPS}/hugetlb,memory/a/b/c/memory.limit_in_bytes": "9223372036854771712\n",
+            f"{GROUPS}/hugetlb,memory/a/memory.limit_in_bytes": f"{24 << 20}\n",
+        },
+        24,
+    ),
+    (
+        "v1, own group not visible",
+        {"proc/self/cgroup": "4:memory:/box/1\n", f"{GROUPS}/memory/memory.limit_in_bytes": f"{16 << 20}\n"},
+        16,
+    ),
+    (
+        "v1 and v2, memory in v1",
+        {
+            "proc/self/cgroup": "4:memory:/a\n0::/b\n",
+            f"{GROUPS}/memory/a/memory.limit_in_bytes": f"{64 << 20}\n",
+            f"{GROUPS}/unified/b/cgroup.procs": "1\n",
+        },
+        64,
+    ),
+    (
+        "v1 and v2, memory in v2",
+        {
+            "proc/self/cgroup": "1:cpu:/a\n0::/b/c\n",
+            f"{GROUPS}/cpu/a/cpu.shares": "1024\n",
+            f"{GROUPS}/unified/b/memory.max": f"{64 << 20}\n",
+        },
+        64,
+    ),
+    (
+        "another group's",
+        {"proc/self/cgroup": "0::/a\n4:memory:/b\n", f"{GROUPS}/memory/a/memory.limit_in_bytes": "1\n"},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "mebibytes"), [case[1:] for case in MEMORY], ids=[case[0] for case in MEMORY])
+def test_memory_of_the_control_groups(files: dict[str, str], mebibytes: int | None, tmp_path: Path) -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = machine if mebibytes is None else mebibytes << 20
+    assert _cpu.memory_bytes(tree(tmp_path, files)) == wanted
+
+
+STAT = "7 (a ) R 1 (b) S 1 7 7 0 -1 {} 102 0 0\n"
+MAPS = "7f00-7f01 r-xp 00000000 fe:00 12 /usr/lib/{}\n"
+PARENTS = [  # the flags of the kernel, what is loaded, and whether OpenMP's threads may be lost
+    ("started as a program", "4194304", "libgomp.so.1", False),
+    ("forked", "4194368", "libgomp.so.1", True),
+    ("forked before there was an OpenMP", "4194368", "libc.so.6", False),
+    ("an emulator that does not tell", "0", "libgomp.so.1", False),
+    ("another system", "-", "libgomp.so.1", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "library", "forked"), [case[1:] for case in PARENTS], ids=[case[0] for case in PARENTS]
+)
+def test_forked_beside_openmp(flags: str, library: str, forked: bool, tmp_path: Path) -> None:
+    root = tree(tmp_path, {"proc/self/stat": STAT.format(flags), "proc/self/maps": MAPS.format(library)})
+    assert _fork.forked_beside_openmp(root) == forked
+    assert not _fork.forked_beside_openmp(tmp_path / "without proc")
 
 
 def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None:
@@ -191,6 +308,159 @@ def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> Non
         assert _runtime.get_num_threads() == 6
     finally:
         _runtime.set_num_threads(before)
+
+
+@needs_openmp
+def test_num_threads_object_entered_by_two_threads() -> None:
+    """Each leaves the block with the limit it had before, whoever leaves first."""
+    shared, together, seen = _runtime.num_threads(5), threading.Barrier(2), {}
+
+    def work(own: int) -> None:
+        with _runtime.num_threads(own):
+            together.wait()
+            with shared:
+                together.wait()
+                inside = _runtime.get_num_threads()
+                together.wait()
+            seen[own] = (inside, _runtime.get_num_threads())
+
+    workers = [threading.Thread(target=work, args=(own,)) for own in (2, 3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == {2: (5, 2), 3: (5, 3)}
+
+
+@needs_openmp
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_num_threads_blocks_of_generators_end_in_any_order(order: tuple[int, ...]) -> None:
+    """What holds is the innermost block that is still open, and at last what held before."""
+
+    def suspended(n: int) -> Iterator[None]:
+        with _runtime.num_threads(n):
+            yield
+
+    with _runtime.num_threads(9):
+        generators = [suspended(n) for n in range(1, 5)]
+        for generator in generators:
+            next(generator)
+        still_open = [9, 1, 2, 3, 4]
+        for i in order:
+            assert _runtime.get_num_threads() == still_open[-1]
+            generators[i].close()  # type: ignore[attr-defined]
+            still_open.remove(i + 1)
+        assert _runtime.get_num_threads() == 9
+
+
+@needs_openmp
+def test_num_threads_of_an_asyncio_task_is_its_own() -> None:
+    before = _runtime.get_num_threads()
+    shared, seen = _runtime.num_threads(5), {}
+
+    async def task(n: int) -> None:
+        with _runtime.num_threads(n):
+            await asyncio.sleep(0)
+            with shared:
+                await asyncio.sleep(0.001 * n)
+                inner = (_runtime.get_num_threads(), await asyncio.to_thread(_runtime.get_num_threads))
+            await asyncio.sleep(0.001 * (4 - n))
+            seen[n] = (*inner, _runtime.get_num_threads())
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(task(n)) for n in (1, 2, 3)]
+        while not all(done.done() for done in tasks):
+            assert _runtime.get_num_threads() == before
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert seen == {n: (5, 5, n) for n in (1, 2, 3)}
+    assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_left_by_another_thread_ends() -> None:
+    before = _runtime.get_num_threads()
+    with _runtime.num_threads(3):
+        block = _runtime.num_threads(5).__enter__()
+        other = threading.Thread(target=block.__exit__, args=(None, None, None))
+        other.start()
+        other.join()
+        assert _runtime.get_num_threads() == 3
+    assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_decorates_a_function_that_calls_itself() -> None:
+    before = _runtime.get_num_threads()
+
+    @_runtime.num_threads(5)
+    def nested(depth: int) -> list[int]:
+        return [_runtime.get_num_threads(), *(nested(depth - 1) if depth else [])]
+
+    assert nested(3) == [5, 5, 5, 5]
+    assert _runtime.get_num_threads() == before
+
+
+def test_num_threads_not_entered_cannot_be_left() -> None:
+    before, block = _runtime.get_num_threads(), _runtime.num_threads(5)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"num_threads\(5\) has no open block"):
+            block.__exit__(None, None, None)
+        with block:
+            pass
+    assert _runtime.get_num_threads() == before
+
+
+LIMITED = """
+import asyncio, os
+import numpy as np
+from support import LARGE, OPS, arguments_of
+import cregkit as ck
+from cregkit import functional
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def merge(count, mean, m2):
+    with ck.num_threads(3):  # a callback's own block ends with it
+        ck.get_num_threads()
+    return count + 2, mean, m2
+
+async def limited():
+    with ck.num_threads(1):
+        await asyncio.sleep(0)
+        for op, case in OPS.items():
+            getattr(functional, op)(**arguments_of(case, LARGE[case.shapes]))
+            assert threads() == 1, op
+        functional.crop_images(np.ones((1, 3, 9, 9), np.float32), np.zeros((1, 2), np.int64), 600)
+        functional.sample_uniform(np.arange(2), 1 << 18, seed=0)
+        for rows in (0, 2, 900):
+            functional.batch_norm_forward(np.ones((rows, 100_000 if rows < 9 else 900), np.float32), merge=merge)
+        functional.rms_norm(np.ones((2, 1 << 20), np.float32))
+        assert threads() == 1
+        await asyncio.sleep(0)
+
+async def unlimited():
+    assert ck.get_num_threads() == 3
+    await asyncio.sleep(0)
+    functional.rms_norm(np.ones((2048, 2048), np.float32))
+    assert threads() == 3
+
+async def main():
+    await asyncio.gather(limited(), unlimited())
+
+ck.set_num_threads(3)
+asyncio.run(main())
+"""
+
+
+@linux
+@needs_openmp
+def test_every_op_heeds_the_num_threads_of_its_task() -> None:
+    """While another task of the same thread has no limit: the system is asked how many threads there have been."""
+    done = run_python("-c", LIMITED, OPENBLAS_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("call", [_runtime.num_threads, _runtime.set_num_threads])

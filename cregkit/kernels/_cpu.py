@@ -1,11 +1,12 @@
 """What this machine grants the process: threads, by CPU affinity, cgroup quota, being a worker process and
-OMP_NUM_THREADS; and the size of the last cache."""
+OMP_NUM_THREADS; memory; and the size of the last cache."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -17,46 +18,54 @@ def affinity() -> int:
 
 
 def cgroup_quota(root: Path = Path("/")) -> float:
-    """CPUs' worth of time the process's control group grants (v2 or v1), infinite without a limit."""
-    quotas = [_quota_v2(root), _quota_v1(root)]
+    """CPUs' worth of time the process's control groups grant (v2 or v1), infinite without a limit.
+
+    A limit on any group holds for all below it.
+    """
+    quotas = [math.inf]
+    for group in _groups(root, "cpu"):
+        v1 = [_read(group / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        words = _read(group / "cpu.max").split() or v1
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]) > 0:
+            quotas.append(int(words[0]) / int(words[1]))
     return min(quotas)
 
 
-def _quota_v2(root: Path) -> float:
-    """The smallest cpu.max from the process's group up to the top: a limit on any of them holds."""
-    mount = root / "sys/fs/cgroup"
-    quota = math.inf
-    folder = mount / _own_group(root, "0::")
-    while True:
-        words = _read(folder / "cpu.max").split()
-        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]) > 0:
-            quota = min(quota, int(words[0]) / int(words[1]))
-        if folder == mount or mount not in folder.parents:
-            return quota
-        folder = folder.parent
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Bytes of memory the process may use: the machine's, or less where a control group (v2 or v1) allows less.
+
+    ``memory.high`` counts as a limit: beyond it the system slows the group down to take memory back.
+    """
+    limits = [
+        int(limit)
+        for group in _groups(root, "memory")
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
+        if (limit := _read(group / name)).isdigit()
+    ]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 
 
-def _quota_v1(root: Path) -> float:
-    for controller in ("cpu", "cpu,cpuacct"):
-        mount = root / "sys/fs/cgroup" / controller
-        for folder in (mount / _own_group(root, f":{controller}:"), mount):
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-            if quota.isdigit() and period.isdigit() and int(period) > 0:
-                return int(quota) / int(period)
-    return math.inf
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the process's control groups, each from its own up to the top, in v2's hierarchy and in v1's.
 
-
-def _own_group(root: Path, marker: str) -> str:
-    """Path of the process's group within its hierarchy, "" at the top or when unknown."""
+    In a container, whose own group may be the top that it sees, those below the top may not be there.
+    """
+    own = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
-        if marker in line:
-            return line.split(":", 2)[2].strip("/")
-    return ""
+        controllers, _, path = line.partition(":")[2].partition(":")
+        own.update(dict.fromkeys(controllers.split(","), path.strip("/")))  # v2 names no controller: ""
+    top = root / "sys/fs/cgroup"
+    mounts = {top: "", top / "unified": ""}
+    mounts |= {folder: controller for folder in top.glob(f"*{controller}*") if controller in folder.name.split(",")}
+    for mount, name in mounts.items():
+        words = own.get(name, "").split("/")
+        for depth in range(len(words), -1, -1):
+            yield mount.joinpath(*words[:depth])
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""
 
@@ -76,7 +85,7 @@ def available_cpus(root: Path = Path("/")) -> tuple[int, str]:
     if is_worker():
         count, origin = 1, "worker process of multiprocessing"
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if wanted.isdigit() and int(wanted) > 0:
+    if wanted.isdecimal() and int(wanted) > 0:
         count, origin = min(int(wanted), 4096), "OMP_NUM_THREADS"
     return count, origin
 

@@ -5,11 +5,17 @@
 # this invisible: an array allocated under a handler is an ordinary array that owns its data, and frees it with that
 # handler.
 #
-# The pool holds freed blocks only, newest last, at most `limit_bytes` of them; the oldest go first when it is full. A
-# lock guards it, because arrays may die on any thread; a fork takes the lock first, so that the child's pool is whole.
+# The pool holds freed blocks only, newest last, at most `limit_bytes` of them; the oldest go first when it is full. It
+# gives way: where memory cannot be had, all blocks go back to the system, and it is asked once more. A lock guards the
+# pool, because arrays may die on any thread; a fork takes the lock first, so that the child's pool is whole.
 import os
 
+from cregkit.kernels._cpu import memory_bytes
+
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_DECREF
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
@@ -61,6 +67,7 @@ cdef extern from "numpy/arrayobject.h":
         PyDataMemAllocator allocator
 
     object PyDataMem_SetHandler(object handler)
+    PyObject *array_or_null "PyArray_EMPTY"(int ndim, cnp.npy_intp *shape, int dtype, int fortran)
 
 
 cdef enum:
@@ -124,11 +131,21 @@ cdef void make_room(size_t size) noexcept nogil:
         release_oldest()
 
 
+cdef void release_all() noexcept nogil:
+    creg_pool_lock()
+    while n_held > 0:
+        release_oldest()
+    creg_pool_unlock()
+
+
 cdef void *pool_malloc(void *ctx, size_t size) noexcept nogil:
     cdef size_t whole = rounded(size)
     cdef void *memory = take(whole)
     if memory == NULL:
         memory = creg_pages(whole)
+        if memory == NULL:
+            release_all()
+            memory = creg_pages(whole)
         if memory == NULL:
             return NULL
         (<size_t *>memory)[0] = whole
@@ -181,13 +198,25 @@ cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 creg_pool_watch_forks()
 
 
+# An array of NumPy's own memory. (A try block would cost a tenth of the smallest op.)
+cdef cnp.ndarray numpy_array(int ndim, cnp.npy_intp *shape, int dtype):
+    cdef PyObject *a = array_or_null(ndim, shape, dtype, 0)
+    if a == NULL:
+        PyErr_Clear()
+        release_all()
+        return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+    cdef cnp.ndarray array = <cnp.ndarray>a
+    Py_DECREF(array)
+    return array
+
+
 cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
     cdef cnp.npy_intp elements = 1
     cdef int i
     for i in range(ndim):
         elements *= shape[i]
     if elements < SMALLEST or limit_bytes == 0:
-        return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
+        return numpy_array(ndim, shape, dtype)
     outer = PyDataMem_SetHandler(handler_capsule)
     try:
         return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
@@ -197,10 +226,7 @@ cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
 
 def clear_pool():
     """Give all memory that the pool holds back to the system. Arrays in use are not touched."""
-    creg_pool_lock()
-    while n_held > 0:
-        release_oldest()
-    creg_pool_unlock()
+    release_all()
 
 
 def pool_statistics():
@@ -209,16 +235,16 @@ def pool_statistics():
 
 
 def _choose_limit():
-    """CREGKIT_POOL_MB, else a sixteenth of the machine's memory but no more than 1 GiB."""
+    """CREGKIT_POOL_MB, else a sixteenth of the memory that this process may use but no more than 1 GiB."""
     global limit_bytes
     wanted = os.environ.get("CREGKIT_POOL_MB", "").strip()
     if wanted:
-        if not wanted.isdigit() or int(wanted) > 1 << 30:
+        if not wanted.isdecimal() or int(wanted) > 1 << 30:
             raise ImportError(
                 f"the environment variable CREGKIT_POOL_MB must be a whole number of MiB (0: no pool), got {wanted!r}")
         limit_bytes = int(wanted) << 20
         return
-    limit_bytes = min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
+    limit_bytes = min(1 << 30, memory_bytes() // 16)
 
 
 _choose_limit()

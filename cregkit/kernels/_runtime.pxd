@@ -164,7 +164,7 @@ cdef extern from "cregkit.h" nogil:
 # One task of a parallel loop: an op's own block function. It must not raise or touch Python.
 ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
 
-# How many threads a large enough call uses at most.
+# How many threads a large enough call uses at most, from when its arrays have been checked or made.
 cdef int thread_limit() noexcept nogil
 
 # The table in use.

@@ -2,11 +2,15 @@
 # checks of arrays and numbers, and output allocation.
 import operator
 import os
+from contextlib import ContextDecorator
+from contextvars import ContextVar
 
 import numpy as np
 
+from cregkit._fork import is_forked
 from cregkit.kernels._cpu import available_cpus, last_cache_bytes
 
+from cpython.contextvars cimport PyContextVar_Set, get_value
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
@@ -34,8 +38,9 @@ cdef extern from * nogil:
     #define CREG_OPENMP 0
     #endif
 
-    /* A thread's own limit (0: none), and whether this process was forked: the OpenMP runtime's threads do not survive
-     * a fork, and a parallel loop in the child would wait for them for ever. */
+    /* The limit (0: none) that the last large call from a thread found in its context, and whether this process was
+     * forked: the OpenMP runtime's threads do not survive a fork, and a parallel loop in the child would wait for them
+     * for ever. */
     static _Thread_local int creg_thread_limit = 0;
     static int creg_forked = 0;
     static void creg_note_fork(void) { creg_forked = 1; }
@@ -56,6 +61,7 @@ cdef extern from * nogil:
 
 
 creg_watch_forks()
+creg_forked = is_forked()
 
 # ---- instruction sets ----
 
@@ -147,13 +153,6 @@ def _choose_threads():
 _choose_threads()
 
 
-def threads_origin():
-    """What set the number of threads that get_num_threads() tells."""
-    if creg_forked:
-        return "forked process: OpenMP threads do not survive a fork"
-    return "num_threads block" if creg_thread_limit > 0 else threads_from
-
-
 def openmp_version():
     """The OpenMP specification (yyyymm) of the runtime this was built with, 0 without OpenMP."""
     return CREG_OPENMP
@@ -170,21 +169,77 @@ cdef int checked_threads(object n) except -1:
 
 
 def set_num_threads(n):
-    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it."""
+    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
+
+    A forked child computes on one thread nevertheless.
+    """
     global default_threads, threads_from
     default_threads = checked_threads(n)
     threads_from = "set_num_threads"
 
 
 def get_num_threads():
-    """The number of threads a large enough call from this Python thread uses at most."""
+    """The number of threads a large enough call uses at most, from where this is called."""
+    find_limit()
     return thread_limit()
 
 
-class num_threads:
-    """Context manager: calls from this Python thread use up to ``n`` threads within the block.
+def threads_origin():
+    """What set the number of threads that get_num_threads() tells."""
+    if creg_forked:
+        return "forked process: OpenMP threads do not survive a fork"
+    find_limit()
+    return "num_threads block" if open_blocks > 0 and creg_thread_limit > 0 else threads_from
 
-    Other Python threads are not affected. Results do not depend on it.
+
+# A `with` block of num_threads.
+cdef class Block:
+    cdef int limit
+    cdef bint open
+
+
+# The blocks entered in the current context, innermost last. A block may be left in another context than it was entered
+# in, or stay open longer than a block within it, so that any of them may be closed.
+cdef object entered_blocks = ContextVar("cregkit_num_threads", default=())
+
+# Open blocks in the whole process. While there are none, no call looks for one.
+cdef int open_blocks = 0
+
+
+cdef tuple still_open():
+    cdef tuple entered = get_value(entered_blocks)
+    for block in entered:
+        if not (<Block>block).open:
+            return tuple([block for block in entered if (<Block>block).open])
+    return entered
+
+
+# Parallel loops run without the GIL, but a context is found with the GIL alone: calls look here first.
+cdef int find_limit() except -1:
+    global creg_thread_limit
+    cdef tuple still
+    if open_blocks > 0:
+        still = still_open()
+        creg_thread_limit = (<Block>still[len(still) - 1]).limit if still else 0
+    return 0
+
+
+# Every op comes here with the shapes of its arrays: any op that uses threads has one of this size.
+cdef inline int find_limit_for(int ndim, cnp.npy_intp *shape) except -1:
+    if open_blocks > 0 and cnp.PyArray_MultiplyList(shape, ndim) >= ELEMENTS_WORTH_RELEASE:
+        find_limit()
+    return 0
+
+
+class num_threads(ContextDecorator):
+    """Context manager and decorator: calls within the block use up to ``n`` threads (1 to 4096).
+
+    The innermost open block of the current context (:mod:`contextvars`) counts. So other threads and other asyncio
+    tasks are not affected, while tasks and :func:`asyncio.to_thread` calls that the block starts are, until it ends. A
+    generator shares the context of its consumer: a block that it is suspended in holds there too. One object may be
+    entered by several threads or tasks, and again within its own block.
+
+    Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
 
     >>> with cregkit.num_threads(1):
     ...     y = cregkit.layer_norm(x)
@@ -192,23 +247,39 @@ class num_threads:
 
     def __init__(self, n):
         self._n = checked_threads(n)
-        self._outer = []
+        self._blocks = []
 
     def __enter__(self):
-        global creg_thread_limit
-        self._outer.append(creg_thread_limit)
-        creg_thread_limit = self._n
+        global open_blocks
+        cdef Block block = Block.__new__(Block)
+        block.limit, block.open = self._n, True
+        PyContextVar_Set(entered_blocks, (*still_open(), block))
+        self._blocks.append(block)
+        open_blocks += 1
         return self
 
     def __exit__(self, *exception):
-        global creg_thread_limit
-        creg_thread_limit = self._outer.pop()
+        """Close the block that this context entered last, or any other: the one of another thread or task."""
+        global open_blocks
+        if not self._blocks:
+            raise RuntimeError(f"num_threads({self._n}) has no open block to leave: enter it first")
+        cdef list blocks = self._blocks
+        cdef Block block = blocks[len(blocks) - 1], own
+        for own in reversed(still_open()):
+            if own in blocks:
+                block = own
+                break
+        blocks.remove(block)
+        block.open = False
+        find_limit()  # a call may go on here
+        open_blocks -= 1
+        PyContextVar_Set(entered_blocks, still_open())
 
 
 cdef int thread_limit() noexcept nogil:
     if creg_forked or CREG_OPENMP == 0:
         return 1
-    return creg_thread_limit if creg_thread_limit > 0 else default_threads
+    return creg_thread_limit if open_blocks > 0 and creg_thread_limit > 0 else default_threads
 
 
 cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
@@ -326,12 +397,13 @@ cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:
 
 
 cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype):
+    find_limit_for(ndim, shape)
     return pooled_array(ndim, shape, dtype)
 
 
 cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype):
     cdef cnp.npy_intp shape = n
-    return pooled_array(1, &shape, dtype)
+    return new_array(1, &shape, dtype)
 
 
 cdef float *floats(cnp.ndarray a) noexcept:
@@ -353,6 +425,7 @@ cdef cnp.ndarray checked_array(object a, str name, int dtype):
         a = foreign_array(a, name, dtype)
     if not is_plain(<cnp.ndarray>a, dtype):
         refuse_array(a, name, dtype)
+    find_limit_for(cnp.PyArray_NDIM(<cnp.ndarray>a), cnp.PyArray_DIMS(<cnp.ndarray>a))
     return <cnp.ndarray>a
 
 
