@@ -60,5 +60,5 @@ class Linear(Layer):
         rows = dy.reshape(-1, self.out_features)
         self.dweight = rows.T @ x.reshape(-1, self.in_features)
         if self.bias is not None:
-            self.dbias = np.add.reduce(rows, axis=0)
+            self.dbias = rows.sum(axis=0)
         return dy @ self.weight
