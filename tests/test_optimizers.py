@@ -211,6 +211,12 @@ BROKEN = {
     "gradient that is the weight": lambda network, optimizer: setattr(
         network.layers[3], "dbias", network.layers[3].bias
     ),
+    "gradient that is a view of the weight": lambda network, optimizer: setattr(
+        network.layers[3], "dbias", network.layers[3].bias[:]
+    ),
+    "weight that is a view of its gradient": lambda network, optimizer: setattr(
+        network.layers[3], "bias", network.layers[3].dbias[:]
+    ),
     "no gradient": lambda network, optimizer: setattr(network.layers[3], "dbias", None),
     "gradient that is a list": lambda network, optimizer: setattr(network.layers[3], "dbias", [1.0, 1.0]),
     "read-only bias": lambda network, optimizer: network.layers[3].bias.setflags(write=False),

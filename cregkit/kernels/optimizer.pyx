@@ -212,10 +212,10 @@ cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().adamw_step(a.w + i, a.dw + i, a.m + i, a.v + i, min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), &a.step)
 
 
-cdef double beta_of(object betas, int i) except? -1:
-    cdef double beta = number(betas[i], f"betas[{i}]", 0.0, 1.0)
+cdef double beta_of(object beta_, str name) except? -1:
+    cdef double beta = number(beta_, name, 0.0, 1.0)
     if beta == 1.0:
-        raise ValueError(f"betas[{i}] must be less than 1, or nothing new would ever count, got {betas[i]}")
+        raise ValueError(f"{name} must be less than 1, or nothing new would ever count, got {beta_}")
     return beta
 
 
@@ -256,7 +256,7 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     a.rate, a.decay = number(lr, "lr", 0.0, FLT_MAX), number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
-    a.beta1, a.beta2, a.decoupled = beta_of(betas, 0), beta_of(betas, 1), decoupled
+    a.beta1, a.beta2, a.decoupled = beta_of(betas[0], "betas[0]"), beta_of(betas[1], "betas[1]"), decoupled
     try:
         count = operator.index(step)
     except TypeError:

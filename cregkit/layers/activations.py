@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 
+_ZERO = np.float32(0)
 Floating = TypeVar("Floating", bound=np.floating)
 
 
@@ -39,10 +40,10 @@ class ReLU(_Activation):
     """``y = max(x, 0)``; the gradient at 0 is 0 (Nair & Hinton, 2010). NaN stays NaN."""
 
     def _value(self, x: Array) -> Array:
-        return np.maximum(x, np.float32(0))
+        return np.maximum(x, _ZERO)
 
     def _slope(self, dy: Array, x: Array) -> Array:
-        return np.where(x <= 0, np.float32(0), dy)
+        return np.where(x <= 0, _ZERO, dy)
 
 
 class Sigmoid(_Activation):

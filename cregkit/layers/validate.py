@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 def shown(value: object) -> str:
     """Return the type of what was given in place of another, and itself as far as that is short."""
@@ -54,7 +56,7 @@ def within(requirement: str, values: NDArray[Any], low: float, high: float) -> N
 
 def float32(name: str, value: object) -> NDArray[np.float32]:
     """Return ``value``, which must be a float32 array already: nothing is cast behind the caller's back."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+    if not isinstance(value, np.ndarray) or value.dtype != _FLOAT32:
         came = f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name} must be a float32 array, got {came}; use np.asarray({name}, dtype=np.float32)")
     return value

@@ -86,7 +86,7 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
         total = e.sum(axis=1, keepdims=True)
         z -= np.log(total)
         # Where t is 0, log p may be -inf: a class ruled out by its logit costs nothing.
-        loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros_like(t)).sum()) / len(z)
+        loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros(t.shape)).sum()) / len(z)
         dlogits: Array = ((e / total * t.sum(axis=1, keepdims=True) - t) / len(z)).astype(np.float32)
     return loss, dlogits.reshape(logits.shape)
 
@@ -121,9 +121,7 @@ def _same_shape(name: str, outputs: Array, targets: Array) -> None:
 def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return ``targets`` as an array of a row for each class number, with a one where it points."""
     *of_rows, classes = shape
-    if not isinstance(targets, np.ndarray) or not (
-        np.issubdtype(targets.dtype, np.integer) or targets.dtype == np.float32
-    ):
+    if not isinstance(targets, np.ndarray) or not (targets.dtype.kind in "iu" or targets.dtype == np.float32):
         came = f"a {targets.dtype} array" if isinstance(targets, np.ndarray) else type(targets).__name__
         raise TypeError(f"targets must be an array of class numbers (any integer dtype) or float32, got {came}")
     if targets.dtype == np.float32:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,13 @@ from cregkit.train.divergence import DivergenceError, all_finite
 
 _LARGEST = float(np.finfo(np.float32).max)
 _FLOAT32 = np.dtype(np.float32)
+_NEW_ARRAY = np.empty((2, 2)).flags.num
+"""The flags of an array as NumPy makes it: C-contiguous, aligned, writeable, and the owner of its memory."""
 _BELOW_ONE = float(np.nextafter(1.0, 0.0))
+
+
+def _is_rate(value: object) -> TypeGuard[float]:
+    return type(value) is float and 0.0 <= value <= _LARGEST
 
 
 def _rate(name: str, value: object) -> float:
@@ -71,13 +77,17 @@ class Optimizer:
             for slot in self._slots
             for parameter in parameters
         }
-        self._steps = np.zeros((), dtype=np.int64)
+        self._slots_of = {
+            parameter.name: tuple(self._slot_arrays[f"{slot}.{parameter.name}"] for slot in self._slots)
+            for parameter in parameters
+        }
+        self._steps = 0
         self._began_with: dict[str, float] = {}
 
     @property
     def steps(self) -> int:
         """Steps taken so far."""
-        return int(self._steps)
+        return self._steps
 
     @property
     def lr(self) -> float:
@@ -125,13 +135,23 @@ class Optimizer:
                 f"network must have the parameters that the optimiser was made for, {', '.join(self._shapes)}, got "
                 f"{', '.join(parameter.name for parameter in parameters)}; make a new optimiser"
             )
-        if missing := [parameter.name for parameter in parameters if parameter.grad is None]:
-            raise RuntimeError(f"no gradient yet for {', '.join(missing)}: call the network's backward before step")
         groups = self._group_of_each()
-        changes = [
-            (parameter, _checked_gradient(parameter, self._shapes[parameter.name]), groups[parameter.name])
-            for parameter in parameters
-        ]
+        changes = []
+        for parameter, shape in zip(parameters, self._shapes.values(), strict=True):
+            name, value, gradient, _ = parameter
+            if gradient is None:
+                missing = [parameter.name for parameter in parameters if parameter.grad is None]
+                raise RuntimeError(f"no gradient yet for {', '.join(missing)}: call the network's backward before step")
+            # Arrays as NumPy makes them, the usual case, are seen to be right at once.
+            if not (
+                type(value) is type(gradient) is np.ndarray
+                and value.dtype is gradient.dtype is _FLOAT32
+                and value.shape == gradient.shape == shape
+                and value.flags.num & gradient.flags.num & _NEW_ARRAY == _NEW_ARRAY
+                and value is not gradient
+            ):
+                _check_arrays(name, value, gradient, shape)
+            changes.append((parameter, gradient, groups[name]))
         for parameter, gradient, _ in changes:
             if not all_finite(gradient):
                 raise DivergenceError(f"the gradient of {parameter.name} is not finite")
@@ -140,8 +160,9 @@ class Optimizer:
     def _check_settings(self) -> None:
         """Refuse settings that are wrong; a subclass adds its own."""
         for index, group in enumerate(self.groups):
-            _rate(f"groups[{index}].lr", group.lr)
-            _rate(f"groups[{index}].weight_decay", group.weight_decay)
+            if not (_is_rate(group.lr) and _is_rate(group.weight_decay)):
+                _rate(f"groups[{index}].lr", group.lr)
+                _rate(f"groups[{index}].weight_decay", group.weight_decay)
 
     def _group_of_each(self) -> dict[str, ParameterGroup]:
         groups = {name: group for group in self.groups for name in group.names}
@@ -161,16 +182,13 @@ class Optimizer:
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define _update")
 
-    def _slot(self, slot: str, parameter: Parameter) -> Array:
-        return self._slot_arrays[f"{slot}.{parameter.name}"]
-
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return copies of all state: the slots by dotted name, ``steps``, and ``lr`` and ``weight_decay`` by group."""
         return {name: array.copy() for name, array in self._state()}
 
     def _state(self) -> Iterator[tuple[str, NDArray[Any]]]:
         yield from self._slot_arrays.items()
-        yield "steps", self._steps
+        yield "steps", np.array(self._steps, dtype=np.int64)
         yield "lr", np.array([group.lr for group in self.groups], dtype=np.float64)
         yield "weight_decay", np.array([group.weight_decay for group in self.groups], dtype=np.float64)
 
@@ -193,15 +211,13 @@ class Optimizer:
             self._began_with = self._rates()
         for name, array in self._slot_arrays.items():
             array[...] = arrays[name]
-        self._steps[...] = arrays["steps"]
+        self._steps = int(arrays["steps"])
         for group, lr, weight_decay in zip(self.groups, rates["lr"], rates["weight_decay"], strict=True):
             group.lr, group.weight_decay = lr, weight_decay
 
 
-def _checked_gradient(parameter: Parameter, shape: tuple[int, ...]) -> Array:
-    """Return the gradient, once it and its parameter are seen to be arrays that a step can read and write."""
-    name, value, gradient, _ = parameter
-    assert gradient is not None
+def _check_arrays(name: str, value: Array, gradient: Array, shape: tuple[int, ...]) -> None:
+    """Refuse a parameter and a gradient that a step cannot read and write."""
     for array in (value, gradient):
         what = name if array is value else f"the gradient of {name}"
         if not isinstance(array, np.ndarray) or array.dtype != _FLOAT32:
@@ -216,7 +232,6 @@ def _checked_gradient(parameter: Parameter, shape: tuple[int, ...]) -> Array:
         raise ValueError(f"{name} is read-only: make it writeable, or give the optimiser the layers to train alone")
     if np.may_share_memory(value, gradient):
         raise ValueError(f"the gradient of {name} must be an array of its own, but shares memory with {name}")
-    return gradient
 
 
 class SGD(Optimizer):
@@ -253,13 +268,14 @@ class SGD(Optimizer):
             raise ValueError(f"momentum must stay 0, as it was when the optimiser was made, got {self.momentum}")
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
+        slots = self._slots_of[parameter.name]
         sgd_step(
             parameter.value,
             gradient,
             group.lr,
             weight_decay=group.weight_decay,
             momentum=self.momentum,
-            velocity=self._slot("velocity", parameter) if self.momentum else None,
+            velocity=slots[0] if self.momentum else None,
         )
 
 
@@ -314,12 +330,13 @@ class Adam(Optimizer):
         _rate("eps", self.eps)
 
     def _update(self, parameter: Parameter, gradient: Array, group: ParameterGroup) -> None:
+        m, v = self._slots_of[parameter.name]
         adamw_step(
             parameter.value,
             gradient,
-            self._slot("m", parameter),
-            self._slot("v", parameter),
-            self.steps,
+            m,
+            v,
+            self._steps,
             group.lr,
             betas=self.betas,
             eps=self.eps,
