@@ -218,8 +218,9 @@ typedef struct {
     void (*rotate_image)(const float *x, float *y, creg_image image, double degrees, float fill);
     void (*box_image)(const float *x, const float *other, float *y, creg_image image, const int64_t box[4], float fill);
     void (*mix)(const float *x, const float *other, float *y, ptrdiff_t n, float weight);
-    void (*jitter_image)(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
-                         const float factors[4]);
+    /* Both return whether x holds colours: values from 0 to 1, apart from rounding and NaN. y is of no use if not. */
+    int (*jitter_image)(const float *x, float *y, ptrdiff_t n, int channels, int channels_last, const float factors[4]);
+    int (*are_colours)(const float *x, ptrdiff_t n);
 } creg_kernels;
 
 /* The tables this CPU and its operating system can run, best first; NULL past the end. */

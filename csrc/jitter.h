@@ -12,6 +12,9 @@
  * Hue without branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the sector of the colour,
  * channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the nearest multiple of 6.
  * V and D stay, so that gray stays gray and nothing leaves [0, 1].
+ *
+ * Whether x holds colours is found by the pass that writes y, which loads all of x: the check reads no memory. An x
+ * that does not makes y meaningless.
  */
 #ifndef CREG_JITTER_H
 #define CREG_JITTER_H
@@ -30,9 +33,21 @@ typedef struct {
     vf c[3];
 } colour;
 
-CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
+/* How far colours may lie beyond [0, 1]: rounding of what made them, not another scale. */
+#define COLOUR_EXCESS 1e-3f
 
-CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left)
+CREG_INLINE int range_of_colours(range seen)
+{
+    return all_at_most(seen.high, 1.0f + COLOUR_EXCESS) && all_at_most(v_sub(v_set1(0.0f), seen.low), COLOUR_EXCESS);
+}
+
+static int creg_are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+
+CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
+CREG_INLINE vf brightened(vf x, float factor) { return factor == 1.0f ? x : clipped(v_mul(v_set1(factor), x)); }
+
+/* With brightness applied. `seen` is widened by the colours as they were, where it is not NULL. */
+CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v;
     const ptrdiff_t n = min_size(left, CREG_W);
@@ -46,7 +61,8 @@ CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left)
         for (ptrdiff_t i = 0; i < n; i++) part[i] = x[i * a->step];
         v.c[c] = v_load(part);
     }
-    for (int c = 0; c < 3 && a->brightness != 1.0f; c++) v.c[c] = clipped(v_mul(v_set1(a->brightness), v.c[c]));
+    for (int c = 0; c < 3 && seen; c++) widen(&seen->of[c], v.c[c]);
+    for (int c = 0; c < 3; c++) v.c[c] = brightened(v.c[c], a->brightness);
     return v;
 }
 
@@ -75,16 +91,16 @@ CREG_INLINE vf gray_of(const colour *v, int channels)
 CREG_INLINE vf2 gray_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const colours *a = ctx;
-    const colour v = load_colour(a, at, a->n - at);
+    const colour v = load_colour(a, at, a->n - at, NULL);
     return (vf2){v_cut(gray_of(&v, a->channels), cut), v_set1(0.0f)};
 }
 
-static float gray_mean(const colours *a, ptrdiff_t n)
+static CREG_NOINLINE float gray_mean(colours a)
 {
     double sum = 0.0;
-    for (ptrdiff_t i = 0; i < n; i += CREG_PANEL)
-        sum += (double)panel_sums(gray_terms, a, i, min_size(CREG_PANEL, n - i)).a;
-    return (float)(sum / (double)n);
+    for (ptrdiff_t i = 0; i < a.n; i += CREG_PANEL)
+        sum += (double)panel_sums(gray_terms, &a, i, min_size(CREG_PANEL, a.n - i)).a;
+    return (float)(sum / (double)a.n);
 }
 
 CREG_INLINE vf v_distance(vf a, vf b) { return v_max(v_sub(a, b), v_sub(b, a)); }
@@ -114,34 +130,72 @@ static float turn_fraction(float hue)
     return turn < 1.0f ? turn : 0.0f;
 }
 
-/* n pixels; y like x. factors: brightness, contrast, saturation, hue. */
-static void creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
-                              const float factors[4])
+/* Brightness alone, which does not care what is a pixel, of n elements. */
+static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
 {
-    const float contrast = factors[1], saturation = channels == 1 ? 1.0f : factors[2];
-    const float hue = channels == 1 ? 0.0f : turn_fraction(factors[3]);
-    const colours a = {.x = x,
-                       .n = n,
-                       .step = channels_last ? channels : 1,
-                       .plane = channels_last ? 1 : n,
-                       .channels = channels,
-                       .brightness = factors[0]};
-    if (a.brightness == 1.0f && contrast == 1.0f && saturation == 1.0f && hue == 0.0f) {
-        if (x != y) memcpy(y, x, sizeof(float) * (size_t)(n * channels));
-        return;
-    }
-    const float mean = contrast == 1.0f ? 0.0f : gray_mean(&a, n);
-    const vf shift = v_mul(v_set1(1.0f - contrast), v_set1(mean));
-    for (ptrdiff_t i = 0; i < n; i += CREG_W) {
-        colour v = load_colour(&a, i, n - i);
-        for (int c = 0; c < 3 && contrast != 1.0f; c++) v.c[c] = clipped(v_add(v_mul(v_set1(contrast), v.c[c]), shift));
-        if (saturation != 1.0f) {
-            const vf gray = v_mul(v_set1(1.0f - saturation), gray_of(&v, channels));
-            for (int c = 0; c < 3; c++) v.c[c] = clipped(v_add(v_mul(v_set1(saturation), v.c[c]), gray));
+    if (factor == 1.0f && x == y) return creg_are_colours(x, n);
+    ranges seen = no_ranges();
+    ptrdiff_t i = 0;
+    for (; i + RANGES * CREG_W <= n; i += RANGES * CREG_W) /* main loop */
+        for (int k = 0; k < RANGES; k++) {
+            const vf v = v_load(x + i + k * CREG_W);
+            widen(&seen.of[k], v);
+            v_store(y + i + k * CREG_W, brightened(v, factor));
         }
-        if (hue != 0.0f) turn_hue(&v, v_set1(6.0f * hue));
-        store_colour(y, &a, i, n - i, &v);
+    for (; i < n; i += CREG_W) { /* tail */
+        const vf v = v_load_part(x + i, n - i);
+        widen(&seen.of[0], v);
+        v_store_part(y + i, brightened(v, factor), n - i);
     }
+    return range_of_colours(merged(&seen));
+}
+
+/* What comes after brightness. */
+typedef struct {
+    float contrast, saturation, hue, mean;
+} recolouring;
+
+/* At most CREG_W pixels, `left` of them. */
+CREG_INLINE void recolour(const colours *a, const recolouring *r, float *y, ptrdiff_t at, ptrdiff_t left, ranges *seen)
+{
+    colour v = load_colour(a, at, left, seen);
+    const vf shift = v_mul(v_set1(1.0f - r->contrast), v_set1(r->mean));
+    for (int c = 0; c < 3 && r->contrast != 1.0f; c++)
+        v.c[c] = clipped(v_add(v_mul(v_set1(r->contrast), v.c[c]), shift));
+    if (r->saturation != 1.0f) {
+        const vf gray = v_mul(v_set1(1.0f - r->saturation), gray_of(&v, a->channels));
+        for (int c = 0; c < 3; c++) v.c[c] = clipped(v_add(v_mul(v_set1(r->saturation), v.c[c]), gray));
+    }
+    if (r->hue != 0.0f) turn_hue(&v, v_set1(6.0f * r->hue));
+    store_colour(y, a, at, left, &v);
+}
+
+/* Compiled for each layout, which is constant where this is inlined. */
+CREG_INLINE int recolour_all(colours a, recolouring r, float *y)
+{
+    ranges seen = no_ranges();
+    ptrdiff_t i = 0;
+    for (; i + CREG_W <= a.n; i += CREG_W) recolour(&a, &r, y, i, CREG_W, &seen);
+    if (i < a.n) recolour(&a, &r, y, i, a.n - i, &seen);
+    return range_of_colours(merged(&seen));
+}
+
+/* n pixels; y like x. factors: brightness, contrast, saturation, hue. Returns whether x holds colours. */
+static int creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
+                             const float factors[4])
+{
+    const colours gray = {.x = x, .n = n, .step = 1, .plane = n, .channels = 1, .brightness = factors[0]};
+    const colours planes = {.x = x, .n = n, .step = 1, .plane = n, .channels = 3, .brightness = factors[0]};
+    const colours pixels = {.x = x, .n = n, .step = 3, .plane = 1, .channels = 3, .brightness = factors[0]};
+    recolouring r = {.contrast = factors[1], .saturation = 1.0f};
+    if (channels == 3) {
+        r.saturation = factors[2];
+        r.hue = turn_fraction(factors[3]);
+    }
+    if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f) return brighten(x, y, n * channels, factors[0]);
+    if (r.contrast != 1.0f) r.mean = gray_mean(channels == 1 ? gray : channels_last ? pixels : planes);
+    if (channels == 1) return recolour_all(gray, r, y);
+    return channels_last ? recolour_all(pixels, r, y) : recolour_all(planes, r, y);
 }
 
 #endif

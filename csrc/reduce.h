@@ -302,29 +302,55 @@ CREG_INLINE int creg_is_safe_rstd(double rstd) { return (rstd >= 0x1p-64) & (rst
 
 CREG_INLINE vf v_magnitude(vf a) { return v_max(a, v_sub(v_set1(0.0f), a)); }
 
+/* The smallest and largest of 0 and the elements seen, lane by lane. NaN is ignored. */
+typedef struct {
+    vf low, high;
+} range;
+
+/* Ranges that are widened in turn, so that none waits for the one before. */
+enum { RANGES = 4 };
+typedef struct {
+    range of[RANGES];
+} ranges;
+
+CREG_INLINE void widen(range *seen, vf v)
+{
+    seen->low = v_min(v, seen->low);
+    seen->high = v_max(v, seen->high);
+}
+
+CREG_INLINE ranges no_ranges(void)
+{
+    ranges seen;
+    for (int k = 0; k < RANGES; k++) seen.of[k] = (range){v_set1(0.0f), v_set1(0.0f)};
+    return seen;
+}
+
+CREG_INLINE range merged(const ranges *seen)
+{
+    range all = seen->of[0];
+    for (int k = 1; k < RANGES; k++) {
+        all.low = v_min(all.low, seen->of[k].low);
+        all.high = v_max(all.high, seen->of[k].high);
+    }
+    return all;
+}
+
+CREG_INLINE range range_of(const float *p, ptrdiff_t n)
+{
+    ranges seen = no_ranges();
+    ptrdiff_t j = 0;
+    for (; j + RANGES * CREG_W <= n; j += RANGES * CREG_W) /* main loop */
+        for (int k = 0; k < RANGES; k++) widen(&seen.of[k], v_load(p + j + k * CREG_W));
+    for (; j < n; j += CREG_W) widen(&seen.of[0], v_load_part(p + j, n - j)); /* tail */
+    return merged(&seen);
+}
+
 /* The largest magnitudes of n elements, lane by lane, but NaN. */
 CREG_INLINE vf largest_magnitudes(const float *p, ptrdiff_t n)
 {
-    enum { TOGETHER = 4 };
-    vf high[TOGETHER], low[TOGETHER];
-    for (int k = 0; k < TOGETHER; k++) high[k] = low[k] = v_set1(0.0f);
-    ptrdiff_t j = 0;
-    for (; j + TOGETHER * CREG_W <= n; j += TOGETHER * CREG_W) /* main loop */
-        for (int k = 0; k < TOGETHER; k++) {
-            const vf v = v_load(p + j + k * CREG_W);
-            high[k] = v_max(v, high[k]);
-            low[k] = v_min(v, low[k]);
-        }
-    for (; j < n; j += CREG_W) { /* tail */
-        const vf v = v_load_part(p + j, n - j);
-        high[0] = v_max(v, high[0]);
-        low[0] = v_min(v, low[0]);
-    }
-    for (int k = 1; k < TOGETHER; k++) {
-        high[0] = v_max(high[0], high[k]);
-        low[0] = v_min(low[0], low[k]);
-    }
-    return v_max(high[0], v_sub(v_set1(0.0f), low[0]));
+    const range seen = range_of(p, n);
+    return v_max(seen.high, v_sub(v_set1(0.0f), seen.low));
 }
 
 CREG_INLINE int all_at_most(vf a, float limit)

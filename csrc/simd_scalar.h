@@ -90,17 +90,26 @@ CREG_INLINE vf v_sqrt(vf a)
     return a;
 }
 
+/* Four floats and their bits as GCC's and Clang's own vectors: compilers make branches of a loop that compares. */
+typedef float lanes __attribute__((vector_size(sizeof(vf))));
+typedef int32_t lane_bits __attribute__((vector_size(sizeof(vf))));
+
+CREG_INLINE lanes lanes_of(vf a)
+{
+    lanes r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+CREG_INLINE vf lanes_chosen(lane_bits which, vf a, vf b) /* all bits of a lane: a; none: b */
+{
+    const lane_bits bits = (which & (lane_bits)lanes_of(a)) | (~which & (lane_bits)lanes_of(b));
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
 /* a > b ? a : b and a < b ? a : b: where one is NaN, b. */
-CREG_INLINE vf v_max(vf a, vf b)
-{
-    CREG_EACH a.a[i] = a.a[i] > b.a[i] ? a.a[i] : b.a[i];
-    return a;
-}
-CREG_INLINE vf v_min(vf a, vf b)
-{
-    CREG_EACH a.a[i] = a.a[i] < b.a[i] ? a.a[i] : b.a[i];
-    return a;
-}
+CREG_INLINE vf v_max(vf a, vf b) { return lanes_chosen(lanes_of(a) > lanes_of(b), a, b); }
+CREG_INLINE vf v_min(vf a, vf b) { return lanes_chosen(lanes_of(a) < lanes_of(b), a, b); }
 CREG_INLINE vm v_equal(vf a, vf b)
 {
     vm r;

@@ -58,4 +58,5 @@ const creg_kernels CREG_TABLE = {
     .box_image = creg_box_image,
     .mix = creg_mix,
     .jitter_image = creg_jitter_image,
+    .are_colours = creg_are_colours,
 };

@@ -182,6 +182,25 @@ def test_any_number_of_channels_has_brightness_and_contrast(channels: int, isa: 
             functional.jitter_images(x, bad)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 3, 3, 7), (2, 3, 5, 29), (3, 1, 3, 23), (2, 4, 3, 11)])
+def test_one_value_that_is_no_colour_is_found_wherever_it_is(shape: tuple[int, ...], isa: str) -> None:
+    x = images(*shape)
+    some = [(1, 1, 1, 0), (1.2, 1, 1, 0), (0.8, 1.3, 1, 0), (1, 1, 1.4, 0), (1.1, 0.7, 1.3, 0.2)]
+    rows = [np.tile(np.float32(row), (shape[0], 1)) for row in (some if shape[1] in (1, 3) else some[:3])]
+    for at in range(x.size):
+        bad = x.copy()
+        bad.ravel()[at] = (1.002, -0.002, np.inf, -np.inf)[at % 4]
+        factors, axis = rows[at % len(rows)], 1 if at % 2 or shape[1] == 4 else -1
+        if axis == -1:
+            bad = bad.reshape(shape[0], *shape[2:], shape[1])
+        out, before = np.full_like(bad, 7), bad.tobytes()
+        for target in (None, out, bad):
+            with pytest.raises(ValueError, match=r"x must hold values from 0 to 1, got .* to .*: divide 8-bit"):
+                functional.jitter_images(bad, factors, channel_axis=axis, out=target)
+        assert (out == 7).all()
+        assert bad.tobytes() == before
+
+
 def test_uint8_images_are_told_how_to_become_floats() -> None:
     x = np.zeros((2, 3, 4, 4), np.uint8)
     with pytest.raises(TypeError, match=r"x must be float32, got uint8: convert it with .* / 255"):

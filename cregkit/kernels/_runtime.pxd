@@ -158,7 +158,8 @@ cdef extern from "cregkit.h" nogil:
         void (*rotate_image)(const float *, float *, creg_image, double, float) noexcept nogil
         void (*box_image)(const float *, const float *, float *, creg_image, const int64_t *, float) noexcept nogil
         void (*mix)(const float *, const float *, float *, ptrdiff_t, float) noexcept nogil
-        void (*jitter_image)(const float *, float *, ptrdiff_t, int, int, const float *) noexcept nogil
+        int (*jitter_image)(const float *, float *, ptrdiff_t, int, int, const float *) noexcept nogil
+        int (*are_colours)(const float *, ptrdiff_t) noexcept nogil
 
 
 # One task of a parallel loop: an op's own block function. It must not raise or touch Python.

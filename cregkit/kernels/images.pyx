@@ -20,7 +20,12 @@ cnp.import_array()
 cdef enum:
     TASK_ELEMENTS = 16384
 
-cdef float EXCESS = 1e-3  # beyond [0, 1] in images of colours: rounding of what made them, not another scale
+
+cdef extern from * nogil:
+    """
+    static inline void creg_set_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
+    """
+    void creg_set_flag(int *flag)
 
 
 # A batch of images, what is decided for each, and how many of them make a task.
@@ -37,6 +42,7 @@ cdef struct Images:
     float fill
     ptrdiff_t height, width  # of the window
     int reflect
+    int outside  # set where an image that must hold colours does not
 
 
 cdef cnp.ndarray image_array(object x, str name):
@@ -63,6 +69,7 @@ cdef Images images_of(cnp.ndarray x, object channel_axis) except *:
     a.channels = <int>min(a.image.planes * a.image.pixel, <ptrdiff_t>1 << 30)
     a.x, a.other, a.y, a.whole, a.factors, a.angles = floats(x), NULL, NULL, NULL, NULL, NULL
     a.size_out, a.fill, a.height, a.width, a.reflect = a.size, 0.0, a.image.height, a.image.width, 0
+    a.outside = 0
     return a
 
 
@@ -373,36 +380,31 @@ def mixup_images(x, other, weight, *, out=None):
 cdef void jitter_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Images *a = <Images *>args
     cdef ptrdiff_t i, at
+    cdef int fine
     for i in range(task * a.step, task_end(a, task)):
         at = i * a.size
         if a.channels in (1, 3):
-            kernels().jitter_image(a.x + at, a.y + at, a.image.height * a.image.width, a.channels, a.last,
-                                   a.factors + 4 * i)
+            fine = kernels().jitter_image(a.x + at, a.y + at, a.image.height * a.image.width, a.channels, a.last,
+                                          a.factors + 4 * i)
         else:  # their gray is the mean of the channels, so that all values are the pixels of one gray image
-            kernels().jitter_image(a.x + at, a.y + at, a.size, 1, 0, a.factors + 4 * i)
+            fine = kernels().jitter_image(a.x + at, a.y + at, a.size, 1, 0, a.factors + 4 * i)
+        if not fine:
+            creg_set_flag(&a.outside)
 
 
-# Whether a value lies outside of [low, high]; NaN does not.
-cdef bint any_outside(const float *x, ptrdiff_t n, float low, float high) noexcept nogil:
-    cdef bint found = False
+cdef void colours_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef Images *a = <Images *>args
+    cdef ptrdiff_t first = task * a.step
+    if not kernels().are_colours(a.x + first * a.size, (task_end(a, task) - first) * a.size):
+        creg_set_flag(&a.outside)
+
+
+cdef int check_channels(Images *a, object x, object channel_axis) except -1:
     cdef ptrdiff_t i
-    for i in range(n):
-        found |= (x[i] < low) | (x[i] > high)
-    return found
-
-
-cdef int check_colours(Images *a, object x, object channel_axis) except -1:
-    cdef ptrdiff_t i
-    cdef bint outside
     for i in range(a.n if a.channels not in (1, 3) else 0):
         if a.factors[4 * i + 2] != 1.0 or a.factors[4 * i + 3] != floorf(a.factors[4 * i + 3]):
             raise ValueError(f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {a.channels} "
                              f"in shape {x.shape} with channel_axis={channel_axis}: leave them at 1 and 0")
-    with nogil:
-        outside = any_outside(a.x, a.n * a.size, -EXCESS, 1.0 + EXCESS)
-    if outside:
-        raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x)!s} to {np.nanmax(x)!s}: divide 8-bit "
-                         f"images by 255; standardise images and add noise after the jitter")
     return 0
 
 
@@ -449,7 +451,13 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     cdef ptrdiff_t column
     for column in range(4):
         check_factors(&a, "factors", 4, column, -FLT_MAX if column == 3 else 0.0, FLT_MAX)
-    check_colours(&a, x_, channel_axis)
+    check_channels(&a, x_, channel_axis)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((factors_, "factors"),))
-    run(&a, jitter_task)
+    if out is not None:  # which stays as it is where x is refused; a new array is thrown away
+        run(&a, colours_task)
+    if not a.outside:
+        run(&a, jitter_task)
+    if a.outside:
+        raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x_)!s} to {np.nanmax(x_)!s}: divide 8-bit "
+                         f"images by 255; standardise images and add noise after the jitter")
     return y
