@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 
@@ -281,7 +282,7 @@ def _make_decay(factor):
 
 class _Decay(Callback):
     def __init__(self, factor):
-        self.factor, self.calls = factor, 0
+        self.factor, self.calls, self.nothing_yet = factor, 0, math.nan
 
     def on_epoch_end(self, state):
         self.calls += 1

@@ -81,7 +81,8 @@ def first_difference(was: Any, now: Any, name: str = "") -> str | None:
         differences = (first_difference(*pair, f"{name}[{index}]") for index, pair in enumerate(pairs))
         return next(filter(None, differences), None)
     if not (isinstance(was, dict) and isinstance(now, dict)):
-        return None if was == now else f"{name} was {was}, is {now}"
+        both_nan = was != was and now != now
+        return None if was == now or both_nan else f"{name} was {was}, is {now}"
     for key in {**now, **was}:
         inner = f"{name}.{key}" if name else key
         if key not in was or key not in now:
