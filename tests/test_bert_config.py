@@ -203,7 +203,7 @@ REFUSED = {
     "intermediate_size": [FF + 1],
     "max_position_embeddings": [PLACES - 2],
     "type_vocab_size": [1, True],
-    "num_attention_heads": [0, -2, "2", 2.0, None, True],
+    "num_attention_heads": [0, 3, -2, "2", 2.0, None, True],
     "layer_norm_eps": [-1e-5, "1e-5", None, math.nan, math.inf, 2, True],
     "hidden_dropout_prob": [1.5, -0.1, "0.1", None],
     "attention_probs_dropout_prob": [1.5, None, [0.1]],

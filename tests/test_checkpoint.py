@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 
@@ -268,6 +269,26 @@ def _two(state):
     pass
 
 
+def _decay(state, factor):
+    state.optimizer.lr *= factor
+
+
+def _make_decay(factor):
+    def decay(state):
+        _decay(state, factor)
+
+    return decay
+
+
+class _Decay(Callback):
+    def __init__(self, factor):
+        self.factor, self.calls, self.nothing_yet = factor, 0, math.nan
+
+    def on_epoch_end(self, state):
+        self.calls += 1
+        _decay(state, self.factor)
+
+
 def _go(path, epochs=3, network=None, callbacks=(), loss=softmax_cross_entropy, train=TRAIN, prepare=None, **options):
     network = network or _layers()
     optimizer = options.pop("optimizer", AdamW)(network)
@@ -297,6 +318,15 @@ OTHER = {
     "network.5 is new": ({}, {"network": _layers(more=(ReLU(),))}),
     r"callbacks was \[\], is \['EpochEnd'\]": ({}, {"callbacks": [_one]}),
     r"callbacks\[0\].function was _one, is _two": ({"callbacks": [_one]}, {"callbacks": [_two]}),
+    r"callbacks\[0\].function was decay\(factor=0.5\), is decay\(factor=0.9\)": (
+        {"callbacks": [_make_decay(0.5)]},
+        {"callbacks": [_make_decay(0.9)]},
+    ),
+    r"callbacks\[0\].function was _decay\(factor=0.5\), is _decay\(factor=0.9\)": (
+        {"callbacks": [partial(_decay, factor=0.5)]},
+        {"callbacks": [partial(_decay, factor=0.9)]},
+    ),
+    r"callbacks\[0\].factor was 0.5, is 0.9": ({"callbacks": [_Decay(0.5)]}, {"callbacks": [_Decay(0.9)]}),
     r"callbacks\[0\].min_delta was 0.0, is 0.1": (
         {"callbacks": [EarlyStopping()]},
         {"callbacks": [EarlyStopping(min_delta=0.1)]},
@@ -309,9 +339,13 @@ OTHER = {
         {"callbacks": [_augmentation(HorizontalFlip())]},
         {"callbacks": [_augmentation(HorizontalFlip(), seed=4)]},
     ),
-    r"callbacks\[0\].augmentation.transform.transforms was .*HorizontalFlip.*, is .*RandomCrop": (
+    r"callbacks\[0\].augmentation.transform.transforms\[1\].class was HorizontalFlip, is RandomCrop": (
+        {"callbacks": [_augmentation(HorizontalFlip(), HorizontalFlip())]},
+        {"callbacks": [_augmentation(HorizontalFlip(), RandomCrop((2, 3), padding=1))]},
+    ),
+    r"callbacks\[0\].augmentation.transform.transforms was .*HorizontalFlip.*, is \[\]": (
         {"callbacks": [_augmentation(HorizontalFlip())]},
-        {"callbacks": [_augmentation(RandomCrop((2, 3), padding=1))]},
+        {"callbacks": [_augmentation()]},
     ),
     r"callbacks\[0\].augmentation.mix.alpha was 1.0, is 0.5": (
         {"callbacks": [_augmentation(mix=Mixup(1.0))]},
@@ -331,6 +365,13 @@ OTHER = {
     "train was": ({}, {"train": (X[:32], CLASSES[:32])}),
     "epochs must be at least 3, which it has, got 2": ({}, {"epochs": 2}),
 }
+
+
+def test_a_callback_that_counts_goes_on(path):
+    decay = _Decay(0.5)
+    _go(path, callbacks=[decay])
+    assert len(_go(path, epochs=5, callbacks=[decay], resume=True)) == 5
+    assert decay.calls == 5
 
 
 @pytest.mark.filterwarnings("error")

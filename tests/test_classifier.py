@@ -148,6 +148,8 @@ MISTAKES = [
     ({"label_smoothing": 2}, ValueError, "label_smoothing"),
     ({"early_stopping": True, "patience": 0}, ValueError, "patience"),
     ({"early_stopping": True, "validation_fraction": 3.0}, ValueError, "validation_fraction"),
+    ({"early_stopping": True, "validation_fraction": 0}, ValueError, "validation_fraction must be above 0 .* got 0"),
+    ({"early_stopping": True, "validation_fraction": 1.0}, ValueError, r"validation_fraction .* below 1, got 1\.0"),
 ]
 
 
@@ -161,6 +163,15 @@ def test_predicting_before_fitting():
     for method in ("predict", "predict_proba"):
         with pytest.raises(NotFittedError):
             getattr(RegularizedMLPClassifier(), method)(X)
+
+
+def test_predicting_after_a_first_fit_that_diverged():
+    classifier = RegularizedMLPClassifier(**DIVERGING)
+    with pytest.raises(DivergenceError):
+        classifier.fit(X, Y)
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(classifier, method)(X)
 
 
 def test_without_scikit_learn_the_error_says_what_to_install():

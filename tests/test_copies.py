@@ -179,6 +179,8 @@ def itself(value: Any) -> Any:
 # Of each public class: how one is made, and what it does.
 OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "GELU": (ck.GELU, layer_run(ROWS)),
+    "GELUTanh": (ck.GELUTanh, layer_run(ROWS)),
+    "SiLU": (ck.SiLU, layer_run(ROWS)),
     "ReLU": (ck.ReLU, layer_run(ROWS)),
     "Sigmoid": (ck.Sigmoid, layer_run(ROWS)),
     "BatchNorm": (lambda: ck.BatchNorm(8), layer_run(ROWS)),
@@ -210,6 +212,9 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "Callback": (train.Callback, lambda hook: hook.state_dict()),
     "EarlyStopping": (stopping, lambda hook: [str(hook), hook.state_dict()]),
     "History": (lambda: fit_state().history, vars),
+    "Divergence": (lambda: train.Divergence(3, 1, "the loss is nan"), itself),
+    "DivergenceError": (lambda: train.DivergenceError("the loss is nan"), repr),
+    "DivergenceWarning": (lambda: train.DivergenceWarning("diverged"), repr),
     "FitState": (fit_state, state_run),
     "Parallel": (train.Parallel, lambda parallel: [parallel.leads, parallel.own(LABELS)]),
     "RegularizedNetwork": (lambda: ck.RegularizedNetwork(dropout_p=0.5, norm="batch", seed=1), network_run),

@@ -703,6 +703,9 @@ MISTAKES = [
     ({"optimizer": SGD(_network())}, ValueError, "optimizer was made for another network"),
     ({"optimizer": 0.1}, TypeError, "optimizer must be an Optimizer"),
     ({"callbacks": [3]}, TypeError, "callbacks must hold Callback objects or functions, got int"),
+    ({"callbacks": print}, TypeError, "callbacks must be a list of Callback objects and functions, got builtin"),
+    ({"loss": "mse"}, TypeError, "loss must be a function of outputs and targets, got str 'mse'"),
+    ({"accuracy": 7}, TypeError, "accuracy must be a function of outputs and targets, got int 7"),
     ({"callbacks": [EarlyStopping()], "test": None}, ValueError, "monitor='test_loss' needs a test set"),
 ]
 

@@ -183,7 +183,7 @@ MISTAKES = [
     (lambda: SGD(_network(), momentum=2), ValueError, "momentum"),
     (lambda: SGD(_network(), weight_decay="x"), TypeError, "weight_decay"),
     (lambda: Adam(_network(), betas=0.9), ValueError, "betas"),
-    (lambda: Adam(_network(), betas=(0.9, 1)), ValueError, r"betas\[1\]"),
+    (lambda: Adam(_network(), betas=(0.9, 1)), ValueError, r"betas\[1\] must be in \[0, 0\.9999999999999999\], got 1"),
     (lambda: AdamW(_network(), eps=-1), ValueError, "eps"),
 ]
 

@@ -157,7 +157,7 @@ class OneOf(Transform):
 def _checked(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     for transform in transforms:
         if not isinstance(transform, Transform):
-            raise TypeError(f"transforms must be Transform objects, got {type(transform).__name__}")
+            raise TypeError(f"transforms must be Transform objects, got {validate.shown(transform)}")
     return tuple(transforms)
 
 

@@ -39,9 +39,9 @@ class Augmentation:
     ) -> None:
         """Keep the settings."""
         if transform is not None and not isinstance(transform, Transform):
-            raise TypeError(f"transform must be a Transform or None, got {type(transform).__name__}")
+            raise TypeError(f"transform must be a Transform or None, got {validate.shown(transform)}")
         if mix is not None and not isinstance(mix, Mixing):
-            raise TypeError(f"mix must be Mixup, CutMix or None, got {type(mix).__name__}")
+            raise TypeError(f"mix must be Mixup, CutMix or None, got {validate.shown(mix)}")
         self.transform, self.mix = transform, mix
         self.classes = None if classes is None else validate.positive_int("classes", classes)
         self.seed = draw_seed(seed)
@@ -136,7 +136,7 @@ class AugmentBatches(Callback):
     def __init__(self, augmentation: Augmentation, shape: Sequence[int] | None = None) -> None:
         """Keep the settings."""
         if not isinstance(augmentation, Augmentation):
-            raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
+            raise TypeError(f"augmentation must be an Augmentation, got {validate.shown(augmentation)}")
         self.augmentation = augmentation
         self.shape = None if shape is None else tuple(validate.positive_int("shape", side) for side in shape)
 
@@ -171,7 +171,7 @@ class AugmentedDataset:
     def __init__(self, data: Any, augmentation: Augmentation) -> None:
         """Keep the data."""
         if not isinstance(augmentation, Augmentation):
-            raise TypeError(f"augmentation must be an Augmentation, got {type(augmentation).__name__}")
+            raise TypeError(f"augmentation must be an Augmentation, got {validate.shown(augmentation)}")
         self.data, self.augmentation = data, augmentation
         self._epoch = _Epoch(0)
 

@@ -122,7 +122,7 @@ class BertEncoder(Layer):
             config.check_sizes(sizes)
             padding_id = config.padding_id(checkpoint.prefix, sizes)
             first = 0 if padding_id is None else padding_id + 1
-            heads = config.n_heads(n_heads)
+            heads = config.n_heads(n_heads, sizes["hidden_size"])
             checkpoint.check()
             encoder = cls(
                 sizes["vocab_size"],

@@ -79,12 +79,12 @@ HARMLESS = {
     # where it comes from, and how it is stored
     "_name_or_path", "name_or_path", "model_name", "_commit_hash", "_from_model_config", "transformers_version",
     "transformers.js_config", "sentence_transformers", "name", "language", "base_model_prefix", "torch_dtype", "dtype",
-    "use_bfloat16", "torchscript", "tie_word_embeddings", "tie_encoder_decoder", "initializer_range",
-    "initializer_factor",
+    "use_bfloat16", "torchscript", "xla_device", "is_composition", "tie_word_embeddings", "tie_encoder_decoder",
+    "initializer_range", "initializer_factor",
     # how it is run: the same sums, or more of them returned
     "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward",
     "use_cache", "gradient_checkpointing", "output_past", "output_attentions", "output_hidden_states", "return_dict",
-    "tf_legacy_loss",
+    "tf_legacy_loss", "prediction_loss_only",
     # heads, tasks and tokenizers
     "_num_labels", "num_labels", "id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params",
     "classifier_dropout", "classifier_activation", "sbert_ce_default_activation_function", "matryoshka_dimensions",
@@ -163,10 +163,13 @@ class BertConfig:
             )
         return family
 
-    def n_heads(self, given: int | None) -> int:
+    def n_heads(self, given: int | None, d_model: int) -> int:
         """Return the number of heads, from the file or ``given``, which must not differ."""
         heads: int | None = self._get(
-            "num_attention_heads", given, lambda value: _is_int(value, 1), "an int, 1 or more"
+            "num_attention_heads",
+            given,
+            lambda value: _is_int(value, 1) and d_model % value == 0,
+            f"an int, 1 or more, that divides hidden_size, {d_model}",
         )
         if heads is None:
             raise ValueError(f"n_heads is missing, and there is no num_attention_heads in {self.path} to tell it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 
 
@@ -21,7 +22,7 @@ class Sequential(Layer):
         """Take the layers in the order of the forward."""
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise TypeError(f"layers must be Layer objects, got {type(layer).__name__}")
+                raise TypeError(f"layers must be Layer objects, got {validate.shown(layer)}")
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
         self.layers = layers

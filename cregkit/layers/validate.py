@@ -42,7 +42,7 @@ def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     except OverflowError:
         number = math.inf
     if not (low <= number <= high and math.isfinite(number)):
-        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"finite and at least {low:g}"
+        bounds = f"in [{low:g}, {high:.16g}]" if math.isfinite(high) else f"finite and at least {low:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return number
 

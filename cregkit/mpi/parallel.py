@@ -53,7 +53,7 @@ class DataParallel(Parallel):
     ) -> None:
         """Compare the networks and share rank 0's state."""
         if not isinstance(network, Layer):
-            raise TypeError(f"network must be a Layer, got {type(network).__name__}")
+            raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
         self.bucket_bytes = validate.positive_int("bucket_bytes", bucket_bytes)
         self.network, self.comm, self.fixed_order = network, checked_comm(comm), bool(fixed_order)
         self.leads = self.comm.rank == 0

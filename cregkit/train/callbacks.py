@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cregkit.layers import Layer
 from cregkit.train.evaluation import Data, Inputs
 from cregkit.train.history import History
+from cregkit.train.identity import function_name, lasting
 from cregkit.train.optimizers import Optimizer
 
 
@@ -52,9 +53,10 @@ class Callback:
     def settings(self) -> Mapping[str, Any]:
         """What it was made with, by the names of its arguments: a run goes on from a checkpoint with the same alone.
 
-        Plain values, arrays, and objects whose public attributes are such.
+        Plain values, arrays, and objects whose public attributes are such. Unless a subclass says otherwise, its public
+        attributes that are floats or strings as the fit begins.
         """
-        return {}
+        return lasting(getattr(self, "__dict__", {}))
 
     @property
     def stopped(self) -> bool:
@@ -93,7 +95,7 @@ AnyCallback: TypeAlias = "Callback | Callable[[FitState], None]"
 
 
 class EpochEnd(Callback):
-    """A plain function as a callback, called at the end of each epoch; told from others by its name."""
+    """A plain function as a callback, called at the end of each epoch."""
 
     def __init__(self, function: Callable[[FitState], None]) -> None:
         """Keep ``function``."""
@@ -101,8 +103,8 @@ class EpochEnd(Callback):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The function's name."""
-        return {"function": getattr(self._function, "__qualname__", type(self._function).__name__)}
+        """The function's name, with what it was given beforehand."""
+        return {"function": function_name(self._function)}
 
     def on_epoch_end(self, state: FitState) -> None:
         """Call the function."""

@@ -133,7 +133,7 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     def _network(self, n_features: int, n_classes: int, rng: np.random.Generator) -> Sequential:
         """Return the untrained network. Weights are drawn first, so they do not depend on dropout and norm."""
         if not isinstance(self.hidden_sizes, (tuple, list)):
-            raise TypeError(f"hidden_sizes must be a tuple of ints, got {type(self.hidden_sizes).__name__}")
+            raise TypeError(f"hidden_sizes must be a tuple of ints, got {validate.shown(self.hidden_sizes)}")
         sizes = [n_features, *(validate.positive_int("hidden_sizes", size) for size in self.hidden_sizes)]
         dropout = validate.real("dropout", self.dropout, 0, 1)
         hidden = [Linear(*ends, seed=rng) for ends in itertools.pairwise(sizes)]
@@ -149,7 +149,8 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """Return what to train on and what to hold out, if anything."""
         if not self.early_stopping:
             return data, None
-        validate.real("validation_fraction", self.validation_fraction, 0, 1)
+        if not 0 < validate.real("validation_fraction", self.validation_fraction, 0, 1) < 1:
+            raise ValueError(f"validation_fraction must be above 0 and below 1, got {self.validation_fraction}")
         X, codes = data
         held_out = round(self.validation_fraction * len(X))
         of_class = np.bincount(codes)
@@ -160,7 +161,7 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return (X_train, codes_train), (X_test, codes_test)
 
     def _logits(self, X: Any) -> Array:
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")  # a fit that failed leaves n_features_in_
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = predict(self.network_, X)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -104,7 +104,7 @@ def fit(
     network                    same layers with the same public attributes (sizes, ``p``, ``eps``, ...). Its parameters,
                                running statistics and dropout's seeds are those of the file, whatever it was made with
     optimizer                  same class, parameters, and settings before its first step (``lr``, ``betas``, ...)
-    callbacks                  same classes (functions: same names) in the same order, each with the same ``settings``
+    callbacks                  same classes in the same order, each with the same ``settings``; functions as losses
     EarlyStopping              same ``monitor`` and ``min_delta``. ``patience`` may be another: a run that it ended goes
                                on with more; less is refused if it would have ended the run earlier
     AugmentBatches             same seed, transforms, mixing and shape
@@ -134,6 +134,12 @@ def fit(
     validate.positive_int("epochs", epochs)
     validate.positive_int("batch_size", batch_size)
     _check_network(network, optimizer)
+    measure = accuracy or accuracy_of(loss)
+    for name, function in (("loss", loss), ("accuracy", measure)):
+        if not callable(function):
+            raise TypeError(f"{name} must be a function of outputs and targets, got {validate.shown(function)}")
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of Callback objects and functions, got {validate.shown(callbacks)}")
     for name, data in (("train", train), ("test", test)):
         if data is not None:
             _check_data(name, data, network, loss)
@@ -146,7 +152,6 @@ def fit(
     state = FitState(network, optimizer, train, test, epochs, History())
     for watcher in watchers:
         watcher.on_train_begin(state)
-    measure = accuracy or accuracy_of(loss)
     file = None
     if checkpoint is not None:
         settings = {
@@ -270,9 +275,9 @@ def batches(n: int, batch_size: int, *, join_single: bool = False) -> Iterator[s
 def _check_network(network: Layer, optimizer: Optimizer) -> None:
     """Refuse an optimiser that would train something else."""
     if not isinstance(network, Layer):
-        raise TypeError(f"network must be a Layer, got {type(network).__name__}")
+        raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be an Optimizer such as SGD(network), got {type(optimizer).__name__}")
+        raise TypeError(f"optimizer must be an Optimizer such as SGD(network), got {validate.shown(optimizer)}")
     if not any(layer is optimizer.network for _, layer in network._walk()):
         raise ValueError("optimizer was made for another network; make it for this one or for a layer in it")
 
@@ -315,7 +320,7 @@ def _as_callback(callback: AnyCallback) -> Callback:
     if isinstance(callback, Callback):
         return callback
     if not callable(callback):
-        raise TypeError(f"callbacks must hold Callback objects or functions, got {type(callback).__name__}")
+        raise TypeError(f"callbacks must hold Callback objects or functions, got {validate.shown(callback)}")
     return EpochEnd(callback)
 
 

@@ -38,7 +38,7 @@ def function_name(function: Callable[..., Any]) -> str:
     """Return the name of a function and what it was given beforehand: softmax_cross_entropy(label_smoothing=0.1).
 
     That is what ``functools.partial`` was given; of what a function encloses or an object that can be called holds, the
-    floats and strings, because other things may change from call to call. The code itself is not compared.
+    floats and strings. The code itself is not compared.
     """
     if isinstance(function, partial):
         given: dict[Any, Any] = {**dict(enumerate(function.args)), **function.keywords}
@@ -47,8 +47,16 @@ def function_name(function: Callable[..., Any]) -> str:
         enclosed = dict(inspect.getclosurevars(function).nonlocals)
     else:
         enclosed = dict(getattr(function, "__dict__", {}))
-    settings = {name: value for name, value in enclosed.items() if isinstance(value, (float, str))}
-    return _with_settings(getattr(function, "__name__", type(function).__name__), settings)
+    return _with_settings(getattr(function, "__name__", type(function).__name__), lasting(enclosed))
+
+
+def lasting(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the public floats and strings; numbers that count, lists and arrays may change from call to call."""
+    return {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, (float, str)) and not name.startswith("_")
+    }
 
 
 def _with_settings(name: str, given: Mapping[Any, Any]) -> str:
@@ -68,8 +76,13 @@ def normalised(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_difference(was: Any, now: Any, name: str = "") -> str | None:
     """Return the first setting in which two runs differ, as "batch_size was 8, is 16"; None if there is none."""
+    if _are_objects(was) and _are_objects(now) and len(was) == len(now):
+        pairs = zip(was, now, strict=True)
+        differences = (first_difference(*pair, f"{name}[{index}]") for index, pair in enumerate(pairs))
+        return next(filter(None, differences), None)
     if not (isinstance(was, dict) and isinstance(now, dict)):
-        return None if was == now else f"{name} was {was}, is {now}"
+        both_nan = was != was and now != now
+        return None if was == now or both_nan else f"{name} was {was}, is {now}"
     for key in {**now, **was}:
         inner = f"{name}.{key}" if name else key
         if key not in was or key not in now:
@@ -77,3 +90,7 @@ def first_difference(was: Any, now: Any, name: str = "") -> str | None:
         if difference := first_difference(was[key], now[key], inner):
             return difference
     return None
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, dict) for part in value)
