@@ -189,8 +189,8 @@ cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 # Chunks of rows for column sums such as dgamma: rows in each (the last may have fewer), from the shape alone.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil
 
-# Whether x_hat * gamma may overflow on the way to a finite x_hat * gamma + beta (either may be NULL): then gain and bias
-# are left to affine_rows(), y = y * gamma + beta in float64.
+# Whether x_hat * gamma may overflow on the way to a finite x_hat * gamma + beta (beta may be NULL). affine_rows() then
+# applies gain and bias: y = y * gamma + beta in float64.
 cdef bint needs_affine_rows(const float *beta, ptrdiff_t cols) noexcept nogil
 cdef void affine_rows(cnp.ndarray y, cnp.ndarray gamma, cnp.ndarray beta) noexcept
 

@@ -1,9 +1,9 @@
 # dgamma and dbeta of the norms: the loops over chunks of rows and tiles of columns, and what is done where float32 sums
 # overflow or vanish. The maths is in csrc/reduce.h.
 #
-# Sums that come out infinite, NaN, huge or small are made again: in float64 for each chunk whose dy are not safe, else
-# from its partial sums. That needs dy and x as they were. Where dx is written over one of them, a chunk that is not safe
-# is therefore left until a copy has been made of its rows.
+# Sums that come out infinite, NaN or small are computed again: in float64 for each chunk whose dy are not safe, from the
+# partial sums for the others. That needs dy and x as they were. Where dx is written over one of them, a chunk that is
+# not safe waits until its rows have been copied.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
@@ -184,7 +184,7 @@ cdef bint all_safe(cnp.ndarray dy):
     cdef NormBackward scan
     scan.columns.dy, scan.columns.rows, scan.columns.cols = floats(dy), cnp.PyArray_SIZE(dy), 1
     scan.columns.step = 64 * 1024
-    cdef cnp.ndarray marks = new_marks(&scan)
+    cdef cnp.ndarray _marks = new_marks(&scan)
     with nogil:
         parallel_for(mark_task, &scan, chunks_of(&scan.columns), scan.columns.rows)
     return not any_marked(scan.unsafe, chunks_of(&scan.columns))

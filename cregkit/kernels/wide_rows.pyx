@@ -4,8 +4,8 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_columns, creg_wide, doubles, kernels, new_vector, parallel_for, run_task,
-    thread_limit,
+    CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_columns, creg_wide, doubles, kernels, new_vector, parallel_for,
+    run_task, thread_limit,
 )
 from cregkit.kernels.column_sums cimport mend_sums
 
