@@ -135,6 +135,7 @@ KINDS = {  # words with | around each
     "dots": "|wait|...|what| |end|… |one|. |Two|.",
     "numbers": "|3.14|, |1,000,000.50| |-5| |+3| |−2| |50%| |$3.50| |-$5|.",
     "more numbers": "|5€| |.5| |1e-5| |20°C| |½| |2^10| |1'000| |1\u202f000|.",
+    "degrees, minutes, seconds": "|52°31′12″N|, |6′2″| |5′|.",
     "numbers in brackets": '(|-5|) [|+3|] "|-5|" |p=0.05|',
     "fullwidth numbers": "|１，０００．５|， |３|",
     "versions, times, dates": "|1.2.3-rc1| |v2.0|, |1.2.x| |10:30| |2024-01-01T10:30:00+02:00|.",

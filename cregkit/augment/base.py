@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Transform:
         """
         if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
             x = np.asarray(x)
-        return self.apply(x, checked_index(index, len(x)), derive_seed(seed, epoch), overwrite=False)
+        return self.apply(x, checked_index(index, len(x)), seed_of_epoch(seed, epoch), overwrite=False)
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
         """Return the batch, transformed with the seed that is this transform's own.
@@ -157,7 +158,7 @@ class OneOf(Transform):
 def _checked(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     for transform in transforms:
         if not isinstance(transform, Transform):
-            raise TypeError(f"transforms must be Transform objects, got {type(transform).__name__}")
+            raise TypeError(f"transforms must be Transform objects, got {validate.shown(transform)}")
     return tuple(transforms)
 
 
@@ -205,6 +206,11 @@ def _check_kept(transform: Transform, x: Any, y: Any) -> None:
         raise ValueError(f"{transform!r} changes the shape of samples from {x.shape[1:]} to {y.shape[1:]}: {of_all}")
 
 
+def seed_of_epoch(seed: int, epoch: Any) -> int:
+    """Return the seed derived by the number of an epoch, 0 to 2**64 - 1."""
+    return derive_seed(seed, validate.integer("epoch", epoch, 0, 2**64 - 1))
+
+
 def checked_index(index: Any, n: int) -> Index:
     """Return the numbers of ``n`` samples as int64, which is exact."""
     numbers = np.asarray(index)
@@ -213,7 +219,8 @@ def checked_index(index: Any, n: int) -> Index:
             f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
         )
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        raise TypeError(f"index must hold whole numbers below 2**64, got {numbers.flat[0]} ({numbers.dtype})")
+        first = next((i for i in index if not isinstance(i, Integral)), numbers[0])
+        raise TypeError(f"index must hold whole numbers below 2**64, got {first} ({numbers.dtype})")
     validate.within("index must hold numbers from 0 to 2**32 - 1", numbers, 0, 2**32 - 1)
     return np.ascontiguousarray(numbers, dtype=np.int64)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cregkit.augment.base import Index, Transform, checked_index, uniform
+from cregkit.augment.base import Index, Transform, checked_index, seed_of_epoch, uniform
 from cregkit.augment.mixing import Mixing
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import Seed, draw_seed, validate
@@ -26,6 +26,7 @@ class Augmentation:
         mix: ``Mixup`` or ``CutMix``, or None. The other sample may be any of the data set; it is transformed as it
             would be in its own place in this epoch.
         classes: the number of classes; with ``mix``, class numbers become probabilities, float32 of shape (N, classes).
+            None where targets are no classes.
         seed: int in [0, 2**64), Generator, SeedSequence, or None for fresh entropy.
     """
 
@@ -60,7 +61,7 @@ class Augmentation:
                 in shape after the transform.
         """
         rows = checked_index(index, len(index))
-        seed = derive_seed(self.seed, epoch)
+        seed = seed_of_epoch(self.seed, epoch)
         x, targets = self._samples(data, rows, seed)
         if self.mix is None:
             return x, targets
@@ -85,6 +86,12 @@ class Augmentation:
 
     def _soft(self, targets: Array) -> Array:
         if not np.issubdtype(targets.dtype, np.integer):
+            if self.classes is not None and (targets.ndim < 2 or targets.shape[-1] != self.classes):
+                raise ValueError(
+                    f"targets must be class numbers of an integer dtype, or probabilities of classes = {self.classes} "
+                    f"on the last axis, got {targets.dtype} of shape {targets.shape}: use targets.astype(np.int64) for "
+                    f"class numbers, and classes=None where there are no classes"
+                )
             return targets.astype(np.float32)
         if self.classes is None:
             raise ValueError("classes must say how many there are, because mixtures have no whole class number")
@@ -177,7 +184,7 @@ class AugmentedDataset:
 
     def set_epoch(self, epoch: int) -> None:
         """Let the samples be those of ``epoch``, 0 to 2**64 - 1."""
-        derive_seed(0, epoch)  # refuses what is no epoch
+        seed_of_epoch(0, epoch)  # refuses what is no epoch
         self._epoch.number.value = epoch
 
     def __len__(self) -> int:

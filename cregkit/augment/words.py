@@ -11,7 +11,7 @@ these changes:
 3. Runs are joined into one word by
 
    - an apostrophe or a middle dot: ``don't``, ``l’été``, ``col·lecció``;
-   - up to four of ``- . : / \ @ & + = # ~ % * ^ °``, dashes shorter than the em dash and signs of currency:
+   - up to four of ``- . : / \ @ & + = # ~ % * ^ ° ′ ″``, dashes shorter than the em dash and signs of currency:
      ``192.168.0.1``, ``1.2.3-rc1``, ``a.b+c@d.co.uk``, ``fe80::1``, ``and/or``; not ``..`` and ``--``, which are an
      ellipsis and a dash;
    - a comma, a semicolon or a no-break space between digits: ``1,000,000.50``;
@@ -58,7 +58,7 @@ _START = rf"""
 |   [@\#§№\p{{Sc}}](?=[{_BASE}\p{{Pc}}])
 )"""
 _MIDDLE = r"[['\p{WB=MidNumLet}\p{WB=MidLetter}\u30FB\uFF65]--[.:\uFE13\uFE52\uFE55\uFF0E\uFF1A]]"  # no stops, colons
-_SIGN = r"[[.:/\\@&+=\#~%*\^°་༌\p{Sc}\p{Pd}]--[\u2014\u2015\u2E3A\u2E3B\uFE31\uFE58]]"  # no dashes as long as em
+_SIGN = r"[[.:/\\@&+=\#~%*\^°\u2032\u2033་༌\p{Sc}\p{Pd}]--[\u2014\u2015\u2E3A\u2E3B\uFE31\uFE58]]"  # no em dashes
 _JOINED = rf"""
 (?:
     (?: {_MIDDLE}{_MARK}*+
@@ -70,7 +70,7 @@ _JOINED = rf"""
 |   \({_RUN}\)
 |   \[{_RUN}\]
 )"""
-_END = r"(?:[%‰°\u2032″॰\#\p{Sc}/\\]|\+{1,2}+|::|[\-\u2010](?=\s)|(?<=\p{Hebrew})')"
+_END = r"(?:[%‰°\u2032\u2033॰\#\p{Sc}/\\]|\+{1,2}+|::|[\-\u2010](?=\s)|(?<=\p{Hebrew})')"
 
 _PLAIN = rf"{_START}?+\p{{Pc}}{{0,4}}+(?=\p{{GCB=Prepend}}*+{_BASE}){_RUN}{_JOINED}*+{_END}?+"
 _WORD = rf"((?<!\p{{GCB=Prepend}})(?:{_URL}|{_ABBREVIATION}|{_PLAIN}){_MARK}*+)"
