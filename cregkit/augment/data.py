@@ -65,13 +65,15 @@ class Augmentation:
         x, targets = self._samples(data, rows, seed)
         if self.mix is None:
             return x, targets
-        n = len(data[0]) if isinstance(data, tuple) else len(data)
-        partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * n).astype(np.int64)
+        partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * _size(data)).astype(np.int64)
         other, other_targets = self._samples(data, partners, seed)
         soft, other_soft = self._soft(targets), self._soft(other_targets)
         return self.mix(x, soft, other, other_soft, index=rows, seed=derive_seed(seed, 2))
 
     def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
+        if not len(rows) and _size(data):  # any sample tells the shape of none
+            x, targets = self._samples(data, np.zeros(1, np.int64), seed)
+            return x[:0], targets[:0]
         x, targets = _taken(data, rows)
         if self.transform is None:
             return _batch(x), targets
@@ -101,6 +103,10 @@ class Augmentation:
         return soft
 
 
+def _size(data: Any) -> int:
+    return len(data[0]) if isinstance(data, tuple) else len(data)
+
+
 def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
     """Return the samples, an array or a list of strings or of arrays, and their targets."""
     if isinstance(data, tuple):
@@ -111,7 +117,7 @@ def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
     else:
         pairs = [data[int(i)] for i in rows]
         samples, of_rows = [sample for sample, _ in pairs], np.array([target for _, target in pairs])
-    return [sample if isinstance(sample, str) else np.asarray(sample) for sample in samples], of_rows
+    return [sample if isinstance(sample, str) else np.asarray(sample, order="C") for sample in samples], of_rows
 
 
 def _is_ragged(x: Any) -> bool:
@@ -189,7 +195,7 @@ class AugmentedDataset:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.data[0]) if isinstance(self.data, tuple) else len(self.data)
+        return _size(self.data)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return a sample and its target."""
