@@ -141,6 +141,8 @@ KINDS = {  # words with | around each
     "versions, times, dates": "|1.2.3-rc1| |v2.0|, |1.2.x| |10:30| |2024-01-01T10:30:00+02:00|.",
     "addresses of the Internet": "|192.168.0.1|, |10.0.0.0/8| |2001:db8::1| |::1|.",
     "more addresses": "|fe80::1%eth0/64| |2001:db8::| |::ffff:1.2.3.4|.",
+    "ports of IPv6": "|[::1]:22| [|1.5|]:|2|, (|[fe80::1%eth0]:8080|) [|2001:db8::1|]: |x|, [|1|]: |y|.",
+    "requirements and products": "|python>=3.10|, |x!=1.5|; |1920×1080|, |3×4| × |5| <= |6|.",
     "URLs": '|https://a.b/c?d=e|. (|http://x.y/|), <|http://[::1]:8080/z|> "|www.x.org|" |a.b/c?d=e&f=%20g|!',
     "brackets in URLs": "(|https://en.wikipedia.org/wiki/A_(b)|) |ftp://a,b;c!d|; |https://münchen.de/ä?ö=ü|。",
     "e-mail": "|a.b+c@d.co.uk|, <|x_y@z.org|>: |mailto:a@b.c|.",
