@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -219,7 +218,7 @@ def checked_index(index: Any, n: int) -> Index:
             f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
         )
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        first = next((i for i in index if not isinstance(i, Integral)), numbers[0])
+        first = next((i for i in index if not isinstance(i, (int, np.integer)) or not 0 <= i < 2**64), numbers[0])
         raise TypeError(f"index must hold whole numbers below 2**64, got {first} ({numbers.dtype})")
     validate.within("index must hold numbers from 0 to 2**32 - 1", numbers, 0, 2**32 - 1)
     return np.ascontiguousarray(numbers, dtype=np.int64)

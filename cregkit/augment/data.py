@@ -164,7 +164,14 @@ class AugmentBatches(Callback):
         if self.shape is not None:
             data = (data[0].reshape(len(data[0]), *self.shape), data[1])
         augmented, targets = self.augmentation(data, rows, epoch=state.epoch + 1)
-        return (augmented if self.shape is None else np.ascontiguousarray(augmented.reshape(x.shape))), targets
+        if self.shape is None:
+            return augmented, targets
+        if augmented.shape[1:] != self.shape:
+            raise ValueError(
+                f"the transform must keep samples of shape {self.shape}, because the network takes {x.shape[1:]}, got "
+                f"{augmented.shape[1:]}"
+            )
+        return np.ascontiguousarray(augmented.reshape(x.shape)), targets
 
 
 class AugmentedDataset:
