@@ -391,6 +391,14 @@ def test_brightness_and_contrast_take_any_number_of_channels(channels: int) -> N
                     jitter(x[:n], index=range(n), seed=1)
 
 
+def fit_cropped() -> None:
+    net, flat = Sequential(Linear(360, 7, seed=1)), (X.reshape(40, 360), LABELS)
+    crop = aug.AugmentBatches(aug.Augmentation(aug.RandomCrop(8), seed=1), shape=(3, 12, 10))
+    fit(net, softmax_cross_entropy, SGD(net, 0.1), flat, flat, epochs=1, seed=1, callbacks=[crop])
+
+
+soft = functools.partial(aug.Augmentation(mix=aug.Mixup(1.0), classes=7, seed=1), index=range(40), epoch=0)
+
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: aug.HorizontalFlip(1.5), ValueError, r"p must be in \[0, 1\], got 1\.5"),
     (lambda: aug.RandomApply(aug.HorizontalFlip(), -0.1), ValueError, r"p must be in \[0, 1\], got -0\.1"),
@@ -411,6 +419,32 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: aug.Mixup(0), ValueError, "alpha must be above 0"),
     (lambda: PIPELINE(X, index=range(39), seed=1), ValueError, r"index must have shape \(40,\)"),
     (lambda: PIPELINE(X, index=np.full(40, 0.5), seed=1), TypeError, "index must hold whole numbers"),
+    (lambda: PIPELINE(X[:2], index=[0, 5.5], seed=1), TypeError, r"index must hold whole numbers .* got 5\.5 \("),
+    (lambda: PIPELINE(X[:2], index=[0, "a"], seed=1), TypeError, r"index must hold whole numbers .* got a \("),
+    (lambda: PIPELINE(X[:2], index=[0, 2**64], seed=1), TypeError, f"index must hold .* got {2**64} "),
+    (
+        fit_cropped,
+        ValueError,
+        r"must keep samples of shape \(3, 12, 10\), because the network takes \(360,\), got \(3, 8, 8\)",
+    ),
+    (lambda: PIPELINE(X[:1], index=[0], seed=1, epoch=-1), ValueError, r"epoch must be in \[0, \d+\], got -1"),
+    (lambda: soft((X, LABELS), epoch=2**64), ValueError, r"epoch must be in \[0, \d+\], got 18446744073709551616"),
+    (lambda: aug.AugmentedDataset(X, soft.func).set_epoch(1.5), TypeError, r"epoch must be an int, got float 1\.5"),
+    (
+        lambda: soft((X, LABELS.astype(float))),
+        ValueError,
+        r"targets must be class numbers .* got float64 of shape \(40,",
+    ),
+    (lambda: soft((X, LABELS > 3)), ValueError, r"targets must be class numbers .* got bool of shape \(40,\)"),
+    (lambda: soft((X, LABELS.astype(object))), ValueError, "targets must be class numbers .* got object"),
+    (
+        lambda: soft((X, np.eye(8)[LABELS])),
+        ValueError,
+        r"probabilities of classes = 7 .* got float64 of shape \(40, 8\)",
+    ),
+    (lambda: aug.RandomCrop(4, padding=None), TypeError, "padding must be an int, got NoneType None"),  # type: ignore[arg-type]
+    (lambda: aug.RandomApply(3), TypeError, "transforms must be Transform objects, got int 3"),  # type: ignore[arg-type]
+    (lambda: aug.RandomSwap()(["a", 3], index=[0, 1], seed=1), TypeError, "x must hold strings, got int 3"),
     (lambda: PIPELINE(X, index=np.full(40, -1), seed=1), ValueError, r"index must hold numbers from 0 to 2\*\*32 - 1"),
     (lambda: PIPELINE(X, index=range(40), seed=-1), ValueError, "seed must be from 0"),
     (lambda: PIPELINE((255 * X).astype(np.uint8), index=range(40), seed=1), TypeError, r"got uint8: convert .* / 255"),

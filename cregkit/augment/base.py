@@ -43,7 +43,7 @@ class Transform:
         """
         if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
             x = np.asarray(x)
-        return self.apply(x, checked_index(index, len(x)), derive_seed(seed, epoch), overwrite=False)
+        return self.apply(x, checked_index(index, len(x)), seed_of_epoch(seed, epoch), overwrite=False)
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
         """Return the batch, transformed with the seed that is this transform's own.
@@ -205,6 +205,11 @@ def _check_kept(transform: Transform, x: Any, y: Any) -> None:
         raise ValueError(f"{transform!r} changes the shape of samples from {x.shape[1:]} to {y.shape[1:]}: {of_all}")
 
 
+def seed_of_epoch(seed: int, epoch: Any) -> int:
+    """Return the seed derived by the number of an epoch, 0 to 2**64 - 1."""
+    return derive_seed(seed, validate.integer("epoch", epoch, 0, 2**64 - 1))
+
+
 def checked_index(index: Any, n: int) -> Index:
     """Return the numbers of ``n`` samples as int64, which is exact."""
     numbers = np.asarray(index)
@@ -213,7 +218,8 @@ def checked_index(index: Any, n: int) -> Index:
             f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
         )
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        raise TypeError(f"index must hold whole numbers below 2**64, got {numbers.flat[0]} ({numbers.dtype})")
+        first = next((i for i in index if not isinstance(i, (int, np.integer)) or not 0 <= i < 2**64), numbers[0])
+        raise TypeError(f"index must hold whole numbers below 2**64, got {first} ({numbers.dtype})")
     validate.within("index must hold numbers from 0 to 2**32 - 1", numbers, 0, 2**32 - 1)
     return np.ascontiguousarray(numbers, dtype=np.int64)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cregkit.augment.base import Index, Transform, checked_index, uniform
+from cregkit.augment.base import Index, Transform, checked_index, seed_of_epoch, uniform
 from cregkit.augment.mixing import Mixing
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers import Seed, draw_seed, validate
@@ -26,6 +26,7 @@ class Augmentation:
         mix: ``Mixup`` or ``CutMix``, or None. The other sample may be any of the data set; it is transformed as it
             would be in its own place in this epoch.
         classes: the number of classes; with ``mix``, class numbers become probabilities, float32 of shape (N, classes).
+            None where targets are no classes.
         seed: int in [0, 2**64), Generator, SeedSequence, or None for fresh entropy.
     """
 
@@ -60,17 +61,19 @@ class Augmentation:
                 in shape after the transform.
         """
         rows = checked_index(index, len(index))
-        seed = derive_seed(self.seed, epoch)
+        seed = seed_of_epoch(self.seed, epoch)
         x, targets = self._samples(data, rows, seed)
         if self.mix is None:
             return x, targets
-        n = len(data[0]) if isinstance(data, tuple) else len(data)
-        partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * n).astype(np.int64)
+        partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * _size(data)).astype(np.int64)
         other, other_targets = self._samples(data, partners, seed)
         soft, other_soft = self._soft(targets), self._soft(other_targets)
         return self.mix(x, soft, other, other_soft, index=rows, seed=derive_seed(seed, 2))
 
     def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
+        if not len(rows) and _size(data):  # any sample tells the shape of none
+            x, targets = self._samples(data, np.zeros(1, np.int64), seed)
+            return x[:0], targets[:0]
         x, targets = _taken(data, rows)
         if self.transform is None:
             return _batch(x), targets
@@ -85,6 +88,12 @@ class Augmentation:
 
     def _soft(self, targets: Array) -> Array:
         if not np.issubdtype(targets.dtype, np.integer):
+            if self.classes is not None and (targets.ndim < 2 or targets.shape[-1] != self.classes):
+                raise ValueError(
+                    f"targets must be class numbers of an integer dtype, or probabilities of classes = {self.classes} "
+                    f"on the last axis, got {targets.dtype} of shape {targets.shape}: use targets.astype(np.int64) for "
+                    f"class numbers, and classes=None where there are no classes"
+                )
             return targets.astype(np.float32)
         if self.classes is None:
             raise ValueError("classes must say how many there are, because mixtures have no whole class number")
@@ -92,6 +101,10 @@ class Augmentation:
         validate.within(wanted, targets, 0, self.classes - 1)
         soft: Array = np.eye(self.classes, dtype=np.float32)[targets]
         return soft
+
+
+def _size(data: Any) -> int:
+    return len(data[0]) if isinstance(data, tuple) else len(data)
 
 
 def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
@@ -104,7 +117,7 @@ def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
     else:
         pairs = [data[int(i)] for i in rows]
         samples, of_rows = [sample for sample, _ in pairs], np.array([target for _, target in pairs])
-    return [sample if isinstance(sample, str) else np.asarray(sample) for sample in samples], of_rows
+    return [sample if isinstance(sample, str) else np.asarray(sample, order="C") for sample in samples], of_rows
 
 
 def _is_ragged(x: Any) -> bool:
@@ -151,7 +164,14 @@ class AugmentBatches(Callback):
         if self.shape is not None:
             data = (data[0].reshape(len(data[0]), *self.shape), data[1])
         augmented, targets = self.augmentation(data, rows, epoch=state.epoch + 1)
-        return (augmented if self.shape is None else np.ascontiguousarray(augmented.reshape(x.shape))), targets
+        if self.shape is None:
+            return augmented, targets
+        if augmented.shape[1:] != self.shape:
+            raise ValueError(
+                f"the transform must keep samples of shape {self.shape}, because the network takes {x.shape[1:]}, got "
+                f"{augmented.shape[1:]}"
+            )
+        return np.ascontiguousarray(augmented.reshape(x.shape)), targets
 
 
 class AugmentedDataset:
@@ -177,12 +197,12 @@ class AugmentedDataset:
 
     def set_epoch(self, epoch: int) -> None:
         """Let the samples be those of ``epoch``, 0 to 2**64 - 1."""
-        derive_seed(0, epoch)  # refuses what is no epoch
+        seed_of_epoch(0, epoch)  # refuses what is no epoch
         self._epoch.number.value = epoch
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.data[0]) if isinstance(self.data, tuple) else len(self.data)
+        return _size(self.data)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return a sample and its target."""

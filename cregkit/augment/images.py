@@ -59,8 +59,7 @@ class RandomCrop(ImageTransform):
     def __post_init__(self) -> None:
         """Check the settings."""
         _ = self._size
-        if self.padding:
-            validate.positive_int("padding", self.padding)
+        validate.integer("padding", self.padding, 0)
         if self.padding_mode not in ("zero", "reflect"):
             raise ValueError(f"padding_mode must be 'zero' or 'reflect', got {self.padding_mode!r}")
         check_channel_axis(self.channel_axis)

@@ -335,5 +335,5 @@ def checked_sentences(x: Any) -> Sequence[str]:
         raise TypeError(f"x must be a list of sentences, got {type(x).__name__}")
     for sentence in x:
         if not isinstance(sentence, str):
-            raise TypeError(f"x must hold strings, got {type(sentence).__name__}")
+            raise TypeError(f"x must hold strings, got {validate.shown(sentence)}")
     return x

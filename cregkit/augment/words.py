@@ -5,18 +5,19 @@ grapheme clusters. The rules are the word boundaries of Unicode Standard Annex #
 these changes:
 
 1. A URL is one word: ``scheme://`` or ``www.`` and what follows, without the punctuation at its end. Brackets within a
-   URL come in pairs.
+   URL come in pairs. So is an IPv6 address in brackets with its port: ``[::1]:8080``.
 2. An abbreviation of single letters has its last dot (``U.S.A.``, ``e.g.``). At the end of a line the dot stays: it
    ends the sentence too.
 3. Runs are joined into one word by
 
    - an apostrophe or a middle dot: ``don't``, ``l’été``, ``col·lecció``;
-   - up to four of ``- . : / \ @ & + = # ~ % * ^ °``, dashes shorter than the em dash and signs of currency:
+   - up to four of ``- . : / \ @ & + = # ~ % * ^ ° × ′ ″``, dashes shorter than the em dash and signs of currency:
      ``192.168.0.1``, ``1.2.3-rc1``, ``a.b+c@d.co.uk``, ``fe80::1``, ``and/or``; not ``..`` and ``--``, which are an
      ellipsis and a dash;
    - a comma, a semicolon or a no-break space between digits: ``1,000,000.50``;
    - a quotation mark between Hebrew letters;
    - a question mark before ``name=``, as in a URL without its scheme;
+   - ``<=``, ``>=`` and ``!=`` before a number: ``python>=3.10``;
    - nothing, if they are in brackets: ``item(s)``.
 
 4. A word has what belongs to its start (the sign, currency or dot of a number, ``@``, ``#``, ``/`` or ``./`` of a path,
@@ -48,6 +49,7 @@ _URL = rf"""
 (?:[A-Za-z][A-Za-z0-9+.\-]{{0,30}}+:/{{2,3}}+|(?i:www)\.)
 (?:[.,;:!?'*]*+(?:(?:{_BASE}|[\p{{Pc}}/\#&=%~+\-$@|\\]){_MARK}*+|\({_IN_BRACKETS}\)|\[{_IN_BRACKETS}\]))++
 """
+_HOST = r"\[[0-9A-Fa-f]{0,4}+:[0-9A-Fa-f:.]{1,40}+(?:%\w{1,16}+)?+\]:\d{1,5}+(?!\w)"
 _ABBREVIATION = rf"(?:\p{{L}}\p{{M}}*+\.){{2,}}+(?!{_BASE})(?=[^\S\r\n]*+\S)"
 
 _OPENING = r"""(?<![^\s\p{Ps}\p{Pi}"'])"""  # the text, a space or an opening bracket or quote stands before
@@ -58,7 +60,7 @@ _START = rf"""
 |   [@\#§№\p{{Sc}}](?=[{_BASE}\p{{Pc}}])
 )"""
 _MIDDLE = r"[['\p{WB=MidNumLet}\p{WB=MidLetter}\u30FB\uFF65]--[.:\uFE13\uFE52\uFE55\uFF0E\uFF1A]]"  # no stops, colons
-_SIGN = r"[[.:/\\@&+=\#~%*\^°་༌\p{Sc}\p{Pd}]--[\u2014\u2015\u2E3A\u2E3B\uFE31\uFE58]]"  # no dashes as long as em
+_SIGN = r"[[.:/\\@&+=\#~%*\^°\xD7\u2032\u2033་༌\p{Sc}\p{Pd}]--[\u2014\u2015\u2E3A\u2E3B\uFE31\uFE58]]"  # no em dashes
 _JOINED = rf"""
 (?:
     (?: {_MIDDLE}{_MARK}*+
@@ -66,14 +68,15 @@ _JOINED = rf"""
     |   (?<=\d)[\p{{WB=MidNum}}\p{{WB=MidNumLet}}\p{{WB=MidLetter}}\u00A0\u2009\u202F](?=\d)
     |   (?<=\p{{Hebrew}})"(?=\p{{Hebrew}})
     |   \?(?=[\p{{L}}\p{{N}}_.\-]{{1,64}}+=)
+    |   [<>!]=(?=\d)
     ){_RUN}
 |   \({_RUN}\)
 |   \[{_RUN}\]
 )"""
-_END = r"(?:[%‰°\u2032″॰\#\p{Sc}/\\]|\+{1,2}+|::|[\-\u2010](?=\s)|(?<=\p{Hebrew})')"
+_END = r"(?:[%‰°\u2032\u2033॰\#\p{Sc}/\\]|\+{1,2}+|::|[\-\u2010](?=\s)|(?<=\p{Hebrew})')"
 
 _PLAIN = rf"{_START}?+\p{{Pc}}{{0,4}}+(?=\p{{GCB=Prepend}}*+{_BASE}){_RUN}{_JOINED}*+{_END}?+"
-_WORD = rf"((?<!\p{{GCB=Prepend}})(?:{_URL}|{_ABBREVIATION}|{_PLAIN}){_MARK}*+)"
+_WORD = rf"((?<!\p{{GCB=Prepend}})(?:{_URL}|{_HOST}|{_ABBREVIATION}|{_PLAIN}){_MARK}*+)"
 _WRITTEN = r"[\p{L}\p{M}\p{WB=Format}\p{WB=ZWJ}\p{Pd}\s'\u2019]++"
 
 
