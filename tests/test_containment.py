@@ -111,6 +111,40 @@ def test_dropped_values_become_zero(op: str, bad: float) -> None:
 
 
 @bad_value
+@pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
+@pytest.mark.parametrize("size", [7, 1000, 6 * 2**20])  # the last is streamed
+def test_dropped_values_become_zero_in_place(op: str, size: int, bad: float) -> None:
+    whole = np.empty(3 * 4 * size + 1, np.float32)
+    keep = functional.dropout_keep((3, 4, size) if op == "dropout" else (3, 4, 1), 0.4, seed=9)
+    keep = np.broadcast_to(keep, (3, 4, size))
+    for start in (0, 1):
+        x = whole[start : start + 12 * size].reshape(3, 4, size)
+        for way in ("", "_backward"):
+            x[...] = bad
+            getattr(functional, f"{op}{way}")(x, 0.4, seed=9, out=x)
+            assert not x[~keep].view(np.uint32).any()  # +0
+            assert np.array_equal(x[keep], np.full(keep.sum(), bad, np.float32), equal_nan=True)
+
+
+@bad_value
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_dropped_values_never_reach_the_residual(norm: str, bad: float) -> None:
+    """In any place that the output may be written to."""
+    rng = np.random.default_rng(0)
+    keep = functional.dropout_keep((9, 70), 0.4, seed=9)
+    residual = rng.standard_normal((9, 70)).astype(np.float32)
+    x = np.where(keep, residual, np.float32(bad))
+    op = getattr(functional, f"dropout_add_{norm}_forward")
+    y, h, *_ = op(np.where(keep, residual, np.float32(0.0)), residual, p=0.4, seed=9)
+    for _ in each_isa():
+        for target in ("fresh", "x", "residual"):
+            arrays = {"x": x.copy(), "residual": residual.copy()}
+            got = op(**arrays, p=0.4, seed=9, out=arrays.get(target))
+            assert same(got[0], y), target
+            assert same(got[1], h), target
+
+
+@bad_value
 def test_elements_of_the_steps(bad: float) -> None:
     w, dw, m = np.random.default_rng(1).standard_normal((3, 131)).astype(np.float32)
     v, others = np.abs(m), np.arange(131) != 67

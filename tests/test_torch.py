@@ -410,6 +410,40 @@ def test_inplace_dropout_and_what_autograd_saved(kernel_calls):
     assert torch.equal(x.grad, torch.where(y[0] != 0, 4.0, 0.0))
 
 
+def test_inplace_dropout_of_a_leaf_changes_nothing(kernel_calls):
+    leaf = torch.rand(6, 4, requires_grad=True)
+    before = leaf.detach().clone()
+    for x in (leaf, leaf.t(), leaf[:3]):
+        with pytest.raises(RuntimeError, match="in-place operation"):
+            functional.dropout(x, 0.5, inplace=True)
+        assert torch.equal(leaf, before)
+    with torch.no_grad():
+        functional.dropout(leaf, 0.5, inplace=True)
+    assert not torch.equal(leaf, before)
+
+
+def test_inplace_dropout_of_a_view_of_a_result(kernel_calls):
+    """The gradient of the whole follows, dropped where its view was."""
+    x = torch.rand(6, 4, requires_grad=True)
+    whole = x * 2
+    functional.dropout(whole[:3], 0.5, inplace=True)
+    whole.sum().backward()
+    assert torch.equal(x.grad[3:], torch.full((3, 4), 2.0))
+    assert torch.equal(x.grad[:3], torch.where(whole[:3] == 0, 0.0, 4.0))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_inplace_dropout_drops_nan(bad, kernel_calls):
+    for name, shape in (("dropout", (64, 50)), ("dropout1d", (8, 6, 5)), ("dropout2d", (8, 6, 5, 5))):
+        x = torch.full(shape, bad, requires_grad=True)
+        y = getattr(functional, name)(x.clone(), 0.5, inplace=True)
+        dropped = y == 0
+        assert dropped.any()
+        assert not dropped.all()
+        y.backward(torch.full_like(y, bad))
+        assert torch.equal(x.grad == 0, dropped)
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint_recomputes_the_same_mask(reentrant, kernel_calls):
     torch.manual_seed(0)

@@ -162,7 +162,7 @@ cdef int checked_threads(object n) except -1:
     try:
         count = operator.index(n)
     except TypeError:
-        raise TypeError(f"n must be a whole number of threads, got {type(n).__name__}") from None
+        raise TypeError(f"n must be a whole number of threads, got {type(n).__name__} {n!r:.60}") from None
     if not 1 <= count <= 4096:
         raise ValueError(f"n must be a number of threads from 1 to 4096, got {count}")
     return count
@@ -521,7 +521,8 @@ cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1:
     try:
         wanted = operator.index(channel_axis)
     except TypeError:
-        raise TypeError(f"channel_axis must be 1 or -1, got {type(channel_axis).__name__}") from None
+        raise TypeError(
+            f"channel_axis must be 1 or -1, got {type(channel_axis).__name__} {channel_axis!r:.60}") from None
     if wanted not in (1, -1, x.ndim - 1):
         raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {wanted}")
     return wanted != 1
@@ -575,12 +576,12 @@ cdef double number(object value, str name, double low, double high) except? -1:
     if PyFloat_CheckExact(value):
         v = PyFloat_AS_DOUBLE(value)
     elif isinstance(value, np.ndarray) and value.ndim or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r:.60}")
     else:
         try:
             v = float(value)
         except OverflowError:
-            raise ValueError(f"{name} must be finite, got a number too large for a float") from None
+            raise ValueError(f"{name} must be finite, got {value!r:.60}, too large for a float") from None
     if not low <= v <= high:
         bounds = f"finite and at least {low:g}" if high == DBL_MAX else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
@@ -608,7 +609,7 @@ cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:
     try:
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}") from None
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r:.60}") from None
     if not 0 <= whole < 1 << 64:
         raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {whole}")
     return whole

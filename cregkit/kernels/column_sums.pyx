@@ -1,9 +1,9 @@
 # dgamma and dbeta of the norms: the loops over chunks of rows and tiles of columns, and what is done where float32 sums
 # overflow or vanish. The maths is in csrc/reduce.h.
 #
-# Sums that come out infinite, NaN or small are computed again: in float64 for each chunk whose dy are not safe, from the
-# partial sums for the others. That needs dy and x as they were. Where dx is written over one of them, a chunk that is
-# not safe waits until its rows have been copied.
+# Sums that come out infinite, NaN or small are computed again: in float64 for each chunk whose dy are not safe, from
+# the partial sums for the others. That needs dy and x as they were. Where dx is written over one of them, a chunk that
+# is not safe waits until its rows have been copied.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset

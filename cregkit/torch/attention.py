@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from cregkit import functional as kernels
-from cregkit.torch.autograd import Function, formula_gradients, kernel_gradient, scaled_mask
+from cregkit.torch.autograd import Function, dropped_by_mask, formula_gradients, kernel_gradient
 from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, run
 
 Result = tuple[Tensor, Tensor | None]
@@ -188,7 +188,7 @@ class Attention(Function):
                 softmax = torch.softmax(_scores(q, k, mask), -1)
                 if ctx.rows is not None:
                     softmax = softmax.masked_fill(ctx.rows, 0.0)
-                again = softmax * scaled_mask(softmax.shape, p, seed)
+                again = dropped_by_mask(softmax, p, seed)
                 return torch.bmm(again, v), again
 
             found = formula_gradients(stock, (q, k, v), (dy, dropped_gradient), ctx.needs_input_grad)

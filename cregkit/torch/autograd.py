@@ -79,19 +79,30 @@ def scaled_mask(shape: Sequence[int], p: float, seed: int, spatial: bool = False
     return from_numpy(run(kernels.dropout, np.ones(drawn, np.float32), p, seed=seed))
 
 
+def dropped_by_mask(x: Tensor, p: float, seed: int, spatial: bool = False) -> Tensor:
+    """Dropout by PyTorch's operators, which it differentiates, with the kernels' mask: NaN is dropped too."""
+    mask = scaled_mask(x.shape, p, seed, spatial)
+    return torch.where(mask == 0.0, 0.0, x * mask)
+
+
+def _dropout(ctx: Any, x: Tensor, p: float, spatial: bool, in_place: bool) -> Floats:
+    try:
+        array = x.numpy()
+    except REFUSALS as error:
+        raise Refused from error
+    seed = draw_seed()
+    ctx.options = p, seed, spatial
+    kernel = kernels.spatial_dropout if spatial else kernels.dropout
+    return run(kernel, array, p, seed=seed, out=array if in_place else None)
+
+
 class Dropout(Function):
     """``apply(x, p, spatial)``: dropout of elements, or of the channels of (N, C, ...)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, spatial: bool) -> Tensor:
         """Keep the seed alone: backward draws the mask again."""
-        try:
-            array = x.numpy()
-        except REFUSALS as error:
-            raise Refused from error
-        seed = draw_seed()
-        ctx.options = p, seed, spatial
-        return from_numpy(run(kernels.spatial_dropout if spatial else kernels.dropout, array, p, seed=seed))
+        return from_numpy(_dropout(ctx, x, p, spatial, in_place=False))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -99,9 +110,20 @@ class Dropout(Function):
         p, seed, spatial = ctx.options
         array = kernel_gradient(dy.contiguous())
         if array is None:
-            return dy * scaled_mask(dy.shape, p, seed, spatial), None, None
+            return dropped_by_mask(dy, p, seed, spatial), None, None
         kernel = kernels.spatial_dropout_backward if spatial else kernels.dropout_backward
         return from_numpy(run(kernel, array, p, seed=seed)), None, None
+
+
+class InplaceDropout(Dropout):
+    """The same, written over x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, spatial: bool) -> Tensor:
+        """Tell autograd that x has changed."""
+        _dropout(ctx, x, p, spatial, in_place=True)
+        ctx.mark_dirty(x)
+        return x
 
 
 class BatchNorm(Function):
@@ -386,7 +408,7 @@ class DropoutAddLayerNorm(Function):
             through_norm, *others = formula_gradients(stock, (h, weight, bias), (dy,), (True, *needed[2:4]))
             assert through_norm is not None
             both = through_norm if dh is None else through_norm + dh
-            return both * scaled_mask(h.shape, p, seed) if p else both, both, *others, None, None
+            return dropped_by_mask(both, p, seed) if p else both, both, *others, None, None
         dx, dresidual, dgamma, dbeta = run(
             kernels.dropout_add_layer_norm_backward,
             array,

@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 
 from cregkit.batch_sums import Gather
 from cregkit.torch import autograd
-from cregkit.torch.bridge import Refused, draw_seed, inverse, is_ordinary, memory_order, takes
+from cregkit.torch.bridge import Refused, inverse, is_ordinary, memory_order, takes
 
 __all__ = ["batch_norm", "dropout", "dropout1d", "dropout2d", "layer_norm", "rms_norm"]
 
@@ -46,10 +46,12 @@ def _drops(input: Tensor, p: float, training: bool) -> bool:
 
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
-    """Dropout of a contiguous tensor; in place as a product with a mask, which PyTorch differentiates."""
-    if inplace:
-        return x.mul_(autograd.scaled_mask(x.shape, float(p), draw_seed(), spatial))
-    y: Tensor = autograd.Dropout.apply(x, float(p), spatial)
+    """Dropout of a contiguous tensor."""
+    if inplace and torch.is_grad_enabled():
+        whole = x if x._base is None else x._base
+        if whole.is_leaf and whole.requires_grad:  # PyTorch refuses to overwrite it
+            raise Refused
+    y: Tensor = (autograd.InplaceDropout if inplace else autograd.Dropout).apply(x, float(p), spatial)
     return y
 
 
