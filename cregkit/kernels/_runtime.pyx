@@ -581,7 +581,7 @@ cdef double number(object value, str name, double low, double high) except? -1:
         try:
             v = float(value)
         except OverflowError:
-            raise ValueError(f"{name} must be finite, got {value!r:.60}, too large for a float") from None
+            raise ValueError(f"{name} must be finite, got a number too large for a float") from None
     if not low <= v <= high:
         bounds = f"finite and at least {low:g}" if high == DBL_MAX else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
