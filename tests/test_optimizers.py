@@ -319,3 +319,16 @@ def test_a_functional_step_with_a_wrong_argument_changes_nothing(step, wrong):
         step(**{**arguments, **wrong})
     for array in arrays.values():
         np.testing.assert_array_equal(array, 0.5)
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+def test_a_parameter_in_two_groups_is_refused(make: type[SGD | Adam | AdamW]) -> None:
+    network = Linear(3, 2, seed=0)
+    optimizer = make(network)
+    network.backward(np.ones_like(network(np.ones((4, 3), np.float32))))
+    optimizer.groups[1].names = ("weight", "bias")
+    before = network.state_dict()
+    with pytest.raises(ValueError, match=r"got weight more than once"):
+        optimizer.step()
+    assert optimizer.steps == 0
+    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())

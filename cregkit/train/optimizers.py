@@ -169,6 +169,10 @@ class Optimizer:
         if groups.keys() != self._shapes.keys():
             odd = ", ".join(sorted(groups.keys() ^ self._shapes.keys()))
             raise ValueError(f"groups must hold the names of all parameters and no others, check {odd}")
+        if sum(len(group.names) for group in self.groups) != len(groups):
+            names = [name for group in self.groups for name in group.names]
+            twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+            raise ValueError(f"groups must hold each parameter once, got {twice} more than once")
         return groups
 
     def _take(self, changes: list[_Change]) -> None:
