@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
@@ -41,6 +42,8 @@ class Layer:
     _parameters: ClassVar[tuple[str, ...]] = ()
     _decayed: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
+    _trainable: ClassVar[tuple[tuple[str, str, bool], ...]] = ()
+    """Of each parameter its name, that of its gradient, and whether it decays."""
 
     training: bool = True
     _saved: Any = None
@@ -50,6 +53,7 @@ class Layer:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make ``layer(x)`` the forward itself: a wrapper would cost a second call on every use."""
         super().__init_subclass__(**kwargs)
+        cls._trainable = tuple((name, sys.intern("d" + name), name in cls._decayed) for name in cls._parameters)
         cls.__call__ = cls.forward  # type: ignore[method-assign]
 
     def __call__(self, x: Array) -> Array:
@@ -108,9 +112,9 @@ class Layer:
     def parameters(self) -> Iterator[Parameter]:
         """Yield every trainable array with its dotted name, its gradient and whether weight decay applies to it."""
         for prefix, layer in self._walk():
-            for name in layer._parameters:
+            for name, gradient, decays in layer._trainable:
                 if (value := getattr(layer, name)) is not None:
-                    yield Parameter(prefix + name, value, getattr(layer, "d" + name), name in layer._decayed)
+                    yield Parameter(prefix + name, value, getattr(layer, gradient), decays)
 
     def _settings(self) -> dict[str, Any]:
         """Return what this layer was made with: its class, and its public attributes that are plain values.

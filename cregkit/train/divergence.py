@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit.functional import l2_penalty
+
 
 class DivergenceError(ValueError):
     """A loss, a gradient or the training as a whole is not finite."""
@@ -21,11 +23,11 @@ class DivergenceWarning(RuntimeWarning):
 def all_finite(array: NDArray[Any]) -> bool:
     """Return whether ``array`` holds neither NaN nor inf.
 
-    The dot product with itself is the fastest pass that NaN and inf cannot get through unseen; numbers whose squares
-    overflow are looked at one by one.
+    The sum of squares of a float32 array, in float64, is the fastest pass that NaN and inf cannot get through unseen.
     """
-    flat = array.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    if array.dtype.char == "f" and array.flags.c_contiguous and array.flags.aligned:
+        return math.isfinite(l2_penalty(array, 2.0))
+    return bool(np.isfinite(array).all())
 
 
 def first_not_finite(*states: Mapping[str, NDArray[Any]]) -> str | None:
