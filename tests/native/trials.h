@@ -815,6 +815,16 @@ static void jitter_trial(trial *t) { image_trial(t, JITTER); }
 static void crop_trial(trial *t) { image_trial(t, CROP); }
 static void rotate_trial(trial *t) { image_trial(t, ROTATE); }
 
+static void are_colours_trial(trial *t)
+{
+    const float *x = input(t->n, t->values), *y = positive_input(t->n);
+    float *z = changed(t->n, ORDINARY);
+    for (ptrdiff_t i = 0; i < t->n; i++) z[i] = y[i] - 0.5f; /* in [0, 1) */
+    protect(PROT_READ);
+    hash_word(t, (uint64_t)(t->kernels->are_colours(x, t->n) + 2 * t->kernels->are_colours(z, t->n)));
+    protect(PROT_READ | PROT_WRITE);
+}
+
 /* ---- column sums that float32 may not hold, and gain and bias in float64 ---- */
 
 static void column_sums_trial(trial *t)
@@ -885,6 +895,7 @@ static const op ops[] = {
     {"paste_image", paste_trial, 1, 2},
     {"mix", mix_trial, 1, 2},
     {"jitter_image", jitter_trial, 1, 2},
+    {"are_colours", are_colours_trial, 0, 1},
     {"crop_image", crop_trial, 0, 1},
     {"rotate_image", rotate_trial, 0, 1},
 };
