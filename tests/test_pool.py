@@ -10,9 +10,12 @@ import threading
 
 import numpy as np
 import pytest
+from support import run_python
 
 import cregkit
 from cregkit.kernels import _pool
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 LARGE = (1024, 1024)  # 4 MiB
 
@@ -86,6 +89,39 @@ def test_clear_pool_keeps_nothing(x):
     assert held()[0] > 0
     cregkit.clear_pool()
     assert held() == (0, 0)
+
+
+GIVEN_BACK = """
+import resource
+
+import numpy as np
+import cregkit
+
+def pages(field):
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[field])
+
+large, x = np.ones((7168, 1024), np.float32), np.ones((256, 1024), np.float32)
+cregkit.rms_norm(large)
+cregkit.clear_pool()
+del large  # glibc's malloc takes blocks of up to this size from its heap from now on
+before = pages(0), pages(1)
+outputs, others = [], []
+for _ in range(100):
+    outputs.append(cregkit.rms_norm(x))
+    others.append(np.ones(20000, np.float32))  # between the outputs, where these are of malloc
+del outputs
+assert cregkit.show_config()["pool"]["bytes"] >= 100 << 20
+cregkit.clear_pool()
+mapped, resident = pages(0) - before[0], pages(1) - before[1]
+assert max(mapped, resident) * resource.getpagesize() < 20 << 20, (mapped, resident)
+"""
+
+
+@linux
+def test_cleared_blocks_go_back_to_the_system_whatever_lives_beside_them():
+    done = run_python("-c", GIVEN_BACK, CREGKIT_POOL_MB="256", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_long_loop_holds_what_one_turn_needs(x):

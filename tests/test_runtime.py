@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import math
 import os
@@ -10,7 +11,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,7 @@ MEMORY = [
         },
         64,
     ),
+    ("no number", {"proc/self/cgroup": "0::/a\n", f"{GROUPS}/a/memory.max": "²\n"}, None),
     (
         "another group's",
         {"proc/self/cgroup": "0::/a\n4:memory:/b\n", f"{GROUPS}/memory/a/memory.limit_in_bytes": "1\n"},
@@ -400,6 +402,39 @@ def test_num_threads_decorates_a_function_that_calls_itself() -> None:
 
     assert nested(3) == [5, 5, 5, 5]
     assert _runtime.get_num_threads() == before
+
+
+@needs_openmp
+def test_num_threads_decorates_a_coroutine_function() -> None:
+    before = _runtime.get_num_threads()
+
+    @_runtime.num_threads(5)
+    async def limited(waits: int) -> list[int]:
+        """Count."""
+        counts = []
+        for _ in range(waits):
+            counts.append(_runtime.get_num_threads())
+            await asyncio.sleep(0)
+        return counts
+
+    async def main() -> tuple[list[list[int]], int]:
+        return await asyncio.gather(limited(1), limited(3)), _runtime.get_num_threads()
+
+    assert inspect.iscoroutinefunction(limited)
+    assert (limited.__name__, limited.__doc__) == ("limited", "Count.")
+    assert asyncio.run(main()) == ([[5], [5, 5, 5]], before)
+
+
+def test_num_threads_refuses_to_decorate_a_generator_function() -> None:
+    def generator() -> Iterator[int]:
+        yield 1
+
+    async def asynchronous() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (generator, asynchronous):
+        with pytest.raises(TypeError, match=rf"got .*{function.__name__} .* write `with num_threads\(5\):`"):
+            _runtime.num_threads(5)(function)
 
 
 def test_num_threads_not_entered_cannot_be_left() -> None:

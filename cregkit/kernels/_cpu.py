@@ -26,7 +26,7 @@ def cgroup_quota(root: Path = Path("/")) -> float:
     for group in _groups(root, "cpu"):
         v1 = [_read(group / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
         words = _read(group / "cpu.max").split() or v1
-        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]) > 0:
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]) > 0:
             quotas.append(int(words[0]) / int(words[1]))
     return min(quotas)
 
@@ -40,7 +40,7 @@ def memory_bytes(root: Path = Path("/")) -> int:
         int(limit)
         for group in _groups(root, "memory")
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
-        if (limit := _read(group / name)).isdigit()
+        if (limit := _read(group / name)).isdecimal()
     ]
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 

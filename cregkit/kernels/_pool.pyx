@@ -18,7 +18,6 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
 cnp.import_array()
@@ -27,7 +26,7 @@ cnp.import_array()
 cdef extern from * nogil:
     """
     #include <pthread.h>
-    #include <stdlib.h>
+    #include <stdint.h>
     #include <sys/mman.h>
 
     static pthread_mutex_t creg_pool_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -35,14 +34,21 @@ cdef extern from * nogil:
     static void creg_pool_unlock(void) { pthread_mutex_unlock(&creg_pool_mutex); }
     static void creg_pool_watch_forks(void) { pthread_atfork(creg_pool_lock, creg_pool_unlock, creg_pool_unlock); }
 
-    /* Whole pages, huge ones where they fit and are offered: fewer faults now, fewer TLB misses later. */
+    /* Whole pages, huge ones where they fit and are offered: fewer faults now, fewer TLB misses later. Mapped, because
+     * malloc may keep what is freed: after the first large free, glibc takes blocks of up to 32 MiB from its heap. */
     static void *creg_pages(size_t size)
     {
-        const size_t page = 4096, huge = (size_t)1 << 21;
-        void *p = NULL;
-        if (posix_memalign(&p, size < huge ? page : huge, size)) return NULL;
+        const size_t huge = (size_t)1 << 21, spare = size < huge ? 0 : huge;
+        char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) return NULL;
+        if (spare) {
+            const size_t before = huge - 1 - ((uintptr_t)p - 1) % huge;
+            if (before) munmap(p, before);
+            p += before;
+            munmap(p + size, spare - before);
+        }
     #ifdef MADV_HUGEPAGE
-        if (size >= huge) madvise(p, size, MADV_HUGEPAGE);
+        if (spare) madvise(p, size, MADV_HUGEPAGE);
     #endif
         return p;
     }
@@ -51,6 +57,7 @@ cdef extern from * nogil:
     void creg_pool_unlock()
     void creg_pool_watch_forks()
     void *creg_pages(size_t size)
+    int munmap(void *memory, size_t size)
 
 
 cdef extern from "numpy/arrayobject.h":
@@ -121,7 +128,7 @@ cdef void *take(size_t size) noexcept nogil:
 
 
 cdef void release_oldest() noexcept nogil:
-    free(held[0].memory)
+    munmap(held[0].memory, held[0].size)
     forget(0)
 
 
@@ -160,7 +167,7 @@ cdef void pool_free(void *ctx, void *data, size_t size) noexcept nogil:
     memory = <char *>data - ALIGNMENT
     cdef size_t whole = (<size_t *>memory)[0]
     if whole > limit_bytes:
-        free(memory)
+        munmap(memory, whole)
         return
     creg_pool_lock()
     make_room(whole)

@@ -4,6 +4,8 @@ import operator
 import os
 from contextlib import ContextDecorator
 from contextvars import ContextVar
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 import numpy as np
 
@@ -248,6 +250,21 @@ class num_threads(ContextDecorator):
     def __init__(self, n):
         self._n = checked_threads(n)
         self._blocks = []
+
+    def __call__(self, function):
+        """Decorate a function or a coroutine function: the block lasts as long as a call."""
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(f"num_threads decorates functions and coroutine functions, got {function!r}, a generator "
+                            f"function: write `with num_threads({self._n}):` into it")
+        if not iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @wraps(function)
+        async def within(*arguments, **named):
+            with self:
+                return await function(*arguments, **named)
+
+        return within
 
     def __enter__(self):
         global open_blocks
