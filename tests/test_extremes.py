@@ -161,6 +161,19 @@ def test_gradients_in_place_have_the_same_bits(op: str, make: Callable[..., Arra
                 assert bits(dict(enumerate(backward(dy, over_x, *saved, gamma, out=over_x)))) == wanted
 
 
+@pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
+    for shape in ROW_SHAPES:
+        _, x, _ = rows_data(op, shape, make, 1.0)
+        saved = getattr(functional, f"{op}_forward")(x)[1:]
+        gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
+        backward = getattr(functional, f"{op}_backward")
+        wanted = bits(dict(enumerate(backward(x, x, *saved, gamma))))
+        over = x.copy()
+        assert bits(dict(enumerate(backward(over, over, *saved, gamma, out=over)))) == wanted
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 def test_a_bad_gradient_in_place_spoils_its_own_columns_alone(op: str, bad: float) -> None:
