@@ -507,10 +507,10 @@ CREG_INLINE double channel_means(double sum_dy, double sum_dy_d, double rstd)
 }
 
 /* A channel of zeros, as of dead units, is told from one whose sums cancelled by its first and last gradient. */
-CREG_INLINE int channel_is_plain(double means, double count, float first, float last)
+CREG_INLINE int channel_is_plain(double means, double count, double rstd, float first, float last)
 {
     return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) |
-           ((means == 0.0) & (first == 0.0f) & (last == 0.0f));
+           ((means == 0.0) & zeros_are_plain(rstd) & (first == 0.0f) & (last == 0.0f));
 }
 
 /* The sums of those of n channels from c on that float32 is not enough for, again. */
@@ -549,8 +549,9 @@ static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_sha
         const float *first = dy, *last = dy + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
         int plain = count > CREG_FEW;
         for (ptrdiff_t c = line; c < end; c++)
-            plain &= creg_is_safe_rstd(rstd[c]) & channel_is_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]),
-                                                                   count, first[c * shape.s], last[c * shape.s]);
+            plain &=
+                creg_is_safe_rstd(rstd[c]) & channel_is_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]), count,
+                                                              rstd[c], first[c * shape.s], last[c * shape.s]);
         if (!plain) exact_grad_sums_of(dy, x, shape, count, mean, rstd, training, line, end - line, ch);
     }
     for (ptrdiff_t c = c0; dgamma && c < c1; c++) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);

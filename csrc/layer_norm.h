@@ -303,7 +303,7 @@ CREG_INLINE int layer_norm_grad_is_safe(grad_means means, const float *dy, const
                                         double rstd)
 {
     return cols > CREG_FEW && creg_is_safe_rstd(rstd) &&
-           gradients_are_safe(fabs(means.g) + fabs(means.g_x_hat), dy, gamma, cols);
+           gradients_are_safe(fabs(means.g) + fabs(means.g_x_hat), rstd, dy, gamma, cols);
 }
 
 CREG_INLINE grad_means layer_norm_grad_means(const float *dy, const float *x, const float *gamma, ptrdiff_t cols,
@@ -445,7 +445,7 @@ CREG_INLINE int layer_norm_grad_batch(const float *dy, const float *x, ptrdiff_t
         g[i] = (float)mean_g;
         g_d[i] = (float)mean_g_x_hat;
     }
-    if (unsafe || (!plain && !batch_gradients_are_safe(means, dy, gamma, cols))) return 0;
+    if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, dy, gamma, cols))) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
         const grad_row row = {dy + at,      x + at,        gamma, AT(more, at),
                               dx + at,      dgamma,        dbeta, {v_set1(hi[i]), v_set1(lo[i]), v_set1(scale[i])},

@@ -388,20 +388,25 @@ CREG_INLINE int means_are_plain(double means)
     return (means >= SMALLEST_SAFE_GRADIENT) & (means <= 1.0 / SMALLEST_SAFE_GRADIENT);
 }
 
-CREG_INLINE int gradients_are_safe(double means, const float *dy, const float *gamma, ptrdiff_t n)
+/* Whether gradients whose means vanished are taken for zeros by a few of them. Up to this rstd, which an eps of 1e-6
+ * keeps, products that vanished could give a subnormal dx at most. */
+CREG_INLINE int zeros_are_plain(double rstd) { return rstd <= 0x1p+12; }
+
+CREG_INLINE int gradients_are_safe(double means, double rstd, const float *dy, const float *gamma, ptrdiff_t n)
 {
     if (!(means <= 1.0 / SMALLEST_SAFE_GRADIENT)) return 0; /* or NaN */
     /* A row of zeros, as of padding, is told from one whose means cancelled by a few of its elements. */
-    const int zero = (means == 0.0) & (dy[0] == 0.0f) & (dy[n / 2] == 0.0f) & (dy[n - 1] == 0.0f);
+    const int zero =
+        (means == 0.0) & zeros_are_plain(rstd) & (dy[0] == 0.0f) & (dy[n / 2] == 0.0f) & (dy[n - 1] == 0.0f);
     return means_are_plain(means) || zero || no_small_product(dy, gamma, n);
 }
 
 /* The same of a batch of short rows. */
-static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const float *dy, const float *gamma,
-                                                  ptrdiff_t cols)
+static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const double *rstd, const float *dy,
+                                                  const float *gamma, ptrdiff_t cols)
 {
     for (int i = 0; i < CREG_BATCH; i++)
-        if (!gradients_are_safe(means[i], dy + i * cols, gamma, cols)) return 0;
+        if (!gradients_are_safe(means[i], rstd[i], dy + i * cols, gamma, cols)) return 0;
     return 1;
 }
 

@@ -184,7 +184,7 @@ CREG_INLINE double rms_norm_grad_mean_of(double sum_g_x, ptrdiff_t cols, double 
 CREG_INLINE int rms_norm_grad_is_safe(double mean_g_x_hat, const float *dy, const float *gamma, ptrdiff_t cols,
                                       double rstd)
 {
-    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && gradients_are_safe(fabs(mean_g_x_hat), dy, gamma, cols);
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) && gradients_are_safe(fabs(mean_g_x_hat), rstd, dy, gamma, cols);
 }
 
 CREG_INLINE double rms_norm_grad_mean(const float *dy, const float *x, const float *gamma, ptrdiff_t cols, double rstd)
@@ -295,7 +295,7 @@ CREG_INLINE int rms_norm_grad_batch(const float *dy, const float *x, ptrdiff_t a
         plain &= means_are_plain(means[i]);
         g_x[i] = (float)mean_g_x_hat;
     }
-    if (unsafe || (!plain && !batch_gradients_are_safe(means, dy, gamma, cols))) return 0;
+    if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, dy, gamma, cols))) return 0;
     for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
         const rms_grad_row row = {dy + at,       x + at, gamma, AT(more, at), dx + at, dgamma, v_set1((float)rstd[i]),
                                   v_set1(g_x[i])};

@@ -161,6 +161,45 @@ def test_gradients_in_place_have_the_same_bits(op: str, make: Callable[..., Arra
                 assert bits(dict(enumerate(backward(dy, over_x, *saved, gamma, out=over_x)))) == wanted
 
 
+@pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
+    for shape in ROW_SHAPES:
+        _, x, _ = rows_data(op, shape, make, 1.0)
+        saved = getattr(functional, f"{op}_forward")(x)[1:]
+        gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
+        backward = getattr(functional, f"{op}_backward")
+        wanted = bits(dict(enumerate(backward(x, x, *saved, gamma))))
+        over = x.copy()
+        assert bits(dict(enumerate(backward(over, over, *saved, gamma, out=over)))) == wanted
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_gradients_whose_products_vanish_between_zeros(op: str) -> None:
+    for shape in ROW_SHAPES:
+        x = (1e-12 * np.random.default_rng(2).standard_normal(shape)).astype(np.float32)
+        saved = getattr(functional, f"{op}_forward")(x, eps=0.0)[1:]
+        dy = np.zeros(shape, np.float32)
+        dy[:, 1] = 1e-25
+        gamma = np.full(shape[1], 1e-25, np.float32)
+        wanted = getattr(oracle, f"{op}_backward")(dy, x, *saved, gamma)[0]
+        for isa in each_isa():
+            got = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma)[0]
+            assert_right(got, wanted, largest(wanted, 1), 2e-6, f"{isa}, {shape}")
+
+
+def test_gradients_of_channels_that_cancel_between_zeros() -> None:
+    rng = np.random.default_rng(3)
+    x = (1e-10 * rng.standard_normal((64, 20))).astype(np.float32)
+    saved = functional.batch_norm_forward(x, eps=0.0)[1:]
+    dy = np.zeros((64, 20), np.float32)
+    dy[10], dy[20] = 1e-37, -1e-37
+    wanted = oracle.batch_norm_backward(dy, x, *saved, np.ones(20))[0]
+    for isa in each_isa():
+        got = functional.batch_norm_backward(dy, x, *saved, np.ones(20, np.float32))[0]
+        assert_right(got, wanted, largest(wanted, 0), 2e-6, isa)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 def test_a_bad_gradient_in_place_spoils_its_own_columns_alone(op: str, bad: float) -> None:

@@ -133,18 +133,30 @@ cdef cnp.ndarray cut_rows(creg_columns *c):
     return partial
 
 
-# Runs the chunks that wait, from a copy of what dx is written over, which is returned to be kept until all is merged.
-cdef cnp.ndarray run_waiting(NormBackward *a, block_task task, void *args):
-    cdef creg_columns *c = &a.columns
-    cdef const float **source = &c.dy if c.dy == a.dx else &c.x
-    cdef unsigned char *waiting = a.unsafe
+# A copy of the rows of the chunks that wait.
+cdef cnp.ndarray waiting_rows(const NormBackward *a, const float *rows):
+    cdef const creg_columns *c = &a.columns
     cdef ptrdiff_t k, at, size = c.step * c.cols, elements = c.rows * c.cols
     cdef cnp.ndarray copy = new_vector(elements, cnp.NPY_FLOAT32)
     for k in range(chunks_of(c)):
-        if waiting[k]:
+        if a.unsafe[k]:
             at = k * size
-            memcpy(floats(copy) + at, source[0] + at, min(size, elements - at) * sizeof(float))
-    source[0], a.unsafe = floats(copy), NULL
+            memcpy(floats(copy) + at, rows + at, min(size, elements - at) * sizeof(float))
+    return copy
+
+
+# Runs the chunks that wait, from a copy of what dx is written over (dy, x or both, if they are one array), which is
+# returned to be kept until all is merged.
+cdef cnp.ndarray run_waiting(NormBackward *a, block_task task, void *args):
+    cdef creg_columns *c = &a.columns
+    cdef unsigned char *waiting = a.unsafe
+    cdef cnp.ndarray copy = waiting_rows(a, a.dx)
+    cdef ptrdiff_t k
+    if c.dy == a.dx:
+        c.dy = floats(copy)
+    if c.x == a.dx:
+        c.x = floats(copy)
+    a.unsafe = NULL
     for k in range(chunks_of(c)):
         if waiting[k]:
             run_task(task, args, k)
