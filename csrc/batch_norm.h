@@ -548,7 +548,7 @@ static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_sha
         const ptrdiff_t end = min_size(line + CREG_LINE, c1);
         const float *first = dy, *last = dy + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
         int plain = count > CREG_FEW;
-        for (ptrdiff_t c = line; c < end; c++)
+        for (ptrdiff_t c = plain ? line : end; c < end; c++) /* of fewer values there may be none to read */
             plain &=
                 creg_is_safe_rstd(rstd[c]) & channel_is_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]), count,
                                                               rstd[c], first[c * shape.s], last[c * shape.s]);
