@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 KERNELS = [
-    "_pool", "column_sums", "wide_rows", "layer_norm", "rms_norm", "batch_norm", "dropout", "dropout_add_norm",
-    "optimizer", "images", "noise",
+    "_pool", "_threads", "column_sums", "wide_rows", "layer_norm", "rms_norm", "batch_norm", "dropout",
+    "dropout_add_norm", "optimizer", "images", "noise",
 ]  # fmt: skip
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         spatial_dropout_backward,
     )
     from cregkit.kernels._pool import clear_pool
-    from cregkit.kernels._runtime import get_num_threads, num_threads, set_num_threads
+    from cregkit.kernels._threads import get_num_threads, num_threads, set_num_threads
     from cregkit.layers import (
         GELU,
         BatchNorm,
@@ -154,7 +154,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"cregkit.{name}")
     if name in _THREADS:
-        home = "cregkit.kernels._runtime"
+        home = "cregkit.kernels._threads"
     elif name == "clear_pool":
         home = "cregkit.kernels._pool"
     elif name == "show_config":

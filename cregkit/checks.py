@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cregkit import cases, functional
 from cregkit.console import Console
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
 OFFSETS = (0.0, 1e6)
 """Means of the data: where rounding is ordinary, and where a float32 mean is no longer good enough."""
@@ -73,7 +73,7 @@ def _complaint(result: CheckResult) -> str:
 
 def _thread_counts() -> tuple[int, int]:
     """One, and as many as large calls use, but at least two: more than one is the point."""
-    return 1, max(2, _runtime.get_num_threads())
+    return 1, max(2, _threads.get_num_threads())
 
 
 def check(isas: list[str] | None = None, threads: tuple[int, ...] | None = None) -> Iterator[CheckResult]:
@@ -105,7 +105,7 @@ def _check_case(case: cases.Case, isas: list[str], threads: tuple[int, ...]) -> 
         for n in threads:
             worst, where, same_bits = 0.0, "", True
             for i, (shape, offset, arguments) in enumerate(inputs):
-                with _runtime.num_threads(n):
+                with _threads.exact_threads(n):
                     got = cases.run(case, functional, arguments)
                 if len(first) <= i:
                     first.append(got)

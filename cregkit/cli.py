@@ -32,9 +32,16 @@ def _info(_: argparse.Namespace) -> int:
     width = max(map(len, config))
     console = Console()
     for key, value in config.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else value
-        console.line(f"{key.replace('_', ' '):<{width}}  {shown}")
+        console.line(f"{key.replace('_', ' '):<{width}}  {_shown(value)}")
     return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name.replace('_', ' ')}: {_shown(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _check(_: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from cregkit._version import __version__
-from cregkit.kernels import _pool, _runtime
+from cregkit.kernels import _pool, _runtime, _threads
 
 
 def show_config() -> dict[str, Any]:
@@ -15,20 +15,23 @@ def show_config() -> dict[str, Any]:
     Returns:
         A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
         ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
-        ``threads_from``, what set that number (in a forked child it is 1, because of the fork); ``pool``, the recycled
+        ``threads_from``, what set that number (in a forked child it is 1, because of the fork); ``thread_choice``:
+        where other processes keep the CPUs busy, calls take fewer ``threads``, ``because`` of the loss that it tells,
+        and of all ``calls`` worth several threads so many took ``fewer``; ``pool``, the recycled
         memory that large outputs come from: bytes held and allowed (``CREGKIT_POOL_MB``), how often there was a block
         to recycle and how often not; ``last_cache``, the bytes of the largest cache that a CPU reaches (0: unknown),
         and ``streams_from``, the bytes of a call's arrays from which its outputs are written around that cache.
     """
-    version = _runtime.openmp_version()
+    version = _threads.openmp_version()
     return {
         "version": __version__,
         "cpu": _runtime.cpu_name() or platform.processor() or platform.machine(),
         "isa": _runtime.current_isa(),
         "isa_available": _runtime.available_isas(),
         "openmp": str(version) if version else None,
-        "threads": _runtime.get_num_threads(),
-        "threads_from": _runtime.threads_origin(),
+        "threads": _threads.get_num_threads(),
+        "threads_from": _threads.threads_origin(),
+        "thread_choice": _threads.thread_choice(),
         "pool": _pool.pool_statistics(),
         "last_cache": _runtime.LAST_CACHE_BYTES,
         "streams_from": _runtime.STREAM_BYTES,

@@ -229,11 +229,6 @@ const creg_kernels *creg_kernels_ranked(int rank);
 /* Its name, from CPUID where there is one. */
 void creg_cpu_name(char name[49]);
 
-/* Kernels run in IEEE 754's default mode: round to nearest, subnormals kept. A process may have set others, thread by
- * thread, which would make bits depend on the thread. enter returns what leave restores. */
-uint64_t creg_float_mode_enter(void);
-void creg_float_mode_leave(uint64_t mode);
-
 /* Forced, for kernels to be made of small functions. A build that is instrumented may leave it to the compiler: what
  * has been inlined everywhere takes such a build minutes. */
 #ifndef CREG_INLINE

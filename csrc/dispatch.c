@@ -1,11 +1,10 @@
-/* Which instruction sets this CPU has and its operating system saves; and the floating point mode kernels run in. */
+/* Which instruction sets this CPU has and its operating system saves. */
 #include "cregkit.h"
 
 #include <string.h>
 
 #ifdef CREG_X86
 #include <cpuid.h>
-#include <immintrin.h>
 
 extern const creg_kernels creg_kernels_avx2, creg_kernels_avx512;
 
@@ -39,39 +38,12 @@ void creg_cpu_name(char name[49])
     name[48] = '\0';
 }
 
-/* MXCSR: exceptions masked, round to nearest, no flush to zero, no denormals as zero; status flags are not touched. */
-uint64_t creg_float_mode_enter(void)
-{
-    const unsigned mode = _mm_getcsr(), flags = 0x3F;
-    if ((mode & ~flags) != 0x1F80) _mm_setcsr(0x1F80 | (mode & flags));
-    return mode;
-}
-void creg_float_mode_leave(uint64_t mode)
-{
-    if (((unsigned)mode & ~0x3Fu) != 0x1F80) _mm_setcsr((unsigned)mode);
-}
-
 #else
 
 void creg_cpu_name(char name[49]) { name[0] = '\0'; }
 
 #ifdef CREG_ARM64
 extern const creg_kernels creg_kernels_neon;
-
-uint64_t creg_float_mode_enter(void)
-{
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    if (mode) __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-    return mode;
-}
-void creg_float_mode_leave(uint64_t mode)
-{
-    if (mode) __asm__ volatile("msr fpcr, %0" : : "r"(mode));
-}
-#else
-uint64_t creg_float_mode_enter(void) { return 0; }
-void creg_float_mode_leave(uint64_t mode) { (void)mode; }
 #endif
 #endif
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from support import ISAS, THREADS
 
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
 settings.register_profile("local", deadline=None, max_examples=25)
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
@@ -31,7 +31,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=THREADS)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Runs the test with each number of threads."""
-    with _runtime.num_threads(request.param):
+    with _threads.exact_threads(request.param):
         yield request.param
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import cregkit
 from cregkit import cases, functional
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ THREADS = (1, 2, 3, 7)
 OPS = {case.op: case for case in reversed(cases.CASES)}
 OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
 
-needs_openmp = pytest.mark.skipif(not _runtime.openmp_version(), reason="built without OpenMP")
+needs_openmp = pytest.mark.skipif(not _threads.openmp_version(), reason="built without OpenMP")
 each_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 each_op = pytest.mark.parametrize("case", OPS.values(), ids=OPS)
 each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OPS_WITH_OUT)

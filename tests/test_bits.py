@@ -26,7 +26,7 @@ from support import (
 )
 
 from cregkit import cases, functional
-from cregkit.kernels import _runtime
+from cregkit.kernels import _threads
 
 # For each kind of shapes, some with enough elements for seven threads and no round number anywhere.
 LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
@@ -48,7 +48,7 @@ def test_isa_and_threads(case: cases.Case) -> None:
         found = set()
         for _ in each_isa():
             for n in THREADS:
-                with _runtime.num_threads(n):
+                with _threads.exact_threads(n):
                     found.add(tuple(bits(results_of(case, arguments)).items()))
         assert len(found) == 1, shape
 
@@ -270,7 +270,7 @@ def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode:
         wanted = bits(results_of(case, arguments))
         for isa in each_isa():
             for n in (1, 2):
-                with _runtime.num_threads(n), floating_point_mode(mode):
+                with _threads.exact_threads(n), floating_point_mode(mode):
                     got = results_of(case, arguments)
                 assert bits(got) == wanted, (isa, n)
 
@@ -280,7 +280,7 @@ def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode:
 def test_the_callers_floating_point_mode_is_left_as_it_was(threads: int) -> None:
     third, x = np.full(2, 1 / 3), np.ones((300, 301), np.float32)
     nearest = (third + 1.0).tobytes()
-    with _runtime.num_threads(threads), floating_point_mode(UPWARD):
+    with _threads.exact_threads(threads), floating_point_mode(UPWARD):
         upward = (third + 1.0).tobytes()
         functional.batch_norm(x, x[0], x[0])
         after = (third + 1.0).tobytes()

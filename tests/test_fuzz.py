@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of
 
 from cregkit import cases, functional
-from cregkit.kernels import _runtime
+from cregkit.kernels import _threads
 
 WHOLE_OR_NOT = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
 
@@ -116,7 +116,7 @@ def one_call(case: cases.Case, arguments: cases.Arguments, out: str, threads: in
     elif out == "in place":
         extra["out"] = arguments[leading]
     try:
-        with _runtime.num_threads(threads):
+        with _threads.exact_threads(threads):
             returned = getattr(functional, case.op)(**arguments, **extra)
     except (TypeError, ValueError):
         return None

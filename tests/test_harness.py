@@ -11,7 +11,7 @@ import pytest
 from support import ISAS, OPS, Array, arguments_of, each_case, needs_openmp, results_of
 
 from cregkit import cases, checks, functional
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
 
 def set_one(value: float) -> Callable[[Array, float], Array]:
@@ -163,7 +163,7 @@ def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: 
 
 @needs_openmp
 def test_check_sees_one_bit_of_one_thread_count(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _runtime.get_num_threads() == 3))
+    monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _threads.get_num_threads() == 3))
     assert [result.passed for result in checks.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
 
 

@@ -198,7 +198,7 @@ if __name__ == "__main__":
         ("fork", (), "1 forked process", "1 forked process"),
         ("spawn", (), "1 worker process", "2 OMP_NUM_THREADS"),
         ("forkserver", (), "1 worker process", "2 OMP_NUM_THREADS"),
-        ("forkserver", ("cregkit.kernels._runtime",), "1 forked process", "1 forked process"),
+        ("forkserver", ("cregkit.kernels._threads",), "1 forked process", "1 forked process"),
     ],
 )
 def test_workers_of_a_pool_use_one_thread_unless_told(

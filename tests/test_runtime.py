@@ -20,7 +20,7 @@ import pytest
 from support import ISAS, Array, needs_openmp, run_python
 
 from cregkit import _fork, functional, rms_norm
-from cregkit.kernels import _cpu, _runtime
+from cregkit.kernels import _cpu, _runtime, _threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -64,7 +64,7 @@ def test_the_best_isa_is_the_default() -> None:
 
 # ---- how many threads ----
 
-SHOW_THREADS = "from cregkit.kernels import _runtime; print(_runtime.get_num_threads(), _runtime.threads_origin())"
+SHOW_THREADS = "from cregkit.kernels import _threads; print(_threads.get_num_threads(), _threads.threads_origin())"
 
 
 @needs_openmp
@@ -268,63 +268,63 @@ def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None
 def test_more_threads_than_shares_do_every_task_once() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4096, 1024), dtype=np.float32)
-    with _runtime.num_threads(1):
+    with _threads.num_threads(1):
         expected = rms_norm(x)
-    with _runtime.num_threads(100):
+    with _threads.num_threads(100):
         actual = rms_norm(x, out=np.full_like(x, np.nan))
     np.testing.assert_array_equal(actual, expected)
 
 
 @needs_openmp
 def test_num_threads_nests_and_restores() -> None:
-    before = _runtime.get_num_threads()
-    with _runtime.num_threads(5) as five:
-        assert _runtime.get_num_threads() == 5
-        with _runtime.num_threads(2):
-            assert _runtime.get_num_threads() == 2
+    before = _threads.get_num_threads()
+    with _threads.num_threads(5) as five:
+        assert _threads.get_num_threads() == 5
+        with _threads.num_threads(2):
+            assert _threads.get_num_threads() == 2
             with five:
-                assert _runtime.get_num_threads() == 5
-            assert _runtime.get_num_threads() == 2
-        assert _runtime.get_num_threads() == 5
-    assert _runtime.get_num_threads() == before
+                assert _threads.get_num_threads() == 5
+            assert _threads.get_num_threads() == 2
+        assert _threads.get_num_threads() == 5
+    assert _threads.get_num_threads() == before
 
 
 def test_num_threads_restores_after_an_error() -> None:
-    before = _runtime.get_num_threads()
-    block = _runtime.num_threads(before + 1)
+    before = _threads.get_num_threads()
+    block = _threads.num_threads(before + 1)
     with pytest.raises(ValueError, match="eps"), block:
         functional.layer_norm(np.ones((2, 2), np.float32), eps=-1.0)
-    assert _runtime.get_num_threads() == before
+    assert _threads.get_num_threads() == before
 
 
 @needs_openmp
 def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> None:
-    before, seen = _runtime.get_num_threads(), []
+    before, seen = _threads.get_num_threads(), []
     try:
-        with _runtime.num_threads(5):
-            _runtime.set_num_threads(6)
-            other = threading.Thread(target=lambda: seen.append(_runtime.get_num_threads()))
+        with _threads.num_threads(5):
+            _threads.set_num_threads(6)
+            other = threading.Thread(target=lambda: seen.append(_threads.get_num_threads()))
             other.start()
             other.join()
-            assert (_runtime.get_num_threads(), seen) == (5, [6])
-        assert _runtime.get_num_threads() == 6
+            assert (_threads.get_num_threads(), seen) == (5, [6])
+        assert _threads.get_num_threads() == 6
     finally:
-        _runtime.set_num_threads(before)
+        _threads.set_num_threads(before)
 
 
 @needs_openmp
 def test_num_threads_object_entered_by_two_threads() -> None:
     """Each leaves the block with the limit it had before, whoever leaves first."""
-    shared, together, seen = _runtime.num_threads(5), threading.Barrier(2), {}
+    shared, together, seen = _threads.num_threads(5), threading.Barrier(2), {}
 
     def work(own: int) -> None:
-        with _runtime.num_threads(own):
+        with _threads.num_threads(own):
             together.wait()
             with shared:
                 together.wait()
-                inside = _runtime.get_num_threads()
+                inside = _threads.get_num_threads()
                 together.wait()
-            seen[own] = (inside, _runtime.get_num_threads())
+            seen[own] = (inside, _threads.get_num_threads())
 
     workers = [threading.Thread(target=work, args=(own,)) for own in (2, 3)]
     for worker in workers:
@@ -340,85 +340,85 @@ def test_num_threads_blocks_of_generators_end_in_any_order(order: tuple[int, ...
     """What holds is the innermost block that is still open, and at last what held before."""
 
     def suspended(n: int) -> Iterator[None]:
-        with _runtime.num_threads(n):
+        with _threads.num_threads(n):
             yield
 
-    with _runtime.num_threads(9):
+    with _threads.num_threads(9):
         generators = [suspended(n) for n in range(1, 5)]
         for generator in generators:
             next(generator)
         still_open = [9, 1, 2, 3, 4]
         for i in order:
-            assert _runtime.get_num_threads() == still_open[-1]
+            assert _threads.get_num_threads() == still_open[-1]
             generators[i].close()  # type: ignore[attr-defined]
             still_open.remove(i + 1)
-        assert _runtime.get_num_threads() == 9
+        assert _threads.get_num_threads() == 9
 
 
 @needs_openmp
 def test_num_threads_of_an_asyncio_task_is_its_own() -> None:
-    before = _runtime.get_num_threads()
-    shared, seen = _runtime.num_threads(5), {}
+    before = _threads.get_num_threads()
+    shared, seen = _threads.num_threads(5), {}
 
     async def task(n: int) -> None:
-        with _runtime.num_threads(n):
+        with _threads.num_threads(n):
             await asyncio.sleep(0)
             with shared:
                 await asyncio.sleep(0.001 * n)
-                inner = (_runtime.get_num_threads(), await asyncio.to_thread(_runtime.get_num_threads))
+                inner = (_threads.get_num_threads(), await asyncio.to_thread(_threads.get_num_threads))
             await asyncio.sleep(0.001 * (4 - n))
-            seen[n] = (*inner, _runtime.get_num_threads())
+            seen[n] = (*inner, _threads.get_num_threads())
 
     async def main() -> None:
         tasks = [asyncio.create_task(task(n)) for n in (1, 2, 3)]
         while not all(done.done() for done in tasks):
-            assert _runtime.get_num_threads() == before
+            assert _threads.get_num_threads() == before
             await asyncio.sleep(0)
 
     asyncio.run(main())
     assert seen == {n: (5, 5, n) for n in (1, 2, 3)}
-    assert _runtime.get_num_threads() == before
+    assert _threads.get_num_threads() == before
 
 
 @needs_openmp
 def test_num_threads_left_by_another_thread_ends() -> None:
-    before = _runtime.get_num_threads()
-    with _runtime.num_threads(3):
-        block = _runtime.num_threads(5).__enter__()
+    before = _threads.get_num_threads()
+    with _threads.num_threads(3):
+        block = _threads.num_threads(5).__enter__()
         other = threading.Thread(target=block.__exit__, args=(None, None, None))
         other.start()
         other.join()
-        assert _runtime.get_num_threads() == 3
-    assert _runtime.get_num_threads() == before
+        assert _threads.get_num_threads() == 3
+    assert _threads.get_num_threads() == before
 
 
 @needs_openmp
 def test_num_threads_decorates_a_function_that_calls_itself() -> None:
-    before = _runtime.get_num_threads()
+    before = _threads.get_num_threads()
 
-    @_runtime.num_threads(5)
+    @_threads.num_threads(5)
     def nested(depth: int) -> list[int]:
-        return [_runtime.get_num_threads(), *(nested(depth - 1) if depth else [])]
+        return [_threads.get_num_threads(), *(nested(depth - 1) if depth else [])]
 
     assert nested(3) == [5, 5, 5, 5]
-    assert _runtime.get_num_threads() == before
+    assert _threads.get_num_threads() == before
 
 
 @needs_openmp
 def test_num_threads_decorates_a_coroutine_function() -> None:
-    before = _runtime.get_num_threads()
+    before = _threads.get_num_threads()
 
-    @_runtime.num_threads(5)
+    @_threads.num_threads(5)
     async def limited(waits: int) -> list[int]:
         """Count."""
         counts = []
         for _ in range(waits):
-            counts.append(_runtime.get_num_threads())
+            counts.append(_threads.get_num_threads())
             await asyncio.sleep(0)
         return counts
 
     async def main() -> tuple[list[list[int]], int]:
-        return await asyncio.gather(limited(1), limited(3)), _runtime.get_num_threads()
+        return await asyncio.gather(limited(1), limited(3)), _threads.get_num_threads()
 
     assert inspect.iscoroutinefunction(limited)
     assert (limited.__name__, limited.__doc__) == ("limited", "Count.")
@@ -434,17 +434,17 @@ def test_num_threads_refuses_to_decorate_a_generator_function() -> None:
 
     for function in (generator, asynchronous):
         with pytest.raises(TypeError, match=rf"got .*{function.__name__} .* write `with num_threads\(5\):`"):
-            _runtime.num_threads(5)(function)
+            _threads.num_threads(5)(function)
 
 
 def test_num_threads_not_entered_cannot_be_left() -> None:
-    before, block = _runtime.get_num_threads(), _runtime.num_threads(5)
+    before, block = _threads.get_num_threads(), _threads.num_threads(5)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"num_threads\(5\) has no open block"):
             block.__exit__(None, None, None)
         with block:
             pass
-    assert _runtime.get_num_threads() == before
+    assert _threads.get_num_threads() == before
 
 
 LIMITED = """
@@ -498,16 +498,16 @@ def test_every_op_heeds_the_num_threads_of_its_task() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("call", [_runtime.num_threads, _runtime.set_num_threads])
+@pytest.mark.parametrize("call", [_threads.num_threads, _threads.set_num_threads])
 @pytest.mark.parametrize(
     ("n", "error"),
     [(0, ValueError), (-1, ValueError), (4097, ValueError), ("2", TypeError), (1.5, TypeError), (None, TypeError)],
 )
 def test_refused_numbers_of_threads(call: Callable[[Any], Any], n: Any, error: type[Exception]) -> None:
-    before = _runtime.get_num_threads()
+    before = _threads.get_num_threads()
     with pytest.raises(error, match=r"\bn must be"):
         call(n)
-    assert _runtime.get_num_threads() == before
+    assert _threads.get_num_threads() == before
 
 
 # ---- beside other Python threads ----
@@ -540,7 +540,7 @@ def test_the_gil_is_released() -> None:
     ticker = threading.Thread(target=tick)
     ticker.start()
     try:
-        with _runtime.num_threads(1):
+        with _threads.num_threads(1):
             for op in ops:
                 assert any(others_ran(op) for _ in range(20))
     finally:
@@ -559,7 +559,7 @@ def several_ops(x: Array) -> bytes:
 
 def test_eight_python_threads_at_once() -> None:
     inputs = [np.random.default_rng(i).standard_normal((301 + i, 517)).astype(np.float32) for i in range(8)]
-    with _runtime.num_threads(1):
+    with _threads.num_threads(1):
         wanted = [several_ops(x) for x in inputs]
     right = [0] * 8
     together = threading.Barrier(8)
@@ -567,7 +567,7 @@ def test_eight_python_threads_at_once() -> None:
     def work(i: int) -> None:
         together.wait()
         for _ in range(5):
-            with _runtime.num_threads(1 + i % 4):
+            with _threads.num_threads(1 + i % 4):
                 right[i] += several_ops(inputs[i]) == wanted[i]
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
@@ -584,14 +584,14 @@ FORK = """
 import os, sys, time
 import numpy as np
 from test_runtime import several_ops
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
-_runtime.set_num_threads(4)
+_threads.set_num_threads(4)
 x = np.random.default_rng(0).standard_normal((700, 517)).astype(np.float32)
 wanted = several_ops(x)
 child = os.fork()
 if child == 0:
-    right = several_ops(x) == wanted and _runtime.get_num_threads() == 1 and "fork" in _runtime.threads_origin()
+    right = several_ops(x) == wanted and _threads.get_num_threads() == 1 and "fork" in _threads.threads_origin()
     os._exit(0 if right else 1)
 deadline = time.monotonic() + 20
 while time.monotonic() < deadline:
@@ -610,10 +610,10 @@ SPAWN = """
 import multiprocessing, sys
 import numpy as np
 from test_runtime import several_ops
-from cregkit.kernels import _runtime
+from cregkit.kernels import _runtime, _threads
 
 if __name__ == "__main__":
-    _runtime.set_num_threads(4)
+    _threads.set_num_threads(4)
     inputs = [np.random.default_rng(i).standard_normal((700, 517)).astype(np.float32) for i in range(4)]
     wanted = [several_ops(x) for x in inputs]
     with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cregkit import functional, oracle
 from cregkit.cases import Arguments, Case, largest
-from cregkit.kernels._runtime import num_threads
+from cregkit.kernels._threads import num_threads
 
 Results = dict[str, NDArray[Any]]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cregkit import functional
 from cregkit.benchmark.timing import Contestant
-from cregkit.kernels import _runtime
+from cregkit.kernels import _threads
 
 THREADED_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ def copies_between(
     x: NDArray[np.float32], y: NDArray[np.float32], n_threads: int, torch: Any = None
 ) -> dict[str, Contestant]:
     """Return every copy of the flat ``x`` into ``y``."""
-    threads = partial(_runtime.set_num_threads, n_threads)
+    threads = partial(_threads.set_num_threads, n_threads)
     contestants = {"numpy": Contestant(lambda: np.copyto(y, x))}
     if torch is not None:
         torch.set_num_threads(n_threads)

@@ -18,7 +18,7 @@ from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.shapes import PROMISED, SHAPES
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.cases import Arguments, Case, Shape
-from cregkit.kernels import _runtime
+from cregkit.kernels import _threads
 
 OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
 COPY = "copy: "
@@ -102,11 +102,11 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
     del reference
     torch = next((peer.module for peer in peers if isinstance(peer, Torch)), None)
     contestants |= {COPY + name: contestant for name, contestant in copies(n_bytes, n_threads, torch).items()}
-    before = _runtime.get_num_threads()
+    before = _threads.get_num_threads()
     try:
         times = measure(dict(sorted(contestants.items(), key=lambda item: item[1].pool != "openmp")), budget)
     finally:
-        _runtime.set_num_threads(before)
+        _threads.set_num_threads(before)
     return Row(case.name, shape, n_bytes, times, void)
 
 
@@ -114,13 +114,13 @@ def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contesta
     """Return cregkit's op on these arguments: allocating, into ``out``, and, where it is large, on one thread."""
     function = getattr(functional, case.op)
     call = _bound(function, peers_module.copy_changed(case, arguments))
-    threads = partial(_runtime.set_num_threads, n_threads)
+    threads = partial(_threads.set_num_threads, n_threads)
     contestants = {OURS: Contestant(call, setup=threads)}
     like = arguments.get("x", arguments.get("dy", arguments.get("w")))
     if "out" in inspect.signature(function).parameters and like is not None:
         contestants[OURS_OUT] = Contestant(partial(call, out=np.zeros_like(like)), setup=threads)
     if n_threads > 1 and peers_module.elements(arguments) >= PARALLEL_ELEMENTS:
-        contestants[OURS_SERIAL] = Contestant(call, setup=partial(_runtime.set_num_threads, 1))
+        contestants[OURS_SERIAL] = Contestant(call, setup=partial(_threads.set_num_threads, 1))
     return contestants
 
 

@@ -162,26 +162,8 @@ cdef extern from "cregkit.h" nogil:
         int (*are_colours)(const float *, ptrdiff_t) noexcept nogil
 
 
-# One task of a parallel loop: an op's own block function. It must not raise or touch Python.
-ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
-
-# How many threads a large enough call uses at most, from when its arrays have been checked or made.
-cdef int thread_limit() noexcept nogil
-
 # The table in use.
 cdef const creg_kernels *kernels() noexcept nogil
-
-# Runs one task. Tasks run in IEEE 754's default mode, whatever mode the calling thread is in: arithmetic belongs in
-# them.
-cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil
-
-# Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it, each of which takes neighbouring ones
-# in order, or backwards. Call it without the GIL.
-cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
-cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
-
-# The same for a caller that holds the GIL, which is released where the work outweighs letting go of it.
-cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept
 
 # Rows for each task of a loop over rows, from the shape alone.
 cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil

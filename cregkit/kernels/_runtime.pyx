@@ -1,24 +1,18 @@
-# What every op shares, each thing in one place: the table of kernels in use, the thread policy, the parallel loop, the
-# checks of arrays and numbers, and output allocation.
+# What every op shares, each thing in one place: the table of kernels in use, the sizes of tasks, the checks of arrays
+# and numbers, and output allocation.
 import operator
 import os
-from contextlib import ContextDecorator
-from contextvars import ContextVar
-from functools import wraps
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 import numpy as np
 
-from cregkit._fork import is_forked
-from cregkit.kernels._cpu import available_cpus, last_cache_bytes
+from cregkit.kernels._cpu import last_cache_bytes
 
-from cpython.contextvars cimport PyContextVar_Set, get_value
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.stdint cimport uintptr_t
 
 from cregkit.kernels._pool cimport pooled_array
+from cregkit.kernels._threads cimport find_limit_for, run_parallel, run_task
 
 cnp.import_array()
 
@@ -26,44 +20,6 @@ cnp.import_array()
 cdef extern from "cregkit.h" nogil:
     const creg_kernels *creg_kernels_ranked(int rank)
     void creg_cpu_name(char *name)
-    uint64_t creg_float_mode_enter()
-    void creg_float_mode_leave(uint64_t mode)
-
-
-cdef extern from * nogil:
-    """
-    #include <pthread.h>
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define CREG_OPENMP _OPENMP
-    #else
-    #define CREG_OPENMP 0
-    #endif
-
-    /* The limit (0: none) that the last large call from a thread found in its context, and whether this process was
-     * forked: the OpenMP runtime's threads do not survive a fork, and a parallel loop in the child would wait for them
-     * for ever. */
-    static _Thread_local int creg_thread_limit = 0;
-    static int creg_forked = 0;
-    static void creg_note_fork(void) { creg_forked = 1; }
-    static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
-
-    static inline ptrdiff_t creg_taken(const ptrdiff_t *taken) { return __atomic_load_n(taken, __ATOMIC_RELAXED); }
-    static inline ptrdiff_t creg_take(ptrdiff_t *taken, ptrdiff_t some)
-    {
-        return __atomic_fetch_add(taken, some, __ATOMIC_RELAXED);
-    }
-    """
-    const int CREG_OPENMP
-    int creg_thread_limit
-    int creg_forked
-    void creg_watch_forks()
-    ptrdiff_t creg_taken(const ptrdiff_t *taken)
-    ptrdiff_t creg_take(ptrdiff_t *taken, ptrdiff_t some)
-
-
-creg_watch_forks()
-creg_forked = is_forked()
 
 # ---- instruction sets ----
 
@@ -115,16 +71,7 @@ def _choose_isa():
 
 _choose_isa()
 
-# ---- threads ----
-
-cdef enum:
-    MAX_SHARES = 64  # further threads help from the beginning
-
-# Numbers that make one more thread worth waking.
-cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
-
-# Numbers from which a call releases the GIL: fewer take about a microsecond, and letting go of it a tenth of that.
-cdef ptrdiff_t ELEMENTS_WORTH_RELEASE = 8 * 1024
+# ---- tasks ----
 
 # Numbers a task over rows takes: enough to hide its start, few enough to balance the threads. Large arrays have larger
 # tasks, because a task fetches each row while it works on the one before, but the first.
@@ -140,235 +87,6 @@ cdef ptrdiff_t TASK_ELEMENTS = 16 * 1024, LARGE_TASK_ELEMENTS = 128 * 1024, LARG
 LAST_CACHE_BYTES = last_cache_bytes()
 STREAM_BYTES = min(80 << 20, max(8 << 20, LAST_CACHE_BYTES)) if LAST_CACHE_BYTES else 80 << 20
 cdef ptrdiff_t stream_bytes = STREAM_BYTES
-
-cdef int default_threads = 1
-cdef str threads_from = ""
-
-
-def _choose_threads():
-    global default_threads, threads_from
-    default_threads, threads_from = available_cpus()
-    if CREG_OPENMP == 0:
-        default_threads, threads_from = 1, "built without OpenMP"
-
-
-_choose_threads()
-
-
-def openmp_version():
-    """The OpenMP specification (yyyymm) of the runtime this was built with, 0 without OpenMP."""
-    return CREG_OPENMP
-
-
-cdef int checked_threads(object n) except -1:
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n must be a whole number of threads, got {type(n).__name__} {n!r:.60}") from None
-    if not 1 <= count <= 4096:
-        raise ValueError(f"n must be a number of threads from 1 to 4096, got {count}")
-    return count
-
-
-def set_num_threads(n):
-    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
-
-    A forked child computes on one thread nevertheless.
-    """
-    global default_threads, threads_from
-    default_threads = checked_threads(n)
-    threads_from = "set_num_threads"
-
-
-def get_num_threads():
-    """The number of threads a large enough call uses at most, from where this is called."""
-    find_limit()
-    return thread_limit()
-
-
-def threads_origin():
-    """What set the number of threads that get_num_threads() tells."""
-    if creg_forked:
-        return "forked process: OpenMP threads do not survive a fork"
-    find_limit()
-    return "num_threads block" if open_blocks > 0 and creg_thread_limit > 0 else threads_from
-
-
-# A `with` block of num_threads.
-cdef class Block:
-    cdef int limit
-    cdef bint open
-
-
-# The blocks entered in the current context, innermost last. A block may be left in another context than it was entered
-# in, or stay open longer than a block within it, so that any of them may be closed.
-cdef object entered_blocks = ContextVar("cregkit_num_threads", default=())
-
-# Open blocks in the whole process. While there are none, no call looks for one.
-cdef int open_blocks = 0
-
-
-cdef tuple still_open():
-    cdef tuple entered = get_value(entered_blocks)
-    for block in entered:
-        if not (<Block>block).open:
-            return tuple([block for block in entered if (<Block>block).open])
-    return entered
-
-
-# Parallel loops run without the GIL, but a context is found with the GIL alone: calls look here first.
-cdef int find_limit() except -1:
-    global creg_thread_limit
-    cdef tuple still
-    if open_blocks > 0:
-        still = still_open()
-        creg_thread_limit = (<Block>still[len(still) - 1]).limit if still else 0
-    return 0
-
-
-# Every op comes here with the shapes of its arrays: any op that uses threads has one of this size.
-cdef inline int find_limit_for(int ndim, cnp.npy_intp *shape) except -1:
-    if open_blocks > 0 and cnp.PyArray_MultiplyList(shape, ndim) >= ELEMENTS_WORTH_RELEASE:
-        find_limit()
-    return 0
-
-
-class num_threads(ContextDecorator):
-    """Context manager and decorator: calls within the block use up to ``n`` threads (1 to 4096).
-
-    The innermost open block of the current context (:mod:`contextvars`) counts. So other threads and other asyncio
-    tasks are not affected, while tasks and :func:`asyncio.to_thread` calls that the block starts are, until it ends. A
-    generator shares the context of its consumer: a block that it is suspended in holds there too. One object may be
-    entered by several threads or tasks, and again within its own block.
-
-    Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
-
-    >>> with cregkit.num_threads(1):
-    ...     y = cregkit.layer_norm(x)
-    """
-
-    def __init__(self, n):
-        self._n = checked_threads(n)
-        self._blocks = []
-
-    def __call__(self, function):
-        """Decorate a function or a coroutine function: the block lasts as long as a call."""
-        if isgeneratorfunction(function) or isasyncgenfunction(function):
-            raise TypeError(f"num_threads decorates functions and coroutine functions, got {function!r}, a generator "
-                            f"function: write `with num_threads({self._n}):` into it")
-        if not iscoroutinefunction(function):
-            return super().__call__(function)
-
-        @wraps(function)
-        async def within(*arguments, **named):
-            with self:
-                return await function(*arguments, **named)
-
-        return within
-
-    def __enter__(self):
-        global open_blocks
-        cdef Block block = Block.__new__(Block)
-        block.limit, block.open = self._n, True
-        PyContextVar_Set(entered_blocks, (*still_open(), block))
-        self._blocks.append(block)
-        open_blocks += 1
-        return self
-
-    def __exit__(self, *exception):
-        """Close the block that this context entered last, or any other: the one of another thread or task."""
-        global open_blocks
-        if not self._blocks:
-            raise RuntimeError(f"num_threads({self._n}) has no open block to leave: enter it first")
-        cdef list blocks = self._blocks
-        cdef Block block = blocks[len(blocks) - 1], own
-        for own in reversed(still_open()):
-            if own in blocks:
-                block = own
-                break
-        blocks.remove(block)
-        block.open = False
-        find_limit()  # a call may go on here
-        open_blocks -= 1
-        PyContextVar_Set(entered_blocks, still_open())
-
-
-cdef int thread_limit() noexcept nogil:
-    if creg_forked or CREG_OPENMP == 0:
-        return 1
-    return creg_thread_limit if open_blocks > 0 and creg_thread_limit > 0 else default_threads
-
-
-cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
-    cdef uint64_t mode = creg_float_mode_enter()
-    task(args, i)
-    creg_float_mode_leave(mode)
-
-
-# One after another, in this thread.
-cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint backwards) noexcept nogil:
-    cdef uint64_t mode = creg_float_mode_enter()
-    cdef ptrdiff_t k
-    for k in range(n_tasks):
-        task(args, n_tasks - 1 - k if backwards else k)
-    creg_float_mode_leave(mode)
-
-
-# The tasks that one thread begins with, alone in a cache line: a run of neighbours. Threads that take turns at every
-# task both leap through memory instead, and each turn waits for the stores before it. Whoever is done helps the others,
-# so that a thread which the system disturbs holds nobody up. Taking half of what is left of a share at a time took 0.8
-# (layer norm backward) and 0.9 (the norms) of the time of turns within the last cache, and as long beyond it (2
-# threads, Zen 5); OpenMP's static schedule is as fast but waits for the slowest, guided is slightly slower.
-cdef struct Share:
-    ptrdiff_t taken, first, count
-    ptrdiff_t apart[5]
-
-
-cdef void run_shares(block_task task, void *args, Share *shares, int n, int own, bint backwards) noexcept nogil:
-    cdef uint64_t mode = creg_float_mode_enter()
-    cdef Share *share
-    cdef ptrdiff_t k, wanted, some
-    cdef int i
-    for i in range(n):
-        share = &shares[(own + i) % n]
-        while True:
-            wanted = max(1, (share.count - creg_taken(&share.taken)) // 2)
-            some = creg_take(&share.taken, wanted)
-            if some >= share.count:
-                break
-            for k in range(some, min(some + wanted, share.count)):
-                task(args, share.first + (share.count - 1 - k if backwards else k))
-    creg_float_mode_leave(mode)
-
-
-cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements, bint backwards) noexcept nogil:
-    cdef Share shares[MAX_SHARES]
-    cdef int threads = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD)), n, i
-    if threads <= 1:
-        run_serially(task, args, n_tasks, backwards)
-        return
-    n = min(threads, <int>MAX_SHARES)
-    for i in range(n):
-        shares[i].taken, shares[i].first = 0, n_tasks * i // n
-        shares[i].count = n_tasks * (i + 1) // n - shares[i].first
-    for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-        run_shares(task, args, shares, n, i % n, backwards)
-
-
-cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
-    run_tasks(task, args, n_tasks, elements, False)
-
-
-cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
-    run_tasks(task, args, n_tasks, elements, True)
-
-
-cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept:
-    if elements < ELEMENTS_WORTH_RELEASE:
-        parallel_for(task, args, n_tasks, elements)
-        return
-    with nogil:
-        parallel_for(task, args, n_tasks, elements)
 
 
 cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:

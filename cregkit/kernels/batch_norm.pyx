@@ -18,9 +18,9 @@ from libc.string cimport memset
 from cregkit.kernels._runtime cimport (
     CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
     float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last, kernels, new_vector,
-    number, output, parallel_for, parallel_for_backwards, refuse_overlap,
-    run_task, streams, writable,
+    number, output, refuse_overlap, streams, writable,
 )
+from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 
 cnp.import_array()
 

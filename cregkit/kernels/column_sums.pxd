@@ -2,7 +2,8 @@
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._runtime cimport block_task, creg_columns
+from cregkit.kernels._runtime cimport creg_columns
+from cregkit.kernels._threads cimport block_task
 
 
 # The caller fills in dy to cols of columns, and gamma, dx and stream. dgamma is NULL without gamma, dbeta for RMS norm

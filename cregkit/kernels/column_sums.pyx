@@ -9,9 +9,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
 
 from cregkit.kernels._runtime cimport (
-    block_task, creg_columns, floats, kernels, new_array, new_vector, parallel_for, rows_per_chunk, rows_per_task,
-    run_task,
+    creg_columns, floats, kernels, new_array, new_vector, rows_per_chunk, rows_per_task,
 )
+from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()
 

@@ -9,9 +9,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._runtime cimport (
-    CREG_DROPOUT_GROUP, float32_array, floats, kernels, new_array, number, output, parallel_for, run_task, streams,
-    unsigned64,
+    CREG_DROPOUT_GROUP, float32_array, floats, kernels, new_array, number, output, streams, unsigned64,
 )
+from cregkit.kernels._threads cimport parallel_for, run_task
 
 cnp.import_array()
 

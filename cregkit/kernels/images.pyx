@@ -11,9 +11,10 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 
 from cregkit.kernels._runtime cimport (
-    block_task, creg_image, doubles, float32_array, float32_like, float32_number, floats, is_channels_last, kernels,
-    new_array, output, parallel_for, per_sample, refuse_overlap,
+    creg_image, doubles, float32_array, float32_like, float32_number, floats, is_channels_last, kernels, new_array,
+    output, per_sample, refuse_overlap,
 )
+from cregkit.kernels._threads cimport block_task, parallel_for
 
 cnp.import_array()
 

@@ -6,8 +6,9 @@ from libc.stddef cimport ptrdiff_t
 from cregkit.kernels._runtime cimport (
     affine_rows, creg_columns, creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics,
     floats, kernels, needs_affine_rows, new_array, new_vector, number, output, refuse_overlap, rows_per_task,
-    run_parallel, streams,
+    streams,
 )
+from cregkit.kernels._threads cimport run_parallel
 from cregkit.kernels.column_sums cimport (
     NormBackward, chunk_dbeta, chunk_dgamma, kept_for_sums, run_chunks, waits,
 )

@@ -7,9 +7,10 @@ from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._runtime cimport (
-    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels, new_vector,
-    number, output, parallel_for, refuse_overlap, run_task, streams, writable,
+    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels,
+    new_vector, number, output, refuse_overlap, streams, writable,
 )
+from cregkit.kernels._threads cimport parallel_for, run_task
 
 cnp.import_array()
 

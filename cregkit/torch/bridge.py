@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cregkit.kernels._runtime import get_num_threads, num_threads
+from cregkit.kernels._threads import get_num_threads, num_threads
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@
  * Prints one line per op: its name, the hash of all its results, how many trials it had, and the tables. Exit code 0; 1
  * where two trials that must agree do not, or a sentinel changed; 3 where a page was touched that must not be. */
 #define _GNU_SOURCE
+#include "float_mode.h"
 #include "trials.h"
 
 #include <signal.h>

@@ -1,0 +1,409 @@
+# How many threads a call uses, and the parallel loop that every op runs its tasks in.
+import operator
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+
+from cregkit._fork import is_forked
+from cregkit.kernels._cpu import available_cpus
+
+cimport numpy as cnp
+from cpython.contextvars cimport PyContextVar_Set, get_value
+from cython.parallel cimport parallel, threadid
+from libc.stdint cimport int64_t, uint64_t
+
+cnp.import_array()
+
+
+cdef extern from "float_mode.h" nogil:
+    uint64_t creg_float_mode_enter()
+    void creg_float_mode_leave(uint64_t mode)
+
+
+cdef extern from "thread_choice.h" nogil:
+    ctypedef struct creg_choice:
+        int64_t allowed, left, calls, fewer, used, took, half
+    ctypedef struct creg_call:
+        int used
+        int64_t tasks, first_tasks, own_tasks, began, first_ended, own_ended, ended
+    int creg_choose_threads(creg_choice *choice, int wanted)
+    void creg_note_fewer(creg_choice *choice, int64_t took)
+    void creg_note_call(creg_choice *choice, const creg_call *call)
+
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #include <time.h>
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define CREG_OPENMP _OPENMP
+    #else
+    #define CREG_OPENMP 0
+    #endif
+
+    /* The limit (0: none) that the last large call from a thread found in its context, and whether it is to be used
+     * whatever it costs. */
+    static _Thread_local int creg_thread_limit = 0, creg_exact = 0;
+
+    /* Whether this process was forked: the OpenMP runtime's threads do not survive a fork, and a parallel loop in the
+     * child would wait for them for ever. */
+    static int creg_forked = 0;
+    static void creg_note_fork(void) { creg_forked = 1; }
+    static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
+
+    static creg_choice creg_threads = {.allowed = CREG_MAX_THREADS};
+
+    static inline int64_t creg_load(const int64_t *shared) { return __atomic_load_n(shared, __ATOMIC_RELAXED); }
+    static inline int64_t creg_add(int64_t *shared, int64_t some)
+    {
+        return __atomic_fetch_add(shared, some, __ATOMIC_RELAXED);
+    }
+
+    static inline int64_t creg_nanoseconds(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    """
+    const int CREG_OPENMP
+    int creg_thread_limit
+    int creg_exact
+    int creg_forked
+    void creg_watch_forks()
+    creg_choice creg_threads
+    int64_t creg_load(const int64_t *shared)
+    int64_t creg_add(int64_t *shared, int64_t some)
+    int64_t creg_nanoseconds()
+
+
+creg_watch_forks()
+creg_forked = is_forked()
+
+# Numbers that make one more thread worth waking.
+cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
+
+# Numbers from which a call releases the GIL: fewer take about a microsecond, and letting go of it a tenth of that.
+cdef ptrdiff_t ELEMENTS_WORTH_RELEASE = 8 * 1024
+
+# ---- the number of threads ----
+
+cdef int default_threads = 1
+cdef str threads_from = ""
+
+
+def _choose_threads():
+    global default_threads, threads_from
+    default_threads, threads_from = available_cpus()
+    if CREG_OPENMP == 0:
+        default_threads, threads_from = 1, "built without OpenMP"
+
+
+_choose_threads()
+
+
+def openmp_version():
+    """The OpenMP specification (yyyymm) of the runtime this was built with, 0 without OpenMP."""
+    return CREG_OPENMP
+
+
+cdef int checked_threads(object n) except -1:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be a whole number of threads, got {type(n).__name__} {n!r:.60}") from None
+    if not 1 <= count <= 4096:
+        raise ValueError(f"n must be a number of threads from 1 to 4096, got {count}")
+    return count
+
+
+def set_num_threads(n):
+    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
+
+    Where other processes keep the CPUs busy, calls take fewer: ``show_config()["thread_choice"]`` tells. A forked child
+    computes on one thread nevertheless.
+    """
+    global default_threads, threads_from
+    default_threads = checked_threads(n)
+    threads_from = "set_num_threads"
+
+
+def get_num_threads():
+    """The number of threads a large enough call uses at most, from where this is called."""
+    find_limit()
+    return thread_limit()
+
+
+def threads_origin():
+    """What set the number of threads that get_num_threads() tells."""
+    if creg_forked:
+        return "forked process: OpenMP threads do not survive a fork"
+    find_limit()
+    return "num_threads block" if open_blocks > 0 and creg_thread_limit > 0 else threads_from
+
+
+# A `with` block of num_threads.
+cdef class Block:
+    cdef int limit
+    cdef bint exact, open
+
+
+# The blocks entered in the current context, innermost last. A block may be left in another context than it was entered
+# in, or stay open longer than a block within it, so that any of them may be closed.
+cdef object entered_blocks = ContextVar("cregkit_num_threads", default=())
+
+# Open blocks in the whole process. While there are none, no call looks for one.
+cdef int open_blocks = 0
+
+
+cdef tuple still_open():
+    cdef tuple entered = get_value(entered_blocks)
+    for block in entered:
+        if not (<Block>block).open:
+            return tuple([block for block in entered if (<Block>block).open])
+    return entered
+
+
+# Parallel loops run without the GIL, but a context is found with the GIL alone: calls look here first.
+cdef int find_limit() except -1:
+    global creg_thread_limit, creg_exact
+    cdef tuple still
+    cdef Block innermost
+    if open_blocks > 0:
+        still = still_open()
+        creg_thread_limit = creg_exact = 0
+        if still:
+            innermost = still[len(still) - 1]
+            creg_thread_limit, creg_exact = innermost.limit, innermost.exact
+    return 0
+
+
+# Every op comes here with the shapes of its arrays: any op that uses threads has one of this size.
+cdef int find_limit_for(int ndim, cnp.npy_intp *shape) except -1:
+    if open_blocks > 0 and cnp.PyArray_MultiplyList(shape, ndim) >= ELEMENTS_WORTH_RELEASE:
+        find_limit()
+    return 0
+
+
+class num_threads(ContextDecorator):
+    """Context manager and decorator: calls within the block use up to ``n`` threads (1 to 4096).
+
+    The innermost open block of the current context (:mod:`contextvars`) counts. So other threads and other asyncio
+    tasks are not affected, while tasks and :func:`asyncio.to_thread` calls that the block starts are, until it ends. A
+    generator shares the context of its consumer: a block that it is suspended in holds there too. One object may be
+    entered by several threads or tasks, and again within its own block.
+
+    Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
+
+    >>> with cregkit.num_threads(1):
+    ...     y = cregkit.layer_norm(x)
+    """
+
+    _exact = False
+
+    def __init__(self, n):
+        self._n = checked_threads(n)
+        self._blocks = []
+
+    def __call__(self, function):
+        """Decorate a function or a coroutine function: the block lasts as long as a call."""
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(f"num_threads decorates functions and coroutine functions, got {function!r}, a generator "
+                            f"function: write `with num_threads({self._n}):` into it")
+        if not iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @wraps(function)
+        async def within(*arguments, **named):
+            with self:
+                return await function(*arguments, **named)
+
+        return within
+
+    def __enter__(self):
+        global open_blocks
+        cdef Block block = Block.__new__(Block)
+        block.limit, block.exact, block.open = self._n, self._exact, True
+        PyContextVar_Set(entered_blocks, (*still_open(), block))
+        self._blocks.append(block)
+        open_blocks += 1
+        return self
+
+    def __exit__(self, *exception):
+        """Close the block that this context entered last, or any other: the one of another thread or task."""
+        global open_blocks
+        if not self._blocks:
+            raise RuntimeError(f"num_threads({self._n}) has no open block to leave: enter it first")
+        cdef list blocks = self._blocks
+        cdef Block block = blocks[len(blocks) - 1], own
+        for own in reversed(still_open()):
+            if own in blocks:
+                block = own
+                break
+        blocks.remove(block)
+        block.open = False
+        find_limit()  # a call may go on here
+        open_blocks -= 1
+        PyContextVar_Set(entered_blocks, still_open())
+
+
+class exact_threads(num_threads):
+    """A num_threads block whose calls take all ``n`` threads, however busy the CPUs are: for tests and checks."""
+
+    _exact = True
+
+
+cdef int thread_limit() noexcept nogil:
+    if creg_forked or CREG_OPENMP == 0:
+        return 1
+    return creg_thread_limit if open_blocks > 0 and creg_thread_limit > 0 else default_threads
+
+
+cdef bint must_take_all() noexcept nogil:
+    return open_blocks > 0 and creg_exact
+
+
+cdef int threads_now() noexcept nogil:
+    cdef int limit = thread_limit()
+    return limit if must_take_all() else <int>min(<int64_t>limit, creg_threads.allowed)
+
+
+def thread_choice():
+    """How many threads a large call takes now and why, and how often calls took fewer than they might have."""
+    find_limit()
+    return {"threads": threads_now(), "because": _reason(), "calls": creg_threads.calls, "fewer": creg_threads.fewer}
+
+
+def _reason():
+    now, limit, used = threads_now(), thread_limit(), creg_threads.used
+    if limit == 1:
+        return "calls may use one thread only"
+    if used == 0:
+        return "no call has lost time by waiting for a thread"
+    times = [f"{nanoseconds / 1e6:.3g} ms" for nanoseconds in (creg_threads.took, creg_threads.half, creg_threads.left)]
+    lost = f"a call on {used} threads took {times[0]} where {used // 2} would have taken about {times[1]}"
+    if now < limit:
+        return f"{lost}: other work keeps the CPUs busy; {2 * now} are tried again after {times[2]} of work"
+    return f"{lost}, but not since the last trial"
+
+
+# ---- the parallel loop ----
+
+cdef enum:
+    MAX_SHARES = 64  # further threads help from the beginning
+
+
+cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    task(args, i)
+    creg_float_mode_leave(mode)
+
+
+# One after another, in this thread.
+cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint backwards) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    cdef ptrdiff_t k
+    for k in range(n_tasks):
+        task(args, n_tasks - 1 - k if backwards else k)
+    creg_float_mode_leave(mode)
+
+
+# The tasks that one thread begins with, alone in a cache line: a run of neighbours. Threads that take turns at every
+# task both leap through memory instead, and each turn waits for the stores before it. Whoever is done helps the others,
+# so that a thread which the system disturbs holds nobody up. Taking half of what is left of a share at a time took 0.8
+# (layer norm backward) and 0.9 (the norms) of the time of turns within the last cache, and as long beyond it (2
+# threads, Zen 5); OpenMP's static schedule is as fast but waits for the slowest, guided is slightly slower.
+cdef struct Share:
+    int64_t taken, first, count
+    int64_t apart[5]
+
+
+# What the threads of a call work on. What all of them read lies behind the shares, which they write.
+cdef struct Team:
+    Share shares[MAX_SHARES]
+    block_task task
+    void *args
+    bint backwards
+    int n_shares
+
+
+cdef void share_out(Team *team, block_task task, void *args, int64_t n_tasks, int threads,
+                    bint backwards) noexcept nogil:
+    cdef int64_t n = min(threads, <int>MAX_SHARES), i
+    team.task, team.args, team.backwards, team.n_shares = task, args, backwards, <int>n
+    for i in range(n):
+        team.shares[i].taken, team.shares[i].first = 0, n_tasks * i // n
+        team.shares[i].count = n_tasks * (i + 1) // n - team.shares[i].first
+
+
+# Runs tasks until none is left, those of a thread's own share first. What the caller did, and when, goes to `call`.
+cdef void run_shares(Team *team, int own, creg_call *call) noexcept nogil:
+    cdef uint64_t mode = creg_float_mode_enter()
+    cdef Share *share
+    cdef int64_t k, wanted, some, done = 0
+    cdef int i
+    for i in range(team.n_shares):
+        share = &team.shares[(own + i) % team.n_shares]
+        while True:
+            wanted = max(<int64_t>1, (share.count - creg_load(&share.taken)) // 2)
+            some = creg_add(&share.taken, wanted)
+            if some >= share.count:
+                break
+            wanted = min(wanted, share.count - some)
+            for k in range(some, some + wanted):
+                team.task(team.args, share.first + (share.count - 1 - k if team.backwards else k))
+            if call != NULL and done == 0:
+                call.first_tasks, call.first_ended = wanted, creg_nanoseconds()
+            done += wanted
+    creg_float_mode_leave(mode)
+    if call != NULL:
+        call.own_tasks, call.own_ended = done, creg_nanoseconds()
+
+
+cdef void run_team(Team *team, creg_call *call) noexcept nogil:
+    call.first_tasks, call.began = 0, creg_nanoseconds()
+    with parallel(num_threads=call.used):
+        run_shares(team, threadid() % team.n_shares, call if threadid() == 0 else NULL)
+    call.ended = creg_nanoseconds()
+
+
+cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements, bint backwards) noexcept nogil:
+    cdef int wanted = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD)), used
+    cdef Team team
+    cdef creg_call call
+    cdef int64_t began
+    if wanted <= 1:
+        run_serially(task, args, n_tasks, backwards)
+        return
+    used = wanted if must_take_all() else creg_choose_threads(&creg_threads, wanted)
+    if used == 1:
+        began = creg_nanoseconds()
+        run_serially(task, args, n_tasks, backwards)
+        creg_note_fewer(&creg_threads, creg_nanoseconds() - began)
+        return
+    call.used, call.tasks = used, n_tasks
+    share_out(&team, task, args, n_tasks, used, backwards)
+    run_team(&team, &call)
+    if must_take_all():
+        return
+    creg_note_call(&creg_threads, &call)
+    if used < wanted:
+        creg_note_fewer(&creg_threads, call.ended - call.began)
+
+
+cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
+    run_tasks(task, args, n_tasks, elements, False)
+
+
+cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:
+    run_tasks(task, args, n_tasks, elements, True)
+
+
+cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept:
+    if elements < ELEMENTS_WORTH_RELEASE:
+        parallel_for(task, args, n_tasks, elements)
+        return
+    with nogil:
+        parallel_for(task, args, n_tasks, elements)
