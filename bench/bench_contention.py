@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import os
 import statistics
 import subprocess
 import sys
@@ -40,20 +41,24 @@ Floats = NDArray[np.float32]
 
 SHAPES = {"tuned": ((512, 768), (4096, 1024)), "new": ((900, 640), (3000, 512))}
 
-BUSY = "while True: pass"
+BUSY = """
+import os
+while os.getppid() == {parent}:
+    pass
+"""
 TORCH = """
-import torch
+import os, torch
 torch.set_num_threads({threads})
 model = torch.nn.Sequential(torch.nn.Linear(768, 768), torch.nn.ReLU(), torch.nn.LayerNorm(768))
 x = torch.randn(512, 768)
-while True:
+while os.getppid() == {parent}:
     model(x).sum().backward()
 """
 CREGKIT = """
-import numpy as np, cregkit
+import os, numpy as np, cregkit
 cregkit.set_num_threads({threads})
 x = np.random.default_rng(0).standard_normal((600, 800), dtype=np.float32)
-while True:
+while os.getppid() == {parent}:
     cregkit.layer_norm(x)
 """
 LOADS = {
@@ -79,8 +84,9 @@ BASES = {
 
 @contextmanager
 def neighbours(load: str, threads: int) -> Iterator[None]:
-    """Run the processes of a load, from when they compute until the end of the block."""
-    processes = [subprocess.Popen([sys.executable, "-c", code.format(threads=threads)]) for code in LOADS[load]]
+    """Run the processes of a load, from when they compute until the end of the block, or of this process."""
+    codes = [code.format(threads=threads, parent=os.getpid()) for code in LOADS[load]]
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
     try:
         if processes:
             time.sleep(SETTLED_SECONDS)

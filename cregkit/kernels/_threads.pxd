@@ -12,9 +12,23 @@ cdef int thread_limit() noexcept nogil
 # How many a large enough call takes now: fewer where the CPUs are busy.
 cdef int threads_now() noexcept nogil
 
-# Looks up the num_threads block of the context a call comes from. Every op comes here with the shapes of its arrays:
-# any op that uses threads has one that is large enough to be looked up for.
-cdef int find_limit_for(int ndim, cnp.npy_intp *shape) except -1
+cdef enum:
+    # Numbers from which a call releases the GIL: fewer take about a microsecond, and letting go of it a tenth of that.
+    ELEMENTS_WORTH_RELEASE = 8 * 1024
+
+# Open num_threads blocks in the whole process. While there are none, no call looks for one.
+cdef int open_blocks
+
+# Finds the block of the context that a call comes from.
+cdef int find_limit() except -1
+
+
+# Every op comes here with the shapes of its arrays: any op that uses threads has one of this size.
+cdef inline int find_limit_for(int ndim, cnp.npy_intp *shape) except -1:
+    if open_blocks > 0 and cnp.PyArray_MultiplyList(shape, ndim) >= ELEMENTS_WORTH_RELEASE:
+        find_limit()
+    return 0
+
 
 # Runs one task. Tasks run in IEEE 754's default mode, whatever mode the calling thread is in: arithmetic belongs in
 # them.
