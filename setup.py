@@ -31,7 +31,10 @@ def wanted(variable):
 
 
 # -ffp-contract=off: a fused multiply-add would round once where another machine rounds twice.
+# -falign-*: where a kernel's loops lie in cache lines must not depend on the code before it. Layer norm of (64, 256)
+# was 1.09x slower after a change to another file (Zen 5).
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+C_FLAGS += ["-falign-functions=64", "-falign-loops=32"]
 LINK_FLAGS = ["-Wl,-s"] if sys.platform.startswith("linux") else []
 if wanted("CREGKIT_SANITIZE"):
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
