@@ -93,7 +93,7 @@ def openmp_flags(compiler):
                 return compile_flags, link_flags
         reason = "no OpenMP program could be compiled, linked and run here (on macOS: install libomp)"
     print(f"WARNING: cregkit is built without OpenMP, so it will use one thread: {reason}.", file=sys.stderr)
-    return ["-Wno-unused-but-set-variable"], []  # Cython's prange sets a number of threads that only OpenMP reads
+    return ["-Wno-unused-but-set-variable"], []  # Cython sets a number of threads that only OpenMP reads
 
 
 class BuildExtensions(build_ext):

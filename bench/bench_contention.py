@@ -1,8 +1,8 @@
 """What layer norm costs where other processes want the CPUs too: cregkit and PyTorch, on all threads and on one.
 
-    python bench/bench_contention.py                   # every load and shape: two hours
-    python bench/bench_contention.py --only-cregkit    # without PyTorch's columns: three quarters of an hour
-    python bench/bench_contention.py --quick           # five minutes, noisier
+    python bench/bench_contention.py                              # every load and shape: two hours
+    python bench/bench_contention.py --only-cregkit               # without PyTorch's columns: three quarters of an hour
+    python bench/bench_contention.py --windows 3 --seconds 0.2    # five minutes, noisier
     python bench/bench_contention.py --loads idle,busy-1 --shapes tuned
 
 Beside each load, the contestants compute in turn (A, B, C, A, B, C ...), each for a window of time. A row shows the
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import math
 import os
 import statistics
 import subprocess
@@ -43,6 +44,7 @@ SHAPES = {"tuned": ((512, 768), (4096, 1024)), "new": ((900, 640), (3000, 512))}
 
 BUSY = """
 import os
+print("computes", flush=True)
 while os.getppid() == {parent}:
     pass
 """
@@ -51,6 +53,8 @@ import os, torch
 torch.set_num_threads({threads})
 model = torch.nn.Sequential(torch.nn.Linear(768, 768), torch.nn.ReLU(), torch.nn.LayerNorm(768))
 x = torch.randn(512, 768)
+model(x).sum().backward()
+print("computes", flush=True)
 while os.getppid() == {parent}:
     model(x).sum().backward()
 """
@@ -58,6 +62,7 @@ CREGKIT = """
 import os, numpy as np, cregkit
 cregkit.set_num_threads({threads})
 x = np.random.default_rng(0).standard_normal((600, 800), dtype=np.float32)
+print("computes", flush=True)
 while os.getppid() == {parent}:
     cregkit.layer_norm(x)
 """
@@ -67,7 +72,6 @@ LOADS = {
     **{f"pytorch-{n}": [TORCH] * n for n in (1, 2)},
     **{f"cregkit-{n}": [CREGKIT] * n for n in (1, 2)},
 }
-SETTLED_SECONDS = 4.0
 
 OURS, OURS_ALONE = "cregkit", "1 thread"
 BETWEEN, BETWEEN_ALONE = "in PyTorch", "in PyTorch, 1 thread"
@@ -76,6 +80,7 @@ BASES = {
     OURS: OURS_ALONE,
     OURS_ALONE: OURS_ALONE,
     BETWEEN: BETWEEN_ALONE,
+    BETWEEN_ALONE: BETWEEN_ALONE,
     THEIRS: OURS_ALONE,
     THEIRS_ALONE: OURS_ALONE,
 }
@@ -86,14 +91,14 @@ BASES = {
 def neighbours(load: str, threads: int) -> Iterator[None]:
     """Run the processes of a load, from when they compute until the end of the block, or of this process."""
     codes = [code.format(threads=threads, parent=os.getpid()) for code in LOADS[load]]
-    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for code in codes]
     try:
-        if processes:
-            time.sleep(SETTLED_SECONDS)
         for process in processes:
-            if process.poll() is not None:
-                raise RuntimeError(f"a process of the load {load} ended with status {process.returncode}")
+            if process.stdout is None or process.stdout.readline() != b"computes\n":
+                raise RuntimeError(f"a process of the load {load} did not start to compute")
         yield
+        if any(process.poll() is not None for process in processes):
+            raise RuntimeError(f"a process of the load {load} ended before the measurement did")
     finally:
         for process in processes:
             process.kill()
@@ -111,8 +116,9 @@ class Contestant:
     def window(self, seconds: float) -> list[float]:
         """Call for so long; the time of each call."""
         self.start()
-        times, end = [], time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
             if self.before is not None:
                 self.before()
             began = time.perf_counter()
@@ -213,13 +219,13 @@ def measure_load(lists: Sequence[str], threads: int, torch: Any, windows: int, s
             before = cregkit.show_config()["thread_choice"]
             measured = measure(contestants(shape, backward, threads, torch), windows, seconds)
             after = cregkit.show_config()["thread_choice"]
-            calls, fewer = (after[key] - before[key] for key in ("calls", "fewer"))
+            loops, fewer = (after[key] - before[key] for key in ("loops", "fewer"))
             alone, worst = measured[OURS_ALONE], worst_windows(measured)
             microseconds = [f"{statistics.median(of) * 1e6:8.0f}" for of in (alone.means, alone.percentiles)]
             print(
                 f"{name:6}{shape!s:13}{'backward' if backward else 'forward':9}{''.join(microseconds)}",
                 *(f"{mean:10.2f} /{percentile:7.2f}" for mean, percentile in worst.values()),
-                f"{fewer / max(1, calls):8.0%}",
+                f"{fewer / max(1, loops):8.0%}",
                 flush=True,
             )
             yield worst
@@ -236,7 +242,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shapes", default=",".join(SHAPES), help="tuned, new or tuned,new (default)")
     parser.add_argument("--windows", type=int, default=10, help="of each contestant (default: 10)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a window (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="3 windows of 0.2 s")
     parser.add_argument("--only-cregkit", action="store_true", help="leave out the contestants that need PyTorch")
     parsed = parser.parse_args(arguments)
     parsed.loads, parsed.shapes = parsed.loads.split(","), parsed.shapes.split(",")
@@ -244,10 +249,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         for one in given:
             if one not in known:
                 parser.error(f"{option} takes {', '.join(known)}, got {one!r}")
-    if parsed.windows < 1 or not parsed.seconds > 0:
-        parser.error("--windows and --seconds must be positive")
-    if parsed.quick:
-        parsed.windows, parsed.seconds = 3, 0.2
+    if parsed.windows < 1 or not 0 < parsed.seconds < math.inf:
+        parser.error(f"--windows and --seconds must be positive, got {parsed.windows} and {parsed.seconds}")
     return parsed
 
 
@@ -255,6 +258,7 @@ def main() -> None:
     settings = parse()
     torch, loads = None, settings.loads
     if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed: its columns and loads are left out")
         loads = [load for load in loads if TORCH not in LOADS[load]]
     elif not settings.only_cregkit:
         import torch
@@ -267,7 +271,7 @@ def main() -> None:
         print_header(load, torch)
         with neighbours(load, threads):
             rows += measure_load(settings.shapes, threads, torch, settings.windows, settings.seconds)
-    for name in rows[0]:
+    for name in rows[0] if rows else ():
         means, percentiles = zip(*(row[name] for row in rows), strict=True)
         print(f"\n{name}: at most {max(means):.2f} / {max(percentiles):.2f}", end="")
     print()

@@ -270,7 +270,7 @@ def test_more_threads_than_shares_do_every_task_once() -> None:
     x = rng.standard_normal((4096, 1024), dtype=np.float32)
     with _threads.num_threads(1):
         expected = rms_norm(x)
-    with _threads.num_threads(100):
+    with _threads.exact_threads(100):
         actual = rms_norm(x, out=np.full_like(x, np.nan))
     np.testing.assert_array_equal(actual, expected)
 
@@ -567,7 +567,7 @@ def test_eight_python_threads_at_once() -> None:
     def work(i: int) -> None:
         together.wait()
         for _ in range(5):
-            with _threads.num_threads(1 + i % 4):
+            with _threads.exact_threads(1 + i % 4):
                 right[i] += several_ops(inputs[i]) == wanted[i]
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
@@ -584,7 +584,7 @@ FORK = """
 import os, sys, time
 import numpy as np
 from test_runtime import several_ops
-from cregkit.kernels import _runtime, _threads
+from cregkit.kernels import _threads
 
 _threads.set_num_threads(4)
 x = np.random.default_rng(0).standard_normal((700, 517)).astype(np.float32)
@@ -610,7 +610,7 @@ SPAWN = """
 import multiprocessing, sys
 import numpy as np
 from test_runtime import several_ops
-from cregkit.kernels import _runtime, _threads
+from cregkit.kernels import _threads
 
 if __name__ == "__main__":
     _threads.set_num_threads(4)

@@ -9,9 +9,6 @@ ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
 # How many threads a large enough call uses at most, from when its arrays have been checked or made.
 cdef int thread_limit() noexcept nogil
 
-# How many a large enough call takes now: fewer where the CPUs are busy.
-cdef int threads_now() noexcept nogil
-
 cdef enum:
     # Numbers from which a call releases the GIL: fewer take about a microsecond, and letting go of it a tenth of that.
     ELEMENTS_WORTH_RELEASE = 8 * 1024

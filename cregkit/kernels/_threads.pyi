@@ -3,10 +3,10 @@ from types import TracebackType
 from typing import TypedDict
 
 class ThreadChoice(TypedDict):
-    threads: int
-    because: str
-    calls: int
+    loops: int
     fewer: int
+    because: str
+    now: dict[int, int]
 
 def openmp_version() -> int: ...
 def threads_origin() -> str: ...

@@ -11,6 +11,7 @@ from cregkit.kernels._cpu import available_cpus
 cimport numpy as cnp
 from cpython.contextvars cimport PyContextVar_Set, get_value
 from cython.parallel cimport parallel, threadid
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
 
 cnp.import_array()
@@ -22,14 +23,18 @@ cdef extern from "float_mode.h" nogil:
 
 
 cdef extern from "thread_choice.h" nogil:
+    const int CREG_SIZES
+    ctypedef struct creg_size:
+        int64_t reduced
     ctypedef struct creg_choice:
-        int64_t allowed, left, calls, fewer, used, took, half
-    ctypedef struct creg_call:
+        creg_size *sizes  # an array of CREG_SIZES
+        int64_t loops, fewer, used, took, half, debt
+    ctypedef struct creg_loop:
         int used
-        int64_t tasks, first_tasks, own_tasks, began, first_ended, own_ended, ended
-    int creg_choose_threads(creg_choice *choice, int wanted)
-    void creg_note_fewer(creg_choice *choice, int64_t took)
-    void creg_note_call(creg_choice *choice, const creg_call *call)
+        int64_t elements, serial, began, ended
+    int creg_choose_threads(creg_choice *choice, int64_t elements, int wanted)
+    void creg_note_fewer(creg_choice *choice, int64_t elements, int64_t took)
+    void creg_note_loop(creg_choice *choice, const creg_loop *loop)
 
 
 cdef extern from * nogil:
@@ -53,7 +58,7 @@ cdef extern from * nogil:
     static void creg_note_fork(void) { creg_forked = 1; }
     static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
 
-    static creg_choice creg_threads = {.allowed = CREG_MAX_THREADS};
+    static creg_choice creg_threads;
 
     static inline int64_t creg_load(const int64_t *shared) { return __atomic_load_n(shared, __ATOMIC_RELAXED); }
     static inline int64_t creg_add(int64_t *shared, int64_t some)
@@ -121,8 +126,8 @@ cdef int checked_threads(object n) except -1:
 def set_num_threads(n):
     """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
 
-    Where other processes keep the CPUs busy, calls take fewer: ``show_config()["thread_choice"]`` tells. A forked child
-    computes on one thread nevertheless.
+    Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls take fewer:
+    ``show_config()["thread_choice"]`` tells. A forked child computes on one thread nevertheless.
     """
     global default_threads, threads_from
     default_threads = checked_threads(n)
@@ -216,8 +221,10 @@ class num_threads(ContextDecorator):
     def __enter__(self):
         global open_blocks
         cdef Block block = Block.__new__(Block)
-        block.limit, block.exact, block.open = self._n, self._exact, True
-        PyContextVar_Set(entered_blocks, (*still_open(), block))
+        cdef tuple around = still_open()
+        block.limit, block.open = self._n, True
+        block.exact = self._exact or around and (<Block>around[len(around) - 1]).exact
+        PyContextVar_Set(entered_blocks, (*around, block))
         self._blocks.append(block)
         open_blocks += 1
         return self
@@ -241,7 +248,10 @@ class num_threads(ContextDecorator):
 
 
 class exact_threads(num_threads):
-    """A num_threads block whose calls take all ``n`` threads, however busy the CPUs are: for tests and checks."""
+    """A num_threads block whose loops take all ``n`` threads, however busy the CPUs are: for tests and checks.
+
+    That holds for the number of threads of a num_threads block within it too.
+    """
 
     _exact = True
 
@@ -252,32 +262,22 @@ cdef int thread_limit() noexcept nogil:
     return creg_thread_limit if open_blocks > 0 and creg_thread_limit > 0 else default_threads
 
 
-cdef bint must_take_all() noexcept nogil:
-    return open_blocks > 0 and creg_exact
-
-
-cdef int threads_now() noexcept nogil:
-    cdef int limit = thread_limit()
-    return limit if must_take_all() else <int>min(<int64_t>limit, creg_threads.allowed)
-
-
 def thread_choice():
-    """How many threads a large call takes now and why, and how often calls took fewer than they might have."""
+    """How many loops took fewer threads than they might have, why the last ones began to, and which do now."""
     find_limit()
-    return {"threads": threads_now(), "because": _reason(), "calls": creg_threads.calls, "fewer": creg_threads.fewer}
+    now = {1 << i: creg_threads.sizes[i].reduced for i in range(CREG_SIZES)}
+    now = {elements: threads for elements, threads in now.items() if 0 < threads < thread_limit()}
+    return {"loops": creg_threads.loops, "fewer": creg_threads.fewer, "because": _reason(), "now": now}
 
 
 def _reason():
-    now, limit, used = threads_now(), thread_limit(), creg_threads.used
-    if limit == 1:
-        return "calls may use one thread only"
-    if used == 0:
-        return "no call has lost time by waiting for a thread"
-    times = [f"{nanoseconds / 1e6:.3g} ms" for nanoseconds in (creg_threads.took, creg_threads.half, creg_threads.left)]
-    lost = f"a call on {used} threads took {times[0]} where {used // 2} would have taken about {times[1]}"
-    if now < limit:
-        return f"{lost}: other work keeps the CPUs busy; {2 * now} are tried again after {times[2]} of work"
-    return f"{lost}, but not since the last trial"
+    if creg_threads.used == 0:
+        return "none has lost time by waiting for a thread"
+    took, half, debt = [f"{t / 1e6:.3g} ms" for t in (creg_threads.took, creg_threads.half, creg_threads.debt)]
+    if creg_threads.debt > 0:
+        return f"waking threads cost {debt} more than they gained"
+    used = creg_threads.used
+    return f"a loop on {used} threads took {took} where {used // 2} would have taken about {half}"
 
 
 # ---- the parallel loop ----
@@ -306,18 +306,21 @@ cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint back
 # so that a thread which the system disturbs holds nobody up. Taking half of what is left of a share at a time took 0.8
 # (layer norm backward) and 0.9 (the norms) of the time of turns within the last cache, and as long beyond it (2
 # threads, Zen 5); OpenMP's static schedule is as fast but waits for the slowest, guided is slightly slower.
+#
+# `ran` tasks is what the thread took first, and `time` how long these took.
 cdef struct Share:
-    int64_t taken, first, count
-    int64_t apart[5]
+    int64_t taken, first, count, ran, time
+    int64_t apart[3]
 
 
-# What the threads of a call work on. What all of them read lies behind the shares, which they write.
+# What the threads of a loop work on. What all of them read lies behind the shares, which they write.
 cdef struct Team:
     Share shares[MAX_SHARES]
     block_task task
     void *args
     bint backwards
     int n_shares
+    int64_t ran, time  # all tasks of the calling thread
 
 
 cdef void share_out(Team *team, block_task task, void *args, int64_t n_tasks, int threads,
@@ -325,18 +328,19 @@ cdef void share_out(Team *team, block_task task, void *args, int64_t n_tasks, in
     cdef int64_t n = min(threads, <int>MAX_SHARES), i
     team.task, team.args, team.backwards, team.n_shares = task, args, backwards, <int>n
     for i in range(n):
-        team.shares[i].taken, team.shares[i].first = 0, n_tasks * i // n
+        team.shares[i].taken, team.shares[i].first, team.shares[i].ran = 0, n_tasks * i // n, 0
         team.shares[i].count = n_tasks * (i + 1) // n - team.shares[i].first
 
 
-# Runs tasks until none is left, those of a thread's own share first. What the caller did, and when, goes to `call`.
-cdef void run_shares(Team *team, int own, creg_call *call) noexcept nogil:
+# Runs tasks until none is left, those of the thread's own share first.
+cdef void run_shares(Team *team, int thread) noexcept nogil:
     cdef uint64_t mode = creg_float_mode_enter()
+    cdef Share *own = &team.shares[thread % team.n_shares]
     cdef Share *share
-    cdef int64_t k, wanted, some, done = 0
+    cdef int64_t began = creg_nanoseconds(), k, wanted, some, done = 0
     cdef int i
     for i in range(team.n_shares):
-        share = &team.shares[(own + i) % team.n_shares]
+        share = &team.shares[(thread + i) % team.n_shares]
         while True:
             wanted = max(<int64_t>1, (share.count - creg_load(&share.taken)) // 2)
             some = creg_add(&share.taken, wanted)
@@ -345,43 +349,54 @@ cdef void run_shares(Team *team, int own, creg_call *call) noexcept nogil:
             wanted = min(wanted, share.count - some)
             for k in range(some, some + wanted):
                 team.task(team.args, share.first + (share.count - 1 - k if team.backwards else k))
-            if call != NULL and done == 0:
-                call.first_tasks, call.first_ended = wanted, creg_nanoseconds()
+            if done == 0 and thread < team.n_shares:
+                own.ran, own.time = wanted, creg_nanoseconds() - began
             done += wanted
     creg_float_mode_leave(mode)
-    if call != NULL:
-        call.own_tasks, call.own_ended = done, creg_nanoseconds()
+    if thread == 0:
+        team.ran, team.time = done, creg_nanoseconds() - began
 
 
-cdef void run_team(Team *team, creg_call *call) noexcept nogil:
-    call.first_tasks, call.began = 0, creg_nanoseconds()
-    with parallel(num_threads=call.used):
-        run_shares(team, threadid() % team.n_shares, call if threadid() == 0 else NULL)
-    call.ended = creg_nanoseconds()
+# What all tasks would have taken on one thread. The system may have stopped the caller in its first tasks or in the
+# others, so that the shorter time of a task counts. Where it ran no others, the first tasks of other threads tell more.
+cdef int64_t serial_time(const Team *team, int64_t n_tasks) noexcept nogil:
+    cdef const Share *first = &team.shares[0]
+    cdef double of_task = <double>first.time / first.ran if first.ran else INFINITY
+    cdef int i
+    if team.ran > first.ran:
+        of_task = min(of_task, <double>(team.time - first.time) / (team.ran - first.ran))
+    else:
+        for i in range(1, team.n_shares):
+            if team.shares[i].ran:
+                of_task = min(of_task, <double>team.shares[i].time / team.shares[i].ran)
+    return <int64_t>(of_task * n_tasks) if of_task < INFINITY else 0
 
 
 cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements, bint backwards) noexcept nogil:
-    cdef int wanted = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD)), used
+    cdef int wanted = <int>min(<ptrdiff_t>thread_limit(), min(n_tasks, elements // ELEMENTS_PER_THREAD))
+    cdef bint exact = open_blocks > 0 and creg_exact
     cdef Team team
-    cdef creg_call call
-    cdef int64_t began
+    cdef creg_loop loop
     if wanted <= 1:
         run_serially(task, args, n_tasks, backwards)
         return
-    used = wanted if must_take_all() else creg_choose_threads(&creg_threads, wanted)
-    if used == 1:
-        began = creg_nanoseconds()
+    loop.used = wanted if exact else creg_choose_threads(&creg_threads, elements, wanted)
+    loop.elements = elements
+    if loop.used == 1:
+        loop.began = creg_nanoseconds()
         run_serially(task, args, n_tasks, backwards)
-        creg_note_fewer(&creg_threads, creg_nanoseconds() - began)
-        return
-    call.used, call.tasks = used, n_tasks
-    share_out(&team, task, args, n_tasks, used, backwards)
-    run_team(&team, &call)
-    if must_take_all():
-        return
-    creg_note_call(&creg_threads, &call)
-    if used < wanted:
-        creg_note_fewer(&creg_threads, call.ended - call.began)
+        loop.ended = creg_nanoseconds()
+    else:
+        share_out(&team, task, args, n_tasks, loop.used, backwards)
+        loop.began = creg_nanoseconds()
+        with parallel(num_threads=loop.used):
+            run_shares(&team, threadid())
+        loop.ended = creg_nanoseconds()
+        if not exact:
+            loop.serial = serial_time(&team, n_tasks)
+            creg_note_loop(&creg_threads, &loop)
+    if loop.used < wanted:
+        creg_note_fewer(&creg_threads, elements, loop.ended - loop.began)
 
 
 cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil:

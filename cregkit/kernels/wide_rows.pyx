@@ -6,7 +6,7 @@ from libc.string cimport memset
 from cregkit.kernels._runtime cimport (
     CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_columns, creg_wide, doubles, kernels, new_vector,
 )
-from cregkit.kernels._threads cimport parallel_for, run_task, threads_now
+from cregkit.kernels._threads cimport parallel_for, run_task, thread_limit
 from cregkit.kernels.column_sums cimport mend_sums
 
 cnp.import_array()
@@ -24,7 +24,7 @@ cdef bint is_wide(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
 cdef bint leaves_threads_idle(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     if not is_wide(rows, cols):
         return False
-    cdef ptrdiff_t threads = threads_now(), turns = (rows + threads - 1) // threads, idle = turns * threads - rows
+    cdef ptrdiff_t threads = thread_limit(), turns = (rows + threads - 1) // threads, idle = turns * threads - rows
     return idle * 7 > rows and idle * cols >= IDLE_ELEMENTS * threads
 
 

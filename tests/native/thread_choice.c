@@ -8,30 +8,26 @@
 
 static creg_choice choice;
 
-void reset(void)
-{
-    memset(&choice, 0, sizeof choice);
-    choice.allowed = CREG_MAX_THREADS;
-}
+void reset(void) { memset(&choice, 0, sizeof choice); }
 
-int choose(int wanted) { return creg_choose_threads(&choice, wanted); }
-void note_fewer(int64_t took) { creg_note_fewer(&choice, took); }
-void note_call(const creg_call *call) { creg_note_call(&choice, call); }
-int64_t calls(void) { return choice.calls; }
+int choose(int64_t elements, int wanted) { return creg_choose_threads(&choice, elements, wanted); }
+void note_fewer(int64_t elements, int64_t took) { creg_note_fewer(&choice, elements, took); }
+void note_loop(const creg_loop *loop) { creg_note_loop(&choice, loop); }
+int64_t loops(void) { return choice.loops; }
 int64_t fewer(void) { return choice.fewer; }
 
-enum { THREADS = 8, CALLS = 100000 };
+enum { THREADS = 8, LOOPS = 100000 };
 
 static void *use(void *argument)
 {
     const int64_t wanted = 2 + (int64_t)argument % 3;
-    for (int64_t i = 0; i < CALLS; i++) {
-        const int used = choose((int)wanted);
+    for (int64_t i = 0; i < LOOPS; i++) {
+        const int used = choose(wanted << 16, (int)wanted);
         const int64_t began = 1000000 * i, ended = began + (i % 100 ? 20000 : 4000000);
         if (used < 1 || used > wanted) return argument;
-        const creg_call call = {used, 64, 8, 16, began, began + 5000, began + 10000, ended};
-        if (used > 1) note_call(&call);
-        if (used < wanted) note_fewer(ended - began);
+        const creg_loop loop = {used, wanted << 16, 50000, began, ended};
+        if (used > 1) note_loop(&loop);
+        if (used < wanted) note_fewer(wanted << 16, ended - began);
     }
     return NULL;
 }
@@ -46,6 +42,6 @@ int main(void)
         pthread_join(threads[i], &result);
         if (result) wrong = result;
     }
-    printf("%lld calls, %lld on fewer threads\n", (long long)calls(), (long long)fewer());
-    return wrong != NULL || calls() != (int64_t)THREADS * CALLS;
+    printf("%lld loops, %lld on fewer threads\n", (long long)loops(), (long long)fewer());
+    return wrong != NULL || loops() != (int64_t)THREADS * LOOPS;
 }
