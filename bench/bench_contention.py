@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,10 +138,10 @@ def contestants(shape: tuple[int, int], backward: bool, threads: int, torch: Any
     def ours() -> object:
         return cregkit.layer_norm_backward(dy, x, mean, rstd) if backward else cregkit.layer_norm(x, out=y)
 
-    def our_threads(n: int) -> Callable[[], object]:
-        return lambda: cregkit.set_num_threads(n)
-
-    found = {OURS: Contestant(ours, our_threads(threads)), OURS_ALONE: Contestant(ours, our_threads(1))}
+    found = {
+        OURS: Contestant(ours, partial(cregkit.set_num_threads, threads)),
+        OURS_ALONE: Contestant(ours, partial(cregkit.set_num_threads, 1)),
+    }
     return found if torch is None else found | beside_torch(ours, x, dy, backward, threads, torch)
 
 

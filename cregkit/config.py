@@ -16,9 +16,10 @@ def show_config() -> dict[str, Any]:
         A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
         ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
         ``threads_from``, what set that number (in a forked child it is 1, because of the fork); ``thread_choice``:
-        parallel ``loops`` worth several threads; how many of them took ``fewer`` than they might have, ``because`` of
-        what (other processes keep the CPUs busy, or waking threads costs more than they gain); and the threads that
-        loops take ``now``, by the elements from which, and up to twice as many, that holds (other sizes take all);
+        parallel ``loops`` worth several threads; how many of them took ``fewer`` than they might have; ``because`` of
+        what the last ones began to (other processes keep the CPUs busy, or waking threads costs more than they gain);
+        ``now``, the threads that loops take at present, for each size that takes fewer (a key of 65536 stands for loops
+        of 65536 to 131071 elements);
         ``pool``, the recycled memory that large outputs come from: bytes held and allowed (``CREGKIT_POOL_MB``), how
         often there was a block to recycle and how often not; ``last_cache``, the bytes of the largest cache that a CPU
         reaches (0: unknown), and ``streams_from``, the bytes of a call's arrays from which its outputs are written

@@ -6,9 +6,9 @@
  * halve the number of threads for a pause. Then it is doubled again, as a trial. A loss soon after the last one makes
  * the pause four times as long.
  *
- * Loops of each size (power of two of elements) are judged by themselves: what a time slice costs a small loop many
- * times over, a large one does not notice. Pauses are measured in work: the time spent in loops on fewer threads. A
- * trial therefore costs a small share of the work even where loops are rare.
+ * Loops of each size (power of two of elements) are judged by themselves: a time slice is much longer than a small loop
+ * and much shorter than a large one. Pauses are measured in work: the time spent in loops on fewer threads. A trial
+ * therefore costs a small share of the work even where loops are rare.
  *
  * A loop after a gap may have to wake threads or to create them, which can take milliseconds too. That loss is a debt.
  * A pause begins only if gains have not paid it back when the next gap comes.
@@ -103,9 +103,9 @@ static inline void creg_note_loop(creg_choice *choice, const creg_loop *loop)
     const int64_t half = 2 * loop->serial / loop->used, gain = half - (loop->ended - loop->began);
     const int64_t patience = half > CREG_PATIENCE ? half : CREG_PATIENCE;
     const int wakes = loop->began - choice->ended > CREG_GAP || loop->used > choice->threads;
-    const int64_t owed = size->owed, left = owed > gain ? owed - gain : 0, credit = size->credit + gain;
+    const int64_t owed = size->owed, unpaid = owed > gain ? owed - gain : 0, credit = size->credit + gain;
     const int lost = wakes ? owed > patience : credit < 0;
-    if (wakes || gain > 0) size->owed = left;
+    if (wakes || gain > 0) size->owed = unpaid;
     if (!wakes) size->credit = credit < patience ? credit : patience;
     size->calm += loop->ended - loop->began;
     choice->ended = loop->ended;
