@@ -127,100 +127,12 @@ typedef void creg_dropout_add_norm_backward(const float *dy, const float *h, con
                                             float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, uint64_t first,
                                             const creg_dropout *dropout, int stream);
 
+/* The kernels of one instruction set. */
 typedef struct {
     const char *isa;
-
-    /* layer_norm.h, rms_norm.h: a block of whole rows. dgamma and dbeta receive the sums over at most CREG_CHUNK_ROWS
-     * rows. */
-    void (*layer_norm_forward)(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                               double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream);
-    void (*layer_norm_backward)(const float *dy, const float *x, const double *mean, const double *rstd,
-                                const float *gamma, float *dx, float *dgamma, float *dbeta, ptrdiff_t rows,
-                                ptrdiff_t cols, int stream);
-    void (*rms_norm_forward)(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                             double eps, int stream);
-    void (*rms_norm_backward)(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
-                              float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream);
-    /* out[j] = sum over chunks of partial[chunk * cols + j], for columns [j0, j1). */
-    void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
-                          float *out);
-    /* dgamma and dbeta of columns [j0, j1), exactly where marked; whether float32 is enough for a chunk with these dy,
-     * and whether it was for dgamma or dbeta. */
-    void (*merge_columns_exact)(const creg_columns *columns, ptrdiff_t j0, ptrdiff_t j1);
-    int (*sums_are_safe)(const float *dy, ptrdiff_t n);
-    int (*sums_were_safe)(const float *sums, ptrdiff_t n);
-    /* y = y * gamma + beta in float64, in place. */
-    void (*affine_rows)(float *y, const float *gamma, const float *beta, ptrdiff_t rows, ptrdiff_t cols);
-    /* Whether all |p| <= limit, apart from NaN. */
-    int (*are_at_most)(const float *p, float limit, ptrdiff_t n);
-
-    /* batch_norm.h: one chunk of the channels [c0, c1); x, dy, y and dx point at the whole tensor. Chunk results are
-     * stored at [chunk index][channel]. */
-    void (*batch_norm_moments)(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                               double *mean, double *m2);
-    void (*batch_norm_statistics)(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
-                                  const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0,
-                                  ptrdiff_t c1, double *mean, double *var, double *rstd, unsigned char *exact);
-    void (*batch_norm_running)(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
-                               double *rstd, unsigned char *exact);
-    void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta,
-                              ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels);
-    void (*batch_norm_apply)(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                             const creg_channels *channels, int where);
-    void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
-                                 ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
-    void (*batch_norm_grad_merge)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                  const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                  const double *rstd, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
-                                  float *dbeta, const creg_channels *channels);
-    void (*batch_norm_grad_affine)(double count, const double *rstd, const float *gamma, int training, ptrdiff_t c0,
-                                   ptrdiff_t c1, const creg_channels *channels);
-    void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
-                                  ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
-
-    /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
-    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);
-    void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
-    void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
-                            const creg_dropout *dropout, int stream);
-
-    /* dropout_add_norm.h: a block of whole rows, the first element of which is element `first` of the random stream.
-     * dgamma and dbeta as above. RMS norm has no beta, mean and dbeta. */
-    creg_dropout_add_norm_forward *dropout_add_layer_norm_forward, *dropout_add_rms_norm_forward;
-    creg_dropout_add_norm_backward *dropout_add_layer_norm_backward, *dropout_add_rms_norm_backward;
-
-    /* wide_rows.h, forward and backward, each in this order: sums of each panel of each row, each row's statistics from
-     * them, what is stored of a panel or tile. Backward starts from a row's mean and rstd. */
-    void (*wide_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_statistics)(creg_wide *wide, ptrdiff_t row);
-    void (*wide_write)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_grad_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_grad_means)(creg_wide *wide, ptrdiff_t row);
-    void (*wide_grad_tile)(const creg_wide *wide, ptrdiff_t tile);
-
-    /* optimizer.h: n elements; sum_squares takes at most CREG_PANEL. */
-    double (*sum_squares)(const float *x, ptrdiff_t n);
-    void (*scale)(const float *x, float *y, ptrdiff_t n, float factor, int stream);
-    void (*sgd_step)(float *w, const float *dw, float *velocity, ptrdiff_t n, const creg_sgd *sgd);
-    void (*adamw_step)(float *w, const float *dw, float *m, float *v, ptrdiff_t n, const creg_adamw *adamw);
-
-    /* noise.h: the n-th seed derived from a seed; n uniform numbers, and elements [first, first + n) of the noise, of
-     * the sample with this index. `first` is a multiple of CREG_NOISE_GROUP; a sample has less than 2^32 elements. */
-    uint64_t (*derived_seed)(uint64_t seed, uint64_t n);
-    void (*sample_uniform)(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2]);
-    void (*gaussian_noise)(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
-                           const uint32_t key[2]);
-
-    /* images.h, jitter.h: one image each. crop_image and rotate_image cannot write over x. `other` may be NULL. */
-    void (*crop_image)(const float *x, float *y, creg_image image, ptrdiff_t top, ptrdiff_t left, ptrdiff_t height,
-                       ptrdiff_t width, int reflect);
-    void (*flip_image)(const float *x, float *y, creg_image image, int flips);
-    void (*rotate_image)(const float *x, float *y, creg_image image, double degrees, float fill);
-    void (*box_image)(const float *x, const float *other, float *y, creg_image image, const int64_t box[4], float fill);
-    void (*mix)(const float *x, const float *other, float *y, ptrdiff_t n, float weight);
-    /* Both return whether x holds colours: values from 0 to 1, apart from rounding and NaN. y is of no use if not. */
-    int (*jitter_image)(const float *x, float *y, ptrdiff_t n, int channels, int channels_last, const float factors[4]);
-    int (*are_colours)(const float *x, ptrdiff_t n);
+#define CREG_KERNEL(result, name, arguments) result(*name) arguments;
+#include "kernels.def"
+#undef CREG_KERNEL
 } creg_kernels;
 
 /* The tables this CPU and its operating system can run, best first; NULL past the end. */

@@ -15,11 +15,14 @@ from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from cregkit.kernels._runtime cimport (
-    CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, CREG_STREAM, creg_channels, creg_chunk, creg_shape, doubles,
-    float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last, kernels, new_vector,
-    number, output, refuse_overlap, streams, writable,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last,
+    new_vector, number, output, refuse_overlap, writable,
 )
+from cregkit.kernels._csrc cimport (
+    creg_channels, creg_chunk, CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, creg_shape, CREG_STREAM,
+)
+from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 
 cnp.import_array()

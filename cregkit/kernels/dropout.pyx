@@ -8,9 +8,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from cregkit.kernels._runtime cimport (
-    CREG_DROPOUT_GROUP, float32_array, floats, kernels, new_array, number, output, streams, unsigned64,
-)
+from cregkit.kernels._arrays cimport float32_array, floats, new_array, number, output, unsigned64
+from cregkit.kernels._csrc cimport CREG_DROPOUT_GROUP
+from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport parallel_for, run_task
 
 cnp.import_array()
@@ -81,7 +81,7 @@ cdef void dropout_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Elements *a = <Elements *>args
     cdef ptrdiff_t i = task_start(a, task), end = task_start(a, task + 1)
     if not is_certain(&a.random, a.x + i, a.y + i, end - i):
-        kernels().dropout(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
+        kernels().dropout_forward(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
 
 
 cdef void keep_task(void *args, ptrdiff_t task) noexcept nogil:

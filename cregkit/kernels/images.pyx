@@ -10,10 +10,12 @@ from libc.math cimport floorf
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 
-from cregkit.kernels._runtime cimport (
-    creg_image, doubles, float32_array, float32_like, float32_number, floats, is_channels_last, kernels, new_array,
-    output, per_sample, refuse_overlap,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_array, float32_like, float32_number, floats, is_channels_last, new_array, output,
+    per_sample, refuse_overlap,
 )
+from cregkit.kernels._csrc cimport creg_image
+from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport block_task, parallel_for
 
 cnp.import_array()

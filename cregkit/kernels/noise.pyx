@@ -8,10 +8,10 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from cregkit.kernels._runtime cimport (
-    doubles, float32_array, floats, int64_vector, kernels, new_array, output, per_sample, refuse_overlap,
-    unsigned64,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_array, floats, int64_vector, new_array, output, per_sample, refuse_overlap, unsigned64,
 )
+from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for
 
 cnp.import_array()

@@ -6,10 +6,12 @@ from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._runtime cimport (
-    CREG_PANEL, creg_adamw, creg_sgd, doubles, float32_array, float32_like, float32_number, floats, kernels,
-    new_vector, number, output, refuse_overlap, streams, writable,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_array, float32_like, float32_number, floats, new_vector, number, output, refuse_overlap,
+    writable,
 )
+from cregkit.kernels._csrc cimport creg_adamw, CREG_PANEL, creg_sgd
+from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport parallel_for, run_task
 
 cnp.import_array()

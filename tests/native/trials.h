@@ -648,7 +648,7 @@ static void dropout_task(void *args, ptrdiff_t i)
 {
     const elements *e = args;
     ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->dropout(e->x + at, e->y + at, e->first + (uint64_t)at, n, &e->dropout, e->t->stream);
+    e->t->kernels->dropout_forward(e->x + at, e->y + at, e->first + (uint64_t)at, n, &e->dropout, e->t->stream);
 }
 
 static void keep_task(void *args, ptrdiff_t i)
