@@ -37,7 +37,8 @@
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H
 
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 #define LARGE_BIAS 0x1p+100f /* only with such a bias may y be finite where x_hat * gamma overflows */
 

@@ -84,48 +84,40 @@ typedef struct {
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
 
-/* Column sums of a norm's backward: partial sums of each chunk of `step` rows, and what they were summed from. exact[k]
- * marks a chunk that is summed again in float64. RMS norm has no mean, partial_dbeta and dbeta. The partial sums of a
- * single chunk may lie in dgamma and dbeta. */
-typedef struct {
-    const float *dy, *x;
-    const double *mean, *rstd;
-    float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
-    ptrdiff_t rows, cols, step;
-    const unsigned char *exact;
-} creg_columns;
+/* The norms over rows. */
+enum { CREG_LAYER_NORM, CREG_RMS_NORM };
 
-/* What is known of a wide row. exact = 1: float32 does not do for it. */
+/* What is known of a wide row. exact: float32 is not enough for it. */
 typedef struct {
     double mean, rstd, mean_g, mean_g_x_hat;
     int exact;
 } creg_wide_row;
 
-/* A norm of at most CREG_WIDE_ROWS rows of cols columns, one after another, shared out by columns. See wide_rows.h. */
+/* One call of a norm over `rows` rows of `cols` elements, forward or backward; unused pointers are NULL.
+ *   forward:  y = norm(x); with a residual, h = residual + dropout(x) and y = norm(h)
+ *   backward: dx = dh + the gradient at x, dropped = dropout's gradient of dx; dgamma and dbeta over all rows
+ * RMS norm has no beta, mean and dbeta. Dropout: dropout is NULL where p = 0, x (dropped) where p = 1. */
 typedef struct {
-    int rms;                               /* RMS norm: without beta, mean and dbeta */
-    const float *x, *residual, *dy, *more; /* more: what is added to dx, or NULL */
-    const float *gamma, *beta;
-    float *h, *y;                         /* h = residual + dropout(x) is normalised, or x where h is NULL */
-    float *dx, *dropped, *dgamma, *dbeta; /* dropped: dropout's gradient of dx, or NULL */
-    double *sums;                         /* two of each panel of each row */
-    creg_wide_row row[CREG_WIDE_ROWS];
+    int kind, stream;
     ptrdiff_t rows, cols;
     double eps;
-    uint64_t first;              /* the first element's place in the random stream */
-    const creg_dropout *dropout; /* NULL where p = 0 */
-    int stream;
-} creg_wide;
+    const float *gamma, *beta;
+    const float *x, *residual, *dy, *dh;
+    float *y, *h, *dx, *dropped;
+    double *mean, *rstd; /* written forward, read backward */
+    const creg_dropout *dropout;
+    uint64_t offset; /* the place of x[0] in the random stream */
 
-/* Dropout, addition and a norm in one: the same for both norms. See dropout_add_norm.h. */
-typedef void creg_dropout_add_norm_forward(const float *x, const float *residual, const float *gamma, const float *beta,
-                                           float *y, float *h, double *mean, double *rstd, ptrdiff_t rows,
-                                           ptrdiff_t cols, double eps, uint64_t first, const creg_dropout *dropout,
-                                           int stream);
-typedef void creg_dropout_add_norm_backward(const float *dy, const float *h, const double *mean, const double *rstd,
-                                            const float *gamma, const float *dh, float *dx, float *dresidual,
-                                            float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, uint64_t first,
-                                            const creg_dropout *dropout, int stream);
+    /* Column sums (column_sums.h): dgamma and dbeta from the partial sums of each chunk of `step` rows. exact[k] marks
+     * a chunk whose sums are computed again in float64. A single chunk's partial sums may be dgamma and dbeta. */
+    ptrdiff_t step;
+    float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
+    unsigned char *exact;
+
+    /* Wide rows (wide_rows.h): two sums of each panel of each row, and what is known of each row. */
+    double *panel_sums;
+    creg_wide_row *wide;
+} creg_norm;
 
 /* The kernels of one instruction set. */
 typedef struct {

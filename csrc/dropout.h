@@ -35,7 +35,8 @@
 #define CREG_DROPOUT_H
 
 #include "philox.h"
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
 /* Groups whose words are drawn at once. */

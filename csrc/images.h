@@ -6,7 +6,8 @@
 #ifndef CREG_IMAGES_H
 #define CREG_IMAGES_H
 
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 static size_t float_bytes(ptrdiff_t n) { return sizeof(float) * (size_t)n; }
 

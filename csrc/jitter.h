@@ -19,7 +19,8 @@
 #ifndef CREG_JITTER_H
 #define CREG_JITTER_H
 
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 /* Channel c of pixel p is x[p * step + c * plane]. */
 typedef struct {

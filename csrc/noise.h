@@ -20,7 +20,8 @@
 #define CREG_NOISE_H
 
 #include "philox.h"
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 enum { NOISE_GROUP = CREG_NOISE_GROUP, NOISE_COUNTERS = 16 };
 

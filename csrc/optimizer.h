@@ -10,7 +10,8 @@
 #ifndef CREG_OPTIMIZER_H
 #define CREG_OPTIMIZER_H
 
-#include "reduce.h"
+#include "safety.h"
+#include "stores.h"
 
 /* Sum of squares of at most CREG_PANEL elements, whatever their magnitude. */
 static double creg_sum_squares(const float *x, ptrdiff_t n)

@@ -2,13 +2,10 @@
  * cregkit.h and its simd_<name>.h, defines CREG_TABLE and includes this. */
 #include "batch_norm.h"
 #include "dropout.h"
-#include "dropout_add_norm.h"
 #include "images.h"
 #include "jitter.h"
-#include "layer_norm.h"
 #include "noise.h"
 #include "optimizer.h"
-#include "rms_norm.h"
 #include "wide_rows.h"
 
 #define CREG_KERNEL(result, name, arguments) .name = creg_##name,

@@ -47,49 +47,37 @@ cdef extern from "cregkit.h" nogil:
     ctypedef struct creg_adamw:
         float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps
 
-    ctypedef struct creg_columns:
-        float *partial_dgamma
-        float *partial_dbeta
-        const float *dy
-        const float *x
-        const double *mean
-        const double *rstd
-        float *dgamma
-        float *dbeta
-        ptrdiff_t rows, cols, step
-        const unsigned char *exact
+    const int CREG_LAYER_NORM
+    const int CREG_RMS_NORM
 
     ctypedef struct creg_wide_row:
         double mean, rstd, mean_g, mean_g_x_hat
         int exact
 
-    ctypedef struct creg_wide:
-        int rms
+    ctypedef struct creg_norm:
+        int kind, stream
+        ptrdiff_t rows, cols, step
+        double eps
+        const float *gamma
+        const float *beta
         const float *x
         const float *residual
         const float *dy
-        const float *more
-        const float *gamma
-        const float *beta
-        float *h
+        const float *dh
         float *y
+        float *h
         float *dx
         float *dropped
+        double *mean
+        double *rstd
+        const creg_dropout *dropout
+        uint64_t offset
+        float *partial_dgamma
+        float *partial_dbeta
         float *dgamma
         float *dbeta
-        double *sums
-        creg_wide_row *row  # an array of CREG_WIDE_ROWS
-        ptrdiff_t rows, cols
-        double eps
-        uint64_t first
-        const creg_dropout *dropout
-        int stream
-
-    ctypedef void creg_dropout_add_norm_forward(
-        const float *, const float *, const float *, const float *, float *, float *, double *, double *, ptrdiff_t,
-        ptrdiff_t, double, uint64_t, const creg_dropout *, int) noexcept nogil
-    ctypedef void creg_dropout_add_norm_backward(
-        const float *, const float *, const double *, const double *, const float *, const float *, float *, float *,
-        float *, float *, ptrdiff_t, ptrdiff_t, uint64_t, const creg_dropout *, int) noexcept nogil
+        unsigned char *exact
+        double *panel_sums
+        creg_wide_row *wide
 
 include "_kernels.pxi"

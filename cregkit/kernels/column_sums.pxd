@@ -1,32 +1,16 @@
-# Backward of the norms: the loop over chunks of rows, and dgamma and dbeta as sums over all rows.
-cimport numpy as cnp
+# Backward of the norms over rows: the loop over chunks of rows, then dgamma and dbeta as sums over all rows.
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._csrc cimport creg_columns
-from cregkit.kernels._threads cimport block_task
+from cregkit.kernels._csrc cimport creg_norm
 
 
-# The caller fills in dy to cols of columns, and gamma, dx and stream. dgamma is NULL without gamma, dbeta for RMS norm
-# too. dx may be dy or x.
-cdef struct NormBackward:
-    creg_columns columns
-    const float *gamma
-    float *dx
-    int stream
-    unsigned char *unsafe  # for run_chunks() alone
+# How many chunks of n.step rows there are.
+cdef ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil
 
+# Runs a planned call. dx may be dy or x.
+cdef int run_chunks(creg_norm *n) except -1
 
-# Runs task(args, chunk) for each chunk of rows, and merges their sums. A task begins by asking waits().
-cdef run_chunks(NormBackward *a, block_task task, void *args)
-
-# Whether this chunk is left for later: float32 may not do for its sums, and dx is written over what they are made of.
-cdef bint waits(const NormBackward *a, ptrdiff_t chunk) noexcept nogil
-
-# Where the sums of a chunk go; NULL where there are none.
-cdef float *chunk_dgamma(const NormBackward *a, ptrdiff_t chunk) noexcept nogil
-cdef float *chunk_dbeta(const NormBackward *a, ptrdiff_t chunk) noexcept nogil
-
-# For rows that are one chunk, whose sums lie in dgamma and dbeta already. Before: `a`, or a copy of it where it is what
-# dx is written over and float32 may not do for the sums. After: the sums computed again, where float32 did not.
-cdef cnp.ndarray kept_for_sums(cnp.ndarray a, cnp.ndarray dx, cnp.ndarray dy)
-cdef mend_sums(creg_columns *c, const float *dx)
+# For a call whose rows are one chunk, summed into dgamma and dbeta by another loop. Before it: keeps a copy, returned,
+# of what dx overwrites, if the sums may need it again. After it: sums again in float64, if float32 was not enough.
+cdef object keep_overwritten(creg_norm *n)
+cdef int mend_sums(creg_norm *n) except -1

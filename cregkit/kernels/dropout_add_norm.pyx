@@ -1,23 +1,17 @@
-# Dropout, addition to the residual stream and layer norm or RMS norm in one pass: checks, allocation and the loop over
-# blocks of rows. The maths is in csrc/dropout_add_norm.h.
+# Dropout, addition to the residual stream and a norm in one pass over memory: checks and allocation. The
+# loops are in row_norm.pyx, the maths in csrc/dropout_add_norm.h.
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector,
-    number, output, refuse_overlap,
+    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector, number,
+    output, refuse_overlap,
 )
-from cregkit.kernels._csrc cimport (
-    creg_columns, creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, creg_wide,
-)
-from cregkit.kernels._runtime cimport affine_rows, kernels, needs_affine_rows, rows_per_task, streams
-from cregkit.kernels._threads cimport run_parallel
-from cregkit.kernels.column_sums cimport NormBackward, chunk_dbeta, chunk_dgamma, run_chunks
+from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
+from cregkit.kernels.row_norm cimport norm_call, row_statistic, run_backward, run_forward
 
 cnp.import_array()
 
@@ -35,67 +29,31 @@ cdef creg_dropout *draws(Random *random) noexcept nogil:
     return &random.dropout if random.fixed_p != 0 else NULL
 
 
-cdef struct Forward:
-    creg_dropout_add_norm_forward *kernel
-    Random random
-    const float *x
-    const float *residual
-    const float *gamma
-    const float *beta
-    float *y
-    float *h
-    double *mean  # NULL for RMS norm
-    double *rstd
-    ptrdiff_t rows, cols, step
-    double eps
-    int stream
+cdef cnp.ndarray new_like(cnp.ndarray x):
+    return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
 
 
-cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Forward *a = <Forward *>args
-    cdef ptrdiff_t i = task * a.step, at = i * a.cols
-    cdef const float *x = a.x + at
-    if drops_all(&a.random):
-        x = NULL
-    a.kernel(x, a.residual + at, a.gamma, a.beta, a.y + at, a.h + at, a.mean + i if a.mean != NULL else NULL,
-             a.rstd + i, min(a.step, a.rows - i), a.cols, a.eps, a.random.offset + <uint64_t>at, draws(&a.random),
-             a.stream)
-
-
-cdef tuple forward(creg_dropout_add_norm_forward *kernel, bint centred, object x_, object residual_, object gamma_,
-                   object beta_, object p, object eps, object seed, object offset, object out):
+cdef tuple forward(int kind, object x_, object residual_, object gamma_, object beta_, object p, object eps,
+                   object seed, object offset, object out):
     cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
-    cdef ptrdiff_t size = cnp.PyArray_SIZE(x), cols = cnp.PyArray_DIM(x, x.ndim - 1)
-    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols), beta = float32_vector(beta_, "beta", cols)
-    cdef Forward a
-    a.kernel, a.random, a.eps = kernel, draws_of(p, seed, offset, size), number(eps, "eps", 0.0, DBL_MAX)
+    cdef creg_norm n = norm_call(kind, x, 4)
+    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
+    cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
+    n.eps = number(eps, "eps", 0.0, DBL_MAX)
     cdef cnp.ndarray y = output(out, x, "x")
     if out is not None:
         refuse_overlap(y, "out", residual, "residual", True)
         refuse_overlap(y, "out", gamma, "gamma", False)
         refuse_overlap(y, "out", beta, "beta", False)
-    cdef cnp.ndarray h = new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
-    cdef cnp.ndarray mean = new_array(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64) if centred else None
-    cdef cnp.ndarray rstd = new_array(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64)
-    a.x, a.residual, a.gamma, a.beta = floats(x), floats(residual), floats(gamma), floats(beta)
-    a.y, a.h, a.mean, a.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
-    a.cols, a.rows = cols, size // cols
-    a.step, a.stream = rows_per_task(a.rows, cols), streams(size, 4)
-    cdef bint affine = needs_affine_rows(a.beta, cols)
-    if affine:
-        a.gamma = a.beta = NULL
-    cdef creg_wide w
-    if leaves_threads_idle(a.rows, cols):
-        w = wide_call(not centred, a.rows, cols, a.stream)
-        w.residual, w.gamma, w.beta, w.y, w.h, w.eps = a.residual, a.gamma, a.beta, a.y, a.h, a.eps
-        if not drops_all(&a.random):
-            w.x, w.first, w.dropout = a.x, a.random.offset, draws(&a.random)
-        wide_forward(&w, a.mean, a.rstd)
-    else:
-        run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, size)
-    if affine:
-        affine_rows(y, gamma, beta)
-    return (y, h, mean, rstd) if centred else (y, h, rstd)
+    cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x)
+    cdef cnp.ndarray mean = row_statistic(x) if kind == CREG_LAYER_NORM else None
+    n.x, n.residual, n.gamma, n.beta = floats(x), floats(residual), floats(gamma), floats(beta)
+    n.y, n.h, n.mean, n.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
+    n.dropout, n.offset = draws(&random), random.offset
+    if drops_all(&random):
+        n.x = NULL
+    run_forward(&n)
+    return (y, h, rstd) if mean is None else (y, h, mean, rstd)
 
 
 def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, eps=1e-5, *, seed=None, offset=0,
@@ -134,7 +92,7 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
 
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
     """
-    return forward(kernels().dropout_add_layer_norm_forward, True, x, residual, gamma, beta, p, eps, seed, offset, out)
+    return forward(CREG_LAYER_NORM, x, residual, gamma, beta, p, eps, seed, offset, out)
 
 
 def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, seed=None, offset=0, out=None):
@@ -152,77 +110,34 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
 
     Touvron et al. (2023), "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971.
     """
-    return forward(kernels().dropout_add_rms_norm_forward, False, x, residual, gamma, None, p, eps, seed, offset, out)
+    return forward(CREG_RMS_NORM, x, residual, gamma, None, p, eps, seed, offset, out)
 
 
-cdef struct Backward:
-    NormBackward norm  # at h, into dresidual
-    creg_dropout_add_norm_backward *kernel
-    Random random
-    const float *dh
-    float *dx  # NULL for p = 0
-
-
-cdef void backward_task(void *args, ptrdiff_t chunk) noexcept nogil:
-    cdef Backward *a = <Backward *>args
-    cdef NormBackward *norm = &a.norm
-    cdef creg_columns *c = &norm.columns
-    cdef ptrdiff_t i = chunk * c.step, at = i * c.cols, rows = min(c.step, c.rows - i)
-    cdef float *dx = a.dx + at if a.dx != NULL else NULL
-    cdef const float *dh = a.dh
-    if dh != NULL:
-        dh = dh + at
-    if drops_all(&a.random):
-        memset(dx, 0, rows * c.cols * sizeof(float))
-        dx = NULL
-    a.kernel(c.dy + at, c.x + at, c.mean + i if c.mean != NULL else NULL, c.rstd + i, norm.gamma, dh, dx, norm.dx + at,
-             chunk_dgamma(norm, chunk), chunk_dbeta(norm, chunk), rows, c.cols, a.random.offset + <uint64_t>at,
-             draws(&a.random), norm.stream)
-
-
-cdef backward_wide(Backward *a):
-    cdef creg_columns *c = &a.norm.columns
-    cdef creg_wide w = wide_call(c.mean == NULL, c.rows, c.cols, a.norm.stream)
-    w.dy, w.x, w.more, w.gamma, w.dx, w.dgamma, w.dbeta = c.dy, c.x, a.dh, a.norm.gamma, a.norm.dx, c.dgamma, c.dbeta
-    if drops_all(&a.random):
-        memset(a.dx, 0, c.rows * c.cols * sizeof(float))
-    else:
-        w.dropped, w.first, w.dropout = a.dx, a.random.offset, draws(&a.random)
-    wide_backward(&w, c.mean, c.rstd)
-
-
-cdef tuple backward(creg_dropout_add_norm_backward *kernel, bint centred, object dy_, object h_, object mean_,
-                    object rstd_, object gamma_, object p, object dh_, object seed, object offset):
+cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_, object gamma_, object p, object dh_,
+                    object seed, object offset):
     cdef cnp.ndarray h = float32_rows(h_, "h"), dy = float32_like(dy_, "dy", h, "h")
-    cdef cnp.ndarray dh = None if dh_ is None else float32_like(dh_, "dh", h, "h")
-    cdef ptrdiff_t size = cnp.PyArray_SIZE(h), cols = cnp.PyArray_DIM(h, h.ndim - 1)
-    cdef cnp.ndarray mean = None
-    if centred:
+    cdef cnp.ndarray dh = None if dh_ is None else float32_like(dh_, "dh", h, "h"), mean = None
+    if kind == CREG_LAYER_NORM:
         mean = float64_statistics(mean_, "mean", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
-    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols)
-    cdef Backward a
-    a.kernel, a.random = kernel, draws_of(p, seed, offset, size)
-    cdef cnp.ndarray dresidual = new_array(h.ndim, cnp.PyArray_DIMS(h), cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dx = None
-    if a.random.fixed_p != 0:
-        dx = new_array(h.ndim, cnp.PyArray_DIMS(h), cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dgamma = None, dbeta = None
+    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cnp.PyArray_DIM(h, h.ndim - 1))
+    cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
+    cdef creg_norm n = norm_call(kind, h, 3 if random.fixed_p == 0 else 4)
+    cdef cnp.ndarray dresidual = new_like(h), dx = dresidual, dgamma = None, dbeta = None
     if gamma is not None:
-        dgamma = new_vector(cols, cnp.NPY_FLOAT32)
-        dbeta = new_vector(cols, cnp.NPY_FLOAT32) if centred else None
-    cdef creg_columns *c = &a.norm.columns
-    c.dy, c.x, c.mean, c.rstd, c.rows, c.cols = floats(dy), floats(h), doubles(mean), doubles(rstd), size // cols, cols
-    c.dgamma, c.dbeta = floats(dgamma), floats(dbeta)
-    a.norm.gamma, a.norm.dx, a.norm.stream = floats(gamma), floats(dresidual), streams(size, 3 if dx is None else 4)
-    a.dh, a.dx = floats(dh), floats(dx)
-    if is_wide(c.rows, cols):
-        backward_wide(&a)
-    else:
-        run_chunks(&a.norm, backward_task, &a)
-    if dx is None:
-        dx = dresidual
-    return (dx, dresidual, dgamma, dbeta) if centred else (dx, dresidual, dgamma)
+        dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
+        dbeta = None if mean is None else new_vector(n.cols, cnp.NPY_FLOAT32)
+    n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = (floats(dy), floats(h), floats(dh), floats(gamma), doubles(mean),
+                                                doubles(rstd))
+    n.dx, n.dgamma, n.dbeta = floats(dresidual), floats(dgamma), floats(dbeta)
+    if random.fixed_p != 0:
+        dx = new_like(h)
+    if drops_all(&random):
+        memset(floats(dx), 0, cnp.PyArray_NBYTES(dx))
+    elif random.fixed_p != 0:
+        n.dropped, n.dropout, n.offset = floats(dx), &random.dropout, random.offset
+    run_backward(&n)
+    return (dx, dresidual, dgamma) if mean is None else (dx, dresidual, dgamma, dbeta)
 
 
 def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0):
@@ -255,7 +170,7 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a bad ``p``, ``seed`` or ``offset``.
     """
-    return backward(kernels().dropout_add_layer_norm_backward, True, dy, h, mean, rstd, gamma, p, dh, seed, offset)
+    return backward(CREG_LAYER_NORM, dy, h, mean, rstd, gamma, p, dh, seed, offset)
 
 
 def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0):
@@ -269,4 +184,4 @@ def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, se
     dx, dresidual : float32 arrays like ``h``
     dgamma : float32 array, shape (features,); None without ``gamma``
     """
-    return backward(kernels().dropout_add_rms_norm_backward, False, dy, h, None, rstd, gamma, p, dh, seed, offset)
+    return backward(CREG_RMS_NORM, dy, h, None, rstd, gamma, p, dh, seed, offset)

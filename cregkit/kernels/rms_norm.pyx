@@ -1,58 +1,11 @@
-# RMS norm over the last axis: checks, allocation and the loop over blocks of rows. The maths is in csrc/rms_norm.h.
+# RMS norm over the last axis: its signatures. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
 cimport numpy as cnp
-from libc.float cimport DBL_MAX
-from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._arrays cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector,
-    number, output, refuse_overlap,
-)
-from cregkit.kernels._csrc cimport creg_columns, creg_wide
-from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
-from cregkit.kernels._threads cimport run_parallel
-from cregkit.kernels.column_sums cimport NormBackward, chunk_dgamma, kept_for_sums, run_chunks, waits
-from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward
+from cregkit.kernels._arrays cimport float32_rows
+from cregkit.kernels._csrc cimport CREG_RMS_NORM
+from cregkit.kernels.row_norm cimport norm_backward, norm_forward, row_statistic
 
 cnp.import_array()
-
-
-cdef struct Forward:
-    const float *x
-    const float *gamma
-    float *y
-    double *rstd
-    ptrdiff_t rows, cols, step
-    double eps
-    int stream
-
-
-cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Forward *a = <Forward *>args
-    cdef ptrdiff_t i = task * a.step
-    kernels().rms_norm_forward(a.x + i * a.cols, a.gamma, a.y + i * a.cols, a.rstd + i if a.rstd != NULL else NULL,
-                               min(a.step, a.rows - i), a.cols, a.eps, a.stream)
-
-
-cdef cnp.ndarray forward(cnp.ndarray x, object gamma_, object eps, object out, double *rstd):
-    cdef ptrdiff_t cols = cnp.PyArray_DIM(x, x.ndim - 1)
-    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cols)
-    cdef cnp.ndarray y = output(out, x, "x")
-    if out is not None:
-        refuse_overlap(y, "out", gamma, "gamma", False)
-    cdef Forward a
-    a.x, a.gamma, a.y, a.rstd = floats(x), floats(gamma), floats(y), rstd
-    a.cols, a.rows = cols, cnp.PyArray_SIZE(x) // cols
-    a.step = rows_per_task(a.rows, cols)
-    a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    a.stream = streams(a.rows * cols, 2)
-    cdef creg_wide w
-    if leaves_threads_idle(a.rows, cols):
-        w = wide_call(True, a.rows, cols, a.stream)
-        w.x, w.gamma, w.y, w.eps = a.x, a.gamma, a.y, a.eps
-        wide_forward(&w, NULL, rstd)
-    else:
-        run_parallel(forward_task, &a, (a.rows + a.step - 1) // a.step, a.rows * cols)
-    return y
 
 
 def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
@@ -81,7 +34,7 @@ def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
 
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
-    return forward(float32_rows(x, "x"), gamma, eps, out, NULL)
+    return norm_forward(CREG_RMS_NORM, float32_rows(x, "x"), gamma, None, eps, out, None, None)
 
 
 def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
@@ -95,19 +48,8 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
     rstd : float64 array, shape ``x.shape[:-1]``
         ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
     """
-    cdef cnp.ndarray rows = float32_rows(x, "x")
-    cdef cnp.ndarray rstd = new_array(rows.ndim - 1, cnp.PyArray_DIMS(rows), cnp.NPY_FLOAT64)
-    return forward(rows, gamma, eps, out, doubles(rstd)), rstd
-
-
-cdef void backward_task(void *args, ptrdiff_t chunk) noexcept nogil:
-    cdef NormBackward *a = <NormBackward *>args
-    cdef creg_columns *c = &a.columns
-    cdef ptrdiff_t i = chunk * c.step, at = i * c.cols
-    if waits(a, chunk):
-        return
-    kernels().rms_norm_backward(c.dy + at, c.x + at, c.rstd + i, a.gamma, a.dx + at, chunk_dgamma(a, chunk),
-                                min(c.step, c.rows - i), c.cols, a.stream)
+    cdef cnp.ndarray x_ = float32_rows(x, "x"), rstd = row_statistic(x_)
+    return norm_forward(CREG_RMS_NORM, x_, gamma, None, eps, out, None, rstd), rstd
 
 
 def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
@@ -137,29 +79,4 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
     """
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    cdef ptrdiff_t cols = cnp.PyArray_DIM(x_, x_.ndim - 1)
-    cdef cnp.ndarray rstd_ = float64_statistics(rstd, "rstd", x_.ndim - 1, cnp.PyArray_DIMS(x_))
-    cdef cnp.ndarray gamma_ = float32_vector(gamma, "gamma", cols)
-    cdef cnp.ndarray dx = output(out, x_, "x")
-    if out is not None:
-        refuse_overlap(dx, "out", dy_, "dy", True)
-        for other, name in ((rstd_, "rstd"), (gamma_, "gamma")):
-            refuse_overlap(dx, "out", other, name, False)
-    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(cols, cnp.NPY_FLOAT32)
-    cdef ptrdiff_t rows = cnp.PyArray_SIZE(x_) // cols
-    cdef int stream = streams(rows * cols, 3)
-    cdef creg_wide w
-    if is_wide(rows, cols):
-        if gamma_ is not None:
-            x_, dy_ = kept_for_sums(x_, dx, dy_), kept_for_sums(dy_, dx, dy_)
-        w = wide_call(True, rows, cols, stream)
-        w.dy, w.x, w.gamma, w.dx, w.dgamma = floats(dy_), floats(x_), floats(gamma_), floats(dx), floats(dgamma)
-        wide_backward(&w, NULL, doubles(rstd_))
-        return dx, dgamma
-    cdef NormBackward a
-    a.columns.dy, a.columns.x, a.columns.mean, a.columns.rstd = floats(dy_), floats(x_), NULL, doubles(rstd_)
-    a.columns.dgamma, a.columns.dbeta, a.columns.rows, a.columns.cols = floats(dgamma), NULL, rows, cols
-    a.gamma, a.dx, a.stream = floats(gamma_), floats(dx), stream
-    run_chunks(&a, backward_task, &a)
-    return dx, dgamma
+    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)[:2]

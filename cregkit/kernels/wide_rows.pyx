@@ -1,13 +1,12 @@
 # Norms of few wide rows: the loops over panels and tiles of columns. The maths is in csrc/wide_rows.h.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
-from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport doubles, new_vector
-from cregkit.kernels._csrc cimport creg_columns, CREG_PANEL, CREG_TILE, creg_wide, CREG_WIDE_ROWS
+from cregkit.kernels._csrc cimport CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_norm, creg_wide_row
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, run_task, thread_limit
-from cregkit.kernels.column_sums cimport mend_sums
+from cregkit.kernels.column_sums cimport keep_overwritten, mend_sums
 
 cnp.import_array()
 
@@ -15,99 +14,91 @@ cnp.import_array()
 cdef ptrdiff_t WIDE_COLUMNS = 2 * CREG_PANEL, IDLE_ELEMENTS = 32 * 1024
 
 
-cdef bint is_wide(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
-    return 0 < rows <= CREG_WIDE_ROWS and cols >= WIDE_COLUMNS
+cdef bint is_wide(const creg_norm *n) noexcept nogil:
+    return 0 < n.rows <= CREG_WIDE_ROWS and n.cols >= WIDE_COLUMNS
 
 
-# Sharing out takes a second loop, 3 us on a Xeon, and reads a row twice from further away. On two threads (1, 1000000)
-# takes 0.5 of the time so, (3, 200001) 0.8, (5, 200001) 0.9, but (5, 20000) and (8, 16384) took 1.2.
-cdef bint leaves_threads_idle(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
-    if not is_wide(rows, cols):
+# Sharing rows costs a second loop, and reads each row twice from further away (csrc/TUNING.md).
+cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil:
+    if not is_wide(n):
         return False
-    cdef ptrdiff_t threads = thread_limit(), turns = (rows + threads - 1) // threads, idle = turns * threads - rows
-    return idle * 7 > rows and idle * cols >= IDLE_ELEMENTS * threads
+    cdef ptrdiff_t threads = thread_limit(), turns = (n.rows + threads - 1) // threads, idle = turns * threads - n.rows
+    return idle * 7 > n.rows and idle * n.cols >= IDLE_ELEMENTS * threads
 
 
-cdef creg_wide wide_call(bint rms, ptrdiff_t rows, ptrdiff_t cols, int stream) noexcept nogil:
-    cdef creg_wide w
-    memset(&w, 0, sizeof(w))
-    w.rms, w.rows, w.cols, w.stream = rms, rows, cols, stream
-    return w
+cdef ptrdiff_t panels(const creg_norm *n) noexcept nogil:
+    return (n.cols + CREG_PANEL - 1) // CREG_PANEL
 
 
-cdef ptrdiff_t panels(const creg_wide *w) noexcept nogil:
-    return (w.cols + CREG_PANEL - 1) // CREG_PANEL
-
-
-# Neighbouring tasks, which one thread does, are the same columns of all rows: so are gamma's and beta's, and, in
-# backward, the tile's.
+# Neighbouring tasks, which one thread runs, are the same columns of all rows: they share gamma, beta and tile sums.
 cdef void sums_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef creg_wide *w = <creg_wide *>args
-    kernels().wide_sums(w, task // w.rows, task % w.rows)
+    cdef const creg_norm *n = <const creg_norm *>args
+    kernels().wide_sums(n, task // n.rows, task % n.rows)
 
 
-cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
-    kernels().wide_statistics(<creg_wide *>args, task)
+cdef void statistics_task(void *args, ptrdiff_t row) noexcept nogil:
+    kernels().wide_statistics(<const creg_norm *>args, row)
 
 
 cdef void write_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef creg_wide *w = <creg_wide *>args
-    kernels().wide_write(w, task // w.rows, task % w.rows)
+    cdef const creg_norm *n = <const creg_norm *>args
+    kernels().wide_write(n, task // n.rows, task % n.rows)
 
 
-# A row's statistics are a hundred additions, unless it needs float64, so that one thread makes them.
-cdef void forward(creg_wide *w) noexcept nogil:
-    cdef ptrdiff_t elements = w.rows * w.cols, i
-    parallel_for(sums_task, w, w.rows * panels(w), elements)
-    for i in range(w.rows):
-        run_task(statistics_task, w, i)
-    parallel_for(write_task, w, w.rows * panels(w), elements)
-
-
-cdef wide_forward(creg_wide *w, double *mean, double *rstd):
-    cdef cnp.ndarray sums = new_vector(2 * w.rows * panels(w), cnp.NPY_FLOAT64)
+# One thread merges the rows' statistics: about a hundred additions a row.
+cdef void forward(creg_norm *n) noexcept nogil:
     cdef ptrdiff_t i
-    w.sums = doubles(sums)
+    parallel_for(sums_task, n, n.rows * panels(n), n.rows * n.cols)
+    for i in range(n.rows):
+        run_task(statistics_task, n, i)
+    parallel_for(write_task, n, n.rows * panels(n), n.rows * n.cols)
+
+
+cdef int wide_forward(creg_norm *n) except -1:
+    cdef creg_wide_row[16] rows  # CREG_WIDE_ROWS
+    cdef cnp.ndarray sums = new_vector(2 * n.rows * panels(n), cnp.NPY_FLOAT64)
+    cdef ptrdiff_t i
+    n.panel_sums, n.wide = doubles(sums), rows
     with nogil:
-        forward(w)
-    for i in range(w.rows):
-        if mean != NULL:
-            mean[i] = w.row[i].mean
-        if rstd != NULL:
-            rstd[i] = w.row[i].rstd
+        forward(n)
+    for i in range(n.rows):
+        if n.mean != NULL:
+            n.mean[i] = rows[i].mean
+        if n.rstd != NULL:
+            n.rstd[i] = rows[i].rstd
+    return 0
 
 
 cdef void grad_sums_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef creg_wide *w = <creg_wide *>args
-    kernels().wide_grad_sums(w, task // w.rows, task % w.rows)
+    cdef const creg_norm *n = <const creg_norm *>args
+    kernels().wide_grad_sums(n, task // n.rows, task % n.rows)
 
 
-cdef void grad_means_task(void *args, ptrdiff_t task) noexcept nogil:
-    kernels().wide_grad_means(<creg_wide *>args, task)
+cdef void grad_means_task(void *args, ptrdiff_t row) noexcept nogil:
+    kernels().wide_grad_means(<const creg_norm *>args, row)
 
 
-cdef void grad_tile_task(void *args, ptrdiff_t task) noexcept nogil:
-    kernels().wide_grad_tile(<creg_wide *>args, task)
+cdef void grad_tile_task(void *args, ptrdiff_t tile) noexcept nogil:
+    kernels().wide_grad_tile(<const creg_norm *>args, tile)
 
 
-cdef void backward(creg_wide *w) noexcept nogil:
-    cdef ptrdiff_t elements = w.rows * w.cols, i
-    parallel_for(grad_sums_task, w, w.rows * panels(w), elements)
-    for i in range(w.rows):
-        run_task(grad_means_task, w, i)
-    parallel_for(grad_tile_task, w, (w.cols + CREG_TILE - 1) // CREG_TILE, elements)
-
-
-cdef wide_backward(creg_wide *w, const double *mean, const double *rstd):
-    cdef cnp.ndarray sums = new_vector(2 * w.rows * panels(w), cnp.NPY_FLOAT64)
+cdef void backward(creg_norm *n) noexcept nogil:
     cdef ptrdiff_t i
-    w.sums = doubles(sums)
-    for i in range(w.rows):
-        w.row[i].mean = mean[i] if mean != NULL else 0.0
-        w.row[i].rstd = rstd[i]
-    cdef creg_columns columns
-    columns.dy, columns.x, columns.mean, columns.rstd = w.dy, w.x, mean, rstd
-    columns.dgamma, columns.dbeta, columns.rows, columns.cols = w.dgamma, w.dbeta, w.rows, w.cols
+    parallel_for(grad_sums_task, n, n.rows * panels(n), n.rows * n.cols)
+    for i in range(n.rows):
+        run_task(grad_means_task, n, i)
+    parallel_for(grad_tile_task, n, (n.cols + CREG_TILE - 1) // CREG_TILE, n.rows * n.cols)
+
+
+cdef int wide_backward(creg_norm *n) except -1:
+    cdef creg_wide_row[16] rows  # CREG_WIDE_ROWS
+    cdef object _kept = keep_overwritten(n)
+    cdef cnp.ndarray sums = new_vector(2 * n.rows * panels(n), cnp.NPY_FLOAT64)
+    cdef ptrdiff_t i
+    n.panel_sums, n.wide = doubles(sums), rows
+    for i in range(n.rows):
+        rows[i].mean = n.mean[i] if n.mean != NULL else 0.0
+        rows[i].rstd = n.rstd[i]
     with nogil:
-        backward(w)
-    mend_sums(&columns, w.dx)
+        backward(n)
+    return mend_sums(n)

@@ -145,98 +145,126 @@ static void parallel_for(block_task *task, void *args, ptrdiff_t n)
 
 static ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* ---- rows: layer norm and RMS norm, in chunks of ROWS rows ---- */
+/* ---- the norms over rows ---- */
+
+typedef struct {
+    const creg_kernels *kernels;
+    creg_norm n;
+    ptrdiff_t chunks, panels;
+} norm_call;
+
+static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t step)
+{
+    return (norm_call){
+        .kernels = t->kernels,
+        .n = {.kind = kind, .stream = t->stream, .rows = rows, .cols = t->n, .eps = t->eps, .step = step},
+        .chunks = (rows + step - 1) / step,
+        .panels = (t->n + CREG_PANEL - 1) / CREG_PANEL,
+    };
+}
+
+static void take_gain(trial *t, creg_norm *n)
+{
+    if (t->plain) return;
+    n->gamma = positive_input(n->cols);
+    n->beta = n->kind == CREG_RMS_NORM ? NULL : input(n->cols, ORDINARY);
+}
+
+static void take_statistics(creg_norm *n)
+{
+    n->mean = n->kind == CREG_RMS_NORM ? NULL : doubles(n->rows);
+    n->rstd = doubles(n->rows);
+}
+
+static void take_sums(norm_call *a)
+{
+    creg_norm *n = &a->n;
+    if (!n->gamma) return;
+    n->partial_dgamma = floats(a->chunks * n->cols);
+    n->dgamma = floats(n->cols);
+    if (n->kind == CREG_RMS_NORM) return;
+    n->partial_dbeta = floats(a->chunks * n->cols);
+    n->dbeta = floats(n->cols);
+}
+
+typedef void rows_kernel(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows);
+
+static void run_chunk(rows_kernel *kernel, const norm_call *a, ptrdiff_t i)
+{
+    const ptrdiff_t first = i * a->n.step;
+    kernel(&a->n, first, at_most(a->n.step, a->n.rows - first));
+}
+
+static void norm_chunk(void *args, ptrdiff_t i)
+{
+    const norm_call *a = args;
+    run_chunk(a->n.residual ? a->kernels->dropout_add_norm_forward : a->kernels->norm_forward, a, i);
+}
+
+static void norm_grad_chunk(void *args, ptrdiff_t i)
+{
+    const norm_call *a = args;
+    run_chunk(a->n.residual ? a->kernels->dropout_add_norm_backward : a->kernels->norm_backward, a, i);
+}
+
+static void merge_half(void *args, ptrdiff_t i)
+{
+    const norm_call *a = args;
+    const ptrdiff_t half = a->n.cols / 2;
+    a->kernels->merge_columns(&a->n, i ? half : 0, i ? a->n.cols : half);
+}
+
+static void run_backward(norm_call *a)
+{
+    parallel_for(norm_grad_chunk, a, a->chunks);
+    if (a->n.dgamma) parallel_for(merge_half, a, 2);
+}
+
+static void hash_output(trial *t, const creg_norm *n)
+{
+    hash_floats(t, n->y, n->rows * n->cols);
+    if (n->h) hash_floats(t, n->h, n->rows * n->cols);
+    if (n->mean) hash_doubles(t, n->mean, n->rows);
+    hash_doubles(t, n->rstd, n->rows);
+}
+
+static void hash_sums(trial *t, const creg_norm *n)
+{
+    if (n->dgamma) hash_floats(t, n->dgamma, n->cols);
+    if (n->dbeta) hash_floats(t, n->dbeta, n->cols);
+}
 
 enum { ROWS = 2 };
 
-typedef struct {
-    const trial *t;
-    const float *x, *dy, *gamma, *beta;
-    float *y, *dx, *partial, *dgamma, *dbeta;
-    double *mean, *rstd;
-    ptrdiff_t chunks, cols;
-} rows;
-
-static void layer_norm_rows(void *args, ptrdiff_t i)
+static void rows_trial(trial *t, int kind)
 {
-    const rows *r = args;
-    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
-    r->t->kernels->layer_norm_forward(r->x + at, r->gamma, r->beta, r->y + at, r->mean ? r->mean + first : NULL,
-                                      r->rstd ? r->rstd + first : NULL, n, r->cols, r->t->eps, r->t->stream);
-}
-
-static void layer_norm_grad_rows(void *args, ptrdiff_t i)
-{
-    const rows *r = args;
-    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
-    r->t->kernels->layer_norm_backward(r->dy + at, r->x + at, r->mean + first, r->rstd + first, r->gamma, r->dx + at,
-                                       r->partial ? r->partial + i * r->cols : NULL,
-                                       r->partial ? r->partial + (r->chunks + i) * r->cols : NULL, n, r->cols,
-                                       r->t->stream);
-}
-
-static void rms_norm_rows(void *args, ptrdiff_t i)
-{
-    const rows *r = args;
-    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
-    r->t->kernels->rms_norm_forward(r->x + at, r->gamma, r->y + at, r->rstd ? r->rstd + first : NULL, n, r->cols,
-                                    r->t->eps, r->t->stream);
-}
-
-static void rms_norm_grad_rows(void *args, ptrdiff_t i)
-{
-    const rows *r = args;
-    const ptrdiff_t first = i * ROWS, n = at_most(ROWS, r->t->rows - first), at = first * r->cols;
-    r->t->kernels->rms_norm_backward(r->dy + at, r->x + at, r->rstd + first, r->gamma, r->dx + at,
-                                     r->partial ? r->partial + i * r->cols : NULL, n, r->cols, r->t->stream);
-}
-
-static void merge_rows(void *args, ptrdiff_t i)
-{
-    const rows *r = args;
-    const ptrdiff_t half = r->cols / 2, j0 = i ? half : 0, j1 = i ? r->cols : half;
-    r->t->kernels->merge_columns(r->partial, r->chunks, r->cols, j0, j1, r->dgamma);
-    if (r->dbeta) r->t->kernels->merge_columns(r->partial + r->chunks * r->cols, r->chunks, r->cols, j0, j1, r->dbeta);
-}
-
-static void rows_trial(trial *t, int layer_norm)
-{
-    const ptrdiff_t n = t->rows * t->n;
-    rows r = {.t = t, .cols = t->n, .chunks = (t->rows + ROWS - 1) / ROWS};
-    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    r.x = x;
-    r.gamma = t->plain ? NULL : positive_input(r.cols);
-    r.beta = t->plain || !layer_norm ? NULL : input(r.cols, ORDINARY);
-    r.dy = input(n, ORDINARY);
-    r.y = t->in_place ? x : floats(n);
-    r.mean = layer_norm ? doubles(t->rows) : NULL;
-    r.rstd = doubles(t->rows);
-    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1)); /* x for backward, should forward write over it */
-    memcpy(kept, x, sizeof(float) * (size_t)n);
+    const ptrdiff_t size = t->rows * t->n;
+    norm_call a = norm_of(t, kind, t->rows, ROWS);
+    creg_norm *n = &a.n;
+    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    n->x = x;
+    take_gain(t, n);
+    n->dy = input(size, ORDINARY);
+    n->y = t->in_place ? x : floats(size);
+    take_statistics(n);
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
-    parallel_for(layer_norm ? layer_norm_rows : rms_norm_rows, &r, r.chunks);
-    hash_floats(t, r.y, n);
-    if (r.mean) hash_doubles(t, r.mean, t->rows);
-    hash_doubles(t, r.rstd, t->rows);
+    parallel_for(norm_chunk, &a, a.chunks);
+    hash_output(t, n);
 
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
     free(kept);
-    r.dx = t->in_place ? x : floats(n);
-    if (!t->plain) {
-        r.partial = floats((layer_norm ? 2 : 1) * r.chunks * r.cols);
-        r.dgamma = floats(r.cols);
-        r.dbeta = layer_norm ? floats(r.cols) : NULL;
-    }
-    parallel_for(layer_norm ? layer_norm_grad_rows : rms_norm_grad_rows, &r, r.chunks);
-    if (r.partial) parallel_for(merge_rows, &r, 2);
+    n->dx = t->in_place ? x : floats(size);
+    take_sums(&a);
+    run_backward(&a);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, r.dx, n);
-    if (r.dgamma) hash_floats(t, r.dgamma, r.cols);
-    if (r.dbeta) hash_floats(t, r.dbeta, r.cols);
+    hash_floats(t, n->dx, size);
+    hash_sums(t, n);
 }
 
-static void layer_norm_trial(trial *t) { rows_trial(t, 1); }
-static void rms_norm_trial(trial *t) { rows_trial(t, 0); }
+static void layer_norm_trial(trial *t) { rows_trial(t, CREG_LAYER_NORM); }
+static void rms_norm_trial(trial *t) { rows_trial(t, CREG_RMS_NORM); }
 
 static creg_dropout dropout_of(const trial *t)
 {
@@ -246,198 +274,142 @@ static creg_dropout dropout_of(const trial *t)
                           .tie = (uint32_t)fixed,
                           .scale = (float)(1.0 / (1.0 - t->p))};
 }
-/* ---- dropout, addition and a norm: as the rows above, with enough of them in a chunk for several tiles ---- */
+
+/* ---- dropout, addition and a norm: enough rows in a chunk for several tiles ---- */
 
 enum { TILED_ROWS = 8 };
 
-typedef struct {
-    const trial *t;
-    const creg_dropout *dropout;
-    const float *x, *residual, *gamma, *beta, *dy, *dh;
-    float *y, *h, *dx, *dresidual, *partial, *dgamma, *dbeta;
-    double *mean, *rstd;
-    ptrdiff_t rows, cols, chunks;
-    uint64_t first;
-} residual_rows;
-
-static void dropout_add_rows(void *args, ptrdiff_t i)
-{
-    const residual_rows *r = args;
-    const creg_kernels *k = r->t->kernels;
-    const ptrdiff_t row = i * TILED_ROWS, n = at_most(TILED_ROWS, r->rows - row), at = row * r->cols;
-    (r->mean ? k->dropout_add_layer_norm_forward
-             : k->dropout_add_rms_norm_forward)(r->x ? r->x + at : NULL, r->residual + at, r->gamma, r->beta, r->y + at,
-                                                r->h + at, r->mean ? r->mean + row : NULL, r->rstd + row, n, r->cols,
-                                                r->t->eps, r->first + (uint64_t)at, r->dropout, r->t->stream);
-}
-
-static void dropout_add_grad_rows(void *args, ptrdiff_t i)
-{
-    const residual_rows *r = args;
-    const creg_kernels *k = r->t->kernels;
-    const ptrdiff_t row = i * TILED_ROWS, n = at_most(TILED_ROWS, r->rows - row), at = row * r->cols;
-    float *dgamma = r->partial ? r->partial + i * r->cols : NULL;
-    (r->mean ? k->dropout_add_layer_norm_backward : k->dropout_add_rms_norm_backward)(
-        r->dy + at, r->h + at, r->mean ? r->mean + row : NULL, r->rstd + row, r->gamma, r->dh ? r->dh + at : NULL,
-        r->dx ? r->dx + at : NULL, r->dresidual + at, dgamma, r->dbeta ? dgamma + r->chunks * r->cols : NULL, n,
-        r->cols, r->first + (uint64_t)at, r->dropout, r->t->stream);
-}
-
-static void merge_residual_rows(void *args, ptrdiff_t i)
-{
-    const residual_rows *r = args;
-    const rows merged = {
-        .t = r->t, .partial = r->partial, .dgamma = r->dgamma, .dbeta = r->dbeta, .chunks = r->chunks, .cols = r->cols};
-    merge_rows((void *)&merged, i);
-}
-
 /* Plain trials drop nothing, those of tiny values everything, as p = 0 and p = 1 do. */
-static void residual_trial(trial *t, int layer_norm)
+static void residual_trial(trial *t, int kind)
 {
-    residual_rows r = {.t = t, .rows = t->n > 300 ? 9 : 11, .cols = t->n, .first = t->seed >> 20};
-    const ptrdiff_t n = r.rows * r.cols;
     const creg_dropout dropout = dropout_of(t);
-    const int drops_all = t->values == TINY_VALUES;
-    r.chunks = (r.rows + TILED_ROWS - 1) / TILED_ROWS;
-    r.dropout = t->plain ? NULL : &dropout;
-    float *x = t->in_place && layer_norm ? changed(n, t->values) : input(n, t->values);
-    float *residual = t->in_place && !layer_norm ? changed(n, t->values) : input(n, t->values);
-    r.x = drops_all ? NULL : x;
-    r.residual = residual;
-    r.gamma = t->plain ? NULL : positive_input(r.cols);
-    r.beta = t->plain || !layer_norm ? NULL : input(r.cols, ORDINARY);
-    r.dy = input(n, ORDINARY);
-    r.dh = t->plain ? NULL : input(n, ORDINARY);
-    r.y = !t->in_place ? floats(n) : layer_norm ? x : residual;
-    r.h = floats(n);
-    r.mean = layer_norm ? doubles(r.rows) : NULL;
-    r.rstd = doubles(r.rows);
-    r.dx = t->plain || drops_all ? NULL : floats(n);
-    r.dresidual = floats(n);
-    if (!t->plain) {
-        r.partial = floats((layer_norm ? 2 : 1) * r.chunks * r.cols);
-        r.dgamma = floats(r.cols);
-        r.dbeta = layer_norm ? floats(r.cols) : NULL;
-    }
+    const int drops_all = t->values == TINY_VALUES, centred = kind == CREG_LAYER_NORM;
+    norm_call a = norm_of(t, kind, t->n > 300 ? 9 : 11, TILED_ROWS);
+    creg_norm *n = &a.n;
+    const ptrdiff_t size = n->rows * n->cols;
+    n->offset = t->seed >> 20;
+    n->dropout = t->plain ? NULL : &dropout;
+    float *x = t->in_place && centred ? changed(size, t->values) : input(size, t->values);
+    float *residual = t->in_place && !centred ? changed(size, t->values) : input(size, t->values);
+    n->x = drops_all ? NULL : x;
+    n->residual = residual;
+    take_gain(t, n);
+    n->dy = input(size, ORDINARY);
+    n->dh = t->plain ? NULL : input(size, ORDINARY);
+    n->y = !t->in_place ? floats(size) : centred ? x : residual;
+    n->h = floats(size);
+    take_statistics(n);
+    n->dropped = t->plain || drops_all ? NULL : floats(size);
+    n->dx = floats(size);
+    take_sums(&a);
     protect(PROT_READ);
-    parallel_for(dropout_add_rows, &r, r.chunks);
-    parallel_for(dropout_add_grad_rows, &r, r.chunks);
-    if (r.partial) parallel_for(merge_residual_rows, &r, 2);
+    parallel_for(norm_chunk, &a, a.chunks);
+    n->x = n->h;
+    run_backward(&a);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, r.y, n);
-    hash_floats(t, r.h, n);
-    if (r.mean) hash_doubles(t, r.mean, r.rows);
-    hash_doubles(t, r.rstd, r.rows);
-    if (r.dx) hash_floats(t, r.dx, n);
-    hash_floats(t, r.dresidual, n);
-    if (r.dgamma) hash_floats(t, r.dgamma, r.cols);
-    if (r.dbeta) hash_floats(t, r.dbeta, r.cols);
+    hash_output(t, n);
+    if (n->dropped) hash_floats(t, n->dropped, size);
+    hash_floats(t, n->dx, size);
+    hash_sums(t, n);
 }
 
-static void dropout_add_layer_norm_trial(trial *t) { residual_trial(t, 1); }
-static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, 0); }
+static void dropout_add_layer_norm_trial(trial *t) { residual_trial(t, CREG_LAYER_NORM); }
+static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, CREG_RMS_NORM); }
 
 /* ---- wide rows: all rows by panels, then by tiles ---- */
 
-typedef struct {
-    const creg_kernels *kernels;
-    creg_wide w;
-    ptrdiff_t panels;
-} wide;
-
 static void wide_sums(void *args, ptrdiff_t i)
 {
-    const wide *a = args;
-    a->kernels->wide_sums(&a->w, i % a->panels, i / a->panels);
+    const norm_call *a = args;
+    a->kernels->wide_sums(&a->n, i % a->panels, i / a->panels);
 }
 
 static void wide_statistics(void *args, ptrdiff_t i)
 {
-    wide *a = args;
-    a->kernels->wide_statistics(&a->w, i);
+    const norm_call *a = args;
+    a->kernels->wide_statistics(&a->n, i);
 }
 
 static void wide_write(void *args, ptrdiff_t i)
 {
-    const wide *a = args;
-    a->kernels->wide_write(&a->w, i % a->panels, i / a->panels);
+    const norm_call *a = args;
+    a->kernels->wide_write(&a->n, i % a->panels, i / a->panels);
 }
 
 static void wide_grad_sums(void *args, ptrdiff_t i)
 {
-    const wide *a = args;
-    a->kernels->wide_grad_sums(&a->w, i % a->panels, i / a->panels);
+    const norm_call *a = args;
+    a->kernels->wide_grad_sums(&a->n, i % a->panels, i / a->panels);
 }
 
 static void wide_grad_means(void *args, ptrdiff_t i)
 {
-    wide *a = args;
-    a->kernels->wide_grad_means(&a->w, i);
+    const norm_call *a = args;
+    a->kernels->wide_grad_means(&a->n, i);
 }
 
 static void wide_grad_tile(void *args, ptrdiff_t i)
 {
-    const wide *a = args;
-    a->kernels->wide_grad_tile(&a->w, i);
+    const norm_call *a = args;
+    a->kernels->wide_grad_tile(&a->n, i);
 }
 
 /* Plain trials are of a norm by itself, those of tiny values drop everything. */
-static void wide_trial(trial *t, int rms)
+static void wide_trial(trial *t, int kind)
 {
-    const ptrdiff_t rows = at_most(t->rows, CREG_WIDE_ROWS), n = rows * t->n;
     const creg_dropout dropout = dropout_of(t);
     const int drops_all = t->values == TINY_VALUES, drops = !t->plain && !drops_all;
-    wide a = {.kernels = t->kernels, .panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
-    creg_wide *w = &a.w;
-    *w =
-        (creg_wide){.rms = rms, .rows = rows, .cols = t->n, .eps = t->eps, .first = t->seed >> 20, .stream = t->stream};
-    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    w->x = x;
-    w->dy = input(n, ORDINARY);
-    w->y = t->in_place ? x : floats(n);
-    w->sums = doubles(2 * rows * a.panels);
-    w->dx = floats(n);
+    creg_wide_row row[CREG_WIDE_ROWS];
+    norm_call a = norm_of(t, kind, at_most(t->rows, CREG_WIDE_ROWS), 1);
+    creg_norm *n = &a.n;
+    const ptrdiff_t size = n->rows * n->cols;
+    n->wide = row;
+    n->offset = t->seed >> 20;
+    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    n->x = x;
+    n->dy = input(size, ORDINARY);
+    n->y = t->in_place ? x : floats(size);
+    n->panel_sums = doubles(2 * n->rows * a.panels);
+    n->dx = floats(size);
     if (!t->plain) {
-        w->x = drops_all ? NULL : x;
-        w->residual = input(n, t->values);
-        w->h = floats(n);
-        w->more = input(n, ORDINARY);
-        w->gamma = positive_input(t->n);
-        w->beta = rms ? NULL : input(t->n, ORDINARY);
-        w->dgamma = floats(t->n);
-        w->dbeta = rms ? NULL : floats(t->n);
+        n->x = drops_all ? NULL : x;
+        n->residual = input(size, t->values);
+        n->h = floats(size);
+        n->dh = input(size, ORDINARY);
+        take_gain(t, n);
+        n->dgamma = floats(n->cols);
+        n->dbeta = kind == CREG_RMS_NORM ? NULL : floats(n->cols);
     }
     if (drops) {
-        w->dropout = &dropout;
-        w->dropped = floats(n);
+        n->dropout = &dropout;
+        n->dropped = floats(size);
     }
-    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1)); /* x for backward, should forward write over it */
-    memcpy(kept, x, sizeof(float) * (size_t)n);
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
-    parallel_for(wide_sums, &a, rows * a.panels);
-    parallel_for(wide_statistics, &a, rows);
-    parallel_for(wide_write, &a, rows * a.panels);
-    hash_floats(t, w->y, n);
-    if (w->h) hash_floats(t, w->h, n);
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    parallel_for(wide_sums, &a, n->rows * a.panels);
+    parallel_for(wide_statistics, &a, n->rows);
+    parallel_for(wide_write, &a, n->rows * a.panels);
+    hash_floats(t, n->y, size);
+    if (n->h) hash_floats(t, n->h, size);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
     free(kept);
-    if (w->h) w->x = w->h;
-    parallel_for(wide_grad_sums, &a, rows * a.panels);
-    parallel_for(wide_grad_means, &a, rows);
-    parallel_for(wide_grad_tile, &a, (t->n + CREG_TILE - 1) / CREG_TILE);
+    if (n->h) n->x = n->h;
+    parallel_for(wide_grad_sums, &a, n->rows * a.panels);
+    parallel_for(wide_grad_means, &a, n->rows);
+    parallel_for(wide_grad_tile, &a, (n->cols + CREG_TILE - 1) / CREG_TILE);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, w->dx, n);
-    if (w->dropped) hash_floats(t, w->dropped, n);
-    if (w->dgamma) hash_floats(t, w->dgamma, t->n);
-    if (w->dbeta) hash_floats(t, w->dbeta, t->n);
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        const double statistics[] = {w->row[i].mean, w->row[i].rstd, w->row[i].mean_g, w->row[i].mean_g_x_hat};
+    hash_floats(t, n->dx, size);
+    if (n->dropped) hash_floats(t, n->dropped, size);
+    hash_sums(t, n);
+    for (ptrdiff_t i = 0; i < n->rows; i++) {
+        const double statistics[] = {row[i].mean, row[i].rstd, row[i].mean_g, row[i].mean_g_x_hat};
         hash_doubles(t, statistics, 4);
     }
 }
 
-static void wide_layer_norm_trial(trial *t) { wide_trial(t, 0); }
-static void wide_rms_norm_trial(trial *t) { wide_trial(t, 1); }
+static void wide_layer_norm_trial(trial *t) { wide_trial(t, CREG_LAYER_NORM); }
+static void wide_rms_norm_trial(trial *t) { wide_trial(t, CREG_RMS_NORM); }
 
 /* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
 
@@ -829,35 +801,39 @@ static void are_colours_trial(trial *t)
 
 static void column_sums_trial(trial *t)
 {
-    const ptrdiff_t n = t->rows * t->n, chunks = (t->rows + ROWS - 1) / ROWS;
+    const ptrdiff_t size = t->rows * t->n;
     const creg_kernels *k = t->kernels;
-    creg_columns c = {.rows = t->rows, .cols = t->n, .step = ROWS};
-    c.dy = input(n, t->values);
-    c.x = input(n, ORDINARY);
-    c.partial_dgamma = input(chunks * c.cols, ORDINARY);
-    c.partial_dbeta = t->plain ? NULL : input(chunks * c.cols, ORDINARY);
+    norm_call a = norm_of(t, CREG_LAYER_NORM, t->rows, ROWS);
+    creg_norm *n = &a.n;
+    n->dy = input(size, t->values);
+    n->x = input(size, ORDINARY);
+    n->partial_dgamma = input(a.chunks * n->cols, ORDINARY);
+    n->partial_dbeta = t->plain ? NULL : input(a.chunks * n->cols, ORDINARY);
     double *mean = take(sizeof(double) * (size_t)t->rows, 1), *rstd = take(sizeof(double) * (size_t)t->rows, 1);
     for (ptrdiff_t i = 0; i < t->rows; i++)
         mean[i] = (double)random_float(), rstd[i] = 1.0 + 0.25 * (double)random_float();
-    unsigned char *exact = take((size_t)chunks, 1);
-    for (ptrdiff_t i = 0; i < chunks; i++) exact[i] = random_bits() % 2;
-    c.mean = t->plain ? NULL : mean;
-    c.rstd = rstd;
-    c.exact = exact;
-    c.dgamma = floats(c.cols);
-    c.dbeta = t->plain ? NULL : floats(c.cols);
-    const float *gamma = t->plain ? NULL : input(c.cols, t->values), *beta = input(c.cols, t->values);
-    float *y = changed(n, ORDINARY);
+    unsigned char *exact = take((size_t)a.chunks, 1);
+    for (ptrdiff_t i = 0; i < a.chunks; i++) exact[i] = random_bits() % 2;
+    n->mean = t->plain ? NULL : mean;
+    n->rstd = rstd;
+    n->exact = exact;
+    n->dgamma = floats(n->cols);
+    n->dbeta = t->plain ? NULL : floats(n->cols);
+    n->gamma = t->plain ? NULL : input(n->cols, t->values);
+    n->beta = input(n->cols, t->values);
+    n->y = changed(size, ORDINARY);
+    creg_norm one_chunk = *n, dgamma_alone = *n;
+    one_chunk.step = t->rows;
+    dgamma_alone.dbeta = NULL;
     protect(PROT_READ);
-    k->merge_columns_exact(&c, 0, c.cols / 2);
-    k->merge_columns_exact(&c, c.cols / 2, c.cols);
-    k->affine_rows(y, gamma, beta, t->rows, c.cols);
-    hash_word(t, (uint64_t)(k->sums_are_safe(c.dy, n) + 2 * k->sums_were_safe(c.dgamma, c.cols) +
-                            4 * k->are_at_most(beta, 0x1p+100f, c.cols)));
+    k->merge_columns_exact(n, 0, n->cols / 2);
+    k->merge_columns_exact(n, n->cols / 2, n->cols);
+    k->affine_rows(n, 0, t->rows);
+    hash_word(t, (uint64_t)(k->chunk_is_safe(&one_chunk, 0) + 2 * k->sums_were_safe(&dgamma_alone) +
+                            4 * k->are_at_most(n->beta, 0x1p+100f, n->cols)));
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, y, n);
-    hash_floats(t, c.dgamma, c.cols);
-    if (c.dbeta) hash_floats(t, c.dbeta, c.cols);
+    hash_floats(t, n->y, size);
+    hash_sums(t, n);
 }
 
 /* ---- all of them ---- */

@@ -1,0 +1,22 @@
+# The norms over rows: what layer norm and RMS norm, plain or behind dropout and addition, share.
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+
+from cregkit.kernels._csrc cimport creg_norm
+
+
+# A call over the last axis of x, of which all else is NULL or 0. `arrays` of x's size are read or written.
+cdef creg_norm norm_call(int kind, cnp.ndarray x, int arrays) noexcept
+
+# Run a planned call.
+cdef int run_forward(creg_norm *n) except -1
+cdef int run_backward(creg_norm *n) except -1
+
+# A new array for a statistic of each row of x.
+cdef cnp.ndarray row_statistic(cnp.ndarray x)
+
+# The whole ops, from their arguments. Forward returns y and fills mean and rstd, if they are given; backward returns
+# dx, dgamma and dbeta.
+cdef cnp.ndarray norm_forward(int kind, cnp.ndarray x, object gamma, object beta, object eps, object out,
+                              cnp.ndarray mean, cnp.ndarray rstd)
+cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object out)

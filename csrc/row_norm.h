@@ -1,0 +1,414 @@
+/* The norms over rows: the loops that layer norm and RMS norm share.
+ *
+ * Forward    statistics of a row, then y = x_hat * gamma + beta while the row is in L1. Short rows are taken CREG_BATCH
+ *            at a time, with one number of each row in a vector.
+ * Backward   means of g and g * x_hat of a row, then dx, and what the row adds to its chunk's dgamma and dbeta.
+ * Saved      mean and rstd of each row, float64.
+ * Numerics   Rows that float32 cannot hold (safety.h) are computed in float64, by the functions named _exact.
+ * Layout     The formulas are those of layer_norm.h and rms_norm.h. A `form` tells which of them; its fields are
+ * literal constants where it is made, for which the compiler specialises the loops.
+ */
+#ifndef CREG_ROW_NORM_H
+#define CREG_ROW_NORM_H
+
+#include "column_sums.h"
+#include "layer_norm.h"
+#include "rms_norm.h"
+
+/* Literal constants. usual: forward, gamma is there, and beta for layer norm; backward, gamma is there and dh is not.
+ */
+typedef struct {
+    int kind, usual;
+} form;
+
+CREG_INLINE vf normalised(form f, vf x, row_scale row)
+{
+    return v_mul(f.kind == CREG_RMS_NORM ? x : x_minus_mean(x, row), row.rstd);
+}
+
+/* ---- forward ---- */
+
+/* Gain and bias from some column on; no bias for RMS norm. */
+typedef struct {
+    const float *gamma, *beta;
+} gain_bias;
+
+CREG_INLINE gain_bias columns_on(gain_bias a, ptrdiff_t j) { return (gain_bias){AT(a.gamma, j), AT(a.beta, j)}; }
+
+/* y of the `left` elements from j on, at most a vector. */
+CREG_INLINE void norm_part(form f, gain_bias a, const float *x, float *y, ptrdiff_t j, ptrdiff_t left, row_scale row,
+                           int stream)
+{
+    vf v = normalised(f, v_load_part(x + j, left), row);
+    if (f.usual || a.gamma) v = v_mul(v, v_load_part(a.gamma + j, left));
+    if (f.kind == CREG_LAYER_NORM && (f.usual || a.beta)) v = v_add(v, v_load_part(a.beta + j, left));
+    v_put_part(y + j, v, left, stream);
+}
+
+/* Whole groups of lanes from j on; returns where they end. Prefetches the row at `next`. */
+CREG_INLINE ptrdiff_t norm_groups(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t j,
+                                  ptrdiff_t cols, row_scale row, int stream)
+{
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) {
+        prefetch_group(next + j, stream);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) norm_part(f, a, x, y, j + k, CREG_W, row, stream);
+    }
+    return j;
+}
+
+CREG_INLINE void norm_row(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t cols,
+                          row_scale row, int stream)
+{
+    const ptrdiff_t lead = stream ? unaligned_lead(y, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_part(f, a, x, y, j, lead - j, row, 0);
+    ptrdiff_t j = norm_groups(f, a, x, next, y, lead, cols, row, stream);
+    for (; j < cols; j += CREG_W) norm_part(f, a, x, y, j, cols - j, row, 0); /* tail */
+}
+
+/* One row of at least CREG_W elements, not streamed, with an overlapping tail vector. Its x is loaded first, because y
+ * may be x. */
+CREG_INLINE void norm_short_row(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t cols,
+                                row_scale row)
+{
+    const ptrdiff_t last = cols - CREG_W;
+    float tail[CREG_W];
+    v_store(tail, v_load(x + last));
+    ptrdiff_t j = norm_groups(f, a, x, next, y, 0, cols, row, 0);
+    for (; j < last; j += CREG_W) norm_part(f, a, x, y, j, CREG_W, row, 0);
+    norm_part(f, columns_on(a, last), tail, y + last, 0, CREG_W, row, 0);
+}
+
+static void norm_row_exact(int kind, gain_bias a, const float *x, float *y, ptrdiff_t cols, double mean, double rstd)
+{
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double v = ((double)x[j] - mean) * rstd * (a.gamma ? (double)a.gamma[j] : 1.0);
+        y[j] = (float)(kind == CREG_RMS_NORM ? v : v + (a.beta ? (double)a.beta[j] : 0.0));
+    }
+}
+
+CREG_INLINE row_statistics statistics_of(int kind, const float *x, ptrdiff_t cols, double eps)
+{
+    return kind == CREG_RMS_NORM ? rms_norm_finish(row_squares(x, cols), x, cols, eps)
+                                 : layer_norm_finish(row_moments(x, cols), x, cols, eps);
+}
+
+CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+                                  ptrdiff_t rows)
+{
+    const gain_bias a = {n->gamma, n->beta};
+    const ptrdiff_t cols = n->cols, lag = row_lag(cols);
+    const int stream = n->stream;
+    float *y = n->y + first * cols;
+    row_statistics found[2];
+    for (ptrdiff_t k = 0; k < rows + lag; k++) {
+        if (k < rows) found[k % 2] = statistics_of(f.kind, x + k * cols, cols, n->eps);
+        if (k < lag) continue;
+        const ptrdiff_t i = k - lag, at = i * cols;
+        const row_statistics row = found[i % 2];
+        const float *next = fetch ? fetch + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
+        if (!row.safe)
+            norm_row_exact(f.kind, a, x + at, y + at, cols, row.mean, row.rstd);
+        else if (stream)
+            norm_row(f, a, x + at, next, y + at, cols, row_scale_of(row.mean, row.rstd), 1);
+        else
+            norm_row(f, a, x + at, next, y + at, cols, row_scale_of(row.mean, row.rstd), 0);
+        if (n->mean) n->mean[first + i] = row.mean;
+        if (n->rstd) n->rstd[first + i] = row.rstd;
+    }
+}
+
+CREG_INLINE row_scale short_scale(int kind, const float *hi, const float *lo, const float *scale, ptrdiff_t i)
+{
+    const vf rstd = v_set1(scale[i]);
+    return kind == CREG_RMS_NORM ? (row_scale){rstd, rstd, rstd} : (row_scale){v_set1(hi[i]), v_set1(lo[i]), rstd};
+}
+
+CREG_INLINE void short_statistics(int kind, const float *x, ptrdiff_t cols, const part *rest, double eps, short_rows *s)
+{
+    if (kind == CREG_RMS_NORM) {
+        rms_norm_short_sums(x, cols, rest, s);
+        rms_norm_short_finish(s, 1.0 / (double)cols, eps);
+    } else {
+        layer_norm_short_sums(x, cols, rest, s);
+        layer_norm_short_finish(s, 1.0 / (double)cols, eps);
+    }
+}
+
+/* Batches of short rows. Layer norm finds the provisional means of the next batch before the sums of this one, which
+ * hides the latency of their reductions; so it prefetches a batch further. */
+CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+                              ptrdiff_t batches)
+{
+    const gain_bias a = {n->gamma, n->beta};
+    const ptrdiff_t cols = n->cols, size = CREG_BATCH * cols;
+    const part rest = part_of(cols % CREG_LANES);
+    const int centred = f.kind == CREG_LAYER_NORM, stream = n->stream;
+    float *y = n->y + first * cols;
+    short_rows found[2];
+    if (centred && batches) layer_norm_short_shift(x, cols, &rest, found);
+    for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
+        short_rows *s = found + k % 2;
+        if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
+        short_statistics(f.kind, x, cols, &rest, n->eps, s);
+        if (s->unsafe) {
+            norm_single_rows(f, n, x, AT(fetch, k * size), first, CREG_BATCH);
+            continue;
+        }
+        const ptrdiff_t ahead = centred ? 2 : 1;
+        const float *next = fetch ? fetch + k * size : k + ahead < batches ? x + ahead * size : x;
+        for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
+            const row_scale row = short_scale(f.kind, s->hi, s->lo, s->scale, i);
+            if (stream)
+                norm_row(f, a, x + at, next + at, y + at, cols, row, 1);
+            else
+                norm_short_row(f, a, x + at, next + at, y + at, cols, row);
+        }
+        if (n->mean) memcpy(n->mean + first, s->mean, sizeof s->mean);
+        if (n->rstd) memcpy(n->rstd + first, s->rstd, sizeof s->rstd);
+    }
+}
+
+CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+                              ptrdiff_t rows)
+{
+    const ptrdiff_t batches = is_short(n->cols) ? rows / CREG_BATCH : 0, done = batches * CREG_BATCH;
+    const ptrdiff_t at = done * n->cols;
+    norm_batches(f, n, x, fetch, first, batches);
+    norm_single_rows(f, n, x + at, AT(fetch, at), first + done, rows - done);
+}
+
+/* y of rows [first, first + rows), read from x; the caller ends streamed stores. Prefetches as many rows of `fetch`, or
+ * the next rows of x if it is NULL. */
+static void norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first, ptrdiff_t rows)
+{
+    if (n->kind == CREG_RMS_NORM && n->gamma)
+        norm_rows_of((form){CREG_RMS_NORM, 1}, n, x, fetch, first, rows);
+    else if (n->kind == CREG_RMS_NORM)
+        norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, fetch, first, rows);
+    else if (n->gamma && n->beta)
+        norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, fetch, first, rows);
+    else
+        norm_rows_of((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, rows);
+}
+
+static void creg_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
+{
+    norm_rows(n, n->x + first * n->cols, NULL, first, rows);
+    if (n->stream) v_stream_end();
+}
+
+static void creg_affine_rows(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
+{
+    float *y = n->y + first * n->cols;
+    for (ptrdiff_t i = 0; i < rows; i++, y += n->cols)
+        for (ptrdiff_t j = 0; j < n->cols; j++)
+            y[j] = (float)((double)y[j] * (n->gamma ? (double)n->gamma[j] : 1.0) + (double)n->beta[j]);
+}
+
+/* ---- backward ---- */
+
+/* What backward reads and writes, from some row and column on. */
+typedef struct {
+    const float *dy, *x, *gamma, *dh;
+    float *dx, *dgamma, *dbeta;
+} grad_block;
+
+CREG_INLINE grad_block rows_on(grad_block b, ptrdiff_t at)
+{
+    return (grad_block){b.dy + at, b.x + at, b.gamma, AT(b.dh, at), b.dx + at, b.dgamma, b.dbeta};
+}
+
+CREG_INLINE terms grad_terms(int kind) { return kind == CREG_RMS_NORM ? rms_norm_grad_terms : layer_norm_grad_terms; }
+
+CREG_INLINE grad_means grad_means_of(double sum_g, double sum_g_d, ptrdiff_t cols, double rstd)
+{
+    return (grad_means){sum_g / (double)cols, sum_g_d * rstd / (double)cols};
+}
+
+CREG_INLINE int grad_is_safe(grad_means means, grad_block b, ptrdiff_t cols, double rstd)
+{
+    return cols > CREG_FEW && creg_is_safe_rstd(rstd) &&
+           gradients_are_safe(fabs(means.g) + fabs(means.g_x_hat), rstd, b.dy, b.gamma, cols);
+}
+
+CREG_INLINE grad_means norm_grad_means(int kind, grad_block b, ptrdiff_t cols, double mean, double rstd)
+{
+    const grad_operands operands = {b.dy, b.x, b.gamma, row_scale_of(mean, rstd)};
+    double g = 0.0, g_d = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) {
+        const sums s = panel_sums(grad_terms(kind), &operands, j, min_size(cols - j, CREG_PANEL));
+        if (kind == CREG_LAYER_NORM) g += (double)s.a;
+        g_d += (double)s.b;
+    }
+    return grad_means_of(g, g_d, cols, rstd);
+}
+
+/* A row of a block, and what is known of it. */
+typedef struct {
+    grad_block at;
+    row_scale row;
+    vf mean_g, mean_g_x_hat;
+} grad_row;
+
+/* The `left` elements from j on, at most a vector. */
+CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
+{
+    const grad_block *b = &r->at;
+    const vf dv = v_load_part(b->dy + j, left), x_hat = normalised(f, v_load_part(b->x + j, left), r->row);
+    vf g = dv;
+    if (f.usual || b->gamma) {
+        g = v_mul(dv, v_load_part(b->gamma + j, left));
+        v_store_part(b->dgamma + j, v_add(v_load_part(b->dgamma + j, left), v_mul(dv, x_hat)), left);
+        if (f.kind == CREG_LAYER_NORM) v_store_part(b->dbeta + j, v_add(v_load_part(b->dbeta + j, left), dv), left);
+    }
+    if (f.kind == CREG_LAYER_NORM) g = v_sub(g, r->mean_g);
+    vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
+    if (!f.usual && b->dh) v = v_add(v, v_load_part(b->dh + j, left));
+    v_put_part(b->dx + j, v, left, stream);
+}
+
+/* Prefetches the row `ahead` elements on. */
+CREG_INLINE void norm_grad_row_of(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+{
+    const grad_block *b = &r->at;
+    const ptrdiff_t lead = stream ? unaligned_lead(b->dx, cols) : 0;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, j, lead - j, 0);
+    ptrdiff_t j = lead;
+    for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
+        prefetch_group(b->dy + ahead + j, stream);
+        prefetch_group(b->x + ahead + j, stream);
+        if (!f.usual && b->dh) prefetch_group(b->dh + ahead + j, stream);
+        if (!stream) prefetch_group(b->dx + j + WRITE_AHEAD, 0);
+        for (int k = 0; k < CREG_LANES; k += CREG_W) norm_grad_part(f, r, j + k, CREG_W, stream);
+    }
+    for (; j < cols; j += CREG_W) norm_grad_part(f, r, j, cols - j, 0); /* tail */
+}
+
+CREG_INLINE void norm_grad_row(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+{
+    if (stream)
+        norm_grad_row_of(f, r, ahead, cols, 1);
+    else
+        norm_grad_row_of(f, r, ahead, cols, 0);
+}
+
+static grad_means norm_grad_means_exact(int kind, grad_block b, ptrdiff_t cols, double mean, double rstd)
+{
+    double g = 0.0, g_x_hat = 0.0;
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double term = (double)b.dy[j] * (b.gamma ? (double)b.gamma[j] : 1.0);
+        if (kind == CREG_LAYER_NORM) g += term;
+        g_x_hat += term * (((double)b.x[j] - mean) * rstd);
+    }
+    return (grad_means){g / (double)cols, g_x_hat / (double)cols};
+}
+
+static void norm_grad_row_exact(grad_block b, ptrdiff_t cols, double mean, double rstd, grad_means means)
+{
+    for (ptrdiff_t j = 0; j < cols; j++) {
+        const double dv = (double)b.dy[j], x_hat = ((double)b.x[j] - mean) * rstd;
+        if (b.dgamma) b.dgamma[j] = (float)((double)b.dgamma[j] + dv * x_hat);
+        if (b.dbeta) b.dbeta[j] = (float)((double)b.dbeta[j] + dv);
+        b.dx[j] = (float)((dv * (b.gamma ? (double)b.gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
+        if (b.dh) b.dx[j] += b.dh[j];
+    }
+}
+
+CREG_INLINE double mean_at(int kind, const creg_norm *n, ptrdiff_t i)
+{
+    return kind == CREG_RMS_NORM ? 0.0 : n->mean[i];
+}
+
+/* `follow` more rows lie behind these. */
+CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+                                       ptrdiff_t follow, int stream)
+{
+    const ptrdiff_t cols = n->cols;
+    for (ptrdiff_t i = 0; i < rows; i++, b = rows_on(b, cols)) {
+        const double mean = mean_at(f.kind, n, first + i), rstd = n->rstd[first + i];
+        const grad_means means = norm_grad_means(f.kind, b, cols, mean, rstd);
+        if (grad_is_safe(means, b, cols, rstd)) {
+            const grad_row row = {b, row_scale_of(mean, rstd), v_set1((float)means.g), v_set1((float)means.g_x_hat)};
+            norm_grad_row(f, &row, i + 1 < rows + follow ? cols : 0, cols, stream);
+        } else
+            norm_grad_row_exact(b, cols, mean, rstd, norm_grad_means_exact(f.kind, b, cols, mean, rstd));
+    }
+}
+
+/* CREG_BATCH short rows, the next ones `ahead` elements on. Does nothing and returns 0 if a row needs float64. */
+CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t ahead,
+                                const part *rest, int stream)
+{
+    float hi[CREG_BATCH], lo[CREG_BATCH], scale[CREG_BATCH], g[CREG_BATCH], g_d[CREG_BATCH];
+    double means[CREG_BATCH];
+    const double *rstd = n->rstd + first;
+    const ptrdiff_t cols = n->cols;
+    const int centred = f.kind == CREG_LAYER_NORM;
+    int unsafe = 0, plain = 1;
+    if (centred) split_means(n->mean + first, hi, lo, CREG_BATCH);
+    for (int i = 0; i < CREG_BATCH; i++) {
+        scale[i] = (float)rstd[i];
+        unsafe |= !creg_is_safe_rstd(rstd[i]);
+    }
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const ptrdiff_t at = i * cols;
+        const grad_operands operands = {b.dy + at, b.x + at, b.gamma, short_scale(f.kind, hi, lo, scale, i)};
+        const sums s = short_sums(grad_terms(f.kind), &operands, cols, rest);
+        g[i] = centred ? s.a : 0.0f;
+        g_d[i] = s.b;
+    }
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double mean_g = centred ? (double)g[i] / (double)cols : 0.0;
+        const double mean_g_x_hat = (double)g_d[i] * rstd[i] / (double)cols;
+        means[i] = fabs(mean_g) + fabs(mean_g_x_hat);
+        plain &= means_are_plain(means[i]);
+        g[i] = (float)mean_g;
+        g_d[i] = (float)mean_g_x_hat;
+    }
+    if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, b.dy, b.gamma, cols))) return 0;
+    for (ptrdiff_t i = 0; i < CREG_BATCH; i++) {
+        const grad_row row = {rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), v_set1(g[i]),
+                              v_set1(g_d[i])};
+        norm_grad_row(f, &row, ahead, cols, stream);
+    }
+    return 1;
+}
+
+CREG_INLINE void norm_grad_rows_of(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+                                   ptrdiff_t follow, int stream)
+{
+    const ptrdiff_t cols = n->cols;
+    const part rest = part_of(cols % CREG_LANES);
+    for (ptrdiff_t i = 0, size; i < rows; i += size, b = rows_on(b, size * cols)) {
+        const int batch = is_short(cols) && rows - i >= CREG_BATCH;
+        size = batch ? CREG_BATCH : rows - i;
+        const ptrdiff_t behind = rows + follow - i - size, ahead = behind >= size ? size * cols : 0;
+        if (!batch || !norm_grad_batch(f, n, b, first + i, ahead, &rest, stream))
+            norm_grad_single_rows(f, n, b, first + i, size, behind, stream);
+    }
+}
+
+/* dx of rows [first, first + rows), and what dgamma and dbeta of their chunk gain; `follow` more rows lie behind. */
+static void norm_grad_rows(const creg_norm *n, float *dx, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t follow, int stream)
+{
+    const ptrdiff_t at = first * n->cols;
+    const grad_block b = {n->dy + at,           n->x + at, n->gamma, AT(n->dh, at), dx, chunk_dgamma(n, first),
+                          chunk_dbeta(n, first)};
+    if (n->kind == CREG_RMS_NORM && n->gamma && !n->dh)
+        norm_grad_rows_of((form){CREG_RMS_NORM, 1}, n, b, first, rows, follow, stream);
+    else if (n->kind == CREG_RMS_NORM)
+        norm_grad_rows_of((form){CREG_RMS_NORM, 0}, n, b, first, rows, follow, stream);
+    else if (n->gamma && !n->dh)
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 1}, n, b, first, rows, follow, stream);
+    else
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, b, first, rows, follow, stream);
+}
+
+static void creg_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
+{
+    zero_chunk_sums(n, first);
+    norm_grad_rows(n, n->dx + first * n->cols, first, rows, 0, n->stream);
+    if (n->stream) v_stream_end();
+}
+
+#endif
