@@ -43,20 +43,6 @@ CREG_INLINE void layer_norm_short_shift(const float *x, ptrdiff_t cols, const pa
     for (int i = 0; i < CREG_BATCH; i++) s->shift[i] *= per;
 }
 
-CREG_INLINE void layer_norm_short_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
-{
-    vf sum[CREG_BATCH], squares[CREG_BATCH];
-#pragma GCC unroll 8
-    for (int i = 0; i < CREG_BATCH; i++) {
-        const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
-        const vf2 folds = short_folds(shifted_terms, &ctx, cols, rest);
-        sum[i] = folds.a;
-        squares[i] = folds.b;
-    }
-    v_sums(sum, s->sum);
-    v_sums(squares, s->squares);
-}
-
 /* Not inlined: compilers vectorise it over the rows only as a function of its own. */
 static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col, double eps)
 {
@@ -72,6 +58,22 @@ static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col,
     }
     split_means(s->mean, s->hi, s->lo, CREG_BATCH);
     s->unsafe = unsafe;
+}
+
+static CREG_NOINLINE void layer_norm_short_statistics(const float *x, ptrdiff_t cols, const part *rest, double eps,
+                                                      short_rows *s)
+{
+    vf sum[CREG_BATCH], squares[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
+        const vf2 folds = short_folds(shifted_terms, &ctx, cols, rest);
+        sum[i] = folds.a;
+        squares[i] = folds.b;
+    }
+    v_sums(sum, s->sum);
+    v_sums(squares, s->squares);
+    layer_norm_short_finish(s, 1.0 / (double)cols, eps);
 }
 
 /* g and g * (x - mean). */

@@ -22,15 +22,7 @@ CREG_INLINE row_statistics rms_norm_finish(double squares, const float *x, ptrdi
     return (row_statistics){0.0, 1.0 / sqrt(squares * per_col + eps), safe};
 }
 
-CREG_INLINE void rms_norm_short_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
-{
-    vf folds[CREG_BATCH];
-#pragma GCC unroll 8
-    for (int i = 0; i < CREG_BATCH; i++) folds[i] = short_folds(square_terms, x + i * cols, cols, rest).a;
-    v_sums(folds, s->squares);
-}
-
-/* Not inlined, as layer_norm_short_finish(). */
+/* rstd of a batch of short rows, one number of each row in a vector. Not inlined: see layer_norm_short_finish(). */
 static CREG_NOINLINE void rms_norm_short_finish(short_rows *s, double per_col, double eps)
 {
     int unsafe = 0;
@@ -41,6 +33,16 @@ static CREG_NOINLINE void rms_norm_short_finish(short_rows *s, double per_col, d
         s->scale[i] = (float)s->rstd[i];
     }
     s->unsafe = unsafe;
+}
+
+static CREG_NOINLINE void rms_norm_short_statistics(const float *x, ptrdiff_t cols, const part *rest, double eps,
+                                                    short_rows *s)
+{
+    vf folds[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) folds[i] = short_folds(square_terms, x + i * cols, cols, rest).a;
+    v_sums(folds, s->squares);
+    rms_norm_short_finish(s, 1.0 / (double)cols, eps);
 }
 
 /* Nothing, and g * x. */

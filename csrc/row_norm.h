@@ -123,15 +123,13 @@ CREG_INLINE row_scale short_scale(int kind, const float *hi, const float *lo, co
     return kind == CREG_RMS_NORM ? (row_scale){rstd, rstd, rstd} : (row_scale){v_set1(hi[i]), v_set1(lo[i]), rstd};
 }
 
-CREG_INLINE void short_statistics(int kind, const float *x, ptrdiff_t cols, const part *rest, double eps, short_rows *s)
+/* A batch with a row that needs float64 or a second pass. Not specialised: it is rare. */
+static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first)
 {
-    if (kind == CREG_RMS_NORM) {
-        rms_norm_short_sums(x, cols, rest, s);
-        rms_norm_short_finish(s, 1.0 / (double)cols, eps);
-    } else {
-        layer_norm_short_sums(x, cols, rest, s);
-        layer_norm_short_finish(s, 1.0 / (double)cols, eps);
-    }
+    if (n->kind == CREG_RMS_NORM)
+        norm_single_rows((form){CREG_RMS_NORM, 0}, n, x, fetch, first, CREG_BATCH);
+    else
+        norm_single_rows((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, CREG_BATCH);
 }
 
 /* Batches of short rows. Layer norm finds the provisional means of the next batch before the sums of this one, which
@@ -147,11 +145,14 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     short_rows found[2];
     if (centred && batches) layer_norm_short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
-        short_rows *s = found + k % 2;
+        short_rows *s = centred ? found + k % 2 : found;
         if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
-        short_statistics(f.kind, x, cols, &rest, n->eps, s);
+        if (centred)
+            layer_norm_short_statistics(x, cols, &rest, n->eps, s);
+        else
+            rms_norm_short_statistics(x, cols, &rest, n->eps, s);
         if (s->unsafe) {
-            norm_single_rows(f, n, x, AT(fetch, k * size), first, CREG_BATCH);
+            norm_unsafe_batch(n, x, AT(fetch, k * size), first);
             continue;
         }
         const ptrdiff_t ahead = centred ? 2 : 1;
@@ -163,7 +164,7 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
             else
                 norm_short_row(f, a, x + at, next + at, y + at, cols, row);
         }
-        if (n->mean) memcpy(n->mean + first, s->mean, sizeof s->mean);
+        if (centred && n->mean) memcpy(n->mean + first, s->mean, sizeof s->mean);
         if (n->rstd) memcpy(n->rstd + first, s->rstd, sizeof s->rstd);
     }
 }
@@ -177,18 +178,32 @@ CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const 
     norm_single_rows(f, n, x + at, AT(fetch, at), first + done, rows - done);
 }
 
+static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+                                        ptrdiff_t rows)
+{
+    if (n->gamma)
+        norm_rows_of((form){CREG_RMS_NORM, 1}, n, x, fetch, first, rows);
+    else
+        norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, fetch, first, rows);
+}
+
+static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+                                          ptrdiff_t rows)
+{
+    if (n->gamma && n->beta)
+        norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, fetch, first, rows);
+    else
+        norm_rows_of((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, rows);
+}
+
 /* y of rows [first, first + rows), read from x; the caller ends streamed stores. Prefetches as many rows of `fetch`, or
  * the next rows of x if it is NULL. */
 static void norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first, ptrdiff_t rows)
 {
-    if (n->kind == CREG_RMS_NORM && n->gamma)
-        norm_rows_of((form){CREG_RMS_NORM, 1}, n, x, fetch, first, rows);
-    else if (n->kind == CREG_RMS_NORM)
-        norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, fetch, first, rows);
-    else if (n->gamma && n->beta)
-        norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, fetch, first, rows);
+    if (n->kind == CREG_RMS_NORM)
+        rms_norm_rows(n, x, fetch, first, rows);
     else
-        norm_rows_of((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, rows);
+        layer_norm_rows(n, x, fetch, first, rows);
 }
 
 static void creg_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
@@ -218,7 +233,18 @@ CREG_INLINE grad_block rows_on(grad_block b, ptrdiff_t at)
     return (grad_block){b.dy + at, b.x + at, b.gamma, AT(b.dh, at), b.dx + at, b.dgamma, b.dbeta};
 }
 
-CREG_INLINE terms grad_terms(int kind) { return kind == CREG_RMS_NORM ? rms_norm_grad_terms : layer_norm_grad_terms; }
+/* Sums of a row's terms. The functions are named in the calls: a pointer chosen before keeps accumulators in memory. */
+CREG_INLINE sums grad_panel_sums(int kind, const grad_operands *o, ptrdiff_t at, ptrdiff_t n)
+{
+    return kind == CREG_RMS_NORM ? panel_sums(rms_norm_grad_terms, o, at, n)
+                                 : panel_sums(layer_norm_grad_terms, o, at, n);
+}
+
+CREG_INLINE sums grad_short_sums(int kind, const grad_operands *o, ptrdiff_t n, const part *rest)
+{
+    return kind == CREG_RMS_NORM ? short_sums(rms_norm_grad_terms, o, n, rest)
+                                 : short_sums(layer_norm_grad_terms, o, n, rest);
+}
 
 CREG_INLINE grad_means grad_means_of(double sum_g, double sum_g_d, ptrdiff_t cols, double rstd)
 {
@@ -236,49 +262,53 @@ CREG_INLINE grad_means norm_grad_means(int kind, grad_block b, ptrdiff_t cols, d
     const grad_operands operands = {b.dy, b.x, b.gamma, row_scale_of(mean, rstd)};
     double g = 0.0, g_d = 0.0;
     for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) {
-        const sums s = panel_sums(grad_terms(kind), &operands, j, min_size(cols - j, CREG_PANEL));
+        const sums s = grad_panel_sums(kind, &operands, j, min_size(cols - j, CREG_PANEL));
         if (kind == CREG_LAYER_NORM) g += (double)s.a;
         g_d += (double)s.b;
     }
     return grad_means_of(g, g_d, cols, rstd);
 }
 
-/* A row of a block, and what is known of it. */
+/* A row of a block, and what is known of it. Flat: compilers keep a nested copy of the block in memory. */
 typedef struct {
-    grad_block at;
+    const float *dy, *x, *gamma, *dh;
+    float *dx, *dgamma, *dbeta;
     row_scale row;
     vf mean_g, mean_g_x_hat;
 } grad_row;
 
+CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, float mean_g_x_hat)
+{
+    return (grad_row){b.dy, b.x, b.gamma, b.dh, b.dx, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
+}
+
 /* The `left` elements from j on, at most a vector. */
 CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
 {
-    const grad_block *b = &r->at;
-    const vf dv = v_load_part(b->dy + j, left), x_hat = normalised(f, v_load_part(b->x + j, left), r->row);
+    const vf dv = v_load_part(r->dy + j, left), x_hat = normalised(f, v_load_part(r->x + j, left), r->row);
     vf g = dv;
-    if (f.usual || b->gamma) {
-        g = v_mul(dv, v_load_part(b->gamma + j, left));
-        v_store_part(b->dgamma + j, v_add(v_load_part(b->dgamma + j, left), v_mul(dv, x_hat)), left);
-        if (f.kind == CREG_LAYER_NORM) v_store_part(b->dbeta + j, v_add(v_load_part(b->dbeta + j, left), dv), left);
+    if (f.usual || r->gamma) {
+        g = v_mul(dv, v_load_part(r->gamma + j, left));
+        v_store_part(r->dgamma + j, v_add(v_load_part(r->dgamma + j, left), v_mul(dv, x_hat)), left);
+        if (f.kind == CREG_LAYER_NORM) v_store_part(r->dbeta + j, v_add(v_load_part(r->dbeta + j, left), dv), left);
     }
     if (f.kind == CREG_LAYER_NORM) g = v_sub(g, r->mean_g);
     vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
-    if (!f.usual && b->dh) v = v_add(v, v_load_part(b->dh + j, left));
-    v_put_part(b->dx + j, v, left, stream);
+    if (!f.usual && r->dh) v = v_add(v, v_load_part(r->dh + j, left));
+    v_put_part(r->dx + j, v, left, stream);
 }
 
 /* Prefetches the row `ahead` elements on. */
 CREG_INLINE void norm_grad_row_of(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
-    const grad_block *b = &r->at;
-    const ptrdiff_t lead = stream ? unaligned_lead(b->dx, cols) : 0;
+    const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
     for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, j, lead - j, 0);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(b->dy + ahead + j, stream);
-        prefetch_group(b->x + ahead + j, stream);
-        if (!f.usual && b->dh) prefetch_group(b->dh + ahead + j, stream);
-        if (!stream) prefetch_group(b->dx + j + WRITE_AHEAD, 0);
+        prefetch_group(r->dy + ahead + j, stream);
+        prefetch_group(r->x + ahead + j, stream);
+        if (!f.usual && r->dh) prefetch_group(r->dh + ahead + j, stream);
+        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
         for (int k = 0; k < CREG_LANES; k += CREG_W) norm_grad_part(f, r, j + k, CREG_W, stream);
     }
     for (; j < cols; j += CREG_W) norm_grad_part(f, r, j, cols - j, 0); /* tail */
@@ -328,7 +358,7 @@ CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b,
         const double mean = mean_at(f.kind, n, first + i), rstd = n->rstd[first + i];
         const grad_means means = norm_grad_means(f.kind, b, cols, mean, rstd);
         if (grad_is_safe(means, b, cols, rstd)) {
-            const grad_row row = {b, row_scale_of(mean, rstd), v_set1((float)means.g), v_set1((float)means.g_x_hat)};
+            const grad_row row = grad_row_of(b, row_scale_of(mean, rstd), (float)means.g, (float)means.g_x_hat);
             norm_grad_row(f, &row, i + 1 < rows + follow ? cols : 0, cols, stream);
         } else
             norm_grad_row_exact(b, cols, mean, rstd, norm_grad_means_exact(f.kind, b, cols, mean, rstd));
@@ -353,7 +383,7 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
     for (int i = 0; i < CREG_BATCH; i++) {
         const ptrdiff_t at = i * cols;
         const grad_operands operands = {b.dy + at, b.x + at, b.gamma, short_scale(f.kind, hi, lo, scale, i)};
-        const sums s = short_sums(grad_terms(f.kind), &operands, cols, rest);
+        const sums s = grad_short_sums(f.kind, &operands, cols, rest);
         g[i] = centred ? s.a : 0.0f;
         g_d[i] = s.b;
     }
@@ -367,8 +397,8 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
     }
     if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, b.dy, b.gamma, cols))) return 0;
     for (ptrdiff_t i = 0; i < CREG_BATCH; i++) {
-        const grad_row row = {rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), v_set1(g[i]),
-                              v_set1(g_d[i])};
+        const row_scale scaled = short_scale(f.kind, hi, lo, scale, i);
+        const grad_row row = grad_row_of(rows_on(b, i * cols), scaled, g[i], g_d[i]);
         norm_grad_row(f, &row, ahead, cols, stream);
     }
     return 1;
@@ -388,20 +418,34 @@ CREG_INLINE void norm_grad_rows_of(form f, const creg_norm *n, grad_block b, ptr
     }
 }
 
+static CREG_NOINLINE void rms_norm_grad_rows(const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+                                             ptrdiff_t follow, int stream)
+{
+    if (b.gamma && !b.dh)
+        norm_grad_rows_of((form){CREG_RMS_NORM, 1}, n, b, first, rows, follow, stream);
+    else
+        norm_grad_rows_of((form){CREG_RMS_NORM, 0}, n, b, first, rows, follow, stream);
+}
+
+static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+                                               ptrdiff_t follow, int stream)
+{
+    if (b.gamma && !b.dh)
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 1}, n, b, first, rows, follow, stream);
+    else
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, b, first, rows, follow, stream);
+}
+
 /* dx of rows [first, first + rows), and what dgamma and dbeta of their chunk gain; `follow` more rows lie behind. */
 static void norm_grad_rows(const creg_norm *n, float *dx, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t follow, int stream)
 {
     const ptrdiff_t at = first * n->cols;
     const grad_block b = {n->dy + at,           n->x + at, n->gamma, AT(n->dh, at), dx, chunk_dgamma(n, first),
                           chunk_dbeta(n, first)};
-    if (n->kind == CREG_RMS_NORM && n->gamma && !n->dh)
-        norm_grad_rows_of((form){CREG_RMS_NORM, 1}, n, b, first, rows, follow, stream);
-    else if (n->kind == CREG_RMS_NORM)
-        norm_grad_rows_of((form){CREG_RMS_NORM, 0}, n, b, first, rows, follow, stream);
-    else if (n->gamma && !n->dh)
-        norm_grad_rows_of((form){CREG_LAYER_NORM, 1}, n, b, first, rows, follow, stream);
+    if (n->kind == CREG_RMS_NORM)
+        rms_norm_grad_rows(n, b, first, rows, follow, stream);
     else
-        norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, b, first, rows, follow, stream);
+        layer_norm_grad_rows(n, b, first, rows, follow, stream);
 }
 
 static void creg_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)

@@ -144,8 +144,8 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
         if (r->exact)
             norm_grad_row_exact(b, size, r->mean, r->rstd, (grad_means){r->mean_g, r->mean_g_x_hat});
         else {
-            const grad_row row = {b, row_scale_of(r->mean, r->rstd), v_set1((float)r->mean_g),
-                                  v_set1((float)r->mean_g_x_hat)};
+            const row_scale scale = row_scale_of(r->mean, r->rstd);
+            const grad_row row = grad_row_of(b, scale, (float)r->mean_g, (float)r->mean_g_x_hat);
             norm_grad_row(f, &row, i + 1 < n->rows ? n->cols : 0, size, stream);
         }
         if (n->dropped)
