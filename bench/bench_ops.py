@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from conftest import copy_seconds, peer
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.benchmark import suite
 from cregkit.benchmark.peers import PEERS, complaint
 from cregkit.benchmark.roofline import copies
-from cregkit.benchmark.shapes import SHAPES
+from cregkit.verify import cases
+from cregkit.verify.shapes import SHAPES
 
 SIZES = ("small", "cache", "memory")
 CELLS = [(case, size) for case in cases.CASES for size in SIZES]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 
 FILE = Path(__file__).parent / "golden" / "ops.txt"
 POSITIVE = ("gamma", "var", "running_var", "rstd", "v", "sigma", "factors")

@@ -17,7 +17,8 @@ from collections import defaultdict
 import numpy as np
 from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa, first_of
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 
 PAGE = mmap.PAGESIZE
 SENTINEL = 0xA5

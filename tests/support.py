@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import cregkit
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

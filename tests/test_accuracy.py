@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support import Array, each_isa
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
+from cregkit.verify import cases
 
 CONTRACT_Y = cases.Tolerance(1e-6, "the contract, absolute", cases.unit_scale)
 CONTRACT_DX = cases.Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", cases.largest)

@@ -13,8 +13,9 @@ import pytest
 
 import cregkit as ck
 import cregkit.train
-from cregkit import cli
-from cregkit.advice import command, prompt, rules
+from cregkit import commands
+from cregkit.advice import prompt, rules
+from cregkit.commands import advise as command
 
 MODELS = (None, *rules.MODELS)
 OPTIMIZERS = (None, *rules.OPTIMIZERS)
@@ -322,7 +323,7 @@ def test_wrong_options(options, error, words):
 
 def test_the_command_prints_all_of_the_advice(capsys):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60", "--model", "cnn", "--batch-size", "8"]
-    assert cli.main([*argv, "--optimizer", "adam"]) == 0
+    assert commands.main([*argv, "--optimizer", "adam"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     advice = ck.advise(99, 60, model="cnn", batch_size=8, optimizer="adam")
@@ -338,16 +339,16 @@ def test_the_command_prints_all_of_the_advice(capsys):
 
 def test_json_to_the_screen_and_to_a_file(capsys, tmp_path):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60"]
-    assert cli.main([*argv, "--json"]) == 0
+    assert commands.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ck.advise(99, 60).to_dict()
     path = tmp_path / "advice.json"
-    assert cli.main([*argv, "--json", str(path)]) == 0
+    assert commands.main([*argv, "--json", str(path)]) == 0
     assert capsys.readouterr().out == ""
     assert json.loads(path.read_text()) == ck.advise(99, 60).to_dict()
 
 
 def test_the_prompt_has_every_rule(capsys):
-    assert cli.main(["advise", "--prompt"]) == 0
+    assert commands.main(["advise", "--prompt"]) == 0
     text = capsys.readouterr().out
     assert text == prompt()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
@@ -400,7 +401,7 @@ def test_the_readme_has_the_rates_of_the_rules():
 )
 def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["advise", *argv]) == 2
+    assert commands.main(["advise", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -410,7 +411,7 @@ def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
 
 
 def test_the_choices_of_the_command_are_those_of_the_rules(capsys):
-    assert cli.main(["advise", "--help"]) == 0
+    assert commands.main(["advise", "--help"]) == 0
     text = capsys.readouterr().out
     assert f"--model {{{','.join(rules.MODELS)}}}" in text
     assert all(name in text for name in rules.OPTIMIZERS)

@@ -10,7 +10,7 @@ import pytest
 
 import cregkit as ck
 from cregkit import augment as aug
-from cregkit import cli, train
+from cregkit import commands, train
 
 # The call; the exception; of its message: the argument's name, what came, and what is wanted.
 CALLS: list[tuple[str, type[Exception], str, str, str]] = [
@@ -488,7 +488,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
 def test_a_bad_command_says_what_is_wrong(
     command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(command.format(file=__file__).split()) == 2
+    assert commands.main(command.format(file=__file__).split()) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     for part in ("cregkit", option, came.format(file=__file__), wanted):

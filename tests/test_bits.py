@@ -25,8 +25,9 @@ from support import (
     results_of,
 )
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _threads
+from cregkit.verify import cases
 
 # For each kind of shapes, some with enough elements for seven threads and no round number anywhere.
 LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {

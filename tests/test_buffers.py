@@ -29,7 +29,8 @@ from support import (
     small_arguments,
 )
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 
 
 def leading(op: str) -> str:
@@ -356,7 +357,8 @@ GUARDED = """
 import ctypes, mmap
 import numpy as np
 from support import OPS_WITH_OUT, arguments_of, arrays_in, each_isa
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)

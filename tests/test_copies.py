@@ -15,9 +15,9 @@ import pytest
 import cregkit as ck
 from cregkit import advice, train
 from cregkit import augment as aug
-from cregkit.benchmark import command
 from cregkit.benchmark import report as speed_report
-from cregkit.lab import command as lab_command
+from cregkit.commands import bench as bench_command
+from cregkit.commands import lab as lab_command
 from cregkit.lab import sheet
 
 RNG = np.random.default_rng(0)
@@ -279,7 +279,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "LabError": (lambda: lab_command.LabError("unknown experiment 'x'"), repr),
     "SheetError": (lambda: sheet.SheetError("x is no image"), repr),
     "ReportError": (lambda: speed_report.ReportError("x"), repr),
-    "PeerError": (lambda: command.PeerError("x"), repr),
+    "PeerError": (lambda: bench_command.PeerError("x"), repr),
 }
 ABSTRACT = {"Layer", "Optimizer", "Transform"}
 COPIES = [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, copy.copy]

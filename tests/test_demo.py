@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from cregkit import cli
+from cregkit import commands
 from cregkit.lab import demo
 from cregkit.lab.demo import Run
 from cregkit.train import History
@@ -31,7 +31,7 @@ def without_matplotlib(monkeypatch):
 
 
 def test_prints_and_writes_the_same_numbers(in_tmp, without_matplotlib, capsys):
-    assert cli.main(["demo", "--seeds", "2", "--epochs", "8", "--json", "result.json"]) == 0
+    assert commands.main(["demo", "--seeds", "2", "--epochs", "8", "--json", "result.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert os.listdir(in_tmp) == ["result.json"]
@@ -64,7 +64,7 @@ def test_epoch_lines_of_a_full_run():
 
 
 def test_quiet_prints_table_and_conclusion_alone(in_tmp, without_matplotlib, capsys):
-    assert cli.main(["demo", "--seeds", "1", "--epochs", "2", "--quiet"]) == 0
+    assert commands.main(["demo", "--seeds", "1", "--epochs", "2", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Accuracy after 2 epochs, one seed"
     assert len(lines) == 3 + len(demo.CONFIGURATIONS) + 1
@@ -83,7 +83,7 @@ def test_picture(in_tmp, capsys):
 
     from cregkit.lab import plot
 
-    assert cli.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
+    assert commands.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
     assert str(in_tmp / "picture.png") in capsys.readouterr().out
     image = imread(in_tmp / "picture.png")
     assert min(image.shape[:2]) >= 900
@@ -119,7 +119,7 @@ def test_conclusion_follows_from_the_numbers():
 
 
 def test_training_sets_are_noisy_and_shared_while_the_test_set_is_clean(monkeypatch):
-    from cregkit.console import Console
+    from cregkit.commands.console import Console
     from cregkit.lab.data import circle_data, inside_circle
 
     test = circle_data(50, seed=demo.TEST_SEED)

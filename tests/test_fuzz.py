@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _threads
+from cregkit.verify import cases
 
 WHOLE_OR_NOT = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
 

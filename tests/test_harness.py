@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from support import ISAS, OPS, Array, arguments_of, each_case, needs_openmp, results_of
 
-from cregkit import cases, checks, functional
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases, check
 
 
 def set_one(value: float) -> Callable[[Array, float], Array]:
@@ -98,7 +99,7 @@ def test_a_nan_where_one_is_wanted_passes_and_elsewhere_fails() -> None:
         assert cases.share_of_tolerance(np.array(got), wanted, tolerance, {}) == np.inf
 
 
-# ---- checks.check ----
+# ---- check.check ----
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def one_small_case(monkeypatch: pytest.MonkeyPatch) -> cases.Case:
 
 
 def test_check_passes_what_is_right(one_small_case: cases.Case) -> None:
-    results = list(checks.check(threads=(1, 2)))
+    results = list(check.check(threads=(1, 2)))
     assert [(r.case, r.isa, r.threads) for r in results] == [("layer_norm", isa, n) for isa in ISAS for n in (1, 2)]
     assert all(r.passed and 0.0 < r.worst <= 1.0 and r.same_bits for r in results)
 
@@ -141,7 +142,7 @@ def test_check_fails_a_wrong_op(
     one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], None]
 ) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(change, lambda: True))
-    results = list(checks.check(threads=(1, 2)))
+    results = list(check.check(threads=(1, 2)))
     assert results
     for result in results:
         assert not result.passed
@@ -156,7 +157,7 @@ def flip_lowest_bit(y: Array) -> None:
 @pytest.mark.parametrize("isa", ISAS[1:])
 def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _runtime.current_isa() == isa))
-    for result in checks.check(threads=(1,)):
+    for result in check.check(threads=(1,)):
         assert result.worst <= 1.0
         assert result.same_bits == result.passed == (result.isa != isa)
 
@@ -164,14 +165,14 @@ def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: 
 @needs_openmp
 def test_check_sees_one_bit_of_one_thread_count(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _threads.get_num_threads() == 3))
-    assert [result.passed for result in checks.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
+    assert [result.passed for result in check.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
 
 
 def test_check_restores_the_isa(one_small_case: cases.Case) -> None:
     before = _runtime.current_isa()
-    results = checks.check(threads=(1,))
+    results = check.check(threads=(1,))
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert _runtime.current_isa() == before
-    list(checks.check(threads=(1,)))
+    list(check.check(threads=(1,)))
     assert _runtime.current_isa() == before

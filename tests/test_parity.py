@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support import arguments_of, each_isa, results_of
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
+from cregkit.verify import cases
 
 CASES_AND_SHAPES = [
     pytest.param(case, shape, id=f"{case.name}-{'x'.join(map(str, shape))}")

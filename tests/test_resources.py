@@ -14,8 +14,9 @@ from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_py
 from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading
 
 import cregkit as ck
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels._threads import exact_threads
+from cregkit.verify import cases
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
 
@@ -26,7 +27,8 @@ import resource
 import numpy as np
 from support import LARGE, OPS, OPS_WITH_OUT, arguments_of, arrays_in, bits
 import cregkit as ck
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 from cregkit.kernels import _pool
 
 def limit(extra):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import bits, each_case, each_isa, results_of
 
-from cregkit import cases
+from cregkit.verify import cases
 
 side = st.integers(1, 40)
 # At least four channels (and 16 weights): a single sum may cancel by chance and would then be measured by nothing.

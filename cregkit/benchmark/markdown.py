@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from cregkit.benchmark import report
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.shapes import LADDER, PLANES, PROMISED
 from cregkit.benchmark.suite import OURS_OUT, Row
+from cregkit.verify.shapes import LADDER, PLANES, PROMISED
 
 SHOWN = {*LADDER, *PLANES.quick, (10_000_000,)}
 """The shapes of the section's table: the others are in the run."""

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import functional, oracle
-from cregkit.cases import Arguments, Case, largest
 from cregkit.kernels._threads import num_threads
+from cregkit.verify.cases import Arguments, Case, largest
 
 Results = dict[str, NDArray[Any]]
 

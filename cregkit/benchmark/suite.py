@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.benchmark import peers as peers_module
 from cregkit.benchmark.peers import Peer, Torch
 from cregkit.benchmark.roofline import copies
-from cregkit.benchmark.shapes import PROMISED, SHAPES
 from cregkit.benchmark.timing import Contestant, Measurement, measure
-from cregkit.cases import Arguments, Case, Shape
 from cregkit.kernels import _threads
+from cregkit.verify import cases
+from cregkit.verify.cases import Arguments, Case, Shape
+from cregkit.verify.shapes import PROMISED, SHAPES
 
 OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
 COPY = "copy: "

@@ -13,7 +13,8 @@ import numpy as np
 
 import cregkit
 from cregkit import functional, oracle
-from cregkit.console import Console, check_writable
+from cregkit._files import check_writable
+from cregkit.commands.console import Console
 from cregkit.lab.data import circle_data
 from cregkit.lab.spread import Spread
 from cregkit.train import Data, History, RegularizedNetwork

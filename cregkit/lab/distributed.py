@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from cregkit.console import Console
+from cregkit.commands.console import Console
 from cregkit.lab.demo import machine_line
 from cregkit.lab.experiments.training import digits
 from cregkit.layers import BatchNorm, Dropout, Linear, ReLU, Sequential

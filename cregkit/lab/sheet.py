@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cregkit._files import check_writable
 from cregkit.augment import (
     ColorJitter,
     Compose,
@@ -19,7 +20,7 @@ from cregkit.augment import (
     Transform,
     VerticalFlip,
 )
-from cregkit.console import Console, check_writable
+from cregkit.commands.console import Console
 from cregkit.lab import figures
 from cregkit.layers.base import Array
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.linear import Linear

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import files
+from cregkit import _files as files
 
 Array: TypeAlias = NDArray[np.float32]
 Path: TypeAlias = "str | PathLike[str]"

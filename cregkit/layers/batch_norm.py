@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.batch_sums import Merge
 from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
-from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import files
+from cregkit import _files as files
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import first_not_finite
 from cregkit.train.identity import described, first_difference, layers_of, normalised

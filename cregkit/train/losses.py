@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array
 
 Targets: TypeAlias = NDArray[Any]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit import cases, functional
-from cregkit.console import Console
+from cregkit import functional
+from cregkit.commands.console import Console
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases
 
 OFFSETS = (0.0, 1e6)
 """Means of the data: where rounding is ordinary, and where a float32 mean is no longer good enough."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cregkit.cases import Shape
+from cregkit.verify.cases import Shape
 
 LADDER: tuple[Shape, ...] = ((1, 768), (32, 256), (512, 768), (4096, 1024), (8192, 4096))
 """From one row to beyond the last cache; the line of the picture goes through these."""

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cregkit
+from cregkit._files import check_writable
 from cregkit.benchmark import report, suite
 from cregkit.benchmark.goals import Goal, call_overhead, import_time, judge, wheel_size
 from cregkit.benchmark.peers import PEERS, Peer
 from cregkit.benchmark.report import Report
-from cregkit.console import Console, check_writable
+from cregkit.commands.console import Console
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
 QUICK_SECONDS = 48.0

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cregkit.console import Console, check_writable
+from cregkit._files import check_writable
+from cregkit.commands.console import Console
 from cregkit.lab import figures, page, writing
 from cregkit.lab.demo import machine_line
 from cregkit.lab.experiments import EXPERIMENTS

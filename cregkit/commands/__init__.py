@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 
 import cregkit
 from cregkit._version import __version__
-from cregkit.console import Console
+from cregkit.commands.console import Console
 
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
@@ -45,9 +45,9 @@ def _shown(value: object) -> str:
 
 
 def _check(_: argparse.Namespace) -> int:
-    from cregkit import checks
+    from cregkit.verify import check
 
-    return 0 if checks.run(Console()) else 1
+    return 0 if check.run(Console()) else 1
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +92,8 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from cregkit.benchmark import command
     from cregkit.benchmark.report import ReportError
+    from cregkit.commands import bench as command
 
     options = command.Options(
         quick=arguments.quick,
@@ -129,7 +129,7 @@ def _advise_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _advise(arguments: argparse.Namespace) -> int:
-    from cregkit.advice import command
+    from cregkit.commands import advise as command
 
     options = command.Options(
         train_acc=arguments.train_acc,
@@ -160,7 +160,7 @@ def _lab_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _lab(arguments: argparse.Namespace) -> int:
-    from cregkit.lab import command
+    from cregkit.commands import lab as command
 
     options = command.Options(
         name=arguments.name,

@@ -6,10 +6,11 @@ import json
 import textwrap
 from dataclasses import dataclass
 
+from cregkit._files import check_writable
 from cregkit.advice import rules
 from cregkit.advice.advisor import Advice, advise, prompt
 from cregkit.advice.figures import HistoryFigures
-from cregkit.console import Console, check_writable
+from cregkit.commands.console import Console
 
 STDOUT = "-"
 _WIDTH = 100

@@ -17,6 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def check_writable(path: str) -> None:
+    """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
+    existed = os.path.exists(path)
+    with open(path, "ab"):
+        pass
+    if not existed:
+        os.unlink(path)
+
+
 def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write ``arrays`` beside ``path``, bring them to the disk, then put the file in its place in one step.
 
