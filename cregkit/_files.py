@@ -1,4 +1,4 @@
-"""Named arrays in files: ``.npz`` without pickle, written whole or not at all; ``.safetensors``, read."""
+"""Files: JSON, ``.npz`` without pickle, written whole or not at all, and ``.safetensors``, read."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def check_writable(path: str) -> None:
         pass
     if not existed:
         os.unlink(path)
+
+
+def write_json(path: str | PathLike[str], content: object) -> None:
+    """Write ``content`` as JSON; what is not finite becomes null, as JSON has no sign for it."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(_finite(content), file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` as plain JSON, None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:

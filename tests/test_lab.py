@@ -211,7 +211,7 @@ def test_a_missing_package_costs_one_line(package, argv, capsys, in_tmp, monkeyp
 
     training._bundled.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
-    monkeypatch.setattr(command, "_can_draw", lambda: package != "matplotlib")
+    monkeypatch.setattr(command, "can_draw", lambda: package != "matplotlib")
     assert commands.main(["lab", "mlp", *argv]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -297,7 +297,7 @@ def test_all_runs_every_experiment(monkeypatch, in_tmp, capsys):
 
 
 def test_a_page_without_matplotlib_has_tables_and_says_so(toy, in_tmp, capsys, monkeypatch):
-    monkeypatch.setattr(command, "_can_draw", lambda: False)
+    monkeypatch.setattr(command, "can_draw", lambda: False)
     assert commands.main(["lab", "toy", "--html", "toy.html"]) == 0
     assert "pip install 'cregkit[lab]'" in capsys.readouterr().out
     text = (in_tmp / "toy.html").read_text()

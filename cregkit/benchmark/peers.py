@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from cregkit import functional, oracle
 from cregkit.kernels._threads import num_threads
-from cregkit.verify.cases import Arguments, Case, largest
+from cregkit.verify.cases import Case
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.tolerances import largest
 
 Results = dict[str, NDArray[Any]]
 

@@ -2,75 +2,101 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import textwrap
-from dataclasses import dataclass
 
-from cregkit._files import check_writable
+from cregkit._files import check_writable, write_json
 from cregkit.advice import rules
 from cregkit.advice.advisor import Advice, advise, prompt
 from cregkit.advice.figures import HistoryFigures
+from cregkit.commands.arguments import CommandError, count, number
 from cregkit.commands.console import Console
 
 STDOUT = "-"
 _WIDTH = 100
 
+DESCRIPTION = """\
+Say whether a network underfits, fits well or overfits, and which remedies at which rates fit it, each with its reason
+and the line of cregkit code that applies it. Accuracies are in percent; a log may have them as fractions. From a log it
+also reads the best epoch, when the test loss turned up, and how noisy the figures are.
 
-@dataclass(frozen=True)
-class Options:
-    """What was asked for."""
+By the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit: the gap is below 5
+and both accuracies are below 80 %. Test accuracy more than 2 points above training accuracy is a fault of measuring.
 
-    train_acc: float | None
-    test_acc: float | None
-    history_path: str | None
-    model: str | None
-    batch_size: int | None
-    optimizer: str | None
-    json_path: str | None
-    prompt: bool
+examples:
+  cregkit advise --train-acc 99 --test-acc 60 --model mlp
+  cregkit advise --history metrics.csv --optimizer adam --batch-size 16
+  cregkit advise --history history.json --json advice.json
+  cregkit advise --prompt
+"""
 
 
-def run(options: Options) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the figures or the log to judge, and what is known about the training."""
+    parser.add_argument("--train-acc", type=number, metavar="PERCENT", help="accuracy on the training set, 0 to 100")
+    parser.add_argument("--test-acc", type=number, metavar="PERCENT", help="accuracy on the test or validation set")
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="a training log instead: our history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
+    )
+    parser.add_argument("--model", choices=list(rules.MODELS), help="kind of model")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")
+    parser.add_argument("--optimizer", choices=sorted(rules.OPTIMIZERS), help="optimiser in use")
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
+    )
+    parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
+
+
+def run(options: argparse.Namespace) -> int:
     """Print the advice, or the prompt, or write the advice as JSON.
 
     Raises:
-        ValueError, OSError: as ``advise``; also if arguments are missing or exclude each other.
+        CommandError: options are missing or exclude each other, a figure is out of range, or the file is no log.
+        OSError: a file cannot be read or written.
     """
     console = Console()
     if options.prompt:
         console.line(prompt().rstrip("\n"))
-        return
+        return 0
     _check(options)
-    if options.json_path not in (None, STDOUT):
-        check_writable(options.json_path)
-    advice = advise(
-        options.train_acc,
-        options.test_acc,
-        history=options.history_path,
-        model=options.model,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-    )
-    if options.json_path is None:
+    if options.json not in (None, STDOUT):
+        check_writable(options.json)
+    advice = _advice(options)
+    if options.json is None:
         _print(console, advice)
-        return
-    text = json.dumps(advice.to_dict(), indent=1)
-    if options.json_path == STDOUT:
-        console.line(text)
-        return
-    with open(options.json_path, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    elif options.json == STDOUT:
+        console.line(json.dumps(advice.to_dict(), indent=1))
+    else:
+        write_json(options.json, advice.to_dict())
+    return 0
 
 
-def _check(options: Options) -> None:
-    figures = (options.train_acc, options.test_acc)
-    if options.history_path is not None and figures != (None, None):
-        raise ValueError("give --train-acc and --test-acc, or --history, not both")
-    if options.history_path is None and None in figures:
-        missing = " and ".join(
-            name for name, value in zip(("--train-acc", "--test-acc"), figures, strict=True) if value is None
+def _check(options: argparse.Namespace) -> None:
+    figures = {"--train-acc": options.train_acc, "--test-acc": options.test_acc}
+    missing = [name for name, value in figures.items() if value is None]
+    if options.history is not None and len(missing) < len(figures):
+        raise CommandError("give --train-acc and --test-acc, or --history, not both")
+    if options.history is None and missing:
+        raise CommandError(
+            f"{' and '.join(missing)} missing: give --train-acc and --test-acc in percent, or --history FILE"
         )
-        raise ValueError(f"{missing} missing: give --train-acc and --test-acc in percent, or --history FILE")
+
+
+def _advice(options: argparse.Namespace) -> Advice:
+    try:
+        return advise(
+            options.train_acc,
+            options.test_acc,
+            history=options.history,
+            model=options.model,
+            batch_size=options.batch_size,
+            optimizer=options.optimizer,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _print(console: Console, advice: Advice) -> None:
@@ -82,12 +108,12 @@ def _print(console: Console, advice: Advice) -> None:
         console.line()
         for line in _history_lines(advice.history):
             _paragraph(console, line)
-    for number, remedy in enumerate(advice.remedies, 1):
+    for position, remedy in enumerate(advice.remedies, 1):
         console.line()
         start = (
             f", start with {remedy.value:g}" if remedy.value is not None and remedy.rate != f"{remedy.value:g}" else ""
         )
-        console.line(f"{number}. {remedy.name}" + (f" {remedy.rate}{start}" if remedy.rate else ""))
+        console.line(f"{position}. {remedy.name}" + (f" {remedy.rate}{start}" if remedy.rate else ""))
         _paragraph(console, remedy.reason, "   ")
         console.line(f"   >>> {remedy.code}")
     if advice.remedies:

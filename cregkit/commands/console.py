@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
 from cregkit._progress import progress, rich_console
+
+NO_MATPLOTLIB = "matplotlib is not installed; pip install 'cregkit[lab]'"
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 class Console:
