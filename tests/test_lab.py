@@ -23,7 +23,8 @@ from cregkit import commands
 from cregkit.commands import lab as command
 from cregkit.lab import figures, page, writing
 from cregkit.lab.experiments import EXPERIMENTS
-from cregkit.lab.experiments.framework import (
+from cregkit.lab.experiments.running import run
+from cregkit.lab.framework import (
     CONFIRMED,
     CONTRADICTED,
     UNDECIDED,
@@ -35,7 +36,6 @@ from cregkit.lab.experiments.framework import (
     Trial,
     mean_of,
 )
-from cregkit.lab.experiments.running import run
 from cregkit.lab.spread import Interval, Spread
 
 pytest.importorskip("scipy")  # the intervals

@@ -14,8 +14,8 @@ from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
 from cregkit.config import machine_line
 from cregkit.lab import distributed, figures, page, writing
 from cregkit.lab.experiments import EXPERIMENTS
-from cregkit.lab.experiments.framework import Experiment, Result, Settings
 from cregkit.lab.experiments.running import run as run_experiment
+from cregkit.lab.framework import Experiment, Result, Settings
 
 DESCRIPTION = """\
 Run an experiment: train networks with and without a remedy on several seeds, print one table (mean and standard

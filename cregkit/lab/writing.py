@@ -8,7 +8,7 @@ from typing import Any
 
 import cregkit
 from cregkit import _files as files
-from cregkit.lab.experiments.framework import Result
+from cregkit.lab.framework import Result
 
 FORMAT = 1
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cregkit.lab.data import circle_data
 from cregkit.lab.demo import LABEL_NOISE, TEST_SEED, TEST_SIZE, TRAIN_SIZE
-from cregkit.lab.experiments.framework import Figures
+from cregkit.lab.framework import Figures
 from cregkit.lab.network import normal_linear
 from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential
 from cregkit.layers.base import Array
