@@ -10,14 +10,15 @@ import os
 import secrets
 import zipfile
 from collections.abc import Mapping
-from os import PathLike
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Path: TypeAlias = str | os.PathLike[str]
 
-def check_writable(path: str) -> None:
+
+def check_writable(path: Path) -> None:
     """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
     existed = os.path.exists(path)
     with open(path, "ab"):
@@ -26,7 +27,7 @@ def check_writable(path: str) -> None:
         os.unlink(path)
 
 
-def write_json(path: str | PathLike[str], content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write ``content`` as JSON; what is not finite becomes null, as JSON has no sign for it."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(_finite(content), file, indent=1, allow_nan=False)
@@ -44,7 +45,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write ``arrays`` beside ``path``, bring them to the disk, then put the file in its place in one step.
 
     Raises:
@@ -65,7 +66,7 @@ def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -
             os.unlink(beside)
 
 
-def load_arrays(path: str | PathLike[str]) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of an ``.npz`` file, which need not be trusted: no pickle, nothing larger than the file itself.
 
     Raises:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cregkit import _files as files
 from cregkit import _progress
 from cregkit import _validate as validate
+from cregkit._files import Path
 from cregkit.layers import BatchNorm, Layer, Seed, draw_seed
-from cregkit.layers.base import Path
 from cregkit.train.callbacks import AnyCallback, Callback, EpochEnd, FitState
 from cregkit.train.checkpoint import Checkpoint
 from cregkit.train.divergence import DivergenceError, DivergenceWarning, first_not_finite
@@ -336,7 +336,7 @@ def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoin
                 "a checkpoint is there; go on from it with resume=True, or delete it",
                 str(checkpoint.path),
             )
-        files.check_writable(str(checkpoint.path))
+        files.check_writable(checkpoint.path)
         return checkpoint.read() if checkpoint.exists() else None
 
     arrays = together.from_leader(read)

@@ -9,11 +9,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from cregkit import _files as files
-
-Path: TypeAlias = str | os.PathLike[str]
+from cregkit._files import Path
 
 
 class Divergence(NamedTuple):
