@@ -356,11 +356,11 @@ def test_history_without_a_test_set_round_trip(tmp_path):
     ("read", "content", "words"),
     [
         (History.from_json, "{", "is not JSON"),
-        (History.from_json, "[]", "it has no train_loss, train_acc"),
+        (History.from_json, "[]", "is not a cregkit history: missing train_loss, train_acc"),
         (History.from_json, json.dumps({name: ["x"] for name in vars(History())}), "could not convert string to float"),
-        (History.from_json, json.dumps(dict.fromkeys(vars(History()), 3)), "is no history of cregkit"),
-        (History.from_csv, "", "it has no train_loss, train_acc"),
-        (History.from_csv, "epoch,gap\n0\n", "a row has not as many cells as the header, 2"),
+        (History.from_json, json.dumps(dict.fromkeys(vars(History()), 3)), "is not a cregkit history"),
+        (History.from_csv, "", "is not a cregkit history: missing train_loss, train_acc"),
+        (History.from_csv, "epoch,gap\n0\n", "each row must have as many cells as the header, 2"),
     ],
 )
 def test_a_file_that_is_no_history_of_ours(read, content, words, tmp_path):

@@ -433,10 +433,10 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: soft((X, LABELS.astype(float))),
         ValueError,
-        r"targets must be class numbers .* got float64 of shape \(40,",
+        r"targets must be class indices .* got float64 of shape \(40,",
     ),
-    (lambda: soft((X, LABELS > 3)), ValueError, r"targets must be class numbers .* got bool of shape \(40,\)"),
-    (lambda: soft((X, LABELS.astype(object))), ValueError, "targets must be class numbers .* got object"),
+    (lambda: soft((X, LABELS > 3)), ValueError, r"targets must be class indices .* got bool of shape \(40,\)"),
+    (lambda: soft((X, LABELS.astype(object))), ValueError, "targets must be class indices .* got object"),
     (
         lambda: soft((X, np.eye(8)[LABELS])),
         ValueError,
@@ -466,12 +466,12 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: aug.Augmentation(mix=aug.CutMix(), classes=3, seed=1)((X, LABELS), range(40), epoch=0),
         ValueError,
-        "targets must be class numbers below classes = 3, from 0, got 3",
+        "targets must be class indices from 0 to 2 for classes=3, got 3",
     ),
     (
         lambda: aug.Augmentation(mix=aug.CutMix(), classes=3, seed=1)((X[:3], np.array([2, -1, 2])), range(3), epoch=0),
         ValueError,
-        "targets must be class numbers below classes = 3, from 0, got -1",
+        "targets must be class indices from 0 to 2 for classes=3, got -1",
     ),
     (
         lambda: aug.Mixup()(X, np.eye(40, dtype=np.float32), X.swapaxes(2, 3), X, index=np.arange(40), seed=1),

@@ -131,16 +131,16 @@ class Augmentation:
         if not np.issubdtype(targets.dtype, np.integer):
             if self.classes is not None and (targets.ndim < 2 or targets.shape[-1] != self.classes):
                 raise ValueError(
-                    f"targets must be class numbers of an integer dtype, or probabilities of classes = {self.classes} "
+                    f"targets must be class indices of an integer dtype, or probabilities of classes = {self.classes} "
                     f"on the last axis, got {targets.dtype} of shape {targets.shape}: use targets.astype(np.int64) for "
-                    f"class numbers, and classes=None if targets are not classes"
+                    f"class indices, and classes=None if targets are not classes"
                 )
             return targets.astype(np.float32)
         if self.classes is None:
             raise ValueError(
                 "classes must be the number of classes, got None: a mixture of two classes is a vector of probabilities"
             )
-        wanted = f"targets must be class numbers below classes = {self.classes}, from 0"
+        wanted = f"targets must be class indices from 0 to {self.classes - 1} for classes={self.classes}"
         validate.within(wanted, targets, 0, self.classes - 1)
         soft: Array = np.eye(self.classes, dtype=np.float32)[targets]
         return soft

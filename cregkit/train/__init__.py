@@ -1,4 +1,4 @@
-"""Training: losses, optimisers, the fit loop with early stopping and checkpoints, the history of a run, networks."""
+"""Training: losses, optimisers, ``fit`` with callbacks, early stopping and checkpoints, metrics and networks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the classifier when it is asked for: it alone needs scikit-learn."""
+    """Import the classifier on first access, because only it needs scikit-learn."""
     if name != "RegularizedMLPClassifier":
         raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
     from cregkit.train.classifier import RegularizedMLPClassifier
@@ -60,5 +60,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """List the public names."""
     return __all__
