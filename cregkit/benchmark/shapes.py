@@ -1,4 +1,4 @@
-"""The shapes that are measured: those the kernels were tuned on, and a second list that they were not tuned on."""
+"""The measured shapes: one list that the kernels were tuned on, and a held-out list."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from cregkit.cases import Shape
 
 LADDER: tuple[Shape, ...] = ((1, 768), (32, 256), (512, 768), (4096, 1024), (8192, 4096))
-"""From one row to beyond the last cache; the line of the picture goes through these."""
+"""From one row to beyond the LLC."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of an op."""
+    """The shapes of an op: tuned on, held out, and for quick runs."""
 
     tuned: tuple[Shape, ...]
     held_out: tuple[Shape, ...]
     quick: tuple[Shape, ...]
-    """Small, in the cache, and beyond it: for ``--quick`` and for ``bench/``."""
+    """Small, in cache, and beyond cache: for ``--quick`` and for ``bench/``."""
 
 
 ROWS = Shapes(
@@ -117,7 +117,7 @@ SHAPES: Mapping[str, Shapes] = {
     "adamw_step[decoupled]": WEIGHTS,
     "adamw_step[coupled]": WEIGHTS,
 }
-"""By the name of the case."""
+"""The shapes by the name of the case."""
 
 PROMISED = (
     "layer_norm",
@@ -140,4 +140,4 @@ PROMISED = (
     "dropout_add_rms_norm_forward[p = 0]",
     "adamw_step[decoupled]",
 )
-"""The ops whose speed is promised: what ``--quick`` measures and the picture shows."""
+"""The cases whose speed is promised, which ``--quick`` measures and the plot shows."""
