@@ -1,4 +1,4 @@
-"""``mpiexec -n 4 cregkit lab distributed``: the digits learnt by several processes, and what each of them did."""
+"""``mpiexec -n 4 cregkit lab distributed``: train on the digits with several processes, and report each of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,21 @@ def network() -> Sequential:
 
 
 def run(epochs: int | None, json_path: str | None) -> None:
-    """Train, and let rank 0 print and write the figures of every rank and of all together.
+    """Train on all ranks; rank 0 prints and writes the metrics of every rank and of the whole run.
 
-    Raises:
-        ImportError: mpi4py is not installed.
-        OSError: the file cannot be written; found by rank 0, raised in all.
+    Parameters
+    ----------
+    epochs
+        Number of epochs, or None for the default.
+    json_path
+        File for all numbers, or None.
+
+    Raises
+    ------
+    ImportError
+        mpi4py is not installed.
+    OSError
+        The file cannot be written; raised in all ranks.
     """
     from cregkit import mpi
 

@@ -1,4 +1,4 @@
-"""The numbers of the experiments as files: JSON with everything, CSV with one value to a line."""
+"""Results of the experiments as files: JSON with everything, CSV with one value per line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FORMAT = 1
 
 
 def write_json(path: str, results: Sequence[Result]) -> None:
-    """Write machine, settings, tables with the values of every seed, curves, sentences and claims.
+    """Write machine, settings, tables with the values of every seed, curves, conclusions and claims as JSON.
 
-    What is not finite is null, as JSON has no sign for it.
+    Values that are not finite become null, because JSON cannot represent them.
     """
     content = {
         "format": FORMAT,
@@ -62,7 +62,7 @@ def _experiment(result: Result) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Return ``value`` as plain JSON, None for every number that is not finite."""
+    """Return ``value`` as plain JSON, with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -73,7 +73,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_csv(path: str, results: Iterable[Result]) -> None:
-    """Write experiment, row, seed, figure and value: the same five columns for every experiment."""
+    """Write the columns experiment, row, seed, figure and value as CSV."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("experiment", "row", "seed", "figure", "value"))
