@@ -1,7 +1,7 @@
-"""Every op of ``cregkit/cases.py`` at a small, an in-cache and a memory size: cregkit, a copy, and all installed peers.
+"""Every op of ``cregkit/verify/cases.py`` at three sizes: cregkit, a copy, and all installed peers.
 
-The shapes are those of ``cregkit/benchmark/shapes.py``. Contestants run one after another here; use ``cregkit bench``
-for ratios, because it interleaves them.
+The shapes are those of ``cregkit/verify/shapes.py``. Contestants run one after another here; use ``cregkit bench`` for
+ratios, because it interleaves them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from conftest import copy_seconds, peer
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.benchmark import suite
 from cregkit.benchmark.peers import PEERS, complaint
 from cregkit.benchmark.roofline import copies
-from cregkit.benchmark.shapes import SHAPES
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
 
 SIZES = ("small", "cache", "memory")
 CELLS = [(case, size) for case in cases.CASES for size in SIZES]
@@ -29,8 +31,8 @@ class Cell(NamedTuple):
     """A case on a shape, with its arguments and the oracle's results."""
 
     case: cases.Case
-    shape: cases.Shape
-    arguments: cases.Arguments
+    shape: Shape
+    arguments: Arguments
     reference: dict[str, np.ndarray[Any, Any]]
 
     @property
@@ -46,7 +48,7 @@ class Contestant(NamedTuple):
 @pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0].name} {cell[1]}", scope="module")
 def cell(request):
     case, size = request.param
-    shape = SHAPES[case.name].quick[SIZES.index(size)]
+    shape = case.timed.quick[SIZES.index(size)]
     arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
     return Cell(case, shape, arguments, cases.reference(case, arguments))
 

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit._files import Path
+
 Series: TypeAlias = NDArray[np.float64]
-Path: TypeAlias = str | os.PathLike[str]
 
 # A column is named PREFIX_METRIC with an optional suffix; the first match is used. "test" comes last: a log that has
 # both contains validation metrics for every epoch, but test metrics for the end only.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ from cregkit.augment import (
     Transform,
     VerticalFlip,
 )
-from cregkit.console import Console, check_writable
 from cregkit.lab import figures
 from cregkit.layers.base import Array
 
@@ -30,15 +28,17 @@ class SheetError(Exception):
     """An image cannot be shown; the message is one line."""
 
 
-def run(image_path: str, out_path: str, samples: int, seed: int) -> None:
-    """Write a PNG with one row of augmented samples per transform, and print its path.
+def write(path: str, image: Array, rows: Mapping[str, Transform], samples: int, seed: int) -> None:
+    """Write a PNG with one row per transform: the image and ``samples`` augmented samples.
 
     Parameters
     ----------
-    image_path
-        The image.
-    out_path
+    path
         The PNG to write.
+    image : shape (1 or 3, H, W), float32
+        The image, with values in [0, 1].
+    rows
+        The transforms by name.
     samples
         Samples per transform, at least 1.
     seed
@@ -46,27 +46,19 @@ def run(image_path: str, out_path: str, samples: int, seed: int) -> None:
 
     Raises
     ------
-    SheetError
-        The file is not a readable image.
     ImportError
         matplotlib is not installed.
     OSError
-        A file cannot be read or written.
+        The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'cregkit[augment]'") from error
-    image = read(image_path)
-    check_writable(out_path)
-    rows = transforms(*image.shape[1:])
+    from matplotlib.figure import Figure
+
     width = 1.3 * (samples + 1)
     figure = Figure(
         figsize=(width + 1.2, 1.35 * len(rows) * image.shape[1] / image.shape[2] + 0.3), layout="constrained"
     )
     draw(figure, image, rows, samples, seed)
-    figure.savefig(out_path, format="png", dpi=110, facecolor="white")
-    Console().line(f"written {os.path.abspath(out_path)}: {len(rows)} transforms, {samples} samples each, seed {seed}")
+    figure.savefig(path, format="png", dpi=110, facecolor="white")
 
 
 def read(path: str) -> Array:

@@ -6,8 +6,9 @@ import copy
 from functools import partial
 from typing import Any
 
+from cregkit import _validate as validate
 from cregkit.batch_sums import Doubles, Sums, merge_gradient_sums, merge_moments
-from cregkit.layers import BatchNorm, Layer, validate
+from cregkit.layers import BatchNorm, Layer
 from cregkit.mpi.communicator import Comm, checked_comm, gathered
 
 
