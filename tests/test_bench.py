@@ -338,7 +338,7 @@ def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monke
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=2.0, copy=0.5))
     assert commands.main(["bench", "--compare", path]) == 1
     out = capsys.readouterr().out
-    assert "SLOWER cregkit layer_norm 4x16: 2.00 times" in out
+    assert "SLOWER cregkit layer_norm 4x16: 2.00 times the older run's time" in out
     assert "2 of 2 times became slower" in out
 
 

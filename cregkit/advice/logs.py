@@ -69,7 +69,7 @@ class _Table:
 
 
 def read(path: Path) -> Curves:
-    """Read the curves from a CSV or JSON file.
+    r"""Read the curves from a CSV or JSON file.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def read(path: Path) -> Curves:
     >>> from cregkit.advice import logs
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     path = Path(directory) / "log.csv"
-    ...     _ = path.write_text("epoch,accuracy,val_accuracy\\n0,0.7,0.6\\n1,0.9,0.8\\n")
+    ...     _ = path.write_text("epoch,accuracy,val_accuracy\n0,0.7,0.6\n1,0.9,0.8\n")
     ...     logs.read(path).test_acc
     array([60., 80.])
     """

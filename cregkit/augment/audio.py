@@ -24,7 +24,7 @@ class AddNoise(ArrayTransform):
     ``x + sigma * z`` with z from N(0, 1) and ``sigma**2 = mean(x**2) / 10**(snr_db / 10)`` per clip. Silent clips are
     unchanged.
 
-    Parameters
+    Attributes
     ----------
     snr_db
         Signal-to-noise ratio in decibels, in [-200, 200]: a number, or an interval (low, high) to draw from.
@@ -62,7 +62,7 @@ class AddNoise(ArrayTransform):
 class Gain(ArrayTransform):
     """Multiply each clip by a random gain, ``x * 10**(db / 20)``, without clipping.
 
-    Parameters
+    Attributes
     ----------
     db
         Interval (low, high) of the gain in decibels, within [-200, 200]; a number ``a`` means (-a, a).
@@ -97,7 +97,7 @@ class Gain(ArrayTransform):
 class TimeShift(ArrayTransform):
     """Shift each clip in time by a random whole number of samples.
 
-    Parameters
+    Attributes
     ----------
     seconds
         Largest shift in either direction, at least 0.
@@ -144,7 +144,7 @@ class TimeStretch(ArrayTransform):
 
     See ``time_stretch``. The result is cut or zero-padded at the end to a fixed length.
 
-    Parameters
+    Attributes
     ----------
     rate
         Speed factor in [0.05, 20], above 1 for faster: a number, or an interval (low, high) to draw from.
@@ -196,7 +196,7 @@ class PitchShift(ArrayTransform):
 
     See ``pitch_shift``.
 
-    Parameters
+    Attributes
     ----------
     semitones
         Interval (low, high) of the shift in semitones, within [-48, 48]; a number ``a`` means (-a, a).

@@ -96,7 +96,16 @@ class Transform:
         """Return a batch with the sample shape and dtype that this transform gives for batches like ``x``.
 
         The transform runs on one synthetic sample with values from 0 to 1; the samples of ``x`` are not transformed.
-        A list is returned as it is.
+
+        Parameters
+        ----------
+        x : shape (N, ...)
+            Samples.
+
+        Returns
+        -------
+        array or list
+            A batch of one transformed sample; ``x`` itself if it is a list.
         """
         if not isinstance(x, np.ndarray):
             return x
@@ -345,10 +354,24 @@ def between(u: NDArray[np.float64], interval: Interval) -> NDArray[np.float64]:
 
 
 def interval(name: str, value: Any, low: float, high: float = float("inf"), *, centre: float | None = None) -> Interval:
-    """Return ``value`` as an interval within [low, high].
+    """Return a setting, a number or a pair, as an interval within [low, high].
 
-    A pair is returned as it is. A number ``a`` gives (a, a), or with ``centre`` the interval
-    (centre - a, centre + a), clipped to [low, high].
+    Parameters
+    ----------
+    name
+        Name of the setting, for errors.
+    value
+        A pair (first, last), or a number ``a``, which gives (a, a), or with ``centre`` the interval
+        (centre - a, centre + a), clipped to [low, high].
+    low, high
+        Limits of the interval.
+    centre
+        Centre of the interval of a number, or None.
+
+    Returns
+    -------
+    first, last : float
+        The interval.
     """
     if isinstance(value, (tuple, list)):
         if len(value) != 2:

@@ -48,7 +48,7 @@ def sides_of(size: Any) -> tuple[int, int]:
 class RandomCrop(ImageTransform):
     """Crop a window at a uniformly random position of the padded image.
 
-    Parameters
+    Attributes
     ----------
     size
         Height and width of the window in pixels: one number, or a tuple (height, width).
@@ -111,7 +111,7 @@ class RandomCrop(ImageTransform):
 class HorizontalFlip(ImageTransform):
     """Flip each image left to right with probability ``p``.
 
-    Parameters
+    Attributes
     ----------
     p
         Probability per image, in [0, 1].
@@ -147,7 +147,7 @@ class HorizontalFlip(ImageTransform):
 class VerticalFlip(HorizontalFlip):
     """Flip each image top to bottom with probability ``p``.
 
-    Parameters
+    Attributes
     ----------
     p
         Probability per image, in [0, 1].
@@ -173,7 +173,7 @@ class Rotation(ImageTransform):
 
     ``cregkit.functional.rotate_images`` gives the formula.
 
-    Parameters
+    Attributes
     ----------
     degrees
         Interval (low, high) of the angle in degrees, counter-clockwise, within [-360, 360]; a number ``a`` means
@@ -221,7 +221,7 @@ class ColorJitter(ImageTransform):
     noise after this transform. Brightness and contrast accept any number of channels. Saturation and hue need three
     channels (red, green, blue), or one, which they leave unchanged.
 
-    Parameters
+    Attributes
     ----------
     brightness, contrast, saturation
         Interval (low, high) of the factor, at least 0; a number ``a`` means (max(0, 1 - a), 1 + a).
@@ -285,7 +285,7 @@ class Cutout(ImageTransform):
 
     The centre is uniform over the image. The part of the box beyond the edge is clipped.
 
-    Parameters
+    Attributes
     ----------
     size
         Height and width of the box in pixels: one number, or a tuple (height, width).
@@ -336,7 +336,7 @@ class GaussianNoise(ImageTransform):
     ``x + sigma * z`` with z from N(0, 1), by ``cregkit.functional.gaussian_noise``. Accepts float32 batches of any
     shape (N, ...). The result is not clipped.
 
-    Parameters
+    Attributes
     ----------
     sigma
         Standard deviation, at least 0: a number, or an interval (low, high) from which each sample draws its own.

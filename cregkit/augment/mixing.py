@@ -90,7 +90,7 @@ def _check_alike(name: str, x: Any, other_name: str, other: Any) -> None:
 class Mixup(Mixing):
     """Mixup: ``w * x + (1 - w) * other`` for samples and labels, with w from Beta(alpha, alpha).
 
-    Parameters
+    Attributes
     ----------
     alpha
         Parameter of the beta distribution, above 0. Values other than 1 need SciPy.
@@ -128,7 +128,7 @@ class CutMix(Mixing):
     The box covers a fraction 1 - w of the pixels, with w from Beta(alpha, alpha), before the part outside the image is
     clipped. Label weights use the clipped area.
 
-    Parameters
+    Attributes
     ----------
     alpha
         Parameter of the beta distribution, above 0. Values other than 1 need SciPy.

@@ -384,11 +384,9 @@ def _composed(word: str) -> str:
 
 
 def in_case_of(word: str, like: str) -> str:
-    """Return ``word`` in the case of ``like``: UPPER, Capitalised, or with a lower-case first letter.
-
-    ``word`` is returned unchanged if either word contains anything but letters (a URL, for example), or if the change
-    of case would not round-trip: the mapping of Turkish ı and İ depends on the language.
-    """
+    """Return ``word`` in the case of ``like``: UPPER, Capitalised, or with a lower-case first letter."""
+    # Unchanged if either word contains anything but letters (a URL, for example), or if the change of case would not
+    # round-trip: the mapping of Turkish ı and İ depends on the language.
     if word == like or not (is_written_out(word) and is_written_out(like)):
         return word
     if _is_upper(like):

@@ -147,11 +147,7 @@ def _threads(rows: Sequence[Row]) -> Iterator[Goal]:
 
 
 def call_overhead(budget: float) -> list[Goal]:
-    """Time calls on shape (1, 768): as a function, with ``out=``, and as a layer in evaluation mode.
-
-    Limits are multiples of the time of ``np.empty_like`` in the same run, because absolute times depend mainly on the
-    machine.
-    """
+    """Time calls on shape (1, 768), relative to ``np.empty_like``, because absolute times depend on the machine."""
     from cregkit.layers import LayerNorm, RMSNorm
 
     x, gamma, beta = (np.ones(shape, np.float32) for shape in ((1, 768), (768,), (768,)))

@@ -198,19 +198,15 @@ class Change:
 
     @property
     def slower(self) -> bool:
-        """Whether the op is slower beyond the noise, and its best sample is slower than the old median.
-
-        The second condition is for machines that delay most calls by milliseconds, which the noise does not show.
-        """
+        """Whether the op is slower beyond the noise, and its best sample is slower than the old median."""
+        # The second condition is for machines that delay most calls by milliseconds, which the noise does not show.
         return self.factor > 1.0 + max(LEAST_CHANGE, NOISE_LIMIT * self.noise) and self.best_factor > 1.0
 
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
-    """Compare the cells that both runs measured.
-
-    Times drift between runs, so each is divided by the time of the fastest copy in its row. The noise is the standard
-    deviation of the quotient of both runs, from the noise of the four times.
-    """
+    """Compare the cells that both runs measured, relative to the fastest copy in their rows."""
+    # Times drift between runs; relative times do not. The noise is the standard deviation of the quotient of both runs,
+    # from the noise of the four times.
     before = {(row.case, row.shape): row for row in old}
     changes = []
     for row in new:

@@ -48,7 +48,7 @@ PROMISED = (
     "dropout_add_rms_norm_forward[p = 0]",
     "adamw_step[decoupled]",
 )
-"""The ops whose speed is promised: what ``--quick`` measures and the picture shows."""
+"""The cases whose speed is promised, which ``--quick`` measures and the plot shows."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,7 @@ class Row:
 
 
 def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
-    """Return the cases and shapes to measure, tuned or held out.
-
-    With ``quick``: three shapes of each promised case, the small ones first.
-    """
+    """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
     if quick:
         few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in CASES if case.name in PROMISED]
         return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
@@ -105,6 +102,22 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
     """Check cregkit and the peers against the oracle, then time those that are correct, and the copies.
 
     A wrong result of cregkit voids the row; a wrong result of a peer voids its entry.
+
+    Parameters
+    ----------
+    case, shape
+        What to measure.
+    peers
+        Libraries to compare with.
+    n_threads
+        Number of threads.
+    budget
+        Seconds to measure.
+
+    Returns
+    -------
+    Row
+        The measurements.
     """
     arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
     n_bytes = case.bytes_per_element * math.prod(shape)

@@ -143,7 +143,7 @@ class Claim:
 class Experiment:
     """An experiment: a question, the trials that answer it, and the conclusion.
 
-    Parameters
+    Attributes
     ----------
     name
         Name on the command line.

@@ -62,10 +62,24 @@ def write(path: str, image: Array, rows: Mapping[str, Transform], samples: int, 
 
 
 def read(path: str) -> Array:
-    """Return an image file as float32 of shape (1 or 3, H, W), with values in [0, 1].
+    """Read an image; apply its EXIF orientation, and make transparency white.
 
-    The EXIF orientation is applied, and transparency becomes white. In 32-bit images black is 0 and white is 1, or the
-    smallest and largest value if they lie outside.
+    In 32-bit images black is 0 and white is 1, or the smallest and largest value if they lie outside.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    array, shape (1 or 3, H, W), float32
+        The image, with values in [0, 1].
+
+    Raises
+    ------
+    SheetError
+        The file is not a readable image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

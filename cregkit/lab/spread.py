@@ -45,10 +45,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """Return Student's t interval of the mean of ``values``, one per seed.
-
-        The interval is infinite for a single seed and for values that are not finite.
-        """
+        """Return Student's t interval of the mean; infinite for a single seed and for values that are not finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             mean = float(np.mean(values))
         if len(values) < 2 or not math.isfinite(mean):

@@ -28,10 +28,20 @@ class Text(NamedTuple):
 
 
 def read_text(characters: int) -> Text:
-    """Return the first ``characters`` characters of the available text, as ASCII with white space collapsed.
+    """Return the beginning of the available text, as ASCII with white space collapsed.
 
     Sources are the module ``this``, the licence of Python (if installed) and that of NumPy and its bundled libraries:
     ten to sixty thousand characters, depending on the machine.
+
+    Parameters
+    ----------
+    characters
+        Most characters to return.
+
+    Returns
+    -------
+    Text
+        The text.
     """
     parts = {"the module this": _zen()}
     licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")

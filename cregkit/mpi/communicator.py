@@ -34,7 +34,7 @@ def checked_comm(comm: Comm | None) -> Comm:
 class Traffic:
     """Communication of this rank since the start of the process.
 
-    Parameters
+    Attributes
     ----------
     bytes
         Bytes sent.

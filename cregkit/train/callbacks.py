@@ -22,7 +22,7 @@ class FitState:
 
     A callback may read every attribute, set ``stop`` to end the fit, and set ``optimizer.lr``.
 
-    Parameters
+    Attributes
     ----------
     network, optimizer, train, test
         Arguments of ``fit``; ``test`` may be None.
@@ -92,10 +92,14 @@ class Callback:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Constructor arguments by name; a run resumes from a checkpoint only if they are equal.
+        """The constructor arguments by name; a run resumes from a checkpoint only if they are equal.
 
-        Values are plain values, arrays, or objects whose public attributes are. The default is the callback's public
-        attributes that are floats or strings when the fit starts.
+        The default is the callback's public attributes that are floats or strings when the fit starts.
+
+        Returns
+        -------
+        mapping
+            Plain values, arrays, or objects whose public attributes are such, by name.
         """
         return lasting(getattr(self, "__dict__", {}))
 

@@ -50,11 +50,9 @@ class DivergenceWarning(RuntimeWarning):
 
 
 def all_finite(array: NDArray[Any]) -> bool:
-    """Return whether ``array`` contains neither NaN nor infinity.
-
-    For float32 arrays this is the fastest pass: the sum of squares in float64, which no finite float32 values overflow
-    and which any NaN or infinity makes non-finite.
-    """
+    """Return whether ``array`` contains neither NaN nor infinity."""
+    # The fastest pass for float32: the sum of squares in float64, which finite float32 values cannot overflow and which
+    # any NaN or infinity makes non-finite.
     if array.dtype.char == "f" and array.flags.c_contiguous and array.flags.aligned:
         return math.isfinite(l2_penalty(array, 2.0))
     return bool(np.isfinite(array).all())

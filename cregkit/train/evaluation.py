@@ -85,8 +85,8 @@ def predict(network: Layer, x: Inputs) -> Array:
     ----------
     network
         Any layer; it is left in evaluation mode.
-    x : shape (N, ...), float32 or ids of any integer dtype
-        Samples.
+    x : shape (N, ...)
+        Samples: float32, or ids of any integer dtype.
 
     Returns
     -------

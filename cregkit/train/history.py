@@ -18,7 +18,7 @@ from cregkit._files import Path
 class Divergence(NamedTuple):
     """Where training diverged.
 
-    Parameters
+    Attributes
     ----------
     epoch
         Epoch, from 0.
@@ -47,7 +47,7 @@ class Divergence(NamedTuple):
 class History:
     """Metrics of a training run: each list has one entry per epoch, NaN where there was no measurement.
 
-    Parameters
+    Attributes
     ----------
     train_loss, test_loss
         Mean losses.

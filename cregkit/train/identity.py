@@ -35,11 +35,9 @@ def described(thing: Any) -> Any:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return a function's name with its bound arguments, such as ``softmax_cross_entropy(label_smoothing=0.1)``.
-
-    Bound arguments are those of a ``functools.partial``, and the floats and strings in the closure of a function or in
-    the attributes of a callable object. The code is not compared.
-    """
+    """Return a function's name with its bound arguments, such as ``softmax_cross_entropy(label_smoothing=0.1)``."""
+    # Bound arguments are those of a functools.partial, and the floats and strings in the closure of a function or
+    # in the attributes of a callable object. The code is not compared.
     if isinstance(function, partial):
         given: dict[Any, Any] = {**dict(enumerate(function.args)), **function.keywords}
         return _with_settings(function_name(function.func), given)

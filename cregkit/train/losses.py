@@ -31,11 +31,11 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
     Parameters
     ----------
     logits : any shape, float32
-        z, not empty.
+        Logits z, not empty.
     targets : same shape, float32
-        t in [0, 1].
+        Targets t in [0, 1].
     label_smoothing
-        s in [0, 1].
+        Smoothing s in [0, 1].
 
     Returns
     -------
@@ -90,11 +90,11 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
     Parameters
     ----------
     logits : shape (N, C) or (N, ..., C), float32
-        z, not empty.
-    targets : shape of ``logits`` without C (any integer dtype), or shape of ``logits`` (float32)
+        Logits z, not empty.
+    targets : shape of ``logits`` without C (any int dtype), or shape of ``logits`` (float32)
         Class indices in [0, C), or probabilities t in [0, 1].
     label_smoothing
-        s in [0, 1].
+        Smoothing s in [0, 1].
 
     Returns
     -------
@@ -153,9 +153,9 @@ def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array
     Parameters
     ----------
     predictions : any shape, float32
-        y, not empty.
+        Predictions y, not empty.
     targets : same shape, float32
-        t.
+        Targets t.
 
     Returns
     -------

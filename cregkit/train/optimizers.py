@@ -38,7 +38,7 @@ def _rate(name: str, value: object) -> float:
 class ParameterGroup:
     """Parameters that share a learning rate and a weight decay.
 
-    Parameters
+    Attributes
     ----------
     names
         Dotted names of the parameters.
@@ -155,7 +155,7 @@ class Optimizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the first step, by name; a run resumes from a checkpoint only if they are equal."""
+        """The settings of the first step, by name; a run resumes from a checkpoint only if they are equal."""
         return dict(self._began_with if self.steps else self._rates())
 
     def _rates(self) -> dict[str, float]:

@@ -11,9 +11,23 @@ from cregkit.lab.framework import Experiment, Result, Row, Settings, Table, Tria
 
 
 def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] = lambda name: None) -> Result:
-    """Run an experiment, and call ``step`` with the name of each completed trial.
+    """Run an experiment.
 
     Ctrl-C ends the run without an exception: the result has the completed seeds, or the completed rows of the first.
+
+    Parameters
+    ----------
+    experiment
+        The experiment.
+    settings
+        Numbers of seeds and epochs.
+    step
+        Function to call with the name of each completed trial.
+
+    Returns
+    -------
+    Result
+        The table and its conclusions.
     """
     seeds, epochs = settings.seeds or experiment.seeds, settings.epochs or experiment.epochs
     trials: dict[Row, list[Trial]] = {row: [] for row in experiment.rows}

@@ -86,7 +86,26 @@ def perceptron(
     """Return Linear -> [norm] -> ReLU -> [dropout] for each hidden size, then Linear.
 
     Weights depend on the seed alone, so networks that differ only in norm and dropout start with the same weights.
-    ``drop`` creates a dropout layer from a probability and ``seed=``.
+
+    Parameters
+    ----------
+    task
+        Task, for the numbers of inputs and outputs.
+    hidden
+        Hidden sizes.
+    seed
+        Seed of weights and masks.
+    norm
+        Name of the norm, or None.
+    dropout
+        Dropout probability; 0 omits the dropout layers.
+    drop
+        Function that creates a dropout layer from a probability and ``seed=``.
+
+    Returns
+    -------
+    Sequential
+        The network.
     """
     weights, masks = (np.random.default_rng(child) for child in np.random.SeedSequence([seed, 2]).spawn(2))
     *linear, last = (
@@ -116,12 +135,16 @@ def train(
 
     Parameters
     ----------
-    network, optimizer, epochs, batch_size, callbacks
-        As for ``cregkit.train.fit``.
+    network
+        The layer to train.
     task
         Data and loss.
+    optimizer, epochs
+        As for ``cregkit.train.fit``.
     seed
         Seed of the sample order.
+    batch_size, callbacks
+        As for ``cregkit.train.fit``.
     watch_test
         Whether to evaluate the test set each epoch.
 
