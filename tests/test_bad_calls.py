@@ -10,7 +10,7 @@ import pytest
 
 import cregkit as ck
 from cregkit import augment as aug
-from cregkit import cli, train
+from cregkit import commands, train
 
 # The call; the exception; of its message: the argument's name, what came, and what is wanted.
 CALLS: list[tuple[str, type[Exception], str, str, str]] = [
@@ -275,7 +275,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         ValueError,
         "targets",
         "got 6",
-        "from 0 to 5, as logits of shape (3, 6) say",
+        "from 0 to 5 for logits of shape (3, 6)",
     ),
     ("train.softmax_cross_entropy(x, np.zeros(2, int))", ValueError, "targets", "(2,)", "shape (3,), one for each row"),
     (
@@ -283,10 +283,16 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         TypeError,
         "targets",
         "list",
-        "an array of class numbers (any integer dtype) or float32",
+        "class indices (an array of any integer dtype) or a float32 array",
     ),
     ("train.softmax_cross_entropy(x, labels, label_smoothing=1.5)", ValueError, "label_smoothing", "1.5", "in [0, 1]"),
-    ("train.mean_squared_error(x, x[:1])", ValueError, "targets", "(1, 6) and (3, 6)", "one shape, not empty"),
+    (
+        "train.mean_squared_error(x, x[:1])",
+        ValueError,
+        "targets",
+        "(1, 6) and (3, 6)",
+        "must have the same shape and not be empty",
+    ),
     ("train.binary_cross_entropy(x, x + 2)", ValueError, "targets", "got 2.0", "in [0, 1]"),
     ("train.SGD(ck.ReLU())", ValueError, "network", "ReLU without any", "parameters to train"),
     ('train.SGD("network")', TypeError, "network", "str", "a Layer"),
@@ -318,7 +324,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         ValueError,
         "optimizer",
         "made for another network",
-        "make it for this one",
+        "must be made for network or for a layer in it",
     ),
     (
         "fit(train=(x, labels[:2]))",
@@ -335,7 +341,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
         "use np.asarray(train[0], dtype=np.float32)",
     ),
     ("fit(train=[x, labels])", TypeError, "train", "list", "a tuple (x, y)"),
-    ("fit(train=(x, labels + 9))", ValueError, "train", "got 9", "from 0 to 2, as logits of shape (3, 3) say"),
+    ("fit(train=(x, labels + 9))", ValueError, "train", "got 9", "from 0 to 2 for logits of shape (3, 3)"),
     ('fit(callbacks=["print"])', TypeError, "callbacks", "str", "Callback objects or functions"),
     ("fit(seed=-1)", ValueError, "seed", "-1", "in [0, 2**64)"),
     (
@@ -347,7 +353,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
     ),
     ("ck.advise()", TypeError, "train_acc", "advise needs", "both in percent, or a history"),
     ("ck.advise(99)", TypeError, "test_acc", "advise needs", "both in percent, or a history"),
-    ("ck.advise(140, 60)", ValueError, "train_acc", "140", "from 0 to 100 (percent)"),
+    ("ck.advise(140, 60)", ValueError, "train_acc", "140", "(percent) must be in [0, 100]"),
     ('ck.advise("99", 60)', TypeError, "train_acc", "str", "a number"),
     (
         'ck.advise(99, 60, model="perceptron")',
@@ -469,7 +475,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
     ("demo --json /no/such/folder/file.json", "", "/no/such/folder/file.json", "No such file"),
     ("demo --colour", "", "--colour", "--help"),
     ("dmeo", "COMMAND", "'dmeo'", "choose from"),
-    ("advise --train-acc 140 --test-acc 60", "train_acc", "140", "from 0 to 100"),
+    ("advise --train-acc 140 --test-acc 60", "train_acc", "140", "in [0, 100]"),
     ("advise --train-acc x --test-acc 60", "--train-acc", "'x'", "a number"),
     ("advise --train-acc 99", "--test-acc", "missing", "in percent, or --history FILE"),
     ("advise --train-acc 99 --test-acc 60 --model perceptron", "--model", "'perceptron'", "choose from"),
@@ -494,7 +500,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
 def test_a_bad_command_says_what_is_wrong(
     command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(command.format(file=__file__).split()) == 2
+    assert commands.main(command.format(file=__file__).split()) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     for part in ("cregkit", option, came.format(file=__file__), wanted):
