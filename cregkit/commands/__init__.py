@@ -13,7 +13,7 @@ from cregkit._version import __version__
 from cregkit.commands.arguments import CommandError
 
 COMMANDS: Mapping[str, str] = {
-    "info": "show the instruction set, the number of threads, and why they were chosen",
+    "info": "show the instruction set and threads in use, and why",
     "check": "compare every op with the float64 oracle on this CPU",
     "bench": "time every op against memory copies and other libraries",
     "demo": "train a network with and without regularisation and compare",
