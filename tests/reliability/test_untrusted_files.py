@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from bert_files import bf16, safetensors, with_header
 from bert_files import write as write_bert
-from support import run_python
+from support import PYTHONPATH, run_python
 
 import cregkit as ck
 
@@ -116,7 +116,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 LOAD_WITH_LITTLE_MEMORY = """
 import resource, sys
-import numpy as np
+import numpy as npfrom support import PYTHONPATH
+
 import cregkit as ck
 layer = ck.RMSNorm(3)
 before = layer.gamma.tobytes()
@@ -190,7 +191,8 @@ def test_plain_arrays_are_read_as_numpy_reads_them(order: Any, dtype: Any, tmp_p
 
 SAVE_FOR_EVER = """
 import sys
-import numpy as np
+import numpy as npfrom support import PYTHONPATH
+
 import cregkit as ck
 layer = ck.RMSNorm(300_000)
 print("saving", flush=True)
@@ -206,7 +208,7 @@ def test_a_kill_while_saving_leaves_a_whole_file(
 ) -> None:
     record_property("faults", 5)
     path = tmp_path / "state.npz"
-    environment = {**os.environ, "PYTHONPATH": str(Path(ck.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     layer = ck.RMSNorm(300_000)
     left_over = 0
     for attempt in range(5):
@@ -312,7 +314,8 @@ def test_a_bit_changed_in_a_header_is_refused_or_changes_nothing(
 
 READ_WITH_LITTLE_MEMORY = """
 import resource, sys
-import numpy as np
+import numpy as npfrom support import PYTHONPATH
+
 import cregkit as ck
 ck.BertEncoder(4, 4, 1, 4, 2)
 with open("/proc/self/statm") as file:

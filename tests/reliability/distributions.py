@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePath
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # What a wheel may hold besides the Python files, stubs and advice that git tracks under cregkit/.
 WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit-*.dist-info/*"]

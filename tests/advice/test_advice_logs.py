@@ -1,6 +1,6 @@
 """Training logs: ours, those of Keras and Lightning, what is read from them, and what is no log at all.
 
-The files in tests/logs were written by Keras 3 and Lightning 2 themselves, in short trainings on noisy points:
+The files in logs/ were written by Keras 3 and Lightning 2 themselves, in short trainings on noisy points:
 keras.csv by CSVLogger, keras_sparse.csv with separator=";" and validation every second epoch, lightning.csv with
 metrics by step and by epoch, a learning-rate monitor, and a test at the end.
 """

@@ -1,4 +1,4 @@
-"""What the processes of tests/test_torch_distributed.py run: ``python gloo_programs.py RANK RANKS MEETING NAME``.
+"""What the processes of test_torch_distributed.py run: ``python gloo_programs.py RANK RANKS MEETING NAME``.
 
 Each program compares with what one process computes on the whole batch, and prints one line from rank 0.
 """

@@ -12,7 +12,7 @@ from cregkit import cases, functional
 
 
 def test_bits_are_those_of_the_releases_before(isa: str, record_property: Callable[[str, object], None]) -> None:
-    """Whoever means to change them runs tests/golden_bits.py and says so in the CHANGELOG, marked **bits**."""
+    """Whoever means to change them runs tests/golden/golden_bits.py and says so in the CHANGELOG, marked **bits**."""
     expected, found = golden_bits.expected(), golden_bits.found()
     record_property("inputs", len(found))
     assert {name: value for name, value in found.items() if expected.get(name) != value} == {}

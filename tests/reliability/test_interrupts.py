@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import heeds_ctrl_c
-
-import cregkit
+from support import PYTHONPATH, heeds_ctrl_c
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -52,7 +50,7 @@ def interrupted(arguments: list[str], started: str) -> tuple[int, str]:
             **os.environ,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(cregkit.__file__).parents[1]),
+            "PYTHONPATH": PYTHONPATH,
         },
         preexec_fn=heeds_ctrl_c,
     )

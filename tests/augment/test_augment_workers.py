@@ -12,20 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from augmented import X, data_set, hold, of_held, sample_of
 from support import Array, run_python
 
 from cregkit import augment as aug
 
 METHODS = multiprocessing.get_all_start_methods()
-X = np.random.default_rng(0).random((12, 3, 8, 8), dtype=np.float32)
 EPOCHS = (1, 2, 2**64 - 1)
-
-_held: Any = None
-
-
-def data_set() -> aug.AugmentedDataset:
-    pipeline = aug.Compose(aug.RandomCrop(8, padding=2), aug.GaussianNoise((0, 0.1)))
-    return aug.AugmentedDataset((X, np.arange(12)), aug.Augmentation(pipeline, seed=1))
 
 
 def at(dataset: Any, epoch: int) -> list[bytes]:
@@ -37,21 +30,6 @@ def at(dataset: Any, epoch: int) -> list[bytes]:
 
 def samples(dataset: Any) -> list[bytes]:
     return [dataset[i][0].tobytes() for i in range(12)]
-
-
-def hold(dataset: Any) -> None:
-    global _held
-    _held = dataset
-
-
-def of_held(i: int) -> bytes:
-    sample: bytes = _held[i][0].tobytes()
-    return sample
-
-
-def sample_of(dataset: Any, i: int) -> bytes:
-    sample: bytes = dataset[i][0].tobytes()
-    return sample
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -110,7 +88,7 @@ def test_a_copy_keeps_the_epoch(copied: Callable[[Any], Any], shares: bool) -> N
 
 PROGRAM = """
 import multiprocessing, numpy as np
-from test_augment_workers import data_set, hold, of_held
+from augmented import data_set, hold, of_held
 if __name__ == "__main__":
     for method in multiprocessing.get_all_start_methods():
         dataset = data_set()

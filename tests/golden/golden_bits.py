@@ -1,7 +1,7 @@
 """Hashes of what every op gives for fixed inputs: the bits that no release may change without saying so.
 
-``python tests/golden_bits.py`` writes them to tests/golden/ops.txt. A change there is a decision: it goes into the
-CHANGELOG, marked **bits**. Inputs are whole numbers from the frozen generator of NumPy, scaled by powers of two: they
+``python tests/golden/golden_bits.py`` writes them to ops.txt. A change there is a decision: it goes into the CHANGELOG,
+marked **bits**. Inputs are whole numbers from the frozen generator of NumPy, scaled by powers of two: they
 are the same with any NumPy on any machine.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from cregkit import cases, functional
 
-FILE = Path(__file__).parent / "golden" / "ops.txt"
+FILE = Path(__file__).with_name("ops.txt")
 POSITIVE = ("gamma", "var", "running_var", "rstd", "v", "sigma", "factors")
 SHARES = ("weight", "jitter_images x")
 

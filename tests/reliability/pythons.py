@@ -1,4 +1,6 @@
-"""Builds, installs and tests the package with every Python it supports that is found: ``python tests/pythons.py [all]``
+"""Builds, installs and tests the package with every Python it supports that is found.
+
+``python tests/reliability/pythons.py [all]``
 
 Looks on the PATH and among pyenv's versions. Without ``all`` the oldest and the newest are tried. Prints one line for
 each.
@@ -14,9 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
-TESTS = ("parity", "golden", "buffers", "layers", "state", "cli", "checkpoint", "untrusted_files", "runtime")
+TESTS = (
+    *("ops/test_parity.py", "ops/test_golden.py", "ops/test_buffers.py", "ops/test_runtime.py"),
+    *("layers/test_layers.py", "layers/test_state.py", "train/test_checkpoint.py", "commands/test_cli.py"),
+    "reliability/test_untrusted_files.py",
+)
 
 
 def interpreters() -> dict[str, str]:
@@ -42,13 +48,13 @@ def try_one(python: str, folder: Path) -> str:
     left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, folder / "tree", ignore=left_out)
     shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, so that the installed one is met
+    shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
     inside = str(folder / "venv" / "bin" / "python")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    config = ["-c", str(folder / "tree" / "pyproject.toml"), "--rootdir", str(folder)]
     for command in (
         [python, "-m", "venv", str(folder / "venv")],
         [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[test]"],
-        [inside, "-m", "pytest", "-q", *config, *(str(folder / "tests" / f"test_{name}.py") for name in TESTS)],
+        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in TESTS)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
         if done.returncode:

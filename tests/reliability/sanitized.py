@@ -1,4 +1,6 @@
-"""The tests with an extension under AddressSanitizer and UBSan: ``python tests/sanitized.py [PYTEST ARGUMENT...]``
+"""The tests with an extension under AddressSanitizer and UBSan.
+
+``python tests/reliability/sanitized.py [PYTEST ARGUMENT...]``
 
 Builds a copy of the tree with CREGKIT_SANITIZE=1, sees that errors planted in it are reported, and runs pytest there.
 Left out are the tests that limit a process's address space or watch its memory, which AddressSanitizer fills with
@@ -15,12 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SKIPPED = ["test_torch*.py", "test_resources.py", "test_experiments.py"]
 UNSUITED = "not little_memory and not within_64_mib and not allocation and not memory_behind and not torch"
 
 # An array that claims 64 numbers more than it has, given to an op. (AddressSanitizer does not look at masked loads of
-# part of a register: guard pages see those, in tests/guarded.py and tests/native/.)
+# part of a register: guard pages see those, in guarded.py and tests/native/.)
 PLANTED = """
 import sys
 import numpy as np

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import PYTHONPATH
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(
@@ -29,7 +30,7 @@ SECONDS = 60
 
 def started(ranks: int, name: str) -> list[subprocess.CompletedProcess[str]]:
     """Run a program in so many processes, on one thread each."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cregkit.__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     program = str(Path(__file__).with_name("gloo_programs.py"))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, program, "RANK", str(ranks), f"{folder}/meeting", name]

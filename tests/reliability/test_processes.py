@@ -15,7 +15,7 @@ FORK_WITH_TORCH = """
 import os, signal, sys
 import numpy as np
 import torch
-from test_runtime import several_ops
+from support import several_ops
 import cregkit
 
 cregkit.set_num_threads(3)
@@ -217,7 +217,7 @@ LOKY = """
 import sys
 import numpy as np
 import joblib
-from test_runtime import several_ops
+from support import several_ops
 import cregkit
 
 def work(x):

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 from support import needs_openmp, run_python
 
+import build
 import cregkit
 from cregkit.kernels import _threads
-
-sys.path.insert(0, str(Path(__file__).parent / "native"))
-
-import build
 
 SOURCE = build.HERE / "thread_choice.c"
 SERIAL = 100_000  # nanoseconds of a simulated call on one thread

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "native"))
-
 import build
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects memory with mprotect")

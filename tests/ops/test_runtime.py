@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import ISAS, Array, needs_openmp, run_python
+from support import ISAS, needs_openmp, run_python, several_ops
 
 from cregkit import _fork, functional, rms_norm
 from cregkit.kernels import _cpu, _runtime, _threads
@@ -548,15 +548,6 @@ def test_the_gil_is_released() -> None:
         ticker.join()
 
 
-def several_ops(x: Array) -> bytes:
-    gamma = np.linspace(0.5, 1.5, x.shape[1], dtype=np.float32)
-    y, mean, rstd = functional.layer_norm_forward(x, gamma)
-    results = [y, *functional.layer_norm_backward(y, x, mean, rstd, gamma)]
-    results += functional.batch_norm_forward(x, gamma)
-    results += [functional.dropout(x, 0.3, seed=4), functional.rms_norm(x), np.float64(functional.l2_penalty(x, 0.1))]
-    return b"".join(result.tobytes() for result in results)
-
-
 def test_eight_python_threads_at_once() -> None:
     inputs = [np.random.default_rng(i).standard_normal((301 + i, 517)).astype(np.float32) for i in range(8)]
     with _threads.num_threads(1):
@@ -583,7 +574,7 @@ def test_eight_python_threads_at_once() -> None:
 FORK = """
 import os, sys, time
 import numpy as np
-from test_runtime import several_ops
+from support import several_ops
 from cregkit.kernels import _threads
 
 _threads.set_num_threads(4)
@@ -609,7 +600,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 SPAWN = """
 import multiprocessing, sys
 import numpy as np
-from test_runtime import several_ops
+from support import several_ops
 from cregkit.kernels import _threads
 
 if __name__ == "__main__":

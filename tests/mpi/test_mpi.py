@@ -1,4 +1,4 @@
-"""Training on several processes: each test starts ranks of tests/mpi_programs.py, bounded in time."""
+"""Training on several processes: each test starts ranks of mpi_programs.py, bounded in time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import PYTHONPATH
 
 import cregkit
 
@@ -35,7 +36,7 @@ def started(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(cregkit.__file__).parents[1]),
+        "PYTHONPATH": PYTHONPATH,
     }
     command = [str(MPIEXEC), "-n", str(ranks), sys.executable, str(Path(__file__).with_name("mpi_programs.py"))]
     return subprocess.run(

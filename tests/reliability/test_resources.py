@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import endurance
 import numpy as np
 import pytest
+from defects import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading
 from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_python, small_arguments
-from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading
 
 import cregkit as ck
 from cregkit import cases, functional
 from cregkit.kernels._threads import exact_threads
 
+ENDURANCE = str(Path(__file__).with_name("endurance.py"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
 
 # ---- memory that is not there ----
@@ -191,14 +192,14 @@ def test_many_calls_leave_no_memory_behind() -> None:
 
     In a process of its own: in this one, memory that earlier tests have freed would hide it.
     """
-    done = run_python(endurance.__file__, "100000", "50000", "60")
+    done = run_python(ENDURANCE, "100000", "50000", "60")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @linux
 def test_a_leak_would_be_seen() -> None:
-    leak = "kept = []; print(endurance.growth([lambda: kept.append(bytes(32))], 50_000))"
-    done = run_python("-c", f"import endurance; {leak}")
+    leak = "kept = []; print(growth([lambda: kept.append(bytes(32))], 50_000))"
+    done = run_python("-c", f"import runpy; growth = runpy.run_path({ENDURANCE!r})['growth']; {leak}")
     assert int(done.stdout) > 1 << 20, done.stderr
 
 

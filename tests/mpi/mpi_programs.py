@@ -1,4 +1,4 @@
-"""What the ranks of tests/test_mpi.py run: ``mpiexec -n N python tests/mpi_programs.py NAME [ARGUMENT...]``.
+"""What the ranks of test_mpi.py run: ``mpiexec -n N python mpi_programs.py NAME [ARGUMENT...]``.
 
 Each program compares with what one process computes on the whole batch, and prints one line from rank 0.
 """

@@ -1,9 +1,9 @@
 """Every op on arrays that end right before, or begin right after, a page that must not be touched.
 
-``python tests/guarded.py few|all [SHIFT]``: a few lengths, or all up to 130 and around 256, 1024 and 4096, on every
-instruction set. Each result must have the bits of a call on ordinary arrays; inputs are write-protected meanwhile, and
-bytes beside the arrays must stay as they are. Prints how many calls there were. SHIFT moves every array by so many
-bytes, which must end in a fault: tests/test_guarded.py sees to that.
+``python tests/reliability/guarded.py few|all [SHIFT]``: a few lengths, or all up to 130 and around 256, 1024 and 4096,
+on every instruction set. Each result must have the bits of a call on ordinary arrays; inputs are write-protected
+meanwhile, and bytes beside the arrays must stay as they are. Prints how many calls there were. SHIFT moves every array
+by so many bytes, which must end in a fault: test_guarded.py sees to that.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import faulthandler
 import mmap
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
 from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa, first_of
 
 from cregkit import cases, functional

@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
-import cregkit
 from cregkit import cases, functional
 from cregkit.kernels import _runtime, _threads
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+# Another process finds with it what this one does: cregkit, and these helpers.
+PYTHONPATH = os.pathsep.join(sys.path)
 
 ISAS = tuple(_runtime.available_isas())
 THREADS = (1, 2, 3, 7)
@@ -85,6 +86,15 @@ def first_of(returned: Any) -> Any:
     return returned[0] if isinstance(returned, tuple) else returned
 
 
+def several_ops(x: Array) -> bytes:
+    gamma = np.linspace(0.5, 1.5, x.shape[1], dtype=np.float32)
+    y, mean, rstd = functional.layer_norm_forward(x, gamma)
+    results = [y, *functional.layer_norm_backward(y, x, mean, rstd, gamma)]
+    results += functional.batch_norm_forward(x, gamma)
+    results += [functional.dropout(x, 0.3, seed=4), functional.rms_norm(x), np.float64(functional.l2_penalty(x, 0.1))]
+    return b"".join(result.tobytes() for result in results)
+
+
 def heeds_ctrl_c() -> None:
     """For a process's ``preexec_fn``: Ctrl-C ends it, also where the tests were started in the background.
 
@@ -97,12 +107,11 @@ def heeds_ctrl_c() -> None:
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python of its own that finds cregkit, with these variables and no others that choose ISA or threads."""
+    """Run another Python that finds the same modules; only these variables choose its ISA and threads."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("CREGKIT_ISA", "OMP_NUM_THREADS")}
-    folders = [str(Path(cregkit.__file__).parents[1]), str(Path(__file__).parent)]
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**inherited, "PYTHONPATH": os.pathsep.join(folders), **environment},
+        env={**inherited, "PYTHONPATH": PYTHONPATH, **environment},
         capture_output=True,
         text=True,
         timeout=60,

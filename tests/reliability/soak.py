@@ -1,6 +1,6 @@
 """Every promise of reliability put to the test, as a table: promise, inputs tried, faults injected, failures.
 
-python tests/soak.py SECONDS
+python tests/reliability/soak.py SECONDS
 
 SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
 the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
@@ -29,24 +29,25 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "native"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
 
 import build
 from cregkit.kernels._runtime import available_isas, cpu_name
 
-TESTS = Path(__file__).parent
 CALLS, REFUSED, LARGE = 1_000_000, 10_000, 1_000
 THOROUGH = 600
 ALL_LENGTHS = ("release", "avx512", "aarch64")
+HERE = Path(__file__).parent
+TESTS = HERE.parent
 README = TESTS.parent / "README.md"
-MARKS = "<!-- written by tests/soak.py -->\n", "<!-- end -->\n"
+MARKS = "<!-- written by tests/reliability/soak.py -->\n", "<!-- end -->\n"
 SANITIZED = (
-    "test_parity",
-    "test_buffers",
-    "test_fuzz",
-    "test_dropout_add_norm",
-    "test_layer_machine",
-    "test_containment",
+    "tests/ops/test_parity.py",
+    "tests/ops/test_buffers.py",
+    "tests/ops/test_dropout_add_norm.py",
+    "tests/ops/test_containment.py",
+    "tests/layers/test_layer_machine.py",
+    "tests/reliability/test_fuzz.py",
 )
 
 
@@ -64,7 +65,7 @@ class Tally:
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command that finds cregkit and the tests' own modules."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS / "helpers")])
     env = {**os.environ, "PYTHONPATH": path, **environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=TESTS.parent)
 
@@ -159,7 +160,7 @@ def libfuzzer(seconds: int) -> Tally:
 
 def guarded(seconds: int) -> Tally:
     """Every op between pages that must not be touched."""
-    done = run([sys.executable, str(TESTS / "guarded.py"), "all" if seconds >= THOROUGH else "few"])
+    done = run([sys.executable, str(HERE / "guarded.py"), "all" if seconds >= THOROUGH else "few"])
     wrong = done.returncode != 0
     return Tally(
         0 if wrong else int(done.stdout), failures=int(wrong), output=done.stdout + done.stderr if wrong else ""
@@ -170,8 +171,8 @@ def sanitized(seconds: int) -> Tally:
     """The tests with an extension under AddressSanitizer and UBSan."""
     if missing := build.missing_tools(build.VARIANTS["sanitized"]):
         return Tally(missing=", ".join(missing))
-    tests = [] if seconds >= THOROUGH else [f"tests/{name}.py" for name in SANITIZED]
-    done = run([sys.executable, str(TESTS / "sanitized.py"), *tests], HYPOTHESIS_PROFILE="local")
+    tests = [] if seconds >= THOROUGH else SANITIZED
+    done = run([sys.executable, str(HERE / "sanitized.py"), *tests], HYPOTHESIS_PROFILE="local")
     planted, passed = (re.search(rf"(\d+) {what}", done.stdout) for what in ("planted", "passed"))
     failed = re.search(r"(\d+) (failed|error)", done.stdout)
     failures = int(failed[1]) if failed else int(done.returncode != 0)
@@ -181,7 +182,7 @@ def sanitized(seconds: int) -> Tally:
 
 def pythons(seconds: int) -> Tally:
     """The package built, installed and tested with other Pythons."""
-    done = run([sys.executable, str(TESTS / "pythons.py"), *["all"] * (seconds >= THOROUGH)])
+    done = run([sys.executable, str(HERE / "pythons.py"), *["all"] * (seconds >= THOROUGH)])
     versions = re.findall(r"^Python (\S+): (\d+) passed", done.stdout, re.MULTILINE)
     wrong = done.returncode != 0
     output = done.stdout + done.stderr if wrong else ""
@@ -192,39 +193,43 @@ def pythons(seconds: int) -> Tally:
 def endurance(seconds: int) -> Tally:
     """Very many calls in one process, whose memory must not grow."""
     calls = [n if seconds >= THOROUGH else n // 10 for n in (CALLS, REFUSED, LARGE)]
-    done = run([sys.executable, str(TESTS / "endurance.py"), *map(str, calls)])
+    done = run([sys.executable, str(HERE / "endurance.py"), *map(str, calls)])
     wrong = done.returncode != 0
     return Tally(calls[0] + calls[2], calls[1], int(wrong), output=done.stdout + done.stderr if wrong else "")
 
 
 PROMISES: dict[str, Callable[[int], Tally]] = {
     "kernels stay within their arrays": driver("release"),
-    "the C driver notices broken kernels": pytest("tests/test_native.py", "-k", "sees"),
+    "the C driver notices broken kernels": pytest("tests/native/test_native.py", "-k", "sees"),
     "no invalid memory, no undefined behaviour": driver("sanitized"),
     "nothing uninitialised (valgrind)": driver("valgrind", lengths="smoke"),
     "no data race (ThreadSanitizer)": driver("threads"),
     "AArch64 gives the same bits (QEMU)": driver("aarch64"),
     "AVX-512 gives the same bits (SIMDe)": driver("avx512"),
     "every op within its arrays, from Python": guarded,
-    "touching memory beside them is seen": pytest("tests/test_guarded.py", "-k", "seen"),
+    "touching memory beside them is seen": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
     "the tests under ASan and UBSan": sanitized,
     "coverage-guided fuzzing of the kernels": libfuzzer,
-    "no bit changes between releases": pytest("tests/test_golden.py"),
-    "any call is right or refused": pytest("tests/test_fuzz.py"),
-    "layers in any order of calls": pytest("tests/test_layer_machine.py"),
-    "bad calls say what is wrong": pytest("tests/test_bad_calls.py", "tests/test_buffers.py", "-k", "bad or refused"),
-    "damaged and hostile files": pytest("tests/test_untrusted_files.py"),
-    "failed allocations, references": pytest("tests/test_resources.py", "-k", "alloc or reference"),
+    "no bit changes between releases": pytest("tests/ops/test_golden.py"),
+    "any call is right or refused": pytest("tests/reliability/test_fuzz.py"),
+    "layers in any order of calls": pytest("tests/layers/test_layer_machine.py"),
+    "bad calls say what is wrong": pytest(
+        "tests/reliability/test_bad_calls.py", "tests/ops/test_buffers.py", "-k", "bad or refused"
+    ),
+    "damaged and hostile files": pytest("tests/reliability/test_untrusted_files.py"),
+    "failed allocations, references": pytest("tests/reliability/test_resources.py", "-k", "alloc or reference"),
     "memory does not grow": endurance,
-    "many Python threads": pytest("tests/test_resources.py", "tests/test_runtime.py", "-k", "threads or gil"),
+    "many Python threads": pytest(
+        "tests/reliability/test_resources.py", "tests/ops/test_runtime.py", "-k", "threads or gil"
+    ),
     "forks and worker processes": pytest(
-        "tests/test_processes.py", "tests/test_runtime.py", "-k", "not gil and not threads"
+        "tests/reliability/test_processes.py", "tests/ops/test_runtime.py", "-k", "not gil and not threads"
     ),
     "interrupts": pytest(
-        *(f"tests/test_{name}.py" for name in ("cli", "fit", "bench", "lab", "interrupts")), "-k", "interrupt or ctrl"
+        "tests/commands", "tests/train", "tests/benchmark", "tests/lab", "tests/reliability", "-k", "interrupt or ctrl"
     ),
     "every supported Python there is": pythons,
-    "runs cut off go on with the same bits": pytest("tests/test_checkpoint.py"),
+    "runs cut off go on with the same bits": pytest("tests/train/test_checkpoint.py"),
 }
 
 
@@ -266,7 +271,7 @@ def main() -> int:
     seconds = time.monotonic() - start
     print(f"done in {seconds:.0f} s")
     if asked.readme:
-        write_readme(tallies, f"python tests/soak.py {asked.seconds}", seconds)
+        write_readme(tallies, f"python tests/reliability/soak.py {asked.seconds}", seconds)
     return int(wrong > 0)
 
 

@@ -1,6 +1,7 @@
-"""Very many calls: what the process grew by. tests/test_resources.py makes fewer, tests/soak.py as many as promised.
+"""Very many calls: what the process grew by. test_resources.py makes fewer, soak.py as many as promised.
 
-``python tests/endurance.py CALLS REFUSED LARGE`` makes so many of each kind, and ends with 1 if the process grew.
+``python tests/reliability/endurance.py CALLS REFUSED LARGE`` makes so many of each kind, and ends with 1 if the process
+grew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
 from support import OPS, small_arguments
 
 import cregkit
