@@ -116,8 +116,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 LOAD_WITH_LITTLE_MEMORY = """
 import resource, sys
-import numpy as npfrom support import PYTHONPATH
-
+import numpy as np
 import cregkit as ck
 layer = ck.RMSNorm(3)
 before = layer.gamma.tobytes()
@@ -191,8 +190,7 @@ def test_plain_arrays_are_read_as_numpy_reads_them(order: Any, dtype: Any, tmp_p
 
 SAVE_FOR_EVER = """
 import sys
-import numpy as npfrom support import PYTHONPATH
-
+import numpy as np
 import cregkit as ck
 layer = ck.RMSNorm(300_000)
 print("saving", flush=True)
@@ -314,8 +312,7 @@ def test_a_bit_changed_in_a_header_is_refused_or_changes_nothing(
 
 READ_WITH_LITTLE_MEMORY = """
 import resource, sys
-import numpy as npfrom support import PYTHONPATH
-
+import numpy as np
 import cregkit as ck
 ck.BertEncoder(4, 4, 1, 4, 2)
 with open("/proc/self/statm") as file:
