@@ -24,13 +24,13 @@ def assert_within(tolerance: cases.Tolerance, got: Array, wanted: Array, argumen
 
 
 def rounded(wanted: Array) -> Array:
-    """What float32 can hold of it: the gradient of a tiny row may be Inf."""
+    """Round to float32, where the gradient of a tiny row may be Inf."""
     with np.errstate(over="ignore"):
         return wanted.astype(np.float32)
 
 
 def assert_gradients(got: Any, wanted: Any, arguments: cases.Arguments, what: str) -> None:
-    """dx, and dgamma and dbeta where there are any."""
+    """Compare dx, and dgamma and dbeta unless they are None."""
     for name, tolerance, one, other in zip(
         ("dx", "dgamma", "dbeta"), (cases.GRADIENT, cases.COLUMN_SUM, cases.COLUMN_SUM), got, wanted, strict=False
     ):
@@ -41,7 +41,7 @@ def assert_gradients(got: Any, wanted: Any, arguments: cases.Arguments, what: st
 def assert_forward_and_backward(
     op: str, x: Array, eps: float, tolerance: cases.Tolerance = CONTRACT_Y, **options: int
 ) -> None:
-    """y within the tolerance; gradients from what the functional forward returned, with and without a gain."""
+    """Compare y, and the gradients with and without gamma from the statistics that our forward saved."""
     rng = np.random.default_rng(x.size)
     dy = rng.standard_normal(x.shape).astype(np.float32)
     gamma = rng.uniform(0.5, 1.5, x.shape[options.get("channel_axis", -1)]).astype(np.float32)
@@ -59,8 +59,8 @@ def assert_forward_and_backward(
 @pytest.mark.parametrize(
     ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
 )
-def test_a_million_values(op: str, shape: cases.Shape, offset: float) -> None:
-    """Enough rows (channels) to meet the rare ones whose roundings add up."""
+def test_a_million_normalised_values_are_within_the_contract(op: str, shape: cases.Shape, offset: float) -> None:
+    """Among so many rows (channels) are the rare ones whose rounding errors add up."""
     x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
     wanted = getattr(oracle, f"{op}_forward")(x)[0]
     assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x)[0], wanted, {}, op)
@@ -72,7 +72,7 @@ EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "batch_norm": 1e-5}
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("op", ROW_OPS)
-def test_rows_with_an_offset(op: str, offset: float) -> None:
+def test_row_norms_are_accurate_at_any_offset(op: str, offset: float) -> None:
     rng = np.random.default_rng(int(offset))
     for cols in (*range(1, 20), 31, 32, 33, 47, 63, 64, 65, 70, 1023, 4097, 16384):
         x = (offset + rng.standard_normal((66 if cols < 100 else 5, cols))).astype(np.float32)
@@ -81,7 +81,7 @@ def test_rows_with_an_offset(op: str, offset: float) -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("axis", [1, -1])
-def test_channels_with_an_offset(axis: int, offset: float) -> None:
+def test_batch_norm_is_accurate_at_any_offset(axis: int, offset: float) -> None:
     rng = np.random.default_rng(int(offset))
     flat = ((2, 3), (3, 5), (5, 17), (70, 70), (1023, 3), (4097, 33), (16384, 2))
     maps = (
@@ -94,7 +94,7 @@ def test_channels_with_an_offset(axis: int, offset: float) -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("axis", [1, -1])
-def test_inference_with_an_offset(axis: int, offset: float) -> None:
+def test_batch_norm_inference_is_accurate_at_any_offset(axis: int, offset: float) -> None:
     rng = np.random.default_rng(int(offset))
     for shape in ((1, 3), (70, 33), (3, 5, 7) if axis == 1 else (3, 7, 5)):
         x, dy = (offset * i + rng.standard_normal(shape) for i in (1, 0))
@@ -139,7 +139,7 @@ def extreme_rows() -> dict[str, Array]:
 
 
 def assert_any_magnitude(op: str, row: Array) -> None:
-    """The row alone, so that its errors are measured by its own magnitude; and as a channel of both layouts."""
+    """Test the row alone, as one row or as one channel: its errors are measured by its own magnitude."""
     if op in ROW_OPS:
         assert_forward_and_backward(op, row[np.newaxis], 0.0, cases.NORMALISED)
         return
@@ -149,18 +149,18 @@ def assert_any_magnitude(op: str, row: Array) -> None:
 
 @pytest.mark.parametrize("scale", MAGNITUDES)
 @pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
-def test_any_magnitude(op: str, scale: float) -> None:
+def test_norms_are_accurate_at_any_magnitude(op: str, scale: float) -> None:
     assert_any_magnitude(op, random_row(scale))
 
 
 @pytest.mark.parametrize("kind", extreme_rows())
 @pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
-def test_extreme_magnitudes(op: str, kind: str) -> None:
+def test_norms_are_accurate_for_extreme_rows(op: str, kind: str) -> None:
     assert_any_magnitude(op, extreme_rows()[kind])
 
 
-def test_neighbours_of_extreme_channels_stay_accurate() -> None:
-    """A vector of channels that holds some for the float64 path and some not: each by its own magnitude."""
+def test_channels_beside_extreme_channels_stay_accurate() -> None:
+    """One SIMD vector holds channels for the float64 path and others; each is measured by its own magnitude."""
     rows = np.stack([random_row(s, 130) for s in (1.0, 3e37, 1e-30, 1e6, 1e-45, 5.0)])
     x = np.ascontiguousarray(rows.T)
     dy = np.random.default_rng(7).standard_normal(x.shape).astype(np.float32)
@@ -184,7 +184,7 @@ def test_constant_rows_become_zero(op: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("op", ["layer_norm", "batch_norm"])
-def test_constant_rows_without_eps_are_undefined(op: str) -> None:
+def test_constant_rows_with_eps_0_give_nan_and_an_infinite_rstd(op: str) -> None:
     x = np.full((7, 7), 3.0, np.float32)
     for _ in each_isa():
         y, _, rstd = getattr(functional, f"{op}_forward")(x, eps=0.0)
@@ -197,7 +197,7 @@ def trend(n: int) -> Array:
 
 
 def jump(n: int) -> Array:
-    """The first lanes say nothing of the rest."""
+    """The first 64 values differ from all others."""
     return np.where(np.arange(n) < 64, 0.0, 1e5) + np.random.default_rng(n).standard_normal(n)
 
 
@@ -226,7 +226,7 @@ KINDS = (trend, jump, late_jump, all_at_an_offset_but_the_first, heavy_tail, one
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
-def test_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> None:
+def test_norms_are_accurate_for_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> None:
     for n in (70, 1023, 4097, 16384):
         row = kind(n).astype(np.float32)
         shapes = [(1, n)] if op in ROW_OPS else [(n, 1), (1, 1, n)]
@@ -236,8 +236,8 @@ def test_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> N
 
 
 @pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
-def test_columns_unlike_their_first_rows(step: float) -> None:
-    """Thousands of channels, to meet those whose roundings add up most."""
+def test_batch_norm_is_accurate_for_columns_unlike_their_first_rows(step: float) -> None:
+    """Among so many channels are those whose rounding errors add up most."""
     for rows in (63, 64):
         x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
         x[:16] += np.float32(step)
@@ -247,7 +247,7 @@ def test_columns_unlike_their_first_rows(step: float) -> None:
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
 @pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
-def test_eps(op: str, eps: float) -> None:
+def test_norms_are_accurate_with_any_eps(op: str, eps: float) -> None:
     rng = np.random.default_rng(3)
     for scale in (1.0, 1e-3):
         x = (scale * rng.standard_normal((33, 65))).astype(np.float32)
@@ -257,8 +257,8 @@ def test_eps(op: str, eps: float) -> None:
 
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("offset", [10.0, 1e6])
-def test_running_statistics_over_many_batches(offset: float, unbiased: bool) -> None:
-    """Each step from the state before it, so that only that step's rounding counts."""
+def test_running_statistics_stay_accurate_over_many_batches(offset: float, unbiased: bool) -> None:
+    """The oracle starts each step from our state: only the rounding of that step counts."""
     rng = np.random.default_rng(8)
     for isa in each_isa():
         mean, var = np.zeros(33, np.float32), np.ones(33, np.float32)

@@ -1,4 +1,4 @@
-"""The same inputs give the same bits: on any ISA and thread count, split, placed in memory or streamed in any way."""
+"""The same inputs give the same bits for any ISA, thread count, batch split, address, store and floating-point mode."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support import (
 from cregkit import cases, functional
 from cregkit.kernels import _threads
 
-# For each kind of shapes, some with enough elements for seven threads and no round number anywhere.
+# Shapes of each family with enough elements for seven threads. No size is a multiple of a vector.
 LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
     cases.ROWS: ((701, 333), (7, 70001), (65537, 5)),
     cases.COLUMNS: ((997, 251), (67, 3999)),
@@ -42,7 +42,7 @@ LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
 
 
 @each_case
-def test_isa_and_threads(case: cases.Case) -> None:
+def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> None:
     for shape in LARGE[case.shapes]:
         arguments = arguments_of(case, shape, 100.0)
         found = set()
@@ -53,7 +53,7 @@ def test_isa_and_threads(case: cases.Case) -> None:
         assert len(found) == 1, shape
 
 
-# The arguments that hold one entry per row, of the ops that treat each row alone.
+# Ops that treat each row alone, and their arguments with one entry per row.
 ROW_ARGUMENTS = {
     "layer_norm": ["x"],
     "layer_norm_forward": ["x"],
@@ -72,7 +72,7 @@ PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
 def piece_of(arguments: cases.Arguments, names: list[str], i: int, j: int) -> cases.Arguments:
-    """Rows i to j; where there is an offset into a random stream, it moves along."""
+    """Rows i to j; an offset into a random stream moves on by the elements before row i."""
     before = arguments[names[0]][:i].size
     moved = {"offset": arguments["offset"] + before} if "offset" in arguments else {}
     return {name: arguments[name][i:j] for name in names} | moved
@@ -96,7 +96,7 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
 @pytest.mark.parametrize("rows", [5, 20, 64])
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is cases.COLUMNS], ids=lambda case: case.name)
 def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, rows: int, isa: str) -> None:
-    """Few rows of many channels are taken some channels at a time, parts of them in passes over all channels."""
+    """The kernel processes few rows of many channels in blocks of channels."""
     channels, edges = 9001, range(0, 10501, 1500)
     arguments = arguments_of(case, (rows, channels))
     for channel, value in ((7, 1e30), (4444, np.nan), (8000, 3.0)):
@@ -111,7 +111,7 @@ def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, row
 
 
 def placed(array: Array, position: int) -> Array:
-    """A copy that starts `position` numbers after the start of a 64-byte line."""
+    """A copy that starts `position` elements after the start of a 64-byte cache line."""
     per_line = 64 // array.itemsize
     memory = np.zeros(array.size + 2 * per_line, array.dtype)
     start = -memory.ctypes.data % 64 // array.itemsize + position % per_line
@@ -121,7 +121,7 @@ def placed(array: Array, position: int) -> Array:
 
 
 @each_case
-def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
+def test_the_address_of_an_array_never_changes_a_bit(case: cases.Case, isa: str) -> None:
     op = getattr(functional, case.op)
     for shape in case.shapes[-2:]:
         arguments = arguments_of(case, shape)
@@ -131,7 +131,7 @@ def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
                 name: placed(value, position * (1 + 2 * i))
                 for i, (name, value) in enumerate(arrays_in(arguments).items())
             }
-            # not cases.run(), which would copy the arguments to where it likes
+            # not cases.run(), which copies the arguments to other addresses
             returned = op(**arguments | moved)
             results = dict(zip(case.outputs, returned if isinstance(returned, tuple) else (returned,), strict=False))
             results |= {name: moved[name] for name in case.changed}
@@ -144,12 +144,11 @@ def test_addresses_never_matter(case: cases.Case, isa: str) -> None:
                 assert bits({first: out})[first] == wanted[first]
 
 
-# ---- outputs of 16 Mi elements or more are written around the cache: eighths must give the same, which are not where
-# the last cache has 32 MiB ----
+# ---- Outputs of 16 Mi elements or more use streaming stores; an eighth does not where the LLC has 32 MiB. ----
 
-WIDE = (4097, 4099)  # rows, and channels' rows, that start on no register boundary
+WIDE = (4097, 4099)  # rows are not aligned to vectors
 ALIGNED = (4096, 4352)
-LONG_PLANES = (33, 8, 255, 255)  # a channel is more than a task; of the others, it is one, or not where streamed
+LONG_PLANES = (33, 8, 255, 255)  # several tasks per channel; the shapes below have at most one
 PLANES = (130, 64, 46, 46)
 SHORT_PLANES = (130, 150, 29, 31)
 
@@ -161,7 +160,7 @@ def large() -> tuple[Array, Array]:
 
 
 def eighths(n: int) -> Iterator[slice]:
-    """Cut ``range(n)`` into parts of about the same length."""
+    """Cut ``range(n)`` into eight parts of about the same length."""
     ends = [n * i // 8 for i in range(9)]
     return starmap(slice, pairwise(ends))
 
@@ -172,7 +171,7 @@ def assert_pieces(whole: Array, pieces: list[Array]) -> None:
 
 @pytest.mark.parametrize("shape", [WIDE, ALIGNED])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) -> None:
+def test_streaming_stores_change_no_bit_of_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     forward, backward = (getattr(functional, f"{op}_{direction}") for direction in ("forward", "backward"))
@@ -185,7 +184,7 @@ def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) 
 
 
 @pytest.mark.parametrize("shape", [WIDE, ALIGNED, LONG_PLANES, PLANES, SHORT_PLANES])
-def test_streamed_channels(large: tuple[Array, Array], shape: cases.Shape) -> None:
+def test_streaming_stores_change_no_bit_of_channels(large: tuple[Array, Array], shape: cases.Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     for _ in each_isa():
@@ -200,7 +199,7 @@ def test_streamed_channels(large: tuple[Array, Array], shape: cases.Shape) -> No
 
 
 @pytest.mark.parametrize("offset", [0, 1, 31])
-def test_streamed_elements(large: tuple[Array, Array], offset: int) -> None:
+def test_streaming_stores_change_no_bit_of_elements(large: tuple[Array, Array], offset: int) -> None:
     n = 16 * 2**20 + 77
     x, out = large[0][:n], placed(large[0][:n], offset)
     ops: list[Callable[..., Array]] = [
@@ -215,7 +214,7 @@ def test_streamed_elements(large: tuple[Array, Array], offset: int) -> None:
             assert_pieces(op(out, 0, out=out), pieces)
 
 
-def test_streamed_maps(large: tuple[Array, Array]) -> None:
+def test_streaming_stores_change_no_bit_of_maps(large: tuple[Array, Array]) -> None:
     x = large[0][: np.prod(LONG_PLANES)].reshape(LONG_PLANES)
     for _ in each_isa():
         pieces = [
@@ -233,7 +232,7 @@ FLUSH = 0x8040  # MXCSR: subnormal results and operands are 0
 
 @contextmanager
 def floating_point_mode(mxcsr_bits: int) -> Iterator[None]:
-    """Set these bits of the calling thread's MXCSR, which is the last of the 32 bytes of glibc's fenv_t."""
+    """Set these bits of the calling thread's MXCSR, the last of the eight words of glibc's fenv_t."""
     libm = ctypes.CDLL("libm.so.6")
     before, changed = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
     assert libm.fegetenv(before) == 0
@@ -254,7 +253,7 @@ needs_mxcsr = pytest.mark.skipif(
 
 @needs_mxcsr
 @pytest.mark.parametrize("mode", [UPWARD, FLUSH], ids=["upward", "flush"])
-def test_the_mode_can_be_set_from_here(mode: int) -> None:
+def test_the_helper_sets_the_floating_point_mode(mode: int) -> None:
     third, tiny = np.full(2, 1 / 3), np.full(2, 1e-40, np.float32)
     with floating_point_mode(mode):
         results = ((third + 1.0).tobytes(), (tiny * np.float32(1.0)).tobytes())
@@ -264,7 +263,7 @@ def test_the_mode_can_be_set_from_here(mode: int) -> None:
 @needs_mxcsr
 @pytest.mark.parametrize("mode", [UPWARD, FLUSH], ids=["upward", "flush"])
 @each_case
-def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode: int) -> None:
+def test_the_callers_floating_point_mode_changes_no_bit(case: cases.Case, mode: int) -> None:
     for shape in (case.shapes[1], LARGE[case.shapes][0]):
         arguments = arguments_of(case, shape)
         wanted = bits(results_of(case, arguments))
@@ -277,7 +276,7 @@ def test_the_callers_floating_point_mode_does_not_matter(case: cases.Case, mode:
 
 @needs_mxcsr
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_callers_floating_point_mode_is_left_as_it_was(threads: int) -> None:
+def test_the_callers_floating_point_mode_is_restored(threads: int) -> None:
     third, x = np.full(2, 1 / 3), np.ones((300, 301), np.float32)
     nearest = (third + 1.0).tobytes()
     with _threads.exact_threads(threads), floating_point_mode(UPWARD):
@@ -299,6 +298,6 @@ def test_subnormals_are_kept_in_any_mode() -> None:
         assert got.tobytes() == wanted.tobytes()
 
 
-def test_there_is_more_than_one_instruction_set_to_compare() -> None:
+def test_at_least_two_instruction_sets_are_compared() -> None:
     assert "scalar" in ISAS
     assert len(ISAS) > 1 or platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64")

@@ -1,4 +1,4 @@
-"""What arrays and numbers are taken, what is refused and how, and that nothing but the outputs is ever written."""
+"""Which arrays and numbers ops accept, which they refuse with which error, and that they write their outputs alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cregkit import cases, functional
 
 @contextmanager
 def refused(error: type[Exception], name: str, arguments: cases.Arguments) -> Iterator[None]:
-    """The exception names the argument, and every array is as before."""
+    """Expect an exception that names the argument, and every array unchanged."""
     arrays = arrays_in(arguments)
     before = bits(arrays)
     with pytest.raises(error, match=rf"(?<!\w){re.escape(name)}(?!\w)") as caught:
@@ -49,7 +49,7 @@ def refused(error: type[Exception], name: str, arguments: cases.Arguments) -> It
 
 
 @pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
-def test_refused_arrays(op: str, name: str) -> None:
+def test_arrays_of_wrong_type_layout_or_shape_are_refused(op: str, name: str) -> None:
     arguments = small_arguments(op)
     defects = DEFECTS + (MATRIX_DEFECTS if arguments[name].ndim > 1 else [])
     for make, error in defects + (SHAPE_DEFECTS if name != leading(op) else []):
@@ -62,7 +62,7 @@ OPTIONAL = ("gamma", "beta", "dh", "running_mean", "running_var", "velocity")
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in EACH_ARRAY if name not in OPTIONAL])
-def test_required_arrays_cannot_be_none(op: str, name: str) -> None:
+def test_none_for_a_required_array_is_refused(op: str, name: str) -> None:
     arguments = small_arguments(op) | {name: None}
     with refused(TypeError, name, arguments):
         getattr(functional, op)(**arguments)
@@ -86,7 +86,7 @@ def test_required_arrays_cannot_be_none(op: str, name: str) -> None:
         ("spatial_dropout_backward", "dy", ()),
     ],
 )
-def test_refused_shapes(op: str, name: str, shape: cases.Shape) -> None:
+def test_shapes_that_an_op_cannot_compute_are_refused(op: str, name: str, shape: cases.Shape) -> None:
     arguments = small_arguments(op)
     same_shape = {key for key, value in arrays_in(arguments).items() if value.shape == arguments[name].shape}
     arguments |= {key: np.ones(shape, np.float32) for key in same_shape}
@@ -142,21 +142,21 @@ EACH_NUMBER = [
 
 
 @pytest.mark.parametrize(("op", "name"), EACH_NUMBER)
-def test_refused_numbers(op: str, name: str) -> None:
+def test_numbers_of_wrong_type_or_range_are_refused(op: str, name: str) -> None:
     for value, error in REFUSED_NUMBERS[name]:
         arguments = small_arguments(op) | {name: value}
         with refused(error, name, arguments):
             getattr(functional, op)(**arguments)
 
 
-def test_momentum_needs_a_velocity() -> None:
+def test_momentum_without_a_velocity_is_refused() -> None:
     arguments = small_arguments("sgd_step") | {"velocity": None}
     with refused(ValueError, "velocity", arguments):
         functional.sgd_step(**arguments)
 
 
 @pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.array(0.25), 0, True])
-def test_any_real_scalar_is_a_number(value: Any) -> None:
+def test_any_real_scalar_is_accepted_as_a_number(value: Any) -> None:
     x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     assert np.array_equal(functional.layer_norm(x, eps=value), functional.layer_norm(x, eps=float(value)))
 
@@ -173,7 +173,7 @@ def read_only(a: Array) -> Array:
 
 
 @each_op_with_out
-def test_refused_outputs(case: cases.Case) -> None:
+def test_outputs_of_wrong_type_layout_or_shape_are_refused(case: cases.Case) -> None:
     arguments = small_arguments(case.op)
     for make, error in [*REFUSED_OUTPUTS, (read_only, ValueError)]:
         out = make(arguments[leading(case.op)])
@@ -195,7 +195,7 @@ def in_one_buffer(out: Array, other: Array, shift: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in EACH_ARRAY if op in OPS_WITH_OUT])
-def test_refused_overlaps_of_out(op: str, name: str) -> None:
+def test_an_out_that_overlaps_an_input_is_refused(op: str, name: str) -> None:
     arguments = small_arguments(op)
     like = np.zeros_like(arguments[leading(op)])
     other = arguments[name]
@@ -205,12 +205,12 @@ def test_refused_overlaps_of_out(op: str, name: str) -> None:
             getattr(functional, op)(**arguments, out=out)
 
 
-# Each argument that an op changes in place, with every other array argument.
+# Pairs of an array that an op changes in place and another array argument.
 CHANGED_PAIRS = [(op, changed, other) for op, other in EACH_ARRAY for changed in OPS[op].changed if other != changed]
 
 
 @pytest.mark.parametrize(("op", "changed", "other"), CHANGED_PAIRS)
-def test_refused_overlaps_of_what_is_changed(op: str, changed: str, other: str) -> None:
+def test_an_array_changed_in_place_that_overlaps_another_is_refused(op: str, changed: str, other: str) -> None:
     arguments = small_arguments(op)
     pair = arguments[changed], arguments[other]
     for shift in (0, 4, -4, 4 - pair[1].nbytes):
@@ -222,21 +222,21 @@ def test_refused_overlaps_of_what_is_changed(op: str, changed: str, other: str) 
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, case in OPS.items() for name in case.changed])
-def test_what_is_changed_must_be_writable(op: str, name: str) -> None:
+def test_a_read_only_array_to_be_changed_in_place_is_refused(op: str, name: str) -> None:
     arguments = small_arguments(op)
     arguments[name].setflags(write=False)
     with refused(ValueError, name, arguments):
         getattr(functional, op)(**arguments)
 
 
-def test_neighbours_in_memory_do_not_overlap() -> None:
+def test_arrays_side_by_side_in_memory_do_not_overlap() -> None:
     x, out = in_one_buffer(np.ones((3, 4), np.float32), np.zeros((3, 4), np.float32), 48)
     assert functional.rms_norm(x, out=out) is out
     assert x.tobytes() == np.ones(12, np.float32).tobytes()
 
 
 @each_case
-def test_inputs_are_only_read(case: cases.Case) -> None:
+def test_inputs_are_never_written(case: cases.Case) -> None:
     for shape in case.shapes[-3:]:
         arguments = arguments_of(case, shape)
         for name, array in arrays_in(arguments).items():
@@ -269,7 +269,7 @@ def test_out_may_be_an_input(case: cases.Case) -> None:
 
 
 def in_the_middle(array: Array) -> tuple[Array, Array]:
-    """A copy with 64 sentinels on either side, and all of that memory."""
+    """A copy between 64 sentinels on either side, and the memory of both."""
     memory = np.full(array.size + 128, -12345.0, array.dtype)
     middle = memory[64:-64].reshape(array.shape)
     middle[...] = array
@@ -305,7 +305,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 kept = []
 
 def guarded(array, at_end):
-    '''A copy that starts at the first byte (ends at the last) that may be touched.'''
+    '''A copy that starts at the first accessible byte, or ends at the last.'''
     pages = max(1, -(-array.nbytes // PAGE))
     memory = mmap.mmap(-1, (pages + 2) * PAGE)
     kept.append(memory)
@@ -335,15 +335,15 @@ print("calls", calls)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects memory with mprotect")
 def test_nothing_beside_an_array_is_read_or_written() -> None:
-    """Each array lies against a page that must not be touched: the process would die."""
+    """Each array ends or starts at a protected page: touching it would kill the process."""
     done = run_python("-c", GUARDED)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
     assert int(done.stdout.split()[-1]) > 500
 
 
-# Training needs two values per channel and says so: test_refused_shapes.
+# Training needs two values per channel: test_shapes_that_an_op_cannot_compute_are_refused.
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op != "batch_norm_forward"], ids=lambda case: case.name)
-def test_no_rows(case: cases.Case) -> None:
+def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
     channels_last = case.shapes is cases.CHANNELS_LAST
     shape = {
         cases.PLANES: (0, 3, 4),
@@ -368,11 +368,11 @@ def test_no_rows(case: cases.Case) -> None:
 
 
 class Subclass(np.ndarray):  # type: ignore[type-arg]
-    """An array of a class of its own."""
+    """A subclass of ndarray."""
 
 
 class Foreign:
-    """What torch and JAX offer: an array behind the DLPack protocol alone."""
+    """An array that offers the DLPack protocol alone, as those of PyTorch and JAX."""
 
     def __init__(self, array: Array) -> None:
         self._array = array
@@ -403,7 +403,7 @@ def as_memmap(array: Array, folder: Path) -> Array:
 
 @each_op
 @pytest.mark.parametrize("kind", ["subclass", "memmap", "dlpack"])
-def test_other_kinds_of_arrays(case: cases.Case, kind: str, tmp_path: Path) -> None:
+def test_subclasses_memmaps_and_dlpack_arrays_give_the_same_bits(case: cases.Case, kind: str, tmp_path: Path) -> None:
     convert: dict[str, Callable[[Array], Any]] = {
         "subclass": lambda a: a.view(Subclass),
         "memmap": lambda a: as_memmap(a, tmp_path),
@@ -413,7 +413,7 @@ def test_other_kinds_of_arrays(case: cases.Case, kind: str, tmp_path: Path) -> N
     wanted = bits(results_of(case, plain))
     for name in arrays_in(plain):
         arguments = small_arguments(case.op)
-        if name in case.changed:  # written through to the array itself, so that no copy can have been made
+        if name in case.changed:  # the op writes into this array: a copy would be noticed
             kept = arguments[name]
             given = kept.view(Subclass) if kind == "subclass" else convert[kind](kept)
             getattr(functional, case.op)(**arguments | {name: given})
@@ -428,7 +428,7 @@ def test_other_kinds_of_arrays(case: cases.Case, kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
-def test_refused_foreign_arrays(op: str, name: str) -> None:
+def test_dlpack_arrays_that_cannot_be_read_in_place_are_refused(op: str, name: str) -> None:
     arguments = small_arguments(op)
     for kind in (RequiresGrad, OnAnotherDevice):
         with refused(TypeError, name, arguments):

@@ -21,7 +21,7 @@ ROW_SHAPES = ((70, 5), (70, 65), (3, 4099))
 
 @bad_value
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_rows(op: str, bad: float) -> None:
+def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
     for shape in ROW_SHAPES:
         x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
@@ -38,7 +38,7 @@ def test_rows(op: str, bad: float) -> None:
                     assert same(before[others], after[others])
                     finite = np.isfinite(other)
                     assert np.array_equal(np.isfinite(after), finite)
-                    assert np.array_equal(after[~finite], other[~finite], equal_nan=True)  # Inf or NaN, as the oracle
+                    assert np.array_equal(after[~finite], other[~finite], equal_nan=True)  # Inf or NaN as in the oracle
                 assert not np.isfinite(got[0][row, column])
                 assert same(
                     backward(dy, x, *clean[1:], gamma)[0][others], backward(dy, spoilt, *got[1:], gamma)[0][others]
@@ -48,7 +48,7 @@ def test_rows(op: str, bad: float) -> None:
 
 @bad_value
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_rows_of_the_gradient(op: str, bad: float) -> None:
+def test_a_bad_value_in_dy_stays_in_its_row_and_column(op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
     for shape in ROW_SHAPES:
         x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
@@ -81,7 +81,7 @@ CHANNEL_CASES = [
 
 @bad_value
 @pytest.mark.parametrize(("case", "shape", "array"), CHANNEL_CASES)
-def test_channels(case: cases.Case, shape: cases.Shape, array: str, bad: float) -> None:
+def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: cases.Shape, array: str, bad: float) -> None:
     arguments = arguments_of(case, shape)
     axis = arguments["channel_axis"]
     bad_channel = 2
@@ -99,7 +99,7 @@ def test_channels(case: cases.Case, shape: cases.Shape, array: str, bad: float) 
 
 @bad_value
 @pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
-def test_dropped_values_become_zero(op: str, bad: float) -> None:
+def test_dropped_bad_values_become_positive_zero(op: str, bad: float) -> None:
     x = np.full((3, 50, 7), bad, np.float32)
     keep = functional.dropout_keep(x.shape if op == "dropout" else (3, 50), 0.4, seed=9)
     keep = np.broadcast_to(keep if op == "dropout" else keep[..., np.newaxis], x.shape)
@@ -112,8 +112,8 @@ def test_dropped_values_become_zero(op: str, bad: float) -> None:
 
 @bad_value
 @pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
-@pytest.mark.parametrize("size", [7, 1000, 6 * 2**20])  # the last is streamed
-def test_dropped_values_become_zero_in_place(op: str, size: int, bad: float) -> None:
+@pytest.mark.parametrize("size", [7, 1000, 6 * 2**20])  # the last one uses streaming stores
+def test_dropped_bad_values_become_positive_zero_in_place(op: str, size: int, bad: float) -> None:
     whole = np.empty(3 * 4 * size + 1, np.float32)
     keep = functional.dropout_keep((3, 4, size) if op == "dropout" else (3, 4, 1), 0.4, seed=9)
     keep = np.broadcast_to(keep, (3, 4, size))
@@ -128,8 +128,8 @@ def test_dropped_values_become_zero_in_place(op: str, size: int, bad: float) -> 
 
 @bad_value
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
-def test_dropped_values_never_reach_the_residual(norm: str, bad: float) -> None:
-    """In any place that the output may be written to."""
+def test_dropped_bad_values_do_not_reach_the_residual(norm: str, bad: float) -> None:
+    """Into new memory, and into either input."""
     rng = np.random.default_rng(0)
     keep = functional.dropout_keep((9, 70), 0.4, seed=9)
     residual = rng.standard_normal((9, 70)).astype(np.float32)
@@ -145,7 +145,7 @@ def test_dropped_values_never_reach_the_residual(norm: str, bad: float) -> None:
 
 
 @bad_value
-def test_elements_of_the_steps(bad: float) -> None:
+def test_a_bad_gradient_stays_in_its_weight(bad: float) -> None:
     w, dw, m = np.random.default_rng(1).standard_normal((3, 131)).astype(np.float32)
     v, others = np.abs(m), np.arange(131) != 67
     spoilt = dw.copy()

@@ -1,7 +1,8 @@
-"""Which elements dropout drops: published random bits, one stream however it is cut, the exact rate, independence."""
+"""Which elements dropout drops: published random bits, one stream for any split, the exact rate, independence."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +22,8 @@ keep = functional.dropout_keep
 
 
 @pytest.mark.parametrize(("element", "draw"), KNOWN_DRAWS.items())
-def test_published_known_answer(element: int, draw: int) -> None:
-    """An element is kept as long as its draw is at least p * 65536."""
+def test_decisions_follow_the_published_philox_words(element: int, draw: int) -> None:
+    """An element is kept where its 16 bits are at least p * 65536."""
     for _ in each_isa():
         assert keep(128, draw / 65536, seed=0)[element]
         assert not keep(128, (draw + 1) / 65536, seed=0)[element]
@@ -35,7 +36,7 @@ RATES = (1e-9, 2**-16, 0.1, 0.3, 0.5, 0.999, 1.0 - 2**-40)
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("p", RATES)
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**64 - 1])
-def test_every_decision_is_the_oracles(p: float, start: int, seed: int) -> None:
+def test_every_decision_equals_the_oracles(p: float, start: int, seed: int) -> None:
     wanted = oracle.dropout_keep(2000, p, seed=seed, offset=start)
     for isa in each_isa():
         assert np.array_equal(keep(2000, p, seed=seed, offset=start), wanted), isa
@@ -61,16 +62,23 @@ def test_any_pieces_give_the_same_elements(n: int, cuts: list[int], start: int, 
         assert np.array_equal(whole_keep[n // 3 :], keep(n - n // 3, p, seed=seed, offset=start + n // 3))
 
 
-def test_the_last_offset() -> None:
+def test_the_last_element_of_a_stream_is_2_to_the_64_minus_2() -> None:
     assert keep(1, 0.5, seed=3, offset=2**64 - 2).shape == (1,)
     assert keep(0, 0.5, seed=3, offset=2**64 - 1).shape == (0,)
-    for call in (
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
         lambda: keep(1, 0.5, seed=3, offset=2**64 - 1),
         lambda: functional.dropout(np.ones(100, np.float32), seed=3, offset=2**64 - 100),
         lambda: functional.spatial_dropout(np.ones((10, 10, 3), np.float32), seed=3, offset=2**64 - 100),
-    ):
-        with pytest.raises(ValueError, match=r"\boffset\b"):
-            call()
+    ],
+    ids=["dropout_keep", "dropout", "spatial_dropout"],
+)
+def test_a_call_beyond_the_last_element_of_a_stream_is_refused(call: Callable[[], Array]) -> None:
+    with pytest.raises(ValueError, match=r"\boffset\b"):
+        call()
 
 
 @pytest.mark.parametrize("p", [0.3, 0.1, 65535.5 / 65536, 0.25 / 65536])
@@ -90,36 +98,36 @@ SAMPLE = 1_000_003
 
 
 def deviation(hits: Any, probability: float, n: int) -> float:
-    """How many standard deviations a count lies from what is expected."""
+    """The distance of a count from its expectation, in standard deviations."""
     return abs(float(hits) - n * probability) / max(np.sqrt(n * probability * (1 - probability)), 1e-300)
 
 
 @pytest.mark.parametrize("p", [1e-4, 0.01, 0.1, 1 / 3, 0.5, 0.9, 0.9999])
-def test_rate(p: float, isa: str) -> None:
+def test_the_share_of_dropped_elements_is_p(p: float, isa: str) -> None:
     for seed in (0, 12345, 2**63):
         assert deviation((~keep(SAMPLE, p, seed=seed)).sum(), p, SAMPLE) < 5.0
 
 
-def test_rate_of_every_position_in_a_group(isa: str) -> None:
+def test_every_position_of_a_group_is_kept_at_the_same_rate(isa: str) -> None:
     positions = keep((20_000, 128), 0.3, seed=4).sum(axis=0)
     assert max(deviation(kept, 0.7, 20_000) for kept in positions) < 5.0
 
 
 def correlation(a: Array, b: Array, p: float) -> float:
-    """In standard deviations of what independent decisions would show."""
+    """The correlation, in standard deviations of that of independent decisions."""
     spread = (a - (1.0 - p)) * (b - (1.0 - p))
     return abs(float(spread.mean())) / (p * (1 - p)) * np.sqrt(spread.size)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_neighbours_are_independent(p: float, isa: str) -> None:
+def test_decisions_of_neighbours_are_independent(p: float, isa: str) -> None:
     decisions = keep(SAMPLE, p, seed=6)
     for lag in (1, 2, 3, 16, 31, 32, 33, 64, 96, 127, 128, 129, 2048):
         assert correlation(decisions[:-lag], decisions[lag:], p) < 5.0, lag
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_seeds_are_independent(p: float, isa: str) -> None:
+def test_decisions_of_different_seeds_are_independent(p: float, isa: str) -> None:
     decisions = keep(SAMPLE, p, seed=6)
     for other in (7, 6 + 2**32, 6 + 2**63, 0):
         assert correlation(decisions, keep(SAMPLE, p, seed=other), p) < 5.0, other
@@ -131,7 +139,7 @@ each_function = pytest.mark.parametrize("op", OPS, ids=lambda op: op.__name__)
 
 @pytest.mark.parametrize("p", [0.1, 1 / 3, 0.5, 0.9, 0.99])
 @each_function
-def test_the_scale_is_exact(op: Any, p: float, isa: str) -> None:
+def test_kept_elements_are_scaled_by_1_over_1_minus_p(op: Any, p: float, isa: str) -> None:
     x = np.random.default_rng(0).standard_normal((20, 40, 11)).astype(np.float32)
     y = op(x, p, seed=8, offset=5)
     kept = y != 0
@@ -140,7 +148,7 @@ def test_the_scale_is_exact(op: Any, p: float, isa: str) -> None:
 
 
 @each_function
-def test_nothing_is_changed_at_zero(op: Any, isa: str) -> None:
+def test_p_0_copies_every_bit(op: Any, isa: str) -> None:
     """Every bit is copied, even those of a signalling NaN and of -0."""
     patterns = np.array([0x7FC12345, 0xFFA00001, 0x7F800001, 0x80000000, 1, 0x7F800000, 0xFF800000], np.uint32)
     x = np.tile(patterns, 60).reshape(20, 7, 3).view(np.float32)
@@ -152,7 +160,7 @@ def test_nothing_is_changed_at_zero(op: Any, isa: str) -> None:
 
 
 @each_function
-def test_everything_is_dropped_at_one(op: Any, isa: str) -> None:
+def test_p_1_drops_everything(op: Any, isa: str) -> None:
     x = np.full((20, 7, 3), np.nan, np.float32)
     for p in (1, 1.0, 1.0 - 2.0**-50):
         assert not op(x, p, seed=1).view(np.uint32).any()
@@ -160,8 +168,8 @@ def test_everything_is_dropped_at_one(op: Any, isa: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (2, 129, 3), (5, 31, 4, 9), (4, 0, 3)])
-def test_masks_agree(shape: tuple[int, ...], isa: str) -> None:
-    """Forward, backward and dropout_keep decide alike, elements and channels."""
+def test_forward_backward_and_dropout_keep_have_the_same_mask(shape: tuple[int, ...], isa: str) -> None:
+    """For elements and for channels."""
     ones = np.ones(shape, np.float32)
     options: Any = {"p": 0.4, "seed": 10, "offset": 99}
     elements = keep(shape, **options)
@@ -171,7 +179,7 @@ def test_masks_agree(shape: tuple[int, ...], isa: str) -> None:
         assert np.array_equal(backward(ones, **options) != 0, mask)
 
 
-def test_shapes_of_the_mask() -> None:
+def test_dropout_keep_takes_any_shape() -> None:
     assert keep(7, seed=0).shape == (7,)
     assert keep((), seed=0).shape == ()
     assert keep([2, 3], seed=0).shape == (2, 3)

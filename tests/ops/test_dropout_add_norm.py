@@ -1,4 +1,4 @@
-"""Dropout, addition and a norm in one pass: the bits of the ops one after another, and what is refused."""
+"""Dropout, addition and a norm in one pass: the bits of separate ops, bad values, gradients and errors."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def assert_same_bits(got: Any, wanted: Any) -> None:
             assert one.tobytes() == other.tobytes()
 
 
-def assert_as_one_after_another(
+def assert_bits_of_separate_ops(
     norm: str, x: Array, residual: Array, dy: Array, dh: Array | None, p: float, offset: int, *, gain: bool = True
 ) -> None:
-    """Forward and backward on every instruction set."""
+    """Compare forward and backward on every instruction set."""
     fused, alone = (
         [getattr(functional, f"{name}_{direction}") for direction in ("forward", "backward")]
         for name in (f"dropout_add_{norm}", norm)
@@ -61,42 +61,41 @@ def assert_as_one_after_another(
 
 @pytest.mark.parametrize("p", RATES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_bits_of_the_ops_one_after_another(norm: str, p: float) -> None:
+def test_the_fused_op_has_the_bits_of_separate_ops(norm: str, p: float) -> None:
     for shape in ((1, 1), (3, 4), (70, 33), (5, 127), (3, 7, 128), (9, 513), (130, 1025), (3, 4096), (5, 9001)):
         x, residual, dy, dh = data(shape, 4)
-        assert_as_one_after_another(norm, x, residual, dy, dh, p, offset=77)
-        assert_as_one_after_another(norm, x, residual, dy, None, p, offset=128, gain=False)
+        assert_bits_of_separate_ops(norm, x, residual, dy, dh, p, offset=77)
+        assert_bits_of_separate_ops(norm, x, residual, dy, None, p, offset=128, gain=False)
 
 
 @given(data_=st.data())
-def test_any_shape_rate_and_offset(data_: st.DataObject) -> None:
+def test_any_shape_rate_and_offset_has_the_bits_of_separate_ops(data_: st.DataObject) -> None:
     shape = data_.draw(st.one_of(st.tuples(st.integers(0, 40), st.integers(1, 300)), st.tuples(st.integers(1, 9000))))
     p = data_.draw(st.floats(0, 1))
     offset = data_.draw(st.integers(0, 2**63))
     x, residual, dy, dh = data(shape, 4)
-    assert_as_one_after_another(data_.draw(st.sampled_from(NORMS)), x, residual, dy, dh, p, offset)
+    assert_bits_of_separate_ops(data_.draw(st.sampled_from(NORMS)), x, residual, dy, dh, p, offset)
 
 
-@pytest.mark.parametrize("shape", [(2053, 4093), (2049, 4099)])  # narrow enough for a tile apart, and not
+@pytest.mark.parametrize("shape", [(2053, 4093), (2049, 4099)])  # narrow enough for its own tile, and too wide
 @pytest.mark.parametrize("norm", NORMS)
-def test_streamed_outputs(norm: str, shape: tuple[int, int]) -> None:
-    """Twice these elements are written around any cache."""
+def test_streaming_stores_change_no_bit(norm: str, shape: tuple[int, int]) -> None:
+    """Outputs of this size are written with streaming stores."""
     x, residual = data(shape, 2)
-    assert_as_one_after_another(norm, x, residual, residual[::-1].copy(), x, 0.1, offset=5)
+    assert_bits_of_separate_ops(norm, x, residual, residual[::-1].copy(), x, 0.1, offset=5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_rows_with_a_gap_in_float32_take_the_exact_path(norm: str) -> None:
+def test_huge_and_tiny_rows_have_the_bits_of_separate_ops(norm: str) -> None:
     x, residual, dy, dh = data((4, 130), 4)
     residual[0] *= np.float32(1e30)
     residual[1], x[1] = residual[1] * np.float32(1e-30), x[1] * np.float32(1e-30)
-    assert_as_one_after_another(norm, x, residual, dy, dh, 0.1, offset=0)
+    assert_bits_of_separate_ops(norm, x, residual, dy, dh, 0.1, offset=0)
 
 
 @pytest.mark.parametrize("p", RATES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_is_dropped_leaves_nothing(norm: str, p: float) -> None:
-    """NaN and Inf are dropped, and where they are not, they stay in their row."""
+def test_a_bad_value_is_dropped_or_stays_in_its_row(norm: str, p: float) -> None:
     forward = getattr(functional, f"dropout_add_{norm}_forward")
     x, residual = data((64, 130), 2)
     keep = functional.dropout_keep(x.shape, p, seed=SEED) if p else np.ones(x.shape, bool)
@@ -122,7 +121,7 @@ def test_without_dropout_dx_is_dresidual() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_rate_without_a_seed_is_refused(norm: str) -> None:
+def test_a_positive_p_without_a_seed_is_refused(norm: str) -> None:
     x, h = data((3, 8), 2)
     _, *saved = getattr(functional, f"{norm}_forward")(h)
     with pytest.raises(TypeError, match=r"seed is missing, and p = 0\.5 draws"):
@@ -133,7 +132,7 @@ def test_a_rate_without_a_seed_is_refused(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_oracle_agrees_with_finite_differences(norm: str) -> None:
-    """In float64, where a step of 1e-6 shows the gradient to nine digits."""
+    """In float64 a step of 1e-6 gives nine digits of the gradient."""
     rng = np.random.default_rng(8)
     x, residual, dy, dh = rng.standard_normal((4, 3, 7))
     gamma = rng.uniform(0.5, 1.5, 7)

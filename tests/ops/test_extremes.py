@@ -1,5 +1,4 @@
-"""Finite in, finite out: dy, gamma and beta of any finite float32 values, where float32 intermediates would overflow,
-vanish or lose bits."""
+"""Finite inputs give accurate results, also where float32 intermediates would overflow, underflow or lose bits."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def alternating(rng: np.random.Generator, shape: cases.Shape) -> Array:
 
 
 def halves(rng: np.random.Generator, shape: cases.Shape) -> Array:
-    """Sums that overflow in one chunk of rows and come back in another."""
+    """The sums of the first rows overflow; those of all rows do not."""
     return np.where(np.arange(shape[0]) < shape[0] // 2, HUGE, -HUGE).reshape(-1, *[1] * (len(shape) - 1)) * np.ones(
         shape
     )
@@ -43,7 +42,7 @@ def one_huge(rng: np.random.Generator, shape: cases.Shape) -> Array:
 
 
 def away_from_its_mean(rng: np.random.Generator, shape: cases.Shape) -> Array:
-    """The largest number minus a negative mean."""
+    """The largest number minus the mean overflows: the mean is negative."""
     dy = np.full(shape, -1e38) + 1e36 * rng.standard_normal(shape)
     dy[::2].reshape(-1)[::7] = LARGEST
     dy[(0,) * len(shape)] = LARGEST
@@ -71,7 +70,7 @@ def subnormal(rng: np.random.Generator, shape: cases.Shape) -> Array:
 
 
 def alternating_subnormals(rng: np.random.Generator, shape: cases.Shape) -> Array:
-    """Both sums over the row cancel or vanish."""
+    """Both sums over the row cancel or underflow."""
     return np.where(np.arange(np.prod(shape)) % 2, -TINY, TINY).reshape(shape)
 
 
@@ -95,7 +94,7 @@ def gains(rng: np.random.Generator, n: int) -> Iterator[tuple[str, Array]]:
 
 
 def assert_right(got: Array, wanted: Array, scale: Array | float, bound: float, what: str) -> None:
-    """Within `bound` of the scale and float32's own rounding; infinite only where float32 cannot hold it."""
+    """Errors are within `bound * scale` plus the smallest subnormal; Inf is right only beyond the largest float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         overflows = np.abs(wanted) > LARGEST
         near_the_limit = np.abs(np.abs(wanted) - LARGEST) <= 4e-6 * LARGEST
@@ -126,7 +125,7 @@ def rows_data(op: str, shape: cases.Shape, make: Callable[..., Array], scale: fl
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_gradients_of_rows(op: str, make: Callable[..., Array]) -> None:
+def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         for scale in (1.0, 1e3, 1e-3):
             x, dy, saved = rows_data(op, shape, make, scale)
@@ -148,7 +147,7 @@ def test_gradients_of_rows(op: str, make: Callable[..., Array]) -> None:
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_gradients_in_place_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
+def test_gradients_of_rows_in_place_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, make, 1.0)
         gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
@@ -175,7 +174,7 @@ def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, 
 
 
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_gradients_whose_products_vanish_between_zeros(op: str) -> None:
+def test_gradients_of_rows_are_accurate_where_products_underflow(op: str) -> None:
     for shape in ROW_SHAPES:
         x = (1e-12 * np.random.default_rng(2).standard_normal(shape)).astype(np.float32)
         saved = getattr(functional, f"{op}_forward")(x, eps=0.0)[1:]
@@ -188,7 +187,7 @@ def test_gradients_whose_products_vanish_between_zeros(op: str) -> None:
             assert_right(got, wanted, largest(wanted, 1), 2e-6, f"{isa}, {shape}")
 
 
-def test_gradients_of_channels_that_cancel_between_zeros() -> None:
+def test_gradients_of_channels_are_accurate_where_sums_cancel() -> None:
     rng = np.random.default_rng(3)
     x = (1e-10 * rng.standard_normal((64, 20))).astype(np.float32)
     saved = functional.batch_norm_forward(x, eps=0.0)[1:]
@@ -202,7 +201,7 @@ def test_gradients_of_channels_that_cancel_between_zeros() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_a_bad_gradient_in_place_spoils_its_own_columns_alone(op: str, bad: float) -> None:
+def test_a_bad_gradient_in_place_stays_in_its_column(op: str, bad: float) -> None:
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, zero, 1.0)
         dy[1, 2] = bad
@@ -214,7 +213,9 @@ def test_a_bad_gradient_in_place_spoils_its_own_columns_alone(op: str, bad: floa
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_channels(training: bool, make: Callable[..., Array]) -> None:
+def test_gradients_of_channels_are_accurate_for_any_finite_dy_and_gain(
+    training: bool, make: Callable[..., Array]
+) -> None:
     for shape in CHANNEL_SHAPES:
         rng = np.random.default_rng(len(make.__name__) + shape[1])
         c = shape[1]
@@ -249,7 +250,7 @@ def test_gradients_of_channels(training: bool, make: Callable[..., Array]) -> No
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
-def test_gradients_of_fused_ops_are_those_of_the_norm(norm: str, make: Callable[..., Array]) -> None:
+def test_gradients_of_fused_ops_have_the_bits_of_the_norm(norm: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         h, dy, saved = rows_data(norm, shape, make, 1.0)
         gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
@@ -269,14 +270,14 @@ def biases(n: int) -> Iterator[tuple[str, Array]]:
 
 
 def assert_outputs(y: Array, x_hat: Array, gamma: Array, beta: Array, axis: Any, what: str) -> None:
-    """By the magnitudes of gain and bias, x_hat by its own over a row (channel)."""
+    """The scale of errors is max|x_hat| * |gain| + |bias|, over a row (channel)."""
     gain, bias = gamma.astype(np.float64), beta.astype(np.float64)
     scale = largest(x_hat, axis) * np.abs(gain) + np.abs(bias)
     assert_right(y, x_hat * gain + bias, scale, 1e-6, what)
 
 
 @pytest.mark.parametrize("p", [None, 0.0, 0.3])
-def test_gain_and_bias_of_rows(p: float | None) -> None:
+def test_outputs_of_rows_are_accurate_for_any_finite_gain_and_bias(p: float | None) -> None:
     rng = np.random.default_rng(0)
     for shape in ROW_SHAPES:
         x, residual = rng.standard_normal((2, *shape)).astype(np.float32)
@@ -298,7 +299,7 @@ def test_gain_and_bias_of_rows(p: float | None) -> None:
                     assert y.tobytes() == in_place.tobytes()
 
 
-def test_rows_with_a_large_bias_are_the_same_in_any_split() -> None:
+def test_rows_with_a_large_bias_have_the_same_bits_in_any_split() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 70)).astype(np.float32)
     gamma, beta = rng.uniform(-LARGEST, LARGEST, (2, 70)).astype(np.float32)
@@ -308,12 +309,12 @@ def test_rows_with_a_large_bias_are_the_same_in_any_split() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_gain_and_bias_of_channels(training: bool) -> None:
+def test_outputs_of_channels_are_accurate_for_any_finite_gain_and_bias(training: bool) -> None:
     rng = np.random.default_rng(0)
     for shape in CHANNEL_SHAPES:
         x = rng.standard_normal(shape).astype(np.float32)
         if not training:
-            x[0] *= HUGE / 8  # anything may come at inference
+            x[0] *= HUGE / 8  # inference may meet values far from the running statistics
         mean, var = rng.standard_normal(shape[1]), rng.uniform(0.5, 2.0, shape[1])
         given = mean.astype(np.float32), var.astype(np.float32)
         for gain_name, gain in gains(rng, shape[1]):

@@ -11,15 +11,15 @@ import pytest
 from cregkit import cases, functional
 
 
-def test_bits_are_those_of_the_releases_before(isa: str, record_property: Callable[[str, object], None]) -> None:
-    """Whoever means to change them runs tests/golden/golden_bits.py and says so in the CHANGELOG, marked **bits**."""
+def test_the_bits_of_every_op_are_the_golden_ones(isa: str, record_property: Callable[[str, object], None]) -> None:
+    """To change them on purpose, run tests/golden/golden_bits.py and add a line marked **bits** to the CHANGELOG."""
     expected, found = golden_bits.expected(), golden_bits.found()
     record_property("inputs", len(found))
     assert {name: value for name, value in found.items() if expected.get(name) != value} == {}
     assert found.keys() == expected.keys()
 
 
-def test_one_changed_bit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_changed_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def last_bit_flipped(*args: object, **kwargs: object) -> object:
         y = original(*args, **kwargs)
         if y.size:

@@ -1,4 +1,4 @@
-"""Transforms of images against NumPy and SciPy, their edges, and what must stay as it is."""
+"""Transforms of images against NumPy, SciPy and colorsys, at their edges, and the values they refuse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_crop_is_a_window_of_numpys_pad(mode: str, padding: int) -> None:
                 assert np.array_equal(np.moveaxis(y, -1, 1), wanted)
 
 
-def test_a_window_far_outside() -> None:
+def test_a_crop_far_outside_is_zero_or_reflected() -> None:
     x = images(1, 1, 3, 4)
     assert not functional.crop_images(x, whole((2**40, -(2**40))), 2).any()
     y = functional.crop_images(x, whole((-5, 11)), (2, 3), mode="reflect")
@@ -79,7 +79,7 @@ def test_quarter_turns_move_pixels(isa: str) -> None:
         assert np.array_equal(got, np.rot90(image, turns, axes=(1, 2)))
 
 
-def test_boxes(isa: str) -> None:
+def test_cutout_and_cutmix_fill_the_boxes_within_the_image(isa: str) -> None:
     x, other = images(5, 3, 6, 7), images(5, 3, 6, 7)
     boxes = whole((1, 2, 4, 5), (-3, -3, 2, 2), (5, 6, 99, 99), (3, 3, 3, 9), (4, 4, 2, 2))
     cut, mixed = functional.cutout_images(x, boxes, 0.5), functional.cutmix_images(x, other, boxes)
@@ -104,7 +104,7 @@ def test_hue_is_that_of_the_standard_library(isa: str) -> None:
             np.testing.assert_allclose(after, colorsys.hsv_to_rgb((h + turn) % 1, s, v), rtol=0, atol=2e-6)
 
 
-def test_each_colour_factor_alone(isa: str) -> None:
+def test_each_colour_factor_follows_its_formula(isa: str) -> None:
     x = images(1, 3, 9, 11)
     gray = np.tensordot([0.299, 0.587, 0.114], x[0], axes=1)
     for factors, wanted in (
@@ -120,7 +120,7 @@ def test_each_colour_factor_alone(isa: str) -> None:
         np.testing.assert_allclose(y[0], wanted, rtol=0, atol=5e-7)
 
 
-def test_what_is_left_alone_keeps_every_bit(isa: str) -> None:
+def test_identity_transforms_keep_every_bit(isa: str) -> None:
     bits = np.array([0x7FC12345, 0xFF800000, 0x80000000, 1, 0x40400000, 0x7F800001], np.uint32)
     x = np.tile(bits, 20).view(np.float32).reshape(2, 3, 4, 5)
     identity = np.tile(np.float32([1, 1, 1, 0]), (2, 1))
@@ -159,7 +159,7 @@ def test_bad_values_stay_in_their_image(bad: float) -> None:
     assert len({name for name, _ in found}) == len(found) == (4 if np.isnan(bad) else 3)
 
 
-def test_a_gray_image_has_no_hue(isa: str) -> None:
+def test_saturation_and_hue_leave_a_gray_image_alone(isa: str) -> None:
     x = images(2, 1, 5, 6)
     factors = np.float32([[1.1, 0.8, 0.3, 0.4]] * 2)
     plain = np.float32([[1.1, 0.8, 1.0, 0.0]] * 2)
@@ -167,7 +167,7 @@ def test_a_gray_image_has_no_hue(isa: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5, 13])
-def test_any_number_of_channels_has_brightness_and_contrast(channels: int, isa: str) -> None:
+def test_brightness_and_contrast_take_any_number_of_channels(channels: int, isa: str) -> None:
     x = images(3, channels, 9, 17)
     factors = np.float32([[1.2, 0.7, 1, 0], [1, 1.6, 1, 2], [0.4, 1, 1, -1]])
     wanted = oracle.jitter_images(x, factors)
@@ -175,15 +175,20 @@ def test_any_number_of_channels_has_brightness_and_contrast(channels: int, isa: 
     last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
     y = functional.jitter_images(last, factors, channel_axis=-1)
     np.testing.assert_allclose(np.moveaxis(y, -1, 1), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+def test_saturation_and_hue_refuse_other_numbers_of_channels_than_1_and_3(channels: int, isa: str) -> None:
+    x = images(3, channels, 9, 17)
     for column, value in ((2, 0.9), (3, 0.5)):
-        bad = factors.copy()
+        bad = np.float32([[1.2, 0.7, 1, 0], [1, 1.6, 1, 2], [0.4, 1, 1, -1]])
         bad[1, column] = value
         with pytest.raises(ValueError, match=f"3 channels .* or 1 for saturation and hue, got {channels} in shape"):
             functional.jitter_images(x, bad)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 3, 3, 7), (2, 3, 5, 29), (3, 1, 3, 23), (2, 4, 3, 11)])
-def test_one_value_that_is_no_colour_is_found_wherever_it_is(shape: tuple[int, ...], isa: str) -> None:
+def test_jitter_refuses_a_value_outside_0_to_1_at_any_position(shape: tuple[int, ...], isa: str) -> None:
     x = images(*shape)
     some = [(1, 1, 1, 0), (1.2, 1, 1, 0), (0.8, 1.3, 1, 0), (1, 1, 1.4, 0), (1.1, 0.7, 1.3, 0.2)]
     rows = [np.tile(np.float32(row), (shape[0], 1)) for row in (some if shape[1] in (1, 3) else some[:3])]
@@ -201,7 +206,7 @@ def test_one_value_that_is_no_colour_is_found_wherever_it_is(shape: tuple[int, .
         assert bad.tobytes() == before
 
 
-def test_uint8_images_are_told_how_to_become_floats() -> None:
+def test_uint8_images_are_refused_with_the_conversion_to_write() -> None:
     x = np.zeros((2, 3, 4, 4), np.uint8)
     with pytest.raises(TypeError, match=r"x must be float32, got uint8: convert it with .* / 255"):
         functional.flip_images(x, whole(0, 1))
@@ -227,7 +232,7 @@ def test_uint8_images_are_told_how_to_become_floats() -> None:
         ("gaussian_noise", (np.float32([1, 1]), whole(0, -1)), r"index must hold numbers .* from 0 to 2\*\*32 - 1"),
     ],
 )
-def test_values_out_of_range(op: str, arguments: tuple[Any, ...], message: str) -> None:
+def test_arguments_out_of_range_are_refused(op: str, arguments: tuple[Any, ...], message: str) -> None:
     x = images(2, 3, 4, 4)
     before = x.tobytes()
     with pytest.raises((TypeError, ValueError), match=message):
@@ -235,12 +240,12 @@ def test_values_out_of_range(op: str, arguments: tuple[Any, ...], message: str) 
     assert x.tobytes() == before
 
 
-def test_the_crops_mode_is_one_of_two() -> None:
+def test_an_unknown_crop_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode must be 'zero' or 'reflect', got 'wrap'"):
         functional.crop_images(images(1, 1, 2, 2), whole((0, 0)), 2, mode="wrap")
 
 
-def test_the_oracle_agrees_with_itself_in_both_layouts() -> None:
+def test_the_oracle_gives_the_same_images_in_both_layouts() -> None:
     x = images(3, 3, 6, 5)
     last = np.moveaxis(x, 1, -1)
     for op, arguments in (

@@ -29,7 +29,7 @@ def assert_parity(case: cases.Case, arguments: cases.Arguments) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
 @pytest.mark.parametrize(("case", "shape"), CASES_AND_SHAPES)
-def test_parity(case: cases.Case, shape: cases.Shape, offset: float) -> None:
+def test_every_op_agrees_with_the_oracle(case: cases.Case, shape: cases.Shape, offset: float) -> None:
     assert_parity(case, arguments_of(case, shape, offset))
 
 
@@ -43,7 +43,7 @@ ABSENT = [
 
 
 @pytest.mark.parametrize(("case", "absent"), ABSENT)
-def test_parity_without_optional_arguments(case: cases.Case, absent: list[str]) -> None:
+def test_every_op_agrees_with_the_oracle_without_optional_arguments(case: cases.Case, absent: list[str]) -> None:
     for shape in (case.shapes[1], case.shapes[-1]):
         arguments = arguments_of(case, shape) | dict.fromkeys(absent)
         if "velocity" in absent:
@@ -51,7 +51,7 @@ def test_parity_without_optional_arguments(case: cases.Case, absent: list[str]) 
         assert_parity(case, arguments)
 
 
-def test_no_gain_means_no_gradient_of_it() -> None:
+def test_without_gamma_its_gradients_are_none() -> None:
     x = np.ones((3, 5), np.float32)
     rows, channels = np.ones(3), np.ones(5)
     assert functional.layer_norm_backward(x, x, rows, rows)[1:] == (None, None)
@@ -66,7 +66,7 @@ def test_no_gain_means_no_gradient_of_it() -> None:
 @pytest.mark.parametrize(
     "case", [case for case in cases.CASES if case.op == "batch_norm_forward"], ids=lambda c: c.name
 )
-def test_parity_of_running_statistics(case: cases.Case, unbiased: bool, momentum: float) -> None:
+def test_running_statistics_agree_with_the_oracle(case: cases.Case, unbiased: bool, momentum: float) -> None:
     for shape in case.shapes:
         assert_parity(case, arguments_of(case, shape, 3.0) | {"unbiased": unbiased, "momentum": momentum})
 
@@ -81,7 +81,7 @@ def test_parity_of_running_statistics(case: cases.Case, unbiased: bool, momentum
         ("adamw_step", {"betas": (0.0, 0.0), "lr": 0.0}),
     ],
 )
-def test_parity_of_other_steps(op: str, changes: dict[str, Any]) -> None:
+def test_optimizer_steps_at_other_settings_agree_with_the_oracle(op: str, changes: dict[str, Any]) -> None:
     for case in (case for case in cases.CASES if case.op == op):
         arguments = arguments_of(case, (4097,))
         zeros = {name: np.zeros_like(arguments["w"]) for name, value in changes.items() if value is None}
@@ -90,8 +90,8 @@ def test_parity_of_other_steps(op: str, changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("op", ["sgd_step", "adamw_step"])
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1e3])
-def test_parity_of_steps_whose_terms_cancel(op: str, offset: float) -> None:
-    """Alone in its array, a number can be far smaller than what it is the sum of."""
+def test_optimizer_steps_whose_terms_cancel_agree_with_the_oracle(op: str, offset: float) -> None:
+    """An array of one weight: the result can be far smaller than its terms."""
     for case in (case for case in cases.CASES if case.op == op):
         for seed in range(50):
             arguments = case.arguments((1,), np.random.default_rng(seed), offset)
@@ -99,8 +99,8 @@ def test_parity_of_steps_whose_terms_cancel(op: str, offset: float) -> None:
 
 
 @pytest.mark.parametrize("op", ["layer_norm_backward", "rms_norm_backward"])
-def test_parity_of_gradients_that_cancel(op: str) -> None:
-    """With one column, the sum over the rows alone tells how large its own error may be."""
+def test_gradients_that_cancel_agree_with_the_oracle(op: str) -> None:
+    """With one column, the scale of the error is that of the sum over the rows."""
     for case in (case for case in cases.CASES if case.op == op):
         for seed in range(300):
             assert_parity(case, case.arguments((31, 1), np.random.default_rng(seed), -3.0))

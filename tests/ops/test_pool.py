@@ -1,4 +1,4 @@
-"""Recycled outputs: the same memory again, bounded, given back, whole in a forked child."""
+"""The pool of recycled outputs: what it reuses, its limit, and what goes back to the system."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def held() -> tuple[int, int]:
     return statistics["blocks"], statistics["bytes"]
 
 
-def test_a_dead_output_is_the_next_one(x):
+def test_the_memory_of_a_deleted_output_is_reused(x):
     y = cregkit.rms_norm(x)
     address = y.ctypes.data
     assert address % 64 == 0
@@ -49,14 +49,14 @@ def test_a_dead_output_is_the_next_one(x):
     assert held() == (0, 0)
 
 
-def test_a_live_output_is_never_taken(x):
+def test_the_memory_of_a_live_output_is_not_reused(x):
     ys = [cregkit.dropout(x, 0.5, seed=seed) for seed in range(4)]
     assert len({y.ctypes.data for y in ys}) == 4
     for seed, y in enumerate(ys):
         np.testing.assert_array_equal(y, cregkit.dropout(x, 0.5, seed=seed))
 
 
-def test_a_view_keeps_the_block(x):
+def test_the_memory_of_a_viewed_output_is_not_reused(x):
     view = cregkit.rms_norm(x)[3:5]
     copy = view.copy()
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_a_view_keeps_the_block(x):
     np.testing.assert_array_equal(view, copy)
 
 
-def test_outputs_are_ordinary_arrays(x):
+def test_outputs_own_their_data_and_can_be_resized(x):
     y = cregkit.rms_norm(x)
     assert y.flags.owndata
     assert y.base is None
@@ -77,13 +77,13 @@ def test_outputs_are_ordinary_arrays(x):
     assert not y[512:].any()
 
 
-def test_small_outputs_are_left_to_numpy():
+def test_small_outputs_do_not_enter_the_pool():
     del_me = cregkit.rms_norm(np.ones((8, 1024), np.float32))
     del del_me
     assert held() == (0, 0)
 
 
-def test_clear_pool_keeps_nothing(x):
+def test_clear_pool_empties_the_pool(x):
     for n in (1, 2, 3):
         cregkit.rms_norm(np.repeat(x, n, axis=0))
     assert held()[0] > 0
@@ -104,12 +104,12 @@ def pages(field):
 large, x = np.ones((7168, 1024), np.float32), np.ones((256, 1024), np.float32)
 cregkit.rms_norm(large)
 cregkit.clear_pool()
-del large  # glibc's malloc takes blocks of up to this size from its heap from now on
+del large  # from now on glibc's malloc takes blocks of up to this size from its heap
 before = pages(0), pages(1)
 outputs, others = [], []
 for _ in range(100):
     outputs.append(cregkit.rms_norm(x))
-    others.append(np.ones(20000, np.float32))  # between the outputs, where these are of malloc
+    others.append(np.ones(20000, np.float32))  # between the outputs if malloc made them
 del outputs
 assert cregkit.show_config()["pool"]["bytes"] >= 100 << 20
 cregkit.clear_pool()
@@ -119,12 +119,12 @@ assert max(mapped, resident) * resource.getpagesize() < 20 << 20, (mapped, resid
 
 
 @linux
-def test_cleared_blocks_go_back_to_the_system_whatever_lives_beside_them():
+def test_cleared_blocks_go_back_to_the_system():
     done = run_python("-c", GIVEN_BACK, CREGKIT_POOL_MB="256", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_long_loop_holds_what_one_turn_needs(x):
+def test_a_long_loop_holds_no_more_than_one_turn(x):
     dy = x.copy()
     gamma = np.ones(LARGE[1], np.float32)
 
@@ -139,7 +139,7 @@ def test_a_long_loop_holds_what_one_turn_needs(x):
     assert held() == after_one
 
 
-def test_show_config_tells_the_pool(x):
+def test_show_config_shows_the_pool(x):
     cregkit.rms_norm(x)
     pool = cregkit.show_config()["pool"]
     assert pool["blocks"] == 1
@@ -155,7 +155,7 @@ def in_child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_limit_holds_and_the_oldest_go_first():
+def test_above_its_limit_the_pool_frees_the_oldest_blocks():
     done = in_child(
         "import numpy as np, cregkit\n"
         "from cregkit.kernels import _pool\n"
@@ -173,17 +173,17 @@ def test_the_limit_holds_and_the_oldest_go_first():
 @pytest.mark.parametrize(
     ("mebibytes", "setting", "limit"), [(160, "", 10), (1 << 20, "", 1024), (0, "", 0), (160, "64", 64)]
 )
-def test_the_limit_is_a_part_of_the_memory_this_process_may_use_unless_told(mebibytes, setting, limit):
+def test_the_limit_comes_from_the_environment_or_the_memory_of_the_process(mebibytes, setting, limit):
     done = in_child(
         "from cregkit.kernels import _cpu\n"
-        f"_cpu.memory_bytes = lambda: {mebibytes} << 20\n"  # as a control group would
+        f"_cpu.memory_bytes = lambda: {mebibytes} << 20\n"  # as a control group limits it
         "import cregkit; print(cregkit.show_config()['pool']['limit_bytes'])",
         CREGKIT_POOL_MB=setting,
     )
     assert done.stdout.split() == [str(limit << 20)], done.stderr
 
 
-def test_zero_means_no_pool():
+def test_a_limit_of_0_turns_the_pool_off():
     done = in_child(
         "import numpy as np, cregkit\n"
         "for _ in range(3): cregkit.rms_norm(np.ones((1024, 1024), np.float32))\n"
@@ -194,14 +194,14 @@ def test_zero_means_no_pool():
 
 
 @pytest.mark.parametrize("setting", ["many", "-1", "1.5", "\N{SUPERSCRIPT TWO}"])
-def test_a_bad_limit_is_told(setting):
+def test_an_invalid_limit_is_refused(setting):
     done = in_child("import cregkit; cregkit.rms_norm", CREGKIT_POOL_MB=setting)
     assert done.returncode != 0
     assert "CREGKIT_POOL_MB must be a whole number of MiB" in done.stderr
     assert repr(setting) in done.stderr
 
 
-def test_arrays_die_on_any_thread(x):
+def test_outputs_may_be_freed_on_any_thread(x):
     expected = cregkit.rms_norm(x)
     wrong = []
 
@@ -220,7 +220,7 @@ def test_arrays_die_on_any_thread(x):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_a_whole_pool(x):
+def test_the_pool_works_in_a_forked_child(x):
     expected = cregkit.rms_norm(x)
     cregkit.rms_norm(x)
     child = os.fork()

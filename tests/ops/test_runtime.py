@@ -1,4 +1,4 @@
-"""The instruction set, the number of threads, and what happens beside other threads and after a fork."""
+"""The choice of instruction set and threads, beside other Python threads, in other processes and after a fork."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOW_ISA = "from cregkit.kernels import _runtime; print(_runtime.current_isa())"
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_environment_chooses_the_isa(isa: str) -> None:
+def test_cregkit_isa_chooses_the_isa(isa: str) -> None:
     for spelling in (isa, f" {isa.upper()} "):
         assert run_python("-c", SHOW_ISA, CREGKIT_ISA=spelling).stdout.split() == [isa]
 
@@ -44,7 +44,7 @@ def test_an_isa_this_cpu_lacks_is_an_import_error(isa: str) -> None:
     assert all(word in message for word in ("CREGKIT_ISA", repr(isa), *ISAS))
 
 
-def test_use_isa_refuses_others_and_keeps_the_one_in_use() -> None:
+def test_use_isa_refuses_an_unknown_isa_and_keeps_the_current_one() -> None:
     before = _runtime.current_isa()
     with pytest.raises(ValueError, match=r"isa must be one of .*scalar.*'sse9'"):
         _runtime.use_isa("sse9")
@@ -69,19 +69,19 @@ SHOW_THREADS = "from cregkit.kernels import _threads; print(_threads.get_num_thr
 
 @needs_openmp
 @pytest.mark.parametrize(("value", "threads"), [("3", "3"), ("5,2", "5"), (" 4 ", "4")])
-def test_omp_num_threads(value: str, threads: str) -> None:
+def test_omp_num_threads_sets_the_number_of_threads(value: str, threads: str) -> None:
     assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout.split() == [threads, "OMP_NUM_THREADS"]
 
 
 @needs_openmp
 @pytest.mark.parametrize("value", ["", "0", "-2", "many", "\N{SUPERSCRIPT TWO}"])
-def test_omp_num_threads_that_means_nothing(value: str) -> None:
+def test_an_invalid_omp_num_threads_is_ignored(value: str) -> None:
     assert run_python("-c", SHOW_THREADS, OMP_NUM_THREADS=value).stdout == run_python("-c", SHOW_THREADS).stdout
 
 
 @linux
 @needs_openmp
-def test_affinity() -> None:
+def test_cpu_affinity_sets_the_default() -> None:
     one = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); {SHOW_THREADS}"
     assert run_python("-c", one).stdout.split()[0] == "1"
 
@@ -140,7 +140,9 @@ CGROUPS = [
 
 
 @pytest.mark.parametrize(("files", "cpus"), [case[1:] for case in CGROUPS], ids=[case[0] for case in CGROUPS])
-def test_cgroup_quota(files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cgroup_quota_limits_the_cpus(
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(_cpu, "affinity", lambda: 8)
     root = tree(tmp_path, files)
@@ -229,7 +231,7 @@ MEMORY = [
 
 
 @pytest.mark.parametrize(("files", "mebibytes"), [case[1:] for case in MEMORY], ids=[case[0] for case in MEMORY])
-def test_memory_of_the_control_groups(files: dict[str, str], mebibytes: int | None, tmp_path: Path) -> None:
+def test_the_cgroup_memory_limit_is_found(files: dict[str, str], mebibytes: int | None, tmp_path: Path) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wanted = machine if mebibytes is None else mebibytes << 20
     assert _cpu.memory_bytes(tree(tmp_path, files)) == wanted
@@ -237,7 +239,7 @@ def test_memory_of_the_control_groups(files: dict[str, str], mebibytes: int | No
 
 STAT = "7 (a ) R 1 (b) S 1 7 7 0 -1 {} 102 0 0\n"
 MAPS = "7f00-7f01 r-xp 00000000 fe:00 12 /usr/lib/{}\n"
-PARENTS = [  # the flags of the kernel, what is loaded, and whether OpenMP's threads may be lost
+PARENTS = [  # flags of the process, a loaded library, whether a fork may have lost OpenMP's threads
     ("started as a program", "4194304", "libgomp.so.1", False),
     ("forked", "4194368", "libgomp.so.1", True),
     ("forked before there was an OpenMP", "4194368", "libc.so.6", False),
@@ -249,13 +251,13 @@ PARENTS = [  # the flags of the kernel, what is loaded, and whether OpenMP's thr
 @pytest.mark.parametrize(
     ("flags", "library", "forked"), [case[1:] for case in PARENTS], ids=[case[0] for case in PARENTS]
 )
-def test_forked_beside_openmp(flags: str, library: str, forked: bool, tmp_path: Path) -> None:
+def test_a_fork_after_openmp_was_loaded_is_recognised(flags: str, library: str, forked: bool, tmp_path: Path) -> None:
     root = tree(tmp_path, {"proc/self/stat": STAT.format(flags), "proc/self/maps": MAPS.format(library)})
     assert _fork.forked_beside_openmp(root) == forked
     assert not _fork.forked_beside_openmp(tmp_path / "without proc")
 
 
-def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None:
+def test_the_last_cache_is_the_largest_of_the_first_cpu(tmp_path: Path) -> None:
     caches = "sys/devices/system/cpu/cpu0/cache"
     assert _cpu.last_cache_bytes(tree(tmp_path / "none", {"proc/self/cgroup": ""})) == 0
     sizes = {f"{caches}/index0/size": "48K\n", f"{caches}/index2/size": "1024K\n", f"{caches}/uevent": ""}
@@ -265,7 +267,7 @@ def test_last_cache_is_the_largest_the_first_cpu_reaches(tmp_path: Path) -> None
 
 
 @needs_openmp
-def test_more_threads_than_shares_do_every_task_once() -> None:
+def test_more_threads_than_tasks_do_every_task_once() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4096, 1024), dtype=np.float32)
     with _threads.num_threads(1):
@@ -298,7 +300,7 @@ def test_num_threads_restores_after_an_error() -> None:
 
 
 @needs_openmp
-def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> None:
+def test_num_threads_holds_for_one_python_thread_and_set_num_threads_for_all() -> None:
     before, seen = _threads.get_num_threads(), []
     try:
         with _threads.num_threads(5):
@@ -313,8 +315,8 @@ def test_num_threads_is_of_one_python_thread_and_set_num_threads_of_all() -> Non
 
 
 @needs_openmp
-def test_num_threads_object_entered_by_two_threads() -> None:
-    """Each leaves the block with the limit it had before, whoever leaves first."""
+def test_two_threads_may_enter_one_num_threads_object() -> None:
+    """Each thread leaves the block with its own former limit, in any order."""
     shared, together, seen = _threads.num_threads(5), threading.Barrier(2), {}
 
     def work(own: int) -> None:
@@ -337,7 +339,7 @@ def test_num_threads_object_entered_by_two_threads() -> None:
 @needs_openmp
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_num_threads_blocks_of_generators_end_in_any_order(order: tuple[int, ...]) -> None:
-    """What holds is the innermost block that is still open, and at last what held before."""
+    """The innermost open block sets the limit; after the last one, the former limit holds."""
 
     def suspended(n: int) -> Iterator[None]:
         with _threads.num_threads(n):
@@ -458,7 +460,7 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 def merge(count, mean, m2):
-    with ck.num_threads(3):  # a callback's own block ends with it
+    with ck.num_threads(3):  # the block of a callback ends with it
         ck.get_num_threads()
     return count + 2, mean, m2
 
@@ -493,7 +495,7 @@ asyncio.run(main())
 @linux
 @needs_openmp
 def test_every_op_heeds_the_num_threads_of_its_task() -> None:
-    """While another task of the same thread has no limit: the system is asked how many threads there have been."""
+    """Another task of the same Python thread has no limit. /proc tells how many threads exist."""
     done = run_python("-c", LIMITED, OPENBLAS_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
 
@@ -503,7 +505,7 @@ def test_every_op_heeds_the_num_threads_of_its_task() -> None:
     ("n", "error"),
     [(0, ValueError), (-1, ValueError), (4097, ValueError), ("2", TypeError), (1.5, TypeError), (None, TypeError)],
 )
-def test_refused_numbers_of_threads(call: Callable[[Any], Any], n: Any, error: type[Exception]) -> None:
+def test_invalid_numbers_of_threads_are_refused(call: Callable[[Any], Any], n: Any, error: type[Exception]) -> None:
     before = _threads.get_num_threads()
     with pytest.raises(error, match=r"\bn must be"):
         call(n)
@@ -514,7 +516,7 @@ def test_refused_numbers_of_threads(call: Callable[[Any], Any], n: Any, error: t
 
 
 def test_the_gil_is_released() -> None:
-    """Another Python thread runs in the middle of a long call: in one of twenty, should the machine be busy."""
+    """Another Python thread runs in the middle half of a call, in at least one of twenty calls on a busy machine."""
     stamps: list[float] = []
     stop = threading.Event()
 
@@ -548,7 +550,7 @@ def test_the_gil_is_released() -> None:
         ticker.join()
 
 
-def test_eight_python_threads_at_once() -> None:
+def test_eight_python_threads_at_once_get_the_same_bits() -> None:
     inputs = [np.random.default_rng(i).standard_normal((301 + i, 517)).astype(np.float32) for i in range(8)]
     with _threads.num_threads(1):
         wanted = [several_ops(x) for x in inputs]
@@ -613,14 +615,14 @@ if __name__ == "__main__":
 
 
 @linux
-def test_a_forked_child_is_right_and_does_not_hang() -> None:
+def test_a_forked_child_computes_the_same_bits_and_does_not_hang() -> None:
     done = run_python("-c", FORK)
     assert done.returncode == 0, done.stderr
 
 
 @linux
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(method: str, tmp_path: Path) -> None:
+def test_a_multiprocessing_pool_computes_the_same_bits(method: str, tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(SPAWN)
     done = run_python(str(script), method)

@@ -1,4 +1,4 @@
-"""Parity with the oracle, and the same bits on every instruction set, for shapes that hypothesis thinks of."""
+"""Random shapes: every op agrees with the oracle, with the same bits on every instruction set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support import bits, each_case, each_isa, results_of
 from cregkit import cases
 
 side = st.integers(1, 40)
-# At least four channels (and 16 weights): a single sum may cancel by chance and would then be measured by nothing.
+# At least four channels (and 16 weights): one sum alone may cancel by chance, which leaves no scale for its error.
 channels = st.integers(4, 40)
 SHAPES: dict[tuple[cases.Shape, ...], st.SearchStrategy[cases.Shape]] = {
     cases.ROWS: st.one_of(
@@ -38,7 +38,9 @@ SHAPES: dict[tuple[cases.Shape, ...], st.SearchStrategy[cases.Shape]] = {
 
 @each_case
 @given(data=st.data())
-def test_any_shape(case: cases.Case, data: st.DataObject) -> None:
+def test_any_shape_agrees_with_the_oracle_and_has_the_same_bits_on_every_isa(
+    case: cases.Case, data: st.DataObject
+) -> None:
     shape = data.draw(SHAPES[case.shapes])
     arguments = case.arguments(shape, np.random.default_rng(data.draw(st.integers(0, 2**32))), 0.0)
     wanted = cases.reference(case, arguments)

@@ -1,4 +1,4 @@
-"""The choice of threads, call by call: its rules on simulated calls, and real calls on a CPU that two threads share."""
+"""The choice of threads for each call: its rules on simulated loops, and real calls of two threads on one CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import cregkit
 from cregkit.kernels import _threads
 
 SOURCE = build.HERE / "thread_choice.c"
-SERIAL = 100_000  # nanoseconds of a simulated call on one thread
+SERIAL = 100_000  # nanoseconds of a simulated loop on one thread
 STALL = 4_000_000  # a time slice
 
 needs_gcc = pytest.mark.skipif(bool(build.missing_tools(build.VARIANTS["plain"])), reason="not installed: gcc")
@@ -47,7 +47,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 class Machine:
-    """Simulated loops, one after another, each on as many threads as the library chooses."""
+    """Simulates loops in sequence, each on as many threads as the library chooses."""
 
     def __init__(self, library: ctypes.CDLL, wanted: int = 2, serial: int = SERIAL) -> None:
         library.reset()
@@ -57,7 +57,7 @@ class Machine:
         self.work = 0
 
     def loop(self, stall: int = 0, gap: int = 0) -> int:
-        """A loop after a gap. If it takes several threads, its last one is done so much later than the others."""
+        """A loop after a gap; on several threads, the last one ends `stall` nanoseconds after the others."""
         self.now += gap
         used = self.library.choose(self.serial, self.wanted)
         share = self.serial // used
@@ -73,12 +73,12 @@ class Machine:
         return used
 
     def runs(self) -> list[tuple[int, int]]:
-        """Numbers of threads that calls took, and how many calls in a row."""
+        """Runs of calls on the same number of threads: that number and the length of the run."""
         return [(used, len(list(group))) for used, group in groupby(self.used)]
 
 
 @needs_gcc
-def test_calls_that_nothing_disturbs_take_all_threads(library: ctypes.CDLL) -> None:
+def test_undisturbed_calls_take_all_threads(library: ctypes.CDLL) -> None:
     machine = Machine(library)
     for _ in range(10_000):
         machine.loop(stall=1000)
@@ -88,7 +88,7 @@ def test_calls_that_nothing_disturbs_take_all_threads(library: ctypes.CDLL) -> N
 
 @needs_gcc
 @pytest.mark.parametrize("serial", [20_000, 100_000, 2_000_000])
-def test_a_stall_now_and_then_costs_a_few_calls(library: ctypes.CDLL, serial: int) -> None:
+def test_a_rare_stall_sends_eight_calls_to_one_thread(library: ctypes.CDLL, serial: int) -> None:
     machine = Machine(library, serial=serial)
     for i in range(100_000_000 * 40 // serial):
         machine.loop(stall=STALL if i % (2 * 10**9 // serial) == 100 else 0)
@@ -114,7 +114,7 @@ def test_contention_sends_calls_to_one_thread(library: ctypes.CDLL, serial: int,
 
 
 @needs_gcc
-def test_when_contention_ends_all_threads_are_taken_again(library: ctypes.CDLL) -> None:
+def test_all_threads_are_taken_again_when_contention_ends(library: ctypes.CDLL) -> None:
     machine = Machine(library)
     while machine.now < 10**12 + 5 * 10**9:
         machine.loop(stall=STALL)
@@ -125,7 +125,7 @@ def test_when_contention_ends_all_threads_are_taken_again(library: ctypes.CDLL) 
 
 
 @needs_gcc
-def test_small_losses_add_up(library: ctypes.CDLL) -> None:
+def test_many_small_losses_send_calls_to_one_thread(library: ctypes.CDLL) -> None:
     machine = Machine(library, serial=20_000)
     for _ in range(10_000):
         machine.loop(stall=30_000)
@@ -133,12 +133,15 @@ def test_small_losses_add_up(library: ctypes.CDLL) -> None:
 
 
 @needs_gcc
-def test_waking_threads_must_pay(library: ctypes.CDLL) -> None:
+def test_rare_calls_that_lose_by_waking_threads_go_to_one_thread(library: ctypes.CDLL) -> None:
     rare = Machine(library)
     for _ in range(5000):
         rare.loop(stall=STALL, gap=10_000_000)
     assert rare.used.count(2) < 0.01 * len(rare.used)
 
+
+@needs_gcc
+def test_bursts_of_calls_pay_for_waking_threads(library: ctypes.CDLL) -> None:
     bursts = Machine(library)
     for i in range(5000):
         bursts.loop(**({"stall": STALL, "gap": 10_000_000} if i % 200 == 0 else {}))
@@ -159,7 +162,7 @@ def test_loops_of_each_size_choose_for_themselves(library: ctypes.CDLL) -> None:
 
 
 @needs_gcc
-def test_a_time_slice_does_not_matter_to_a_long_loop(library: ctypes.CDLL) -> None:
+def test_a_lost_time_slice_does_not_matter_to_a_long_loop(library: ctypes.CDLL) -> None:
     machine = Machine(library, serial=100_000_000)
     for _ in range(100):
         machine.loop(stall=STALL)
@@ -167,7 +170,7 @@ def test_a_time_slice_does_not_matter_to_a_long_loop(library: ctypes.CDLL) -> No
 
 
 @needs_gcc
-def test_many_pauses_that_end_at_once_leave_a_number_of_threads(library: ctypes.CDLL) -> None:
+def test_pauses_that_end_together_leave_a_valid_number_of_threads(library: ctypes.CDLL) -> None:
     machine = Machine(library, wanted=4096)
     while machine.loop(stall=STALL) > 1:
         pass
@@ -177,7 +180,7 @@ def test_many_pauses_that_end_at_once_leave_a_number_of_threads(library: ctypes.
 
 
 @needs_gcc
-def test_creating_threads_for_a_trial_is_a_debt(library: ctypes.CDLL) -> None:
+def test_the_stall_of_creating_threads_does_not_end_a_trial(library: ctypes.CDLL) -> None:
     machine = Machine(library, wanted=16, serial=1_600_000)
     machine.loop()
     machine.loop(stall=STALL)
@@ -189,7 +192,7 @@ def test_creating_threads_for_a_trial_is_a_debt(library: ctypes.CDLL) -> None:
 
 
 @needs_gcc
-def test_many_threads_are_halved_and_doubled(library: ctypes.CDLL) -> None:
+def test_contention_halves_the_threads_and_its_end_doubles_them(library: ctypes.CDLL) -> None:
     machine = Machine(library, wanted=16, serial=1_600_000)
     while machine.now < 10**12 + 10 * 10**9:
         machine.loop(stall=0 if machine.library.choose(machine.serial, 16) <= 8 else STALL)
@@ -200,7 +203,7 @@ def test_many_threads_are_halved_and_doubled(library: ctypes.CDLL) -> None:
 
 
 @needs_gcc
-def test_a_call_that_wants_fewer_threads_than_are_allowed_gets_them(library: ctypes.CDLL) -> None:
+def test_a_call_that_wants_fewer_threads_than_allowed_gets_them(library: ctypes.CDLL) -> None:
     machine = Machine(library, wanted=16)
     machine.loop()
     for _ in range(2):
@@ -212,7 +215,7 @@ def test_a_call_that_wants_fewer_threads_than_are_allowed_gets_them(library: cty
 
 @needs_gcc
 @pytest.mark.skipif(sys.platform != "linux", reason="gcc has ThreadSanitizer on Linux")
-def test_threads_choose_at_once(tmp_path: Path) -> None:
+def test_concurrent_choices_have_no_data_race(tmp_path: Path) -> None:
     program = tmp_path / "choice"
     flags = ["-Werror", "-O1", "-g1", "-fsanitize=thread", "-pthread"]
     subprocess.run(["gcc", *build.FLAGS, *flags, str(SOURCE), "-o", program], check=True)
@@ -245,7 +248,7 @@ assert cregkit.show_config()["thread_choice"]["loops"] == 2000
 
 @needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
-def test_two_threads_on_one_cpu_choose_one() -> None:
+def test_calls_on_two_threads_that_share_a_cpu_go_to_one_thread() -> None:
     result = run_python("-c", ONE_CPU)
     assert result.returncode == 0, result.stderr + result.stdout
 
@@ -266,7 +269,7 @@ def test_show_config_counts_loops() -> None:
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_exact_threads_are_taken_whatever_they_cost(inner: bool) -> None:
+def test_exact_threads_are_not_counted_by_the_choice(inner: bool) -> None:
     x = np.zeros((512, 512), np.float32)
     before = cregkit.show_config()["thread_choice"]["loops"]
     with _threads.exact_threads(2), cregkit.num_threads(2) if inner else nullcontext():
@@ -290,6 +293,6 @@ assert cregkit.show_config()["thread_choice"]["loops"] == 100
 
 @needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
-def test_a_wide_row_is_shared_out_whatever_was_chosen() -> None:
+def test_a_wide_row_is_split_whatever_was_chosen() -> None:
     result = run_python("-c", WIDE)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Few wide rows are shared out over threads by their columns: the results are those of whole rows."""
+"""Few wide rows are split over threads by columns: the results have the bits of whole rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cregkit import oracle
 from cregkit.kernels._threads import exact_threads
 
 COLS = 70_001
-FEW, MANY = 3, 17  # rows that are shared out, and rows that are not
+FEW, MANY = 3, 17  # rows that are split over threads, and rows that are not
 
 POOR = {
     "ordinary": lambda x: None,
@@ -21,7 +21,7 @@ POOR = {
     "NaN": lambda x: x[1, 5000:5001].fill(np.nan),
     "Inf": lambda x: x[1, -1:].fill(np.inf),
 }
-"""What may be wrong with the second row."""
+"""Changes to the second row."""
 
 
 def inputs(poor: str) -> tuple[Array, Array, Array, Array]:
@@ -34,7 +34,7 @@ def inputs(poor: str) -> tuple[Array, Array, Array, Array]:
 
 
 def results(x: Array, dy: Array, gamma: Array | None, beta: Array | None, p: float) -> dict[str, Array]:
-    """Everything that has one row for each row of x."""
+    """All results with one row for each row of x."""
     y, mean, rstd = ck.layer_norm_forward(x, gamma, beta)
     z, scale = ck.rms_norm_forward(x, gamma)
     a, h, h_mean, h_rstd = ck.dropout_add_layer_norm_forward(x, dy, gamma, beta, p, seed=5, offset=3)
@@ -67,7 +67,7 @@ def results(x: Array, dy: Array, gamma: Array | None, beta: Array | None, p: flo
 
 @pytest.mark.parametrize("poor", POOR)
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_rows_are_those_of_many(poor: str, p: float) -> None:
+def test_few_wide_rows_have_the_bits_of_many(poor: str, p: float) -> None:
     x, dy, gamma, beta = inputs(poor)
     for gain, bias in ((gamma, beta), (gamma, None), (None, None)):
         many = bits({name: rows[:FEW] for name, rows in results(x, dy, gain, bias, p).items()})
@@ -77,7 +77,7 @@ def test_rows_are_those_of_many(poor: str, p: float) -> None:
 
 
 @pytest.mark.parametrize("poor", ["ordinary", "huge", "tiny"])
-def test_gradients_of_gain_and_bias(poor: str) -> None:
+def test_dgamma_and_dbeta_of_wide_rows_are_accurate(poor: str) -> None:
     x, dy, gamma, _ = (array[:FEW] if array.ndim == 2 else array for array in inputs(poor))
     _, mean, rstd = ck.layer_norm_forward(x, gamma)
     for found, exact in zip(
@@ -94,13 +94,17 @@ def test_gradients_of_gain_and_bias(poor: str) -> None:
     assert np.abs(found - exact).max() <= 2e-6 * np.abs(exact).max()
 
 
-def test_one_row_is_shared_out_in_place() -> None:
-    x, dy, gamma, beta = inputs("ordinary")
+def test_a_wide_row_normalised_in_place_has_the_same_bits() -> None:
+    x, _, gamma, beta = inputs("ordinary")
     wanted = ck.layer_norm(x, gamma, beta)[:1]
     row = x[:1].copy()
     with exact_threads(2):
         assert ck.layer_norm(row, gamma, beta, out=row) is row
     assert row.tobytes() == wanted.tobytes()
+
+
+def test_the_gradient_of_a_wide_row_in_place_has_the_same_bits() -> None:
+    x, dy, gamma, _ = inputs("ordinary")
     _, mean, rstd = ck.layer_norm_forward(x[:1], gamma)
     dx = dy[:1].copy()
     wanted = ck.layer_norm_backward(dy[:1], x[:1], mean, rstd, gamma)[0]
