@@ -1,4 +1,4 @@
-"""Fixtures for every instruction set and several thread counts, and hypothesis without deadlines."""
+"""Fixtures of instruction sets and thread counts; profiles of hypothesis, without deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and that a mistake costs one line and never a traceback."""
+"""The command line: its output, exit codes, and one line for each error, without a traceback."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cregkit.lab import sheet
 COMMAND = [sys.executable, "-W", "error", "-m", "cregkit"]
 
 
-def test_version(capsys):
+def test_version_is_printed(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"cregkit {__version__}\n"
 
 
-def test_info_shows_all_of_the_configuration(capsys):
+def test_info_shows_the_whole_configuration(capsys):
     assert cli.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     config = cregkit.show_config()
@@ -58,7 +58,7 @@ def test_help_names_every_command_and_gives_examples(capsys):
         (["demo", "--png", "."], ".: Is a directory"),
     ],
 )
-def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
+def test_a_wrong_argument_prints_one_line_and_writes_nothing(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
@@ -69,7 +69,7 @@ def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_exit_code_of_the_process():
+def test_the_process_ends_with_code_2_and_no_traceback():
     done = subprocess.run([*COMMAND, "nonsense"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -77,7 +77,7 @@ def test_exit_code_of_the_process():
     assert "Traceback" not in done.stderr
 
 
-def test_an_instruction_set_that_is_not_there_costs_one_line():
+def test_an_unknown_instruction_set_prints_one_line():
     environment = {**os.environ, "CREGKIT_ISA": "abacus"}
     done = subprocess.run([*COMMAND, "info"], capture_output=True, text=True, check=False, timeout=60, env=environment)
     assert done.returncode == 2
@@ -85,7 +85,7 @@ def test_an_instruction_set_that_is_not_there_costs_one_line():
     assert "CREGKIT_ISA" in done.stderr
 
 
-def test_interrupt_ends_in_one_line(tmp_path):
+def test_an_interrupt_prints_one_line_and_ends_with_code_130(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "demo", "--epochs", "100000", "--png", tmp_path / "demo.png"],
         stdout=subprocess.PIPE,
@@ -103,7 +103,7 @@ def test_interrupt_ends_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["info", "--help"])
-def test_a_reader_that_goes_away_is_no_error(argument):
+def test_a_closed_pipe_prints_no_error(argument):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen([*COMMAND, argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
     process.stdout.close()
@@ -131,7 +131,7 @@ class _Terminal:
         return True
 
 
-def test_plain_table():
+def test_a_plain_table_aligns_its_columns():
     lines = list(console._plain_table("Title", ["", "train %"], [["plain", "98.3"], ["weight decay", "9.0"]]))
     assert lines == [
         "Title",
@@ -205,9 +205,9 @@ def test_augment_writes_a_contact_sheet(tmp_path, capsys):
     assert "8 transforms, 2 samples each" in capsys.readouterr().out
 
 
-UPRIGHT = np.zeros((24, 40), np.uint8)  # no two of the eight ways to turn it are alike
+UPRIGHT = np.zeros((24, 40), np.uint8)  # its eight orientations all differ
 UPRIGHT[:8, :16], UPRIGHT[16:] = 255, 160
-# What a camera does to an upright image before it writes the EXIF orientation; see exif.org, EXIF 2.3, tag 274.
+# How a camera turns an upright image for each EXIF orientation (exif.org, EXIF 2.3, tag 274).
 CAMERA = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -244,19 +244,23 @@ def test_augment_shows_a_photo_upright(kind, mode, orientation, tmp_path):
     np.testing.assert_allclose(shown, np.broadcast_to(values / np.float32(255), shown.shape), rtol=0, atol=0.03)
 
 
-def test_augment_shows_transparent_parts_white_and_floats_as_they_are(tmp_path):
+def test_augment_shows_transparent_pixels_white(tmp_path):
     pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     palette = pillow.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "palette.png", transparency=1)
     wanted = [[[1, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 1], [1, 1]]]
     assert np.array_equal(sheet.read(str(tmp_path / "palette.png")), wanted)
+
+
+def test_augment_shows_float_images_clipped_to_0_and_1(tmp_path):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     for values, shown in (([[0.25, 0.5]], [0.25, 0.5]), ([[-1, 3]], [0, 1]), ([[0, 200, np.inf]], [0, 1, 1])):
         pillow.fromarray(np.array(values, np.float32)).save(tmp_path / "float.tiff")
         assert sheet.read(str(tmp_path / "float.tiff")).ravel().tolist() == shown
 
 
-def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
+def test_augment_refuses_a_damaged_photo_in_one_line(tmp_path, capsys):
     pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     file = tmp_path / "photo.png"
     pillow.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(file)
@@ -277,7 +281,7 @@ def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
         (["no.png", "--out", "sheet.png", "--seed", "-1"], "must be a whole number from 0"),
     ],
 )
-def test_augment_tells_a_mistake_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+def test_augment_refuses_wrong_arguments_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["augment", *arguments]) == 2

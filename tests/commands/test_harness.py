@@ -1,4 +1,4 @@
-"""The checkers themselves: a wrong result fails, whichever way it is wrong."""
+"""The checks themselves: every kind of wrong result fails."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_corrupted_results_fail(case: cases.Case, how: str) -> None:
         step = tolerance.bound * tolerance.scale(arguments, wanted[name])
         corrupted = CORRUPTIONS[how](value.copy(), step)
         if corrupted.shape == value.shape and np.array_equal(corrupted, value):
-            continue  # a symmetric result
+            continue  # the result is symmetric
         assert not cases.errors(case, arguments, clean | {name: corrupted}, wanted)[name] <= 1.0, name
 
 
@@ -75,7 +75,7 @@ def test_missing_results_fail(case: cases.Case) -> None:
         assert cases.errors(case, arguments, without, wanted)[name] == np.inf
 
 
-def test_one_wrong_decision_fails() -> None:
+def test_one_wrong_dropout_decision_fails() -> None:
     case = OPS["dropout_keep"]
     arguments = arguments_of(case, (1000,))
     wanted, clean = cases.reference(case, arguments), results_of(case, arguments)
@@ -91,11 +91,18 @@ def test_a_wrong_penalty_fails(factor: float) -> None:
     assert not cases.errors(case, arguments, {"penalty": clean["penalty"] * factor}, wanted)["penalty"] <= 1.0
 
 
-def test_a_nan_where_one_is_wanted_passes_and_elsewhere_fails() -> None:
-    wanted, tolerance = np.array([np.nan, np.inf, 1.0]), cases.NORMALISED
-    assert cases.share_of_tolerance(wanted.copy(), wanted, tolerance, {}) == 0.0
-    for got in ([0.0, np.inf, 1.0], [np.nan, -np.inf, 1.0], [np.nan, np.inf, np.nan], [np.inf, np.nan, 1.0]):
-        assert cases.share_of_tolerance(np.array(got), wanted, tolerance, {}) == np.inf
+WITH_NAN_AND_INF = np.array([np.nan, np.inf, 1.0])
+
+
+def test_nan_and_inf_where_they_are_wanted_pass() -> None:
+    assert cases.share_of_tolerance(WITH_NAN_AND_INF.copy(), WITH_NAN_AND_INF, cases.NORMALISED, {}) == 0.0
+
+
+@pytest.mark.parametrize(
+    "got", [[0.0, np.inf, 1.0], [np.nan, -np.inf, 1.0], [np.nan, np.inf, np.nan], [np.inf, np.nan, 1.0]]
+)
+def test_nan_or_inf_elsewhere_fails(got: list[float]) -> None:
+    assert cases.share_of_tolerance(np.array(got), WITH_NAN_AND_INF, cases.NORMALISED, {}) == np.inf
 
 
 # ---- checks.check ----
@@ -109,14 +116,14 @@ def one_small_case(monkeypatch: pytest.MonkeyPatch) -> cases.Case:
     return small
 
 
-def test_check_passes_what_is_right(one_small_case: cases.Case) -> None:
+def test_check_passes_a_right_op(one_small_case: cases.Case) -> None:
     results = list(checks.check(threads=(1, 2)))
     assert [(r.case, r.isa, r.threads) for r in results] == [("layer_norm", isa, n) for isa in ISAS for n in (1, 2)]
     assert all(r.passed and 0.0 < r.worst <= 1.0 and r.same_bits for r in results)
 
 
 def broken(change: Callable[[Array], None], when: Callable[[], bool]) -> Callable[..., Array]:
-    """layer_norm with a change to its result, at times."""
+    """layer_norm with its result changed whenever `when()` is true."""
     right = functional.layer_norm
 
     def layer_norm(**arguments: Any) -> Array:
@@ -154,7 +161,9 @@ def flip_lowest_bit(y: Array) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS[1:])
-def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+def test_check_fails_one_changed_bit_of_one_isa(
+    one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, isa: str
+) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _runtime.current_isa() == isa))
     for result in checks.check(threads=(1,)):
         assert result.worst <= 1.0
@@ -162,7 +171,9 @@ def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: 
 
 
 @needs_openmp
-def test_check_sees_one_bit_of_one_thread_count(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_one_changed_bit_of_one_thread_count(
+    one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _threads.get_num_threads() == 3))
     assert [result.passed for result in checks.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
 

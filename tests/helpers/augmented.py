@@ -1,4 +1,4 @@
-"""An augmented data set, and what worker processes do with it: they import these functions by name."""
+"""An augmented data set, and functions on it that worker processes import by name."""
 
 from __future__ import annotations
 

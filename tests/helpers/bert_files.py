@@ -1,4 +1,4 @@
-"""Checkpoints of BERT's family, written here, and their hidden states by the papers' formulas in float64."""
+"""Writes checkpoints of the BERT family, and computes their hidden states from the papers' formulas in float64."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", 
 
 
 def bf16(array):
-    """The upper halves of float32 numbers, which a file keeps as BF16."""
+    """The upper 16 bits of float32 numbers: BF16."""
     return (np.asarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def safetensors(arrays):
-    """The bytes of a file of these arrays; those of uint16 are BF16."""
+    """The bytes of a safetensors file of these arrays; uint16 arrays are BF16."""
     header, data = {}, b""
     for name, array in arrays.items():
         dtype = "BF16" if array.dtype == np.uint16 else DTYPES[array.dtype.name]
@@ -75,7 +75,7 @@ GELU = np.vectorize(lambda v: 0.5 * v * math.erfc(-v / math.sqrt(2)))
 
 
 def hidden_states(arrays, ids, positions, activation=GELU, segments=0):
-    """What the encoder returns for ids with these rows of the table of positions."""
+    """Hidden states for ids with these rows of the position table."""
     a = {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def norm(h, name):

@@ -1,4 +1,4 @@
-"""Central differences of a layer, for the tests of layers and networks."""
+"""Compares the gradients of a layer with central differences."""
 
 from __future__ import annotations
 

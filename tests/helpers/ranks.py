@@ -1,4 +1,4 @@
-"""What the programs of several processes share."""
+"""Shared by the programs of several processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def parts(n: int, kind: str, ranks: int) -> list[int]:
-    """Where the parts of n samples begin and end."""
+    """The bounds of the parts of n samples."""
     if kind == "empty":  # rank 0 has all
         return [0] + [n] * ranks
     if kind == "uneven":

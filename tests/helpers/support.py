@@ -1,4 +1,4 @@
-"""What several test files share: the instruction sets to try, arguments and results of a case, a Python of its own."""
+"""Shared by the tests: instruction sets to try, arguments and results of a case, another Python process."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cregkit.kernels import _runtime, _threads
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# Another process finds with it what this one does: cregkit, and these helpers.
+# With it another process finds the same modules: cregkit and these helpers.
 PYTHONPATH = os.pathsep.join(sys.path)
 
 ISAS = tuple(_runtime.available_isas())
 THREADS = (1, 2, 3, 7)
 
-# The first case of each op: enough where layouts make no difference.
+# The first case of each op, for tests where the layout makes no difference.
 OPS = {case.op: case for case in reversed(cases.CASES)}
 OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
 
@@ -35,7 +35,7 @@ each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OP
 
 
 def each_isa() -> Iterator[str]:
-    """Put each instruction set of this CPU to use in turn, and the one before back at the end."""
+    """Use each instruction set of this CPU in turn, and restore the former one."""
     before = _runtime.current_isa()
     try:
         for isa in ISAS:
@@ -49,7 +49,7 @@ def arguments_of(case: cases.Case, shape: cases.Shape, offset: float = 0.0) -> c
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
-# Shapes that any case of a family takes; each with few numbers, and with four million.
+# A shape of each family with few elements, and one with about four million.
 SMALL = {
     **dict.fromkeys((cases.ROWS, cases.COLUMNS, cases.ELEMENTS, cases.MAPS), (4, 5)),
     cases.IMAGES: (4, 3, 5, 2),
@@ -64,7 +64,7 @@ LARGE = {
 
 
 def small_arguments(op: str) -> cases.Arguments:
-    """Few numbers, with every optional array."""
+    """Arguments of few elements, with every optional array."""
     return arguments_of(OPS[op], SMALL[OPS[op].shapes])
 
 
@@ -73,7 +73,7 @@ def results_of(case: cases.Case, arguments: cases.Arguments) -> dict[str, Array]
 
 
 def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
-    """Results to be compared bit by bit: a NaN equals itself, and -0 is not 0."""
+    """Results as bytes, to compare bit by bit: a NaN equals itself, and -0 differs from 0."""
     return {name: (value.dtype, value.shape, value.tobytes()) for name, value in results.items()}
 
 
@@ -82,7 +82,7 @@ def arrays_in(arguments: cases.Arguments) -> dict[str, Array]:
 
 
 def first_of(returned: Any) -> Any:
-    """What `out` receives: the first or only thing that an op returns."""
+    """The result that `out` receives: the first or only one of an op."""
     return returned[0] if isinstance(returned, tuple) else returned
 
 
@@ -96,11 +96,11 @@ def several_ops(x: Array) -> bytes:
 
 
 def heeds_ctrl_c() -> None:
-    """For a process's ``preexec_fn``: Ctrl-C ends it, also where the tests were started in the background.
+    """As ``preexec_fn`` of a process: Ctrl-C ends it, even if the tests run in the background.
 
-    Whoever does not end is killed, after a minute of its own.
+    After a minute of CPU time it is killed.
     """
-    import resource  # Unix alone has it
+    import resource  # on Unix alone
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))

@@ -1,4 +1,4 @@
-"""What the tests of cregkit.torch share. Import it after ``pytest.importorskip("torch")``."""
+"""Shared by the tests of cregkit.torch; to be imported after ``pytest.importorskip("torch")``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 def mapped(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of tuples, lists and dicts with every tensor changed."""
+    """The same tuples, lists and dicts with ``change`` applied to every tensor."""
     if isinstance(values, Tensor):
         return change(values)
     if isinstance(values, dict):
@@ -33,7 +33,7 @@ def mapped(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def fresh(values: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Leaves with the values of these tensors, which need gradients as those do; floating ones in ``dtype``."""
+    """Leaf copies of these tensors with the same requires_grad; floating ones in ``dtype``."""
 
     def leaf(x: Tensor) -> Tensor:
         y = x.detach().clone(memory_format=torch.preserve_format)
@@ -52,7 +52,7 @@ def gradients_of(outputs: Any, inputs: list[Tensor]) -> list[Tensor | None]:
 
 
 def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
-    """Float32 results against float64 ones: each to ``tolerance`` of the largest magnitude of its tensor (or of 1)."""
+    """Compare float32 with float64 results: errors are relative to the largest magnitude of a tensor, or to 1."""
     assert len(found) == len(expected)
     for f, e in zip(found, expected, strict=True):
         assert (f is None) == (e is None)
@@ -67,5 +67,5 @@ def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
 
 
 def twins(module: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A converted copy in float32, and one of PyTorch's own in float64."""
+    """A converted copy in float32, and an unconverted one in float64."""
     return convert(copy.deepcopy(module)), copy.deepcopy(module).double()

@@ -1,4 +1,4 @@
-"""The kernel table without Python around it: tests/native/ builds and runs it, here on a few lengths."""
+"""The kernel table without Python: build.py builds and runs its driver, here on a few lengths."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_driver_calls_every_kernel() -> None:
     assert [name for name in kernels if name != "isa" and not re.search(rf"(kernels|\bk)->{name}\b", trials)] == []
 
 
-# What each of these errors in a kernel must come to: a fault on a guard page, a changed sentinel, other bits.
+# Errors planted in a kernel, and how the driver must end: a fault, a changed sentinel or other bits.
 FAULTS = {
     "a write past the end": ("y[n] = 1.0f", "ended with (1|3|-6)\n"),
     "a write before the start": ("y[-1] = 1.0f", "ended with (1|3|-6)\n"),
@@ -55,7 +55,7 @@ FAULTS = {
 
 @needs("plain")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_driver_sees(
+def test_the_driver_sees_a_broken_kernel(
     fault: str, kernels: list[Path], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("faults", 1)

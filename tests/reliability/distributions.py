@@ -1,4 +1,4 @@
-"""What is in the wheels and sdists of a folder: all that must be and nothing else. distributions.py FOLDER"""
+"""Checks that the wheels and sdists of a folder hold the right files alone: ``distributions.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 
 ROOT = Path(__file__).parents[2]
 
-# What a wheel may hold besides the Python files, stubs and advice that git tracks under cregkit/.
+# A wheel may hold these beside the Python files, stubs and advice that git tracks in cregkit/.
 WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit-*.dist-info/*"]
 SDIST_EXTRAS = ["PKG-INFO", "setup.cfg", "cregkit.egg-info/*"]
-NOT_IN_SDIST = [".*", ".*/*"]  # what development alone needs
+NOT_IN_SDIST = [".*", ".*/*"]  # files for development
 
 
 def matches(name: str, patterns: list[str]) -> bool:
@@ -29,14 +29,14 @@ def tracked() -> set[str]:
 
 
 def problems(found: set[str], wanted: set[str], extras: list[str]) -> list[str]:
-    """What is missing and what does not belong."""
+    """Missing files, and files that do not belong."""
     missing = [f"missing {name}" for name in sorted(wanted - found)]
     stray = [f"stray {name}" for name in sorted(found - wanted) if not matches(name, extras)]
     return missing + stray
 
 
 def wheel_problems(path: Path) -> list[str]:
-    """Of a wheel: the package's own files and its extensions, no sources of C or Cython."""
+    """A wheel holds the package and its extensions, and no C or Cython sources."""
     found = set(zipfile.ZipFile(path).namelist())
     wanted = {name for name in tracked() if name.startswith("cregkit/") and not name.endswith((".pyx", ".pxd"))}
     modules = {PurePath(name).name.split(".")[0] for name in found if name.endswith(".so")}
@@ -46,7 +46,7 @@ def wheel_problems(path: Path) -> list[str]:
 
 
 def sdist_problems(path: Path) -> list[str]:
-    """Of an sdist: all that git tracks but dot-files, and nothing that was generated."""
+    """An sdist holds all files that git tracks, except dot-files, and no generated file."""
     with tarfile.open(path) as archive:
         files = [member.name for member in archive if member.isfile()]
     found = {name.split("/", 1)[1] for name in files}

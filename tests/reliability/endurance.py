@@ -1,7 +1,7 @@
-"""Very many calls: what the process grew by. test_resources.py makes fewer, soak.py as many as promised.
+"""Makes very many calls and measures how much the process grows.
 
-``python tests/reliability/endurance.py CALLS REFUSED LARGE`` makes so many of each kind, and ends with 1 if the process
-grew.
+``python tests/reliability/endurance.py CALLS REFUSED LARGE`` makes that many right, refused and large calls. It ends
+with 1 if the process grew. test_resources.py makes fewer calls than soak.py.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Call = Callable[[], Any]
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def growth(calls: Sequence[Call], n: int) -> int:
-    """Bytes the process grew by over ``n`` calls in turn, after a tenth as many to fill caches and pools."""
+    """Growth in bytes over ``n`` calls, after ``n // 10`` calls that fill caches and pools."""
     for call in itertools.islice(itertools.cycle(calls), max(len(calls), n // 10)):
         call()
     gc.collect()
@@ -44,7 +44,7 @@ def growth(calls: Sequence[Call], n: int) -> int:
 
 
 def small_calls() -> list[Call]:
-    """Every op on a few numbers."""
+    """Every op on small arrays."""
 
     def call(op: str) -> Call:
         arguments, function = small_arguments(op), getattr(functional, op)
@@ -54,7 +54,7 @@ def small_calls() -> list[Call]:
 
 
 def refused_calls() -> list[Call]:
-    """Every op with every array argument wrong in turn, in dtype and in layout."""
+    """Every op with each array argument in turn of a wrong dtype, layout or type."""
 
     def call(op: str, name: str, bad: Any) -> Call:
         arguments, function = small_arguments(op), getattr(functional, op)
@@ -76,7 +76,7 @@ def refused_calls() -> list[Call]:
 
 
 def large_calls() -> list[Call]:
-    """Ops on arrays that come from the pool, of several sizes."""
+    """Ops whose outputs come from the pool, of several sizes."""
     arrays = [np.ones((rows, 1024), np.float32) for rows in (256, 700, 2048)]
     gamma = np.ones(1024, np.float32)
 

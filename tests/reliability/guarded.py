@@ -1,9 +1,10 @@
-"""Every op on arrays that end right before, or begin right after, a page that must not be touched.
+"""Runs every op on arrays between protected pages, which end the process when an op touches them.
 
-``python tests/reliability/guarded.py few|all [SHIFT]``: a few lengths, or all up to 130 and around 256, 1024 and 4096,
-on every instruction set. Each result must have the bits of a call on ordinary arrays; inputs are write-protected
-meanwhile, and bytes beside the arrays must stay as they are. Prints how many calls there were. SHIFT moves every array
-by so many bytes, which must end in a fault: test_guarded.py sees to that.
+``python tests/reliability/guarded.py few|all [SHIFT]`` tries a few lengths, or all up to 130 and around 256, 1024 and
+4096, on every instruction set. Arrays end right before, or start right after, a protected page. Results must have the
+bits of a call on ordinary arrays. Inputs are write-protected during the call, and the bytes beside arrays must keep
+their values. Prints the number of calls. SHIFT moves every array by that many bytes, so that the process must end with
+a fault: test_guarded.py tests this.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Region:
-    """Memory between two pages that must not be touched."""
+    """Memory between two protected pages."""
 
     def __init__(self, n_bytes: int) -> None:
         self.bytes = -(-n_bytes // PAGE) * PAGE
@@ -57,11 +58,11 @@ class Region:
             raise OSError(ctypes.get_errno(), "mprotect")
 
     def allow(self, rights: int) -> None:
-        """Change what may be done with what is between the pages."""
+        """Set the protection of the memory between the pages."""
         self._protect(self.start, self.bytes, rights)
 
     def put(self, array: Array, at_end: bool, shift: int) -> Array:
-        """Copy an array to the start or the end, with sentinels in the rest."""
+        """Copy an array to the start or the end, and fill the rest with sentinels."""
         self.allow(READ_WRITE)
         ctypes.memset(self.start, SENTINEL, self.bytes)
         self._first = self.bytes - array.nbytes if at_end else 0
@@ -72,14 +73,14 @@ class Region:
         return np.frombuffer(shifted, array.dtype).reshape(array.shape)
 
     def is_whole(self) -> bool:
-        """Whether every sentinel is as it was."""
+        """Whether every sentinel still has its value."""
         content = np.frombuffer((ctypes.c_uint8 * self.bytes).from_address(self.start), np.uint8)
         beside = content[: self._first], content[self._first + self._n_bytes :]
         return all((part == SENTINEL).all() for part in beside)
 
 
 def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
-    """Arguments of length n, and a place for the output where the op takes one."""
+    """Arguments of length n, with `out` for ops that have it."""
     arguments = arguments_of(case, tuple(side or n for side in SHAPES[case.shapes]))
     if case.op in OPS_WITH_OUT:
         arguments["out"] = np.zeros_like(next(arguments[name] for name in ("x", "dy", "w") if name in arguments))
@@ -87,7 +88,7 @@ def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
 
 
 def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[object, ...]]:
-    """The bits of all that came out."""
+    """The bits of all results."""
     returned = getattr(functional, case.op)(**arguments)
     assert "out" not in arguments or first_of(returned) is arguments["out"]
     values = returned if isinstance(returned, tuple) else (returned,)
@@ -96,7 +97,7 @@ def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[obje
 
 
 def guarded_result(case: cases.Case, arguments: cases.Arguments, *, at_end: bool, shift: int) -> dict[str, object]:
-    """The same with every array in a region of its own."""
+    """The bits of all results, each array in its own region."""
     arrays = {name: regions[name].put(array, at_end, shift) for name, array in arrays_in(arguments).items()}
     inputs = arrays.keys() - case.changed.keys() - {"out"}
     for name in inputs:
@@ -113,7 +114,7 @@ regions: defaultdict[str, Region] = defaultdict(lambda: Region(1 << 17))
 
 def main() -> int:
     """See above."""
-    faulthandler.enable()  # shows the op that touched a page
+    faulthandler.enable()  # its traceback names the op that touched a page
     lengths, shift = {"few": FEW, "all": ALL}[sys.argv[1]], int(sys.argv[2]) if len(sys.argv) > 2 else 0
     calls = 0
     for case in cases.CASES:

@@ -2,8 +2,7 @@
 
 ``python tests/reliability/pythons.py [all]``
 
-Looks on the PATH and among pyenv's versions. Without ``all`` the oldest and the newest are tried. Prints one line for
-each.
+Searches the PATH and pyenv's versions. Without ``all`` it tries the oldest and the newest. Prints one line for each.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ def interpreters() -> dict[str, str]:
 
 
 def try_one(python: str, folder: Path) -> str:
-    """Install the package and run some tests on it; return pytest's last line.
+    """Install the package and run some tests; return the last line of pytest.
 
     Raises:
-        RuntimeError: something failed, with what was said.
+        RuntimeError: a command failed; with its output.
     """
     left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, folder / "tree", ignore=left_out)
-    shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, so that the installed one is met
+    shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, to test the installed package
     shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
     inside = str(folder / "venv" / "bin" / "python")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

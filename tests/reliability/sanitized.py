@@ -1,10 +1,8 @@
-"""The tests with an extension under AddressSanitizer and UBSan.
+"""Runs the tests with extensions built with AddressSanitizer and UBSan.
 
-``python tests/reliability/sanitized.py [PYTEST ARGUMENT...]``
-
-Builds a copy of the tree with CREGKIT_SANITIZE=1, sees that errors planted in it are reported, and runs pytest there.
-Left out are the tests that limit a process's address space or watch its memory, which AddressSanitizer fills with
-terabytes, and PyTorch's, whose own allocator it does not see through.
+``python tests/reliability/sanitized.py [PYTEST ARGUMENT...]`` builds a copy of the tree with CREGKIT_SANITIZE=1, checks
+that planted errors are reported, and runs pytest there. It skips tests that limit or measure memory, because
+AddressSanitizer reserves terabytes of address space, and tests with PyTorch, whose allocator it cannot follow.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 SKIPPED = ["test_torch*.py", "test_resources.py", "test_experiments.py"]
 UNSUITED = "not little_memory and not within_64_mib and not allocation and not memory_behind and not torch"
 
-# An array that claims 64 numbers more than it has, given to an op. (AddressSanitizer does not look at masked loads of
-# part of a register: guard pages see those, in guarded.py and tests/native/.)
+# Ops on an array that claims 64 elements more than its memory holds. (AddressSanitizer does not check masked loads of
+# part of a vector; the guard pages of guarded.py and tests/native/ do.)
 PLANTED = """
 import sys
 import numpy as np
@@ -42,12 +40,12 @@ CALLS = (
     "cregkit.sgd_step(long, good, 0.1)",
 )
 
-# A vector that begins inside the array and ends beyond it is an unknown crash to GCC 12's library.
+# GCC 12 calls it an unknown crash when a vector starts inside an array and ends beyond it.
 SEEN = re.compile("ERROR: AddressSanitizer: (heap-buffer-overflow|unknown-crash)")
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """What a Python needs to load the extensions: the sanitizers first."""
+    """Environment of a Python that loads the extensions: the sanitizers come first."""
     libraries = [
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
@@ -55,7 +53,7 @@ def environment(tree: Path) -> dict[str, str]:
     return {
         **os.environ,
         "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaves objects behind
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaks objects
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(tree),
         "PYTHONMALLOC": "malloc",
@@ -63,7 +61,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def build(tree: Path) -> None:
-    """Copy what the tests need, with a package that pip, which brings the build tools, compiled with sanitizers."""
+    """Copy the tree, with a package that pip compiled with sanitizers (pip brings the build tools)."""
     left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left_out)
     sources = shutil.copytree(tree, tree.with_name("sources"))
@@ -76,7 +74,7 @@ def build(tree: Path) -> None:
 
 
 def plant_errors(tree: Path) -> int:
-    """See that every planted error is reported, on every instruction set; return how many there were."""
+    """Check that every planted error is reported on every instruction set; return their number."""
     from cregkit.kernels import _runtime
 
     isas = _runtime.available_isas()

@@ -1,14 +1,13 @@
-"""Every promise of reliability put to the test, as a table: promise, inputs tried, faults injected, failures.
+"""Tests every promise of reliability and prints a table: promise, inputs tried, faults injected, failures.
 
 python tests/reliability/soak.py SECONDS
 
-SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
-the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
-kernels and a tenth of the calls.
+SECONDS is the time of the coverage-guided fuzzer. From 600 on, each random test has 10 000 examples, the C driver tries
+all lengths, all tests run with sanitizers, and endurance.py makes a million calls. Below 600: 200 examples, a few
+lengths, tests of the kernels alone, a tenth of the calls.
 ``--readme`` puts the table into the README, between its two marks.
 
-Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
---without-tools.
+Ends with 1 if anything failed. A promise that needs a missing tool is a failure, unless --without-tools.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ SANITIZED = (
 
 @dataclass
 class Tally:
-    """What came of one promise."""
+    """The result of testing one promise."""
 
     inputs: int = 0
     faults: int = 0
@@ -71,7 +70,7 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
 
 
 def pytest(*arguments: str) -> Callable[[int], Tally]:
-    """Tests; each is one input, or as many as it recorded."""
+    """Run tests: each counts as one input, or as the number it recorded."""
 
     def tally(seconds: int) -> Tally:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +95,7 @@ def pytest(*arguments: str) -> Callable[[int], Tally]:
 
 
 def counted(report: ET.Element, done: subprocess.CompletedProcess[str]) -> Tally:
-    """The sums over all tests of a JUnit report; examples of random tests are in the output."""
+    """Sums over a JUnit report, plus the examples of random tests that pytest printed."""
     tally = Tally(output=done.stdout if done.returncode else "")
     for case in report.iter("testcase"):
         if case.find("skipped") is not None:
@@ -113,14 +112,14 @@ def counted(report: ET.Element, done: subprocess.CompletedProcess[str]) -> Tally
 
 @cache
 def work() -> Path:
-    """A folder for what is compiled, gone at the end."""
+    """A folder for compiled files, deleted at the end."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     return Path(folder.name)
 
 
 def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
-    """The C driver of the kernel table, built in these ways."""
+    """Run these variants of the C driver of the kernel table."""
 
     def tally(seconds: int) -> Tally:
         total = Tally()
@@ -140,7 +139,7 @@ def driver(*variants: str, lengths: str = "few") -> Callable[[int], Tally]:
 
 
 def libfuzzer(seconds: int) -> Tally:
-    """Inputs that libFuzzer makes up to reach new code, under AddressSanitizer and UBSan."""
+    """Fuzz the kernels with libFuzzer, under AddressSanitizer and UBSan."""
     variant = build.VARIANTS["sanitized"]
     if missing := build.missing_tools(variant):
         return Tally(missing=", ".join(missing))
@@ -159,7 +158,7 @@ def libfuzzer(seconds: int) -> Tally:
 
 
 def guarded(seconds: int) -> Tally:
-    """Every op between pages that must not be touched."""
+    """Run every op between protected pages."""
     done = run([sys.executable, str(HERE / "guarded.py"), "all" if seconds >= THOROUGH else "few"])
     wrong = done.returncode != 0
     return Tally(
@@ -168,7 +167,7 @@ def guarded(seconds: int) -> Tally:
 
 
 def sanitized(seconds: int) -> Tally:
-    """The tests with an extension under AddressSanitizer and UBSan."""
+    """Run the tests with extensions under AddressSanitizer and UBSan."""
     if missing := build.missing_tools(build.VARIANTS["sanitized"]):
         return Tally(missing=", ".join(missing))
     tests = [] if seconds >= THOROUGH else SANITIZED
@@ -181,7 +180,7 @@ def sanitized(seconds: int) -> Tally:
 
 
 def pythons(seconds: int) -> Tally:
-    """The package built, installed and tested with other Pythons."""
+    """Build, install and test the package with other Pythons."""
     done = run([sys.executable, str(HERE / "pythons.py"), *["all"] * (seconds >= THOROUGH)])
     versions = re.findall(r"^Python (\S+): (\d+) passed", done.stdout, re.MULTILINE)
     wrong = done.returncode != 0
@@ -191,7 +190,7 @@ def pythons(seconds: int) -> Tally:
 
 
 def endurance(seconds: int) -> Tally:
-    """Very many calls in one process, whose memory must not grow."""
+    """Make very many calls in one process, whose memory must not grow."""
     calls = [n if seconds >= THOROUGH else n // 10 for n in (CALLS, REFUSED, LARGE)]
     done = run([sys.executable, str(HERE / "endurance.py"), *map(str, calls)])
     wrong = done.returncode != 0
@@ -244,7 +243,7 @@ def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> Non
         "|---|---:|---:|---:|",
     ]
     for promise, tally in tallies.items():
-        note = f"; {tally.note}" * bool(tally.note) + f"; not tried for want of {tally.missing}" * bool(tally.missing)
+        note = f"; {tally.note}" * bool(tally.note) + f"; not tried without {tally.missing}" * bool(tally.missing)
         lines.append(f"| {promise}{note} | {tally.inputs:,} | {tally.faults:,} | {tally.failures} |")
     before, _, rest = README.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])

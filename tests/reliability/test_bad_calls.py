@@ -1,4 +1,4 @@
-"""Bad calls, each with the exact exception, and in its message the argument, what came and how to mend it."""
+"""Bad calls: the exact exception, and in its message the argument, the value that came and the mend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cregkit as ck
 from cregkit import augment as aug
 from cregkit import cli, train
 
-# The call; the exception; of its message: the argument's name, what came, and what is wanted.
+# Call, exception, and parts of its message: the argument, what came, what was needed.
 CALLS: list[tuple[str, type[Exception], str, str, str]] = [
     ("ck.layer_norm(x.astype(np.float64))", TypeError, "x", "float64", "convert it with x.astype(np.float32)"),
     ("ck.layer_norm(x.tolist())", TypeError, "x", "list", "convert it with np.asarray(x, dtype=np.float32)"),
@@ -365,7 +365,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
 
 
 def fit(**given: Any) -> Any:
-    """Train for an epoch, with good arguments but for those given."""
+    """Train for one epoch with good arguments, except those given."""
     x, network = np.zeros((3, 6), np.float32), ck.Sequential(ck.Linear(6, 3))
     data = (x, np.arange(3))
     arguments = {"network": network, "loss": train.softmax_cross_entropy, "train": data, "test": data, "epochs": 1}
@@ -378,7 +378,7 @@ def forwarded(layer: ck.Layer, x: Any) -> ck.Layer:
 
 
 def names() -> dict[str, Any]:
-    """What the calls speak of, made afresh for each."""
+    """The names in the calls, new for each call."""
     memory = np.zeros(19, np.float32)
     read_only = np.zeros((3, 6), np.float32)
     read_only.setflags(write=False)
@@ -394,7 +394,7 @@ def names() -> dict[str, Any]:
     return {**modules, **arrays, **vectors, "net": network, "labels": np.arange(3)}
 
 
-# The call, and the value that was given, which its error shows as it was: not its neighbour, its type or a rounded one.
+# Call, and the value given: the error shows that value, neither another element nor a rounded one.
 GIVEN: list[tuple[str, str]] = [
     ("aug.Augmentation(mix=aug.Mixup(), classes=3, seed=1)((images, np.array([2, -1, 2])), [0, 1, 2], epoch=0)", "-1"),
     ("aug.HorizontalFlip()(images, index=[5, -7, 2**32 - 1], seed=1)", "-7"),
@@ -439,7 +439,7 @@ GIVEN: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("call", "given"), GIVEN, ids=[row[0] for row in GIVEN])
-def test_an_error_shows_what_was_given(call: str, given: str) -> None:
+def test_an_error_shows_the_value_that_came(call: str, given: str) -> None:
     images = np.linspace(0, 1, 144, dtype=np.float32).reshape(3, 3, 4, 4)
     with pytest.raises((TypeError, ValueError, IndexError)) as caught:
         eval(call, {**names(), "aug": aug, "images": images})
@@ -447,7 +447,9 @@ def test_an_error_shows_what_was_given(call: str, given: str) -> None:
 
 
 @pytest.mark.parametrize(("call", "error", "name", "came", "wanted"), CALLS, ids=[row[0] for row in CALLS])
-def test_a_bad_call_says_what_is_wrong(call: str, error: type[Exception], name: str, came: str, wanted: str) -> None:
+def test_a_bad_call_names_argument_value_and_mend(
+    call: str, error: type[Exception], name: str, came: str, wanted: str
+) -> None:
     with pytest.raises(error) as caught:
         eval(call, names())
     assert type(caught.value) is error
@@ -455,7 +457,7 @@ def test_a_bad_call_says_what_is_wrong(call: str, error: type[Exception], name: 
         assert part in str(caught.value)
 
 
-# The command, and of its one line on stderr: the option, what came, and what is wanted.
+# Command, and parts of its one line on stderr: the option, what came, what was needed.
 COMMANDS: list[tuple[str, str, str, str]] = [
     ("demo --seeds 0", "--seeds", "'0'", "at least 1"),
     ("demo --seeds many", "--seeds", "'many'", "a whole number"),
@@ -485,7 +487,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("command", "option", "came", "wanted"), COMMANDS, ids=[row[0] for row in COMMANDS])
-def test_a_bad_command_says_what_is_wrong(
+def test_a_bad_command_names_option_value_and_mend(
     command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(command.format(file=__file__).split()) == 2
@@ -495,5 +497,5 @@ def test_a_bad_command_says_what_is_wrong(
         assert part in err
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_bad_calls_and_commands_are_at_least_80_and_distinct() -> None:
     assert len({row[0] for row in CALLS} | {row[0] for row in COMMANDS}) == len(CALLS) + len(COMMANDS) >= 80

@@ -1,4 +1,4 @@
-"""Everything public goes through pickle, copy and deepcopy, and behaves as before; a deep copy goes its own way."""
+"""Objects of every public class survive pickle, copy and deepcopy; deep copies are independent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABELS = np.arange(6) % 3
 
 
 def plain(value: Any) -> Any:
-    """The value with arrays as their bytes, so that == compares all of it."""
+    """The value with arrays as bytes, so that == compares everything."""
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, (list, tuple)):
@@ -176,7 +176,7 @@ def itself(value: Any) -> Any:
     return value
 
 
-# Of each public class: how one is made, and what it does.
+# For each public class: a function that makes an object, and one that uses it.
 OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "GELU": (ck.GELU, layer_run(ROWS)),
     "GELUTanh": (ck.GELUTanh, layer_run(ROWS)),
@@ -286,7 +286,7 @@ COPIES = [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, copy.copy]
 
 
 def prepared(name: str) -> tuple[Any, Callable[[Any], Any]]:
-    """One that has been at work already."""
+    """An object that was used once, and the function that uses it."""
     make, run = OBJECTS[name]
     made = make()
     run(made)
@@ -295,7 +295,7 @@ def prepared(name: str) -> tuple[Any, Callable[[Any], Any]]:
 
 @pytest.mark.parametrize("copied", COPIES, ids=["pickle", "deepcopy", "copy"])
 @pytest.mark.parametrize("name", OBJECTS)
-def test_a_copy_does_the_same(name: str, copied: Callable[[Any], Any]) -> None:
+def test_a_copy_behaves_as_the_original(name: str, copied: Callable[[Any], Any]) -> None:
     if name in ("SynonymReplacement", "RandomDeletion", "RandomSwap"):
         pytest.importorskip("regex", reason="regex is not installed")
     original, run = prepared(name)
@@ -308,7 +308,7 @@ def test_a_copy_does_the_same(name: str, copied: Callable[[Any], Any]) -> None:
         assert plain(run(original)) == expected
 
 
-def test_every_public_class_is_among_them() -> None:
+def test_every_public_class_is_copied_here() -> None:
     public = set()
     for module_name, prefix in (("", ""), (".train", ""), (".augment", ""), (".advice", ""), (".torch", "torch.")):
         try:
@@ -319,14 +319,14 @@ def test_every_public_class_is_among_them() -> None:
     assert public - ABSTRACT <= set(OBJECTS)
 
 
-def test_a_shallow_copy_of_dropout_draws_masks_of_its_own() -> None:
+def test_a_shallow_copy_of_dropout_has_its_own_offset() -> None:
     for layer, x in ((ck.Dropout(0.5, seed=1), ROWS), (ck.SpatialDropout(0.5, seed=1), IMAGES)):
         twin = copy.copy(layer)
         assert layer(x).tobytes() == twin(x).tobytes()
         assert layer(x).tobytes() == twin(x).tobytes()
 
 
-def test_a_network_and_its_optimizer_stay_together() -> None:
+def test_a_copied_optimizer_trains_the_copied_network() -> None:
     network = dense()
     optimizer = train.Adam(network, 0.1)
     expected = plain(optimizer_run(optimizer))

@@ -1,4 +1,4 @@
-"""Any op on any shape, place in memory, number and output: the oracle's values, or an error that changes nothing."""
+"""Random calls of every op: the result is the oracle's, or an error leaves every array unchanged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of
 from cregkit import cases, functional
 from cregkit.kernels import _threads
 
-WHOLE_OR_NOT = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
+PLACEMENTS = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
 
 
 def in_memory(array: Array, how: str, position: int) -> Array:
-    """The same numbers elsewhere: `position` numbers into a larger memory, or in a way that must be refused."""
+    """A copy that starts `position` elements into a larger memory, or one that ops must refuse."""
     memory = np.zeros(array.size + position + 1, array.dtype)
     dense = memory[position : position + array.size].reshape(array.shape)
     dense[...] = array
@@ -50,7 +50,7 @@ def image_shapes(channels_last: bool) -> st.SearchStrategy[cases.Shape]:
     return st.tuples(st.integers(1, 6), *sides)
 
 
-# Rates down to those whose products float32 can still hold to full precision.
+# Smaller rates have products below the normal range of float32.
 rate = st.one_of(st.just(0.0), st.floats(1e-9, 1))
 NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "eps": st.one_of(st.sampled_from([0.0, 1e-12, 1e-5, 0.1, 10.0]), st.floats(0, 1)),
@@ -61,7 +61,7 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "lr": rate,
     "step": st.integers(1, 10**6),
 }
-# Where the oracle's sum with the residual must be exact, and so the dropped-out addend.
+# Fused ops: these p scale exactly, so that the oracle adds the same numbers to the residual.
 EXACT_P = st.sampled_from([0.0, 0.5])
 
 
@@ -84,7 +84,7 @@ def test_any_call_is_right_or_refused(data: st.DataObject) -> None:
             arguments[name] = data.draw(numbers[name], name)
     wanted = cases.reference(case, arguments)
 
-    how = {name: data.draw(st.sampled_from(("dense",) * 9 + WHOLE_OR_NOT), name) for name in arrays_in(arguments)}
+    how = {name: data.draw(st.sampled_from(("dense",) * 9 + PLACEMENTS), name) for name in arrays_in(arguments)}
     positions = {name: data.draw(st.integers(0, 17)) for name in how}
     threads = data.draw(st.integers(1, 5), "threads")
     out = data.draw(st.sampled_from(["new", "given", "in place"]), "out") if case.op in OPS_WITH_OUT else "new"
@@ -108,7 +108,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def one_call(case: cases.Case, arguments: cases.Arguments, out: str, threads: int) -> dict[str, Array] | None:
-    """The results and changed arguments by name, or None if the call was refused."""
+    """Results and changed arguments by name; None if the op refused the call."""
     leading = next(name for name in ("x", "dy", "w", "shape", "index") if name in arguments)
     extra = {}
     if out == "given":

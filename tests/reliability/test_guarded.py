@@ -1,4 +1,4 @@
-"""No op touches memory beside its arrays, called as users call it; tests/native/ does the same without Python."""
+"""No op touches memory beside its arrays, called from Python; tests/native/ tests the same without Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_no_op_touches_memory_beside_its_arrays(record_property: Callable[[str, 
 
 
 @pytest.mark.parametrize("shift", ["4", "-4"], ids=["past the end", "before the start"])
-def test_touching_it_is_seen(shift: str, record_property: Callable[[str, object], None]) -> None:
+def test_touching_memory_beside_an_array_is_seen(shift: str, record_property: Callable[[str, object], None]) -> None:
     record_property("faults", 1)
     done = run_python(GUARDED, "few", shift)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Ctrl-C in a long run: it ends with less than a second's work, and what was finished is saved."""
+"""Ctrl-C in a long run: it ends within one second of CPU time and saves what was finished."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ COMMAND = ["-W", "error", "-m", "cregkit"]
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process has used so far."""
+    """CPU time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def interrupted(arguments: list[str], started: str) -> tuple[int, str]:
-    """Run a Python until it has printed `started`, and a little on, press Ctrl-C; return its exit code and the rest.
+    """Press Ctrl-C half a second after a Python printed `started`; return its exit code and further output.
 
-    The second it has to end in is of its own time: the processor may be busy with others.
+    It must end within one second of its own CPU time, which does not depend on other processes.
     """
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -68,7 +68,7 @@ def interrupted(arguments: list[str], started: str) -> tuple[int, str]:
     return process.returncode, rest
 
 
-def test_interrupt_of_a_fit_keeps_its_whole_epochs(tmp_path: Path) -> None:
+def test_an_interrupted_fit_keeps_its_whole_epochs(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
     code, rest = interrupted(["-c", FIT, str(path)], "an epoch")
     assert code == 0
@@ -76,7 +76,7 @@ def test_interrupt_of_a_fit_keeps_its_whole_epochs(tmp_path: Path) -> None:
         assert len(archive["history/train_loss"]) == int(rest.split()[-1]) >= 1
 
 
-def test_interrupt_of_the_lab_keeps_its_whole_seeds(tmp_path: Path) -> None:
+def test_an_interrupted_lab_run_keeps_its_whole_seeds(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     path = tmp_path / "cut.csv"
     lab = ["lab", "batchnorm-lr", "--seeds", "1000", "--epochs", "2", "--csv", str(path)]
@@ -85,7 +85,7 @@ def test_interrupt_of_the_lab_keeps_its_whole_seeds(tmp_path: Path) -> None:
     assert "Cut short" in rest
 
 
-def test_interrupt_of_a_bench_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_an_interrupted_bench_keeps_its_measurements(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     code, rest = interrupted([*COMMAND, "bench", "--peers", "", "--json", str(path)], "cregkit")
     assert (code, path.exists()) == (130, True)

@@ -1,4 +1,4 @@
-"""Beside other libraries' threads and worker processes: right results, no hang, no more threads than processors."""
+"""With threads of other libraries, after forks and in worker processes: right results, no hang, few threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for _ in range(3):  # both have their threads running
 for _ in range(5):
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # a child that hangs dies of it
+        signal.alarm(20)  # ends a child that hangs
         os._exit(0 if several_ops(x) == wanted and cregkit.get_num_threads() == 1 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert several_ops(x) == wanted
@@ -35,7 +35,7 @@ for _ in range(5):
 
 
 @linux
-def test_fork_with_torch_loaded() -> None:
+def test_a_fork_with_torch_loaded_computes_the_same_bits() -> None:
     pytest.importorskip("torch")
     done = run_python("-c", FORK_WITH_TORCH)
     assert done.returncode == 0, done.stderr
@@ -77,13 +77,13 @@ forks = {"fork": os.fork, "forkpty": lambda: os.forkpty()[0], "fork of C": ctype
          "grandchild": fork_in_child, "within a block": fork_within_a_block}
 child = forks[way]()
 if child == 0:
-    signal.alarm(20)  # a child that hangs dies of it
+    signal.alarm(20)  # ends a child that hangs
     import cregkit
     y = result()
     with cregkit.num_threads(2):
         one = cregkit.get_num_threads() == 1 and cregkit.show_config()["threads_from"].startswith("forked process")
     os.write(here, y if one else b"more than one thread")
-    os.kill(os.getpid(), signal.SIGKILL)  # no clean-up of the parent's
+    os.kill(os.getpid(), signal.SIGKILL)  # without the clean-up functions of the parent
 os.close(here)
 assert os.read(there, 32) == result()
 """
@@ -93,8 +93,8 @@ assert os.read(there, 32) == result()
 @needs_openmp
 @pytest.mark.parametrize("loaded", ["nothing", "cregkit", "kernels"])
 @pytest.mark.parametrize("way", ["fork", "forkpty", "fork of C", "grandchild", "within a block"])
-def test_a_child_of_a_process_that_used_openmp(way: str, loaded: str) -> None:
-    """It computes on one thread, says so and never hangs, however it was forked and whatever the parent had loaded."""
+def test_a_fork_of_an_openmp_process_uses_one_thread(way: str, loaded: str) -> None:
+    """For every way to fork, and whatever the parent had loaded. The child does not hang, and show_config says why."""
     done = run_python("-W", "ignore", "-c", FORK_EARLY, way, loaded)
     assert done.returncode == 0, done.stderr
 
@@ -102,7 +102,7 @@ def test_a_child_of_a_process_that_used_openmp(way: str, loaded: str) -> None:
 @linux
 @needs_openmp
 @pytest.mark.parametrize("imports", ["", "import cregkit"])
-def test_a_fork_after_torch_has_computed(imports: str) -> None:
+def test_a_fork_after_torch_computed_uses_one_thread(imports: str) -> None:
     pytest.importorskip("torch")
     computes = "import torch; torch.set_num_threads(2); torch.ones(4096, 1024).softmax(1)"
     code = FORK_EARLY.replace("there, here =", f"{computes}; {imports}\nthere, here =")
@@ -112,8 +112,8 @@ def test_a_fork_after_torch_has_computed(imports: str) -> None:
 
 @linux
 @needs_openmp
-def test_a_process_forked_before_any_openmp_is_like_any_other() -> None:
-    """Such as a daemon: it has lost no threads, also if it loads PyTorch, say, after cregkit."""
+def test_a_fork_before_openmp_was_loaded_is_not_limited() -> None:
+    """A daemon, for example. It lost no threads, even if it loads OpenMP after cregkit."""
     code = (
         "import os\n"
         "child = os.fork()\n"
@@ -162,7 +162,7 @@ if __name__ == "__main__":
 
 @linux
 @pytest.mark.parametrize("kernels", ["loaded", "not loaded"])
-def test_torch_data_loader_workers(kernels: str) -> None:
+def test_forked_torch_data_loader_workers_use_one_thread(kernels: str) -> None:
     pytest.importorskip("torch")
     done = run_python("-c", DATALOADER, kernels, OMP_NUM_THREADS="3")
     assert done.returncode == 0, done.stderr
@@ -201,10 +201,10 @@ if __name__ == "__main__":
         ("forkserver", ("cregkit.kernels._threads",), "1 forked process", "1 forked process"),
     ],
 )
-def test_workers_of_a_pool_use_one_thread_unless_told(
+def test_workers_of_a_pool_use_one_thread_unless_the_environment_sets_more(
     method: str, preload: tuple[str, ...], by_default: str, told: str, tmp_path: Path
 ) -> None:
-    """As forked ones do, which cannot use more: so many workers as processors, and no more threads than those."""
+    """A pool starts one worker per CPU. One thread each, as in forked workers, makes no more threads than CPUs."""
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
     done = run_python(str(script), method, *preload)

@@ -1,4 +1,4 @@
-"""Memory and references: a failed allocation changes nothing, and nothing is left behind by however many calls."""
+"""Memory and references: a failed allocation changes nothing, calls leak neither memory nor references."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cregkit.kernels._threads import exact_threads
 ENDURANCE = str(Path(__file__).with_name("endurance.py"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
 
-# ---- memory that is not there ----
+# ---- failed allocations ----
 
 LIMIT = """
 import resource
@@ -92,7 +92,7 @@ def test_a_failed_allocation_changes_nothing(record_property: Callable[[str, obj
     assert done.returncode == 0, done.stderr
     failed = done.stdout.split()
     record_property("faults", len(failed))
-    assert set(OPS) - set(failed) == {"l2_penalty", "sgd_step", "adamw_step"}  # they need no memory to speak of
+    assert set(OPS) - set(failed) == {"l2_penalty", "sgd_step", "adamw_step"}  # they allocate almost nothing
     layers = ["BatchNorm", "Dropout", "LayerNorm", "RMSNorm", "Linear", "Sequential"]
     assert failed[-12:] == [word for layer in layers for word in (layer, "backward")]
 
@@ -126,7 +126,7 @@ print(*failed)
 def test_a_failed_allocation_in_a_call_in_place_changes_nothing(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Whichever allocation fails, of results or of memory to work in: the inputs are still there."""
+    """Whichever allocation fails, for results or for workspace, the inputs keep their values."""
     done = run_python("-c", LIMIT + IN_PLACE, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="4096")
     assert done.returncode == 0, done.stderr
     record_property("faults", len(done.stdout.split()))
@@ -172,15 +172,15 @@ with ck.num_threads(1):
 
 
 @linux
-def test_an_allocation_takes_the_memory_that_the_pool_holds(record_property: Callable[[str, object], None]) -> None:
-    """Rather than fail: for outputs, for memory to work in, for arrays too small for the pool, for one that grows."""
+def test_an_allocation_may_take_the_memory_of_the_pool(record_property: Callable[[str, object], None]) -> None:
+    """For outputs, for workspace, for arrays too small for the pool, and for an array that grows."""
     done = run_python("-c", LIMIT + FULL_POOL, CREGKIT_POOL_MB="256", MALLOC_MMAP_THRESHOLD_="4096")
     assert done.returncode == 0, done.stderr
     gave_way = {tuple(line.split()) for line in done.stdout.splitlines()}
     record_property("faults", len(gave_way))
     need_no_memory = {"l2_penalty", "sgd_step", "adamw_step"}
     assert {op for op in OPS if ("large", op) not in gave_way} == need_no_memory
-    assert len({op for op in OPS if ("small", op) in gave_way}) > len(OPS) / 2  # NumPy may have had some left over
+    assert len({op for op in OPS if ("small", op) in gave_way}) > len(OPS) / 2  # NumPy may have free memory of its own
 
 
 # ---- what calls leave behind ----
@@ -188,28 +188,28 @@ def test_an_allocation_takes_the_memory_that_the_pool_holds(record_property: Cal
 
 @linux
 def test_many_calls_leave_no_memory_behind() -> None:
-    """Right ones, refused ones, large ones. A leak of 32 bytes a call would come to 3 MiB and to 1.5.
+    """Right, refused and large calls. A leak of 32 bytes per call would add 3 MiB and 1.5 MiB.
 
-    In a process of its own: in this one, memory that earlier tests have freed would hide it.
+    Another process makes the calls: here, memory that earlier tests freed would hide a leak.
     """
     done = run_python(ENDURANCE, "100000", "50000", "60")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @linux
-def test_a_leak_would_be_seen() -> None:
+def test_a_leak_of_32_bytes_per_call_is_noticed() -> None:
     leak = "kept = []; print(growth([lambda: kept.append(bytes(32))], 50_000))"
     done = run_python("-c", f"import runpy; growth = runpy.run_path({ENDURANCE!r})['growth']; {leak}")
     assert int(done.stdout) > 1 << 20, done.stderr
 
 
 def references(arguments: cases.Arguments) -> dict[str, int]:
-    """Those of the arrays and what stands for them; a small number is shared with the whole interpreter."""
+    """Reference counts of the arguments, except numbers, which the interpreter may share."""
     return {name: sys.getrefcount(value) for name, value in arguments.items() if not isinstance(value, (int, float))}
 
 
 @pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
-def test_no_error_keeps_a_reference(op: str, name: str) -> None:
+def test_a_refused_call_keeps_no_reference(op: str, name: str) -> None:
     good = small_arguments(op)
     for make, _ in DEFECTS + (SHAPE_DEFECTS if name != leading(op) else []):
         arguments = good | {name: make(good[name])}
@@ -221,7 +221,7 @@ def test_no_error_keeps_a_reference(op: str, name: str) -> None:
 
 
 @each_case
-def test_no_call_keeps_a_reference(case: cases.Case) -> None:
+def test_a_call_keeps_no_reference(case: cases.Case) -> None:
     arguments = arguments_of(case, case.shapes[-1])
     before = references(arguments)
     for _ in range(3):
@@ -233,7 +233,7 @@ def test_no_call_keeps_a_reference(case: cases.Case) -> None:
 
 
 def in_threads(n: int, work: Any) -> None:
-    """Run ``work(i)`` in ``n`` threads at once; the first exception is raised here."""
+    """Run ``work(i)`` in ``n`` threads at once, and raise the first exception."""
     together, errors = threading.Barrier(n), []
 
     def run(i: int) -> None:
@@ -252,7 +252,7 @@ def in_threads(n: int, work: Any) -> None:
         raise errors[0]
 
 
-def test_sixteen_threads_call_every_op_on_the_same_arrays(record_property: Callable[[str, object], None]) -> None:
+def test_sixteen_threads_on_the_same_arrays_get_the_same_bits(record_property: Callable[[str, object], None]) -> None:
     record_property("inputs", 16 * len(cases.CASES))
     jobs = []
     for case in cases.CASES:
@@ -274,8 +274,8 @@ def test_sixteen_threads_call_every_op_on_the_same_arrays(record_property: Calla
     assert [bits(arrays_in(arguments)) for _, arguments, _ in jobs] == before
 
 
-def test_threads_that_share_a_layer_get_a_right_result_or_an_error() -> None:
-    """What the layer keeps is that of the last forward: backward answers for it, once, or asks for a forward."""
+def test_threads_that_share_a_layer_get_right_results_or_an_error() -> None:
+    """The layer keeps the last forward alone: backward uses it once, or raises."""
     layer = ck.LayerNorm(33)
     inputs = [np.random.default_rng(i).standard_normal((40, 33), np.float32) for i in range(4)]
     outputs = [layer(x).tobytes() for x in inputs]

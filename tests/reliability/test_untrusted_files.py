@@ -1,4 +1,4 @@
-"""Files from anywhere: cut off, changed or made to harm, they are an error or hold the same, and cost no memory."""
+"""Truncated, changed and malicious files: an error or the same arrays, within little memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(tmp_path: Path) -> tuple[Path, bytes, dict[str, bytes]]:
 
 
 def load_outcome(path: Path, content: bytes, whole: dict[str, bytes]) -> str:
-    """Load changed content: "refused", with the layer as it was, or "same"."""
+    """Load changed content: "refused", with the layer unchanged, or "same"."""
     path.write_bytes(content)
     network = small_network(2.0)
     before = frozen(network)
@@ -57,7 +57,7 @@ def load_outcome(path: Path, content: bytes, whole: dict[str, bytes]) -> str:
     return "same"
 
 
-def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_file_truncated_anywhere_is_refused(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     path, content, whole = saved(tmp_path)
     record_property("faults", len(content))
     for length in range(len(content)):
@@ -76,7 +76,7 @@ def test_a_bit_changed_anywhere_is_refused_or_changes_nothing(
         changed = bytearray(content)
         changed[at] ^= 1 << (at * 5 + 3) % 8
         outcomes[load_outcome(path, bytes(changed), whole)] += 1
-    assert outcomes["refused"] > len(content) // 2  # the rest are dates, attributes and the like
+    assert outcomes["refused"] > len(content) // 2  # the other bits are dates and attributes
 
 
 def header_with(shape: str, descr: str = "'<f4'") -> bytes:
@@ -94,7 +94,7 @@ def archive_of(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes
 
 
 def declaring_more() -> bytes:
-    """An archive whose directory says that a member is of 4 GB."""
+    """An archive whose directory claims a member of 4 GB."""
     content = bytearray(archive_of(gamma=header_with("(3,)") + bytes(12)))
     directory = content.index(b"PK\x01\x02")
     content[directory + 20 : directory + 28] = (0xFFFFFF00).to_bytes(4, "little") * 2
@@ -135,7 +135,7 @@ print("refused all")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
-def test_files_made_to_harm_are_refused_within_64_mib(tmp_path: Path) -> None:
+def test_malicious_files_are_refused_within_64_mib(tmp_path: Path) -> None:
     for name, make in BOMBS.items():
         (tmp_path / name).write_bytes(make())
     done = run_python("-c", LOAD_WITH_LITTLE_MEMORY, *(str(tmp_path / name) for name in BOMBS))
@@ -143,7 +143,7 @@ def test_files_made_to_harm_are_refused_within_64_mib(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_file_made_to_harm_is_refused(
+def test_a_malicious_file_is_refused_by_name(
     bomb: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("faults", 1)
@@ -153,7 +153,7 @@ def test_a_file_made_to_harm_is_refused(
         ck.RMSNorm(3).load(path)
 
 
-def test_a_compressed_file_says_how_to_write_it(tmp_path: Path) -> None:
+def test_a_compressed_file_is_refused_with_how_to_write_it(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "state.npz", gamma=np.ones(3000, np.float32))
     with pytest.raises(ValueError, match=r"compressed .*numpy\.savez"):
         ck.RMSNorm(3000).load(tmp_path / "state.npz")
@@ -164,7 +164,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     np.save(ones, np.ones(3, np.float32))
     for second in ("gamma.npy", "gamma"):
         with zipfile.ZipFile(tmp_path / "state.npz", "w") as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zipfile warns of the second name
+            warnings.simplefilter("ignore")  # zipfile warns about the second name
             archive.writestr("gamma.npy", ones.getvalue())
             archive.writestr(second, ones.getvalue())
         with pytest.raises(ValueError, match=r"state\.npz .*two arrays of one name"):
@@ -280,7 +280,7 @@ def test_the_safetensors_package_refuses_it_too(name: str, tmp_path: Path) -> No
         package.deserialize(MALFORMED[name])
 
 
-def test_a_bert_file_cut_off_anywhere_is_refused(
+def test_a_bert_file_truncated_anywhere_is_refused(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     path = write_bert(tmp_path)
@@ -329,7 +329,7 @@ print("refused all")
 
 
 def wide_bert(d_model: int, d_ff: int, n_layers: int = 1) -> bytes:
-    """Vectors of these sizes, and nothing that would be as large as their products."""
+    """A file with vectors of these sizes and no matrices, which would be as large as their products."""
     arrays = {f"embeddings.{kind}_embeddings.weight": (1, d_model) for kind in ("word", "position")}
     arrays["embeddings.token_type_embeddings.weight"] = (2, d_model)
     for index in range(n_layers):
@@ -339,7 +339,7 @@ def wide_bert(d_model: int, d_ff: int, n_layers: int = 1) -> bytes:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
-def test_a_small_bert_file_makes_no_large_encoder(tmp_path: Path) -> None:
+def test_a_small_bert_file_allocates_no_large_encoder(tmp_path: Path) -> None:
     bombs = {"wide": wide_bert(100_000, 4), "wide inside": wide_bert(4, 1_000_000), "deep": wide_bert(500, 500, 300)}
     for name, content in bombs.items():
         (tmp_path / name).write_bytes(content)
