@@ -122,6 +122,7 @@ class SourceArchive(sdist):
         patterns = [
             "cregkit/**/*.p[yx]*",
             "csrc/*.[ch]",
+            "tests/README.md",
             "tests/**/*.py",
             "tests/**/*.csv",
             "tests/golden/*.txt",

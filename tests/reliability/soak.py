@@ -5,7 +5,7 @@ python tests/reliability/soak.py SECONDS
 SECONDS is the time of the coverage-guided fuzzer. From 600 on, each random test has 10 000 examples, the C driver tries
 all lengths, all tests run with sanitizers, and endurance.py makes a million calls. Below 600: 200 examples, a few
 lengths, tests of the kernels alone, a tenth of the calls.
-``--readme`` puts the table into the README, between its two marks.
+``--readme`` writes the table into tests/README.md, between its two marks.
 
 Ends with 1 if anything failed. A promise that needs a missing tool is a failure, unless --without-tools.
 """
@@ -38,7 +38,7 @@ THOROUGH = 600
 ALL_LENGTHS = ("release", "avx512", "aarch64")
 HERE = Path(__file__).parent
 TESTS = HERE.parent
-README = TESTS.parent / "README.md"
+README = TESTS / "README.md"
 MARKS = "<!-- written by tests/reliability/soak.py -->\n", "<!-- end -->\n"
 SANITIZED = (
     "tests/ops/test_parity.py",
@@ -233,7 +233,7 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
 
 
 def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> None:
-    """Put the table of a run between the README's marks."""
+    """Write the table of a run between the marks of tests/README.md."""
     cpu, isas = cpu_name() or platform.machine(), ", ".join(available_isas())
     lines = [
         f"{date.today().isoformat()}, {cpu} ({isas}), {os.cpu_count()} processors, Python {platform.python_version()}:",
@@ -254,7 +254,7 @@ def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")
     parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
     asked = parser.parse_args()
     if asked.seconds < 1:
