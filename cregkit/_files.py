@@ -113,9 +113,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         except MemoryError:
             raise
         except Exception as error:  # zipfile and NumPy raise many types of errors for a damaged file
-            if (
-                isinstance(error, OSError) and error.errno != errno.EINVAL
-            ):  # EINVAL: an offset before the start of the file
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: offset before the start
                 raise
             raise ValueError(
                 f"{os.fspath(path)} is damaged or is not an uncompressed .npz file of plain arrays: {error}"
