@@ -11,20 +11,20 @@ from collections.abc import Iterator, Sequence
 
 from cregkit.benchmark import report
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.shapes import LADDER, PLANES, PROMISED
-from cregkit.benchmark.suite import OURS_OUT, Row
+from cregkit.benchmark.suite import OURS_OUT, PROMISED, Row
+from cregkit.verify.shapes import LADDER, TIMED_PLANES
 
-SHOWN = {*LADDER, *PLANES.quick, (10_000_000,)}
-"""The shapes of the section's table: the others are in the run."""
+SHOWN = {*LADDER, *TIMED_PLANES.quick, (10_000_000,)}
+"""The shapes in the section's table; the run contains more."""
 FORMS = (("layer_norm", "rms_norm"), ("layer_norm_forward", "rms_norm_forward"))
 
 
 def section(tuned: Report, held_out: Report | None = None) -> str:
-    """Return what was promised and measured, the main ops by size, and how RMS norm compares with layer norm."""
+    """Return the promises with their measurements, the main ops by size, and RMS norm against layer norm."""
     lines = [f"{report.machine_line(tuned.machine)}; {tuned.machine['date']}.", "", *_promises(tuned, held_out), ""]
     lines += [
-        "Times in microseconds (lower quartiles), the best peer's over ours, and the bandwidth as a share of the",
-        "fastest copy's of as many bytes:",
+        "Times in microseconds (lower quartiles), the speed-up over the best peer, and the bandwidth as a fraction of",
+        "that of the fastest copy of as many bytes:",
         "",
         *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
     ]
@@ -50,7 +50,7 @@ def _promises(tuned: Report, held_out: Report | None) -> Iterator[str]:
 
 
 def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
-    """Say by size how much faster RMS norm is than layer norm."""
+    """Yield a table of RMS norm's speed-up over layer norm, by size."""
     by_cell = {(row.case, row.shape): row for row in rows}
     cells = []
     for layer, rms in FORMS:
@@ -60,7 +60,7 @@ def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
                 mebibytes = 8 * math.prod(shape) / (1 << 20)
                 ratio = a.seconds(OURS_OUT) / b.seconds(OURS_OUT)
                 cells.append([f"{layer} / {rms}", "x".join(map(str, shape)), f"{mebibytes:.3g}", f"{ratio:.2f}"])
-    yield "Layer norm's time over RMS norm's, with `out=`, by size:"
+    yield "Speed-up of RMS norm over layer norm, with `out=`, by size:"
     yield ""
     yield from _table(("ops", "shape", "MiB moved", "ratio"), cells)
 
@@ -73,7 +73,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the section made from one run, or from one of each list of shapes."""
+    """Print the section for one run, or for a tuned and a held-out run."""
     if len(paths) not in (1, 2):
         print("usage: python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json]", file=sys.stderr)
         return 2

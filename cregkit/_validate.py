@@ -1,0 +1,82 @@
+"""Checks of arguments and arrays; each error names the argument, the requirement and the value."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def shown(value: object) -> str:
+    """Return the type and the shortened repr of a value, for an error message."""
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def kind(value: object) -> str:
+    """Return "a float64 array" or the name of the type, for an error message."""
+    return f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return ``value`` as an int, at least 1."""
+    return integer(name, value, 1)
+
+
+def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """Return ``value`` as an int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int, got {shown(value)}")
+    number = int(value)
+    if not low <= number <= high:
+        bounds = f"in [{low}, {high}]" if math.isfinite(high) else f"at least {low}"
+        raise ValueError(f"{name} must be {bounds}, got {number}")
+    return number
+
+
+def real(name: str, value: object, low: float, high: float = math.inf) -> float:
+    """Return ``value`` as a finite float in [low, high]."""
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (low <= number <= high and math.isfinite(number)):
+        bounds = f"in [{low:g}, {high:.16g}]" if math.isfinite(high) else f"finite and at least {low:g}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+    return number
+
+
+def within(requirement: str, values: NDArray[Any], low: float, high: float) -> None:
+    """Raise ValueError if a value is NaN or outside [low, high]; the message shows the first such value."""
+    if values.size and not (low <= values.min() and values.max() <= high):
+        first = np.argmin((low <= values) & (values <= high))
+        raise ValueError(f"{requirement}, got {values.flat[first]!s}")
+
+
+def float32(name: str, value: object) -> NDArray[np.float32]:
+    """Return ``value``, which must be a float32 array; there is no silent cast."""
+    if not isinstance(value, np.ndarray) or value.dtype != _FLOAT32:
+        raise TypeError(f"{name} must be a float32 array, got {kind(value)}; use np.asarray({name}, dtype=np.float32)")
+    return value
+
+
+def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    """Raise ValueError if ``dy`` does not have the shape of the forward's output."""
+    if np.shape(dy) != shape:
+        raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
+
+
+def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int) -> None:
+    """Raise a clearer error for a failed forward if ``x`` does not have ``expected`` features on ``axis``."""
+    shape = np.shape(x)
+    if len(shape) > axis % max(len(shape), 1) and shape[axis] != expected:
+        raise ValueError(
+            f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "
+            f"got {shape[axis]} (shape {shape})"
+        ) from None

@@ -1,0 +1,345 @@
+"""Every layer against finite differences, in training and in evaluation, and what all layers promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from gradients import assert_gradients
+
+from cregkit import functional
+from cregkit.layers import (
+    GELU,
+    BatchNorm,
+    Dropout,
+    GELUTanh,
+    LayerNorm,
+    Linear,
+    ReLU,
+    RMSNorm,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    SpatialDropout,
+    draw_seed,
+)
+
+ROWS, FEATURES = 6, 5
+
+
+def _randomised(layer):
+    """Give every parameter and buffer of floats a value of its own, so that no term of a gradient is 0 or 1."""
+    rng = np.random.default_rng(7)
+    for name, value in layer.state_dict().items():
+        if value.dtype == np.float32:
+            value[...] = rng.uniform(0.5, 1.5, value.shape)
+        layer.load_state_dict({**layer.state_dict(), name: value})
+    return layer
+
+
+LAYERS = {
+    "linear": lambda: Linear(FEATURES, 3, seed=1),
+    "linear_without_bias": lambda: Linear(FEATURES, 3, bias=False, seed=1),
+    "relu": ReLU,
+    "gelu": GELU,
+    "gelu_tanh": GELUTanh,
+    "silu": SiLU,
+    "sigmoid": Sigmoid,
+    "dropout": lambda: Dropout(0.4, seed=3),
+    "spatial_dropout": lambda: SpatialDropout(0.4, seed=3),
+    "batch_norm": lambda: BatchNorm(FEATURES),
+    "batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1),
+    "layer_norm": lambda: LayerNorm(FEATURES),
+    "rms_norm": lambda: RMSNorm(FEATURES),
+    "sequential": lambda: Sequential(
+        Linear(FEATURES, 4, seed=1), BatchNorm(4), GELU(), Dropout(0.3, seed=2), LayerNorm(4), Linear(4, 2, seed=3)
+    ),
+}
+SHAPES = {"batch_norm": (ROWS, FEATURES, 3), "batch_norm_last": (2, 3, FEATURES), "spatial_dropout": (3, 4, 5)}
+
+
+def _input(name, seed=0):
+    x = np.random.default_rng(seed).normal(size=SHAPES.get(name, (ROWS, FEATURES))).astype(np.float32)
+    return x + np.copysign(np.float32(0.1), x)  # away from the kink of ReLU
+
+
+def _made(name, training):
+    layer = _randomised(LAYERS[name]())
+    return layer.train() if training else layer.eval()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_match_finite_differences(name, training):
+    assert_gradients(_made(name, training), _input(name))
+
+
+@pytest.mark.parametrize("name", ["linear", "layer_norm", "rms_norm"])
+def test_gradients_with_leading_axes(name):
+    x = np.random.default_rng(0).normal(size=(2, 3, FEATURES)).astype(np.float32)
+    assert_gradients(_made(name, True), x)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_needs_a_forward_of_its_own(name, training):
+    layer = _made(name, training)
+    dy = np.ones((ROWS, FEATURES), dtype=np.float32)
+    with pytest.raises(RuntimeError, match="backward needs a forward"):
+        layer.backward(dy)
+    y = layer(_input(name))
+    layer.backward(np.ones_like(y))
+    with pytest.raises(RuntimeError, match="backward needs a forward"):
+        layer.backward(np.ones_like(y))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_dy_of_the_wrong_shape_is_refused_and_can_be_mended(name):
+    layer = _made(name, True)
+    y = layer(_input(name))
+    with pytest.raises(ValueError, match="dy"):
+        layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1), dtype=np.float32))
+    layer.backward(np.ones_like(y))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "sequential" not in name])
+def test_call_is_forward(name):
+    layer = _made(name, False)
+    x = _input(name)
+    np.testing.assert_array_equal(layer(x), layer.forward(x))
+    assert type(layer).__call__ is type(layer).forward
+
+
+def test_train_and_eval_reach_every_layer_and_return_self():
+    inner = Sequential(Dropout(0.5, seed=1), BatchNorm(3))
+    outer = Sequential(Linear(3, 3, seed=1), inner)
+    assert outer.training
+    assert inner.layers[0].training
+    assert outer.eval() is outer
+    assert not any(layer.training for layer in (outer, *outer.layers, *inner.layers))
+    assert outer.train() is outer
+    assert all(layer.training for layer in (outer, *outer.layers, *inner.layers))
+
+
+def test_parameters_have_dotted_names_and_only_weights_decay():
+    network = Sequential(Linear(3, 4, seed=1), Sequential(BatchNorm(4), Dropout(0.5)), RMSNorm(4), Linear(4, 1, False))
+    assert [(p.name, p.decay) for p in network.parameters()] == [
+        ("0.weight", True),
+        ("0.bias", False),
+        ("1.0.gamma", False),
+        ("1.0.beta", False),
+        ("2.gamma", False),
+        ("3.weight", True),
+    ]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    y = network(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
+    network.backward(np.ones_like(y))
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        assert (parameter.grad.shape, parameter.grad.dtype) == (parameter.value.shape, np.float32)
+    assert next(iter(network.parameters())).value is network.layers[0].weight
+
+
+def test_evaluation_changes_no_state():
+    network = Sequential(BatchNorm(FEATURES), Dropout(0.5, seed=1)).eval()
+    before = network.state_dict()
+    network(_input("linear"))
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+# --- what each layer adds
+
+
+def test_linear_is_matmul_plus_bias():
+    layer = Linear(2, 3, seed=0)
+    layer.weight[...] = [[1, 2], [3, 4], [5, 6]]
+    layer.bias[...] = [0.5, -0.5, 0]
+    np.testing.assert_array_equal(layer(np.array([[1, 10]], dtype=np.float32)), [[21.5, 42.5, 65.0]])
+
+
+def test_linear_starts_within_its_bound_and_from_its_seed():
+    layer = Linear(16, 400, seed=5)
+    for value in (layer.weight, layer.bias):
+        assert np.abs(value).max() <= 0.25
+        assert abs(value.std() - 0.25 / math.sqrt(3)) < 0.01
+    np.testing.assert_array_equal(layer.weight, Linear(16, 400, seed=5).weight)
+    assert (layer.weight != Linear(16, 400, seed=6).weight).any()
+
+
+def test_relu_lets_nan_through():
+    x = np.array([-1, 0, 2, np.nan], dtype=np.float32)
+    layer = ReLU()
+    np.testing.assert_array_equal(layer(x), [0, 0, 2, np.nan])
+    np.testing.assert_array_equal(layer.backward(np.full(4, 3, dtype=np.float32)), [0, 0, 3, 3])
+
+
+def test_sigmoid_has_no_overflow_and_keeps_its_tails():
+    x = np.array([-3e38, -100, -80, 0, 20, 3e38, -np.inf, np.inf], dtype=np.float32)
+    layer = Sigmoid()
+    exact = [0, 0, 1 / (1 + math.exp(80)), 0.5, 1 / (1 + math.exp(-20)), 1, 0, 1]
+    np.testing.assert_allclose(layer(x), exact, rtol=3e-7, atol=1e-43)
+    dx = layer.backward(np.ones_like(x))
+    assert dx[4] == pytest.approx(math.exp(-20) / (1 + math.exp(-20)) ** 2, rel=3e-7)
+    assert np.isfinite(dx).all()
+
+
+def test_gelu_is_the_exact_form():
+    x = np.concatenate([np.linspace(-12, 12, 2001), [-3e38, 3e38, -np.inf, np.inf]]).astype(np.float32)
+    exact = np.array([float(v) * 0.5 * math.erfc(-float(v) / math.sqrt(2)) if v > -np.inf else 0.0 for v in x])
+    layer = GELU()
+    # One rounding to float32 (6e-8), and the 1e-8 of the fit.
+    np.testing.assert_allclose(layer(x), exact, rtol=8e-8, atol=0)
+    dx = layer.backward(np.ones_like(x))
+    density = np.exp(-0.5 * x[:2001].astype(float) ** 2) / math.sqrt(2 * math.pi)
+    slope = [0.5 * math.erfc(-float(v) / math.sqrt(2)) + float(v) * d for v, d in zip(x[:2001], density, strict=True)]
+    np.testing.assert_allclose(dx[:2001], slope, rtol=0, atol=1e-7)
+    np.testing.assert_array_equal(dx[2001:], [0, 1, 0, 1])
+
+
+EVERYWHERE = np.concatenate([np.linspace(-130, 130, 4001), [-3e38, 3e38, -np.inf, np.inf]]).astype(np.float32)
+
+
+def logistic(v):
+    return 1 / (1 + math.exp(-v)) if v > -700 else 0.0
+
+
+@pytest.mark.parametrize(
+    ("layer", "logit", "steepness"),
+    [
+        (SiLU(), lambda v: v, lambda v: 1.0),
+        (
+            GELUTanh(),
+            lambda v: math.sqrt(8 / math.pi) * (v + 0.044715 * v**3),
+            lambda v: math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * v**2),
+        ),
+    ],
+    ids=["silu", "gelu_tanh"],
+)
+def test_gated_activations_are_right_to_rounding_in_both_tails(layer, logit, steepness):
+    """Both are x * s(logit(x)) with s the logistic function; 1 - s is s(-logit)."""
+    finite = [float(v) for v in EVERYWHERE[:4001]]
+    y = layer(EVERYWHERE)
+    np.testing.assert_allclose(y[:4001], [v * logistic(logit(v)) for v in finite], rtol=7e-8, atol=1e-45)
+    np.testing.assert_array_equal(y[4001:], [0, np.float32(3e38), 0, np.inf])
+    slopes = [logistic(logit(v)) * (1 + v * logistic(-logit(v)) * steepness(v)) for v in finite]
+    dx = layer.backward(np.ones_like(EVERYWHERE))
+    np.testing.assert_allclose(dx[:4001], slopes, rtol=1e-7, atol=1e-45)
+    np.testing.assert_array_equal(dx[4001:], [0, 1, 0, 1])
+    assert np.isnan(layer(np.array([np.nan], np.float32))).all()
+
+
+def test_gelu_tanh_is_the_textbook_formula_where_that_does_not_cancel():
+    x = np.linspace(-3, 6, 2001, dtype=np.float32)
+    v = x.astype(np.float64)
+    wanted = 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+    np.testing.assert_allclose(GELUTanh()(x), wanted, rtol=1e-7)
+    assert 1e-4 < np.abs(GELUTanh()(x) - GELU()(x)).max() < 5e-4
+
+
+def test_dropout_follows_its_seed_and_moves_its_offset_on():
+    layer = Dropout(0.3, seed=11)
+    x = np.ones((3, 50), dtype=np.float32)
+    assert (layer.seed, layer.offset) == (11, 0)
+    np.testing.assert_array_equal(layer(x), functional.dropout(x, 0.3, seed=11, offset=0))
+    assert layer.offset == 256  # 150 rounded up to a multiple of 128
+    y = layer(x)
+    np.testing.assert_array_equal(y, functional.dropout(x, 0.3, seed=11, offset=256))
+    assert layer.offset == 512
+    np.testing.assert_array_equal(layer.backward(x), y)
+    layer.eval()
+    assert layer(x) is x
+    assert layer.offset == 512
+
+
+def test_dropout_backward_draws_the_bits_of_its_forward():
+    layer = Dropout(0.5, seed=1)
+    x = np.ones((4, 64), dtype=np.float32)
+    layer(x)
+    y = layer(x)
+    np.testing.assert_array_equal(layer.backward(x), y)
+
+
+def test_spatial_dropout_counts_channels():
+    layer = SpatialDropout(0.5, seed=2)
+    x = np.ones((4, 40, 3, 3), dtype=np.float32)
+    y = layer(x)
+    assert set(np.unique(y)) == {0.0, 2.0}
+    assert (y == y[:, :, :1, :1]).all()
+    assert layer.offset == 256  # 160 channels
+    np.testing.assert_array_equal(layer.backward(x), y)
+
+
+def test_seeds_of_every_kind():
+    assert draw_seed(2**64 - 1) == 2**64 - 1
+    assert draw_seed(np.int64(5)) == 5
+    assert draw_seed(None) != draw_seed(None)
+    for make in (np.random.default_rng, np.random.SeedSequence):
+        shared = make(3)
+        first, second = draw_seed(shared), draw_seed(shared)
+        assert first != second
+        assert draw_seed(make(3)) == first
+        assert 0 <= first < 2**64
+
+
+def test_batch_norm_running_statistics():
+    x = np.random.default_rng(0).normal(3, 2, size=(8, 2)).astype(np.float32)
+    for unbiased in (False, True):
+        layer = BatchNorm(2, momentum=0.25, unbiased=unbiased)
+        layer(x)
+        np.testing.assert_allclose(layer.running_mean, 0.25 * x.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(layer.running_var, 0.75 + 0.25 * x.var(axis=0, ddof=unbiased), rtol=1e-5)
+    y = layer.eval()(x)
+    np.testing.assert_allclose(y, (x - layer.running_mean) / np.sqrt(layer.running_var + 1e-5), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
+def test_wrong_number_of_features_is_named(make, training):
+    layer = make(4)
+    layer.training = training
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"x must have num_features=4 features .*got 5"):
+        layer(np.ones((3, 5), dtype=np.float32))
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_silent_cast(name):
+    with pytest.raises(TypeError, match="x"):
+        _made(name, True)(_input(name).astype(np.float64))
+
+
+MISTAKES = [
+    (lambda: Linear(0, 1), ValueError, "in_features"),
+    (lambda: Linear(1, 2.0), TypeError, "out_features"),
+    (lambda: Linear(1, True), TypeError, "out_features"),
+    (lambda: Linear(2, 2, seed=1)(np.ones((2, 3), dtype=np.float32)), ValueError, "x must have shape"),
+    (lambda: Linear(2, 2, seed=1)([[1.0, 2.0]]), TypeError, "x must be a float32 array, got list"),
+    (lambda: Dropout(1.5), ValueError, "p must be"),
+    (lambda: Dropout(-0.1), ValueError, "p must be"),
+    (lambda: Dropout(float("nan")), ValueError, "p must be"),
+    (lambda: SpatialDropout("half"), TypeError, "p must be"),
+    (lambda: Dropout(0.5, seed=-1), ValueError, "seed"),
+    (lambda: Dropout(0.5, seed=2**64), ValueError, "seed"),
+    (lambda: Dropout(0.5, seed=1.0), TypeError, "seed"),
+    (lambda: BatchNorm(-3), ValueError, "num_features"),
+    (lambda: BatchNorm(3, momentum=1.1), ValueError, "momentum"),
+    (lambda: BatchNorm(3, eps=float("inf")), ValueError, "eps"),
+    (lambda: BatchNorm(3, channel_axis=2), ValueError, "channel_axis"),
+    (lambda: BatchNorm(3)(np.ones((1, 3), dtype=np.float32)), ValueError, "x"),
+    (lambda: LayerNorm(3, eps=-1e-9), ValueError, "eps"),
+    (lambda: LayerNorm("3"), TypeError, "num_features"),
+    (lambda: RMSNorm(3, eps=float("nan")), ValueError, "eps"),
+    (lambda: Sequential(), ValueError, "layers"),
+    (lambda: Sequential(Linear(1, 1), "relu"), TypeError, "layers"),
+    (lambda: (lambda relu: Sequential(relu, Sequential(relu)))(ReLU()), ValueError, "twice"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
+def test_mistakes_are_named(mistake, error, named):
+    with pytest.raises(error, match=named):
+        mistake()

@@ -1,0 +1,211 @@
+"""convert, revert and report: what is swapped, what stays the same, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch_support import tensors_in  # noqa: E402
+
+import cregkit.torch as ct  # noqa: E402
+
+KINDS = {
+    "Dropout": lambda m: m.Dropout(0.25, inplace=True),
+    "Dropout1d": lambda m: m.Dropout1d(0.25),
+    "Dropout2d": lambda m: m.Dropout2d(p=0.25),
+    "BatchNorm1d": lambda m: m.BatchNorm1d(6, eps=1e-3, momentum=None),
+    "BatchNorm2d": lambda m: m.BatchNorm2d(6, affine=False),
+    "LayerNorm": lambda m: m.LayerNorm((4, 6), bias=False),
+    "RMSNorm": lambda m: m.RMSNorm(6, eps=1e-3),
+    "MultiheadAttention": lambda m: m.MultiheadAttention(6, 2, dropout=0.25, kdim=5, batch_first=True),
+    "TransformerEncoderLayer": lambda m: m.TransformerEncoderLayer(6, 2, 8, 0.25, bias=False, norm_first=True),
+}
+
+
+class Net(nn.Module):
+    """Nested, with a shared module, a subclass of a stock one and what cregkit has no kernel for."""
+
+    def __init__(self):
+        super().__init__()
+
+        class MyNorm(nn.LayerNorm):
+            def forward(self, x):
+                return -super().forward(x)
+
+        self.shared = nn.LayerNorm(12)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(12, 12), self.shared, nn.Dropout(0.2)) for _ in range(2))
+        self.encoder = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.1, batch_first=True)
+        self.mine = MyNorm(12)
+        self.groups = nn.GroupNorm(3, 12)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        x = self.mine(self.encoder(x))
+        return self.groups(x.transpose(1, 2)).transpose(1, 2)
+
+
+def kinds(model):
+    return {name: type(module) for name, module in model.named_modules()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_module_but_for_forward(kind):
+    """Constructor, repr, state dict keys, flags and defaults are PyTorch's; state goes both ways."""
+    torch.manual_seed(0)
+    stock, ours = KINDS[kind](nn), KINDS[kind](ct)
+    assert isinstance(ours, type(stock))
+    assert repr(ours) == repr(stock)
+    assert [*ours.state_dict()] == [*stock.state_dict()]
+    ours.load_state_dict(stock.state_dict())
+    stock.load_state_dict(ours.state_dict())
+    assert all(map(torch.equal, tensors_in(ours.state_dict()), tensors_in(stock.state_dict())))
+    assert {k: v for k, v in vars(ours).items() if isinstance(v, (int, float, tuple))} == {
+        k: v for k, v in vars(stock).items() if isinstance(v, (int, float, tuple))
+    }
+    converted = ct.convert(copy.deepcopy(stock))
+    assert type(converted) is type(ours)
+    assert type(ct.revert(converted)) is type(stock)
+
+
+def test_convert_keeps_everything_but_the_class():
+    model = Net()
+    before = dict(model.named_modules())
+    tensors = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    called = []
+    model.shared.register_forward_hook(lambda *_: called.append("hook"))
+    model.eval()
+    assert ct.convert(model) is model
+    assert {name: id(module) for name, module in model.named_modules()} == {n: id(m) for n, m in before.items()}
+    assert {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()} == tensors
+    assert model.blocks[0][1] is model.blocks[1][1] is model.shared
+    assert not any(module.training for module in model.modules())
+    model(torch.randn(2, 5, 12))
+    assert called == ["hook"] * 2
+    once = kinds(model)
+    assert kinds(ct.convert(model)) == once
+    assert {name for name, kind in once.items() if kind.__module__.startswith("cregkit")} == {
+        "shared", "blocks.0.2", "blocks.1.2", "encoder", "encoder.self_attn", "encoder.norm1", "encoder.norm2",
+        "encoder.dropout", "encoder.dropout1", "encoder.dropout2",
+    }  # fmt: skip
+    assert kinds(ct.revert(model)) == kinds(Net()) | {"mine": type(model.mine)}
+
+
+def test_an_optimizer_built_before_goes_on():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    ct.convert(model)
+    before = [parameter.clone() for parameter in model.parameters()]
+    model(torch.randn(16, 4)).pow(2).sum().backward()
+    optimizer.step()
+    assert not any(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"only": nn.Dropout}, {"blocks.0.2", "blocks.1.2", "encoder.dropout", "encoder.dropout1", "encoder.dropout2"}),
+        ({"only": "encoder", "skip": nn.Dropout}, {"encoder.self_attn", "encoder.norm1", "encoder.norm2"}),
+        ({"only": ["blocks.0", nn.MultiheadAttention]}, {"shared", "blocks.0.2", "encoder.self_attn"}),
+        ({"skip": ("encoder", "blocks.1")}, {"blocks.0.2"}),
+        ({"only": ()}, set()),
+    ],
+    ids=str,
+)
+def test_only_and_skip(choice, expected):
+    """Classes, names, which stand for all within, and both."""
+    model = ct.convert(Net(), **choice)
+    assert {entry.name for entry in ct.report(model).swapped} == expected
+
+
+def test_bad_choices_change_nothing():
+    model = Net()
+    before = kinds(model)
+    for choice, error, text in [
+        ({"only": "encodr"}, ValueError, "only must name modules of the model, got 'encodr': see"),
+        ({"skip": nn.Linear}, ValueError, r"skip must be a class that convert swaps \(Batch.*, got Linear"),
+        (
+            {"only": 3},
+            TypeError,
+            "only must be the name of a module, a class of torch.nn, or an iterable of both, got 3",
+        ),
+        ({"skip": [nn.Dropout(0.1)]}, TypeError, "skip must be the name of a module"),
+    ]:
+        with pytest.raises(error, match=text):
+            ct.convert(model, **choice)
+    assert kinds(model) == before
+    for function in (ct.convert, ct.revert, ct.report):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got OrderedDict"):
+            function(model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_frozen_graph_is_refused_or_left():
+    """A TorchScript model cannot be converted; a TorchScript part of a model is left and reported."""
+    frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Dropout(0.1)).eval()))
+    with pytest.raises(TypeError, match="got a TorchScript module, whose graph is fixed"):
+        ct.convert(frozen)
+    model = nn.Sequential(torch.jit.script(nn.Dropout(0.5)), nn.Dropout(0.5))
+    entries = {entry.name: entry for entry in ct.report(ct.convert(model)).entries}
+    assert entries["0"].note == "TorchScript: its graph is fixed; convert before scripting"
+    assert entries["1"].swapped
+
+
+def test_report():
+    model = Net()
+    model.lazy = nn.LazyBatchNorm1d()
+    model.patched = nn.Dropout(0.1)
+    model.patched.forward = lambda x: x
+    model.half = nn.LayerNorm(12).half()
+    ct.convert(model, skip="encoder.norm2")
+    found = {entry.name: entry for entry in ct.report(model).entries}
+    assert {name: entry.note for name, entry in found.items() if entry.note} == {
+        "mine": "a subclass of LayerNorm: may compute something else",
+        "groups": "no kernel for it",
+        "lazy": "not initialised yet: run a batch through the model, then convert again",
+        "patched": "its forward is overridden on the instance",
+        "encoder": "PyTorch's: convert() would swap it",
+        "encoder.norm2": "PyTorch's: convert() would swap it",
+        "half": "falls back to PyTorch's: parameters are torch.float16, not float32 on the CPU",
+    }
+    assert found["half"].swapped
+    assert len(ct.report(model).left) == 6
+    lines = str(ct.report(model)).splitlines()
+    assert lines[0] == "9 of 15 modules computed by cregkit"
+    assert "left     MyNorm                   mine" in "\n".join(lines)
+    assert str(ct.report(ct.Dropout())) == "1 of 1 modules computed by cregkit\nswapped  Dropout  (model)"
+    assert str(ct.report(nn.ReLU())) == "0 of 0 modules computed by cregkit"
+
+
+def test_a_lazy_module_is_swapped_once_it_is_initialised():
+    model = ct.convert(nn.Sequential(nn.LazyBatchNorm1d()))
+    model(torch.randn(4, 3))
+    assert type(ct.convert(model)[0]) is ct.BatchNorm1d
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precision_computes_as_pytorch_does(dtype):
+    torch.manual_seed(0)
+    stock = nn.Sequential(nn.Linear(512, 512), nn.LayerNorm(512), nn.BatchNorm1d(512), nn.RMSNorm(512)).to(dtype)
+    ours = ct.convert(copy.deepcopy(stock))
+    x = torch.randn(512, 512, dtype=dtype)
+    assert torch.equal(ours(x), stock(x))
+
+
+def test_save_and_load():
+    """A state dict saved after a step goes into PyTorch's model with weights_only=True; the same results."""
+    torch.manual_seed(0)
+    model = ct.convert(Net())
+    model(torch.randn(4, 5, 12)).sum().backward()
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    stock = Net()
+    stock.load_state_dict(torch.load(buffer, weights_only=True))
+    x = torch.randn(2, 5, 12)
+    torch.testing.assert_close(stock.eval()(x), model.eval()(x))

@@ -1,0 +1,192 @@
+"""The scikit-learn estimator: scikit-learn's own checks, searches, and what its parameters do."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from support import run_python
+
+sklearn = pytest.importorskip("sklearn")
+
+from sklearn.base import clone  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
+from sklearn.exceptions import FitFailedWarning, NotFittedError  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+
+from cregkit.layers import BatchNorm, Dropout, LayerNorm, Linear, ReLU, RMSNorm  # noqa: E402
+from cregkit.train import DivergenceError, RegularizedMLPClassifier  # noqa: E402
+
+X, Y = load_digits(return_X_y=True)
+X, Y = X[:300] / 16, Y[:300]
+
+
+def _fitted(**options):
+    return RegularizedMLPClassifier(**{"epochs": 3, "random_state": 0, **options}).fit(X, Y)
+
+
+def test_scikit_learns_own_checks():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Skipping check")  # those for pandas and for the array API, where not there
+        results = check_estimator(RegularizedMLPClassifier(epochs=40))
+    assert sum(result["status"] == "passed" for result in results) >= 40
+
+
+def test_grid_search_over_dropout_weight_decay_and_norm():
+    grid = {"dropout": [0.0, 0.4], "weight_decay": [0.0, 0.1], "norm": [None, "batch", "layer", "rms"]}
+    estimator = RegularizedMLPClassifier((16,), epochs=12, lr=0.01, random_state=0)
+    search = GridSearchCV(estimator, grid, cv=2).fit(X, Y)
+    scores = search.cv_results_["mean_test_score"]
+    assert len(scores) == 16
+    assert len(set(scores)) > 8  # the parameters reach the network
+    assert search.best_score_ > 0.8
+    assert search.best_estimator_.get_params()["norm"] == search.best_params_["norm"]
+
+
+def test_it_learns_in_a_pipeline_and_any_labels():
+    names = np.array(["zero", "one"], dtype=object)[(Y > 4).astype(int)]
+    pipeline = make_pipeline(StandardScaler(), RegularizedMLPClassifier(epochs=30, random_state=0)).fit(X, names)
+    assert pipeline.score(X, names) > 0.95
+    assert set(pipeline.predict(X)) == {"zero", "one"}
+    probability = pipeline.predict_proba(X)
+    assert probability.shape == (300, 2)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(pipeline.classes_[probability.argmax(axis=1)], pipeline.predict(X))
+
+
+def test_layers_follow_the_parameters():
+    def kinds(**options):
+        return [type(layer) for layer in _fitted(epochs=1, **options).network_.layers]
+
+    assert kinds() == [Linear, ReLU, Linear]
+    assert kinds(hidden_sizes=()) == [Linear]
+    block = [Linear, BatchNorm, ReLU, Dropout]
+    assert kinds(hidden_sizes=(8, 4), norm="batch", dropout=0.5) == [*block, *block, Linear]
+    assert kinds(norm="layer")[1] is LayerNorm
+    assert kinds(norm="rms")[1] is RMSNorm
+
+
+def test_a_seed_gives_the_same_bits():
+    first, second = (_fitted(dropout=0.3).predict_proba(X) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert (_fitted(dropout=0.3, random_state=1).predict_proba(X) != first).any()
+    np.testing.assert_array_equal(clone(_fitted(dropout=0.3)).fit(X, Y).predict_proba(X), first)
+    assert (_fitted(dropout=0.3, label_smoothing=0.5).predict_proba(X) != first).any()
+
+
+def test_weights_of_the_start_do_not_depend_on_the_regularisation():
+    plain, other = (_fitted(lr=0.0, **options).network_ for options in ({}, {"dropout": 0.5, "norm": "layer"}))
+    np.testing.assert_array_equal(plain.layers[0].weight, other.layers[0].weight)
+    np.testing.assert_array_equal(plain.layers[-1].weight, other.layers[-1].weight)
+
+
+def test_early_stopping_holds_out_a_part_and_keeps_the_best():
+    classifier = _fitted(epochs=300, early_stopping=True, patience=3, lr=0.03, validation_fraction=0.2)
+    losses = classifier.history_.test_loss
+    assert classifier.n_iter_ == len(losses) == int(np.argmin(losses)) + 4 < 300
+    whole = _fitted()
+    assert whole.n_iter_ == 3
+    assert np.isnan(whole.history_.test_loss).all()
+
+
+def test_a_pickled_estimator_predicts_the_same():
+    classifier = _fitted(norm="batch", dropout=0.2)
+    loaded = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
+
+
+DIVERGING = {"lr": 1e30, "random_state": 0}
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"dropout": 0.3}, {"early_stopping": True}, {"epochs": 2}])
+def test_a_training_that_diverges_is_an_error_and_leaves_the_estimator_as_it_was(options):
+    classifier = _fitted(**options)
+    before = classifier.predict_proba(X)
+    classifier.set_params(**{**DIVERGING, **options})
+    with pytest.raises(
+        DivergenceError, match=r"training diverged in epoch \d+, step \d+.* smaller than 1e\+30"
+    ) as caught:
+        classifier.fit(X, Y > 4)
+    assert isinstance(caught.value, ValueError)
+    np.testing.assert_array_equal(classifier.predict_proba(X), before)
+    assert len(classifier.classes_) == before.shape[1]
+
+
+def test_a_search_gives_a_diverged_training_the_score_for_errors():
+    grid = {"lr": [0.01, 1e30]}
+    search = GridSearchCV(RegularizedMLPClassifier(epochs=5, random_state=0), grid, cv=2, error_score=-1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitFailedWarning)
+        search.fit(X, Y)
+    assert search.cv_results_["mean_test_score"][1] == -1
+    assert search.best_params_ == {"lr": 0.01}
+
+
+def test_samples_too_large_for_the_network_are_refused():
+    classifier = _fitted()
+    samples = X.copy()
+    samples[7] = 3e38
+    for method in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(DivergenceError, match=r"X must hold values of about unit size, got 3e\+38 in row 7"):
+            method(samples)
+
+
+MISTAKES = [
+    ({"hidden_sizes": 64}, TypeError, "hidden_sizes must be a tuple of ints, got int"),
+    ({"hidden_sizes": (0,)}, ValueError, "hidden_sizes"),
+    ({"dropout": 2}, ValueError, "dropout"),
+    ({"norm": "group"}, ValueError, "norm must be None or one of"),
+    ({"weight_decay": -1}, ValueError, "weight_decay"),
+    ({"lr": "fast"}, TypeError, "lr"),
+    ({"epochs": 0}, ValueError, "epochs"),
+    ({"batch_size": 0}, ValueError, "batch_size"),
+    ({"label_smoothing": 2}, ValueError, "label_smoothing"),
+    ({"early_stopping": True, "patience": 0}, ValueError, "patience"),
+    ({"early_stopping": True, "validation_fraction": 3.0}, ValueError, "validation_fraction"),
+    ({"early_stopping": True, "validation_fraction": 0}, ValueError, "validation_fraction must be above 0 .* got 0"),
+    ({"early_stopping": True, "validation_fraction": 1.0}, ValueError, r"validation_fraction .* below 1, got 1\.0"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "named"), MISTAKES)
+def test_mistakes_are_named(options, error, named):
+    with pytest.raises(error, match=named):
+        _fitted(**options)
+
+
+def test_predicting_before_fitting():
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(RegularizedMLPClassifier(), method)(X)
+
+
+def test_predicting_after_a_first_fit_that_diverged():
+    classifier = RegularizedMLPClassifier(**DIVERGING)
+    with pytest.raises(DivergenceError):
+        classifier.fit(X, Y)
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(classifier, method)(X)
+
+
+def test_without_scikit_learn_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "import cregkit.train\n"
+        "assert 'sklearn.base' not in sys.modules\n"
+        "try:\n    cregkit.train.RegularizedMLPClassifier\n"
+        "except ImportError as error: print(error)"
+    )
+    result = run_python("-c", code)
+    assert "needs scikit-learn" in result.stdout, result.stderr
+    assert "pip install 'cregkit[lab]'" in result.stdout
+
+
+def test_importing_the_package_does_not_import_scikit_learn():
+    result = run_python("-c", "import sys, cregkit.train; print('sklearn' in sys.modules)")
+    assert result.stdout == "False\n", result.stderr
