@@ -20,10 +20,7 @@ typedef uint64_t vu CREG_VECTOR;
 typedef uint32_t vu_words CREG_VECTOR; /* a vu as CREG_W words ... */
 typedef uint16_t vu_draws CREG_VECTOR; /* ... and as 2 * CREG_W draws */
 typedef int16_t vu_kept CREG_VECTOR;
-typedef struct {
-    ptrdiff_t n;
-    vm lanes;
-} vw;
+typedef ptrdiff_t vw; /* how many lanes */
 
 CREG_INLINE vf v_set1(float a) { return (vf){a, a, a, a}; }
 
@@ -41,15 +38,15 @@ CREG_INLINE void v_stream_end(void) {} /* makes the streamed stores visible to o
 /* Less than a vector, in functions of their own: inlined branches made the compiler slow and the kernels large. */
 static CREG_NOINLINE vf v_load_few(const float *p, ptrdiff_t n)
 {
-    vf a = {0};
-    for (int i = 0; i < CREG_W - 1; i++)
-        if (i < n) a[i] = p[i];
-    return a;
+    return n == 3 ? (vf){p[0], p[1], p[2]} : n == 2 ? (vf){p[0], p[1]} : n == 1 ? (vf){p[0]} : (vf){0};
 }
 static CREG_NOINLINE void v_store_few(float *p, vf a, ptrdiff_t n)
 {
-    for (int i = 0; i < CREG_W - 1; i++)
-        if (i < n) p[i] = a[i];
+    if (n > 1)
+        memcpy(p, &a, 2 * sizeof *p);
+    else if (n == 1)
+        p[0] = a[0];
+    if (n == 3) p[2] = a[2];
 }
 
 /* The first n floats only (any n: none when n <= 0, all when n >= CREG_W). The other lanes are 0, and memory beyond is
@@ -66,9 +63,15 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
 CREG_INLINE vf v_keep(vm keep, vf a) { return (vf)(keep & (vm)a); } /* +0 in the other lanes, whatever a holds there */
 
 /* The same through a window of the first n lanes, which is made once for many vectors. */
-CREG_INLINE vw v_window(ptrdiff_t n) { return (vw){n, {-(n > 0), -(n > 1), -(n > 2), -(n > 3)}}; }
-CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w.n); }
-CREG_INLINE vf v_only(vf a, vw w) { return v_keep(w.lanes, a); }
+CREG_INLINE vw v_window(ptrdiff_t n) { return n >= CREG_W ? CREG_W : n <= 0 ? 0 : n; }
+CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w); }
+CREG_INLINE vf v_only(vf a, vw w)
+{
+    static const int32_t window[2 * CREG_W] = {-1, -1, -1, -1};
+    vm lanes;
+    memcpy(&lanes, window + CREG_W - w, sizeof lanes);
+    return v_keep(lanes, a);
+}
 
 CREG_INLINE vf v_add(vf a, vf b) { return a + b; }
 CREG_INLINE vf v_sub(vf a, vf b) { return a - b; }
