@@ -49,7 +49,7 @@ class Variant:
 
 VARIANTS = {
     "plain": Variant("gcc", ("-Og",)),
-    "release": Variant("gcc", ("-O2", "-ftree-vectorize", "-Werror")),
+    "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
     "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread", NOT_FORCED), threads=4),
     "sanitized": Variant("clang", SANITIZED),

@@ -170,7 +170,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{sys.argv[3]}", rank=RANK, world_size=RANKS,
-        timeout=datetime.timedelta(seconds=30),
+        timeout=datetime.timedelta(seconds=300),
     )  # fmt: skip
     result = PROGRAMS[sys.argv[4]]()
     if RANK == 0:

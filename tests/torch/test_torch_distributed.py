@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import cregkit  # noqa: E402
 import cregkit.torch  # noqa: E402
 
 SIZES = (1, 2, 3, 4)
-SECONDS = 60
+SECONDS = 60  # less than a process waits for another in gloo_programs.py
 
 
 def started(ranks: int, name: str) -> list[subprocess.CompletedProcess[str]]:
@@ -99,9 +98,7 @@ def test_mistakes(mistake: str, message: str) -> None:
 
 
 def test_a_lost_process_ends_the_others_wait() -> None:
-    start = time.monotonic()
     first, second, third = started(3, "lost")
-    assert time.monotonic() - start < 10 + 10  # ten seconds, and the start of three PyTorches
     assert third.returncode == -9
     for process in (first, second):
         assert process.returncode == 0, process.stderr
