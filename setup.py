@@ -127,7 +127,11 @@ class SourceArchive(sdist):
             "tests/golden/*.txt",
             "tests/native/**/*.[ch]",
             "bench/**/*.py",
+            "bench/*.json",
+            "bench/*.md",
             "bench/*.png",
+            "[!.]*/README.md",
+            "cregkit/*/README.md",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
         ]
