@@ -1,35 +1,34 @@
-r"""What a word is: the one tokeniser of the text transforms.
+r"""The tokeniser of the text transforms.
 
-A word is a run of letters, digits and underscores with the marks that follow each; it begins and ends at a boundary of
-grapheme clusters. The rules are the word boundaries of Unicode Standard Annex #29, "Unicode Text Segmentation", with
-these changes:
+A word is a run of letters, digits and underscores, each with the combining marks that follow it. It starts and ends at
+grapheme cluster boundaries. The rules are the word boundaries of Unicode Standard Annex #29, "Unicode Text
+Segmentation", with these changes:
 
-1. A URL is one word: ``scheme://`` or ``www.`` and what follows, without the punctuation at its end. Brackets within a
-   URL come in pairs. So is an IPv6 address in brackets with its port: ``[::1]:8080``.
-2. An abbreviation of single letters has its last dot (``U.S.A.``, ``e.g.``). At the end of a line the dot stays: it
-   ends the sentence too.
+1. A URL is one word: ``scheme://`` or ``www.`` and the text that follows, without trailing punctuation. Brackets in a
+   URL must be balanced. An IPv6 address in brackets with a port is one word too: ``[::1]:8080``.
+2. An abbreviation of single letters includes its last dot (``U.S.A.``, ``e.g.``), except at the end of a line, where
+   the dot ends the sentence.
 3. Runs are joined into one word by
 
    - an apostrophe or a middle dot: ``don't``, ``l’été``, ``col·lecció``;
-   - up to four of ``- . : / \ @ & + = # ~ % * ^ ° × ′ ″``, dashes shorter than the em dash and signs of currency:
+   - up to four of ``- . : / \ @ & + = # ~ % * ^ ° × ′ ″``, dashes shorter than the em dash and currency symbols:
      ``192.168.0.1``, ``1.2.3-rc1``, ``a.b+c@d.co.uk``, ``fe80::1``, ``and/or``; not ``..`` and ``--``, which are an
      ellipsis and a dash;
    - a comma, a semicolon or a no-break space between digits: ``1,000,000.50``;
    - a quotation mark between Hebrew letters;
    - a question mark before ``name=``, as in a URL without its scheme;
    - ``<=``, ``>=`` and ``!=`` before a number: ``python>=3.10``;
-   - nothing, if they are in brackets: ``item(s)``.
+   - brackets directly after a run: ``item(s)``.
 
-4. A word has what belongs to its start (the sign, currency or dot of a number, ``@``, ``#``, ``/`` or ``./`` of a path,
-   the hyphens of ``--flag``) and to its end (``%``, ``°``, currency, ``C++``, ``C#``, ``folder/``, the hyphen in
-   ``pre- and post-war``).
+4. A word includes certain prefixes (the sign, currency symbol or dot of a number, ``@``, ``#``, ``/`` or ``./`` of a
+   path, the hyphens of ``--flag``) and suffixes (``%``, ``°``, a currency symbol, ``C++``, ``C#``, ``folder/``, the
+   hyphen in ``pre- and post-war``).
 5. In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) a run up to the next space or
-   punctuation is one word, since only a dictionary finds those within. Put spaces or U+200B between them first if they
-   are to be words.
+   punctuation is one word: segmentation would need a dictionary. Insert spaces or U+200B between words to split them.
 
-Emoji, flags and other symbols are no words: they stay in place as punctuation does.
+Emoji, flags and other symbols are not words: they stay in place like punctuation.
 
-Every repetition is bounded or possessive, so that the time is proportional to the length of the text.
+Every repetition in the patterns is bounded or possessive, so matching takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -81,21 +80,37 @@ _WRITTEN = r"[\p{L}\p{M}\p{WB=Format}\p{WB=ZWJ}\p{Pd}\s'\u2019]++"
 
 
 def split(text: str) -> tuple[list[str], list[str]]:
-    """Return the words of a text and the n + 1 pieces before, between and after them, which may be empty.
+    """Split a text into its n words and the n + 1 gaps before, between and after them.
 
-    Raises:
-        ImportError: the package regex, which knows the classes of Unicode, is not installed.
+    Parameters
+    ----------
+    text
+        Any text.
 
-    Example:
-        >>> split("It's 3.14, see https://a.b/c?d=e.")
-        (["It's", '3.14', 'see', 'https://a.b/c?d=e'], ['', ' ', ', ', ' ', '.'])
+    Returns
+    -------
+    words : list of n strings
+        The words.
+    gaps : list of n + 1 strings
+        The text between the words, possibly empty.
+
+    Raises
+    ------
+    ImportError
+        The package regex, which supports Unicode properties, is not installed.
+
+    Examples
+    --------
+    >>> from cregkit.augment.words import split
+    >>> split("It's 3.14, see https://a.b/c?d=e.")
+    (["It's", '3.14', 'see', 'https://a.b/c?d=e'], ['', ' ', ', ', ' ', '.'])
     """
     pieces = _compiled(_WORD).split(text)
     return pieces[1::2], pieces[::2]
 
 
 def is_written_out(word: str) -> bool:
-    """Return whether a word is letters with hyphens, apostrophes and spaces alone: no number, name of a file, URL."""
+    """Return whether a word consists of letters, hyphens, apostrophes and spaces only (no number, file name, URL)."""
     return _compiled(_WRITTEN).fullmatch(word) is not None
 
 

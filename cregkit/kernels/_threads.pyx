@@ -193,8 +193,12 @@ class num_threads(ContextDecorator):
 
     Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
 
-    >>> with cregkit.num_threads(1):
-    ...     y = cregkit.layer_norm(x)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> with ck.num_threads(1):
+    ...     y = ck.layer_norm(np.ones((2, 8), np.float32))
     """
 
     _exact = False

@@ -1,6 +1,8 @@
 """PyTorch's regularisation and normalisation layers, computed by cregkit's kernels on the CPU.
 
+>>> import torch
 >>> import cregkit.torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(784, 256), torch.nn.Dropout(0.3))
 >>> model = cregkit.torch.convert(model)  # in place; train as before
 
 ``convert`` swaps what a model has, ``revert`` undoes it, ``report`` tells what was swapped. The modules can be built

@@ -29,10 +29,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     go to PyTorch's own implementation.
 
     ``DistributedDataParallel`` averages the gradients, but refuses to be made of a model on the CPU with PyTorch's
-    module or a subclass in it; so wrap the model first:
+    module or a subclass in it; so wrap the model first::
 
-    >>> model = DistributedDataParallel(model)  # with BatchNorm
-    >>> model = cregkit.torch.convert(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        model = DistributedDataParallel(model)  # with BatchNorm
+        model = cregkit.torch.convert(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
 
