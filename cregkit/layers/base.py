@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cregkit.layers import files
 
 Array: TypeAlias = NDArray[np.float32]
-Path: TypeAlias = "str | PathLike[str]"
+Path: TypeAlias = str | PathLike[str]
 Self = TypeVar("Self", bound="Layer")
 _PLAIN = (bool, int, float, str, type(None))
 
