@@ -1,6 +1,6 @@
-"""Every op of ``cregkit/cases.py`` at a small, a cache and a memory size: cregkit, a copy, and every peer installed.
+"""Every op of ``cregkit/verify/cases.py`` at three sizes: cregkit, a copy, and every peer that is installed.
 
-The shapes are in ``cregkit/benchmark/shapes.py``, the tuned and the held-out list, because the installed command
+The shapes are in ``cregkit/verify/shapes.py``, the tuned and the held-out list, because the installed command
 ``cregkit bench`` needs them too. Here one contestant runs after the other; for ratios, ``cregkit bench`` takes them in
 turn.
 """
@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from conftest import copy_seconds, peer
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.benchmark import suite
 from cregkit.benchmark.peers import PEERS, complaint
 from cregkit.benchmark.roofline import copies
-from cregkit.benchmark.shapes import SHAPES
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
 
 SIZES = ("small", "cache", "memory")
 CELLS = [(case, size) for case in cases.CASES for size in SIZES]
@@ -30,8 +32,8 @@ class Cell(NamedTuple):
     """A case on a shape, with its arguments and the oracle's results."""
 
     case: cases.Case
-    shape: cases.Shape
-    arguments: cases.Arguments
+    shape: Shape
+    arguments: Arguments
     reference: dict[str, np.ndarray[Any, Any]]
 
     @property
@@ -47,7 +49,7 @@ class Contestant(NamedTuple):
 @pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0].name} {cell[1]}", scope="module")
 def cell(request):
     case, size = request.param
-    shape = SHAPES[case.name].quick[SIZES.index(size)]
+    shape = case.timed.quick[SIZES.index(size)]
     arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
     return Cell(case, shape, arguments, cases.reference(case, arguments))
 

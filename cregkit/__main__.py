@@ -1,5 +1,5 @@
 """``python -m cregkit`` is the ``cregkit`` command."""
 
-from cregkit.cli import main
+from cregkit.commands import main
 
 raise SystemExit(main())

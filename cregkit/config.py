@@ -39,3 +39,12 @@ def show_config() -> dict[str, Any]:
         "last_cache": _runtime.LAST_CACHE_BYTES,
         "streams_from": _runtime.STREAM_BYTES,
     }
+
+
+def machine_line() -> str:
+    """Return version, processor, instruction set and threads in a line."""
+    config = show_config()
+    return (
+        f"cregkit {config['version']} on {config['cpu']}: {config['isa']} code, "
+        f"{config['threads']} {'thread' if config['threads'] == 1 else 'threads'} ({config['threads_from']})"
+    )

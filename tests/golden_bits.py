@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
+from cregkit.verify.shapes import Shape
 
 FILE = Path(__file__).parent / "golden" / "ops.txt"
 POSITIVE = ("gamma", "var", "running_var", "rstd", "v", "sigma", "factors")
@@ -27,7 +29,7 @@ def _numbers(random: np.random.RandomState, name: str, like: np.ndarray[Any, Any
     return values.astype(like.dtype)
 
 
-def _hash(case: cases.Case, shape: cases.Shape) -> str:
+def _hash(case: cases.Case, shape: Shape) -> str:
     arguments = case.arguments(shape, np.random.default_rng(0), 0.0)  # for names, shapes and scalars
     random = np.random.RandomState(20140615)
     for name in sorted(arguments):

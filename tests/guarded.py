@@ -17,7 +17,10 @@ from collections import defaultdict
 import numpy as np
 from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa, first_of
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS
 
 PAGE = mmap.PAGESIZE
 SENTINEL = 0xA5
@@ -26,14 +29,14 @@ FEW = (1, 15, 17, 64, 65, 130, 257, 1025, 4099)
 ALL = (*range(1, 131), *(edge + d for edge in (256, 1024, 4096) for d in range(-4, 5)))
 N = 0  # stands for the length
 SHAPES = {
-    cases.ROWS: (3, N),
-    cases.COLUMNS: (5, N),
-    cases.PLANES: (2, 3, N),
-    cases.CHANNELS_LAST: (2, 3, N),
-    cases.MAPS: (2, 3, N),
-    cases.ELEMENTS: (N,),
-    cases.IMAGES: (1, 3, 2, N),
-    cases.IMAGES_LAST: (1, 2, N, 3),
+    ROWS: (3, N),
+    COLUMNS: (5, N),
+    PLANES: (2, 3, N),
+    CHANNELS_LAST: (2, 3, N),
+    MAPS: (2, 3, N),
+    ELEMENTS: (N,),
+    IMAGES: (1, 3, 2, N),
+    IMAGES_LAST: (1, 2, N, 3),
 }
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,7 +77,7 @@ class Region:
         return all((part == SENTINEL).all() for part in beside)
 
 
-def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
+def arguments_with_out(case: cases.Case, n: int) -> Arguments:
     """Arguments of length n, and a place for the output where the op takes one."""
     arguments = arguments_of(case, tuple(side or n for side in SHAPES[case.shapes]))
     if case.op in OPS_WITH_OUT:
@@ -82,7 +85,7 @@ def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
     return arguments
 
 
-def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[object, ...]]:
+def result(case: cases.Case, arguments: Arguments) -> dict[str, tuple[object, ...]]:
     """The bits of all that came out."""
     returned = getattr(functional, case.op)(**arguments)
     assert "out" not in arguments or first_of(returned) is arguments["out"]
@@ -91,7 +94,7 @@ def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[obje
     return bits(named | {name: arguments[name] for name in case.changed})
 
 
-def guarded_result(case: cases.Case, arguments: cases.Arguments, *, at_end: bool, shift: int) -> dict[str, object]:
+def guarded_result(case: cases.Case, arguments: Arguments, *, at_end: bool, shift: int) -> dict[str, object]:
     """The same with every array in a region of its own."""
     arrays = {name: regions[name].put(array, at_end, shift) for name, array in arrays_in(arguments).items()}
     inputs = arrays.keys() - case.changed.keys() - {"out"}

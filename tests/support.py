@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 import cregkit
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, ROWS, Shape
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -44,30 +47,30 @@ def each_isa() -> Iterator[str]:
         _runtime.use_isa(before)
 
 
-def arguments_of(case: cases.Case, shape: cases.Shape, offset: float = 0.0) -> cases.Arguments:
+def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Arguments:
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
 # Shapes that any case of a family takes; each with few numbers, and with four million.
 SMALL = {
-    **dict.fromkeys((cases.ROWS, cases.COLUMNS, cases.ELEMENTS, cases.MAPS), (4, 5)),
-    cases.IMAGES: (4, 3, 5, 2),
-    cases.IMAGES_LAST: (4, 5, 2, 3),
+    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
+    IMAGES: (4, 3, 5, 2),
+    IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
-    **dict.fromkeys((cases.ROWS, cases.COLUMNS, cases.ELEMENTS), (2048, 2048)),
-    cases.MAPS: (64, 64, 1024),
-    cases.IMAGES: (12, 3, 341, 342),
-    cases.IMAGES_LAST: (12, 341, 342, 3),
+    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
+    MAPS: (64, 64, 1024),
+    IMAGES: (12, 3, 341, 342),
+    IMAGES_LAST: (12, 341, 342, 3),
 }
 
 
-def small_arguments(op: str) -> cases.Arguments:
+def small_arguments(op: str) -> Arguments:
     """Few numbers, with every optional array."""
     return arguments_of(OPS[op], SMALL[OPS[op].shapes])
 
 
-def results_of(case: cases.Case, arguments: cases.Arguments) -> dict[str, Array]:
+def results_of(case: cases.Case, arguments: Arguments) -> dict[str, Array]:
     return cases.run(case, functional, arguments)
 
 
@@ -76,7 +79,7 @@ def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
     return {name: (value.dtype, value.shape, value.tobytes()) for name, value in results.items()}
 
 
-def arrays_in(arguments: cases.Arguments) -> dict[str, Array]:
+def arrays_in(arguments: Arguments) -> dict[str, Array]:
     return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
 
 

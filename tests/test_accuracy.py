@@ -9,17 +9,29 @@ import numpy as np
 import pytest
 from support import Array, each_isa
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
+from cregkit.verify.tolerances import (
+    COLUMN_SUM,
+    GRADIENT,
+    NORMALISED,
+    RUNNING,
+    Tolerance,
+    largest,
+    share_of_tolerance,
+    unit_scale,
+)
 
-CONTRACT_Y = cases.Tolerance(1e-6, "the contract, absolute", cases.unit_scale)
-CONTRACT_DX = cases.Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", cases.largest)
+CONTRACT_Y = Tolerance(1e-6, "the contract, absolute", unit_scale)
+CONTRACT_DX = Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", largest)
 TINY = np.float32(1e-45)  # the smallest subnormal
 HUGE = np.float32(3.4e38)  # almost the largest number
 ROW_OPS = ("layer_norm", "rms_norm")
 
 
-def assert_within(tolerance: cases.Tolerance, got: Array, wanted: Array, arguments: cases.Arguments, what: str) -> None:
-    share = cases.share_of_tolerance(got, wanted.astype(np.float64), tolerance, arguments)
+def assert_within(tolerance: Tolerance, got: Array, wanted: Array, arguments: Arguments, what: str) -> None:
+    share = share_of_tolerance(got, wanted.astype(np.float64), tolerance, arguments)
     assert share <= 1.0, f"{what} is off by {share:.3g} tolerances"
 
 
@@ -29,17 +41,17 @@ def rounded(wanted: Array) -> Array:
         return wanted.astype(np.float32)
 
 
-def assert_gradients(got: Any, wanted: Any, arguments: cases.Arguments, what: str) -> None:
+def assert_gradients(got: Any, wanted: Any, arguments: Arguments, what: str) -> None:
     """dx, and dgamma and dbeta where there are any."""
     for name, tolerance, one, other in zip(
-        ("dx", "dgamma", "dbeta"), (cases.GRADIENT, cases.COLUMN_SUM, cases.COLUMN_SUM), got, wanted, strict=False
+        ("dx", "dgamma", "dbeta"), (GRADIENT, COLUMN_SUM, COLUMN_SUM), got, wanted, strict=False
     ):
         if other is not None:
             assert_within(tolerance, one, rounded(other), arguments, f"{what}: {name}")
 
 
 def assert_forward_and_backward(
-    op: str, x: Array, eps: float, tolerance: cases.Tolerance = CONTRACT_Y, **options: int
+    op: str, x: Array, eps: float, tolerance: Tolerance = CONTRACT_Y, **options: int
 ) -> None:
     """y within the tolerance; gradients from what the functional forward returned, with and without a gain."""
     rng = np.random.default_rng(x.size)
@@ -59,7 +71,7 @@ def assert_forward_and_backward(
 @pytest.mark.parametrize(
     ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
 )
-def test_a_million_values(op: str, shape: cases.Shape, offset: float) -> None:
+def test_a_million_values(op: str, shape: Shape, offset: float) -> None:
     """Enough rows (channels) to meet the rare ones whose roundings add up."""
     x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
     wanted = getattr(oracle, f"{op}_forward")(x)[0]
@@ -141,10 +153,10 @@ def extreme_rows() -> dict[str, Array]:
 def assert_any_magnitude(op: str, row: Array) -> None:
     """The row alone, so that its errors are measured by its own magnitude; and as a channel of both layouts."""
     if op in ROW_OPS:
-        assert_forward_and_backward(op, row[np.newaxis], 0.0, cases.NORMALISED)
+        assert_forward_and_backward(op, row[np.newaxis], 0.0, NORMALISED)
         return
     for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], np.stack([row, row]).reshape(2, 1, -1)):
-        assert_forward_and_backward(op, np.ascontiguousarray(x), 0.0, cases.NORMALISED, channel_axis=1)
+        assert_forward_and_backward(op, np.ascontiguousarray(x), 0.0, NORMALISED, channel_axis=1)
 
 
 @pytest.mark.parametrize("scale", MAGNITUDES)
@@ -168,7 +180,7 @@ def test_neighbours_of_extreme_channels_stay_accurate() -> None:
     dx64 = oracle.batch_norm_backward(dy, x, *saved64)[0]
     for isa in each_isa():
         y, *saved = functional.batch_norm_forward(x, eps=0.0)
-        assert_within(cases.NORMALISED, y, y64, {}, isa)
+        assert_within(NORMALISED, y, y64, {}, isa)
         dx = functional.batch_norm_backward(dy, x, *saved)[0]
         for c in range(x.shape[1]):
             assert_within(CONTRACT_DX, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
@@ -232,7 +244,7 @@ def test_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> N
         shapes = [(1, n)] if op in ROW_OPS else [(n, 1), (1, 1, n)]
         for shape in shapes:
             options = {} if op in ROW_OPS else {"channel_axis": 1}
-            assert_forward_and_backward(op, row.reshape(shape), EPS[op], cases.NORMALISED, **options)
+            assert_forward_and_backward(op, row.reshape(shape), EPS[op], NORMALISED, **options)
 
 
 @pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
@@ -267,6 +279,6 @@ def test_running_statistics_over_many_batches(offset: float, unbiased: bool) -> 
             mean64, var64 = mean.astype(np.float64), var.astype(np.float64)
             oracle.batch_norm_forward(x, running_mean=mean64, running_var=var64, unbiased=unbiased)
             functional.batch_norm_forward(x, running_mean=mean, running_var=var, unbiased=unbiased)
-            assert_within(cases.RUNNING, mean, mean64, {}, isa)
-            assert_within(cases.RUNNING, var, var64, {}, isa)
+            assert_within(RUNNING, mean, mean64, {}, isa)
+            assert_within(RUNNING, var, var64, {}, isa)
         assert abs(var.mean() - 4.0) < 1.0

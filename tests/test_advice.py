@@ -13,8 +13,9 @@ import pytest
 
 import cregkit as ck
 import cregkit.train
-from cregkit import cli
-from cregkit.advice import command, prompt, rules
+from cregkit import commands
+from cregkit.advice import prompt, rules
+from cregkit.commands import advise as command
 
 MODELS = (None, *rules.MODELS)
 OPTIMIZERS = (None, *rules.OPTIMIZERS)
@@ -288,12 +289,12 @@ def test_the_code_does_what_it_says(found):
     [
         ((), TypeError, "needs train_acc and test_acc"),
         ((99,), TypeError, "needs train_acc and test_acc"),
-        ((140, 60), ValueError, "train_acc must be from 0 to 100 (percent), got 140"),
-        ((99, -1), ValueError, "test_acc must be from 0 to 100 (percent), got -1"),
-        ((float("nan"), 60), ValueError, "train_acc must be from 0 to 100 (percent), got nan"),
+        ((140, 60), ValueError, "train_acc (percent) must be in [0, 100], got 140"),
+        ((99, -1), ValueError, "test_acc (percent) must be in [0, 100], got -1"),
+        ((float("nan"), 60), ValueError, "train_acc (percent) must be in [0, 100], got nan"),
         ((99, float("inf")), ValueError, "got inf"),
-        (("99", 60), TypeError, "train_acc must be a number, got str"),
-        ((True, 60), TypeError, "train_acc must be a number, got bool"),
+        (("99", 60), TypeError, "train_acc (percent) must be a number, got str"),
+        ((True, 60), TypeError, "train_acc (percent) must be a number, got bool"),
         ((0.99, 0.6), ValueError, "look like fractions: give 99 and 60"),
         ((1, 0), ValueError, "look like fractions"),
     ],
@@ -322,7 +323,7 @@ def test_wrong_options(options, error, words):
 
 def test_the_command_prints_all_of_the_advice(capsys):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60", "--model", "cnn", "--batch-size", "8"]
-    assert cli.main([*argv, "--optimizer", "adam"]) == 0
+    assert commands.main([*argv, "--optimizer", "adam"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     advice = ck.advise(99, 60, model="cnn", batch_size=8, optimizer="adam")
@@ -338,16 +339,16 @@ def test_the_command_prints_all_of_the_advice(capsys):
 
 def test_json_to_the_screen_and_to_a_file(capsys, tmp_path):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60"]
-    assert cli.main([*argv, "--json"]) == 0
+    assert commands.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ck.advise(99, 60).to_dict()
     path = tmp_path / "advice.json"
-    assert cli.main([*argv, "--json", str(path)]) == 0
+    assert commands.main([*argv, "--json", str(path)]) == 0
     assert capsys.readouterr().out == ""
     assert json.loads(path.read_text()) == ck.advise(99, 60).to_dict()
 
 
 def test_the_prompt_has_every_rule(capsys):
-    assert cli.main(["advise", "--prompt"]) == 0
+    assert commands.main(["advise", "--prompt"]) == 0
     text = capsys.readouterr().out
     assert text == prompt()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
@@ -386,7 +387,7 @@ def test_the_page_of_the_room_has_the_rates_of_the_rules():
     [
         ([], "--train-acc and --test-acc missing"),
         (["--train-acc", "99"], "--test-acc missing"),
-        (["--train-acc", "140", "--test-acc", "60"], "must be from 0 to 100 (percent), got 140"),
+        (["--train-acc", "140", "--test-acc", "60"], "train_acc (percent) must be in [0, 100], got 140"),
         (["--train-acc", "nan", "--test-acc", "60"], "got nan"),
         (["--train-acc", "high", "--test-acc", "60"], "--train-acc: must be a number, got 'high'"),
         (["--train-acc", "0.99", "--test-acc", "0.6"], "fractions"),
@@ -400,7 +401,7 @@ def test_the_page_of_the_room_has_the_rates_of_the_rules():
 )
 def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["advise", *argv]) == 2
+    assert commands.main(["advise", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -410,7 +411,7 @@ def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
 
 
 def test_the_choices_of_the_command_are_those_of_the_rules(capsys):
-    assert cli.main(["advise", "--help"]) == 0
+    assert commands.main(["advise", "--help"]) == 0
     text = capsys.readouterr().out
     assert f"--model {{{','.join(rules.MODELS)}}}" in text
     assert all(name in text for name in rules.OPTIMIZERS)

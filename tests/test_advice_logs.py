@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import cregkit as ck
-from cregkit import cli
+from cregkit import commands
 from cregkit.advice import figures, logs
 from cregkit.train import History
 
@@ -59,7 +59,7 @@ def test_keras(capsys):
     assert abs(advice.history.turned_up_epoch - advice.history.best_epoch) <= 3
     assert any("fractions" in warning for warning in advice.warnings)
     assert any("while it trains" in warning for warning in advice.warnings)
-    assert cli.main(["advise", "--history", str(LOGS / "keras.csv")]) == 0
+    assert commands.main(["advise", "--history", str(LOGS / "keras.csv")]) == 0
     out = capsys.readouterr().out
     assert "Keras log, 40 epochs: best epoch" in out
     assert f"turned up after epoch {advice.history.turned_up_epoch}:" in out
@@ -213,7 +213,7 @@ NO_LOGS = {
 def test_what_is_no_log_costs_one_line(content, words, tmp_path, capsys):
     path = tmp_path / "log"
     path.write_bytes(content)
-    assert cli.main(["advise", "--history", str(path)]) == 2
+    assert commands.main(["advise", "--history", str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -323,7 +323,7 @@ def test_a_loss_still_falling_in_an_underfit():
 
 def test_few_epochs_show_no_turn(tmp_path, capsys):
     path = written(tmp_path, "accuracy,val_accuracy,val_loss", *["0.9,0.8,0.1", "0.9,0.8,9"] * 2)
-    assert cli.main(["advise", "--history", str(path)]) == 0
+    assert commands.main(["advise", "--history", str(path)]) == 0
     assert "Too few epochs with a test loss" in capsys.readouterr().out
 
 

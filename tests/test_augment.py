@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from support import Array
 
 from cregkit import augment as aug
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.layers import Linear, Sequential
 from cregkit.train import SGD, fit, softmax_cross_entropy
+from cregkit.verify import cases
 
 X = np.random.default_rng(0).uniform(0, 1, (40, 3, 12, 10)).astype(np.float32)
 LABELS = np.arange(40) % 7

@@ -10,7 +10,7 @@ import pytest
 
 import cregkit as ck
 from cregkit import augment as aug
-from cregkit import cli, train
+from cregkit import commands, train
 
 # The call; the exception; of its message: the argument's name, what came, and what is wanted.
 CALLS: list[tuple[str, type[Exception], str, str, str]] = [
@@ -341,7 +341,7 @@ CALLS: list[tuple[str, type[Exception], str, str, str]] = [
     ),
     ("ck.advise()", TypeError, "train_acc", "advise needs", "both in percent, or a history"),
     ("ck.advise(99)", TypeError, "test_acc", "advise needs", "both in percent, or a history"),
-    ("ck.advise(140, 60)", ValueError, "train_acc", "140", "from 0 to 100 (percent)"),
+    ("ck.advise(140, 60)", ValueError, "train_acc", "140", "(percent) must be in [0, 100]"),
     ('ck.advise("99", 60)', TypeError, "train_acc", "str", "a number"),
     (
         'ck.advise(99, 60, model="perceptron")',
@@ -463,7 +463,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
     ("demo --json /no/such/folder/file.json", "", "/no/such/folder/file.json", "No such file"),
     ("demo --colour", "", "--colour", "--help"),
     ("dmeo", "COMMAND", "'dmeo'", "choose from"),
-    ("advise --train-acc 140 --test-acc 60", "train_acc", "140", "from 0 to 100"),
+    ("advise --train-acc 140 --test-acc 60", "train_acc", "140", "in [0, 100]"),
     ("advise --train-acc x --test-acc 60", "--train-acc", "'x'", "a number"),
     ("advise --train-acc 99", "--test-acc", "missing", "in percent, or --history FILE"),
     ("advise --train-acc 99 --test-acc 60 --model perceptron", "--model", "'perceptron'", "choose from"),
@@ -488,7 +488,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
 def test_a_bad_command_says_what_is_wrong(
     command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(command.format(file=__file__).split()) == 2
+    assert commands.main(command.format(file=__file__).split()) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     for part in ("cregkit", option, came.format(file=__file__), wanted):

@@ -14,13 +14,14 @@ import pytest
 from support import run_python
 
 import cregkit
-from cregkit import cases, cli, functional
-from cregkit.benchmark import command, goals, markdown, peers, report, roofline, suite, timing
+from cregkit import commands, functional
+from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
 from cregkit.benchmark.peers import Peer, Prepared
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.shapes import PROMISED, SHAPES
-from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, Row
+from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, PROMISED, Row
 from cregkit.benchmark.timing import Contestant, Measurement, measure
+from cregkit.commands import bench as command
+from cregkit.verify import cases
 
 LAYER_NORM = next(case for case in cases.CASES if case.name == "layer_norm")
 DROPOUT = next(case for case in cases.CASES if case.name == "dropout")
@@ -277,12 +278,11 @@ def test_a_report_survives_its_file(tmp_path):
     assert report.read(str(tmp_path / "run.json")) == written
 
 
-def test_every_case_has_shapes_and_the_two_lists_differ():
-    assert set(SHAPES) == {case.name for case in cases.CASES}
-    assert set(PROMISED) <= set(SHAPES)
-    for shapes in SHAPES.values():
-        assert not set(shapes.tuned) & set(shapes.held_out)
-        assert len(shapes.quick) == 3
+def test_the_held_out_shapes_of_every_case_are_no_tuned_ones():
+    assert set(PROMISED) <= {case.name for case in cases.CASES}
+    for case in cases.CASES:
+        assert not set(case.timed.tuned) & set(case.timed.held_out)
+        assert len(case.timed.quick) == 3
 
 
 def test_calls_are_judged_by_what_numpy_takes_for_the_array():
@@ -318,7 +318,7 @@ def small(monkeypatch):
 
 
 def test_the_command_prints_and_writes(small, capsys, tmp_path):
-    assert cli.main(["bench", "--json", str(tmp_path / "run.json")]) == 0
+    assert commands.main(["bench", "--json", str(tmp_path / "run.json")]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "layer_norm  4x16" in " ".join(out.split()).replace("layer_norm ", "layer_norm  ")
@@ -332,11 +332,11 @@ def test_the_command_prints_and_writes(small, capsys, tmp_path):
 def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monkeypatch):
     path = str(tmp_path / "old.json")
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=1.0, copy=0.5))
-    assert cli.main(["bench", "--json", path]) == 0
-    assert cli.main(["bench", "--compare", path]) == 0
+    assert commands.main(["bench", "--json", path]) == 0
+    assert commands.main(["bench", "--compare", path]) == 0
     assert "0 of 2 times became slower" in capsys.readouterr().out
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=2.0, copy=0.5))
-    assert cli.main(["bench", "--compare", path]) == 1
+    assert commands.main(["bench", "--compare", path]) == 1
     out = capsys.readouterr().out
     assert "SLOWER cregkit layer_norm 4x16: 2.00 times" in out
     assert "2 of 2 times became slower" in out
@@ -344,7 +344,7 @@ def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monke
 
 def test_the_command_fails_if_an_op_is_wrong(small, capsys, monkeypatch):
     monkeypatch.setattr(functional, "layer_norm", lambda x, gamma, beta, eps: x)
-    assert cli.main(["bench"]) == 1
+    assert commands.main(["bench"]) == 1
     assert "VOID cregkit in layer_norm 1x16: y is off" in capsys.readouterr().out
 
 
@@ -358,7 +358,7 @@ def test_an_interrupt_leaves_what_was_measured(small, capsys, tmp_path, monkeypa
             raise KeyboardInterrupt from None
 
     monkeypatch.setattr(suite, "measure_row", interrupted)
-    assert cli.main(["bench", "--json", str(tmp_path / "run.json")]) == 130
+    assert commands.main(["bench", "--json", str(tmp_path / "run.json")]) == 130
     out, err = capsys.readouterr()
     assert "cut short" in out
     assert err == "cregkit: interrupted\n"
@@ -369,13 +369,13 @@ def test_an_interrupt_leaves_what_was_measured(small, capsys, tmp_path, monkeypa
 
 def test_a_quick_run_that_takes_too_long_is_cut_short(small, capsys, monkeypatch):
     monkeypatch.setattr(command, "QUICK_SECONDS", 0.0)
-    assert cli.main(["bench", "--quick"]) == 0
+    assert commands.main(["bench", "--quick"]) == 0
     assert "cut short" in capsys.readouterr().out
 
 
 def test_a_picture(small, capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    assert cli.main(["bench", "--png", str(tmp_path / "speed.png")]) == 0
+    assert commands.main(["bench", "--png", str(tmp_path / "speed.png")]) == 0
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -400,7 +400,7 @@ def test_a_mistake_costs_one_line(small, argv, named, capsys, tmp_path, monkeypa
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "future.json").write_text('{"format": 99}')
     (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
-    assert cli.main(["bench", *argv]) == 2
+    assert commands.main(["bench", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -408,9 +408,7 @@ def test_a_mistake_costs_one_line(small, argv, named, capsys, tmp_path, monkeypa
 
 
 def test_no_peer_is_imported_unless_it_is_used():
-    code = (
-        "import sys; from cregkit.benchmark import command; print({'torch', 'onnxruntime', 'jax'} & set(sys.modules))"
-    )
+    code = "import sys; from cregkit.commands import bench; print({'torch', 'onnxruntime', 'jax'} & set(sys.modules))"
     done = run_python("-c", code)
     assert done.stdout == "set()\n", done.stderr
 

@@ -25,19 +25,22 @@ from support import (
     results_of,
 )
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _threads
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS, Shape
 
 # For each kind of shapes, some with enough elements for seven threads and no round number anywhere.
-LARGE: dict[tuple[cases.Shape, ...], tuple[cases.Shape, ...]] = {
-    cases.ROWS: ((701, 333), (7, 70001), (65537, 5)),
-    cases.COLUMNS: ((997, 251), (67, 3999)),
-    cases.PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
-    cases.CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
-    cases.ELEMENTS: ((260013,), (7, 40961)),
-    cases.MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
-    cases.IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
-    cases.IMAGES_LAST: ((61, 37, 41, 3), (2, 211, 199, 3)),
+LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
+    ROWS: ((701, 333), (7, 70001), (65537, 5)),
+    COLUMNS: ((997, 251), (67, 3999)),
+    PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
+    CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
+    ELEMENTS: ((260013,), (7, 40961)),
+    MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
+    IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
+    IMAGES_LAST: ((61, 37, 41, 3), (2, 211, 199, 3)),
 }
 
 
@@ -71,7 +74,7 @@ ROW_ARGUMENTS = {
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
-def piece_of(arguments: cases.Arguments, names: list[str], i: int, j: int) -> cases.Arguments:
+def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Arguments:
     """Rows i to j; where there is an offset into a random stream, it moves along."""
     before = arguments[names[0]][:i].size
     moved = {"offset": arguments["offset"] + before} if "offset" in arguments else {}
@@ -81,7 +84,7 @@ def piece_of(arguments: cases.Arguments, names: list[str], i: int, j: int) -> ca
 @pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op in ROW_ARGUMENTS], ids=lambda case: case.name)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
-    shape = {cases.PLANES: (131, 5, 7, 7), cases.CHANNELS_LAST: (131, 5, 37)}.get(case.shapes, (131, width))
+    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37)}.get(case.shapes, (131, width))
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
     for cuts in ((1,), (8,), (63,), (64,), (65, 66), (2, 3, 128)):
@@ -94,7 +97,7 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
 
 
 @pytest.mark.parametrize("rows", [5, 20, 64])
-@pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is cases.COLUMNS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is COLUMNS], ids=lambda case: case.name)
 def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, rows: int, isa: str) -> None:
     """Few rows of many channels are taken some channels at a time, parts of them in passes over all channels."""
     channels, edges = 9001, range(0, 10501, 1500)
@@ -172,7 +175,7 @@ def assert_pieces(whole: Array, pieces: list[Array]) -> None:
 
 @pytest.mark.parametrize("shape", [WIDE, ALIGNED])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
-def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) -> None:
+def test_streamed_rows(large: tuple[Array, Array], op: str, shape: Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     forward, backward = (getattr(functional, f"{op}_{direction}") for direction in ("forward", "backward"))
@@ -185,7 +188,7 @@ def test_streamed_rows(large: tuple[Array, Array], op: str, shape: cases.Shape) 
 
 
 @pytest.mark.parametrize("shape", [WIDE, ALIGNED, LONG_PLANES, PLANES, SHORT_PLANES])
-def test_streamed_channels(large: tuple[Array, Array], shape: cases.Shape) -> None:
+def test_streamed_channels(large: tuple[Array, Array], shape: Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
     for _ in each_isa():

@@ -29,7 +29,10 @@ from support import (
     small_arguments,
 )
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import CHANNELS_LAST, IMAGES, IMAGES_LAST, MAPS, PLANES, Shape
 
 
 def leading(op: str) -> str:
@@ -42,7 +45,7 @@ def leading(op: str) -> str:
 
 
 @contextmanager
-def refused(error: type[Exception], name: str, arguments: cases.Arguments) -> Iterator[None]:
+def refused(error: type[Exception], name: str, arguments: Arguments) -> Iterator[None]:
     """The exception names the argument, and every array is as before."""
     arrays = arrays_in(arguments)
     before = bits(arrays)
@@ -144,7 +147,7 @@ def test_required_arrays_cannot_be_none(op: str, name: str) -> None:
         ("spatial_dropout_backward", "dy", ()),
     ],
 )
-def test_refused_shapes(op: str, name: str, shape: cases.Shape) -> None:
+def test_refused_shapes(op: str, name: str, shape: Shape) -> None:
     arguments = small_arguments(op)
     same_shape = {key for key, value in arrays_in(arguments).items() if value.shape == arguments[name].shape}
     arguments |= {key: np.ones(shape, np.float32) for key in same_shape}
@@ -356,7 +359,8 @@ GUARDED = """
 import ctypes, mmap
 import numpy as np
 from support import OPS_WITH_OUT, arguments_of, arrays_in, each_isa
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases, inputs, shapes
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
@@ -402,12 +406,12 @@ def test_nothing_beside_an_array_is_read_or_written() -> None:
 # Training needs two values per channel and says so: test_refused_shapes.
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op != "batch_norm_forward"], ids=lambda case: case.name)
 def test_no_rows(case: cases.Case) -> None:
-    channels_last = case.shapes is cases.CHANNELS_LAST
+    channels_last = case.shapes is CHANNELS_LAST
     shape = {
-        cases.PLANES: (0, 3, 4),
-        cases.MAPS: (0, 3, 4),
-        cases.IMAGES: (0, 3, 5, 2),
-        cases.IMAGES_LAST: (0, 5, 2, 3),
+        PLANES: (0, 3, 4),
+        MAPS: (0, 3, 4),
+        IMAGES: (0, 3, 5, 2),
+        IMAGES_LAST: (0, 5, 2, 3),
     }.get(case.shapes, (0, 4, 3) if channels_last else (0, 3))
     arguments = case.arguments((2, *shape[1:]), np.random.default_rng(0), 0.0)
     per_row = {name for name, a in arrays_in(arguments).items() if a.shape[0] == 2}

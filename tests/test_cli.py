@@ -13,20 +13,21 @@ import pytest
 from support import heeds_ctrl_c
 
 import cregkit
-from cregkit import cli, console
+from cregkit import commands
 from cregkit._version import __version__
+from cregkit.commands import console
 from cregkit.lab import sheet
 
 COMMAND = [sys.executable, "-W", "error", "-m", "cregkit"]
 
 
 def test_version(capsys):
-    assert cli.main(["--version"]) == 0
+    assert commands.main(["--version"]) == 0
     assert capsys.readouterr().out == f"cregkit {__version__}\n"
 
 
 def test_info_shows_all_of_the_configuration(capsys):
-    assert cli.main(["info"]) == 0
+    assert commands.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     config = cregkit.show_config()
     assert [line.split("  ")[0].replace(" ", "_") for line in lines] == list(config)
@@ -36,13 +37,13 @@ def test_info_shows_all_of_the_configuration(capsys):
 
 
 def test_help_names_every_command_and_gives_examples(capsys):
-    assert cli.main(["--help"]) == 0
+    assert commands.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in cli.COMMANDS:
-        assert command.name in text
-        assert command.summary in text
-        assert cli.main([command.name, "--help"]) == 0
-        assert f"  cregkit {command.name}" in capsys.readouterr().out
+    for name, summary in commands.COMMANDS.items():
+        assert name in text
+        assert summary in text
+        assert commands.main([name, "--help"]) == 0
+        assert f"  cregkit {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_help_names_every_command_and_gives_examples(capsys):
 )
 def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(argv) == 2
+    assert commands.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -198,7 +199,7 @@ def test_augment_writes_a_contact_sheet(tmp_path, capsys):
     image.imsave(tmp_path / "image.png", pixels)
     files = [tmp_path / "a.png", tmp_path / "b.png"]
     for file in files:
-        assert cli.main(["augment", str(tmp_path / "image.png"), "--out", str(file), "--samples", "2"]) == 0
+        assert commands.main(["augment", str(tmp_path / "image.png"), "--out", str(file), "--samples", "2"]) == 0
     sheets = [image.imread(file) for file in files]
     assert np.array_equal(*sheets)
     assert np.ptp(sheets[0]) > 0.5
@@ -261,7 +262,7 @@ def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
     file = tmp_path / "photo.png"
     pillow.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(file)
     file.write_bytes(file.read_bytes()[:900])
-    assert cli.main(["augment", str(file), "--out", str(tmp_path / "sheet.png")]) == 2
+    assert commands.main(["augment", str(file), "--out", str(tmp_path / "sheet.png")]) == 2
     error = capsys.readouterr().err
     assert "photo.png is no image that can be read (" in error
     assert error.count("\n") == 1
@@ -280,7 +281,7 @@ def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
 def test_augment_tells_a_mistake_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["augment", *arguments]) == 2
+    assert commands.main(["augment", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

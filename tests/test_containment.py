@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from support import Array, arguments_of, each_isa
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
+from cregkit.verify import cases
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, PLANES, Shape
 
 BAD = (np.nan, np.inf, -np.inf)
 bad_value = pytest.mark.parametrize("bad", BAD)
@@ -72,16 +74,16 @@ CHANNEL_CASES = [
     if case.op.startswith("batch_norm")
     for array in (("dy", "x") if case.op.endswith("backward") else ("x",))
     for shape in {
-        cases.COLUMNS: ((5, 19), (200, 37)),
-        cases.PLANES: ((3, 5, 7), (2, 3, 65, 65)),
-        cases.CHANNELS_LAST: ((4, 7, 37),),
+        COLUMNS: ((5, 19), (200, 37)),
+        PLANES: ((3, 5, 7), (2, 3, 65, 65)),
+        CHANNELS_LAST: ((4, 7, 37),),
     }[case.shapes]
 ]
 
 
 @bad_value
 @pytest.mark.parametrize(("case", "shape", "array"), CHANNEL_CASES)
-def test_channels(case: cases.Case, shape: cases.Shape, array: str, bad: float) -> None:
+def test_channels(case: cases.Case, shape: Shape, array: str, bad: float) -> None:
     arguments = arguments_of(case, shape)
     axis = arguments["channel_axis"]
     bad_channel = 2

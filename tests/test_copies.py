@@ -15,9 +15,8 @@ import pytest
 import cregkit as ck
 from cregkit import advice, train
 from cregkit import augment as aug
-from cregkit.benchmark import command
 from cregkit.benchmark import report as speed_report
-from cregkit.lab import command as lab_command
+from cregkit.commands.arguments import CommandError
 from cregkit.lab import sheet
 
 RNG = np.random.default_rng(0)
@@ -276,10 +275,9 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch.TransformerEncoderLayer": (module("TransformerEncoderLayer", 8, 2, 16), module_run(SEQUENCES)),
     "torch.Entry": (lambda: report().entries[0], itself),
     "torch.Report": (report, str),
-    "LabError": (lambda: lab_command.LabError("unknown experiment 'x'"), repr),
+    "CommandError": (lambda: CommandError("unknown experiment 'x'"), repr),
     "SheetError": (lambda: sheet.SheetError("x is no image"), repr),
     "ReportError": (lambda: speed_report.ReportError("x"), repr),
-    "PeerError": (lambda: command.PeerError("x"), repr),
 }
 ABSTRACT = {"Layer", "Optimizer", "Transform"}
 COPIES = [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, copy.copy]

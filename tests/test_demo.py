@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from cregkit import cli
+from cregkit import commands
+from cregkit.commands import demo as command
 from cregkit.lab import demo
 from cregkit.lab.demo import Run
 from cregkit.train import History
@@ -27,15 +28,14 @@ def in_tmp(tmp_path, monkeypatch):
 def without_matplotlib(monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)  # makes its import fail
-    monkeypatch.delitem(sys.modules, "cregkit.lab.plot", raising=False)
 
 
 def test_prints_and_writes_the_same_numbers(in_tmp, without_matplotlib, capsys):
-    assert cli.main(["demo", "--seeds", "2", "--epochs", "8", "--json", "result.json"]) == 0
+    assert commands.main(["demo", "--seeds", "2", "--epochs", "8", "--json", "result.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert os.listdir(in_tmp) == ["result.json"]
-    assert 'pip install "cregkit[lab]"' in out
+    assert "pip install 'cregkit[lab]'" in out
     result = json.loads((in_tmp / "result.json").read_text())
     assert list(result["configurations"]) == list(demo.CONFIGURATIONS)
     assert out.startswith(f"cregkit {result['machine']['version']} on {result['machine']['cpu']}")
@@ -59,12 +59,12 @@ def test_epoch_lines_of_a_full_run():
     history = History()
     for epoch in range(300):
         history.record((0.0, 90.0 + epoch / 100), (0.0, 80.0))
-    assert [int(line.split()[1]) for line in demo._epoch_lines(history)] == [0, 75, 150, 225, 299]
-    assert demo._epoch_lines(history)[1] == "  epoch  75   train  90.8 %   test  80.0 %   gap  10.8"
+    assert [int(line.split()[1]) for line in command._epoch_lines(history)] == [0, 75, 150, 225, 299]
+    assert command._epoch_lines(history)[1] == "  epoch  75   train  90.8 %   test  80.0 %   gap  10.8"
 
 
 def test_quiet_prints_table_and_conclusion_alone(in_tmp, without_matplotlib, capsys):
-    assert cli.main(["demo", "--seeds", "1", "--epochs", "2", "--quiet"]) == 0
+    assert commands.main(["demo", "--seeds", "1", "--epochs", "2", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Accuracy after 2 epochs, one seed"
     assert len(lines) == 3 + len(demo.CONFIGURATIONS) + 1
@@ -83,7 +83,7 @@ def test_picture(in_tmp, capsys):
 
     from cregkit.lab import plot
 
-    assert cli.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
+    assert commands.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
     assert str(in_tmp / "picture.png") in capsys.readouterr().out
     image = imread(in_tmp / "picture.png")
     assert min(image.shape[:2]) >= 900
@@ -109,21 +109,20 @@ def _runs(**finals):
 
 
 def test_conclusion_follows_from_the_numbers():
-    sentence = demo._conclusion(
+    sentence = demo.conclusion(
         _runs(plain=[(100, 80), (98, 90), (99, 82)], dropout=[(90, 88), (92, 89), (91, 87)], both=[(80, 70)] * 3)
     )
     assert sentence == (
         "Best on the test set: dropout, 4.0 points above plain (ahead on 2 of 3 seeds), with a gap of 3.0 against 15.0."
     )
-    assert "No regularisation" in demo._conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
+    assert "No regularisation" in demo.conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
 
 
 def test_training_sets_are_noisy_and_shared_while_the_test_set_is_clean(monkeypatch):
-    from cregkit.console import Console
     from cregkit.lab.data import circle_data, inside_circle
 
     test = circle_data(50, seed=demo.TEST_SEED)
-    runs = demo._train_all(test, 2, 1, Console(quiet=True))
+    runs = demo.train_all(test, 2, 1, lambda name: None)
     for plain, other in zip(runs["plain"], runs["both"], strict=True):
         np.testing.assert_array_equal(plain.train[0], other.train[0])
         np.testing.assert_array_equal(plain.train[1], other.train[1])

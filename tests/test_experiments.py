@@ -23,10 +23,10 @@ from cregkit.lab.experiments import (
     spatial_dropout,
     training,
 )
-from cregkit.lab.experiments.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Settings, Table
 from cregkit.lab.experiments.running import one_thread, run
 from cregkit.lab.experiments.spatial_dropout import GroupDropout
 from cregkit.lab.experiments.words import compared, narrowest
+from cregkit.lab.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Settings, Table
 from cregkit.lab.spread import Interval
 from cregkit.layers import Dropout
 from cregkit.train import SGD, EarlyStopping, fit

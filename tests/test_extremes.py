@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from support import THREADS, Array, bits, each_isa
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
 from cregkit.kernels._threads import exact_threads
+from cregkit.verify.shapes import Shape
+from cregkit.verify.tolerances import UNIT
 
 HUGE = np.float32(3e38)
 LARGEST = np.finfo(np.float32).max
@@ -21,28 +23,28 @@ ROW_SHAPES = ((64, 33), (9, 3), (20, 70), (130, 300), (5, 4100), (12, 9001))
 CHANNEL_SHAPES = ((64, 33, 1), (9, 3, 1), (130, 300, 1), (4, 3, 50), (3, 2, 5000), (40, 17, 3))
 
 
-def alternating(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def alternating(rng: np.random.Generator, shape: Shape) -> Array:
     return np.where(np.arange(shape[0]) % 2, -HUGE, HUGE).reshape(-1, *[1] * (len(shape) - 1)) * np.ones(shape)
 
 
-def halves(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def halves(rng: np.random.Generator, shape: Shape) -> Array:
     """Sums that overflow in one chunk of rows and come back in another."""
     return np.where(np.arange(shape[0]) < shape[0] // 2, HUGE, -HUGE).reshape(-1, *[1] * (len(shape) - 1)) * np.ones(
         shape
     )
 
 
-def huge(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def huge(rng: np.random.Generator, shape: Shape) -> Array:
     return rng.uniform(-LARGEST, LARGEST, shape)
 
 
-def one_huge(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def one_huge(rng: np.random.Generator, shape: Shape) -> Array:
     dy = rng.standard_normal(shape)
     dy[0].flat[-1] = LARGEST
     return dy
 
 
-def away_from_its_mean(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def away_from_its_mean(rng: np.random.Generator, shape: Shape) -> Array:
     """The largest number minus a negative mean."""
     dy = np.full(shape, -1e38) + 1e36 * rng.standard_normal(shape)
     dy[::2].reshape(-1)[::7] = LARGEST
@@ -50,32 +52,32 @@ def away_from_its_mean(rng: np.random.Generator, shape: cases.Shape) -> Array:
     return dy
 
 
-def large_mean(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def large_mean(rng: np.random.Generator, shape: Shape) -> Array:
     return 1e30 * (1.0 + rng.standard_normal(shape))
 
 
-def all_magnitudes(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def all_magnitudes(rng: np.random.Generator, shape: Shape) -> Array:
     return rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(-45, 38, shape)
 
 
-def small(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def small(rng: np.random.Generator, shape: Shape) -> Array:
     return 1e-30 * rng.standard_normal(shape)
 
 
-def barely_normal(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def barely_normal(rng: np.random.Generator, shape: Shape) -> Array:
     return 1e-37 * rng.standard_normal(shape)
 
 
-def subnormal(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def subnormal(rng: np.random.Generator, shape: Shape) -> Array:
     return TINY * rng.integers(-9, 10, shape).astype(np.float64)
 
 
-def alternating_subnormals(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def alternating_subnormals(rng: np.random.Generator, shape: Shape) -> Array:
     """Both sums over the row cancel or vanish."""
     return np.where(np.arange(np.prod(shape)) % 2, -TINY, TINY).reshape(shape)
 
 
-def zero(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def zero(rng: np.random.Generator, shape: Shape) -> Array:
     return np.zeros(shape)
 
 
@@ -114,11 +116,11 @@ def largest(a: Array, axis: int | tuple[int, ...]) -> Array:
 def assert_sums_right(got: Array | None, terms: Array, axis: Any, what: str) -> None:
     if got is not None:
         wanted = terms.sum(axis)
-        scale = max(np.abs(wanted).max(), cases.UNIT / 2e-6 * np.abs(terms).sum(axis).max())
+        scale = max(np.abs(wanted).max(), UNIT / 2e-6 * np.abs(terms).sum(axis).max())
         assert_right(got, wanted, scale, 2e-6, what)
 
 
-def rows_data(op: str, shape: cases.Shape, make: Callable[..., Array], scale: float) -> tuple[Array, Array, Any]:
+def rows_data(op: str, shape: Shape, make: Callable[..., Array], scale: float) -> tuple[Array, Array, Any]:
     rng = np.random.default_rng(len(make.__name__) + shape[1])
     x = (scale * rng.standard_normal(shape)).astype(np.float32)
     return x, make(rng, shape).astype(np.float32), getattr(functional, f"{op}_forward")(x)[1:]

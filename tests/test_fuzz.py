@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _threads
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, IMAGES, IMAGES_LAST, MAPS, PLANES, Shape
 
 WHOLE_OR_NOT = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
 
@@ -35,16 +38,16 @@ def in_memory(array: Array, how: str, position: int) -> Array:
     return dense
 
 
-def shapes(case: cases.Case) -> st.SearchStrategy[cases.Shape]:
+def shapes(case: cases.Case) -> st.SearchStrategy[Shape]:
     sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 257]))
-    ranks = {cases.PLANES: (3, 4), cases.CHANNELS_LAST: (3, 4), cases.COLUMNS: (2, 2), cases.MAPS: (2, 4)}
-    if case.shapes in (cases.IMAGES, cases.IMAGES_LAST):
-        return image_shapes(case.shapes is cases.IMAGES_LAST)
+    ranks = {PLANES: (3, 4), CHANNELS_LAST: (3, 4), COLUMNS: (2, 2), MAPS: (2, 4)}
+    if case.shapes in (IMAGES, IMAGES_LAST):
+        return image_shapes(case.shapes is IMAGES_LAST)
     low, high = ranks.get(case.shapes, (1, 4))
     return st.lists(sizes, min_size=low, max_size=high).map(tuple).filter(lambda shape: np.prod(shape) <= 40_000)
 
 
-def image_shapes(channels_last: bool) -> st.SearchStrategy[cases.Shape]:
+def image_shapes(channels_last: bool) -> st.SearchStrategy[Shape]:
     sizes, channels = st.integers(1, 40), st.sampled_from([1, 3])
     sides = (sizes, sizes, channels) if channels_last else (channels, sizes, sizes)
     return st.tuples(st.integers(1, 6), *sides)
@@ -107,7 +110,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def one_call(case: cases.Case, arguments: cases.Arguments, out: str, threads: int) -> dict[str, Array] | None:
+def one_call(case: cases.Case, arguments: Arguments, out: str, threads: int) -> dict[str, Array] | None:
     """The results and changed arguments by name, or None if the call was refused."""
     leading = next(name for name in ("x", "dy", "w", "shape", "index") if name in arguments)
     extra = {}

@@ -8,7 +8,8 @@ import golden_bits
 import numpy as np
 import pytest
 
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases
 
 
 def test_bits_are_those_of_the_releases_before(isa: str, record_property: Callable[[str, object], None]) -> None:

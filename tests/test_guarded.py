@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import ISAS, run_python
 
-from cregkit import cases
+from cregkit.verify import cases
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects memory with mprotect")
 GUARDED = str(Path(__file__).parent / "guarded.py")

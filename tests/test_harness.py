@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from support import ISAS, OPS, Array, arguments_of, each_case, needs_openmp, results_of
 
-from cregkit import cases, checks, functional
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases, parity
+from cregkit.verify.shapes import Shape
+from cregkit.verify.tolerances import NORMALISED, Tolerance, share_of_tolerance
 
 
 def set_one(value: float) -> Callable[[Array, float], Array]:
@@ -41,11 +44,11 @@ CORRUPTIONS: dict[str, Callable[[Array, float], Any]] = {
 }
 
 
-def shape_of(case: cases.Case) -> cases.Shape:
+def shape_of(case: cases.Case) -> Shape:
     return next(shape for shape in case.shapes if len(shape) > 1 and min(shape) > 1)
 
 
-def tolerance_of(case: cases.Case, name: str) -> cases.Tolerance:
+def tolerance_of(case: cases.Case, name: str) -> Tolerance:
     return {**case.outputs, **case.changed}[name]
 
 
@@ -92,13 +95,13 @@ def test_a_wrong_penalty_fails(factor: float) -> None:
 
 
 def test_a_nan_where_one_is_wanted_passes_and_elsewhere_fails() -> None:
-    wanted, tolerance = np.array([np.nan, np.inf, 1.0]), cases.NORMALISED
-    assert cases.share_of_tolerance(wanted.copy(), wanted, tolerance, {}) == 0.0
+    wanted, tolerance = np.array([np.nan, np.inf, 1.0]), NORMALISED
+    assert share_of_tolerance(wanted.copy(), wanted, tolerance, {}) == 0.0
     for got in ([0.0, np.inf, 1.0], [np.nan, -np.inf, 1.0], [np.nan, np.inf, np.nan], [np.inf, np.nan, 1.0]):
-        assert cases.share_of_tolerance(np.array(got), wanted, tolerance, {}) == np.inf
+        assert share_of_tolerance(np.array(got), wanted, tolerance, {}) == np.inf
 
 
-# ---- checks.check ----
+# ---- parity.check ----
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def one_small_case(monkeypatch: pytest.MonkeyPatch) -> cases.Case:
 
 
 def test_check_passes_what_is_right(one_small_case: cases.Case) -> None:
-    results = list(checks.check(threads=(1, 2)))
+    results = list(parity.check(threads=(1, 2)))
     assert [(r.case, r.isa, r.threads) for r in results] == [("layer_norm", isa, n) for isa in ISAS for n in (1, 2)]
     assert all(r.passed and 0.0 < r.worst <= 1.0 and r.same_bits for r in results)
 
@@ -141,7 +144,7 @@ def test_check_fails_a_wrong_op(
     one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], None]
 ) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(change, lambda: True))
-    results = list(checks.check(threads=(1, 2)))
+    results = list(parity.check(threads=(1, 2)))
     assert results
     for result in results:
         assert not result.passed
@@ -156,7 +159,7 @@ def flip_lowest_bit(y: Array) -> None:
 @pytest.mark.parametrize("isa", ISAS[1:])
 def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _runtime.current_isa() == isa))
-    for result in checks.check(threads=(1,)):
+    for result in parity.check(threads=(1,)):
         assert result.worst <= 1.0
         assert result.same_bits == result.passed == (result.isa != isa)
 
@@ -164,14 +167,14 @@ def test_check_sees_one_bit_of_one_isa(one_small_case: cases.Case, monkeypatch: 
 @needs_openmp
 def test_check_sees_one_bit_of_one_thread_count(one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "layer_norm", broken(flip_lowest_bit, lambda: _threads.get_num_threads() == 3))
-    assert [result.passed for result in checks.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
+    assert [result.passed for result in parity.check(isas=["scalar"], threads=(1, 2, 3))] == [True, True, False]
 
 
 def test_check_restores_the_isa(one_small_case: cases.Case) -> None:
     before = _runtime.current_isa()
-    results = checks.check(threads=(1,))
+    results = parity.check(threads=(1,))
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert _runtime.current_isa() == before
-    list(checks.check(threads=(1,)))
+    list(parity.check(threads=(1,)))
     assert _runtime.current_isa() == before

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from support import heeds_ctrl_c
 
-from cregkit import cli
-from cregkit.lab import command, figures, page, writing
+from cregkit import commands
+from cregkit.commands import lab as command
+from cregkit.lab import figures, page, writing
 from cregkit.lab.experiments import EXPERIMENTS
-from cregkit.lab.experiments.framework import (
+from cregkit.lab.experiments.running import run
+from cregkit.lab.framework import (
     CONFIRMED,
     CONTRADICTED,
     UNDECIDED,
@@ -34,7 +36,6 @@ from cregkit.lab.experiments.framework import (
     Trial,
     mean_of,
 )
-from cregkit.lab.experiments.running import run
 from cregkit.lab.spread import Interval, Spread
 
 pytest.importorskip("scipy")  # the intervals
@@ -160,7 +161,7 @@ def test_interrupt_leaves_whole_seeds_or_the_rows_of_the_first(calls, seeds, mis
 
 
 def test_list_names_every_experiment(capsys):
-    assert cli.main(["lab", "list"]) == 0
+    assert commands.main(["lab", "list"]) == 0
     out = capsys.readouterr().out
     for name, experiment in EXPERIMENTS.items():
         assert re.search(rf"^{name} +{re.escape(experiment.question)}$", out, re.MULTILINE)
@@ -195,7 +196,7 @@ def test_list_names_every_experiment(capsys):
     ],
 )
 def test_a_mistake_costs_one_line(argv, named, capsys, in_tmp):
-    assert cli.main(["lab", *argv]) == 2
+    assert commands.main(["lab", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -210,8 +211,8 @@ def test_a_missing_package_costs_one_line(package, argv, capsys, in_tmp, monkeyp
 
     training._bundled.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
-    monkeypatch.setattr(command, "_can_draw", lambda: package != "matplotlib")
-    assert cli.main(["lab", "mlp", *argv]) == 2
+    monkeypatch.setattr(command, "can_draw", lambda: package != "matplotlib")
+    assert commands.main(["lab", "mlp", *argv]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "pip install 'cregkit[lab]'" in err
@@ -221,7 +222,7 @@ def test_a_missing_package_costs_one_line(package, argv, capsys, in_tmp, monkeyp
 def test_table_and_files_have_the_same_numbers(toy, in_tmp, capsys):
     pytest.importorskip("matplotlib")
     files = {"json": "toy.json", "csv": "toy.csv", "png": "toy.png", "html": "toy.html"}
-    assert cli.main(["lab", "toy", *(text for kind, name in files.items() for text in (f"--{kind}", name))]) == 0
+    assert commands.main(["lab", "toy", *(text for kind, name in files.items() for text in (f"--{kind}", name))]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert sorted(os.listdir(in_tmp)) == sorted(files.values())
@@ -290,14 +291,14 @@ def test_page_stands_alone_and_fits_a_phone(tmp_path):
 def test_all_runs_every_experiment(monkeypatch, in_tmp, capsys):
     toys = {name: replace(EXPERIMENT, name=name) for name in ("one", "two")}
     monkeypatch.setattr(command, "EXPERIMENTS", toys)
-    assert cli.main(["lab", "all", "--seeds", "2", "--json", "all.json", "--html", "all.html"]) == 0
+    assert commands.main(["lab", "all", "--seeds", "2", "--json", "all.json", "--html", "all.html"]) == 0
     assert [e["name"] for e in json.loads((in_tmp / "all.json").read_text())["experiments"]] == ["one", "two"]
     assert capsys.readouterr().out.count("b has 9 more") == 2
 
 
 def test_a_page_without_matplotlib_has_tables_and_says_so(toy, in_tmp, capsys, monkeypatch):
-    monkeypatch.setattr(command, "_can_draw", lambda: False)
-    assert cli.main(["lab", "toy", "--html", "toy.html"]) == 0
+    monkeypatch.setattr(command, "can_draw", lambda: False)
+    assert commands.main(["lab", "toy", "--html", "toy.html"]) == 0
     assert "pip install 'cregkit[lab]'" in capsys.readouterr().out
     text = (in_tmp / "toy.html").read_text()
     assert "<img" not in text
@@ -312,7 +313,7 @@ def test_interrupted_run_writes_what_there_is(monkeypatch, in_tmp, capsys):
 
     toys = {"one": EXPERIMENT, "two": replace(EXPERIMENT, name="two", trials=interrupted), "three": EXPERIMENT}
     monkeypatch.setattr(command, "EXPERIMENTS", toys)
-    assert cli.main(["lab", "all", "--json", "all.json"]) == 130
+    assert commands.main(["lab", "all", "--json", "all.json"]) == 130
     out, err = capsys.readouterr()
     assert err == "cregkit: interrupted\n"
     assert "Cut short" in out

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from support import arguments_of, each_isa, results_of
 
-from cregkit import cases, functional, oracle
+from cregkit import functional, oracle
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
 
 CASES_AND_SHAPES = [
     pytest.param(case, shape, id=f"{case.name}-{'x'.join(map(str, shape))}")
@@ -18,7 +21,7 @@ CASES_AND_SHAPES = [
 ]
 
 
-def assert_parity(case: cases.Case, arguments: cases.Arguments) -> None:
+def assert_parity(case: cases.Case, arguments: Arguments) -> None:
     wanted = cases.reference(case, arguments)
     for isa in each_isa():
         got = results_of(case, arguments)
@@ -29,7 +32,7 @@ def assert_parity(case: cases.Case, arguments: cases.Arguments) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
 @pytest.mark.parametrize(("case", "shape"), CASES_AND_SHAPES)
-def test_parity(case: cases.Case, shape: cases.Shape, offset: float) -> None:
+def test_parity(case: cases.Case, shape: Shape, offset: float) -> None:
     assert_parity(case, arguments_of(case, shape, offset))
 
 

@@ -14,8 +14,10 @@ from support import OPS, Array, arguments_of, arrays_in, bits, each_case, run_py
 from test_buffers import DEFECTS, EACH_ARRAY, SHAPE_DEFECTS, leading
 
 import cregkit as ck
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels._threads import exact_threads
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
 
@@ -26,7 +28,8 @@ import resource
 import numpy as np
 from support import LARGE, OPS, OPS_WITH_OUT, arguments_of, arrays_in, bits
 import cregkit as ck
-from cregkit import cases, functional
+from cregkit import functional
+from cregkit.verify import cases, inputs
 from cregkit.kernels import _pool
 
 def limit(extra):
@@ -202,7 +205,7 @@ def test_a_leak_would_be_seen() -> None:
     assert int(done.stdout) > 1 << 20, done.stderr
 
 
-def references(arguments: cases.Arguments) -> dict[str, int]:
+def references(arguments: Arguments) -> dict[str, int]:
     """Those of the arrays and what stands for them; a small number is shared with the whole interpreter."""
     return {name: sys.getrefcount(value) for name, value in arguments.items() if not isinstance(value, (int, float))}
 

@@ -7,32 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import bits, each_case, each_isa, results_of
 
-from cregkit import cases
+from cregkit.verify import cases
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS, Shape
 
 side = st.integers(1, 40)
 # At least four channels (and 16 weights): a single sum may cancel by chance and would then be measured by nothing.
 channels = st.integers(4, 40)
-SHAPES: dict[tuple[cases.Shape, ...], st.SearchStrategy[cases.Shape]] = {
-    cases.ROWS: st.one_of(
+SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
+    ROWS: st.one_of(
         st.tuples(st.integers(0, 70), st.integers(4, 300)),
         st.tuples(side, st.integers(4000, 4300)),
         st.tuples(st.integers(0, 5), side, side, channels),
         st.tuples(st.integers(4, 300)),
     ),
-    cases.COLUMNS: st.tuples(st.integers(2, 150), st.integers(4, 150)),
-    cases.PLANES: st.one_of(
+    COLUMNS: st.tuples(st.integers(2, 150), st.integers(4, 150)),
+    PLANES: st.one_of(
         st.tuples(st.integers(2, 9), channels, side),
         st.tuples(st.integers(2, 5), channels, side, side),
         st.tuples(st.integers(1, 3), st.just(4), st.integers(4000, 4300)),
     ),
-    cases.CHANNELS_LAST: st.one_of(
+    CHANNELS_LAST: st.one_of(
         st.tuples(st.integers(2, 9), side, channels),
         st.tuples(st.integers(2, 4), side, side, channels),
     ),
-    cases.ELEMENTS: st.one_of(st.tuples(st.integers(16, 5000)), st.tuples(st.just(0)), st.tuples(side, side, channels)),
-    cases.IMAGES: st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), side, side),
-    cases.IMAGES_LAST: st.tuples(st.integers(1, 9), side, side, st.sampled_from([1, 3])),
-    cases.MAPS: st.one_of(st.tuples(side, st.integers(1, 300)), st.tuples(st.integers(1, 5), side, side, side)),
+    ELEMENTS: st.one_of(st.tuples(st.integers(16, 5000)), st.tuples(st.just(0)), st.tuples(side, side, channels)),
+    IMAGES: st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), side, side),
+    IMAGES_LAST: st.tuples(st.integers(1, 9), side, side, st.sampled_from([1, 3])),
+    MAPS: st.one_of(st.tuples(side, st.integers(1, 300)), st.tuples(st.integers(1, 5), side, side, side)),
 }
 
 

@@ -688,7 +688,7 @@ def test_requirements():
         "ImportError: cregkit.torch needs PyTorch, which is not installed: pip install 'cregkit[torch]'" in done.stderr
     )
     done = run_python(
-        "-c", "import sys, cregkit.functional, cregkit.layers, cregkit.cli; print('torch' in sys.modules)"
+        "-c", "import sys, cregkit.functional, cregkit.layers, cregkit.commands; print('torch' in sys.modules)"
     )
     assert done.stdout == "False\n"
 

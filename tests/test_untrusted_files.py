@@ -23,6 +23,7 @@ from bert_files import write as write_bert
 from support import run_python
 
 import cregkit as ck
+from cregkit import _files
 
 X = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3)
 
@@ -181,7 +182,7 @@ def test_plain_arrays_are_read_as_numpy_reads_them(order: Any, dtype: Any, tmp_p
         "c/d": np.empty((0, 2)),
     }
     np.savez(path, **arrays)
-    loaded = ck.layers.files.load_arrays(path)
+    loaded = _files.load_arrays(path)
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype
@@ -351,6 +352,6 @@ def test_bfloat16_numbers_are_the_upper_halves_of_float32(tmp_path: Path) -> Non
     values = np.array([[1.0, -2.5, np.inf, 2.0**-133]], np.float32)
     (tmp_path / "a").write_bytes(safetensors({"a": bf16(values), "b": np.array(3.0, np.float32)}))
     with open(tmp_path / "a", "rb") as file:
-        index = ck.layers.files.safetensors_index(file)
-        assert np.array_equal(ck.layers.files.read_float32(file, "a", index["a"]), values)
-        assert ck.layers.files.read_float32(file, "b", index["b"]).shape == ()
+        index = _files.safetensors_index(file)
+        assert np.array_equal(_files.read_float32(file, "a", index["a"]), values)
+        assert _files.read_float32(file, "b", index["b"]).shape == ()

@@ -7,14 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
-from numbers import Integral, Real
 from typing import Any, Protocol
 
 import numpy as np
 
+from cregkit import _validate as validate
+from cregkit._files import Path
 from cregkit.advice import logs, rules
 from cregkit.advice.figures import HistoryFigures, figures, final_accuracies
-from cregkit.advice.logs import Curves, Path
+from cregkit.advice.logs import Curves
 
 
 class SupportsHistory(Protocol):
@@ -135,23 +136,11 @@ def _setting(model: str | None, batch_size: int | None, optimizer: str | None) -
     for name, value, known in (("model", model, rules.MODELS), ("optimizer", optimizer, rules.OPTIMIZERS)):
         if value is not None and value not in known:
             raise ValueError(f"{name} must be None or one of {', '.join(map(repr, known))}, got {value!r}")
-    return _Setting(model, None if batch_size is None else _count("batch_size", batch_size), optimizer)
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r:.60}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
+    return _Setting(model, None if batch_size is None else validate.positive_int("batch_size", batch_size), optimizer)
 
 
 def _percent(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r:.60}")
-    if not 0 <= value <= 100:  # type: ignore[operator]  # Real has comparisons with numbers
-        raise ValueError(f"{name} must be from 0 to 100 (percent), got {value}")
-    return float(value)
+    return validate.real(f"{name} (percent)", value, 0, 100)
 
 
 def _curves(history: Path | Mapping[str, object] | SupportsHistory) -> Curves:

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit._files import Path
+
 Series: TypeAlias = NDArray[np.float64]
-Path: TypeAlias = str | os.PathLike[str]
 
 # A column is called PREFIX_METRIC, perhaps with a suffix; the first that is there counts. "test" comes last because a
 # log with both has the validation figures of every epoch and the test figures of the end alone.

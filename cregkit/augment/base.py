@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.functional import sample_uniform
 from cregkit.kernels.noise import derive_seed
-from cregkit.layers import validate
 
 Index = NDArray[np.int64]
 Interval = tuple[float, float]

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from cregkit import _validate as validate
 from cregkit.augment.base import Index, Transform, checked_index, seed_of_epoch, uniform
 from cregkit.augment.mixing import Mixing
 from cregkit.kernels.noise import derive_seed
-from cregkit.layers import Seed, draw_seed, validate
+from cregkit.layers import Seed, draw_seed
 from cregkit.layers.base import Array
 from cregkit.train.callbacks import Callback, FitState
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from cregkit import _validate as validate
 from cregkit import functional
 from cregkit.augment.base import ArrayTransform, Index, Interval, between, interval, uniform
 from cregkit.kernels.noise import derive_seed
-from cregkit.layers import validate
 from cregkit.layers.base import Array
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit import functional
 from cregkit.augment.base import Index, uniform
 from cregkit.augment.images import centred_boxes, check_channel_axis
 from cregkit.kernels.noise import derive_seed
-from cregkit.layers import validate
 from cregkit.layers.base import Array
 
 

@@ -20,10 +20,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.augment.base import Index, Transform, uniform
 from cregkit.augment.words import is_written_out, split
 from cregkit.kernels.noise import derive_seed
-from cregkit.layers import validate
 
 Thesaurus: TypeAlias = "Mapping[str, Sequence[str]] | Callable[[str], Sequence[str]]"
 

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import functional, oracle
-from cregkit.cases import Arguments, Case, largest
 from cregkit.kernels._threads import num_threads
+from cregkit.verify.cases import Case
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.tolerances import largest
 
 Results = dict[str, NDArray[Any]]
 

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.shapes import PROMISED
-from cregkit.benchmark.suite import OURS, OURS_OUT, Row
+from cregkit.benchmark.suite import OURS, OURS_OUT, PROMISED, Row
 
 _STYLES: dict[str, dict[str, Any]] = {
     OURS_OUT: {"color": "#c2571a", "marker": "o", "linewidth": 2.2, "zorder": 5},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import cregkit
+from cregkit._files import write_json
 from cregkit.benchmark.goals import Goal
 from cregkit.benchmark.peers import Peer
 from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, Row
@@ -121,9 +122,7 @@ def write(path: str, report: Report) -> None:
     content = {"format": FORMAT, **asdict(report)}
     for goal, judged in zip(content["goals"], report.goals, strict=True):
         goal["reached"] = judged.reached
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    write_json(path, content)
 
 
 def read(path: str) -> Report:

@@ -11,19 +11,44 @@ from typing import Any
 
 import numpy as np
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.benchmark import peers as peers_module
 from cregkit.benchmark.peers import Peer, Torch
 from cregkit.benchmark.roofline import copies
-from cregkit.benchmark.shapes import PROMISED, SHAPES
 from cregkit.benchmark.timing import Contestant, Measurement, measure
-from cregkit.cases import Arguments, Case, Shape
 from cregkit.kernels import _threads
+from cregkit.verify import cases
+from cregkit.verify.cases import CASES, Case
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
 
 OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
 COPY = "copy: "
 PARALLEL_ELEMENTS = 1 << 18
 """From this size on, an op is also timed on one thread."""
+
+PROMISED = (
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "batch_norm_forward[N, C]",
+    "batch_norm_forward[N, C, ...]",
+    "batch_norm_forward[..., C]",
+    "batch_norm_backward[N, C]",
+    "batch_norm_backward[N, C, ...]",
+    "batch_norm_backward[..., C]",
+    "batch_norm[N, C]",
+    "batch_norm[N, C, ...]",
+    "batch_norm[..., C]",
+    "dropout",
+    "dropout_backward",
+    "dropout_add_layer_norm_forward[p = 0.5]",
+    "dropout_add_layer_norm_backward[p = 0.5]",
+    "dropout_add_rms_norm_forward[p = 0]",
+    "adamw_step[decoupled]",
+)
+"""The ops whose speed is promised: what ``--quick`` measures and the picture shows."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +96,9 @@ def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
     ``quick``: three shapes of each op whose speed is promised, the small ones first.
     """
     if quick:
-        few = [(case, SHAPES[case.name]) for case in cases.CASES if case.name in PROMISED]
-        return [(case, (s.held_out if held_out else s.quick)[rung]) for rung in range(3) for case, s in few]
-    of_case = [(case, SHAPES[case.name]) for case in cases.CASES]
-    return [(case, shape) for case, s in of_case for shape in (s.held_out if held_out else s.tuned)]
+        few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in CASES if case.name in PROMISED]
+        return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
+    return [(case, shape) for case in CASES for shape in (case.timed.held_out if held_out else case.timed.tuned)]
 
 
 def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int, budget: float) -> Row:

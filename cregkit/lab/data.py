@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array
 
 RADIUS_SQUARED = 1.5

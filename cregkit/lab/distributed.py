@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cregkit.console import Console
-from cregkit.lab.demo import machine_line
 from cregkit.lab.experiments.training import digits
 from cregkit.layers import BatchNorm, Dropout, Linear, ReLU, Sequential
 from cregkit.train import SGD, fit
@@ -24,12 +22,12 @@ def network() -> Sequential:
     return Sequential(*layers)
 
 
-def run(epochs: int | None, json_path: str | None) -> None:
-    """Train, and let rank 0 print and write the figures of every rank and of all together.
+def run(epochs: int | None, report: Callable[[list[dict[str, Any]], dict[str, Any]], None]) -> None:
+    """Train, and let rank 0 ``report`` the figures of every rank and the history of all together.
 
     Raises:
         ImportError: mpi4py is not installed.
-        OSError: the file cannot be written; found by rank 0, raised in all.
+        Exception: what ``report`` raised in rank 0; raised in all.
     """
     from cregkit import mpi
 
@@ -60,20 +58,4 @@ def run(epochs: int | None, json_path: str | None) -> None:
         "MB sent": (mpi.TRAFFIC.bytes - before.bytes) / 1e6,
     }
     ranks = comm.gather(own)
-    together.from_leader(lambda: _report(ranks or [], vars(history), json_path))
-
-
-def _report(ranks: list[dict[str, Any]], history: dict[str, Any], json_path: str | None) -> None:
-    console = Console()
-    console.line(machine_line())
-    console.line(f"\ndistributed: scikit-learn's digits, {N_TRAIN} training images, in {len(ranks)} processes")
-    cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in rank.values()] for rank in ranks]
-    console.table("\nEvery process", list(ranks[0]), cells)
-    columns = ("train_loss", "train_acc", "test_loss", "test_acc")
-    figures = zip(*(history[name] for name in columns), strict=True)
-    rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(figures)]
-    console.table("\nAll together, the same in every process", ["epoch", *columns], rows)
-    if json_path:
-        with open(json_path, "w", encoding="utf-8") as file:
-            json.dump({"ranks": ranks, "history": history}, file, indent=1)
-        console.line(f"written {json_path}")
+    together.from_leader(lambda: report(ranks or [], vars(history)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.lab.experiments.framework import Result, Row, Table
+from cregkit.lab.framework import Result, Row, Table
 from cregkit.lab.spread import Spread
 
 TRAIN, TEST = "#c2571a", "#1f5f8b"  # told apart in every common colour blindness

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
-from cregkit.lab.experiments.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Result
+from cregkit.lab.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Result
 from cregkit.lab.spread import CONFIDENCE
 
 _STYLE = f"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,9 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from cregkit.lab.data import RADIUS_SQUARED, inside_circle
-
-if TYPE_CHECKING:
-    from cregkit.lab.demo import Run, Runs
+from cregkit.lab.demo import Run, Runs
 
 _TRAIN, _TEST = "#c2571a", "#1f5f8b"  # told apart in every common colour blindness
 _INK, _FAINT = "#333333", "#8a8a8a"

@@ -1,8 +1,7 @@
-"""Contact sheets: augmented samples side by side, for a person to look at; the command that shows one's own image."""
+"""Contact sheets: augmented samples side by side, for a person to look at."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ from cregkit.augment import (
     Transform,
     VerticalFlip,
 )
-from cregkit.console import Console, check_writable
 from cregkit.lab import figures
 from cregkit.layers.base import Array
 
@@ -30,28 +28,21 @@ class SheetError(Exception):
     """An image that cannot be shown, told in one line."""
 
 
-def run(image_path: str, out_path: str, samples: int, seed: int) -> None:
-    """Write a PNG with a row of ``samples`` outcomes of each transform of the image, and say where it is.
+def write(path: str, image: Array, rows: Mapping[str, Transform], samples: int, seed: int) -> None:
+    """Write a PNG with the image and ``samples`` outcomes beside it, a row for each transform.
 
     Raises:
-        SheetError: the file is no image.
         ImportError: matplotlib is not installed.
-        OSError: a file cannot be read or written.
+        OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'cregkit[augment]'") from error
-    image = read(image_path)
-    check_writable(out_path)
-    rows = transforms(*image.shape[1:])
+    from matplotlib.figure import Figure
+
     width = 1.3 * (samples + 1)
     figure = Figure(
         figsize=(width + 1.2, 1.35 * len(rows) * image.shape[1] / image.shape[2] + 0.3), layout="constrained"
     )
     draw(figure, image, rows, samples, seed)
-    figure.savefig(out_path, format="png", dpi=110, facecolor="white")
-    Console().line(f"written {os.path.abspath(out_path)}: {len(rows)} transforms, {samples} samples each, seed {seed}")
+    figure.savefig(path, format="png", dpi=110, facecolor="white")
 
 
 def read(path: str) -> Array:

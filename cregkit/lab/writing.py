@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cregkit
-from cregkit.lab.experiments.framework import Result
+from cregkit import _files as files
+from cregkit.lab.framework import Result
 
 FORMAT = 1
 
 
 def write_json(path: str, results: Sequence[Result]) -> None:
-    """Write machine, settings, tables with the values of every seed, curves, sentences and claims.
-
-    What is not finite is null, as JSON has no sign for it.
-    """
+    """Write machine, settings, tables with the values of every seed, curves, sentences and claims."""
     content = {
         "format": FORMAT,
         "machine": cregkit.show_config(),
         "experiments": [_experiment(result) for result in results],
     }
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(_finite(content), file, indent=1, allow_nan=False)
-        file.write("\n")
+    files.write_json(path, content)
 
 
 def _experiment(result: Result) -> dict[str, Any]:
@@ -59,17 +53,6 @@ def _experiment(result: Result) -> dict[str, Any]:
             for claim, verdict in result.claims
         ],
     }
-
-
-def _finite(value: Any) -> Any:
-    """Return ``value`` as plain JSON, None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def write_csv(path: str, results: Iterable[Result]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.linear import Linear
@@ -124,8 +124,7 @@ class MultiHeadAttention(Layer):
 
 def _mask(name: str, mask: object, shapes: tuple[tuple[int, ...], ...]) -> Mask:
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        came = f"a {mask.dtype} array" if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool array, True where not to look, got {came}")
+        raise TypeError(f"{name} must be a bool array, True where not to look, got {validate.kind(mask)}")
     if mask.shape not in shapes:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {mask.shape}")
     return mask

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from os import PathLike
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import files
+from cregkit import _files as files
+from cregkit._files import Path
 
 Array: TypeAlias = NDArray[np.float32]
-Path: TypeAlias = str | PathLike[str]
 Self = TypeVar("Self", bound="Layer")
 _PLAIN = (bool, int, float, str, type(None))
 

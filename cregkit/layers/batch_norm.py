@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.batch_sums import Merge
 from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
-from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 
 
@@ -93,8 +93,7 @@ class BatchNorm(Layer):
         """Normalise the positions that are not masked, gathered into an array of shape (positions, C)."""
         channels_last = np.moveaxis(validate.float32("x", x), self.channel_axis, -1)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            came = f"a {mask.dtype} array" if isinstance(mask, np.ndarray) else type(mask).__name__
-            raise TypeError(f"mask must be a bool array, True where padded, got {came}")
+            raise TypeError(f"mask must be a bool array, True where padded, got {validate.kind(mask)}")
         positions = channels_last.shape[:-1]
         if mask.shape != positions:
             raise ValueError(f"mask must have shape {positions}, that of x without its channels, got {mask.shape}")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
+from cregkit._files import Path as AnyPath
 from cregkit.layers.attention import Mask
 from cregkit.layers.base import Array, Layer
-from cregkit.layers.base import Path as AnyPath
 from cregkit.layers.bert_checkpoint import BertCheckpoint
 from cregkit.layers.bert_config import BertConfig
 from cregkit.layers.dropout import Dropout

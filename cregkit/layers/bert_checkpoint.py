@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import BinaryIO, TypeAlias
 
-from cregkit.layers import files
+from cregkit import _files as files
 from cregkit.layers.base import Array
 
 Shape: TypeAlias = tuple[int, ...]

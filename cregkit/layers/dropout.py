@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit import functional
-from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.seeding import Seed, draw_seed
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.seeding import Seed, draw_seed
 
@@ -23,8 +23,7 @@ def _draw(rows: int, d_model: int, seed: Seed) -> Array:
 def check_ids(name: str, ids: object, count: int, of_what: str) -> None:
     """Refuse ``ids`` unless it is an integer array of values from 0 to ``count`` - 1."""
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
-        came = f"a {ids.dtype} array" if isinstance(ids, np.ndarray) else type(ids).__name__
-        raise TypeError(f"{name} must be an integer array of ids, got {came}")
+        raise TypeError(f"{name} must be an integer array of ids, got {validate.kind(ids)}")
     validate.within(f"{name} must hold ids from 0 to {count - 1}, {of_what}", ids, 0, count - 1)
 
 

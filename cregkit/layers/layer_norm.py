@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cregkit import _validate as validate
 from cregkit.functional import layer_norm, layer_norm_backward, layer_norm_forward
-from cregkit.layers import validate
 from cregkit.layers.base import Array, Layer
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.seeding import Seed, draw_seed
 

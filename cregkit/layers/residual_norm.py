@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit import functional
-from cregkit.layers import validate
 from cregkit.layers.base import Array
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.layer_norm import LayerNorm

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 
 Seed: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | None"
 

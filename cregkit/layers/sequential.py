@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array, Layer
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.activations import GELU, GELUTanh, ReLU, SiLU
 from cregkit.layers.attention import Mask, MultiHeadAttention
 from cregkit.layers.base import Array, Layer

@@ -18,7 +18,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import cregkit
-from cregkit.layers import Dropout, Layer, validate
+from cregkit import _validate as validate
+from cregkit.layers import Dropout, Layer
 from cregkit.layers.base import Array
 from cregkit.mpi.communicator import TRAFFIC, Comm, abort_all_on_exception, checked_comm, gathered
 from cregkit.train.evaluation import Accuracy, Data, Inputs, evaluate, fitted

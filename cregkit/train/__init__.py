@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from cregkit.train.callbacks import Callback, FitState
@@ -11,11 +12,11 @@ from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, eval
 from cregkit.train.fit import batches, fit
 from cregkit.train.history import Divergence, History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
-from cregkit.train.network import RegularizedNetwork
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
 
 if TYPE_CHECKING:
+    from cregkit.lab.network import RegularizedNetwork
     from cregkit.train.classifier import RegularizedMLPClassifier
 
 __all__ = [
@@ -49,14 +50,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the classifier when it is asked for: it alone needs scikit-learn."""
-    if name != "RegularizedMLPClassifier":
-        raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
-    from cregkit.train.classifier import RegularizedMLPClassifier
+_LAZY = {
+    "RegularizedMLPClassifier": "cregkit.train.classifier",  # needs scikit-learn
+    "RegularizedNetwork": "cregkit.lab.network",  # the laboratory imports this package
+}
 
-    globals()[name] = RegularizedMLPClassifier
-    return RegularizedMLPClassifier
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what ``import cregkit.train`` leaves out."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import files
+from cregkit import _files as files
+from cregkit._files import Path
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import first_not_finite
 from cregkit.train.identity import described, first_difference, layers_of, normalised
@@ -29,7 +29,7 @@ class Checkpoint:
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: Path,
         state: FitState,
         callbacks: Sequence[Callback],
         order: np.random.Generator,

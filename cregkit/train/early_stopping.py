@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import Layer, validate
+from cregkit import _validate as validate
+from cregkit.layers import Layer
 from cregkit.layers.base import matching
 from cregkit.train.callbacks import Callback, FitState
 

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import Layer, validate
+from cregkit import _validate as validate
+from cregkit.layers import Layer
 from cregkit.layers.base import Array
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit import console
-from cregkit.layers import BatchNorm, Layer, Seed, draw_seed, validate
-from cregkit.layers.base import Path
+from cregkit import _files as files
+from cregkit import _progress
+from cregkit import _validate as validate
+from cregkit._files import Path
+from cregkit.layers import BatchNorm, Layer, Seed, draw_seed
 from cregkit.train.callbacks import AnyCallback, Callback, EpochEnd, FitState
 from cregkit.train.checkpoint import Checkpoint
 from cregkit.train.divergence import DivergenceError, DivergenceWarning, first_not_finite
@@ -334,7 +336,7 @@ def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoin
                 "a checkpoint is there; go on from it with resume=True, or delete it",
                 str(checkpoint.path),
             )
-        console.check_writable(str(checkpoint.path))
+        files.check_writable(checkpoint.path)
         return checkpoint.read() if checkpoint.exists() else None
 
     arrays = together.from_leader(read)
@@ -347,7 +349,7 @@ def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoin
 def _progress_bar(state: FitState, wanted: bool) -> Iterator[Callable[[], None]]:
     """Show a bar of the epochs to come; call the function it gives after each."""
     history = state.history
-    with console.progress(state.epochs - len(history), quiet=not wanted) as step:
+    with _progress.progress(state.epochs - len(history), quiet=not wanted) as step:
         yield lambda: step(_figures(history))
 
 

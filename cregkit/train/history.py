@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-Path: TypeAlias = str | os.PathLike[str]
+from cregkit import _files as files
+from cregkit._files import Path
 
 
 class Divergence(NamedTuple):
@@ -67,11 +68,8 @@ class History:
         Raises:
             OSError: the file cannot be written.
         """
-        content = {name: [x if math.isfinite(x) else None for x in column] for name, column in self._columns().items()}
-        with open(path, "w", encoding="utf-8") as file:
-            diverged = self.diverged and self.diverged._asdict()
-            json.dump({**content, "interrupted": self.interrupted, "diverged": diverged}, file, indent=1)
-            file.write("\n")
+        diverged = self.diverged and self.diverged._asdict()
+        files.write_json(path, {**self._columns(), "interrupted": self.interrupted, "diverged": diverged})
 
     def to_csv(self, path: Path) -> None:
         """Write the history to ``path`` as CSV: a row per epoch, from 0; NaN and infinities become empty cells.

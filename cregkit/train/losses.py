@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit.layers import validate
+from cregkit import _validate as validate
 from cregkit.layers.base import Array
 
 Targets: TypeAlias = NDArray[Any]
@@ -122,8 +122,9 @@ def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np
     """Return ``targets`` as an array of a row for each class number, with a one where it points."""
     *of_rows, classes = shape
     if not isinstance(targets, np.ndarray) or not (targets.dtype.kind in "iu" or targets.dtype == np.float32):
-        came = f"a {targets.dtype} array" if isinstance(targets, np.ndarray) else type(targets).__name__
-        raise TypeError(f"targets must be an array of class numbers (any integer dtype) or float32, got {came}")
+        raise TypeError(
+            f"targets must be an array of class numbers (any integer dtype) or float32, got {validate.kind(targets)}"
+        )
     if targets.dtype == np.float32:
         if targets.shape != shape:
             raise ValueError(f"float32 targets must have the shape of logits, {shape}, got {targets.shape}")

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.functional import adamw_step, sgd_step
-from cregkit.layers import Layer, Parameter, validate
+from cregkit.layers import Layer, Parameter
 from cregkit.layers.base import Array, matching
 from cregkit.train.divergence import DivergenceError, all_finite
 

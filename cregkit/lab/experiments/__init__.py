@@ -15,7 +15,7 @@ from cregkit.lab.experiments import (
     spatial_dropout,
     transformer,
 )
-from cregkit.lab.experiments.framework import Experiment
+from cregkit.lab.framework import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT

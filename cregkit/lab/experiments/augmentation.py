@@ -20,8 +20,8 @@ from cregkit.augment import (
 )
 from cregkit.lab import figures, sheet
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Experiment, Row, Table, Trial, difference_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import TRAIN_TEST_GAP, Claim, Experiment, Row, Table, Trial, difference_of
 from cregkit.layers.base import Array
 from cregkit.train import AdamW, Data, softmax_cross_entropy
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.spread import Interval
 from cregkit.train import AdamW
 

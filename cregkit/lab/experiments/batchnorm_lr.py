@@ -12,7 +12,7 @@ import numpy as np
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
+from cregkit.lab.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.spread import Interval
 from cregkit.layers.base import Array
 from cregkit.train import SGD, DivergenceWarning

@@ -8,8 +8,8 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE, TEST_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.train import SGD, Callback, EarlyStopping, FitState, evaluate
 
 HIDDEN = 128

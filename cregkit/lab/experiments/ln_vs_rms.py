@@ -12,8 +12,8 @@ from cregkit import functional
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import Claim, Column, Experiment, Row, Table, Trial, mean_of
 from cregkit.lab.spread import Interval
 from cregkit.layers import Linear
 from cregkit.layers.base import Array

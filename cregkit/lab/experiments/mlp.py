@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Quantity, Row, Table, Trial, difference_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import Claim, Column, Experiment, Quantity, Row, Table, Trial, difference_of
 from cregkit.layers import BatchNorm, Dropout, Sequential
 from cregkit.layers.base import Array
 from cregkit.train import AdamW, Data, batches

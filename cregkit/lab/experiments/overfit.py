@@ -9,8 +9,8 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Claim, Experiment, Table, Trial, difference_of
 from cregkit.lab.experiments.words import narrowest
+from cregkit.lab.framework import TRAIN_TEST_GAP, Claim, Experiment, Table, Trial, difference_of
 from cregkit.train import SGD
 
 DIGITS_TRAIN = 100

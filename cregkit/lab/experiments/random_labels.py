@@ -9,7 +9,7 @@ import numpy as np
 
 from cregkit.lab import figures
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import (
+from cregkit.lab.framework import (
     TRAIN_TEST_GAP,
     Claim,
     Experiment,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cregkit import num_threads
-from cregkit.lab.experiments.framework import Experiment, Result, Row, Settings, Table, Trial
+from cregkit.lab.framework import Experiment, Result, Row, Settings, Table, Trial
 
 
 def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] = lambda name: None) -> Result:

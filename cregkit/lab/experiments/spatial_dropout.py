@@ -8,8 +8,8 @@ from typing import Any
 from cregkit.lab import figures
 from cregkit.lab.demo import BATCH_SIZE
 from cregkit.lab.experiments import training
-from cregkit.lab.experiments.framework import TRAIN_TEST_GAP, Experiment, Row, Table, Trial
 from cregkit.lab.experiments.words import compared, narrowest
+from cregkit.lab.framework import TRAIN_TEST_GAP, Experiment, Row, Table, Trial
 from cregkit.layers import Layer, Seed, SpatialDropout
 from cregkit.layers.base import Array
 from cregkit.train import SGD

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from cregkit.lab.data import circle_data
 from cregkit.lab.demo import LABEL_NOISE, TEST_SEED, TEST_SIZE, TRAIN_SIZE
-from cregkit.lab.experiments.framework import Figures
+from cregkit.lab.framework import Figures
+from cregkit.lab.network import normal_linear
 from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential
 from cregkit.layers.base import Array
+from cregkit.layers.norms import norm_layers
 from cregkit.train import Data, History, Loss, Optimizer, binary_cross_entropy, evaluate, fit, softmax_cross_entropy
 from cregkit.train.callbacks import AnyCallback
-from cregkit.train.network import norm_layers, normal_linear
 
 CIRCLE_SETUP = f"circle, {TRAIN_SIZE} training points with {LABEL_NOISE:.0%} wrong labels, {TEST_SIZE} test points"
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cregkit.benchmark.timing import Measurement
 from cregkit.lab import figures
-from cregkit.lab.experiments.framework import Claim, Column, Experiment, Row, Table, Trial, difference_of
 from cregkit.lab.experiments.words import compared
+from cregkit.lab.framework import Claim, Column, Experiment, Row, Table, Trial, difference_of
 from cregkit.lab.text import Text, read_text
 from cregkit.layers import Transformer
 from cregkit.layers.base import Array

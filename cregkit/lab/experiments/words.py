@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cregkit.lab.experiments.framework import Row, Table
+from cregkit.lab.framework import Row, Table
 from cregkit.lab.spread import Interval
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit import cases, functional
-from cregkit.console import Console
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases
 
 OFFSETS = (0.0, 1e6)
 """Means of the data: where rounding is ordinary, and where a float32 mean is no longer good enough."""
@@ -38,40 +37,7 @@ class CheckResult:
         return self.worst <= 1.0 and self.same_bits
 
 
-def run(console: Console) -> bool:
-    """Check everything, print the table of worst errors, and return whether all of it passed."""
-    of_case: dict[str, list[CheckResult]] = defaultdict(list)
-    isas, threads = _runtime.available_isas(), _thread_counts()
-    with console.progress(len(cases.CASES) * len(isas) * len(threads)) as step:
-        for result in check(isas, threads):
-            of_case[result.case].append(result)
-            step(result.case)
-    columns = [f"{isa} x{n}" for isa in isas for n in threads]
-    rows = [[name, *(f"{result.worst:.1%}" for result in results), _bits(results)] for name, results in of_case.items()]
-    console.table(
-        "Largest error against the float64 oracle, as a share of the tolerance, by instruction set x threads",
-        ["op", *columns, "bits"],
-        rows,
-    )
-    failed = [result for results in of_case.values() for result in results if not result.passed]
-    for result in failed:
-        console.line(f"FAILED {result.case} on {result.isa} x{result.threads}: {_complaint(result)}")
-    n = sum(map(len, of_case.values()))
-    console.line(f"{n - len(failed)} of {n} checks passed")
-    return not failed
-
-
-def _bits(results: list[CheckResult]) -> str:
-    return "same" if all(result.same_bits for result in results) else "DIFFER"
-
-
-def _complaint(result: CheckResult) -> str:
-    if not result.worst <= 1.0:
-        return f"{result.worst:.3g} times the tolerance at {result.where}"
-    return "its bits differ from those of the first column"
-
-
-def _thread_counts() -> tuple[int, int]:
+def thread_counts() -> tuple[int, int]:
     """One, and as many as large calls use, but at least two: more than one is the point."""
     return 1, max(2, _threads.get_num_threads())
 
@@ -83,7 +49,7 @@ def check(isas: list[str] | None = None, threads: tuple[int, ...] | None = None)
     2).
     """
     isas = isas or _runtime.available_isas()
-    threads = threads or _thread_counts()
+    threads = threads or thread_counts()
     before = _runtime.current_isa()
     try:
         for case in cases.CASES:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
-_BAR_WIDTH = 30
+from cregkit._progress import progress, rich_console
+
+NO_MATPLOTLIB = "matplotlib is not installed; pip install 'cregkit[lab]'"
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 class Console:
@@ -18,7 +24,7 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         """Use rich if it is installed and the output goes to a terminal; ``quiet`` drops notes and the bar."""
         self._quiet = quiet
-        self._rich = _rich_console(sys.stdout)
+        self._rich = rich_console(sys.stdout)
 
     def line(self, text: str = "") -> None:
         """Print a line."""
@@ -49,87 +55,6 @@ class Console:
         """Show a bar of ``total`` steps while the block runs; call the function it gives with the name of each step."""
         with progress(total, quiet=self._quiet) as step:
             yield step
-
-
-@contextmanager
-def progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show a bar of ``total`` steps on a terminal at ``stderr``, by rich if installed; see ``Console.progress``."""
-    if quiet or not sys.stderr.isatty():  # in a log, a bar is noise
-        bar = _no_bar
-    else:
-        bar = _plain_bar if _rich_console(sys.stderr) is None else _rich_bar
-    with bar(total) as step:
-        yield step
-
-
-def check_writable(path: str) -> None:
-    """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
-    existed = os.path.exists(path)
-    with open(path, "ab"):
-        pass
-    if not existed:
-        os.unlink(path)
-
-
-def _rich_console(stream: TextIO) -> Any:
-    """Return a rich Console for ``stream``, or None where plain text is in place."""
-    if not stream.isatty():
-        return None
-    try:
-        from rich.console import Console as RichConsole
-    except ImportError:
-        return None
-    return RichConsole(file=stream, highlight=False)
-
-
-@contextmanager
-def _rich_bar(total: int) -> Iterator[Callable[[str], None]]:
-    from rich.console import Console as RichConsole
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda name: progress.update(task, description=name, advance=1)
-
-
-@contextmanager
-def _no_bar(total: int) -> Iterator[Callable[[str], None]]:
-    yield lambda name: None
-
-
-@contextmanager
-def _plain_bar(total: int) -> Iterator[Callable[[str], None]]:
-    """Redraw one line."""
-    done, start = 0, time.monotonic()
-
-    def step(name: str) -> None:
-        nonlocal done
-        done += 1
-        filled = _BAR_WIDTH * done // total
-        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-        left = round((time.monotonic() - start) * (total - done) / done)
-        line = f"[{bar}] {done}/{total} {name:<24} {left // 60}:{left % 60:02} left"
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)  # and clear what a longer line left behind
-
-    try:
-        yield step
-    finally:
-        print(file=sys.stderr)
 
 
 def _plain_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Named arrays in files: ``.npz`` without pickle, written whole or not at all; ``.safetensors``, read."""
+"""Files: JSON, ``.npz`` without pickle, written whole or not at all, and ``.safetensors``, read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,42 @@ import os
 import secrets
 import zipfile
 from collections.abc import Mapping
-from os import PathLike
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Path: TypeAlias = str | os.PathLike[str]
 
-def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+
+def check_writable(path: Path) -> None:
+    """Raise the OSError that writing ``path`` would end in, without leaving a file behind."""
+    existed = os.path.exists(path)
+    with open(path, "ab"):
+        pass
+    if not existed:
+        os.unlink(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as JSON; what is not finite becomes null, as JSON has no sign for it."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(_finite(content), file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` as plain JSON, None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write ``arrays`` beside ``path``, bring them to the disk, then put the file in its place in one step.
 
     Raises:
@@ -38,7 +66,7 @@ def save_arrays(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -
             os.unlink(beside)
 
 
-def load_arrays(path: str | PathLike[str]) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of an ``.npz`` file, which need not be trusted: no pickle, nothing larger than the file itself.
 
     Raises:

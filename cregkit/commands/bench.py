@@ -1,18 +1,21 @@
-"""What ``cregkit bench`` runs: measure, print, write, compare."""
+"""``cregkit bench``: measure, print, write, compare."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import cregkit
+from cregkit._files import check_writable
 from cregkit.benchmark import report, suite
 from cregkit.benchmark.goals import Goal, call_overhead, import_time, judge, wheel_size
 from cregkit.benchmark.peers import PEERS, Peer
-from cregkit.benchmark.report import Report
-from cregkit.console import Console, check_writable
+from cregkit.benchmark.report import Report, ReportError
+from cregkit.commands.arguments import CommandError
+from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
 QUICK_SECONDS = 48.0
@@ -20,43 +23,53 @@ QUICK_SECONDS = 48.0
 SLOW_TO_START = ("torch.compile", "jax")
 """Peers that compile for seconds: left out of a quick run unless they are named."""
 
+DESCRIPTION = """\
+Time every op in turn with the fastest copy of the same bytes and with each peer that is installed: PyTorch,
+torch.compile, ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first: who gives a wrong one
+is not timed. Print the times (lower quartiles), the best peer's over ours, the share of the copy's bandwidth, and
+whether each speed that is promised was reached. Takes some ten minutes; --quick under one, without torch.compile and
+JAX, which compile for seconds, unless they are named. Ctrl-C ends with what was measured so far.
 
-class PeerError(Exception):
-    """A peer that is not known or not installed, told in one line."""
+Exit code 1 if an op of ours is wrong or, with --compare, slower than in the older run beyond the noise of both.
 
-
-@dataclass(frozen=True)
-class Options:
-    """The options of ``cregkit bench``."""
-
-    quick: bool = False
-    held_out: bool = False
-    peers: Sequence[str] | None = None
-    """None: all that are installed."""
-    json_path: str | None = None
-    png_path: str | None = None
-    compare_path: str | None = None
-    wheel_path: str | None = None
+examples:
+  cregkit bench --quick
+  cregkit bench --json new.json --png speed.png --compare old.json
+  cregkit bench --held-out --peers torch,onnxruntime
+"""
 
 
-def run(options: Options) -> bool:
-    """Measure and print; return whether every result was right and nothing became slower than in the older run.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the lists of shapes and peers, and the files to write."""
+    parser.add_argument("--quick", action="store_true", help="three shapes of each op, in under a minute")
+    parser.add_argument("--held-out", action="store_true", help="the shapes that nothing was tuned on")
+    parser.add_argument(
+        "--peers",
+        type=lambda text: [name for name in text.split(",") if name],
+        metavar="NAMES",
+        help="of torch,torch.compile,onnxruntime,jax,oracle; default: what is installed",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write machine, times and verdicts to FILE")
+    parser.add_argument("--png", metavar="FILE", help="draw the share of the copy's bandwidth over size")
+    parser.add_argument("--compare", metavar="OLD.json", help="say what became slower since that run")
+    parser.add_argument("--wheel", metavar="FILE", help="judge the size of this wheel too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; return 0 if every result was right and nothing became slower than in the older run.
 
     Whatever ends the run early, what was measured so far is printed and written first.
 
     Raises:
+        CommandError: a peer is not known or not installed, or the file to compare with is no run of this machine.
         OSError: a file cannot be read or written; seen before the measuring begins where it can be.
-        PeerError: a peer is not known or not installed.
-        ReportError: the file to compare with is no run of this machine.
     """
-    for path in filter(None, (options.json_path, options.png_path)):
+    for path in filter(None, (options.json, options.png)):
         check_writable(path)
-    old = report.read(options.compare_path) if options.compare_path else None
-    goals = [wheel_size(options.wheel_path)] if options.wheel_path else []
     peers = chosen(options.peers, options.quick)
     about = report.machine(peers)
-    if old is not None and options.compare_path:
-        report.require_same_machine(options.compare_path, old.machine, about)
+    old = _older_run(options.compare, about) if options.compare else None
+    goals = [wheel_size(options.wheel)] if options.wheel else []
 
     console = Console()
     console.line(report.machine_line(about))
@@ -74,29 +87,39 @@ def run(options: Options) -> bool:
         _print(done, console)
         _write(done, options, console)
     right = not any(suite.OURS in row.void for row in rows)
-    return right and (old is None or _compare(old, done, console))
+    return 0 if right and (old is None or _compare(old, done, console)) else 1
+
+
+def _older_run(path: str, about: dict[str, Any]) -> Report:
+    """Return the run in the file, taken on the machine described in ``about``."""
+    try:
+        old = report.read(path)
+        report.require_same_machine(path, old.machine, about)
+    except ReportError as error:
+        raise CommandError(str(error)) from error
+    return old
 
 
 def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
     """Return the peers that were asked for, or those that are installed.
 
     Raises:
-        PeerError: a name is not known, or its package not installed.
+        CommandError: a name is not known, or its package not installed.
     """
     known = {peer.name: peer for peer in PEERS}
     if names is None:
         names = [name for name, peer in known.items() if peer.available() and not (quick and name in SLOW_TO_START)]
     for name in names:
         if name not in known:
-            raise PeerError(f"--peers: unknown peer {name!r}; there are {', '.join(known)}")
+            raise CommandError(f"--peers: unknown peer {name!r}; there are {', '.join(known)}")
         if not known[name].available():
-            raise PeerError(f"--peers: {name} is not installed; see CONTRIBUTING.md, or leave it out")
+            raise CommandError(f"--peers: {name} is not installed; see CONTRIBUTING.md, or leave it out")
     n_threads = cregkit.get_num_threads()
     return [peer(n_threads) for name, peer in known.items() if name in names]
 
 
 def _measure(
-    options: Options, peers: Sequence[Peer], console: Console, rows: list[suite.Row], goals: list[Goal]
+    options: argparse.Namespace, peers: Sequence[Peer], console: Console, rows: list[suite.Row], goals: list[Goal]
 ) -> None:
     """Append to ``rows`` and ``goals`` as they are measured."""
     planned = suite.plan(quick=options.quick, held_out=options.held_out)
@@ -129,18 +152,17 @@ def _print(done: Report, console: Console) -> None:
         console.line("cut short: the tables show what was measured until then")
 
 
-def _write(done: Report, options: Options, console: Console) -> None:
-    if options.json_path:
-        report.write(options.json_path, done)
-        console.line(f"numbers {os.path.abspath(options.json_path)}")
-    if options.png_path:
-        try:
-            from cregkit.benchmark import plot
-        except ImportError:
-            console.line('picture none: matplotlib is not installed; pip install "cregkit[lab]"')
-            return
-        plot.draw(options.png_path, done)
-        console.line(f"picture {os.path.abspath(options.png_path)}")
+def _write(done: Report, options: argparse.Namespace, console: Console) -> None:
+    if options.json:
+        report.write(options.json, done)
+        console.line(f"numbers {os.path.abspath(options.json)}")
+    if options.png and can_draw():
+        from cregkit.benchmark import plot
+
+        plot.draw(options.png, done)
+        console.line(f"picture {os.path.abspath(options.png)}")
+    elif options.png:
+        console.line(f"picture none: {NO_MATPLOTLIB}")
 
 
 def _compare(old: Report, new: Report, console: Console) -> bool:

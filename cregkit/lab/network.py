@@ -6,28 +6,24 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cregkit import _validate as validate
 from cregkit.layers import (
-    BatchNorm,
     Dropout,
     Layer,
-    LayerNorm,
     Linear,
     ReLU,
-    RMSNorm,
     Seed,
     Sequential,
     draw_seed,
-    validate,
 )
 from cregkit.layers.activations import sigmoid
 from cregkit.layers.base import Array
+from cregkit.layers.norms import norm_layers
 from cregkit.train.evaluation import Data, checked_data, evaluate
 from cregkit.train.fit import fit
 from cregkit.train.history import History
 from cregkit.train.losses import binary_cross_entropy
 from cregkit.train.optimizers import SGD
-
-NORMS: dict[str, Callable[[int], Layer]] = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 
 
 class RegularizedNetwork(Sequential):
@@ -135,19 +131,6 @@ class RegularizedNetwork(Sequential):
             TypeError, ValueError: ``x`` is not float32 or has not the shape (n, 2).
         """
         return sigmoid(self.eval().forward(x)[:, 0])
-
-
-def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
-    """Return the normalisation of that name, "batch", "layer" or "rms", in a list; None gives an empty one.
-
-    Raises:
-        ValueError: ``norm`` is none of these.
-    """
-    if norm is None:
-        return []
-    if norm not in NORMS:
-        raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
-    return [NORMS[norm](num_features)]
 
 
 def normal_linear(in_features: int, out_features: int, rng: np.random.Generator, deviation: float = 0.5) -> Linear:

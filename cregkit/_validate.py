@@ -17,6 +17,11 @@ def shown(value: object) -> str:
     return f"{type(value).__name__} {value!r:.60}"
 
 
+def kind(value: object) -> str:
+    """Return what ``value`` is, as an error names it: "a float64 array", or its type."""
+    return f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+
+
 def positive_int(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 1."""
     return integer(name, value, 1)
@@ -57,8 +62,7 @@ def within(requirement: str, values: NDArray[Any], low: float, high: float) -> N
 def float32(name: str, value: object) -> NDArray[np.float32]:
     """Return ``value``, which must be a float32 array already: nothing is cast behind the caller's back."""
     if not isinstance(value, np.ndarray) or value.dtype != _FLOAT32:
-        came = f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(f"{name} must be a float32 array, got {came}; use np.asarray({name}, dtype=np.float32)")
+        raise TypeError(f"{name} must be a float32 array, got {kind(value)}; use np.asarray({name}, dtype=np.float32)")
     return value
 
 

@@ -1,0 +1,93 @@
+"""The ``cregkit`` command. Each subcommand is a module here: its description, its arguments and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from cregkit._version import __version__
+from cregkit.commands.arguments import CommandError
+
+COMMANDS: Mapping[str, str] = {
+    "info": "say which code this machine runs, on how many threads, and why",
+    "check": "compare every op with the float64 oracle on this CPU",
+    "bench": "measure every op against a copy and against other libraries",
+    "demo": "train a network with and without regularisation and compare",
+    "advise": "say which regularisation a training run needs",
+    "lab": "run an experiment on regularisation over several seeds",
+    "augment": "show what augmentation makes of an image",
+}
+"""A summary of each subcommand, by its name, which is also the name of its module."""
+
+# What a shell reports for a process that SIGINT or SIGPIPE ended.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: that of the process) and return its exit code.
+
+    0: done. 1: a check failed. 2: a mistake in the call or the environment, told in one line on stderr.
+    130: interrupted. 141: whoever read the output went away.
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("cregkit: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as Python advises: a flush may still come
+        return _BROKEN_PIPE
+    except ImportError as error:  # CREGKIT_ISA asks for what is not there, or a package is missing
+        print(f"cregkit: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"cregkit: {reason}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    called = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        options = _parser(called).parse_args(argv)
+    except SystemExit as stop:  # how argparse ends --help, --version and mistakes
+        return int(stop.code or 0)
+    try:
+        code: int = options.run(options)
+    except CommandError as error:
+        print(f"cregkit {called}: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser(called: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command; only the subcommand that is called is imported and gets its arguments."""
+    parser = _Parser(
+        prog="cregkit",
+        description="Fast, exact regularisation and normalisation layers for the CPU.",
+        epilog="Each command explains itself: cregkit demo --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"cregkit {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == called:
+            command = importlib.import_module(f"cregkit.commands.{name}")
+            subparser.description = command.DESCRIPTION
+            subparser.set_defaults(run=command.run)
+            command.add_arguments(subparser)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser that reports a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -1,0 +1,161 @@
+"""``cregkit advise``: the advice as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+
+from cregkit._files import check_writable, write_json
+from cregkit.advice import rules
+from cregkit.advice.advisor import Advice, advise, prompt
+from cregkit.advice.figures import HistoryFigures
+from cregkit.commands.arguments import CommandError, count, number
+from cregkit.commands.console import Console
+
+STDOUT = "-"
+_WIDTH = 100
+
+DESCRIPTION = """\
+Say whether a network underfits, fits well or overfits, and which remedies at which rates fit it, each with its reason
+and the line of cregkit code that applies it. Accuracies are in percent; a log may have them as fractions. From a log it
+also reads the best epoch, when the test loss turned up, and how noisy the figures are.
+
+By the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit: the gap is below 5
+and both accuracies are below 80 %. Test accuracy more than 2 points above training accuracy is a fault of measuring.
+
+examples:
+  cregkit advise --train-acc 99 --test-acc 60 --model mlp
+  cregkit advise --history metrics.csv --optimizer adam --batch-size 16
+  cregkit advise --history history.json --json advice.json
+  cregkit advise --prompt
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the figures or the log to judge, and what is known about the training."""
+    parser.add_argument("--train-acc", type=number, metavar="PERCENT", help="accuracy on the training set, 0 to 100")
+    parser.add_argument("--test-acc", type=number, metavar="PERCENT", help="accuracy on the test or validation set")
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="a training log instead: our history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
+    )
+    parser.add_argument("--model", choices=list(rules.MODELS), help="kind of model")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")
+    parser.add_argument("--optimizer", choices=sorted(rules.OPTIMIZERS), help="optimiser in use")
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
+    )
+    parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the advice, or the prompt, or write the advice as JSON.
+
+    Raises:
+        CommandError: options are missing or exclude each other, a figure is out of range, or the file is no log.
+        OSError: a file cannot be read or written.
+    """
+    console = Console()
+    if options.prompt:
+        console.line(prompt().rstrip("\n"))
+        return 0
+    _check(options)
+    if options.json not in (None, STDOUT):
+        check_writable(options.json)
+    advice = _advice(options)
+    if options.json is None:
+        _print(console, advice)
+    elif options.json == STDOUT:
+        console.line(json.dumps(advice.to_dict(), indent=1))
+    else:
+        write_json(options.json, advice.to_dict())
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    figures = {"--train-acc": options.train_acc, "--test-acc": options.test_acc}
+    missing = [name for name, value in figures.items() if value is None]
+    if options.history is not None and len(missing) < len(figures):
+        raise CommandError("give --train-acc and --test-acc, or --history, not both")
+    if options.history is None and missing:
+        raise CommandError(
+            f"{' and '.join(missing)} missing: give --train-acc and --test-acc in percent, or --history FILE"
+        )
+
+
+def _advice(options: argparse.Namespace) -> Advice:
+    try:
+        return advise(
+            options.train_acc,
+            options.test_acc,
+            history=options.history,
+            model=options.model,
+            batch_size=options.batch_size,
+            optimizer=options.optimizer,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _print(console: Console, advice: Advice) -> None:
+    console.line(
+        f"{advice.regime}: train {advice.train_acc:.1f} %, test {advice.test_acc:.1f} %, gap {advice.gap:.1f} points"
+    )
+    _paragraph(console, advice.summary)
+    if advice.history is not None:
+        console.line()
+        for line in _history_lines(advice.history):
+            _paragraph(console, line)
+    for position, remedy in enumerate(advice.remedies, 1):
+        console.line()
+        start = (
+            f", start with {remedy.value:g}" if remedy.value is not None and remedy.rate != f"{remedy.value:g}" else ""
+        )
+        console.line(f"{position}. {remedy.name}" + (f" {remedy.rate}{start}" if remedy.rate else ""))
+        _paragraph(console, remedy.reason, "   ")
+        console.line(f"   >>> {remedy.code}")
+    if advice.remedies:
+        console.line()
+        console.line(f"Before such a line: {rules.IMPORTS}")
+        console.line("Other names and sizes in it are examples: put in your own.")
+    if advice.warnings:
+        console.line()
+    for warning in advice.warnings:
+        _paragraph(console, f"Note: {warning}.")
+
+
+def _paragraph(console: Console, text: str, indent: str = "") -> None:
+    for line in textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False):
+        console.line(line)
+
+
+def _history_lines(found: HistoryFigures) -> list[str]:
+    loss = "" if found.best_test_loss is None else f" (test loss {found.best_test_loss:.4g})"
+    lines = [
+        f"{found.source}, {found.epochs} {'epoch' if found.epochs == 1 else 'epochs'}: best epoch "
+        f"{found.best_epoch}{loss}, best test accuracy {found.best_test_acc:.1f} % in epoch "
+        f"{found.best_test_acc_epoch}",
+    ]
+    if found.turned_up_epoch is not None:
+        lines.append(
+            f"The smoothed test loss turned up after epoch {found.turned_up_epoch}: "
+            f"it has risen by {found.rise:.3g} since"
+        )
+    elif found.test_loss_noise is not None:
+        lines.append("The test loss has not turned up beyond its noise")
+    else:
+        lines.append("Too few epochs with a test loss to see whether it turned up")
+    noises = [
+        f"{name} {value:.2g}{unit}"
+        for name, value, unit in (
+            ("test loss", found.test_loss_noise, ""),
+            ("test accuracy", found.test_acc_noise, " points"),
+            ("gap", found.gap_noise, " points"),
+        )
+        if value is not None
+    ]
+    if noises:
+        lines.append(f"Noise from epoch to epoch (standard deviation): {', '.join(noises)}")
+    return lines

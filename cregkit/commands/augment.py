@@ -1,0 +1,52 @@
+"""``cregkit augment``: a contact sheet of one's own image."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from cregkit._files import check_writable
+from cregkit.commands.arguments import CommandError, count, seed
+from cregkit.commands.console import Console, can_draw
+from cregkit.lab import sheet
+
+DESCRIPTION = """\
+Write a contact sheet: the image, and beside it outcomes of crop, flips, rotation, colour jitter, cutout, noise, and of
+all of them one after another. The same seed gives the same sheet. A photo is turned upright as its EXIF data say.
+Needs matplotlib.
+
+examples:
+  cregkit augment cat.png --out sheet.png
+  cregkit augment cat.png --out sheet.png --samples 10 --seed 7
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the image, the sheet to write, and what to draw on it."""
+    parser.add_argument("image", metavar="IMAGE", help="a PNG or JPEG, or what else Pillow reads")
+    parser.add_argument("--out", metavar="FILE", required=True, help="where the contact sheet goes, a PNG")
+    parser.add_argument("--samples", type=count, default=6, metavar="N", help="outcomes of each transform (default: 6)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="0 to 2**64 - 1 (default: 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the sheet and say where it is.
+
+    Raises:
+        CommandError: matplotlib is not installed, or the file is no image.
+        OSError: a file cannot be read or written.
+    """
+    if not can_draw():
+        raise CommandError("pictures need matplotlib: pip install 'cregkit[augment]'")
+    try:
+        image = sheet.read(options.image)
+    except sheet.SheetError as error:
+        raise CommandError(str(error)) from error
+    check_writable(options.out)
+    rows = sheet.transforms(*image.shape[1:])
+    sheet.write(options.out, image, rows, options.samples, options.seed)
+    Console().line(
+        f"written {os.path.abspath(options.out)}: {len(rows)} transforms, {options.samples} samples each, "
+        f"seed {options.seed}"
+    )
+    return 0

@@ -1,0 +1,179 @@
+"""``cregkit lab``: the list of experiments, one of them, all of them, or training in several processes."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from cregkit._files import check_writable, write_json
+from cregkit.commands.arguments import CommandError, count
+from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
+from cregkit.config import machine_line
+from cregkit.lab import distributed, figures, page, writing
+from cregkit.lab.experiments import EXPERIMENTS
+from cregkit.lab.experiments.running import run as run_experiment
+from cregkit.lab.framework import Experiment, Result, Settings
+
+DESCRIPTION = """\
+Run an experiment: train networks with and without a remedy on several seeds, print one table (mean and standard
+deviation over the seeds), one sentence that follows from it, and what the numbers say to common claims: confirmed or
+contradicted where the 95 % confidence interval of the mean lies wholly on one side, else undecided. "list" names the
+experiments, "all" runs every one. Each takes well under a minute on two cores. Ctrl-C ends with the seeds so far.
+"distributed" trains one network on the processes that mpiexec has started and shows what each of them did.
+
+examples:
+  cregkit lab list
+  cregkit lab overfit
+  cregkit lab batch-size --seeds 10 --png batch-size.png --csv batch-size.csv
+  cregkit lab all --html report.html
+  mpiexec -n 4 cregkit lab distributed
+"""
+
+LIST, ALL, DISTRIBUTED = "list", "all", "distributed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the name of the experiment, its repetitions and epochs, and the files to write."""
+    parser.add_argument("name", metavar="NAME", help="an experiment, list, all or distributed")
+    parser.add_argument("--seeds", type=count, metavar="N", help="repetitions (default: the experiment's own)")
+    parser.add_argument("--epochs", type=count, metavar="N", help="epochs of each training (default: likewise)")
+    parser.add_argument("--json", metavar="FILE", help="write machine, figures of every seed, curves and verdicts")
+    parser.add_argument("--csv", metavar="FILE", help="write experiment, row, seed, figure and value, one to a line")
+    parser.add_argument("--png", metavar="FILE", help="draw the picture of one experiment")
+    parser.add_argument("--html", metavar="FILE", help="write one page with tables and pictures inside")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what was asked for, print it and write the files.
+
+    Whatever ends the run early, what was measured so far is printed and written first.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the run.
+        CommandError: there is no such experiment, or the options do not go together.
+        OSError: a file cannot be written; seen before the run begins where it can be.
+        ImportError: the experiment needs a package that is not installed.
+    """
+    if options.name == LIST:
+        _list(options)
+    elif options.name == DISTRIBUTED:
+        _run_distributed(options)
+    else:
+        _run_experiments(options)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> None:
+    if _given(options):
+        raise CommandError("list takes no options; name an experiment")
+    console = Console()
+    width = max(map(len, EXPERIMENTS))
+    for name, experiment in EXPERIMENTS.items():
+        console.line(f"{name:<{width}}  {experiment.question}")
+        console.line(f"{'':<{width}}  {experiment.seeds} seeds, {experiment.epochs} epochs")
+
+
+def _given(options: argparse.Namespace) -> set[str]:
+    """Return the names of the options that were given."""
+    names = ("seeds", "epochs", "json", "csv", "png", "html")
+    return {name for name in names if getattr(options, name) is not None}
+
+
+def _run_distributed(options: argparse.Namespace) -> None:
+    """Train in as many processes as ``mpiexec`` has started; no experiment over seeds, so it takes few options."""
+    if not _given(options) <= {"epochs", "json"}:
+        raise CommandError("distributed takes --epochs and --json alone")
+    distributed.run(options.epochs, functools.partial(_report_distributed, options.json))
+
+
+def _report_distributed(json_path: str | None, ranks: list[dict[str, Any]], history: dict[str, Any]) -> None:
+    console = Console()
+    console.line(machine_line())
+    console.line(
+        f"\ndistributed: scikit-learn's digits, {distributed.N_TRAIN} training images, in {len(ranks)} processes"
+    )
+    cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in rank.values()] for rank in ranks]
+    console.table("\nEvery process", list(ranks[0]), cells)
+    columns = ("train_loss", "train_acc", "test_loss", "test_acc")
+    figures = zip(*(history[name] for name in columns), strict=True)
+    rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(figures)]
+    console.table("\nAll together, the same in every process", ["epoch", *columns], rows)
+    if json_path:
+        write_json(json_path, {"ranks": ranks, "history": history})
+        console.line(f"written {json_path}")
+
+
+def _run_experiments(options: argparse.Namespace) -> None:
+    experiments = _chosen(options)
+    for path in _paths(options):
+        check_writable(path)
+    console = Console()
+    console.line(machine_line())
+    results: list[Result] = []
+    try:
+        for experiment in experiments:
+            results.append(_run_one(experiment, Settings(options.seeds, options.epochs), console))
+            if not results[-1].complete:
+                raise KeyboardInterrupt
+    finally:
+        if results:
+            _write(results, options, console)
+
+
+def _chosen(options: argparse.Namespace) -> list[Experiment]:
+    """Return the experiments to run, once the options are seen to go together."""
+    if options.name == ALL:
+        if options.png:
+            raise CommandError("--png takes one experiment; all of them go with --html")
+        return list(EXPERIMENTS.values())
+    if options.name not in EXPERIMENTS:
+        known = ", ".join((*EXPERIMENTS, ALL, DISTRIBUTED))
+        raise CommandError(f"unknown experiment {options.name!r}; there are {known}")
+    if options.png and not can_draw():
+        raise CommandError("--png needs matplotlib: pip install 'cregkit[lab]'")
+    return [EXPERIMENTS[options.name]]
+
+
+def _paths(options: argparse.Namespace) -> list[str]:
+    """Return the files to write."""
+    return [path for path in (options.json, options.csv, options.png, options.html) if path]
+
+
+def _run_one(experiment: Experiment, settings: Settings, console: Console) -> Result:
+    console.line(f"\n{experiment.name}: {experiment.question}\n{experiment.setup}\n")
+    seeds = settings.seeds or experiment.seeds
+    with console.progress(seeds * len(experiment.rows)) as step:
+        result = run_experiment(experiment, settings, step)
+    headers = [*experiment.labels, *(column.header for column in experiment.columns)]
+    if result.table.rows:
+        console.table(result.caption, headers, result.table.cells(experiment.columns))
+    if result.sentence:
+        console.line(f"\n{result.sentence}")
+    for claim, verdict in result.claims:
+        console.line(f"  {verdict:<12}  {claim.text}: {claim.shown(result.table)}")
+    return result
+
+
+def _write(results: Sequence[Result], options: argparse.Namespace, console: Console) -> None:
+    if options.json:
+        writing.write_json(options.json, results)
+    if options.csv:
+        writing.write_csv(options.csv, results)
+    if options.png and (picture := _picture(results[0])):
+        with open(options.png, "wb") as file:
+            file.write(picture)
+    if options.html:
+        page.write(options.html, results, machine_line(), _picture)
+        if not can_draw():
+            console.line(f"the page has no pictures: {NO_MATPLOTLIB}")
+    for path in _paths(options):
+        if os.path.exists(path):
+            console.line(f"written {os.path.abspath(path)}")
+
+
+def _picture(result: Result) -> bytes | None:
+    """Return the picture, if all rows are there and so is matplotlib."""
+    return figures.png(result) if can_draw() and not result.table.missing else None

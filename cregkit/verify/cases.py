@@ -1,0 +1,257 @@
+"""One case per op: its inputs, shapes and tolerances. Tests, ``cregkit check`` and the benchmarks all read this list.
+
+To verify an op: make ``case.arguments(shape, rng, offset)``, ``run`` the op, compute its ``reference`` and compare both
+by ``errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import oracle
+from cregkit.verify import inputs, shapes
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape, Timed
+from cregkit.verify.tolerances import (
+    COLUMN_SUM,
+    EXACT,
+    GRADIENT,
+    INVERSE_DEVIATION,
+    JITTERED,
+    MIXED,
+    MOVED,
+    NOISY,
+    NORMALISED,
+    PENALTY,
+    RUNNING,
+    SCALED,
+    STATISTIC,
+    STATISTIC_OF_SUM,
+    TURNED,
+    UNIFORM,
+    Tolerance,
+    share_of_tolerance,
+    stepped,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An op with its arguments, the shapes to try and the tolerances of its results."""
+
+    op: str
+    label: str = ""
+    """What sets this case apart from others of the same op."""
+    arguments: Callable[[Shape, np.random.Generator, float], Arguments]
+    """From a shape, a source of random numbers and an offset to fresh keyword arguments of the op."""
+    shapes: tuple[Shape, ...]
+    """The shapes on which results are checked."""
+    timed: Timed
+    """The shapes on which calls are timed."""
+    outputs: Mapping[str, Tolerance] = field(default_factory=dict)
+    """What the op returns, in order."""
+    changed: Mapping[str, Tolerance] = field(default_factory=dict)
+    """The arguments that the op changes in place."""
+    bytes_per_element: int
+    """What the op must move beyond the caches for each element of the shape; every pass over an array counts.
+
+    Batch statistics need a pass of their own. What fits into a cache moves less.
+    """
+
+    @property
+    def name(self) -> str:
+        """The op, and the label if there is one."""
+        return f"{self.op}[{self.label}]" if self.label else self.op
+
+
+def run(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[Any]]:
+    """Call the case's op in ``cregkit.functional`` or ``cregkit.oracle``: every result and changed argument by name.
+
+    The arguments are copied first, so that one set serves several calls.
+    """
+    given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+    returned = getattr(namespace, case.op)(**given)
+    values = returned if isinstance(returned, tuple) else (returned,)
+    results = {name: np.asarray(value) for name, value in zip(case.outputs, values, strict=False) if value is not None}
+    results.update({name: given[name] for name in case.changed if given[name] is not None})
+    return results
+
+
+def reference(case: Case, arguments: Arguments) -> dict[str, NDArray[Any]]:
+    """The oracle's results in float64, changed arguments included."""
+    wide = {
+        name: value.astype(np.float64) if name in case.changed and isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    return run(case, oracle, wide)
+
+
+def errors(
+    case: Case, arguments: Arguments, got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    """Error of each output as a share of its tolerance: at most 1 is right, a missing output is infinitely wrong."""
+    tolerances = {**case.outputs, **case.changed}
+    return {
+        name: share_of_tolerance(got[name], value, tolerances[name], arguments) if name in got else np.inf
+        for name, value in wanted.items()
+    }
+
+
+def _row_norm_cases() -> list[Case]:
+    case = partial(Case, shapes=shapes.ROWS, timed=shapes.TIMED_ROWS)
+    y, mean, rstd = {"y": NORMALISED}, {"mean": STATISTIC}, {"rstd": INVERSE_DEVIATION}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM}
+    dbeta = {"dbeta": COLUMN_SUM}
+    layer, rms = inputs.layer_norm, inputs.rms_norm
+    layer_backward, rms_backward = inputs.layer_norm_backward, inputs.rms_norm_backward
+    return [
+        case(op="layer_norm", arguments=layer, outputs=y, bytes_per_element=8),
+        case(op="layer_norm_forward", arguments=layer, outputs=y | mean | rstd, bytes_per_element=8),
+        case(op="layer_norm_backward", arguments=layer_backward, outputs=gradients | dbeta, bytes_per_element=12),
+        case(op="rms_norm", arguments=rms, outputs=y, bytes_per_element=8),
+        case(op="rms_norm_forward", arguments=rms, outputs=y | rstd, bytes_per_element=8),
+        case(op="rms_norm_backward", arguments=rms_backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
+def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    training = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    running = {"running_mean": RUNNING, "running_var": RUNNING}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+
+    def on_axis(arguments: Callable[..., Arguments]) -> Callable[..., Arguments]:
+        return partial(arguments, channel_axis=channel_axis)
+
+    inference, forward = on_axis(inputs.batch_norm), on_axis(inputs.batch_norm_forward)
+    backward, inference_backward = on_axis(inputs.batch_norm_backward), on_axis(inputs.batch_norm_inference_backward)
+    return [
+        case(op="batch_norm", arguments=inference, outputs={"y": NORMALISED}, bytes_per_element=8),
+        case(op="batch_norm_forward", arguments=forward, outputs=training, changed=running, bytes_per_element=12),
+        case(op="batch_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=20),
+        case(
+            op="batch_norm_inference_backward",
+            arguments=inference_backward,
+            outputs=gradients,
+            bytes_per_element=12,
+        ),
+    ]
+
+
+def _dropout_add_norm_cases(norm: str, p: float) -> list[Case]:
+    case = partial(Case, label=f"p = {p:g}", shapes=shapes.ROWS, timed=shapes.TIMED_SUBLAYERS)
+    mean = {"mean": STATISTIC_OF_SUM} if norm == "layer_norm" else {}
+    dbeta = {"dbeta": COLUMN_SUM} if norm == "layer_norm" else {}
+    return [
+        case(
+            op=f"dropout_add_{norm}_forward",
+            arguments=partial(inputs.dropout_add_norm, p=p, norm=norm),
+            outputs={"y": NORMALISED, "h": EXACT, **mean, "rstd": INVERSE_DEVIATION},
+            bytes_per_element=16,
+        ),
+        case(
+            op=f"dropout_add_{norm}_backward",
+            arguments=partial(inputs.dropout_add_norm_backward, p=p, norm=norm),
+            outputs={"dx": GRADIENT, "dresidual": GRADIENT, "dgamma": COLUMN_SUM, **dbeta},
+            bytes_per_element=20,
+        ),
+    ]
+
+
+def _dropout_cases() -> list[Case]:
+    elements = partial(Case, shapes=shapes.ELEMENTS, timed=shapes.TIMED_ELEMENTS)
+    maps = partial(Case, shapes=shapes.MAPS, timed=shapes.TIMED_PLANES)
+    x, dy = partial(inputs.dropout, name="x"), partial(inputs.dropout, name="dy")
+    y, dx = {"y": SCALED}, {"dx": SCALED}
+    return [
+        elements(op="dropout", arguments=x, outputs=y, bytes_per_element=8),
+        elements(op="dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
+        elements(op="dropout_keep", arguments=inputs.dropout_keep, outputs={"keep": EXACT}, bytes_per_element=1),
+        maps(op="spatial_dropout", arguments=x, outputs=y, bytes_per_element=8),
+        maps(op="spatial_dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
+    ]
+
+
+def _image_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    def case(
+        op: str, arguments: Callable[..., Arguments], tolerance: Tolerance, n_bytes: int = 8, mode: str = ""
+    ) -> Case:
+        given = {"mode": mode} if mode else {}
+        return Case(
+            op=op,
+            label=f"{mode}, {label}" if mode else label,
+            arguments=partial(arguments, channel_axis=channel_axis, **given),
+            shapes=checked,
+            timed=timed,
+            outputs={"y": tolerance},
+            bytes_per_element=n_bytes,
+        )
+
+    return [
+        case("crop_images", inputs.crop_images, MOVED, mode="zero"),
+        case("crop_images", inputs.crop_images, MOVED, mode="reflect"),
+        case("flip_images", inputs.flip_images, MOVED),
+        case("rotate_images", inputs.rotate_images, TURNED),
+        case("cutout_images", inputs.cutout_images, MOVED),
+        case("cutmix_images", inputs.cutmix_images, MOVED, n_bytes=12),
+        case("jitter_images", inputs.jitter_images, JITTERED, n_bytes=12),
+    ]
+
+
+def _optimizer_cases() -> list[Case]:
+    case = partial(Case, shapes=shapes.ELEMENTS, timed=shapes.TIMED_WEIGHTS)
+    adamw = partial(case, op="adamw_step", changed=stepped("w", "m", "v"), bytes_per_element=28)
+    return [
+        case(op="l2_penalty", arguments=inputs.weights, outputs={"penalty": PENALTY}, bytes_per_element=4),
+        case(op="l2_gradient", arguments=inputs.weights, outputs={"dw": SCALED}, bytes_per_element=8),
+        case(op="sgd_step", arguments=inputs.sgd_step, changed=stepped("w", "velocity"), bytes_per_element=20),
+        adamw(label="decoupled", arguments=partial(inputs.adamw_step, decoupled=True)),
+        adamw(label="coupled", arguments=partial(inputs.adamw_step, decoupled=False)),
+    ]
+
+
+CASES: tuple[Case, ...] = (
+    *_row_norm_cases(),
+    *_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
+    *_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
+    *_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
+    *_dropout_add_norm_cases("layer_norm", 0.5),
+    *_dropout_add_norm_cases("layer_norm", 0.0),
+    *_dropout_add_norm_cases("rms_norm", 0.5),
+    *_dropout_add_norm_cases("rms_norm", 0.0),
+    *_dropout_cases(),
+    *_image_cases("N, C, H, W", 1, shapes.IMAGES, shapes.TIMED_IMAGES),
+    *_image_cases("N, H, W, C", -1, shapes.IMAGES_LAST, shapes.TIMED_IMAGES_LAST),
+    Case(
+        op="mixup_images",
+        arguments=inputs.mixup_images,
+        shapes=shapes.IMAGES,
+        timed=shapes.TIMED_IMAGES,
+        outputs={"y": MIXED},
+        bytes_per_element=12,
+    ),
+    Case(
+        op="gaussian_noise",
+        arguments=inputs.gaussian_noise,
+        shapes=shapes.MAPS,
+        timed=shapes.TIMED_IMAGES,
+        outputs={"y": NOISY},
+        bytes_per_element=8,
+    ),
+    Case(
+        op="sample_uniform",
+        arguments=inputs.sample_uniform,
+        shapes=shapes.MAPS,
+        timed=shapes.TIMED_COLUMNS,
+        outputs={"u": UNIFORM},
+        bytes_per_element=8,
+    ),
+    *_optimizer_cases(),
+)
+"""Every op of the functional API, at least once."""

@@ -1,0 +1,206 @@
+"""Inputs of the ops: each function returns fresh keyword arguments of an op for a shape.
+
+The data are ``offset + N(0, 1)``; ``rng`` is where the random numbers come from.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import oracle
+from cregkit.verify.shapes import Shape
+
+Arguments: TypeAlias = dict[str, Any]
+
+
+def _normal(rng: np.random.Generator, shape: Shape, offset: float = 0.0) -> NDArray[np.float32]:
+    return (offset + rng.standard_normal(shape)).astype(np.float32)
+
+
+def _gain(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+    return rng.uniform(0.5, 1.5, n).astype(np.float32)
+
+
+def layer_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    n = shape[-1]
+    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, n), "beta": _normal(rng, (n,)), "eps": 1e-5}
+
+
+def layer_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, mean, rstd = oracle.layer_norm_forward(x)
+    return {"dy": _normal(rng, shape), "x": x, "mean": mean, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+
+
+def rms_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, shape[-1]), "eps": 1e-6}
+
+
+def rms_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, rstd = oracle.rms_norm_forward(x)
+    return {"dy": _normal(rng, shape), "x": x, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+
+
+def batch_norm_forward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    c = shape[channel_axis]
+    return {
+        "x": _normal(rng, shape, offset),
+        "gamma": _gain(rng, c),
+        "beta": _normal(rng, (c,)),
+        "running_mean": _normal(rng, (c,), offset),
+        "running_var": _gain(rng, c),
+        "channel_axis": channel_axis,
+    }
+
+
+def batch_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, mean, rstd = oracle.batch_norm_forward(x, channel_axis=channel_axis)
+    gamma = _gain(rng, shape[channel_axis])
+    dy = _normal(rng, shape)
+    return {"dy": dy, "x": x, "mean": mean, "rstd": rstd, "gamma": gamma, "channel_axis": channel_axis}
+
+
+def batch_norm(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    c = shape[channel_axis]
+    return {
+        "x": _normal(rng, shape, offset),
+        "mean": _normal(rng, (c,), offset),
+        "var": _gain(rng, c),
+        "gamma": _gain(rng, c),
+        "beta": _normal(rng, (c,)),
+        "eps": 1e-5,
+        "channel_axis": channel_axis,
+    }
+
+
+def batch_norm_inference_backward(
+    shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int
+) -> Arguments:
+    given = batch_norm(shape, rng, offset, channel_axis=channel_axis)
+    del given["beta"]
+    return {"dy": _normal(rng, shape), **given}
+
+
+def _on_grid(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
+    """Round to a grid on which float32 doubles and adds such values exactly, so that ``h`` has no error of its own."""
+    grid = max(2.0**-12, 2.0 * float(np.spacing(np.float32(abs(offset)))))
+    return (np.round(values.astype(np.float64) / grid) * grid).astype(np.float32)
+
+
+def dropout_add_norm(shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str) -> Arguments:
+    x, residual = _on_grid(_normal(rng, shape), offset), _on_grid(_normal(rng, shape, offset), offset)
+    given = {"x": x, "residual": residual, "gamma": _gain(rng, shape[-1]), "p": p, "eps": 1e-5}
+    beta = {"beta": _normal(rng, (shape[-1],))} if norm == "layer_norm" else {}
+    return {**given, **beta, **_random(p)}
+
+
+def dropout_add_norm_backward(
+    shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str
+) -> Arguments:
+    backward = layer_norm_backward if norm == "layer_norm" else rms_norm_backward
+    given = backward(shape, rng, offset)
+    given["h"] = given.pop("x")
+    return {**given, "dh": _normal(rng, shape), "p": p, **_random(p)}
+
+
+def _random(p: float) -> Arguments:
+    return {"seed": 20140615, "offset": 77} if p else {}
+
+
+def dropout(shape: Shape, rng: np.random.Generator, offset: float, *, name: str) -> Arguments:
+    return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77}
+
+
+def dropout_keep(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"shape": shape, "p": 0.3, "seed": 20140615, "offset": 77}
+
+
+def weights(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    return {"w": _normal(rng, shape, offset), "weight_decay": 0.01}
+
+
+def _whole(n: int, *steps: int, low: int, high: int) -> NDArray[np.int64]:
+    """Whole numbers in [low, high], a column for each step, all over the place but the same for every seed."""
+    values = (np.arange(1, n + 1)[:, np.newaxis] * np.array(steps)) % (high - low + 1) + low
+    return np.ascontiguousarray(values.squeeze(1) if len(steps) == 1 else values, dtype=np.int64)
+
+
+def _image_sides(shape: Shape, channel_axis: int) -> tuple[int, int]:
+    """Height and width; of what is no image (a call to be refused), the last two sizes."""
+    return (shape[-3], shape[-2]) if channel_axis == -1 and len(shape) == 4 else (shape[-2], shape[-1])
+
+
+def _boxes(shape: Shape, channel_axis: int) -> NDArray[np.int64]:
+    """Boxes of all kinds: within, across an edge, outside, empty."""
+    height, width = _image_sides(shape, channel_axis)
+    first = np.stack([_whole(shape[0], 5, low=-2, high=height), _whole(shape[0], 3, low=-2, high=width)], axis=1)
+    return np.concatenate([first, first + _whole(shape[0], 7, 11, low=-1, high=max(height, width))], axis=1)
+
+
+def crop_images(shape: Shape, rng: np.random.Generator, offset: float, *, mode: str, channel_axis: int) -> Arguments:
+    height, width = _image_sides(shape, channel_axis)
+    corners = _whole(shape[0], 5, 7, low=-3, high=3)
+    size = (max(1, height - 1), width + 2)
+    x = _normal(rng, shape, offset)
+    return {"x": x, "corners": corners, "size": size, "mode": mode, "channel_axis": channel_axis}
+
+
+def flip_images(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    flips = _whole(shape[0], 3, low=0, high=3)
+    return {"x": _normal(rng, shape, offset), "flips": flips, "channel_axis": channel_axis}
+
+
+def rotate_images(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    degrees = np.float64(36.7) * _whole(shape[0], 3, low=-5, high=5)
+    return {"x": _normal(rng, shape, offset), "degrees": degrees, "fill": 0.25, "channel_axis": channel_axis}
+
+
+def cutout_images(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    boxes = _boxes(shape, channel_axis)
+    return {"x": _normal(rng, shape, offset), "boxes": boxes, "fill": 0.5, "channel_axis": channel_axis}
+
+
+def cutmix_images(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    x, other = _normal(rng, shape, offset), _normal(rng, shape, offset)
+    return {"x": x, "other": other, "boxes": _boxes(shape, channel_axis), "channel_axis": channel_axis}
+
+
+def mixup_images(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    x, other = _normal(rng, shape, offset), _normal(rng, shape, offset)
+    return {"x": x, "other": other, "weight": rng.uniform(0.0, 1.0, shape[0]).astype(np.float32)}
+
+
+def jitter_images(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    factors = rng.uniform(0.5, 1.5, (shape[0], 4)).astype(np.float32)
+    factors[::5] = 1.0
+    x = rng.uniform(0.0, 1.0, shape).astype(np.float32)  # colours, which have no offset
+    return {"x": x, "factors": factors, "channel_axis": channel_axis}
+
+
+def gaussian_noise(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    sigma = rng.uniform(0.5, 1.5, shape[0]).astype(np.float32)
+    sigma[3::5] = 0.0
+    index = _whole(shape[0], 2**31 - 1, low=0, high=2**32 - 1)
+    return {"x": _normal(rng, shape, offset), "sigma": sigma, "index": index, "seed": 20140615}
+
+
+def sample_uniform(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    index = _whole(shape[0], 2**31 - 1, low=0, high=2**32 - 1)
+    return {"index": index, "n": math.prod(shape[1:]), "seed": 20140615}
+
+
+def sgd_step(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    w, dw, velocity = _normal(rng, shape, offset), _normal(rng, shape), _normal(rng, shape)
+    return {"w": w, "dw": dw, "lr": 0.05, "weight_decay": 0.01, "momentum": 0.9, "velocity": velocity}
+
+
+def adamw_step(shape: Shape, rng: np.random.Generator, offset: float, *, decoupled: bool) -> Arguments:
+    w, dw, m = _normal(rng, shape, offset), _normal(rng, shape), _normal(rng, shape)
+    v = rng.uniform(0.0, 2.0, shape).astype(np.float32)
+    return {"w": w, "dw": dw, "m": m, "v": v, "step": 3, "lr": 1e-3, "decoupled": decoupled}

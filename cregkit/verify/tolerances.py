@@ -1,0 +1,137 @@
+"""Tolerances: how far an op may be from the float64 oracle, and why.
+
+A tolerance bounds the error of one output: ``max |got - reference| <= bound * scale``. The scale is 1 where the values
+are of the order of 1 by construction, else the largest magnitude of the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cregkit import oracle
+from cregkit.verify.inputs import Arguments
+
+UNIT = 2.0**-24
+"""Largest relative error of one float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A bound on the error of an output, what it is relative to, and why it is what it is."""
+
+    bound: float
+    reason: str
+    scale: Callable[[Arguments, NDArray[Any]], float]
+
+
+def unit_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are absolute: the values are of the order of 1."""
+    return 1.0
+
+
+def largest(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are relative to the largest finite magnitude of the reference."""
+    finite = np.abs(reference[np.isfinite(reference)])
+    return float(finite.max(initial=0.0)) or 1.0
+
+
+def deviation_of_sum(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The standard deviation of ``residual + dropout(x, p)`` where both are of deviation 1."""
+    return math.sqrt(1.0 + 1.0 / (1.0 - arguments["p"]))
+
+
+def noise_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest noise there can be, or the largest sum."""
+    return max(6.66 * float(arguments["sigma"].max(initial=0.0)), largest(arguments, reference))
+
+
+def largest_pixel(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Errors are relative to the largest magnitude of the images or the fill: their mixture may cancel."""
+    images = (arguments[name] for name in ("x", "other") if name in arguments)
+    return max(float(arguments.get("fill", 0.0)), *(largest(arguments, image) for image in images))
+
+
+def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest magnitude of the gradient, or a billionth of that of its terms.
+
+    With one value per row the terms cancel almost wholly, and what is left is float64's own rounding, in the oracle
+    too.
+    """
+    rstd = arguments["rstd"] if "rstd" in arguments else 1.0 / np.sqrt(arguments["var"] + arguments["eps"])
+    terms = np.abs(arguments["dy"]).max(initial=0.0) * np.max(rstd, initial=0.0)
+    return max(largest(arguments, reference), 1e-9 * float(terms))
+
+
+def column_sum_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """The largest magnitude of the sums, or that at which the bound is one rounding of their terms' magnitudes.
+
+    The terms are dy or dy * x_hat, where x_hat is of the order of 1; alone in its array, a sum can cancel to far less.
+    """
+    dy = np.abs(arguments["dy"]).astype(np.float64)
+    terms = np.moveaxis(dy, arguments.get("channel_axis", -1), -1).reshape(-1, reference.size).sum(axis=0)
+    return max(largest(arguments, reference), UNIT / COLUMN_SUM.bound * float(terms.max(initial=0.0)))
+
+
+def step_scale(name: str) -> Callable[[Arguments, NDArray[Any]], float]:
+    """The largest sum that an array of an optimiser's step could be of its terms, if none cancelled another.
+
+    That is the step of the magnitudes, whose weights are a difference yet: |w| - lr * |...|, where |w| + lr * |...|
+    is due.
+    """
+
+    def scale(arguments: Arguments, reference: NDArray[Any]) -> float:
+        step = oracle.adamw_step if "m" in arguments else oracle.sgd_step
+        sums: Arguments = {
+            n: np.abs(a).astype(np.float64) if isinstance(a, np.ndarray) else a for n, a in arguments.items()
+        }
+        step(**sums)
+        return largest(arguments, sums[name] if name != "w" else 2.0 * np.abs(arguments["w"]) - sums["w"])
+
+    return scale
+
+
+NORMALISED = Tolerance(1e-6, "the contract for rows of any offset up to 1e6: four roundings of values below 8", largest)
+STATISTIC = Tolerance(2e-7, "float32 sums of at most 4096 values, in units of the rows' own deviation", unit_scale)
+INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of squares", largest)
+GRADIENT = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", gradient_scale)
+COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", column_sum_scale)
+SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
+STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum)
+EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
+RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)
+MOVED = Tolerance(0.0, "numbers are moved, not computed", unit_scale)
+UNIFORM = Tolerance(0.0, "53 random bits", unit_scale)
+NOISY = Tolerance(
+    16 * UNIT, "a dozen roundings of a number below 6.66 times the deviation, one of the sum", noise_scale
+)
+MIXED = Tolerance(3 * UNIT, "two products and a sum of numbers no larger than the largest", largest_pixel)
+TURNED = Tolerance(8 * UNIT, "weights from float64, three lerps of numbers no larger than the largest", largest_pixel)
+JITTERED = Tolerance(32 * UNIT, "some twenty roundings of numbers of the order of 1", unit_scale)
+PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float64", largest)
+
+
+def stepped(*names: str) -> dict[str, Tolerance]:
+    """The tolerances of the arrays that an optimiser's step changes."""
+    reason = "at most eight roundings on the way of each term into the sum"
+    return {name: Tolerance(8 * UNIT, reason, step_scale(name)) for name in names}
+
+
+def share_of_tolerance(got: NDArray[Any], wanted: NDArray[Any], tolerance: Tolerance, arguments: Arguments) -> float:
+    """Error of one output as a share of its tolerance; infinite for a wrong shape or a NaN or Inf out of place."""
+    if got.shape != wanted.shape:
+        return np.inf
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+        return np.inf
+    error = float(np.abs(got[finite] - wanted[finite]).max(initial=0.0))
+    if error == 0.0:
+        return 0.0
+    limit = tolerance.bound * tolerance.scale(arguments, wanted)
+    return error / limit if limit > 0.0 else np.inf
