@@ -24,6 +24,13 @@ def show_config() -> dict[str, Any]:
         often there was a block to recycle and how often not; ``last_cache``, the bytes of the largest cache that a CPU
         reaches (0: unknown), and ``streams_from``, the bytes of a call's arrays from which its outputs are written
         around that cache.
+
+    Examples
+    --------
+    >>> import cregkit as ck
+    >>> config = ck.show_config()
+    >>> config["isa"] in config["isa_available"]
+    True
     """
     version = _threads.openmp_version()
     return {

@@ -378,6 +378,16 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
 
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> mean, var = np.array([2, 20], np.float32), np.array([1, 100], np.float32)
+    >>> ck.batch_norm(x, mean, var).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
     """
     cdef Pass a
     cdef cnp.ndarray x_ = float32_array(x, "x")
@@ -464,6 +474,16 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
         channel, or a bad ``eps`` or ``momentum``. Nothing is changed then.
 
     Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> y, mean, rstd = ck.batch_norm_forward(x)
+    >>> y.round(3), mean
+    (array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32), array([ 2., 20.]))
     """
     cdef Pass a
     cdef cnp.ndarray x_ = float32_array(x, "x")
@@ -569,6 +589,16 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, or a read-only or overlapping ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 10], [2, 20], [4, 60]], np.float32)
+    >>> y, mean, rstd = ck.batch_norm_forward(x)
+    >>> dx, dgamma, dbeta = ck.batch_norm_backward(y, x, mean, rstd, np.ones(2, np.float32))
+    >>> dgamma.round(3)
+    array([3., 3.], dtype=float32)
     """
     cdef Pass a
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
@@ -610,6 +640,17 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> mean, var = np.array([2, 20], np.float32), np.array([1, 100], np.float32)
+    >>> dx, dgamma, dbeta = ck.batch_norm_inference_backward(np.ones_like(x), x, mean, var)
+    >>> dx.round(3)
+    array([[1. , 0.1],
+           [1. , 0.1]], dtype=float32)
     """
     cdef Pass a
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")

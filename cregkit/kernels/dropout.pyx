@@ -131,6 +131,17 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
 
     Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; random bits:
     Philox4x32-10, Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.ones(1000, np.float32)
+    >>> y = ck.dropout(x, 0.25, seed=7)
+    >>> np.unique(y).round(3)
+    array([0.   , 1.333], dtype=float32)
+    >>> np.array_equal(ck.dropout(x[100:], 0.25, seed=7, offset=100), y[100:])
+    True
     """
     return dropout_of(x, "x", p, seed, offset, out)
 
@@ -144,6 +155,14 @@ def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     Returns
     -------
     dx : float32 array like ``dy``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.ones(1000, np.float32)
+    >>> np.array_equal(ck.dropout_backward(x, 0.25, seed=7), ck.dropout(x, 0.25, seed=7))
+    True
     """
     return dropout_of(dy, "dy", p, seed, offset, out)
 
@@ -165,6 +184,15 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
     ------
     TypeError, ValueError
         For a bad shape, or ``p``, ``seed`` or ``offset`` out of range.
+
+    Examples
+    --------
+    >>> import cregkit as ck
+    >>> kept = ck.dropout_keep((2, 500), 0.25, seed=7)
+    >>> kept.shape, kept.dtype
+    ((2, 500), dtype('bool'))
+    >>> bool(abs(kept.mean() - 0.75) < 0.05)
+    True
     """
     cdef cnp.npy_intp dims[32]
     cdef int ndim = 0
@@ -249,6 +277,15 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
         As for :func:`dropout`, and for an ``x`` with fewer than two dimensions.
 
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.ones((4, 100, 8, 8), np.float32)
+    >>> y = ck.spatial_dropout(x, 0.25, seed=7)
+    >>> bool(np.all(y == y[:, :, :1, :1]))  # a channel is kept or dropped as a whole
+    True
     """
     return spatial_of(x, "x", p, seed, offset, out)
 
@@ -261,5 +298,13 @@ def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     Returns
     -------
     dx : float32 array like ``dy``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.ones((4, 100, 8, 8), np.float32)
+    >>> np.array_equal(ck.spatial_dropout_backward(x, 0.25, seed=7), ck.spatial_dropout(x, 0.25, seed=7))
+    True
     """
     return spatial_of(dy, "dy", p, seed, offset, out)

@@ -152,6 +152,15 @@ def crop_images(x, corners, size, *, mode="zero", channel_axis=1):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or values out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> ck.crop_images(x, np.array([[1, 1]]), (2, 2))[0, 0]
+    array([[4., 5.],
+           [7., 8.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
@@ -207,6 +216,15 @@ def flip_images(x, flips, *, channel_axis=1, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or values out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> ck.flip_images(x, np.array([1]))[0, 0]
+    array([[1., 0.],
+           [3., 2.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
@@ -246,6 +264,16 @@ def rotate_images(x, degrees, fill=0.0, *, channel_axis=1):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or values out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> ck.rotate_images(x, np.array([90.0]))[0, 0].round(3)
+    array([[2., 5., 8.],
+           [1., 4., 7.],
+           [0., 3., 6.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
@@ -293,6 +321,16 @@ def cutout_images(x, boxes, fill=0.0, *, channel_axis=1, out=None):
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a ``fill`` that is not finite.
 
     DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.ones((1, 1, 3, 3), np.float32)
+    >>> ck.cutout_images(x, np.array([[0, 0, 2, 2]]))[0, 0]
+    array([[0., 0., 1.],
+           [0., 0., 1.],
+           [1., 1., 1.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
@@ -326,6 +364,16 @@ def cutmix_images(x, other, boxes, *, channel_axis=1, out=None):
 
     Yun et al. (2019), "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
     arXiv:1905.04899.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, other = np.zeros((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    >>> ck.cutmix_images(x, other, np.array([[0, 0, 2, 2]]))[0, 0]
+    array([[1., 1., 0.],
+           [1., 1., 0.],
+           [0., 0., 0.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)
@@ -365,6 +413,14 @@ def mixup_images(x, other, weight, *, out=None):
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a ``weight`` out of range.
 
     Zhang et al. (2018), "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, other = np.zeros((1, 1, 1, 2), np.float32), np.ones((1, 1, 1, 2), np.float32)
+    >>> ck.mixup_images(x, other, np.array([0.25], np.float32))[0, 0]
+    array([[0.75, 0.75]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, 1)
@@ -444,6 +500,14 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
         out of range.
 
     Hue: Smith (1978), "Color Gamut Transform Pairs".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([0.2, 0.8], np.float32).reshape(1, 1, 1, 2)
+    >>> ck.jitter_images(x, np.array([[1.5, 1, 1, 0]], np.float32))[0, 0].round(3)  # half as bright again
+    array([[0.3, 1. ]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef Images a = images_of(x_, channel_axis)

@@ -91,6 +91,14 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
 
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> ck.layer_norm(x).round(3)
+    array([[-1.342, -0.447,  0.447,  1.342]], dtype=float32)
     """
     return forward(float32_rows(x, "x"), gamma, beta, eps, out, NULL, NULL)
 
@@ -106,6 +114,14 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     mean, rstd : float64 arrays, shape ``x.shape[:-1]``
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
         the gradients their accuracy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> y, mean, rstd = ck.layer_norm_forward(np.array([[1, 2, 3, 4]], np.float32))
+    >>> mean, rstd.round(3)
+    (array([2.5]), array([0.894]))
     """
     cdef cnp.ndarray rows = float32_rows(x, "x")
     cdef cnp.ndarray mean = new_array(rows.ndim - 1, cnp.PyArray_DIMS(rows), cnp.NPY_FLOAT64)
@@ -151,6 +167,17 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> dy = np.array([[1, 0, 0, 0]], np.float32)
+    >>> y, mean, rstd = ck.layer_norm_forward(x)
+    >>> dx, dgamma, dbeta = ck.layer_norm_backward(dy, x, mean, rstd)
+    >>> dx.round(3), dgamma
+    (array([[ 0.268, -0.358, -0.089,  0.179]], dtype=float32), None)
     """
     cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
     cdef ptrdiff_t cols = cnp.PyArray_DIM(x_, x_.ndim - 1)

@@ -61,6 +61,13 @@ def l2_penalty(w, weight_decay):
     ------
     TypeError, ValueError
         For a wrong dtype or layout, or a bad ``weight_decay``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> ck.l2_penalty(np.array([1, 2, 3], np.float32), 0.5)
+    3.5
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
     cdef Elements a
@@ -100,6 +107,13 @@ def l2_gradient(w, weight_decay, *, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype or layout, a read-only or overlapping ``out``, or a bad ``weight_decay``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> ck.l2_gradient(np.array([1, 2, 3], np.float32), 0.5)
+    array([0.5, 1. , 1.5], dtype=float32)
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
     cdef Elements a
@@ -156,6 +170,15 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> w, dw = np.array([1, 2], np.float32), np.array([0.5, -0.5], np.float32)
+    >>> ck.sgd_step(w, dw, lr=1.0)
+    >>> w
+    array([0.5, 2.5], dtype=float32)
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)
@@ -248,6 +271,16 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
 
     Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015),
     "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> w, dw = np.array([1, 2], np.float32), np.array([0.5, -0.5], np.float32)
+    >>> m, v = np.zeros_like(w), np.zeros_like(w)
+    >>> ck.adamw_step(w, dw, m, v, step=1, lr=0.1, weight_decay=0.0)
+    >>> w.round(3)
+    array([0.9, 2.1], dtype=float32)
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)
