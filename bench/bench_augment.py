@@ -1,11 +1,11 @@
-"""Augmented batches against albumentations, sample by sample.
+"""Augmentation of batches against albumentations.
 
-    pip install albumentations opencv-python-headless   # a peer to measure, nothing that cregkit needs
+    pip install albumentations opencv-python-headless   # the library to compare with; cregkit does not need it
     python bench/bench_augment.py
 
-Each row is one transform, or all five, on a batch; albumentations (channels last, its own layout) is applied to one
-image after another, as a data set does, with as many threads as OpenCV likes. Contestants take turns in one process;
-times are those of ``cregkit.benchmark.timing``.
+Each row is one transform, or five in sequence, on a batch. albumentations processes one image after another, as in a
+data set, in its own layout (channels last) and with OpenCV's default number of threads. Samples are interleaved in one
+process; times are those of ``cregkit.benchmark.timing``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES = ((256, 3, 32, 32), (64, 3, 224, 224))
 
 
 def pairs(size: int) -> dict[str, tuple[aug.Transform, A.Compose]]:
-    """Return our transform and the like of albumentations, for images of this size."""
+    """Return pairs of equivalent transforms, ours and albumentations', for images of this size."""
     pad, cut = size // 8, size // 4
     ours: dict[str, aug.Transform] = {
         "crop, reflect": aug.RandomCrop(size, pad, "reflect"),
@@ -52,9 +52,9 @@ def one_by_one(transform: A.Compose, images: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Print the times and ratios."""
-    print(f"albumentations {A.__version__}; ms per batch, lower quartile; times cregkit's")
-    print(f"{'batch':<20}{'transform':<20}{'cregkit':>10}{'albument.':>12}{'ratio':>8}")
+    """Print times and speed-ups."""
+    print(f"albumentations {A.__version__}; ms per batch, lower quartile; speed-up of cregkit")
+    print(f"{'batch':<20}{'transform':<20}{'cregkit':>10}{'albument.':>12}{'speed-up':>10}")
     for shape in SHAPES:
         x = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
         last, index = np.ascontiguousarray(np.moveaxis(x, 1, -1)), np.arange(shape[0])
@@ -65,7 +65,7 @@ def main() -> None:
             }
             times = measure(contestants, 1.5)
             a, b = (1000 * times[key].quartile for key in ("ours", "theirs"))
-            print(f"{shape!s:<20}{name:<20}{a:>10.2f}{b:>12.2f}{b / a:>8.1f}", flush=True)
+            print(f"{shape!s:<20}{name:<20}{a:>10.2f}{b:>12.2f}{b / a:>9.1f}x", flush=True)
 
 
 if __name__ == "__main__":

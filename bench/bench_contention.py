@@ -1,20 +1,20 @@
-"""What layer norm costs where other processes want the CPUs too: cregkit and PyTorch, on all threads and on one.
+"""Layer norm while other processes use the CPUs: cregkit and PyTorch, on all threads and on one.
 
     python bench/bench_contention.py                              # every load and shape: two hours
-    python bench/bench_contention.py --only-cregkit               # without PyTorch's columns: three quarters of an hour
+    python bench/bench_contention.py --only-cregkit               # without PyTorch's columns: 45 minutes
     python bench/bench_contention.py --windows 3 --seconds 0.2    # five minutes, noisier
     python bench/bench_contention.py --loads idle,busy-1 --shapes tuned
 
-Beside each load, the contestants compute in turn (A, B, C, A, B, C ...), each for a window of time. A row shows the
-time of a call of cregkit on one thread, mean and 99th percentile of the median window, and the worst window of every
-contestant as multiples of these, that of one thread itself included. Shapes come in two lists: csrc/thread_choice.h
-was tuned on the first one, never on the second.
+Under each load, the contestants run in turn (A, B, C, A, B, C ...), each for a window of time. A row shows the time of
+a cregkit call on one thread (mean and 99th percentile of the median window), and the worst window of every contestant
+as multiples of these, including that of one thread itself. There are two lists of shapes: csrc/thread_choice.h was
+tuned on the first one only.
 
-Where one call in a hundred is stopped for a time slice, the 99th percentile of one thread itself differs by 30 times
-from window to window: compare with its worst one.
+If one call in a hundred is preempted for a time slice, the 99th percentile of one thread varies by a factor of 30
+between windows: compare with its worst window.
 
-"in PyTorch" is cregkit in PyTorch's process: before every timed call, PyTorch computes a GELU on all threads, untimed.
-The multiples are of one thread there too.
+"in PyTorch" is cregkit in PyTorch's process: before every timed call, PyTorch computes an untimed GELU on all threads.
+Its multiples refer to one thread in the same setting.
 """
 
 from __future__ import annotations
@@ -85,21 +85,21 @@ BASES = {
     THEIRS: OURS_ALONE,
     THEIRS_ALONE: OURS_ALONE,
 }
-"""What each contestant's time is a multiple of."""
+"""The contestant to whose time each contestant's time is relative."""
 
 
 @contextmanager
 def neighbours(load: str, threads: int) -> Iterator[None]:
-    """Run the processes of a load, from when they compute until the end of the block, or of this process."""
+    """Run the processes of a load inside the block; start it when all of them compute."""
     codes = [code.format(threads=threads, parent=os.getpid()) for code in LOADS[load]]
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for code in codes]
     try:
         for process in processes:
             if process.stdout is None or process.stdout.readline() != b"computes\n":
-                raise RuntimeError(f"a process of the load {load} did not start to compute")
+                raise RuntimeError(f"a process of the load {load} did not start computing")
         yield
         if any(process.poll() is not None for process in processes):
-            raise RuntimeError(f"a process of the load {load} ended before the measurement did")
+            raise RuntimeError(f"a process of the load {load} ended before the measurement")
     finally:
         for process in processes:
             process.kill()
@@ -108,14 +108,14 @@ def neighbours(load: str, threads: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A timed call, how to set its number of threads, and what runs untimed before each call."""
+    """A timed call, a function that sets its number of threads, and an untimed call before each."""
 
     call: Callable[[], object]
     start: Callable[[], object]
     before: Callable[[], object] | None = None
 
     def window(self, seconds: float) -> list[float]:
-        """Call for so long; the time of each call."""
+        """Call repeatedly for ``seconds``; return the time of each call."""
         self.start()
         times: list[float] = []
         end = time.perf_counter() + seconds
@@ -129,7 +129,7 @@ class Contestant:
 
 
 def contestants(shape: tuple[int, int], backward: bool, threads: int, torch: Any) -> dict[str, Contestant]:
-    """Layer norm of one shape, or its backward pass."""
+    """Return the contestants for layer norm of one shape, or for its backward."""
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
     _, mean, rstd = cregkit.layer_norm_forward(x)
@@ -148,7 +148,7 @@ def contestants(shape: tuple[int, int], backward: bool, threads: int, torch: Any
 def beside_torch(
     ours: Callable[[], object], x: Floats, dy: Floats, backward: bool, threads: int, torch: Any
 ) -> dict[str, Contestant]:
-    """The contestants that need PyTorch: its own layer norm, and cregkit's between its ops."""
+    """Return the contestants that need PyTorch: its layer norm, and cregkit's between PyTorch ops."""
     x_t, dy_t, features = torch.from_numpy(x), torch.from_numpy(dy), x.shape[1:]
     _, mean, rstd = torch.native_layer_norm(x_t, features, None, None, 1e-5)
 
@@ -174,7 +174,7 @@ def beside_torch(
 
 @dataclass(frozen=True)
 class Windows:
-    """What the windows of a contestant showed: seconds of a call."""
+    """Seconds per call in each window of a contestant: mean and 99th percentile."""
 
     means: list[float]
     percentiles: list[float]
@@ -188,7 +188,7 @@ class Windows:
 
 
 def measure(entrants: dict[str, Contestant], windows: int, seconds: float) -> dict[str, Windows]:
-    """Let all compute in turn; the number of threads is as before at the end."""
+    """Run all contestants in turn; restore the number of threads at the end."""
     before = cregkit.get_num_threads()
     times: dict[str, list[list[float]]] = {name: [] for name in entrants}
     for _ in range(windows):
@@ -202,7 +202,7 @@ Multiples = dict[str, tuple[float, float]]
 
 
 def worst_windows(measured: dict[str, Windows]) -> Multiples:
-    """Mean and 99th percentile of every contestant's worst window, as multiples of its base's median window."""
+    """Return mean and 99th percentile of each contestant's worst window, relative to its base's median window."""
     return {
         name: (
             max(measured[name].means) / statistics.median(measured[base].means),
@@ -234,7 +234,7 @@ def measure_load(lists: Sequence[str], threads: int, torch: Any, windows: int, s
 
 def print_header(load: str, torch: Any) -> None:
     shown = [name for name in BASES if torch is not None or name in (OURS, OURS_ALONE)]
-    print(f"\nbeside {load:21}{'us':>8}{'99 %':>8}", *(f"{name:>19}" for name in shown), "   fewer")
+    print(f"\nload {load:23}{'us':>8}{'99 %':>8}", *(f"{name:>19}" for name in shown), "   fewer")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -243,7 +243,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shapes", default=",".join(SHAPES), help="tuned, new or tuned,new (default)")
     parser.add_argument("--windows", type=int, default=10, help="of each contestant (default: 10)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a window (default: 2)")
-    parser.add_argument("--only-cregkit", action="store_true", help="leave out the contestants that need PyTorch")
+    parser.add_argument("--only-cregkit", action="store_true", help="omit the contestants that need PyTorch")
     parsed = parser.parse_args(arguments)
     parsed.loads, parsed.shapes = parsed.loads.split(","), parsed.shapes.split(",")
     for option, given, known in (("--loads", parsed.loads, LOADS), ("--shapes", parsed.shapes, SHAPES)):
@@ -259,7 +259,7 @@ def main() -> None:
     settings = parse()
     torch, loads = None, settings.loads
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: its columns and loads are left out")
+        print("PyTorch is not installed: its columns and loads are omitted")
         loads = [load for load in loads if TORCH not in LOADS[load]]
     elif not settings.only_cregkit:
         import torch

@@ -1,17 +1,17 @@
-"""What data-parallel training spends on messages, and a model of it for more ranks than there are here.
+"""Communication time of data-parallel training, measured, and predicted by a model for more ranks.
 
-    python bench/bench_mpi.py                                      # starts 1, 2 and 4 ranks, one after another
-    python bench/bench_mpi.py --latency 2e-6 --bandwidth 12e9      # the model with a network's own figures
+    python bench/bench_mpi.py                                      # runs 1, 2 and 4 ranks, one after another
+    python bench/bench_mpi.py --latency 2e-6 --bandwidth 12e9      # the model for another network
 
-Every rank has 64 samples of each batch (weak scaling), on one thread. Latency and bandwidth of a message between two
-ranks are measured here (in shared memory, on cores that the ranks share where there are more ranks than cores).
+Every rank has 64 samples of each batch (weak scaling) and one thread. Latency and bandwidth of a message between two
+ranks are measured in shared memory; ranks share cores if there are more ranks than cores.
 
-The model, for N ranks, gradients of B bytes in k buckets, SyncBatchNorm exchanges of b bytes, e of them a step:
-    a sum over all ranks by a ring takes  2 (N - 1) latency + 2 (N - 1) / N * bytes / bandwidth
-    an exchange takes                     log2(N) latency + (N - 1) b / bandwidth
-    a step takes                          compute + exchanges + last bucket + what of the others backward cannot hide
-It assumes: a rank has cores and a network port of its own; compute is that of one rank here, two thirds of it backward,
-behind which all buckets but the last can be sent; nobody is late; no congestion.
+The model, for N ranks, gradients of B bytes in k buckets, and e SyncBatchNorm exchanges of b bytes per step:
+    ring all-reduce of n bytes   2 (N - 1) latency + 2 (N - 1) / N * n / bandwidth
+    exchange                     log2(N) latency + (N - 1) b / bandwidth
+    step                         compute + exchanges + last bucket + other buckets as far as backward does not hide them
+It assumes that each rank has its own cores and network port, that compute takes as long as on one rank here, two thirds
+of it in backward, which overlaps with all buckets but the last, and that there are no stragglers and no congestion.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SMALL, LARGE = 8, 8 << 20
 
 
 def step_figures() -> dict[str, float]:
-    """Figures of one rank's steps."""
+    """Return the measurements of one rank's steps."""
     import numpy as np
     from mpi4py import MPI
 
@@ -74,7 +74,7 @@ def step_figures() -> dict[str, float]:
 
 
 def ping(n_bytes: int) -> float:
-    """Seconds that a message takes from rank 0 to rank 1, the median of many there and back."""
+    """Return the one-way time of a message between ranks 0 and 1, in seconds: half the median round trip."""
     import numpy as np
     from mpi4py import MPI
 
@@ -94,9 +94,9 @@ def ping(n_bytes: int) -> float:
 
 
 def measured(ranks: int) -> dict[str, float]:
-    """Rank 0's figures of so many ranks."""
+    """Return rank 0's measurements in a run of ``ranks`` ranks."""
     beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or sys.exit("there is no mpiexec")
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or sys.exit("mpiexec is not installed")
     environment = {
         **os.environ,
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -114,7 +114,7 @@ def measured(ranks: int) -> dict[str, float]:
 
 
 def predicted(ranks: int, one: dict[str, float], latency: float, bandwidth: float) -> tuple[float, float]:
-    """Seconds of a step, and of those not hidden behind compute, by the model above."""
+    """Return the model's seconds per step, and the seconds of communication not hidden by compute."""
 
     def ring(n_bytes: float) -> float:
         return 2 * (ranks - 1) * latency + 2 * (ranks - 1) / ranks * n_bytes / bandwidth
@@ -137,15 +137,15 @@ def main() -> None:
         print_figures(step_figures())
         return
     found = {ranks: measured(ranks) for ranks in RANKS}
-    print(f"{os.cpu_count()} cores; {SAMPLES} samples a rank, {found[1]['gradient_bytes'] / 1e6:.2f} MB of gradients")
-    print(f"{'ranks':>6}{'MB a step':>12}{'ms a step':>12}{'ms in messages':>16}{'samples/s':>12}")
+    print(f"{os.cpu_count()} cores; {SAMPLES} samples per rank, {found[1]['gradient_bytes'] / 1e6:.2f} MB of gradients")
+    print(f"{'ranks':>6}{'MB/step':>12}{'ms/step':>12}{'ms in messages':>16}{'samples/s':>12}")
     for ranks, f in found.items():
         rate = SAMPLES * ranks / f["step"]
         print(f"{ranks:6}{f['bytes'] / 1e6:12.2f}{f['step'] * 1e3:12.2f}{f['messages'] * 1e3:16.2f}{rate:12.0f}")
     latency = asked.latency or found[2]["one_way_small"]
     bandwidth = asked.bandwidth or (LARGE - SMALL) / (found[2]["one_way_large"] - found[2]["one_way_small"])
     print(f"\nmodel: latency {latency * 1e6:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s, {BUCKET_BYTES}-byte buckets")
-    print(f"{'ranks':>6}{'ms a step':>12}{'ms visible':>12}{'efficiency':>12}")
+    print(f"{'ranks':>6}{'ms/step':>12}{'ms visible':>12}{'efficiency':>12}")
     for ranks in (*RANKS[1:], *PREDICTED):
         step, visible = predicted(ranks, found[1], latency, bandwidth)
         print(f"{ranks:6}{step * 1e3:12.2f}{visible * 1e3:12.2f}{found[1]['step'] / step:12.0%}")

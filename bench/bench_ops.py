@@ -1,8 +1,7 @@
-"""Every op of ``cregkit/verify/cases.py`` at three sizes: cregkit, a copy, and every peer that is installed.
+"""Every op of ``cregkit/verify/cases.py`` at three sizes: cregkit, a copy, and all installed peers.
 
-The shapes are in ``cregkit/verify/shapes.py``, the tuned and the held-out list, because the installed command
-``cregkit bench`` needs them too. Here one contestant runs after the other; for ratios, ``cregkit bench`` takes them in
-turn.
+The shapes are those of ``cregkit/verify/shapes.py``. Contestants run one after another here; use ``cregkit bench`` for
+ratios, because it interleaves them.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def cell(request):
 
 @pytest.fixture(params=[suite.OURS, suite.OURS_OUT, "copy", *KINDS])
 def contestant(request, cell, n_threads):
-    """Each contestant, its results checked; skipped where it lacks the op."""
+    """Return each contestant after checking its results; skip if it lacks the op."""
     name = request.param
     if name in KINDS:
         return Contestant(name, peer_call(KINDS[name], cell, n_threads))
@@ -76,12 +75,12 @@ def peer_call(kind, cell, n_threads):
         pytest.skip(f"{kind.name} is not installed")
     prepared = peer(kind.name, n_threads).prepare(cell.case, cell.arguments)
     if prepared is None:
-        pytest.skip(f"{kind.name} has no {cell.case.op}, or none worth the wait at this size")
+        pytest.skip(f"{kind.name} has no {cell.case.op}, or is too slow at this size")
     assert not complaint(cell.case, cell.arguments, prepared, cell.reference)
     return prepared.call
 
 
-@pytest.mark.filterwarnings("default")  # what the peers warn of is theirs
+@pytest.mark.filterwarnings("default")  # warnings of the peers are not errors
 @pytest.mark.benchmark(max_time=0.1, min_rounds=5, warmup=True, warmup_iterations=2, disable_gc=True)
 def test_speed(contestant, benchmark, cell, n_threads):
     benchmark(contestant.call)

@@ -1,15 +1,14 @@
-"""What dropout costs a training step of PyTorch, and what is left of that after ``cregkit.torch.convert``.
+"""The cost of dropout in a PyTorch training step, before and after ``cregkit.torch.convert``.
 
     python bench/bench_torch.py              # a few minutes
-    python bench/bench_torch.py --quick      # under one, noisier
-    python bench/bench_torch.py --only MLP   # the rows with this in their name
-    python bench/bench_torch.py --overhead   # op by op, small sizes: where the kernels begin to pay
+    python bench/bench_torch.py --quick      # under a minute, noisier
+    python bench/bench_torch.py --only MLP   # rows whose name contains MLP
+    python bench/bench_torch.py --overhead   # single ops at small sizes: the break-even point of the kernels
     python bench/bench_torch.py --json bench/training_steps.json && python bench/draw_steps.py   # the README's picture
 
-One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: PyTorch's with dropout,
-PyTorch's without, and converted with dropout. Ratios are of medians, to the step without dropout.
-Results are compared before anything is timed: without dropout, the converted model's gradients must be PyTorch's to
-rounding.
+One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: stock PyTorch with
+dropout, stock PyTorch without dropout, and converted with dropout. Ratios are ratios of medians to the step without
+dropout. Gradients are checked first: without dropout, those of the converted model must equal PyTorch's up to rounding.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ STOCK, WITHOUT, OURS = "stock", "stock without dropout", "converted"
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and a feed-forward network, each with dropout, residual and layer norm after it."""
+    """Self-attention and a feed-forward network, each followed by dropout, residual addition and layer norm."""
 
     def __init__(self, features: int, heads: int, dropout: float, need_weights: bool = True) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ def mlp() -> nn.Module:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, the shape of its input (``inner``: one that needs a gradient too), and what must be reached."""
+    """A model, its input shape, whether the input needs a gradient (``inner``), and the limit of the ratio."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -98,7 +97,7 @@ WORKLOADS = (
 
 
 def dropout_rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
-    """Every dropout rate of a model, as the module, the name of its attribute and its value."""
+    """Yield every dropout rate of a model: the module, the attribute's name and its value."""
     for module in model.modules():
         for kind, name in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout")):
             if isinstance(module, kind):
@@ -112,7 +111,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def training_step(model: nn.Module, shape: tuple[int, ...], inner: bool) -> Callable[[], None]:
-    """Forward, backward and an SGD step, at a rate of 0: with a fixed gradient any other would make a model diverge."""
+    """Return a step of forward, backward and SGD; lr is 0, because a fixed gradient makes a model diverge."""
     torch.manual_seed(1)
     x = torch.randn(shape, requires_grad=inner)
     with torch.no_grad():
@@ -129,7 +128,7 @@ def training_step(model: nn.Module, shape: tuple[int, ...], inner: bool) -> Call
 
 
 def check(workload: Workload) -> None:
-    """Raise if a converted model without dropout does not compute what PyTorch computes."""
+    """Raise if the gradients of a converted model without dropout differ from PyTorch's."""
     torch.manual_seed(0)
     stock = without_dropout(workload.model())
     ours = cregkit.torch.convert(copy.deepcopy(stock))
@@ -144,7 +143,7 @@ def check(workload: Workload) -> None:
 
 
 def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
-    """Time one model in its three states: two copies of one model differ by some per cent, by where their memory is."""
+    """Time one model in three states; separate copies would differ by a few per cent because of memory layout."""
     torch.manual_seed(0)
     model = workload.model()
     rates = list(dropout_rates(model))
@@ -163,9 +162,7 @@ def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
 def print_steps(workloads: Sequence[Workload], budget: float) -> list[dict[str, Any]]:
     """Print a row for each workload; return the multiples of the step without dropout."""
     multiples = []
-    print(
-        f"{'training step':46}{'stock ms':>10}{'without':>9}{'converted':>11}{'stock':>8}{'converted':>11}  must reach"
-    )
+    print(f"{'training step':46}{'stock ms':>10}{'without':>9}{'converted':>11}{'stock':>8}{'converted':>11}  limit")
     for workload in workloads:
         check(workload)
         times = {name: measured.median for name, measured in steps(workload, budget).items()}
@@ -179,7 +176,7 @@ def print_steps(workloads: Sequence[Workload], budget: float) -> list[dict[str, 
 
 
 def small_ops(elements: int) -> Iterator[tuple[str, Callable[[Any], Callable[[Tensor], Tensor]]]]:
-    """Each op with a kernel, as a function of the module (PyTorch's or cregkit's) that provides it."""
+    """Yield each op with a kernel, as a function of the module that provides it (PyTorch's or cregkit's)."""
     cols = 256
     weight, bias = torch.ones(cols, requires_grad=True), torch.zeros(cols, requires_grad=True)
     mean, var = torch.zeros(cols), torch.ones(cols)
@@ -208,7 +205,7 @@ def print_overhead(budget: float) -> None:
             }
             us = {who: 1e6 * measured.quartile for who, measured in measure(both, budget).items()}
             ratio = us["kernel"] / us["stock"]
-            mark = " <- taken" if elements >= chosen[name] else ""
+            mark = " <- kernel used" if elements >= chosen[name] else ""
             print(f"{name:26}{elements:10}{us['stock']:9.1f}{us['kernel']:9.1f}{ratio:8.2f}{mark}", flush=True)
     bridge.SMALLEST.update(chosen)
 
@@ -227,7 +224,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     workloads = [workload for workload in WORKLOADS if arguments.only in workload.name]
     if not workloads:
-        parser.error(f"argument --only: none of the steps has {arguments.only!r} in its name")
+        parser.error(f"argument --only: must be part of the name of a training step, got {arguments.only!r}")
     config = cregkit.show_config()
     machine = f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     print(f"{machine}, cregkit {config['version']}, load {os.getloadavg()[0]:.1f}")

@@ -175,7 +175,7 @@ def samples(code):
 
 
 def small_fit():
-    """Return what the lines with ``fit`` need: a network with labels it can only learn by heart."""
+    """Return what the lines with ``fit`` need: a network with random labels, which it can only overfit."""
     rng = np.random.default_rng(0)
     network = ck.Sequential(ck.Linear(4, 16, seed=0), ck.ReLU(), ck.Linear(16, 2, seed=1))
     x, x_val = rng.standard_normal((2, 16, 4), dtype=np.float32)

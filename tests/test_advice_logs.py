@@ -58,7 +58,7 @@ def test_keras(capsys):
     assert advice.history.best_epoch == int(np.argmin(curves.test_loss))
     assert abs(advice.history.turned_up_epoch - advice.history.best_epoch) <= 3
     assert any("fractions" in warning for warning in advice.warnings)
-    assert any("while it trains" in warning for warning in advice.warnings)
+    assert any("averages the training accuracy" in warning for warning in advice.warnings)
     assert commands.main(["advise", "--history", str(LOGS / "keras.csv")]) == 0
     out = capsys.readouterr().out
     assert "Keras log, 40 epochs: best epoch" in out
@@ -102,7 +102,7 @@ def test_ours_is_the_same_from_each_source(tmp_path):
     assert advice.gap == history.gap[-1] == 14.5
     assert advice.history.best_epoch == int(np.argmin(history.test_loss))
     assert abs(advice.history.turned_up_epoch - 12) <= 1
-    assert not any("while it trains" in warning or "fractions" in warning for warning in advice.warnings)
+    assert not any("averages the training accuracy" in warning or "fractions" in warning for warning in advice.warnings)
 
 
 def test_ours_is_in_percent_however_small():
@@ -178,28 +178,28 @@ def test_a_line_cut_short_while_the_run_goes_on(tmp_path):
 
 GOOD_HEADER = b"epoch,accuracy,val_accuracy\n"
 NO_LOGS = {
-    "empty": (b"", "found an empty file; needed are the accuracies"),
+    "empty": (b"", "found an empty file; expected the accuracies"),
     "blank": (b"\n \n", "found an empty file"),
     "binary": (b"\x7fELF\x00\x01", "found a binary file"),
     "not utf-8": (b"epoch,accuracy\n0,\xff\xfe\n", "found a binary file"),
-    "prose": (b"It went well.\n", "found the columns It went well.; needed are"),
-    "no accuracy": (b"epoch,lr\n0,0.1\n", "found the columns epoch, lr; needed are"),
-    "no test accuracy": (b"epoch,accuracy,loss\n0,0.9,1\n", "found the columns epoch, accuracy, loss; needed are"),
+    "prose": (b"It went well.\n", "found the columns It went well.; expected"),
+    "no accuracy": (b"epoch,lr\n0,0.1\n", "found the columns epoch, lr; expected"),
+    "no test accuracy": (b"epoch,accuracy,loss\n0,0.9,1\n", "found the columns epoch, accuracy, loss; expected"),
     "header only": (GOOD_HEADER, "found a header without figures"),
     "nothing in a column": (GOOD_HEADER + b"0,0.5,\n", "found no figure in the column val_accuracy"),
-    "140": (GOOD_HEADER + b"0,50,50\n1,140,60\n", "line 3, column accuracy: found an accuracy of 140; needed is"),
+    "140": (GOOD_HEADER + b"0,50,50\n1,140,60\n", "line 3, column accuracy: found an accuracy of 140; expected"),
     "negative": (GOOD_HEADER + b"0,0.5,-0.5\n", "line 2, column val_accuracy: found an accuracy of -0.5"),
-    "text": (GOOD_HEADER + b"0,0.5,good\n", "line 2, column val_accuracy: found 'good'; needed is a number"),
+    "text": (GOOD_HEADER + b"0,0.5,good\n", "line 2, column val_accuracy: found 'good'; expected a number"),
     "nan": (GOOD_HEADER + b"0,0.5,nan\n", "line 2, column val_accuracy: found nan, so the training diverged"),
     "inf": (b"accuracy,val_accuracy,val_loss\n0.5,0.5,inf\n", "column val_loss: found inf, so the training diverged"),
-    "too many cells": (GOOD_HEADER + b"0,0.5,0.5,0.5\n", "found 4 cells in line 2 and 3 in the header; needed is"),
-    "half an epoch": (GOOD_HEADER + b"0.5,0.5,0.5\n", "line 2 has figures, but 0.5 in the column epoch"),
-    "no epoch": (GOOD_HEADER + b",0.5,0.5\n", "line 2 has figures, but no number in the column epoch"),
+    "too many cells": (GOOD_HEADER + b"0,0.5,0.5,0.5\n", "found 4 cells in line 2 and 3 in the header; expected"),
+    "half an epoch": (GOOD_HEADER + b"0.5,0.5,0.5\n", "line 2 has figures, but found 0.5 in the column epoch"),
+    "no epoch": (GOOD_HEADER + b",0.5,0.5\n", "line 2 has figures, but found no number in the column epoch"),
     "huge cell": (GOOD_HEADER + b"0,0.5," + b"9" * 200_000 + b"\n", "line 2 is not CSV"),
     "broken json": (b'{"accuracy": [0.5', "found broken JSON"),
     "deep json": (b"[" * 100_000, "found broken JSON"),
     "json list": (b"[0.5, 0.6]", "found a JSON list"),
-    "other json": (b'{"machine": {}, "runs": 3}', "found machine, runs, and no list among them; needed are"),
+    "other json": (b'{"machine": {}, "runs": 3}', "found machine, runs, and no list among them; expected"),
     "json text": (b'{"accuracy": ["a"], "val_accuracy": [1]}', "entry 1, column accuracy: found 'a'"),
     "json bool": (b'{"accuracy": [true], "val_accuracy": [1]}', "entry 1, column accuracy: found True"),
     "json big": (b'{"accuracy": [1' + b"0" * 400 + b'], "val_accuracy": [1]}', "entry 1, column accuracy: found 1000"),
@@ -356,11 +356,11 @@ def test_history_without_a_test_set_round_trip(tmp_path):
     ("read", "content", "words"),
     [
         (History.from_json, "{", "is not JSON"),
-        (History.from_json, "[]", "it has no train_loss, train_acc"),
+        (History.from_json, "[]", "is not a cregkit history: missing train_loss, train_acc"),
         (History.from_json, json.dumps({name: ["x"] for name in vars(History())}), "could not convert string to float"),
-        (History.from_json, json.dumps(dict.fromkeys(vars(History()), 3)), "is no history of cregkit"),
-        (History.from_csv, "", "it has no train_loss, train_acc"),
-        (History.from_csv, "epoch,gap\n0\n", "a row has not as many cells as the header, 2"),
+        (History.from_json, json.dumps(dict.fromkeys(vars(History()), 3)), "is not a cregkit history"),
+        (History.from_csv, "", "is not a cregkit history: missing train_loss, train_acc"),
+        (History.from_csv, "epoch,gap\n0\n", "each row must have as many cells as the header, 2"),
     ],
 )
 def test_a_file_that_is_no_history_of_ours(read, content, words, tmp_path):

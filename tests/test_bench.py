@@ -338,7 +338,7 @@ def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monke
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=2.0, copy=0.5))
     assert commands.main(["bench", "--compare", path]) == 1
     out = capsys.readouterr().out
-    assert "SLOWER cregkit layer_norm 4x16: 2.00 times" in out
+    assert "SLOWER cregkit layer_norm 4x16: 2.00 times the older run's time" in out
     assert "2 of 2 times became slower" in out
 
 
@@ -385,10 +385,10 @@ def test_a_picture(small, capsys, tmp_path):
         (["--peers", "tensorflow"], "unknown peer 'tensorflow'; there are right, missing"),
         (["--peers", "right,missing"], "missing is not installed"),
         (["--compare", "absent.json"], "absent.json: No such file or directory"),
-        (["--compare", "text.json"], "text.json: not a run written by cregkit bench --json"),
-        (["--compare", "list.json"], "list.json: not a run written by cregkit bench --json"),
-        (["--compare", "future.json"], "future.json: has format 99"),
-        (["--compare", "elsewhere.json"], "elsewhere.json: taken on another machine or setting: cpu 'Z80' there"),
+        (["--compare", "text.json"], "text.json: must be a run written by cregkit bench --json"),
+        (["--compare", "list.json"], "list.json: must be a run written by cregkit bench --json"),
+        (["--compare", "future.json"], "future.json: must have format 1, got 99"),
+        (["--compare", "elsewhere.json"], "elsewhere.json: must be from the same machine and settings: cpu was 'Z80'"),
         (["--json", "absent/run.json"], "absent/run.json: No such file or directory"),
         (["--wheel", "absent.whl"], "absent.whl: No such file or directory"),
     ],

@@ -132,7 +132,7 @@ def test_samples_too_large_for_the_network_are_refused():
     samples = X.copy()
     samples[7] = 3e38
     for method in (classifier.predict, classifier.predict_proba):
-        with pytest.raises(DivergenceError, match=r"X must hold numbers of about unit size, got up to 3e\+38 in row 7"):
+        with pytest.raises(DivergenceError, match=r"X must hold values of about unit size, got 3e\+38 in row 7"):
             method(samples)
 
 

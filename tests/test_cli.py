@@ -264,7 +264,7 @@ def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
     file.write_bytes(file.read_bytes()[:900])
     assert commands.main(["augment", str(file), "--out", str(tmp_path / "sheet.png")]) == 2
     error = capsys.readouterr().err
-    assert "photo.png is no image that can be read (" in error
+    assert "photo.png is not a readable image (" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "sheet.png").exists()
 
@@ -273,7 +273,7 @@ def test_augment_tells_of_a_damaged_photo(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["no.png", "--out", "sheet.png"], "No such file"),
-        ([__file__, "--out", "sheet.png"], "is no image that can be read"),
+        ([__file__, "--out", "sheet.png"], "is not a readable image"),
         (["no.png"], "required: --out"),
         (["no.png", "--out", "sheet.png", "--seed", "-1"], "must be a whole number from 0"),
     ],

@@ -78,7 +78,7 @@ def test_a_network_learns_noise_by_heart_and_then_guesses():
 
 def test_batch_statistics_hurt_in_batches_of_two():
     table = measured(batch_size.EXPERIMENT, 1, epochs=6)
-    assert verdict(batch_size.EXPERIMENT, "2 samples a batch", table) == CONFIRMED
+    assert verdict(batch_size.EXPERIMENT, "2 samples per batch", table) == CONFIRMED
 
 
 def test_forgetting_eval_costs_accuracy_and_answers_change():
@@ -127,7 +127,7 @@ def interval(mean, reach=0.1):
 def test_compared():
     assert compared(interval(2)) == "2.0 points higher"
     assert compared(interval(-2)) == "2.0 points lower"
-    assert compared(interval(-2, 3), "wider", "narrower") == "2.0 points narrower (within chance)"
+    assert compared(interval(-2, 3), "wider", "narrower") == "2.0 points narrower (not significant)"
     assert compared(Interval(2, -math.inf, math.inf)) == "2.0 points higher (one seed)"
 
 
@@ -158,15 +158,15 @@ def test_sentence_of_overfit():
 
 
 def test_sentence_of_random_labels():
-    def sentence(by_heart, with_dropout):
+    def sentence(plain, with_dropout):
         values = {"dropout": (with_dropout, [10, 11])}
-        rows = [(row, *values.get(row[1], ([by_heart, by_heart], [10, 11]))) for row in random_labels.ROWS]
+        rows = [(row, *values.get(row[1], ([plain, plain], [10, 11]))) for row in random_labels.ROWS]
         return random_labels.EXPERIMENT.conclude(gaps(*rows))
 
-    assert "learns shuffled labels by heart, 100.0 %" in sentence(100, [50, 51])
-    assert "dropout hampers that most, at 50.5 %" in sentence(100, [50, 51])
-    assert "does not learn all of the shuffled labels, 60.0 %" in sentence(60, [50, 51])
-    assert "no remedy hampers that" in sentence(100, [100, 100])
+    assert "fits all shuffled labels, with a training accuracy of 100.0 %" in sentence(100, [50, 51])
+    assert "dropout reduces the training accuracy most, to 50.5 %" in sentence(100, [50, 51])
+    assert "does not fit all shuffled labels, with a training accuracy of 60.0 %" in sentence(60, [50, 51])
+    assert "no remedy reduces the training accuracy" in sentence(100, [100, 100])
 
 
 def test_sentence_of_spatial_dropout():
@@ -194,11 +194,19 @@ def test_sentence_of_label_smoothing():
     ("plain", "bn", "expected"),
     [
         (None, None, "Neither network fails to learn at any rate up to 20."),
-        (5, None, "The plain network fails to learn from rate 5 on, the BatchNorm one at none up to 20."),
-        (None, 10, "The BatchNorm network fails to learn from rate 10 on, the plain one at none up to 20."),
-        (2, 10, "fails to learn from rate 2 on, that with BatchNorm from 10 on, so BatchNorm stands 5 times the rate."),
-        (10, 5, "from rate 10 on, that with BatchNorm from 5 on, so the plain network stands 2 times the rate."),
-        (5, 5, "The plain network fails to learn from rate 5 on, that with BatchNorm from 5 on."),
+        (5, None, "The plain network fails to learn at rates of 5 and above, the BatchNorm network at none up to 20."),
+        (
+            None,
+            10,
+            "The BatchNorm network fails to learn at rates of 10 and above, the plain network at none up to 20.",
+        ),
+        (2, 10, "of 2 and above, the BatchNorm network at 10 and above, so BatchNorm tolerates 5 times the rate."),
+        (
+            10,
+            5,
+            "of 10 and above, the BatchNorm network at 5 and above, so the plain network tolerates 2 times the rate.",
+        ),
+        (5, 5, "The plain network fails to learn at rates of 5 and above, the BatchNorm network at 5 and above."),
     ],
 )
 def test_sentence_of_batchnorm_lr(plain, bn, expected):
@@ -213,7 +221,7 @@ def test_sentence_of_batchnorm_lr(plain, bn, expected):
     first = [rate or math.inf for rate in (plain, bn)]
     never = plain is None and bn is None
     outcome = UNDECIDED if never else CONFIRMED if first[1] > first[0] else CONTRADICTED
-    assert verdict(batchnorm_lr.EXPERIMENT, "BatchNorm stands", table) == outcome
+    assert verdict(batchnorm_lr.EXPERIMENT, "BatchNorm tolerates", table) == outcome
 
 
 def test_sentence_of_early_stopping():
@@ -222,7 +230,7 @@ def test_sentence_of_early_stopping():
                   "saved_share": [90, 94], "seconds_saved": [1, 2]}  # fmt: skip
         return early_stopping.EXPERIMENT.conclude(Table.of(dict.fromkeys(early_stopping.ROWS, of_row)))
 
-    assert "the best epoch is 40 in the mean, stopping saves 920 epochs (92 %, 1.5 s)" in sentence([5, 5])
+    assert "the mean best epoch is 40, stopping saves 920 epochs (92 %, 1.5 s)" in sentence([5, 5])
     assert sentence([5, 5]).endswith("is 5.0 points higher than after the last.")
     assert sentence([-5, -5]).endswith("is 5.0 points lower than after the last.")
 
@@ -233,8 +241,14 @@ def test_sentence_of_ln_vs_rms():
         return Table.of(dict.fromkeys(ln_vs_rms.ROWS, of_row))
 
     better, worse = table(90.5, 0.9), table(80, 1.2)
-    assert "test accuracy is 0.5 points higher, an epoch takes 0.90 times" in ln_vs_rms.EXPERIMENT.conclude(better)
-    assert "test accuracy is 10.0 points lower, an epoch takes 1.20 times" in ln_vs_rms.EXPERIMENT.conclude(worse)
+    assert (
+        "test accuracy is 0.5 points higher; its speed-up over LayerNorm is 1.11x for an epoch"
+        in ln_vs_rms.EXPERIMENT.conclude(better)
+    )
+    assert (
+        "test accuracy is 10.0 points lower; its speed-up over LayerNorm is 0.83x for an epoch"
+        in ln_vs_rms.EXPERIMENT.conclude(worse)
+    )
     for words in ("the same test accuracy", "an epoch is faster", "kernels are faster", "about 10 %"):
         assert verdict(ln_vs_rms.EXPERIMENT, words, better) == CONFIRMED
         assert verdict(ln_vs_rms.EXPERIMENT, words, worse) == CONTRADICTED
@@ -249,11 +263,11 @@ def test_sentence_of_batch_size():
 
     hurt, helped = table(-5, 1), table(5, -1)
     assert batch_size.EXPERIMENT.conclude(hurt).startswith(
-        "BatchNorm is behind LayerNorm at batch size 2, 4, 8 and ahead at batch size 32, 128 beyond"
+        "BatchNorm is significantly worse than LayerNorm at batch size 2, 4, 8 and significantly better"
     )
-    assert "with 2 samples a batch its test accuracy is 5.0 points higher" in batch_size.EXPERIMENT.conclude(helped)
-    assert "behind LayerNorm at no batch size" in batch_size.EXPERIMENT.conclude(table(5, 1))
-    for words in ("2 samples a batch", "under 32"):
+    assert "with 2 samples per batch its test accuracy is 5.0 points higher" in batch_size.EXPERIMENT.conclude(helped)
+    assert "worse than LayerNorm at no batch size" in batch_size.EXPERIMENT.conclude(table(5, 1))
+    for words in ("2 samples per batch", "under 32"):
         assert verdict(batch_size.EXPERIMENT, words, hurt) == CONFIRMED
         assert verdict(batch_size.EXPERIMENT, words, helped) == CONTRADICTED
 
@@ -267,7 +281,7 @@ def test_sentence_of_mlp():
 
     assert "is 10.0 points lower with batches of 128 and 10.0 points lower with batches of 2" in sentence(80)
     assert "is 5.0 points higher with batches of 128" in sentence(95)
-    assert "7.0 % of the answers change" in sentence(80)
+    assert "7.0 % of the predictions change" in sentence(80)
 
 
 # The parts.

@@ -109,9 +109,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("shape", "the network of rank 2 is not that of rank 0: it has 0.weight float32"),
-        ("layers", "the network of rank 2 is not that of rank 0: it has 14 arrays where rank 0 has 16"),
-        ("version", "cregkit's version of rank 2 is not that of rank 0: 0.0.1, not "),
+        ("shape", "the network of rank 2 must equal that of rank 0: got 0.weight float32"),
+        ("layers", "the network of rank 2 must equal that of rank 0: got 14 arrays, rank 0 has 16"),
+        ("version", "cregkit's version of rank 2 must equal that of rank 0: got 0.0.1, rank 0 has "),
     ],
 )
 def test_ranks_that_differ_are_named(kind: str, message: str) -> None:

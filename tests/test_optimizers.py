@@ -265,7 +265,7 @@ def test_errors_of_a_step_name_what_is_wrong():
         ("lr beyond float32", r"groups\[1\]\.lr must be finite in float32, got 1e\+39"),
         ("gradient of NaN", r"the gradient of 3\.bias is not finite"),
         ("gradient of another shape", r"the gradient of 3\.bias must .* shape \(2,\) .* got shape \(3,\)"),
-        ("read-only bias", r"3\.bias is read-only"),
+        ("read-only bias", r"3\.bias must be writeable, got a read-only array"),
         ("layer put in", r"network must have the parameters .* got .* 4\.weight, 4\.bias"),
         ("groups without a name", r"groups must hold .* 0\.bias"),
     ):

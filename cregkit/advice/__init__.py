@@ -1,4 +1,4 @@
-"""Advice on regularisation: which regime a training run is in, and which remedies at which rates fit it."""
+"""Advice on regularisation: the regime of a training run, and the remedies and rates that suit it."""
 
 from cregkit.advice.advisor import Advice, Remedy, advise, prompt
 from cregkit.advice.figures import HistoryFigures

@@ -1,4 +1,4 @@
-"""The advisor: from accuracies, or a whole training history, to a regime and its remedies."""
+"""The advisor: maps accuracies, or a training history, to a regime and its remedies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cregkit.advice.logs import Curves
 
 
 class SupportsHistory(Protocol):
-    """What ``cregkit.train.History`` has: a list per figure, accuracies in percent."""
+    """The interface of ``cregkit.train.History``: one list per metric, accuracies in percent."""
 
     train_loss: list[float]
     train_acc: list[float]
@@ -29,42 +29,70 @@ class SupportsHistory(Protocol):
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy, why it helps, and the line of code that applies it."""
+    """A remedy, the reason it helps, and the line of code that applies it.
+
+    Examples
+    --------
+    >>> from cregkit.advice import advise
+    >>> remedy = advise(train_acc=98, test_acc=84).remedies[0]
+    >>> remedy.name, remedy.rate, remedy.value
+    ('dropout', '0.3-0.5', 0.4)
+    >>> remedy.code
+    'network = ck.Sequential(ck.Linear(784, 256), ck.ReLU(), ck.Dropout(0.4), ck.Linear(256, 10))'
+    """
 
     name: str
+    """Name of the remedy."""
     rate: str | None
-    """The range of sensible rates, such as "0.3-0.5"; None where there is no rate."""
+    """Range of recommended rates, such as "0.3-0.5"; None if the remedy has no rate."""
     value: float | None
-    """The rate in the code: where to start."""
+    """Rate in the code: a starting value."""
     reason: str
+    """Why it helps."""
     code: str
-    """A line that runs after ``cregkit.advice.rules.IMPORTS``; ``network``, ``x``, ``y`` and so on are yours."""
+    """A line of code that runs after ``cregkit.advice.rules.IMPORTS``; ``network``, ``x``, ``y`` ... are the user's."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What ``advise`` found. Accuracies in percent, the gap (train minus test) in percentage points."""
+    """The result of ``advise``.
+
+    Examples
+    --------
+    >>> from cregkit.advice import advise
+    >>> advice = advise(train_acc=98, test_acc=84)
+    >>> advice.regime, advice.gap
+    ('gap over 10', 14.0)
+    >>> [remedy.name for remedy in advice.remedies]
+    ['dropout', 'weight decay', 'augmentation', 'early stopping']
+    """
 
     regime: str
     """One of "underfit", "good", "gap under 5", "gap 5-10", "gap over 10", "test above train"."""
     summary: str
+    """The regime in one or two sentences."""
     train_acc: float
+    """Training accuracy in percent."""
     test_acc: float
+    """Test accuracy in percent."""
     gap: float
+    """Training minus test accuracy, in percentage points."""
     remedies: tuple[Remedy, ...]
+    """Remedies, the strongest first."""
     warnings: tuple[str, ...]
+    """Doubts about the figures or the settings."""
     history: HistoryFigures | None = None
-    """The figures read from the history, if one was given."""
+    """Metrics derived from the history, if one was given."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain dicts, lists, strings and numbers, ready for JSON."""
+        """Return the advice as plain dicts, lists, strings and numbers, ready for JSON."""
         content = asdict(self)
         return {**content, "remedies": list(content["remedies"]), "warnings": list(content["warnings"])}
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """What is known about the training besides its figures."""
+    """The settings of the training besides its metrics."""
 
     model: str | None
     batch_size: int | None
@@ -88,32 +116,68 @@ def advise(
     batch_size: int | None = None,
     optimizer: str | None = None,
 ) -> Advice:
-    """Say which regime a training run is in, and which remedies at which rates fit it.
+    """Determine the regime of a training run and the remedies that suit it.
 
-    By the gap = train_acc - test_acc in percentage points: "gap over 10", "gap 5-10" (both ends included), below 5
-    "good" if train_acc is at least 90 and "gap under 5" if not. Before these, "underfit" if the gap is below 5 and both
-    accuracies are below 80: then it is training accuracy that says the network is too weak. "test above train" if it is
-    not underfit and the gap is below -2. The rates are those of ``cregkit.advice.rules``.
+    With gap = train_acc - test_acc in percentage points, the first row that applies is the regime:
 
-    Args:
-        train_acc: accuracy on the training set in percent, best measured in evaluation mode.
-        test_acc: accuracy on the test or validation set in percent.
-        history: instead of the accuracies, the whole run: a ``History``, a mapping of column names to lists, or the
-            path of a file: our history as JSON or CSV, the CSV of Keras' or Lightning's ``CSVLogger``, or a CSV with
-            such columns. Its accuracies may be fractions if none in it exceeds 1. The last epoch is judged.
-        model: "mlp", "cnn", "transformer" or "llm".
-        batch_size: samples per training step.
-        optimizer: "adam" or "sgd".
+    ==================  =========================================
+    gap over 10         gap > 10
+    gap 5-10            5 <= gap <= 10
+    underfit            both accuracies below 80
+    test above train    gap < -2
+    good                train_acc >= 90
+    gap under 5         otherwise
+    ==================  =========================================
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or the file is no such log: one line says what
-            was found and what is needed.
-        OSError: the file is missing or cannot be read.
+    The rates are those of ``cregkit.advice.rules``.
+
+    Parameters
+    ----------
+    train_acc
+        Training accuracy in percent, best measured in evaluation mode.
+    test_acc
+        Test or validation accuracy in percent.
+    history
+        The whole run instead of the accuracies: a ``History``, a mapping of column names to lists, or the path of a
+        file: a cregkit history as JSON or CSV, the CSV of the ``CSVLogger`` of Keras or Lightning, or a CSV with such
+        columns. Accuracies may be fractions if none exceeds 1. The last epoch is judged.
+    model
+        ``"mlp"``, ``"cnn"``, ``"transformer"`` or ``"llm"``.
+    batch_size
+        Samples per training step, at least 1.
+    optimizer
+        ``"adam"`` or ``"sgd"``.
+
+    Returns
+    -------
+    Advice
+        The regime, the remedies and warnings.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or the file is not such a log; the message is one line.
+    OSError
+        The file is missing or cannot be read.
+
+    Examples
+    --------
+    >>> from cregkit import advise
+    >>> advice = advise(train_acc=98, test_acc=91, model="cnn", batch_size=64)
+    >>> advice.regime
+    'gap 5-10'
+    >>> [(remedy.name, remedy.rate) for remedy in advice.remedies]
+    [('dropout', '0.2'), ('weight decay', '0.001-0.01'), ('BatchNorm', None)]
     """
     setting = _setting(model, batch_size, optimizer)
     if history is None:
         if train_acc is None or test_acc is None:
-            raise TypeError("advise needs train_acc and test_acc, both in percent, or a history")
+            raise TypeError(
+                "advise needs train_acc and test_acc, both in percent, or a history, "
+                f"got train_acc={train_acc}, test_acc={test_acc}"
+            )
         train, test = _percent("train_acc", train_acc), _percent("test_acc", test_acc)
         if 0 < max(train, test) <= 1:
             raise ValueError(
@@ -128,7 +192,19 @@ def advise(
 
 
 def prompt() -> str:
-    """Return the advisor as a prompt for a language model: the package's ``prompt-regularization-advisor.md``."""
+    """Return the advisor as a prompt for a language model (``prompt-regularization-advisor.md`` of the package).
+
+    Returns
+    -------
+    str
+        The prompt, as Markdown.
+
+    Examples
+    --------
+    >>> from cregkit.advice import prompt
+    >>> prompt().splitlines()[0]
+    '# Regularisation advisor'
+    """
     return (resources.files("cregkit.advice") / "prompt-regularization-advisor.md").read_text(encoding="utf-8")
 
 
@@ -150,11 +226,13 @@ def _curves(history: Path | Mapping[str, object] | SupportsHistory) -> Curves:
         return logs.from_columns(history)
     if all(hasattr(history, name) for name in SupportsHistory.__annotations__):
         return logs.from_columns(_finite(vars(history)))
-    raise TypeError(f"history must be a path, a History or a mapping of lists, got {type(history).__name__}")
+    raise TypeError(
+        f"history must be a path, a History or a mapping of lists, got {type(history).__name__} {history!r:.60}"
+    )
 
 
 def _finite(columns: Mapping[str, object]) -> dict[str, object]:
-    """Return the lists of a History with None for what is not finite, as its files have it."""
+    """Return the lists of a History with None for values that are not finite, as in its files."""
     return {
         name: [x if math.isfinite(x) else None for x in column]
         for name, column in columns.items()
@@ -229,7 +307,7 @@ def _weight_decay(rate: rules.Rate, setting: _Setting) -> Remedy:
 def _early_stopping(found: HistoryFigures | None) -> Remedy:
     reason = rules.WHY_STOPPING
     if found is not None and found.turned_up_epoch is not None:
-        reason += f" Here it has risen by {found.rise:.3g} since epoch {found.turned_up_epoch}."
+        reason += f" In this run that loss has risen by {found.rise:.3g} since epoch {found.turned_up_epoch}."
     return Remedy("early stopping", "patience 5-20", 20.0, reason, rules.EARLY_STOPPING_CODE)
 
 
@@ -251,7 +329,7 @@ def _against_underfitting(setting: _Setting) -> Iterator[Remedy]:
     )
     code = rules.OPTIMIZERS[setting.optimizer or "sgd"].format(value=0.0)
     yield Remedy("no weight decay", None, 0.0, "Decay holds back the weights that the fit needs.", code)
-    reason = "Training accuracy may just not have got there yet; try a higher learning rate as well."
+    reason = "Training accuracy may still be rising; try a higher learning rate as well."
     yield Remedy("longer training", None, None, reason, rules.LONGER_CODE)
 
 
@@ -260,14 +338,14 @@ def _against_wrong_figures() -> Iterator[Remedy]:
         "measure both in evaluation mode",
         None,
         None,
-        "Dropout or augmentation that was on while training accuracy was taken lowers it below its real value.",
+        "Training accuracy is too low if it was measured with dropout or augmentation switched on.",
         rules.EVALUATE_CODE,
     )
     yield Remedy(
         "look for leakage",
         None,
         None,
-        "Test samples that are also in the training set, or a test set of easy ones, flatter the test accuracy.",
+        "Test samples that are also in the training set, or an easy test set, make the test accuracy too high.",
         rules.LEAK_CODE,
     )
 
@@ -286,41 +364,41 @@ def _warnings(
         yield from _history_warnings(regime, gap, curves, found)
     if gap < 0:
         yield (
-            "test accuracy is above training accuracy: perhaps dropout or augmentation was on for the latter, "
-            "training samples leaked into the test set, or the test set is small or easy"
+            "test accuracy is above training accuracy: perhaps training accuracy was measured with dropout or "
+            "augmentation on, training samples leaked into the test set, or the test set is small or easy"
         )
     if gap >= rules.GAP_LIGHT and train < rules.FITTED:
         yield (
-            f"training accuracy is below {rules.FITTED:g} % too: if that is not as good as these data allow, "
-            "the network needs more capacity along with the regularisation"
+            f"training accuracy is below {rules.FITTED:g} % too: unless the data allow no more, the network needs more "
+            "capacity along with the regularisation"
         )
     if regime == "underfit":
         yield (
             f"underfit means that both accuracies are below {rules.FITTED:g} %: with noisy labels or very many classes "
-            "that may be as good as it gets"
+            "that may be the best possible"
         )
     if test <= 1 < train:
-        yield f"a test accuracy of {test:g} % beside {train:g} % in training: are both in percent?"
+        yield f"the test accuracy is {test:g} % and the training accuracy {train:g} %: are both in percent?"
     if setting.small_batches:
         yield f"batches of {setting.batch_size}: no BatchNorm below {rules.BATCH_NORM_FROM}, its statistics are noisy"
     if setting.optimizer == "adam" and regime in ("underfit", "test above train"):
-        yield f"once you use weight decay: {rules.WHY_ADAMW}".rstrip(".")
+        yield f"if you add weight decay: {rules.WHY_ADAMW}".rstrip(".")
 
 
 def _history_warnings(regime: str, gap: float, curves: Curves, found: HistoryFigures) -> Iterator[str]:
     if curves.while_training:
         yield (
-            "such a log usually takes the training accuracy while it trains, dropout on and weights still moving: "
-            "measured in evaluation mode the gap is likely larger"
+            "such a log usually averages the training accuracy over the epoch, with dropout on and changing weights: "
+            "in evaluation mode the gap is probably larger"
         )
     spread = 2 * (found.gap_noise or 0.0)
     for limit in (rules.GAP_LIGHT, rules.GAP_HEAVY):
         if abs(gap - limit) < spread:
             yield (
-                f"the gap moves by about {found.gap_noise:.1f} points from epoch to epoch, so it may be on either side "
-                f"of {limit:g}"
+                f"the gap varies by about {found.gap_noise:.1f} points from epoch to epoch, so it may be on either "
+                f"side of {limit:g}"
             )
     if regime == "underfit" and math.isfinite(curves.test_loss[-1]) and found.best_epoch == curves.epochs[-1]:
         yield "the test loss was lowest in the last epoch: it may still be falling, so train longer first"
     if not np.isfinite(curves.test_loss).any():
-        yield "the log has no test loss, so when it turned up cannot be seen; the best epoch is that of the accuracy"
+        yield "the log has no test loss, so its minimum is unknown; the best epoch is that of the test accuracy"

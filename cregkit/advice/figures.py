@@ -1,4 +1,4 @@
-"""What a training history tells: the best epoch, when the test loss turned up, and how noisy the figures are."""
+"""Metrics derived from a training history: the best epoch, where the test loss starts to rise, and the noise."""
 
 from __future__ import annotations
 
@@ -9,43 +9,54 @@ import numpy as np
 from cregkit.advice.logs import Curves, Series
 
 MIN_EPOCHS = 8
-"""Fewer epochs than this show neither noise nor a turn."""
+"""Fewest epochs from which noise and a rise are estimated."""
 RISE = 0.01
-"""A rise of the test loss below this share of its minimum is no turn, however smooth the curve."""
+"""Smallest rise of the test loss that counts, as a fraction of its minimum, however smooth the curve is."""
 
 
 @dataclass(frozen=True)
 class HistoryFigures:
-    """Figures read from a history. Epochs are numbered as the log numbers them.
+    """Metrics derived from a history. Epochs are numbered as in the log.
 
-    Noise is the standard deviation of a figure from epoch to epoch around its trend: that of the differences between
-    neighbouring epochs in the later half of the run, over the square root of 2. None: too few epochs, or no such
-    figure.
+    The noise of a metric is its standard deviation around its trend: the standard deviation of the differences between
+    consecutive epochs in the second half of the run, divided by sqrt(2). Values are None if there are too few epochs or
+    the log lacks the metric.
+
+    Examples
+    --------
+    >>> from cregkit.advice import advise
+    >>> history = {"accuracy": [0.7, 0.9, 0.95], "val_accuracy": [0.7, 0.8, 0.8], "val_loss": [0.6, 0.5, 0.6]}
+    >>> figures = advise(history=history).history
+    >>> figures.source, figures.best_epoch, figures.best_test_loss, figures.best_test_acc
+    ('Keras log', 1, 0.5, 80.0)
     """
 
     source: str
-    """Who wrote the log: "cregkit history", "Keras log", "Lightning log" or "training log"."""
+    """Type of the log: "cregkit history", "Keras log", "Lightning log" or "training log"."""
     epochs: int
-    """How many epochs it has."""
+    """Number of epochs."""
     best_epoch: int
-    """Epoch of the lowest test loss; of the highest test accuracy where the log has no test loss."""
+    """Epoch of the lowest test loss, or of the highest test accuracy if the log has no test loss."""
     best_test_loss: float | None
+    """Lowest test loss."""
     best_test_acc: float
-    """Highest test accuracy of any epoch, in percent."""
+    """Highest test accuracy, in percent."""
     best_test_acc_epoch: int
+    """Epoch of the highest test accuracy."""
     turned_up_epoch: int | None
-    """Epoch at which the smoothed test loss was lowest, if it has risen since by more than its noise; else None."""
+    """Epoch of the minimum of the smoothed test loss if it has risen since by more than its noise; else None."""
     rise: float | None
-    """By how much the smoothed test loss has risen since its minimum."""
+    """Rise of the smoothed test loss since its minimum."""
     test_loss_noise: float | None
+    """Noise of the test loss."""
     test_acc_noise: float | None
-    """In percentage points."""
+    """Noise of the test accuracy, in percentage points."""
     gap_noise: float | None
-    """In percentage points."""
+    """Noise of the gap, in percentage points."""
 
 
 def figures(curves: Curves) -> HistoryFigures:
-    """Return what ``curves`` tell."""
+    """Return the metrics derived from ``curves``."""
     epochs = np.array(curves.epochs)
     losses, loss_epochs = _known(curves.test_loss, epochs)
     accuracies, acc_epochs = _known(curves.test_acc, epochs)
@@ -67,7 +78,7 @@ def figures(curves: Curves) -> HistoryFigures:
 
 
 def final_accuracies(curves: Curves) -> tuple[float, float]:
-    """Return training and test accuracy of the last epoch that has both, else the last of each."""
+    """Return training and test accuracy of the last epoch that has both, else the last value of each."""
     both = np.flatnonzero(~np.isnan(curves.train_acc - curves.test_acc))
     if len(both):
         return float(curves.train_acc[both[-1]]), float(curves.test_acc[both[-1]])
@@ -76,17 +87,17 @@ def final_accuracies(curves: Curves) -> tuple[float, float]:
 
 
 def noise(series: Series) -> float | None:
-    """Return the standard deviation around the trend in the later half; see ``HistoryFigures``."""
+    """Return the standard deviation around the trend in the second half; see ``HistoryFigures``."""
     if len(series) < MIN_EPOCHS:
         return None
     return float(np.diff(series[len(series) // 2 - 1 :]).std(ddof=1) / np.sqrt(2))
 
 
 def _turn(losses: Series, epochs: Series) -> tuple[int | None, float | None]:
-    """Return where the smoothed loss was lowest if it has risen since, and by how much it has.
+    """Return the epoch of the minimum of the smoothed loss if it has risen since (else None), and the rise.
 
-    The smoothing is a centred moving average over a tenth of the run, 3 to 9 epochs. The rise must exceed four standard
-    deviations of the difference of two such averages: the minimum is a chosen one, so two would be reached by chance.
+    Smoothing is a centred moving average over a tenth of the run, 3 to 9 epochs. The rise must exceed four standard
+    deviations of the difference of two such averages. Two would be exceeded by chance, because the minimum is selected.
     """
     deviation = noise(losses)
     if deviation is None:
@@ -101,6 +112,6 @@ def _turn(losses: Series, epochs: Series) -> tuple[int | None, float | None]:
 
 
 def _known(series: Series, epochs: Series) -> tuple[Series, Series]:
-    """Return the values of ``series`` that are there, with their epochs."""
+    """Return the values of ``series`` that are not NaN, with their epochs."""
     known = ~np.isnan(series)
     return series[known], epochs[known]

@@ -1,4 +1,4 @@
-"""Reads training logs: our own history, Keras and Lightning CSV files, and anything with such columns."""
+"""Reader of training logs: cregkit histories, CSV files of Keras and Lightning, and files with similar columns."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cregkit._files import Path
 
 Series: TypeAlias = NDArray[np.float64]
 
-# A column is called PREFIX_METRIC, perhaps with a suffix; the first that is there counts. "test" comes last because a
-# log with both has the validation figures of every epoch and the test figures of the end alone.
+# A column is named PREFIX_METRIC with an optional suffix; the first match is used. "test" comes last: a log that has
+# both contains validation metrics for every epoch, but test metrics for the end only.
 PREFIXES = {"train": ("train", "training", ""), "test": ("val", "valid", "validation", "test")}
 METRICS = {
     "acc": ("acc", "accuracy", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"),
@@ -29,39 +29,39 @@ METRICS = {
 }
 SUFFIXES = ("_epoch", "", "_step")
 NEEDED = (
-    "needed are the accuracies on the training set (train_acc, train_accuracy or accuracy) "
+    "expected the accuracies on the training set (train_acc, train_accuracy or accuracy) "
     "and on the test set (val_acc, val_accuracy or test_acc) of each epoch"
 )
 
 MISSING = ("", "NA", None)
-"""What stands for a figure that was not taken: Lightning leaves the cell empty, Keras writes NA."""
+"""Cells that mean "not measured": Lightning leaves the cell empty, Keras writes NA."""
 
 OWN = "cregkit history"
 
-_ROUNDING = 1e-4  # by how much a float32 mean of accuracies may exceed its limit
-_SHOWN = 160  # characters of a file's own words that an error repeats
+_ROUNDING = 1e-4  # tolerance for a float32 mean of accuracies that exceeds its limit by rounding
+_SHOWN = 160  # most characters of a file that an error message quotes
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The figures of a run by epoch, accuracies in percent; NaN where an epoch has no such figure."""
+    """The metrics of a run by epoch, accuracies in percent; NaN where an epoch lacks the metric."""
 
     source: str
     epochs: tuple[int, ...]
-    """The epochs as the log numbers them."""
+    """Epoch numbers as in the log."""
     train_loss: Series
     train_acc: Series
     test_loss: Series
     test_acc: Series
     while_training: bool = False
-    """Whether the logger takes the training figures while it trains, with dropout on."""
+    """Whether the logger measures training metrics during training, with dropout on."""
     notes: list[str] = field(default_factory=list)
-    """How the log was read, where that was a decision."""
+    """Assumptions made in reading the log."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A log as it stands in the file: the cells of each column, and how to name a row in an error."""
+    """The raw cells of a log by column, and a function that names a row in an error."""
 
     name: str
     columns: Mapping[str, Sequence[object]]
@@ -69,11 +69,35 @@ class _Table:
 
 
 def read(path: Path) -> Curves:
-    """Return the curves in the CSV or JSON file ``path``.
+    r"""Read the curves from a CSV or JSON file.
 
-    Raises:
-        OSError: the file is missing or cannot be read.
-        ValueError: it is no such log; one line says what was found and what is needed.
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Curves
+        The metrics by epoch.
+
+    Raises
+    ------
+    OSError
+        The file is missing or cannot be read.
+    ValueError
+        The file is not such a log; the message is one line.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from cregkit.advice import logs
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory) / "log.csv"
+    ...     _ = path.write_text("epoch,accuracy,val_accuracy\n0,0.7,0.6\n1,0.9,0.8\n")
+    ...     logs.read(path).test_acc
+    array([60., 80.])
     """
     name = os.fspath(path)
     with open(path, "rb") as file:
@@ -83,7 +107,7 @@ def read(path: Path) -> Curves:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise ValueError(f"{name}: found a binary file; needed is a training log as CSV or JSON text in UTF-8")
+        raise ValueError(f"{name}: found a binary file; expected a training log as CSV or JSON text in UTF-8")
     if not text.strip():
         raise ValueError(f"{name}: found an empty file; {NEEDED}")
     return _curves(_from_json(name, text) if text.lstrip()[0] in "{[" else _from_csv(name, text))
@@ -92,8 +116,20 @@ def read(path: Path) -> Curves:
 def from_columns(columns: Mapping[str, object]) -> Curves:
     """Return the curves in a mapping of column names to lists, such as ``history.history`` of Keras.
 
-    Raises:
-        ValueError: the columns that are needed are missing, or a figure is not one.
+    Parameters
+    ----------
+    columns
+        The lists by column name.
+
+    Returns
+    -------
+    Curves
+        The metrics by epoch.
+
+    Raises
+    ------
+    ValueError
+        A required column is missing, or a value is not a finite number.
     """
     return _curves(_from_mapping("history", columns))
 
@@ -114,7 +150,7 @@ def _from_csv(name: str, text: str) -> _Table:
         if len(row) > len(header):
             raise ValueError(
                 f"{name}: found {len(row)} cells in line {line} and {len(header)} in the header; "
-                "needed is a training log as CSV with a cell per column"
+                "expected a training log as CSV with a cell per column"
             )
         row += [""] * (len(header) - len(row))
     columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
@@ -127,12 +163,12 @@ def _from_json(name: str, text: str) -> _Table:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name}: found broken JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{name}: found a JSON {type(content).__name__}; needed is an object with a list per column")
+        raise ValueError(f"{name}: found a JSON {type(content).__name__}; expected an object with a list per column")
     return _from_mapping(name, content)
 
 
 def _from_mapping(name: str, content: Mapping[str, object]) -> _Table:
-    """Take the entries of ``content`` that are lists as columns."""
+    """Return the entries of ``content`` that are lists as columns."""
     columns: dict[str, Sequence[object]] = {}
     for column, cells in content.items():
         if isinstance(cells, (list, tuple, np.ndarray)):
@@ -143,7 +179,7 @@ def _from_mapping(name: str, content: Mapping[str, object]) -> _Table:
 
 
 def _curves(table: _Table) -> Curves:
-    names = {_canonical(column): column for column in reversed(list(table.columns))}  # of two alike, the first
+    names = {_canonical(column): column for column in reversed(list(table.columns))}  # of two equal names, the first
     of_figure = {
         f"{part}_{metric}": _find(names, part, metric) for part in ("train", "test") for metric in ("loss", "acc")
     }
@@ -152,7 +188,7 @@ def _curves(table: _Table) -> Curves:
     cells = {figure: _numbers(table, column) for figure, column in of_figure.items() if column is not None}
     if len({len(column) for column in cells.values()}) > 1:
         lengths = ", ".join(f"{of_figure[figure]} {len(column)}" for figure, column in cells.items())
-        raise ValueError(f"{table.name}: found columns of different lengths: {lengths}; needed is one entry per epoch")
+        raise ValueError(f"{table.name}: found columns of different lengths: {lengths}; expected one entry per epoch")
     source, while_training = _source(names, of_figure["train_acc"])
     if source == OWN:
         _check_divergence(table, cells)
@@ -168,12 +204,12 @@ def _curves(table: _Table) -> Curves:
 
 
 def _canonical(column: str) -> str:
-    """Return ``column`` in the spelling of the tables above: ``Train/Acc`` and ``train-acc`` are ``train_acc``."""
+    """Return ``column`` in canonical spelling: ``Train/Acc`` and ``train-acc`` become ``train_acc``."""
     return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
 
 
 def _find(names: Mapping[str, str], part: str, metric: str) -> str | None:
-    """Return the column of a figure, or None."""
+    """Return the column of a metric, or None."""
     for prefix in PREFIXES[part]:
         for word in METRICS[metric]:
             for suffix in SUFFIXES:
@@ -190,14 +226,14 @@ def _found(table: _Table) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Return ``names`` in one line of bounded length."""
+    """Return ``names`` as one line of bounded length."""
     shown = ", ".join(name.strip() or "''" for name in names)
     shown = shown if shown.isprintable() else repr(shown)
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
 
 
 def _source(names: Mapping[str, str], train_acc: str | None) -> tuple[str, bool]:
-    """Return who wrote the log, and whether that logger takes the training figures while it trains."""
+    """Return the type of the log, and whether its logger measures training metrics during training."""
     if {"train_acc", "test_acc", "gap"} <= names.keys():
         return OWN, False
     if {"epoch", "step"} <= names.keys():
@@ -208,7 +244,7 @@ def _source(names: Mapping[str, str], train_acc: str | None) -> tuple[str, bool]
 
 
 def _numbers(table: _Table, column: str) -> Series:
-    """Return the cells of ``column`` as floats, NaN where a cell is missing."""
+    """Return the cells of ``column`` as floats, with NaN for missing cells."""
     numbers = np.full(len(table.columns[column]), np.nan)
     for i, cell in enumerate(table.columns[column]):
         content = cell.strip() if isinstance(cell, str) else cell
@@ -221,21 +257,21 @@ def _numbers(table: _Table, column: str) -> Series:
         except (TypeError, ValueError, OverflowError):
             shown = repr(cell)[:_SHOWN]
             raise ValueError(
-                f"{table.name}: {table.row(i)}, column {column}: found {shown}; needed is a number"
+                f"{table.name}: {table.row(i)}, column {column}: found {shown}; expected a number"
             ) from None
         if not math.isfinite(number):
             raise ValueError(
                 f"{table.name}: {table.row(i)}, column {column}: found {number}, so the training diverged there; "
-                "needed are finite figures: lower the learning rate first"
+                "expected finite figures: lower the learning rate first"
             )
         numbers[i] = number
     return numbers
 
 
 def _check_divergence(table: _Table, cells: Mapping[str, Series]) -> None:
-    """Refuse a history of ours whose losses are not all finite: its files leave out NaN and infinities.
+    """Raise if the losses of a cregkit history are not all finite; its files omit NaN and infinities.
 
-    The training set is measured after every epoch, but for one that diverged; the test set only where there is one.
+    Every epoch has training metrics unless it diverged; test metrics exist only with a test set.
     """
     for part in ("train", "test"):
         accuracies = cells[f"{part}_acc"]
@@ -246,19 +282,19 @@ def _check_divergence(table: _Table, cells: Mapping[str, Series]) -> None:
             beside = "" if np.isnan(accuracies[first]) else f"a {part}_acc but "
             raise ValueError(
                 f"{table.name}: {table.row(first)} has {beside}no finite {part}_loss, "
-                "so the training diverged there; needed are finite figures: lower the learning rate first"
+                "so the training diverged there; expected finite figures: lower the learning rate first"
             )
 
 
 def _to_percent(
     table: _Table, of_figure: Mapping[str, str | None], cells: dict[str, Series], source: str, notes: list[str]
 ) -> None:
-    """Bring both accuracies to percent; a log none of whose accuracies exceeds 1 holds fractions."""
+    """Convert both accuracies to percent; a log without an accuracy above 1 contains fractions."""
     both = np.concatenate([cells["train_acc"], cells["test_acc"]])
     largest = np.nanmax(both, initial=0.0)
     fractions = source != OWN and largest <= 1 + _ROUNDING
     if fractions and largest > 0:
-        notes.append("no accuracy in it exceeds 1, so they are read as fractions: 1 is 100 %")
+        notes.append("no accuracy exceeds 1, so accuracies are read as fractions: 1 is 100 %")
     limit = 1.0 if fractions else 100.0
     for figure in ("train_acc", "test_acc"):
         wrong = (cells[figure] < 0) | (cells[figure] > limit + _ROUNDING)
@@ -266,7 +302,7 @@ def _to_percent(
             i = int(np.argmax(wrong))
             raise ValueError(
                 f"{table.name}: {table.row(i)}, column {of_figure[figure]}: found an accuracy of "
-                f"{cells[figure][i]:.15g}; needed is one from 0 to 100 (percent) or from 0 to 1 in the whole log"
+                f"{cells[figure][i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
             )
         cells[figure] = np.minimum(cells[figure] * (100.0 / limit), 100.0)
 
@@ -274,7 +310,7 @@ def _to_percent(
 def _by_epoch(
     table: _Table, names: Mapping[str, str], cells: Mapping[str, Series], notes: list[str]
 ) -> tuple[tuple[int, ...], dict[str, Series]]:
-    """Put the rows of each epoch together: the mean of each figure over those that have it."""
+    """Merge the rows of each epoch: the mean of each metric over the rows that have it."""
     has_any = np.logical_or.reduce([~np.isnan(column) for column in cells.values()])
     kept = np.flatnonzero(has_any)
     if not len(kept):
@@ -284,7 +320,7 @@ def _by_epoch(
     series = {figure: _means(column[kept], starts) for figure, column in cells.items()}
     epochs = tuple(int(numbers[start]) for start in starts)
     if any(after < before for before, after in pairwise(epochs)):
-        notes.append("its epoch numbers start again, so it is read as one run that went on, epochs counted from 0")
+        notes.append("epoch numbers start again, so the log is read as one continued run with epochs counted from 0")
         epochs = tuple(range(len(epochs)))
     return epochs, series
 
@@ -301,14 +337,14 @@ def _epoch_numbers(table: _Table, names: Mapping[str, str], kept: NDArray[np.int
         if np.isnan(numbers[i]) or numbers[i] % 1:
             came = "no number" if np.isnan(numbers[i]) else f"{numbers[i]:.15g}"
             raise ValueError(
-                f"{table.name}: {table.row(int(i))} has figures, but {came} in the column {column}; "
-                "needed is a whole number"
+                f"{table.name}: {table.row(int(i))} has figures, but found {came} in the column {column}; "
+                "expected a whole number"
             )
     return numbers[kept]
 
 
 def _means(column: Series, starts: NDArray[np.intp]) -> Series:
-    """Return the mean of what each run of rows has of ``column``, NaN where it has nothing."""
+    """Return the mean of ``column`` over each group of rows, NaN for a group without values."""
     known = ~np.isnan(column)
     count = np.add.reduceat(known.astype(np.float64), starts)
     total = np.add.reduceat(np.where(known, column, 0.0), starts)

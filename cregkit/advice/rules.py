@@ -1,4 +1,4 @@
-"""The rules of the advice, in one place: what each regime and each kind of model calls for, why, and at which rates."""
+"""The rules of the advisor: limits, regimes, rates and reasons, by regime and by kind of model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GAP_LIGHT = 5.0
-"""Percentage points between training and test accuracy from which on regularisation should be moderate."""
+"""Gap in percentage points from which regularisation should be moderate."""
 GAP_HEAVY = 10.0
-"""Points above which it should be heavy."""
+"""Gap in percentage points above which regularisation should be heavy."""
 FITTED = 80.0
-"""Percent: where neither accuracy gets here and the gap is small, the network underfits. With the gap small, training
-accuracy says how well the network fits at all; 80 lies between the 60 % of a network too small for its task and the
-95 % of a good fit. Where labels are noisy or classes many, a lower accuracy may be as good as it gets."""
+"""Percent. If both accuracies are lower and the gap is small, the network underfits. The limit lies between the 60 % of
+a network too small for its task and the 95 % of a good fit. With noisy labels or many classes, a lower accuracy may be
+the best possible."""
 GOOD = 90.0
-"""Percent: with a gap under 5 and this training accuracy, nothing needs to change."""
+"""Percent. With a gap under 5 and at least this training accuracy, nothing needs to change."""
 INVERTED = -2.0
-"""Points: a test accuracy further above the training accuracy than this is a fault of measuring before all else."""
+"""Gap in percentage points below which to suspect the measurement first: test accuracy exceeds training accuracy."""
 BATCH_NORM_FROM = 32
 """Samples per batch below which batch statistics are too noisy."""
 
@@ -25,25 +25,25 @@ REGIMES: Mapping[str, str] = {
     "good": "The network fits its training set and generalises: keep what you have. The remedies are safeguards.",
     "gap under 5": "The gap is small, while training accuracy leaves room: light regularisation, more capacity.",
     "gap 5-10": "The network overfits: moderate regularisation.",
-    "gap over 10": "The network has learned its training set by heart: heavy regularisation.",
+    "gap over 10": "The network overfits strongly: heavy regularisation.",
     "test above train": "The test set looks easier than the training set: find out why before changing the network.",
 }
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A range of sensible values and where to start."""
+    """A range of recommended values and a starting value."""
 
     low: float
     high: float
     start: float
 
     def __str__(self) -> str:
-        """Return the range: 0.3-0.5."""
+        """Return the range, such as "0.3-0.5"."""
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g}-{self.high:g}"
 
     def within(self, other: Rate) -> Rate:
-        """Return the values in both ranges; where there are none, the lower, more careful range."""
+        """Return the intersection of two ranges; if it is empty, the lower range."""
         low, high = max(self.low, other.low), min(self.high, other.high)
         if low > high:
             return min(self, other, key=lambda rate: rate.high)
@@ -52,7 +52,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class GapRule:
-    """What a regime of overfitting calls for."""
+    """The remedies for a regime."""
 
     dropout: Rate
     weight_decay: Rate
@@ -71,7 +71,7 @@ GAP_RULES: Mapping[str, GapRule] = {
 
 @dataclass(frozen=True)
 class ModelRule:
-    """What suits a kind of model: its dropout, its norm, and the code of the remedies whose place it decides."""
+    """Dropout, norm and code of remedies for a kind of model."""
 
     title: str
     dropout: Rate
@@ -119,7 +119,7 @@ MODELS: Mapping[str, ModelRule] = {
         title="CNNs",
         dropout=Rate(0.2, 0.3, 0.25),
         norm="BatchNorm",
-        why_norm="A channel has a value for each pixel of each image, so its batch statistics are well known.",
+        why_norm="A channel has a value for each pixel of each image, so its batch statistics are well estimated.",
         dropout_code="drop = ck.SpatialDropout({value:g})  # then x = drop(x) on feature maps of shape (N, C, H, W)",
         norm_code={
             "BatchNorm": "norm = ck.BatchNorm(64)  # then x = norm(x) on 64 feature maps, x of shape (N, 64, H, W)",
@@ -140,7 +140,7 @@ MODELS: Mapping[str, ModelRule] = {
         title="LLMs",
         dropout=Rate(0.1, 0.1, 0.1),
         norm="RMSNorm",
-        why_norm="As LayerNorm without the mean, which adds little but costs time (LLaMA and Mistral do so).",
+        why_norm="LayerNorm without the mean, which adds little but costs time (as in LLaMA and Mistral).",
         dropout_code=_BLOCK_DROPOUT,
         norm_code=_BLOCK_NORM,
         augmentation_code=_TOKENS,
@@ -151,10 +151,10 @@ OPTIMIZERS: Mapping[str, str] = {
     "sgd": "optimizer = ck.train.SGD(network, lr=0.01, momentum=0.9, weight_decay={value:g})",
     "adam": "optimizer = ck.train.AdamW(network, lr=0.001, weight_decay={value:g})",
 }
-"""The code of weight decay by optimiser; users of Adam get AdamW."""
+"""Code of weight decay by optimiser; Adam users get AdamW."""
 
 IMPORTS = "import numpy as np; import cregkit as ck, cregkit.train; rng = np.random.default_rng()"
-"""What comes before the code of any remedy."""
+"""The imports that precede the code of any remedy."""
 
 EARLY_STOPPING_CODE = (
     "ck.train.fit(network, loss, optimizer, (x, y), (x_val, y_val), epochs=1000, "
@@ -167,11 +167,11 @@ LEAK_CODE = "shared = {row.tobytes() for row in x} & {row.tobytes() for row in x
 
 WHY_DROPOUT = "No neuron can rely on particular others when each is dropped at random in training."
 WHY_DECAY = (
-    "Large weights fit noise; decay keeps every weight small unless the data insist. Biases and gains stay free."
+    "Large weights fit noise; decay keeps a weight small unless the data need it large. Biases and gains do not decay."
 )
-WHY_ADAMW = "AdamW, not Adam: within Adam's gradient the decay is divided by the moments and loses its meaning."
+WHY_ADAMW = "AdamW, not Adam: in Adam the decay is divided by sqrt(v), so weights with large gradients hardly decay."
 WHY_AUGMENTATION = (
-    "A network that never sees the same sample twice cannot learn it by heart: transform strongly, keep the labels."
+    "A network that never sees the same sample twice cannot overfit it: transform strongly, keep the labels."
 )
-WHY_STOPPING = "Keeps the weights of the epoch with the lowest validation loss, before the learning by heart began."
-WHY_SMALL_BATCH = "Not BatchNorm: the statistics of batches under 32 are noisy. LayerNorm does not see the batch."
+WHY_STOPPING = "Keeps the weights of the epoch with the lowest validation loss, before overfitting started."
+WHY_SMALL_BATCH = "Not BatchNorm: the statistics of batches under 32 are noisy. LayerNorm does not use the batch."

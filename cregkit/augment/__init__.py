@@ -1,7 +1,8 @@
-"""Data augmentation, reproducible to the bit: what becomes of a sample depends on (seed, epoch, sample number) alone.
+"""Bit-reproducible data augmentation: the result depends on (seed, epoch, sample index) alone.
 
-Transforms of images, text and audio; ``Compose``, ``RandomApply``, ``OneOf`` of them; ``Augmentation`` for a data set,
-with mixup and CutMix; and ways to use it in ``cregkit.train.fit`` and in PyTorch's ``DataLoader``.
+Transforms for images, text and audio; ``Compose``, ``RandomApply`` and ``OneOf`` to combine them; ``Augmentation`` for
+a whole data set, with mixup and CutMix; ``AugmentBatches`` for ``cregkit.train.fit``; ``AugmentedDataset`` for
+PyTorch's ``DataLoader``.
 """
 
 from cregkit.augment.audio import AddNoise, Gain, PitchShift, TimeShift, TimeStretch, pitch_shift, time_stretch

@@ -1,6 +1,6 @@
-"""Transforms of clips of audio: float32, shape (N, samples), values about -1 to 1.
+"""Audio transforms: float32 clips of shape (N, samples), with values about -1 to 1.
 
-Time stretch and pitch shift go through librosa (extra ``[augment]``), which is imported when they are first used.
+Time stretch and pitch shift need librosa (extra ``[augment]``), which is imported on first use.
 """
 
 from __future__ import annotations
@@ -19,15 +19,30 @@ from cregkit.layers.base import Array
 
 @dataclass(frozen=True)
 class AddNoise(ArrayTransform):
-    """White Gaussian noise at a ratio of signal to noise of ``snr_db`` decibels: a number, or a pair to draw from.
+    """Add white Gaussian noise at a given signal-to-noise ratio.
 
-    The power of the noise is the clip's own mean square over 10^(snr / 10); silence stays silence.
+    ``x + sigma * z`` with z from N(0, 1) and ``sigma**2 = mean(x**2) / 10**(snr_db / 10)`` per clip. Silent clips are
+    unchanged.
+
+    Attributes
+    ----------
+    snr_db
+        Signal-to-noise ratio in decibels, in [-200, 200]: a number, or an interval (low, high) to draw from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import AddNoise
+    >>> clips = np.array([[0.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    >>> AddNoise(20)(clips, index=[0, 1], seed=0).round(3)
+    array([[ 0.109,  0.981, -0.046, -1.174],
+           [ 0.   ,  0.   ,  0.   ,  0.   ]], dtype=float32)
     """
 
     snr_db: float | Interval
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._snr_db
 
     @property
@@ -35,7 +50,7 @@ class AddNoise(ArrayTransform):
         return interval("snr_db", self.snr_db, -200, 200)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the ratios and add the noise."""
+        """Draw the signal-to-noise ratios and add the noise."""
         checked_clips(x)
         snr = between(uniform(index, 1, derive_seed(seed, 0))[:, 0], self._snr_db)
         power = np.square(x, dtype=np.float64).mean(axis=1)
@@ -45,12 +60,26 @@ class AddNoise(ArrayTransform):
 
 @dataclass(frozen=True)
 class Gain(ArrayTransform):
-    """Louder by ``db`` decibels: a pair to draw from, or a number for up to that much each way. Nothing is clipped."""
+    """Multiply each clip by a random gain, ``x * 10**(db / 20)``, without clipping.
+
+    Attributes
+    ----------
+    db
+        Interval (low, high) of the gain in decibels, within [-200, 200]; a number ``a`` means (-a, a).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Gain
+    >>> clips = np.array([[0.0, 1.0, 0.0, -1.0]], np.float32)
+    >>> Gain((-6, -6))(clips, index=[0], seed=0).round(3)
+    array([[ 0.   ,  0.501,  0.   , -0.501]], dtype=float32)
+    """
 
     db: float | Interval
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._db
 
     @property
@@ -66,19 +95,39 @@ class Gain(ArrayTransform):
 
 @dataclass(frozen=True)
 class TimeShift(ArrayTransform):
-    """Later or earlier by up to ``seconds``: silence comes in, or with ``wrap`` what went out at the other end."""
+    """Shift each clip in time by a random whole number of samples.
+
+    Attributes
+    ----------
+    seconds
+        Largest shift in either direction, at least 0.
+    sample_rate
+        Samples per second, at least 1.
+    wrap
+        Whether the shift is circular; otherwise the gap is filled with zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import TimeShift
+    >>> clips = np.array([[1, 2, 3, 4]], np.float32)
+    >>> TimeShift(2, sample_rate=1)(clips, index=[0], seed=0)
+    array([[2., 3., 4., 0.]], dtype=float32)
+    >>> TimeShift(2, sample_rate=1, wrap=True)(clips, index=[0], seed=0)
+    array([[2., 3., 4., 1.]], dtype=float32)
+    """
 
     seconds: float
     sample_rate: int
     wrap: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         validate.real("seconds", self.seconds, 0)
         validate.positive_int("sample_rate", self.sample_rate)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the shifts and move the samples."""
+        """Draw the shifts and apply them."""
         checked_clips(x)
         n = x.shape[1]
         most = round(self.seconds * self.sample_rate)
@@ -91,16 +140,38 @@ class TimeShift(ArrayTransform):
 
 @dataclass(frozen=True)
 class TimeStretch(ArrayTransform):
-    """Faster by a factor drawn from ``rate``, at the same pitch: a pair, or one number.
+    """Change the speed of each clip by a random factor, at constant pitch.
 
-    Clips stay as long as they are (what is missing at the end is silence), or become ``length`` samples.
+    See ``time_stretch``. The result is cut or zero-padded at the end to a fixed length.
+
+    Attributes
+    ----------
+    rate
+        Speed factor in [0.05, 20], above 1 for faster: a number, or an interval (low, high) to draw from.
+    length
+        Length of the result in samples, at least 1. None keeps the length of the input.
+
+    Raises
+    ------
+    ImportError
+        librosa is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import TimeStretch
+    >>> clips = np.sin(np.arange(4096, dtype=np.float32) / 6)[np.newaxis]
+    >>> TimeStretch((0.8, 1.25))(clips, index=[0], seed=0).shape
+    (1, 4096)
+    >>> TimeStretch(2.0, length=2048)(clips, index=[0], seed=0).shape
+    (1, 2048)
     """
 
     rate: float | Interval
     length: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._rate
         if self.length is not None:
             validate.positive_int("length", self.length)
@@ -110,7 +181,7 @@ class TimeStretch(ArrayTransform):
         return interval("rate", self.rate, 0.05, 20)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the factors and stretch."""
+        """Draw the speed factors and stretch the clips."""
         checked_clips(x)
         y = np.zeros((len(x), self.length or x.shape[1]), np.float32)
         for clip, rate, result in zip(x, between(uniform(index, 1, seed)[:, 0], self._rate), y, strict=True):
@@ -121,13 +192,36 @@ class TimeStretch(ArrayTransform):
 
 @dataclass(frozen=True)
 class PitchShift(ArrayTransform):
-    """Higher by ``semitones`` at the same length: a pair to draw from, or a number for up to that much each way."""
+    """Shift the pitch of each clip by a random number of semitones, at constant length.
+
+    See ``pitch_shift``.
+
+    Attributes
+    ----------
+    semitones
+        Interval (low, high) of the shift in semitones, within [-48, 48]; a number ``a`` means (-a, a).
+    sample_rate
+        Samples per second, at least 1.
+
+    Raises
+    ------
+    ImportError
+        librosa is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import PitchShift
+    >>> clips = np.sin(np.arange(4096, dtype=np.float32) / 6)[np.newaxis]
+    >>> PitchShift(2, sample_rate=8000)(clips, index=[0], seed=0).shape
+    (1, 4096)
+    """
 
     semitones: float | Interval
     sample_rate: int
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._semitones
         validate.positive_int("sample_rate", self.sample_rate)
 
@@ -136,7 +230,7 @@ class PitchShift(ArrayTransform):
         return interval("semitones", self.semitones, -48, 48, centre=0)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the intervals and shift."""
+        """Draw the intervals and shift the pitch."""
         checked_clips(x)
         semitones = between(uniform(index, 1, seed)[:, 0], self._semitones)
         shifted = [
@@ -146,13 +240,42 @@ class PitchShift(ArrayTransform):
 
 
 def time_stretch(x: Array, rate: float) -> Array:
-    """Return the clips played ``rate`` times as fast at the same pitch: float32, shape (N, round(samples / rate)).
+    """Change the speed of clips by a factor, at constant pitch.
 
-    A phase vocoder with frames of 2048 samples and hops of 512 (Flanagan and Golden, 1966), by librosa.
+    Uses librosa's phase vocoder with 2048-sample frames and a hop of 512 samples.
 
-    Raises:
-        ImportError: librosa is not installed.
-        TypeError, ValueError: an argument has the wrong type, shape or value.
+    Parameters
+    ----------
+    x : shape (N, samples), float32
+        Clips, finite.
+    rate
+        Speed factor in [0.05, 20], above 1 for faster.
+
+    Returns
+    -------
+    array, shape (N, round(samples / rate)), float32
+        The stretched clips.
+
+    Raises
+    ------
+    ImportError
+        librosa is not installed.
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong shape or value.
+
+    References
+    ----------
+    Flanagan and Golden (1966), "Phase Vocoder", Bell System Technical Journal 45(9).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import time_stretch
+    >>> clips = np.sin(np.arange(4096, dtype=np.float32) / 6)[np.newaxis]
+    >>> time_stretch(clips, 2.0).shape
+    (1, 2048)
     """
     checked_clips(x)
     rate = validate.real("rate", rate, 0.05, 20)
@@ -161,9 +284,40 @@ def time_stretch(x: Array, rate: float) -> Array:
 
 
 def pitch_shift(x: Array, semitones: float, sample_rate: int) -> Array:
-    """Return the clips higher by ``semitones`` at the same length: float32 like ``x``.
+    """Shift the pitch of clips by a number of semitones, at constant length.
 
-    A time stretch and a change of the sample rate (by soxr), by librosa; raises as ``time_stretch`` does.
+    Uses librosa: a time stretch followed by resampling with soxr.
+
+    Parameters
+    ----------
+    x : shape (N, samples), float32
+        Clips, finite.
+    semitones
+        Shift in [-48, 48], above 0 for a higher pitch.
+    sample_rate
+        Samples per second, at least 1.
+
+    Returns
+    -------
+    array, shape (N, samples), float32
+        The shifted clips.
+
+    Raises
+    ------
+    ImportError
+        librosa is not installed.
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import pitch_shift
+    >>> clips = np.sin(np.arange(4096, dtype=np.float32) / 6)[np.newaxis]
+    >>> pitch_shift(clips, 12, sample_rate=8000).shape
+    (1, 4096)
     """
     checked_clips(x)
     semitones = validate.real("semitones", semitones, -48, 48)
@@ -181,11 +335,10 @@ def _librosa() -> Any:
 
 
 def checked_clips(x: Any) -> None:
-    """Refuse what is not float32 clips of shape (N, samples), all finite."""
+    """Raise unless ``x`` is a finite float32 array of shape (N, samples)."""
     if isinstance(x, np.ndarray) and x.dtype == np.int16:
         raise TypeError(
-            "x must be a float32 array, got an int16 array; use x.astype(np.float32) / 32768, which gives values from "
-            "-1 to 1"
+            "x must be a float32 array, got an int16 array; use x.astype(np.float32) / 32768, which scales to [-1, 1)"
         )
     validate.float32("x", x)
     if x.ndim != 2 or not x.shape[1]:

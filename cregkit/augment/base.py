@@ -1,8 +1,9 @@
-"""What a transform is, and transforms made of others.
+"""The transform interface, and transforms composed of others.
 
-Random numbers are addressed, never drawn in turn: a transform gets a seed of its own (``derive_seed`` of the user's
-seed, the epoch and its place among the others) and the numbers of the samples in their data set, and asks
-``sample_uniform`` for what belongs to them. Batches, their order and the number of workers cannot matter.
+Random numbers are counter-based, not drawn from a sequential generator. Each transform has its own seed, derived by
+``derive_seed`` from the user's seed, the epoch and the transform's position. ``sample_uniform`` computes the numbers of
+a sample from that seed and the sample's index in the data set. Batch size, batch order and the number of workers
+therefore do not change the result.
 """
 
 from __future__ import annotations
@@ -24,38 +25,87 @@ Interval = tuple[float, float]
 
 
 class Transform:
-    """Maps a batch of samples to another; what becomes of each depends on (seed, epoch, sample number) alone.
+    """Base class of all transforms: maps a batch of samples to a batch of transformed samples.
 
-    A subclass writes ``apply``. Within ``RandomApply`` and ``OneOf`` it must keep the shape and the dtype of samples.
+    The result for a sample depends on (seed, epoch, sample index) alone. A subclass implements ``apply``. Inside
+    ``RandomApply`` and ``OneOf`` a transform must preserve the shape and dtype of the samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Transform
+    >>> class Negate(Transform):
+    ...     def apply(self, x, index, seed, *, overwrite):
+    ...         return -x
+    >>> Negate()(np.ones((1, 3), np.float32), index=[0], seed=0)
+    array([[-1., -1., -1.]], dtype=float32)
     """
 
     def __call__(self, x: Any, *, index: Any, seed: int, epoch: int = 0) -> Any:
-        """Return the batch, transformed; ``x`` stays as it is.
+        """Return the transformed batch; ``x`` is not modified.
 
-        Args:
-            x: the samples: an array (or a CPU tensor) whose first axis they are, or a list.
-            index: their numbers in the data set, 0 to 2**32 - 1: whole numbers, one for each sample.
-            seed: 0 to 2**64 - 1.
-            epoch: 0 to 2**64 - 1.
+        Parameters
+        ----------
+        x : shape (N, ...)
+            Samples: an array or CPU tensor with samples on the first axis, or a list of N samples.
+        index : shape (N,), integers
+            Index of each sample in the data set, in [0, 2**32).
+        seed
+            Seed of the run, in [0, 2**64).
+        epoch
+            Epoch number, in [0, 2**64).
 
-        Raises:
-            TypeError, ValueError: an argument has the wrong type, shape or value.
+        Returns
+        -------
+        array or list
+            The N transformed samples.
+
+        Raises
+        ------
+        TypeError
+            An argument has the wrong type.
+        ValueError
+            An argument has the wrong shape or value.
         """
         if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
             x = np.asarray(x)
         return self.apply(x, checked_index(index, len(x)), seed_of_epoch(seed, epoch), overwrite=False)
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
-        """Return the batch, transformed with the seed that is this transform's own.
+        """Return the transformed batch.
 
-        With ``overwrite`` the memory of ``x`` may be used for the result.
+        Parameters
+        ----------
+        x : shape (N, ...)
+            Samples.
+        index : shape (N,)
+            Index of each sample in the data set.
+        seed
+            Seed of this transform alone: derived from the user's seed, the epoch and the transform's position.
+        overwrite
+            Whether the result may reuse the memory of ``x``.
+
+        Returns
+        -------
+        array or list
+            The N transformed samples.
         """
         raise NotImplementedError
 
     def outcome(self, x: Any) -> Any:
-        """Return a batch of the shape and dtype that samples like those of ``x`` get; samples of lists may differ.
+        """Return a batch with the sample shape and dtype that this transform gives for batches like ``x``.
 
-        The transform is tried on one sample of numbers from 0 to 1, so that none of ``x`` is computed.
+        The transform runs on one synthetic sample with values from 0 to 1; the samples of ``x`` are not transformed.
+
+        Parameters
+        ----------
+        x : shape (N, ...)
+            Samples.
+
+        Returns
+        -------
+        array or list
+            A batch of one transformed sample; ``x`` itself if it is a list.
         """
         if not isinstance(x, np.ndarray):
             return x
@@ -64,65 +114,135 @@ class Transform:
 
 
 class ArrayTransform(Transform):
-    """A transform of arrays, whose ``apply`` checks an empty batch as it does any other."""
+    """A transform of arrays whose ``apply`` validates empty batches too."""
 
     def outcome(self, x: Any) -> Any:
-        """Return what becomes of no samples."""
+        """Return the result for an empty batch."""
         return self.apply(x[:0], np.zeros(0, np.int64), 0, overwrite=False)
 
 
 class Compose(Transform):
-    """The transforms one after another; with none, the samples stay as they are."""
+    """Apply transforms in sequence.
+
+    Parameters
+    ----------
+    *transforms
+        Transforms in order of application. Without any, samples are unchanged.
+
+    Raises
+    ------
+    TypeError
+        An argument is not a ``Transform``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Compose, HorizontalFlip, VerticalFlip
+    >>> transform = Compose(HorizontalFlip(p=1.0), VerticalFlip(p=1.0))
+    >>> images = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> transform(images, index=[0], seed=0)[0, 0]
+    array([[3., 2.],
+           [1., 0.]], dtype=float32)
+    """
 
     def __init__(self, *transforms: Transform) -> None:
-        """Keep the transforms."""
+        """Validate and store the transforms."""
         self.transforms = _checked(transforms)
 
     def __repr__(self) -> str:
-        """Show the transforms."""
+        """Return the constructor call."""
         return f"Compose({', '.join(map(repr, self.transforms))})"
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
-        """Apply each with a seed derived by its place."""
+        """Apply each transform with a seed derived from its position."""
         y = x
         for place, transform in enumerate(self.transforms):
             y = transform.apply(y, index, derive_seed(seed, place), overwrite=overwrite or not _shares_memory(x, y))
         return y
 
     def outcome(self, x: Any) -> Any:
-        """Return what one transform after another makes of it."""
+        """Return the outcome of all transforms in sequence."""
         return functools.reduce(lambda y, transform: transform.outcome(y), self.transforms, x)
 
 
 class RandomApply(Transform):
-    """The transform with probability ``p`` for each sample; of arrays it must keep shape and dtype."""
+    """Apply a transform to each sample with probability ``p``.
+
+    Parameters
+    ----------
+    transform
+        The transform; for arrays it must preserve the shape and dtype of the samples.
+    p
+        Probability per sample, in [0, 1].
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        ``p`` lies outside [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import HorizontalFlip, RandomApply
+    >>> images = np.array([[[[1, 2]]], [[[3, 4]]]], np.float32)
+    >>> RandomApply(HorizontalFlip(p=1.0), p=0.5)(images, index=[0, 1], seed=0)[:, 0, 0]
+    array([[2., 1.],
+           [3., 4.]], dtype=float32)
+    """
 
     def __init__(self, transform: Transform, p: float = 0.5) -> None:
-        """Keep the transform and the probability, 0 to 1."""
+        """Validate and store the settings."""
         (self.transform,) = _checked((transform,))
         self.p = validate.real("p", p, 0, 1)
 
     def __repr__(self) -> str:
-        """Show the transform and the probability."""
+        """Return the constructor call."""
         return f"RandomApply({self.transform!r}, p={self.p:g})"
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
-        """Apply the transform to the samples that are chosen."""
+        """Apply the transform to the selected samples."""
         y = _own(self.outcome(x), overwrite)
         chosen = uniform(index, 1, derive_seed(seed, 0))[:, 0] < self.p
         return _apply_to(self.transform, y, index, derive_seed(seed, 1), chosen)
 
     def outcome(self, x: Any) -> Any:
-        """Return ``x`` if the transform keeps what its samples are."""
+        """Return ``x`` if the transform preserves the shape and dtype of its samples."""
         _check_kept(self.transform, x, self.transform.outcome(x))
         return x
 
 
 class OneOf(Transform):
-    """One of the transforms for each sample, each as likely as its weight says; of arrays they keep shape and dtype."""
+    """Apply one randomly selected transform to each sample.
+
+    Parameters
+    ----------
+    *transforms
+        Transforms to select from, at least one; for arrays they must preserve the shape and dtype of the samples.
+    weights
+        Relative probability of each transform, each at least 0, not all 0. None selects uniformly.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        There are no transforms, or ``weights`` has the wrong length or values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Compose, HorizontalFlip, OneOf
+    >>> images = np.array([[[[1, 2]]], [[[3, 4]]]], np.float32)
+    >>> identity = Compose()
+    >>> OneOf(HorizontalFlip(p=1.0), identity)(images, index=[0, 1], seed=1)[:, 0, 0]
+    array([[1., 2.],
+           [4., 3.]], dtype=float32)
+    """
 
     def __init__(self, *transforms: Transform, weights: Sequence[float] | None = None) -> None:
-        """Keep the transforms and their weights (default: all alike)."""
+        """Validate and store the settings."""
         self.transforms = _checked(transforms)
         if not transforms:
             raise ValueError("transforms must hold at least one, got none")
@@ -134,11 +254,11 @@ class OneOf(Transform):
             raise ValueError(f"weights must not all be 0, got {weights}")
 
     def __repr__(self) -> str:
-        """Show the transforms and weights."""
+        """Return the constructor call."""
         return f"OneOf({', '.join(map(repr, self.transforms))}, weights={self.weights})"
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> Any:
-        """Apply each transform to the samples that chose it."""
+        """Apply each transform to the samples that selected it."""
         u = uniform(index, 1, derive_seed(seed, 0))[:, 0]
         shares = np.cumsum(self.weights) / sum(self.weights)
         choice = np.minimum(np.searchsorted(shares, u, side="right"), len(shares) - 1)
@@ -148,7 +268,7 @@ class OneOf(Transform):
         return y
 
     def outcome(self, x: Any) -> Any:
-        """Return ``x`` if all transforms keep what its samples are."""
+        """Return ``x`` if all transforms preserve the shape and dtype of its samples."""
         for transform in self.transforms:
             _check_kept(transform, x, transform.outcome(x))
         return x
@@ -162,19 +282,19 @@ def _checked(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
 
 
 def _shares_memory(x: Any, y: Any) -> bool:
-    """Whether writing to ``y`` may change ``x``."""
+    """Return whether writing to ``y`` may change ``x``."""
     return y is x or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y))
 
 
 def _own(x: Any, overwrite: bool) -> Any:
-    """Return ``x``, or a copy where its memory must not be used or cannot."""
+    """Return ``x`` if it may be overwritten and is writeable, else a copy."""
     if not isinstance(x, np.ndarray):
         return list(x)
     return x if overwrite and x.flags.writeable else np.array(x, order="C")
 
 
 def _apply_to(transform: Transform, y: Any, index: Index, seed: int, chosen: NDArray[np.bool_]) -> Any:
-    """Return the batch ``y``, whose memory is used, with the chosen samples transformed."""
+    """Transform the chosen samples of ``y`` in place; return ``y``."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return y
@@ -183,7 +303,7 @@ def _apply_to(transform: Transform, y: Any, index: Index, seed: int, chosen: NDA
     part = transform.apply(some, index[rows], seed, overwrite=True)
     _check_kept(transform, y, part)
     if len(part) != len(rows):
-        raise ValueError(f"{transform!r} made {len(part)} samples of {len(rows)}: it must keep their number")
+        raise ValueError(f"{transform!r} must return as many samples as it is given, {len(rows)}, got {len(part)}")
     if is_array:
         y[rows] = part
         return y
@@ -193,10 +313,10 @@ def _apply_to(transform: Transform, y: Any, index: Index, seed: int, chosen: NDA
 
 
 def _check_kept(transform: Transform, x: Any, y: Any) -> None:
-    """Refuse a transform that makes ``y``, other than ``x`` in type, dtype or shape of samples, of an array ``x``."""
+    """Raise if ``transform`` changed the type, dtype or sample shape of an array ``x`` to those of ``y``."""
     if not isinstance(x, np.ndarray):
         return
-    of_all = "RandomApply and OneOf transform some samples of a batch; use it where it transforms all, as in Compose"
+    of_all = "RandomApply and OneOf transform part of a batch; use this transform on whole batches, as in Compose"
     if not isinstance(y, np.ndarray):
         raise TypeError(f"{transform!r} changes the type of a batch from ndarray to {type(y).__name__}: {of_all}")
     if y.dtype != x.dtype:
@@ -206,17 +326,15 @@ def _check_kept(transform: Transform, x: Any, y: Any) -> None:
 
 
 def seed_of_epoch(seed: int, epoch: Any) -> int:
-    """Return the seed derived by the number of an epoch, 0 to 2**64 - 1."""
+    """Return the seed of an epoch, whose number is in [0, 2**64)."""
     return derive_seed(seed, validate.integer("epoch", epoch, 0, 2**64 - 1))
 
 
 def checked_index(index: Any, n: int) -> Index:
-    """Return the numbers of ``n`` samples as int64, which is exact."""
+    """Return the indices of ``n`` samples as int64, in [0, 2**32)."""
     numbers = np.asarray(index)
     if numbers.ndim != 1 or len(numbers) != n:
-        raise ValueError(
-            f"index must have shape ({n},), the number of each sample in the data set, got {numbers.shape}"
-        )
+        raise ValueError(f"index must have shape ({n},), the index of each sample in the data set, got {numbers.shape}")
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
         first = next((i for i in index if not isinstance(i, (int, np.integer)) or not 0 <= i < 2**64), numbers[0])
         raise TypeError(f"index must hold whole numbers below 2**64, got {first} ({numbers.dtype})")
@@ -225,20 +343,35 @@ def checked_index(index: Any, n: int) -> Index:
 
 
 def uniform(index: Index, n: int, seed: int) -> NDArray[np.float64]:
-    """Return ``n`` numbers in [0, 1) for each sample, shape (N, n)."""
+    """Return ``n`` uniform numbers in [0, 1) per sample, shape (N, n)."""
     return sample_uniform(index, n, seed=seed)
 
 
 def between(u: NDArray[np.float64], interval: Interval) -> NDArray[np.float64]:
-    """Return uniform numbers in the interval."""
+    """Map uniform numbers in [0, 1) to the interval."""
     low, high = interval
     return low + u * (high - low)
 
 
 def interval(name: str, value: Any, low: float, high: float = float("inf"), *, centre: float | None = None) -> Interval:
-    """Return ``value`` as an interval within [low, high]: a pair as it is, a number as itself.
+    """Return a setting, a number or a pair, as an interval within [low, high].
 
-    With ``centre``, a number is a distance to either side of it, cut off at ``low`` and ``high``.
+    Parameters
+    ----------
+    name
+        Name of the setting, for errors.
+    value
+        A pair (first, last), or a number ``a``, which gives (a, a), or with ``centre`` the interval
+        (centre - a, centre + a), clipped to [low, high].
+    low, high
+        Limits of the interval.
+    centre
+        Centre of the interval of a number, or None.
+
+    Returns
+    -------
+    first, last : float
+        The interval.
     """
     if isinstance(value, (tuple, list)):
         if len(value) != 2:

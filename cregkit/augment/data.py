@@ -1,4 +1,4 @@
-"""Augmentation of a data set: by sample numbers, as a callback of ``fit``, and as a data set for PyTorch."""
+"""Augmentation of a data set: by sample index, as a callback of ``fit``, and as a PyTorch data set."""
 
 from __future__ import annotations
 
@@ -20,15 +20,42 @@ from cregkit.train.callbacks import Callback, FitState
 
 
 class Augmentation:
-    """Samples of a data set, augmented: a function of (seed, epoch, sample numbers) alone.
+    """Augment samples of a data set as a function of (seed, epoch, sample index) alone.
 
-    Args:
-        transform: what is done to each sample, or None.
-        mix: ``Mixup`` or ``CutMix``, or None. The other sample may be any of the data set; it is transformed as it
-            would be in its own place in this epoch.
-        classes: the number of classes; with ``mix``, class numbers become probabilities, float32 of shape (N, classes).
-            None where targets are no classes.
-        seed: int in [0, 2**64), Generator, SeedSequence, or None for fresh entropy.
+    Parameters
+    ----------
+    transform
+        Transform of each sample, or None.
+    mix
+        ``Mixup`` or ``CutMix``, or None. The second sample is drawn uniformly from the data set and is transformed as
+        it would be at its own index in the same epoch.
+    classes
+        Number of classes, or None where targets are not class indices. With ``mix``, class indices become
+        probabilities: float32 of shape (N, classes).
+    seed
+        An int in [0, 2**64), a Generator, a SeedSequence, or None for fresh entropy.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Augmentation, HorizontalFlip, Mixup
+    >>> images = np.arange(4, dtype=np.float32).reshape(2, 1, 1, 2)
+    >>> labels = np.array([0, 1])
+    >>> augmentation = Augmentation(HorizontalFlip(p=1.0), mix=Mixup(alpha=1.0), classes=2, seed=1)
+    >>> x, targets = augmentation((images, labels), [0, 1], epoch=0)
+    >>> x[:, 0, 0].round(2)
+    array([[1.  , 0.  ],
+           [2.41, 1.41]], dtype=float32)
+    >>> targets.round(2)
+    array([[1. , 0. ],
+           [0.3, 0.7]], dtype=float32)
     """
 
     def __init__(
@@ -39,7 +66,7 @@ class Augmentation:
         classes: int | None = None,
         seed: Seed = None,
     ) -> None:
-        """Keep the settings."""
+        """Validate and store the settings."""
         if transform is not None and not isinstance(transform, Transform):
             raise TypeError(f"transform must be a Transform or None, got {validate.shown(transform)}")
         if mix is not None and not isinstance(mix, Mixing):
@@ -49,17 +76,31 @@ class Augmentation:
         self.seed = draw_seed(seed)
 
     def __call__(self, data: Any, index: Any, *, epoch: int) -> tuple[Any, Any]:
-        """Return samples ``index`` of ``data`` and their targets, augmented as in this epoch.
+        """Return the samples ``index`` of ``data`` and their targets, augmented for the given epoch.
 
-        Args:
-            data: a tuple (x, targets) of arrays (x may be a list of strings or of arrays), or a sequence of pairs
-                (sample, target). Samples may differ in shape if the transform makes them equal.
-            index: whole numbers of samples, 0 to len - 1.
-            epoch: 0 to 2**64 - 1.
+        Parameters
+        ----------
+        data
+            A tuple (x, targets) of arrays, where ``x`` may also be a list of strings or arrays, or a sequence of pairs
+            (sample, target). Samples may differ in shape if the transform gives them one shape.
+        index : shape (N,), integers
+            Sample indices in [0, len(data)).
+        epoch
+            Epoch number, in [0, 2**64).
 
-        Raises:
-            TypeError, ValueError: an argument has the wrong type, shape or value, or samples of the batch still differ
-                in shape after the transform.
+        Returns
+        -------
+        x : array or list
+            The N augmented samples: an array, or a list of strings.
+        targets : array, shape (N, ...)
+            Their targets.
+
+        Raises
+        ------
+        TypeError
+            An argument has the wrong type.
+        ValueError
+            An argument has the wrong shape or value, or the samples still differ in shape after the transform.
         """
         rows = checked_index(index, len(index))
         seed = seed_of_epoch(self.seed, epoch)
@@ -72,7 +113,7 @@ class Augmentation:
         return self.mix(x, soft, other, other_soft, index=rows, seed=derive_seed(seed, 2))
 
     def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
-        if not len(rows) and _size(data):  # any sample tells the shape of none
+        if not len(rows) and _size(data):  # an empty batch: its shape and dtype are those of any sample
             x, targets = self._samples(data, np.zeros(1, np.int64), seed)
             return x[:0], targets[:0]
         x, targets = _taken(data, rows)
@@ -91,14 +132,16 @@ class Augmentation:
         if not np.issubdtype(targets.dtype, np.integer):
             if self.classes is not None and (targets.ndim < 2 or targets.shape[-1] != self.classes):
                 raise ValueError(
-                    f"targets must be class numbers of an integer dtype, or probabilities of classes = {self.classes} "
+                    f"targets must be class indices of an integer dtype, or probabilities of classes = {self.classes} "
                     f"on the last axis, got {targets.dtype} of shape {targets.shape}: use targets.astype(np.int64) for "
-                    f"class numbers, and classes=None where there are no classes"
+                    f"class indices, and classes=None if targets are not classes"
                 )
             return targets.astype(np.float32)
         if self.classes is None:
-            raise ValueError("classes must say how many there are, because mixtures have no whole class number")
-        wanted = f"targets must be class numbers below classes = {self.classes}, from 0"
+            raise ValueError(
+                "classes must be the number of classes, got None: a mixture of two classes is a vector of probabilities"
+            )
+        wanted = f"targets must be class indices from 0 to {self.classes - 1} for classes={self.classes}"
         validate.within(wanted, targets, 0, self.classes - 1)
         soft: Array = np.eye(self.classes, dtype=np.float32)[targets]
         return soft
@@ -109,7 +152,7 @@ def _size(data: Any) -> int:
 
 
 def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
-    """Return the samples, an array or a list of strings or of arrays, and their targets."""
+    """Return the samples (an array, or a list of strings or arrays) and their targets."""
     if isinstance(data, tuple):
         x, targets = data
         if isinstance(x, np.ndarray) and x.dtype != object:
@@ -122,33 +165,58 @@ def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
 
 
 def _is_ragged(x: Any) -> bool:
-    """Whether these samples are arrays that differ in shape or dtype."""
+    """Return whether the samples are arrays that differ in shape or dtype."""
     return isinstance(x, list) and len({(s.shape, s.dtype) for s in x if isinstance(s, np.ndarray)}) > 1
 
 
 def _batch(x: Any) -> Any:
-    """Return the samples as an array, text as a list."""
+    """Return the samples as one array, or text as a list."""
     if isinstance(x, np.ndarray) or not x or isinstance(x[0], str):
         return x
     for sample in x:
         if sample.shape != x[0].shape:
             raise ValueError(
                 f"samples of a batch must have one shape after the transform, got {x[0].shape} and {sample.shape}: "
-                f"make them equal in the data set or in the transform, by RandomCrop for images"
+                f"resize them in the data set or in the transform, for images with RandomCrop"
             )
     return np.stack(x)
 
 
 class AugmentBatches(Callback):
-    """A callback of ``fit``: every step is taken on augmented samples; the figures are of the samples as they are.
+    """Callback of ``fit`` that trains on augmented samples; evaluation uses the original samples.
 
-    Args:
-        augmentation: what is done.
-        shape: of a sample for the transforms, such as (1, 8, 8), where the network takes another.
+    Parameters
+    ----------
+    augmentation
+        The augmentation.
+    shape
+        Shape of a sample for the transforms, such as (1, 8, 8), if the network takes another shape.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        ``shape`` has a value below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.augment import AugmentBatches, Augmentation, GaussianNoise
+    >>> from cregkit.train import AdamW, fit, softmax_cross_entropy
+    >>> x = np.eye(4, dtype=np.float32)
+    >>> targets = np.arange(4)
+    >>> network = Linear(4, 4, seed=0)
+    >>> noise = AugmentBatches(Augmentation(GaussianNoise(0.1), seed=0))
+    >>> optimizer = AdamW(network, lr=0.1)
+    >>> history = fit(network, softmax_cross_entropy, optimizer, (x, targets), None, 20, callbacks=[noise], seed=0)
+    >>> history.train_acc[-1]
+    100.0
     """
 
     def __init__(self, augmentation: Augmentation, shape: Sequence[int] | None = None) -> None:
-        """Keep the settings."""
+        """Validate and store the settings."""
         if not isinstance(augmentation, Augmentation):
             raise TypeError(f"augmentation must be an Augmentation, got {validate.shown(augmentation)}")
         self.augmentation = augmentation
@@ -156,11 +224,11 @@ class AugmentBatches(Callback):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The augmentation with its seed, and the shape."""
+        """The augmentation with its seed, and ``shape``."""
         return {"augmentation": self.augmentation, "shape": self.shape}
 
     def on_batch_begin(self, state: FitState, rows: Any, x: Array, targets: Array) -> tuple[Array, Array]:
-        """Return the samples ``rows`` of ``state.train`` as they are in this epoch."""
+        """Return the samples ``rows`` of ``state.train``, augmented for this epoch."""
         data = state.train
         if self.shape is not None:
             data = (data[0].reshape(len(data[0]), *self.shape), data[1])
@@ -176,29 +244,53 @@ class AugmentBatches(Callback):
 
 
 class AugmentedDataset:
-    """A data set for PyTorch's ``DataLoader``: the same samples for any number of workers and any batch size.
+    """Augmented data set for PyTorch's ``DataLoader``.
 
-    Args:
-        data: as ``Augmentation`` takes it: (x, targets) as arrays, or a data set of pairs, PyTorch's included.
-        augmentation: what is done.
+    The samples do not depend on the number of workers or the batch size. Call ``set_epoch`` before each epoch, before
+    iterating over the ``DataLoader``.
 
-    Call ``set_epoch`` before each epoch, before the loop over the ``DataLoader``. Processes that get the data set when
-    they start (``DataLoader``'s workers, persistent ones included, ``Process`` and the initialiser of a ``Pool``) share
-    its epoch, whether forked, spawned or from a fork server, and so does ``copy.copy``. Any other copy
-    (``copy.deepcopy``, ``pickle``, an argument of a task for a pool, all that joblib sends) begins with the epoch of
-    its original and has its own from then on.
+    Parameters
+    ----------
+    data
+        A tuple (x, targets) or a sequence of pairs (sample, target), as for ``Augmentation``; a PyTorch data set of
+        pairs works.
+    augmentation
+        The augmentation.
+
+    Raises
+    ------
+    TypeError
+        ``augmentation`` is not an ``Augmentation``.
+
+    Notes
+    -----
+    Processes that receive the data set when they start share its epoch: the workers of a ``DataLoader`` (persistent
+    ones too), a ``Process``, the initialiser of a ``Pool``; with fork, spawn and forkserver. ``copy.copy`` shares it
+    too. Any other copy (``copy.deepcopy``, ``pickle``, an argument of a pool task, joblib) starts with the epoch of the
+    original, and keeps its own epoch from then on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import AugmentedDataset, Augmentation, GaussianNoise
+    >>> x, targets = np.zeros((2, 3), np.float32), np.array([0, 1])
+    >>> dataset = AugmentedDataset((x, targets), Augmentation(GaussianNoise(0.1), seed=0))
+    >>> dataset.set_epoch(1)
+    >>> sample, target = dataset[1]
+    >>> sample.shape, int(target)
+    ((3,), 1)
     """
 
     def __init__(self, data: Any, augmentation: Augmentation) -> None:
-        """Keep the data."""
+        """Validate and store the arguments."""
         if not isinstance(augmentation, Augmentation):
             raise TypeError(f"augmentation must be an Augmentation, got {validate.shown(augmentation)}")
         self.data, self.augmentation = data, augmentation
         self._epoch = _Epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the samples be those of ``epoch``, 0 to 2**64 - 1."""
-        seed_of_epoch(0, epoch)  # refuses what is no epoch
+        """Select the epoch, in [0, 2**64), that determines the random numbers."""
+        seed_of_epoch(0, epoch)  # validates the epoch
         self._epoch.number.value = epoch
 
     def __len__(self) -> int:
@@ -210,19 +302,19 @@ class AugmentedDataset:
         return self.__getitems__([i])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
-        """Return a batch: ``DataLoader`` asks for whole ones."""
+        """Return a batch; ``DataLoader`` calls this once per batch."""
         n = len(self)
         for i in rows:
             if not -n <= i < n:
-                raise IndexError(f"sample {i} of a data set of {n}")
+                raise IndexError(f"index must be in [{-n}, {n}), the samples of the data set, got {i}")
         x, targets = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.number.value)
         return list(zip(x, targets, strict=True))
 
 
 class _Epoch:
-    """An epoch's number in memory that processes share if they get it when they start; other copies have their own.
+    """The epoch number, in memory shared with processes that receive it when they start; other copies have their own.
 
-    Memory without a lock: a named semaphore would tie it to the way in which processes start.
+    There is no lock: a named semaphore would depend on the start method of the processes.
     """
 
     def __init__(self, number: int) -> None:
@@ -233,7 +325,7 @@ class _Epoch:
 
 
 def _reduced(epoch: _Epoch) -> tuple[Callable[..., _Epoch], tuple[Any]]:
-    """Return what multiprocessing sends: the memory to a process that it starts, the number to any other."""
+    """Return the pickle of an epoch: the shared memory for a process that is starting, the number for any other."""
     return epoch.__reduce__() if get_spawning_popen() is None else (_sharing, (epoch.number,))
 
 

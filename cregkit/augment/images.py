@@ -1,4 +1,4 @@
-"""Transforms of batches of images: float32, shape (N, C, H, W), or (N, H, W, C) with ``channel_axis=-1``."""
+"""Image transforms: float32 batches of shape (N, C, H, W), or (N, H, W, C) with ``channel_axis=-1``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cregkit.layers.base import Array
 
 @dataclass(frozen=True)
 class ImageTransform(ArrayTransform):
-    """A transform of images in either layout."""
+    """Base class of image transforms, channels first or channels last."""
 
     def _sides(self, x: Array, channel_axis: int) -> tuple[int, int]:
         if not isinstance(x, np.ndarray):
@@ -30,13 +30,13 @@ class ImageTransform(ArrayTransform):
 
 
 def check_channel_axis(value: Any) -> None:
-    """Refuse what is neither 1 nor -1."""
+    """Raise ValueError unless ``value`` is 1 or -1."""
     if value not in (1, -1):
         raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
 
 
 def sides_of(size: Any) -> tuple[int, int]:
-    """Return the height and width that a size is: one number, or a tuple of two."""
+    """Return a size, one number or a tuple (height, width), as (height, width)."""
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2:
         raise ValueError(f"size must be a whole number or a pair of them (height, width), got {size}")
@@ -46,9 +46,35 @@ def sides_of(size: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RandomCrop(ImageTransform):
-    """A window of ``size`` (one number, or height and width), anywhere in the image and ``padding`` pixels around it.
+    """Crop a window at a uniformly random position of the padded image.
 
-    ``padding_mode``: "zero", or "reflect" for the image's reflection about its first and last pixels.
+    Attributes
+    ----------
+    size
+        Height and width of the window in pixels: one number, or a tuple (height, width).
+    padding
+        Pixels added to each side before cropping, at least 0.
+    padding_mode
+        ``"zero"``, or ``"reflect"`` to mirror the image about its edge pixels.
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    Raises
+    ------
+    TypeError
+        A setting or ``x`` has the wrong type.
+    ValueError
+        A setting or the shape of ``x`` is wrong, or the window is larger than the padded image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import RandomCrop
+    >>> image = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> RandomCrop(3, padding=1)(image, index=[0], seed=0)[0, 0]
+    array([[0., 0., 0.],
+           [0., 0., 1.],
+           [0., 3., 4.]], dtype=float32)
     """
 
     size: int | tuple[int, int]
@@ -57,7 +83,7 @@ class RandomCrop(ImageTransform):
     channel_axis: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._size
         validate.integer("padding", self.padding, 0)
         if self.padding_mode not in ("zero", "reflect"):
@@ -69,7 +95,7 @@ class RandomCrop(ImageTransform):
         return sides_of(self.size)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the corners and cut."""
+        """Draw the corners and crop."""
         sides = self._sides(x, self.channel_axis)
         room = np.array(sides) + 2 * self.padding - np.array(self._size) + 1
         if room.min() < 1:
@@ -83,40 +109,96 @@ class RandomCrop(ImageTransform):
 
 @dataclass(frozen=True)
 class HorizontalFlip(ImageTransform):
-    """Left becomes right with probability ``p``."""
+    """Flip each image left to right with probability ``p``.
+
+    Attributes
+    ----------
+    p
+        Probability per image, in [0, 1].
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import HorizontalFlip
+    >>> image = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> HorizontalFlip(p=1.0)(image, index=[0], seed=0)[0, 0]
+    array([[1., 0.],
+           [3., 2.]], dtype=float32)
+    """
 
     p: float = 0.5
     channel_axis: int = 1
     _code = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         validate.real("p", self.p, 0, 1)
         check_channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw which images are flipped."""
+        """Draw which images to flip, and flip them."""
         flips = self._code * (uniform(index, 1, seed)[:, 0] < self.p).astype(np.int64)
         return functional.flip_images(x, flips, channel_axis=self.channel_axis, out=x if overwrite else None)
 
 
 @dataclass(frozen=True)
 class VerticalFlip(HorizontalFlip):
-    """Top becomes bottom with probability ``p``."""
+    """Flip each image top to bottom with probability ``p``.
+
+    Attributes
+    ----------
+    p
+        Probability per image, in [0, 1].
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import VerticalFlip
+    >>> image = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> VerticalFlip(p=1.0)(image, index=[0], seed=0)[0, 0]
+    array([[2., 3.],
+           [0., 1.]], dtype=float32)
+    """
 
     _code = 2
 
 
 @dataclass(frozen=True)
 class Rotation(ImageTransform):
-    """A turn about the centre by ``degrees``: a pair, or a number for so far each way. See ``rotate_images``."""
+    """Rotate each image about its centre by a random angle, with bilinear interpolation.
+
+    ``cregkit.functional.rotate_images`` gives the formula.
+
+    Attributes
+    ----------
+    degrees
+        Interval (low, high) of the angle in degrees, counter-clockwise, within [-360, 360]; a number ``a`` means
+        (-a, a).
+    fill
+        Value of pixels that come from outside the image.
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Rotation
+    >>> image = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> Rotation((90, 90))(image, index=[0], seed=0)[0, 0]
+    array([[1., 3.],
+           [0., 2.]], dtype=float32)
+    """
 
     degrees: float | Interval
     fill: float = 0.0
     channel_axis: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._degrees
         validate.real("fill", self.fill, -1e38, 1e38)
         check_channel_axis(self.channel_axis)
@@ -126,20 +208,43 @@ class Rotation(ImageTransform):
         return interval("degrees", self.degrees, -360, 360, centre=0)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the angles and turn."""
+        """Draw the angles and rotate."""
         degrees = between(uniform(index, 1, seed)[:, 0], self._degrees)
         return functional.rotate_images(x, degrees, self.fill, channel_axis=self.channel_axis)
 
 
 @dataclass(frozen=True)
 class ColorJitter(ImageTransform):
-    """Brightness, contrast, saturation and hue, in this order; see ``jitter_images``.
+    """Randomly change brightness, contrast, saturation and hue, in this order.
 
-    Values of ``x`` are 0 to 1: standardise images and add noise after it. Brightness and contrast take any number of
-    channels, saturation and hue three (red, green, blue), or one, which they do not change.
+    ``cregkit.functional.jitter_images`` gives the formulas. Pixel values must be in [0, 1]: standardise images and add
+    noise after this transform. Brightness and contrast accept any number of channels. Saturation and hue need three
+    channels (red, green, blue), or one, which they leave unchanged.
 
-    The first three are factors, drawn from [max(0, 1 - value), 1 + value] or from a pair; the hue is turned by a
-    part of a whole turn, drawn from [-hue, hue], hue at most 0.5, or from a pair.
+    Attributes
+    ----------
+    brightness, contrast, saturation
+        Interval (low, high) of the factor, at least 0; a number ``a`` means (max(0, 1 - a), 1 + a).
+    hue
+        Interval (low, high) of the hue shift in turns, within [-0.5, 0.5]; a number ``a`` means (-a, a).
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    Raises
+    ------
+    TypeError
+        A setting or ``x`` has the wrong type.
+    ValueError
+        A setting or the shape of ``x`` is wrong, or ``x`` has values outside [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import ColorJitter
+    >>> images = np.full((2, 1, 1, 2), 0.4, np.float32)
+    >>> ColorJitter(brightness=(0.5, 0.5))(images, index=[0, 1], seed=0)[:, 0, 0]
+    array([[0.2, 0.2],
+           [0.2, 0.2]], dtype=float32)
     """
 
     brightness: float | Interval = 0.0
@@ -149,7 +254,7 @@ class ColorJitter(ImageTransform):
     channel_axis: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._intervals
         check_channel_axis(self.channel_axis)
 
@@ -167,7 +272,7 @@ class ColorJitter(ImageTransform):
         if channels not in (1, 3) and self._intervals[2:] != [(1, 1), (0, 0)]:
             raise ValueError(
                 f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {channels} in shape "
-                f"{x.shape} with channel_axis={self.channel_axis}: use brightness and contrast alone"
+                f"{x.shape} with channel_axis={self.channel_axis}: use only brightness and contrast"
             )
         low, high = np.array(self._intervals).T
         factors = (low + uniform(index, 4, seed) * (high - low)).astype(np.float32)
@@ -176,11 +281,33 @@ class ColorJitter(ImageTransform):
 
 @dataclass(frozen=True)
 class Cutout(ImageTransform):
-    """A box of ``size`` (one number, or height and width) about a random pixel becomes ``fill``.
+    """Set a box centred at a random pixel to ``fill``.
 
-    What lies beyond an edge is cut off.
+    The centre is uniform over the image. The part of the box beyond the edge is clipped.
 
-    DeVries and Taylor (2017), arXiv:1708.04552.
+    Attributes
+    ----------
+    size
+        Height and width of the box in pixels: one number, or a tuple (height, width).
+    fill
+        Value inside the box.
+    channel_axis
+        1 for (N, C, H, W), -1 for (N, H, W, C).
+
+    References
+    ----------
+    DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout",
+    arXiv:1708.04552.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import Cutout
+    >>> image = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> Cutout(2, fill=-1)(image, index=[0], seed=1)[0, 0]
+    array([[ 0.,  1.,  2.],
+           [-1.,  4.,  5.],
+           [-1.,  7.,  8.]], dtype=float32)
     """
 
     size: int | tuple[int, int]
@@ -188,7 +315,7 @@ class Cutout(ImageTransform):
     channel_axis: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         sides_of(self.size)
         validate.real("fill", self.fill, -1e38, 1e38)
         check_channel_axis(self.channel_axis)
@@ -204,15 +331,28 @@ class Cutout(ImageTransform):
 
 @dataclass(frozen=True)
 class GaussianNoise(ImageTransform):
-    """Noise of the standard deviation ``sigma``: a number, or a pair from which each image draws its own.
+    """Add Gaussian noise with standard deviation ``sigma``.
 
-    See ``gaussian_noise``; any float32 batch will do. Nothing is clipped.
+    ``x + sigma * z`` with z from N(0, 1), by ``cregkit.functional.gaussian_noise``. Accepts float32 batches of any
+    shape (N, ...). The result is not clipped.
+
+    Attributes
+    ----------
+    sigma
+        Standard deviation, at least 0: a number, or an interval (low, high) from which each sample draws its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.augment import GaussianNoise
+    >>> GaussianNoise(0.1)(np.zeros((1, 4), np.float32), index=[0], seed=0).round(3)
+    array([[ 0.154, -0.027, -0.065, -0.246]], dtype=float32)
     """
 
     sigma: float | Interval
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the settings."""
         _ = self._sigma
 
     @property
@@ -220,12 +360,12 @@ class GaussianNoise(ImageTransform):
         return interval("sigma", self.sigma, 0)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
-        """Draw the deviations and add the noise."""
+        """Draw the standard deviations and add the noise."""
         sigma = between(uniform(index, 1, derive_seed(seed, 0))[:, 0], self._sigma).astype(np.float32)
         return functional.gaussian_noise(x, sigma, index, seed=derive_seed(seed, 1), out=x if overwrite else None)
 
 
 def centred_boxes(u: Any, size: Any, sides: tuple[int, int]) -> Index:
-    """Return boxes (top, left, bottom, right) of ``size`` about pixels that ``u``, shape (N, 2), chooses."""
+    """Return boxes (top, left, bottom, right) of ``size``, centred at pixels selected by ``u`` of shape (N, 2)."""
     first = np.floor(u * np.array(sides)).astype(np.int64) - size // 2
     return np.ascontiguousarray(np.concatenate([first, first + size], axis=1))

@@ -1,9 +1,13 @@
-"""Transforms of sentences: lists of strings. Punctuation and spacing stay; a sentence never becomes empty.
+"""Text transforms: lists of sentences in, lists of sentences out.
 
-``cregkit.augment.words`` says what a word is; finding them needs the package regex (extra ``[augment]``), which is
-imported when they are first looked for. What stands at a word's place takes over its case: lower, Capitalised or UPPER,
-if both are letters alone.
-Wei and Zou (2019), "EDA: Easy Data Augmentation Techniques", arXiv:1901.11196.
+Punctuation and spacing are preserved, and a sentence never becomes empty. ``cregkit.augment.words`` defines a word; its
+tokeniser needs the package regex (extra ``[augment]``), which is imported on first use. A replacement takes the case of
+the word it replaces (lower, Capitalised or UPPER) if both consist of letters only.
+
+References
+----------
+Wei and Zou (2019), "EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks",
+arXiv:1901.11196.
 """
 
 from __future__ import annotations
@@ -33,10 +37,10 @@ _OPENERS = "\"'([{<«\u2039“\u2018„\u201a「『\uff08【《〈¿¡"
 
 
 class TextTransform(Transform):
-    """A transform of sentences, one by one."""
+    """Base class of transforms that process one sentence at a time."""
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> list[str]:
-        """Transform each sentence with numbers of its own."""
+        """Transform each sentence with its own random numbers."""
         own = derive_seed(seed, 0)
         return [self._transformed(sentence, index[i : i + 1], own) for i, sentence in enumerate(checked_sentences(x))]
 
@@ -47,30 +51,55 @@ class TextTransform(Transform):
         return self._rewritten(words, gaps, uniform(index, self._numbers(len(words)), seed)[0])
 
     def _numbers(self, words: int) -> int:
-        """Return how many random numbers a sentence of so many words needs."""
+        """Return how many random numbers a sentence of ``words`` words needs."""
         raise NotImplementedError
 
     def _rewritten(self, words: list[str], gaps: list[str], u: NDArray[np.float64]) -> str:
-        """Return the sentence of the words, at least one, and of the gaps before, between and after them."""
+        """Return the transformed sentence.
+
+        ``words`` holds n >= 1 words, ``gaps`` the n + 1 pieces of text before, between and after them, and ``u`` the
+        random numbers.
+        """
         raise NotImplementedError
 
 
 class SynonymReplacement(TextTransform):
-    """Each word that the thesaurus knows becomes one of its synonyms with probability ``p``.
+    """Replace each word that has synonyms by one of them with probability ``p``.
 
-    Args:
-        thesaurus: a mapping from words in lower case to their synonyms, or a function that returns those of a word,
-            which it gets in lower case and Unicode's form NFC; words it does not know have none. ``wordnet_synonyms``
-            makes one from WordNet.
-        p: 0 to 1.
+    Parameters
+    ----------
+    thesaurus
+        A mapping from lower-case words to lists of synonyms, or a function that takes a word (in lower case and Unicode
+        normal form NFC) and returns its synonyms, an empty list for unknown words. ``wordnet_synonyms`` makes one from
+        WordNet.
+    p
+        Probability per word, in [0, 1].
+
+    Raises
+    ------
+    ImportError
+        The package regex is not installed.
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        ``p`` lies outside [0, 1], or the thesaurus has no synonyms.
+
+    Examples
+    --------
+    >>> from cregkit.augment import SynonymReplacement
+    >>> replace = SynonymReplacement({"quick": ["fast"], "dog": ["hound"]}, p=1.0)
+    >>> replace(["The quick fox and the dog."], index=[0], seed=0)
+    ['The fast fox and the hound.']
     """
 
     def __init__(self, thesaurus: Thesaurus, p: float = 0.1) -> None:
-        """Keep the settings."""
+        """Validate and store the settings."""
         if isinstance(thesaurus, Mapping):
             known = {_composed(word): _checked_synonyms(word, synonyms) for word, synonyms in thesaurus.items()}
             if not any(known.values()):
-                raise ValueError("thesaurus must map at least one word to a synonym, got none: nothing would change")
+                raise ValueError(
+                    "thesaurus must map at least one word to a synonym, got no synonyms: no sentence would change"
+                )
             self._look_up: Callable[[str], Sequence[str]] = lambda word: known.get(word, ())
         elif callable(thesaurus):
             self._look_up = thesaurus
@@ -79,11 +108,11 @@ class SynonymReplacement(TextTransform):
         self.thesaurus, self.p = thesaurus, validate.real("p", p, 0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what makes a copy, in another process too."""
+        """Return the constructor arguments, for pickling."""
         return {"thesaurus": self.thesaurus, "p": self.p}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the copy."""
+        """Restore from the constructor arguments."""
         self.__init__(**state)  # type: ignore[misc]
 
     def _numbers(self, words: int) -> int:
@@ -100,10 +129,29 @@ class SynonymReplacement(TextTransform):
 
 
 class RandomDeletion(TextTransform):
-    """Each word goes with probability ``p``, and the spaces before it. Line breaks stay, and at least one word."""
+    """Delete each word, with the spaces before it, with probability ``p``.
+
+    At least one word and all line breaks remain.
+
+    Parameters
+    ----------
+    p
+        Probability per word, in [0, 1].
+
+    Raises
+    ------
+    ImportError
+        The package regex is not installed.
+
+    Examples
+    --------
+    >>> from cregkit.augment import RandomDeletion
+    >>> RandomDeletion(p=0.3)(["The quick brown fox jumps over the lazy dog."], index=[0], seed=0)
+    ['The brown fox over dog.']
+    """
 
     def __init__(self, p: float = 0.1) -> None:
-        """Keep the probability, 0 to 1."""
+        """Validate and store the setting."""
         self.p = validate.real("p", p, 0, 1)
 
     def _numbers(self, words: int) -> int:
@@ -127,10 +175,27 @@ class RandomDeletion(TextTransform):
 
 
 class RandomSwap(TextTransform):
-    """Two words, anywhere in the sentence, change places, ``n`` times."""
+    """Swap two random words of the sentence, ``n`` times.
+
+    Parameters
+    ----------
+    n
+        Number of swaps, at least 1.
+
+    Raises
+    ------
+    ImportError
+        The package regex is not installed.
+
+    Examples
+    --------
+    >>> from cregkit.augment import RandomSwap
+    >>> RandomSwap()(["The quick brown fox jumps over the lazy dog."], index=[0], seed=0)
+    ['The over brown fox jumps quick the lazy dog.']
+    """
 
     def __init__(self, n: int = 1) -> None:
-        """Keep the number of swaps."""
+        """Validate and store the setting."""
         self.n = validate.positive_int("n", n)
 
     def _numbers(self, words: int) -> int:
@@ -147,13 +212,42 @@ class RandomSwap(TextTransform):
 
 
 class BackTranslation(Transform):
-    """Each sentence becomes its translation there and back with probability ``p``.
+    """Replace each sentence by its back-translation with probability ``p``.
 
-    No model ships with this package: ``translate`` is yours, such as two calls of a translation model. It gets lists of
-    different sentences and returns as many; what it said is kept, for at most ``cache_size`` sentences, so that each is
-    translated once. It must give the same for the same sentence, if runs are to be the same. A sentence that comes back
-    empty stays as it was.
-    Sennrich, Haddow and Birch (2016), "Improving Neural Machine Translation Models with Monolingual Data".
+    The translation model is the caller's: this package contains none. A sentence whose translation is empty is left
+    unchanged.
+
+    Parameters
+    ----------
+    translate
+        Function that takes a list of distinct sentences and returns their back-translations in the same order, for
+        example two calls of a translation model. Runs are reproducible only if it is deterministic.
+    p
+        Probability per sentence, in [0, 1].
+    batch_size
+        Most sentences per call of ``translate``, at least 1.
+    cache_size
+        Most translations to keep, so that a repeated sentence is translated once; at least 1.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or ``translate`` returns another number of sentences than it is given.
+
+    References
+    ----------
+    Sennrich, Haddow and Birch (2016), "Improving Neural Machine Translation Models with Monolingual Data",
+    arXiv:1511.06709.
+
+    Examples
+    --------
+    >>> from cregkit.augment import BackTranslation
+    >>> def translate(sentences):
+    ...     return [sentence.replace("quick", "fast") for sentence in sentences]
+    >>> BackTranslation(translate)(["The quick fox."], index=[0], seed=0)
+    ['The fast fox.']
     """
 
     def __init__(
@@ -164,16 +258,16 @@ class BackTranslation(Transform):
         batch_size: int = 32,
         cache_size: int = 100_000,
     ) -> None:
-        """Keep the settings."""
+        """Validate and store the settings."""
         if not callable(translate):
-            raise TypeError(f"translate must be a function of a list of sentences, got {type(translate).__name__}")
+            raise TypeError(f"translate must be a function of a list of sentences, got {validate.shown(translate)}")
         self.translate, self.p = translate, validate.real("p", p, 0, 1)
         self.batch_size = validate.positive_int("batch_size", batch_size)
         self.cache_size = validate.positive_int("cache_size", cache_size)
         self._cache: OrderedDict[str, str] = OrderedDict()
 
     def apply(self, x: Any, index: Index, seed: int, *, overwrite: bool) -> list[str]:
-        """Translate the sentences that are chosen and not known yet, ``batch_size`` at a time."""
+        """Translate the selected sentences that are not cached, ``batch_size`` at a time."""
         chosen = uniform(index, 1, derive_seed(seed, 0))[:, 0] < self.p
         wanted = dict.fromkeys(s for s, is_chosen in zip(checked_sentences(x), chosen, strict=True) if is_chosen)
         known = {sentence: self._cache[sentence] for sentence in wanted if sentence in self._cache}
@@ -196,30 +290,53 @@ class BackTranslation(Transform):
 
 
 def wordnet_synonyms(directory: str | os.PathLike[str] = "/usr/share/wordnet") -> Callable[[str], list[str]]:
-    """Return a function that gives WordNet's synonyms of a word, in a fixed order, single words in lower case alone.
+    """Return a function that looks up the synonyms of a word in WordNet, for ``SynonymReplacement``.
 
-    Args:
-        directory: holds WordNet's ``index.*``, ``data.*`` and ``*.exc``, as Debian's ``wordnet-base`` installs them.
-            NLTK reads from places it was told of alone, so it is added to ``nltk.data.path`` of this process.
+    Synonyms come in a fixed order, those of the most frequent sense first. Only lower-case single words are returned.
 
-    Raises:
-        ImportError: NLTK, which reads it, is not installed.
-        FileNotFoundError: there is no WordNet in the directory.
+    Parameters
+    ----------
+    directory
+        Directory with WordNet's ``index.*``, ``data.*`` and ``*.exc`` files, as installed by Debian's ``wordnet-base``.
+        It is added to ``nltk.data.path`` of this process, because NLTK reads only from directories listed there.
 
-    Miller (1995), "WordNet: A Lexical Database for English".
+    Returns
+    -------
+    function
+        Maps a word to the list of its synonyms.
+
+    Raises
+    ------
+    ImportError
+        NLTK is not installed.
+    FileNotFoundError
+        The directory does not contain WordNet.
+
+    References
+    ----------
+    Miller (1995), "WordNet: A Lexical Database for English", Communications of the ACM 38(11).
+
+    Examples
+    --------
+    >>> from cregkit.augment import wordnet_synonyms
+    >>> synonyms = wordnet_synonyms()
+    >>> synonyms("big")[:2]
+    ['large', 'bad']
     """
     return WordNet(os.fspath(directory))
 
 
 class WordNet:
-    """The synonyms of a word in a WordNet directory: those of all its senses, the commonest sense first."""
+    """The synonyms of a word in a WordNet directory, over all its senses, the most frequent sense first."""
 
     def __init__(self, directory: str) -> None:
-        """Open the directory; see ``wordnet_synonyms``."""
+        """Open the directory (see ``wordnet_synonyms``)."""
         self.directory = directory
         if not os.path.isfile(os.path.join(directory, "data.noun")):
             raise FileNotFoundError(
-                2, "no WordNet there (data.noun is missing); on Debian: apt install wordnet-base", directory
+                2,
+                "directory must contain WordNet, data.noun is missing; on Debian: apt install wordnet-base",
+                directory,
             )
         self._reader = _reader(directory)
         self._known: dict[str, list[str]] = {}
@@ -232,7 +349,7 @@ class WordNet:
         return self._known[word]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, in other processes too, open the directory again."""
+        """Pickle as a call that opens the directory again."""
         return WordNet, (self.directory,)
 
 
@@ -244,7 +361,7 @@ def _reader(directory: str) -> Any:
         raise ImportError("WordNet needs NLTK: pip install 'cregkit[augment]'") from error
 
     class Reader(WordNetCorpusReader):  # type: ignore[misc]
-        """NLTK's reader, for directories without the names of the lexicographers' files, which it only counts."""
+        """NLTK's reader, made to work without the file ``lexnames``, of which it needs only the number of lines."""
 
         def open(self, file: str) -> Any:
             if file == "lexnames" and not os.path.exists(os.path.join(directory, file)):
@@ -252,13 +369,13 @@ def _reader(directory: str) -> Any:
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> dict[str, str]:
-            """Map nothing: only other languages need to know how versions of WordNet correspond."""
+            """Return an empty mapping: the mapping between WordNet versions is needed for other languages only."""
             return {}
 
     if directory not in nltk.data.path:
         nltk.data.path.append(directory)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there are no other languages
+        warnings.simplefilter("ignore", UserWarning)  # NLTK warns that Open Multilingual WordNet is missing
         return Reader(directory, None)
 
 
@@ -267,12 +384,9 @@ def _composed(word: str) -> str:
 
 
 def in_case_of(word: str, like: str) -> str:
-    """Return ``word`` in the case of ``like``: UPPER, Capitalised or as it is, a capital at its start made small.
-
-    What is not letters alone, such as a URL, stays as it is and is no model for others. So does a word that would be
-    another in the other case, or could not be brought back from it: what becomes of Turkish ı and İ depends on the
-    language.
-    """
+    """Return ``word`` in the case of ``like``: UPPER, Capitalised, or with a lower-case first letter."""
+    # Unchanged if either word contains anything but letters (a URL, for example), or if the change of case would not
+    # round-trip: the mapping of Turkish ı and İ depends on the language.
     if word == like or not (is_written_out(word) and is_written_out(like)):
         return word
     if _is_upper(like):
@@ -298,11 +412,11 @@ def _is_capitalised(word: str) -> bool:
 
 
 def _closed(before: str, after: str, *, is_first: bool, is_last: bool) -> list[str]:
-    """Return what two gaps become, the second left out if nothing of it stays, where the word between them was deleted.
+    """Return the gaps ``before`` and ``after`` a deleted word, joined; an empty second gap is left out.
 
-    The spaces before the word go. Where the word opened a line, a bracket or a quotation, those after it go, with
-    commas and colons. Spaces stay between the words on either side. ``is_first`` says that no word is left before the
-    two, ``is_last`` that none came after.
+    The spaces before the word are removed. If the word opened a line, a bracket or a quotation, the spaces, commas and
+    colons after it are removed instead. A space remains between the neighbouring words. ``is_first`` means that no word
+    remains before these gaps, ``is_last`` that no word follows them.
     """
     head, outside = before.rstrip(_SPACES), before.rstrip(_OPENERS)
     opens_line = head.endswith(_BREAKS) or (is_first and not head)
@@ -322,17 +436,17 @@ def _joined(words: list[str], gaps: list[str]) -> str:
 
 def _checked_synonyms(word: str, synonyms: Any) -> Sequence[str]:
     if isinstance(synonyms, str) or not isinstance(synonyms, Sequence):
-        raise TypeError(f"thesaurus must give a list of synonyms, got {type(synonyms).__name__} for {word!r}")
+        raise TypeError(f"thesaurus must give a list of synonyms, got {validate.shown(synonyms)} for {word!r}")
     for synonym in synonyms:
         if not isinstance(synonym, str) or not synonym.strip():
-            raise ValueError(f"thesaurus must give words, got {synonym!r} for {word!r}")
+            raise ValueError(f"thesaurus must give non-empty strings, got {synonym!r} for {word!r}")
     return synonyms
 
 
 def checked_sentences(x: Any) -> Sequence[str]:
-    """Return ``x``, which must be a list of strings."""
+    """Return ``x`` if it is a sequence of strings, else raise TypeError."""
     if isinstance(x, str) or not isinstance(x, Sequence):
-        raise TypeError(f"x must be a list of sentences, got {type(x).__name__}")
+        raise TypeError(f"x must be a list of sentences, got {validate.shown(x)}")
     for sentence in x:
         if not isinstance(sentence, str):
             raise TypeError(f"x must hold strings, got {validate.shown(sentence)}")

@@ -1,6 +1,6 @@
-"""How fast every op is, against the fastest copy of the same bytes and against other libraries, in one process.
+"""The benchmark: every op against memory copies of the same size and against other libraries, in one process.
 
-``timing`` measures in turn, ``roofline`` copies, ``peers`` wraps the other libraries, ``shapes`` lists what is
-measured, ``suite`` measures a row, ``goals`` says what the rows must show, ``report`` writes and compares, ``plot``
-draws, ``command`` is what ``cregkit bench`` runs.
+``timing`` takes interleaved samples, ``roofline`` provides the copies, ``peers`` wraps the other libraries, ``shapes``
+lists the shapes, ``suite`` measures a row, ``goals`` judges the rows, ``report`` writes and compares runs, ``plot``
+draws them, and ``markdown`` writes the README's performance section. ``cregkit bench`` runs them all.
 """

@@ -1,4 +1,4 @@
-"""Layer norm beside the float64 oracle, in a moment: what ``cregkit demo`` says of this machine."""
+"""A quick comparison of layer norm with the float64 oracle, for ``cregkit demo``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMED_PAIRS = 25
 
 
 class AgainstOracle(NamedTuple):
-    """The error of an op against the oracle, its time on one thread, and the oracle's time over its own."""
+    """The error of an op against the oracle, its time on one thread, and its speed-up over the oracle."""
 
     shape: tuple[int, int]
     max_error: float
@@ -26,10 +26,7 @@ class AgainstOracle(NamedTuple):
 
 
 def layer_norm() -> AgainstOracle:
-    """Compute and time layer norm and its oracle in turn, each on one thread and into an existing buffer.
-
-    Times and ratio are medians, so that what else the machine does counts for both.
-    """
+    """Compare layer norm with its oracle: interleaved calls on one thread, into an existing buffer; medians."""
     x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     error = float(np.abs(functional.layer_norm(x) - oracle.layer_norm(x)).max())
     y = np.empty_like(x)

@@ -1,4 +1,4 @@
-"""What the rows must show, each judged by what was measured: the speed this project promises."""
+"""The speed this project promises: each goal is judged by the measured rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cregkit.benchmark.suite import OURS, OURS_OUT, OURS_SERIAL, PARALLEL_ELEMEN
 from cregkit.benchmark.timing import Contestant, measure
 
 BEYOND_L2 = 16 << 20
-"""Bytes moved from which on no second-level cache holds them: where the copy's bandwidth is the limit."""
+"""Bytes moved from which the data exceed L2, so that copy bandwidth is the limit."""
 FEW_DRAWS = 50_000
 SUBLAYER = 1 << 19
-"""Elements from which on the fused ops of a transformer's sublayer are judged."""
+"""Elements from which the fused ops of a transformer sublayer are judged."""
 FUSED = ("dropout_add_layer_norm", "dropout_add_rms_norm")
 IMPORTS = 7
 MIB = 1 << 20
@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Goal:
-    """A promise: what, against what, the limit, the measured value (None: not measured here) and where it was."""
+    """A promise: what, against what, the limit, the measured value (None: not measured), and the op and shape of it."""
 
     what: str
     against: str
@@ -42,18 +42,18 @@ class Goal:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the value keeps the limit; None if nothing was measured."""
+        """Whether the value is within the limit; None if nothing was measured."""
         if self.value is None:
             return None
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
 Cell = tuple[float, str]
-"""A value, and the op and shape it belongs to."""
+"""A value with its op and shape."""
 
 
 def judge(rows: Sequence[Row]) -> list[Goal]:
-    """Judge all that rows can show."""
+    """Judge every goal that is measured by rows."""
     return [*_against_peers(rows), *_against_copy(rows), *_allocating(rows), *_threads(rows)]
 
 
@@ -101,7 +101,7 @@ def _fused(rows: Sequence[Row]) -> Iterator[Goal]:
 
 
 def _training(rows: Sequence[Row], forward: str, backward: str, peer: str) -> Iterator[tuple[int, Cell]]:
-    """Compare forward and backward together, because they share the work differently: PyTorch draws once, we twice."""
+    """Compare forward plus backward: PyTorch draws random numbers in forward only, cregkit in both."""
     others = {row.shape: row for row in rows if row.case == backward}
     for row in rows:
         other = others.get(row.shape)
@@ -147,11 +147,7 @@ def _threads(rows: Sequence[Row]) -> Iterator[Goal]:
 
 
 def call_overhead(budget: float) -> list[Goal]:
-    """Time the calls on (1, 768): as a function, with ``out=``, and as a layer in evaluation mode.
-
-    The limits are multiples of what NumPy takes to make such an array, in the same run: a time alone says more of the
-    machine than of the call.
-    """
+    """Time calls on shape (1, 768), relative to ``np.empty_like``, because absolute times depend on the machine."""
     from cregkit.layers import LayerNorm, RMSNorm
 
     x, gamma, beta = (np.ones(shape, np.float32) for shape in ((1, 768), (768,), (768,)))
@@ -186,14 +182,14 @@ def call_overhead(budget: float) -> list[Goal]:
 
 
 def import_time() -> Goal:
-    """Time ``import cregkit`` with a first op beyond ``import numpy``, each in a Python of its own, in turn."""
+    """Time ``import cregkit`` and one op minus ``import numpy``, each in its own interpreter, interleaved."""
     pairs = [(_start("import numpy"), _start("import cregkit; cregkit.layer_norm")) for _ in range(IMPORTS)]
     numpy, own = (statistics.median(times) for times in zip(*pairs, strict=True))
     return Goal("import, with one op", "import numpy", 60.0, (own - numpy) * 1e3, at_most=True, unit=" ms")
 
 
 def wheel_size(path: str) -> Goal:
-    """Size of a wheel."""
+    """Judge the size of a wheel."""
     size = Path(path).stat().st_size / MIB
     return Goal("wheel", "", 3.0, size, Path(path).name, at_most=True, unit=" MiB")
 
@@ -205,7 +201,7 @@ def _start(code: str) -> float:
 
 
 def _ratios(rows: Iterable[Row], ops: Sequence[str], peers: Sequence[str]) -> list[Cell]:
-    """How many times as long as cregkit the best of the peers takes, for each row of these ops."""
+    """Return cregkit's speed-up over the best of the peers, for each row of these ops."""
     return [
         (row.ratio(row.best(peers)), f"{_where(row)} {row.best(peers)}")
         for row in rows

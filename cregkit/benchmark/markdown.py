@@ -42,7 +42,7 @@ def page(tuned: Report, held_out: Report | None = None) -> str:
         "",
         "## Times",
         "",
-        "Times are lower quartiles in microseconds. The ratio is the best peer's time over that of cregkit. The last",
+        "Times are lower quartiles in microseconds. The ratio is the speed-up over the best peer. The last",
         "column is the bandwidth as a fraction of the bandwidth of the fastest copy of as many bytes.",
         "",
         *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
@@ -75,7 +75,7 @@ def _targets(tuned: Report, held_out: Report | None) -> Iterator[str]:
 
 
 def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
-    """Say by size how much faster RMS norm is than layer norm."""
+    """Yield a table of RMS norm's speed-up over layer norm, by size."""
     by_cell = {(row.case, row.shape): row for row in rows}
     cells = []
     for layer, rms in FORMS:
@@ -85,7 +85,7 @@ def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
                 mebibytes = 8 * math.prod(shape) / (1 << 20)
                 ratio = a.seconds(OURS_OUT) / b.seconds(OURS_OUT)
                 cells.append([f"{layer} / {rms}", "x".join(map(str, shape)), f"{mebibytes:.3g}", f"{ratio:.2f}"])
-    yield "The time of layer norm over that of RMS norm, with `out=`, by size."
+    yield "The speed-up of RMS norm over layer norm, with `out=`, by size."
     yield ""
     yield from _table(("ops", "shape", "MiB moved", "ratio"), cells)
 

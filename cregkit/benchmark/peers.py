@@ -1,8 +1,8 @@
-"""Other libraries behind one interface: whether they are there, and an op of theirs on the arguments of a case.
+"""Other libraries behind one interface: availability, and their version of an op on the arguments of a case.
 
-A library is imported when its adapter is made, never before. Each gets what suits it best: the functions below their
-convenience layers, no gradient bookkeeping where it is not asked for, input and output bound ahead for ONNX Runtime,
-compiled functions for JAX, all with as many threads as cregkit uses (JAX sizes its own pool by the cores it may use).
+A library is imported when its adapter is constructed. Each runs at its best: low-level functions, no autograd where it
+is not needed, inputs and outputs bound in advance for ONNX Runtime, compiled functions for JAX. All use as many threads
+as cregkit (JAX sizes its pool by the available cores).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from cregkit.verify.tolerances import largest
 Results = dict[str, NDArray[Any]]
 
 SLACK = 1e-4
-"""How far a peer may be from the oracle, relative to the largest magnitude: float32 sums of 1e5 values in any order."""
+"""Tolerance of a peer against the oracle, relative to the largest magnitude: float32 sums of 1e5 values, any order."""
 
 ORACLE_ELEMENTS = 1 << 20
-"""The oracle is timed up to this size; beyond it, it takes seconds and shows nothing new."""
+"""Largest size at which the oracle is timed; above it, a call takes seconds."""
 
 
 class Prepared(NamedTuple):
-    """An op ready to run: the call that is timed, and how to read what it returned by the names of the case.
+    """An op ready to run: the call to time, and a function that maps its results to the names of the case.
 
-    ``read`` may look at the first call's results only: an op that works in place goes on changing its arrays.
-    ``random`` says that a peer's own random numbers decide what is dropped.
+    ``read`` is valid after the first call only: an in-place op changes its arrays in every call. ``random`` means that
+    the peer draws its own dropout mask.
     """
 
     call: Callable[[], Any]
@@ -46,12 +46,12 @@ class Prepared(NamedTuple):
 
 
 class Peer(ABC):
-    """A library to compare with; one instance computes on ``n_threads`` threads."""
+    """A library to compare with; an instance computes on ``n_threads`` threads."""
 
     name: ClassVar[str]
     package: ClassVar[str]
     pool: ClassVar[str]
-    """Peers with equal pools share their threads."""
+    """Name of the thread pool; peers with equal names share one."""
 
     def __init__(self, n_threads: int) -> None:
         """Import the library."""
@@ -59,7 +59,7 @@ class Peer(ABC):
 
     @classmethod
     def available(cls) -> bool:
-        """Whether the package is installed."""
+        """Return whether the package is installed."""
         return importlib.util.find_spec(cls.package) is not None
 
     @property
@@ -69,7 +69,7 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Make the case's op ready on these arguments, which it leaves as they are; None if the peer has no such op."""
+        """Prepare the case's op on these arguments without changing them; return None if the peer lacks the op."""
 
 
 class Oracle(Peer):
@@ -80,7 +80,7 @@ class Oracle(Peer):
     pool = "openmp"  # has no threads
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take any op at sizes where the wait is short, and optimiser steps at any: they are judged against it."""
+        """Prepare any op up to ``ORACLE_ELEMENTS``, and in-place ops of any size: a goal compares with them."""
         if elements(arguments) > ORACLE_ELEMENTS and case.outputs:
             return None
         given = copy_changed(case, arguments)
@@ -88,14 +88,14 @@ class Oracle(Peer):
 
 
 class Unfused(Peer):
-    """cregkit's own ops one after another, where there is one for them all. ``h`` has its memory ahead."""
+    """The separate cregkit ops that a fused op replaces. The memory of ``h`` is allocated in advance."""
 
     name = "unfused"
     package = "cregkit"
     pool = "openmp"
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take dropout, addition and norm."""
+        """Prepare dropout, addition and norm for a fused op."""
         norm, _, direction = case.op.removeprefix("dropout_add_").rpartition("_")
         if norm == case.op.rpartition("_")[0]:
             return None
@@ -145,7 +145,7 @@ class Torch(Peer):
         self.module = importlib.import_module("torch")
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take the ops that have a method here, and set the number of threads, which holds for the whole process."""
+        """Prepare an op that has a method here; set PyTorch's thread count, which applies to the whole process."""
         self.module.set_num_threads(self._n_threads)
         make = getattr(self, f"_{case.op}", None)
         if make is None:
@@ -158,7 +158,7 @@ class Torch(Peer):
         return prepared
 
     def _reader(self, *names: str, layout: Callable[[Any], Any] = lambda tensor: tensor) -> Callable[[Any], Results]:
-        """Read one tensor or the leading ones of a tuple; ``layout`` takes the first back to the case's axes."""
+        """Return a reader of one tensor or a tuple; ``layout`` maps the first one to the axes of the case."""
 
         def read(returned: Any) -> Results:
             values = returned if isinstance(returned, (tuple, list)) else (returned,)
@@ -185,7 +185,7 @@ class Torch(Peer):
         return Prepared(partial(self.module.rms_norm, x, x.shape[-1:], gamma, eps), self._reader("y"))
 
     def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any) -> Prepared:
-        """Through autograd: there is no backward of its own on the CPU."""
+        """Use autograd: PyTorch has no separate rms_norm backward on the CPU."""
         x, gamma = x.detach().requires_grad_(), gamma.detach().requires_grad_()
         with self.module.enable_grad():
             y = self.module.rms_norm(x, x.shape[-1:], gamma, 1e-6)
@@ -228,7 +228,7 @@ class Torch(Peer):
         return Prepared(partial(self.module.feature_dropout, x, p, True), self._reader("y"), random=True)
 
     def _dropout_backward(self, dy: Any, p: float, seed: int, offset: int) -> Prepared:
-        """What autograd does: a product with the noise that forward saved; here that of cregkit's mask."""
+        """Multiply by the mask saved in forward, as autograd does; the mask is cregkit's."""
         keep = oracle.dropout_keep(tuple(dy.shape), p, seed=seed, offset=offset)
         return self._times_noise(dy, keep, p)
 
@@ -264,7 +264,7 @@ class Torch(Peer):
         return self._sublayer_backward(self._rms_norm_backward(dy, h, rstd, gamma), **others)
 
     def _sublayer_backward(self, norm: Prepared, dh: Any, p: float, **random: int) -> Prepared:
-        """What autograd does after the norm's backward: an addition, and a product with the noise."""
+        """Add, and multiply by the mask, after the norm's backward, as autograd does."""
         noise = self._noise(oracle.dropout_keep(tuple(dh.shape), p, **random), p) if p else None
 
         def call() -> tuple[Any, ...]:
@@ -293,13 +293,13 @@ class Torch(Peer):
 
 
 class TorchCompile(Torch):
-    """PyTorch, with each op through ``torch.compile``: for those ops where it makes code of its own."""
+    """PyTorch with ``torch.compile``, for the ops for which it generates code."""
 
     name = "torch.compile"
     _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "dropout")
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Compile for these very shapes: the first call takes seconds."""
+        """Compile for these exact shapes; the first call takes seconds."""
         eager = super().prepare(case, arguments) if case.op in self._COMPILED else None
         if eager is None:
             return None
@@ -311,13 +311,13 @@ class TorchCompile(Torch):
 
 
 def _with(given: tuple[Any, ...], tensors: tuple[Any, ...], torch: Any) -> list[Any]:
-    """Put ``tensors`` in the places of those among ``given``."""
+    """Return ``given`` with its tensors replaced by ``tensors``, in order."""
     following = iter(tensors)
     return [next(following) if isinstance(value, torch.Tensor) else value for value in given]
 
 
 class Node(NamedTuple):
-    """An operator of ONNX: its name, what it takes and gives (an empty name: left out), and where it is defined."""
+    """An ONNX operator: type, inputs, opset version, domain and outputs (an empty name is omitted)."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -327,7 +327,7 @@ class Node(NamedTuple):
 
 
 class OnnxRuntime(Peer):
-    """ONNX Runtime on a model of one node, with input and output bound ahead."""
+    """ONNX Runtime on a model of one node, with inputs and outputs bound in advance."""
 
     name = "onnxruntime"
     package = "onnxruntime"
@@ -345,18 +345,18 @@ class OnnxRuntime(Peer):
     }
 
     def __init__(self, n_threads: int) -> None:
-        """Import ONNX Runtime and what makes its models."""
+        """Import ONNX Runtime and onnx."""
         super().__init__(n_threads)
         self._ort = importlib.import_module("onnxruntime")
         self._onnx = importlib.import_module("onnx")
 
     @classmethod
     def available(cls) -> bool:
-        """Whether ONNX Runtime is installed, and onnx to make models with."""
+        """Return whether ONNX Runtime and onnx, which builds its models, are installed."""
         return super().available() and importlib.util.find_spec("onnx") is not None
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take the forward ops that it has: channels come second, nothing is dropped, no rows have no dimension."""
+        """Prepare a forward op that ONNX Runtime has: channels first and without dropout."""
         node = self._NODES.get(case.op)
         if node is None or arguments.get("channel_axis", 1) != 1 or arguments.get("p"):
             return None
@@ -400,7 +400,7 @@ class OnnxRuntime(Peer):
 
 
 class Jax(Peer):
-    """JAX on the CPU, each op compiled as a whole."""
+    """JAX on the CPU, with each op compiled by ``jit``."""
 
     name = "jax"
     package = "jax"
@@ -413,7 +413,7 @@ class Jax(Peer):
         self._jax.config.update("jax_platforms", "cpu")
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Take the ops that have a method here, written as JAX users write them."""
+        """Prepare an op that has a method here, written in idiomatic JAX."""
         function = getattr(self, f"_{case.op}", None)
         if function is None:
             return None
@@ -443,29 +443,29 @@ class Jax(Peer):
 
 
 PEERS: tuple[type[Peer], ...] = (Unfused, Torch, TorchCompile, OnnxRuntime, Jax, Oracle)
-"""In the order of measurement: those that share cregkit's OpenMP threads first."""
+"""The peers in the order of measurement: those that share cregkit's OpenMP threads come first."""
 
 
 def elements(arguments: Arguments) -> int:
-    """Size of the largest array among the arguments, or of the shape they give."""
+    """Return the size of the largest array among the arguments, or of their ``shape``."""
     sizes = [value.size for value in arguments.values() if isinstance(value, np.ndarray)]
     return max(sizes) if sizes else math.prod(arguments["shape"])
 
 
 def copy_changed(case: Case, arguments: Arguments) -> Arguments:
-    """Return the arguments with a copy of each that the op changes in place."""
+    """Return the arguments, with copies of those that the op changes in place."""
     return {name: value.copy() if name in case.changed else value for name, value in arguments.items()}
 
 
 def named(case: Case, arguments: Arguments, returned: Any) -> Results:
-    """Name what a cregkit op returned, and the arguments it changed."""
+    """Return the results of a cregkit op and the arguments it changed, by name."""
     values = returned if isinstance(returned, tuple) else (returned,)
     results = {name: np.asarray(value) for name, value in zip(case.outputs, values, strict=False) if value is not None}
     return results | {name: arguments[name] for name in case.changed}
 
 
 def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: Mapping[str, NDArray[Any]]) -> str:
-    """Run a peer's op once: what is wrong with its results, or an empty string."""
+    """Run a peer's op once; return what is wrong with its results, or an empty string."""
     got = prepared.read(prepared.call())
     if prepared.random and "h" in got:
         reference = _of_drawn(case, arguments, got["h"])
@@ -474,27 +474,27 @@ def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: M
         prepared = prepared._replace(random=False)
     for name, value in got.items():
         if value.shape != reference[name].shape:
-            return f"{name} has shape {value.shape}, not {reference[name].shape}"
+            return f"{name} must have shape {reference[name].shape}, got {value.shape}"
         if prepared.random:
             wrong = _drops_wrongly(case, arguments, value)
         else:
             error = float(np.abs(value.astype(np.float64) - reference[name]).max(initial=0.0))
             limit = SLACK * largest(arguments, reference[name])
-            wrong = "" if error <= limit else f"is off by {error:.3g}, where {limit:.3g} is rounding"
+            wrong = "" if error <= limit else f"is off by {error:.3g}, rounding explains {limit:.3g}"
         if wrong:
             return f"{name} {wrong}"
     return "" if got else "gives no result"
 
 
 def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Results:
-    """Return the oracle's results for a sum that a peer has drawn by its own random numbers."""
+    """Return the oracle's results for a sum ``h`` that a peer computed with its own dropout mask."""
     given = {name: value for name, value in arguments.items() if name not in ("seed", "offset")}
     given |= {"x": np.zeros_like(h), "residual": h, "p": 0.0}
     return named(case, given, getattr(oracle, case.op)(**given))
 
 
 def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
-    """Say what is wrong with dropout by other random numbers: scale, or the share that is kept."""
+    """Return what is wrong with dropout under another mask: the scale or the dropped fraction; or an empty string."""
     x, p = arguments["x"], arguments["p"]
     dropped = y == 0.0
     if not np.allclose(y, np.where(dropped, 0.0, x / (1.0 - p)), rtol=1e-6, atol=0.0):
@@ -505,7 +505,7 @@ def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
 
 
 def _channels_first(channel_axis: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return views: to (N, C, ...) as PyTorch wants it, and back. Channels last stay channels last in memory."""
+    """Return functions to a (N, C, ...) view, as PyTorch requires, and back; the memory layout does not change."""
     if channel_axis == 1:
         return (lambda tensor: tensor), (lambda tensor: tensor)
     return (lambda tensor: tensor.movedim(-1, 1)), (lambda tensor: tensor.movedim(1, -1))

@@ -1,5 +1,4 @@
-"""The picture of a run: share of the fastest copy's bandwidth over size, a panel for each op
-whose speed is promised, a line for each peer."""
+"""The plot of a run: fraction of copy bandwidth by size, with a panel per promised op and a line per peer."""
 
 from __future__ import annotations
 
@@ -35,12 +34,21 @@ _COLUMNS = 4
 
 
 def draw(path: str, report: Report) -> None:
-    """Write a PNG to ``path``.
+    """Plot a run as PNG.
 
-    Where an op has several shapes of about the same size, the line goes through their geometric mean.
+    Where an op has several shapes of about the same size, the line passes through their geometric mean.
 
-    Raises:
-        OSError: the file cannot be written.
+    Parameters
+    ----------
+    path
+        The file.
+    report
+        The run.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
     """
     measured = {row.case for row in report.rows if row.times}
     ops = [name for name in PROMISED if name in measured]
@@ -58,7 +66,7 @@ def draw(path: str, report: Report) -> None:
             ax.set_xlabel("bytes moved", color=_INK)
             ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
-        ax.set_ylabel("share of copy's bandwidth", color=_INK)
+        ax.set_ylabel("fraction of copy bandwidth", color=_INK)
     figure.legend(
         handles=[Line2D([], [], label=_LABELS.get(name, name), **_STYLES[name]) for name in _STYLES if name in drawn],
         loc="outside lower center",
@@ -77,7 +85,7 @@ def draw(path: str, report: Report) -> None:
 
 
 def _panel(ax: Any, op: str, rows: Sequence[Row]) -> set[str]:
-    """Draw an op; return who is in the picture."""
+    """Draw the panel of an op; return the names of its lines."""
     drawn = set()
     for name, style in _STYLES.items():
         points = _line(rows, name)
@@ -101,7 +109,7 @@ def _panel(ax: Any, op: str, rows: Sequence[Row]) -> set[str]:
 
 
 def _line(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
-    """Return (bytes, share) of a contestant, one point for each power of two of the size."""
+    """Return (bytes, fraction) of a contestant, one point per power of two of the size."""
     of_size: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         if name in row.times and row.copy:

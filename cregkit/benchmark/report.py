@@ -1,4 +1,4 @@
-"""The numbers of a run: as tables, as a JSON file, and beside those of an older run."""
+"""The results of a run: as tables, as a JSON file, and compared with an older run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from cregkit.benchmark.timing import Measurement
 
 FORMAT = 1
 NOISE_LIMIT = 3.0
-"""How many standard deviations of both runs together are still noise."""
+"""Changes of up to this many standard deviations (both runs combined) are noise."""
 LEAST_CHANGE = 0.1
-"""A smaller change than this is never reported: memory layout alone can make it."""
+"""Smallest change that is reported: memory layout alone can cause a smaller one."""
 SAME_MACHINE = ("cpu", "isa", "threads")
-"""What must agree for two runs to be compared."""
+"""Settings that must be equal in two runs that are compared."""
 
 
 class ReportError(Exception):
-    """A file that is not a run to compare with, told in one line."""
+    """A file is not a run that can be compared; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A run: the machine, what was measured, and what was judged. ``complete`` is false for one that was cut short."""
+    """A run: the machine, the measured rows and the judged goals. ``complete`` is False for an interrupted run."""
 
     machine: dict[str, Any]
     rows: list[Row]
@@ -44,7 +44,7 @@ class Report:
 
 
 def machine(peers: Sequence[Peer]) -> dict[str, Any]:
-    """Describe where and when the run takes place."""
+    """Return the configuration, machine, versions and date of the run."""
     return {
         **cregkit.show_config(),
         "platform": platform.platform(),
@@ -58,7 +58,7 @@ def machine(peers: Sequence[Peer]) -> dict[str, Any]:
 
 
 def machine_line(described: dict[str, Any]) -> str:
-    """Return the machine in a line."""
+    """Return the machine as one line."""
     peers = ", ".join(f"{name} {version}" for name, version in described["peers"].items()) or "none"
     threads = described["threads"]
     return (
@@ -71,7 +71,7 @@ HEADERS = ("op", "shape", "ours us", "out= us", "best peer", "its us", "ratio", 
 
 
 def cells(row: Row) -> list[str]:
-    """Return the row's line of the table: times are lower quartiles, the share of the copy is that with ``out=``."""
+    """Return the table cells of a row: times are lower quartiles, the fraction of the copy is that with ``out=``."""
     shape = "x".join(map(str, row.shape))
     if OURS in row.void:
         return [row.case, shape, "WRONG", "", "", "", "", ""]
@@ -91,7 +91,7 @@ def cells(row: Row) -> list[str]:
 
 
 def void_lines(rows: Sequence[Row]) -> list[str]:
-    """Say who was not timed because of a wrong result."""
+    """Return a line for each contestant that was not timed because of a wrong result."""
     return [
         f"VOID {name} in {row.case} {'x'.join(map(str, row.shape))}: {reason}"
         for row in rows
@@ -103,7 +103,7 @@ GOAL_HEADERS = ("promise", "against", "limit", "measured", "", "where")
 
 
 def goal_cells(goal: Goal) -> list[str]:
-    """Return the goal's line of the table; ``where`` is the worst cell."""
+    """Return the table cells of a goal; ``where`` is the worst cell."""
     sign = "\N{LESS-THAN OR EQUAL TO}" if goal.at_most else "\N{GREATER-THAN OR EQUAL TO}"
     measured = "-" if goal.value is None else f"{goal.value:.2f}{goal.unit}"
     verdict = {None: "not measured", True: "reached", False: "MISSED"}[goal.reached]
@@ -118,7 +118,7 @@ def _microseconds(seconds: float) -> str:
 
 
 def write(path: str, report: Report) -> None:
-    """Write the run as JSON."""
+    """Write a run as JSON."""
     content = {"format": FORMAT, **asdict(report)}
     for goal, judged in zip(content["goals"], report.goals, strict=True):
         goal["reached"] = judged.reached
@@ -128,20 +128,33 @@ def write(path: str, report: Report) -> None:
 def read(path: str) -> Report:
     """Read a run.
 
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-        ReportError: it is not what ``write`` wrote.
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Report
+        The run.
+
+    Raises
+    ------
+    OSError
+        The file is missing or cannot be read.
+    ReportError
+        The file was not written by ``write``.
     """
     with open(path, encoding="utf-8") as file:
         try:
             content = json.load(file)
             if content["format"] != FORMAT:
-                raise ReportError(f"{path}: has format {content['format']}, this version reads {FORMAT}: measure again")
+                raise ReportError(f"{path}: must have format {FORMAT}, got {content['format']}: measure again")
             rows = [_row(row) for row in content["rows"]]
             goals = [Goal(**{name: goal[name] for name in Goal.__dataclass_fields__}) for goal in content["goals"]]
             return Report(content["machine"], rows, goals, content["complete"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ReportError(f"{path}: not a run written by cregkit bench --json ({error!r})") from error
+            raise ReportError(f"{path}: must be a run written by cregkit bench --json ({error!r})") from error
 
 
 def _row(content: dict[str, Any]) -> Row:
@@ -150,21 +163,30 @@ def _row(content: dict[str, Any]) -> Row:
 
 
 def require_same_machine(path: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to compare with a run from elsewhere.
+    """Raise if a run comes from another machine or setting.
 
-    Raises:
-        ReportError: processor, instruction set or number of threads differ.
+    Parameters
+    ----------
+    path
+        File of the older run, for the message.
+    old, new
+        Machines of the older and of the present run.
+
+    Raises
+    ------
+    ReportError
+        Processor, instruction set or number of threads differ.
     """
     differences = [
-        f"{name} {old.get(name)!r} there, {new[name]!r} here" for name in SAME_MACHINE if old.get(name) != new[name]
+        f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in SAME_MACHINE if old.get(name) != new[name]
     ]
     if differences:
-        raise ReportError(f"{path}: taken on another machine or setting: {'; '.join(differences)}")
+        raise ReportError(f"{path}: must be from the same machine and settings: {'; '.join(differences)}")
 
 
 @dataclass(frozen=True)
 class Change:
-    """An op's time over the fastest copy's, new run over old, and what of it may be noise."""
+    """The change of an op's time from an old to a new run, relative to the fastest copy, and its noise."""
 
     case: str
     shape: tuple[int, ...]
@@ -172,23 +194,19 @@ class Change:
     factor: float
     noise: float
     best_factor: float
-    """The same for the best sample of the new run over the median of the old one."""
+    """The same factor from the best sample of the new run and the median of the old one."""
 
     @property
     def slower(self) -> bool:
-        """Whether the op became slower beyond the noise, and even its best sample is slower than half the old ones.
-
-        The second rule is for a machine that holds up most calls by milliseconds: spreads say little about that.
-        """
+        """Whether the op is slower beyond the noise, and its best sample is slower than the old median."""
+        # The second condition is for machines that delay most calls by milliseconds, which the noise does not show.
         return self.factor > 1.0 + max(LEAST_CHANGE, NOISE_LIMIT * self.noise) and self.best_factor > 1.0
 
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
-    """Compare what both runs measured.
-
-    Times drift from run to run, so each is taken relative to the fastest copy in its row. The noise is the standard
-    deviation of that quotient over both runs, from the spread of all four times.
-    """
+    """Compare the cells that both runs measured, relative to the fastest copy in their rows."""
+    # Times drift between runs; relative times do not. The noise is the standard deviation of the quotient of both runs,
+    # from the noise of the four times.
     before = {(row.case, row.shape): row for row in old}
     changes = []
     for row in new:

@@ -1,14 +1,14 @@
 """The roofline: the fastest copy of as many bytes as the op moves, with the same threads, in the same run.
 
-Each copy writes into a buffer that is there already:
+Each copy writes into an allocated buffer:
 
-``numpy``    one ``numpy.copyto``, the fastest for what fits into a cache
+``numpy``    one ``numpy.copyto``, the fastest for data that fit into a cache
 ``threads``  ``numpy.copyto`` of one part per Python thread
-``memcpy``   the C library's ``memcpy`` by blocks on OpenMP threads (``dropout`` with ``p=0``, which copies)
-``stream``   a product with one on OpenMP threads, whose stores bypass the caches for large arrays (``l2_gradient``)
+``memcpy``   ``memcpy`` by blocks on OpenMP threads (``dropout`` with ``p=0``)
+``stream``   a multiplication by 1 on OpenMP threads, with non-temporal stores for large arrays (``l2_gradient``)
 ``torch``    ``Tensor.copy_``, if PyTorch is installed
 
-Below a mebibyte, where waking a thread takes longer than the copy, ``numpy`` and ``torch`` are all that compete.
+Below 1 MiB, where waking a thread takes longer than the copy, only ``numpy`` and ``torch`` are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ THREADED_BYTES = 1 << 20
 def copies(n_bytes: int, n_threads: int, torch: Any = None) -> dict[str, Contestant]:
     """Return every copy that moves ``n_bytes``, half of them read, half written; ``torch`` is the module or None."""
     x = np.ones(max(1, n_bytes // 8), np.float32)
-    return copies_between(x, np.full_like(x, 2.0), n_threads, torch)  # filled, so that every page is there
+    return copies_between(x, np.full_like(x, 2.0), n_threads, torch)  # filled: every page is mapped
 
 
 def copies_between(
@@ -52,7 +52,7 @@ def copies_between(
 
 
 def _threaded(x: NDArray[Any], y: NDArray[Any], n_threads: int) -> Callable[[], None]:
-    """Return a copy by parts, the first of which the calling thread takes."""
+    """Return a copy by parts; the calling thread copies the first."""
     parts = list(zip(np.array_split(y, n_threads), np.array_split(x, n_threads), strict=True))
     executor = ThreadPoolExecutor(n_threads)
 

@@ -1,4 +1,4 @@
-"""One row of the benchmark: an op on a shape, checked against the oracle, then timed beside copies and peers."""
+"""One row of the benchmark: an op on a shape, checked against the oracle, then timed with copies and peers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cregkit.verify.shapes import Shape
 OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
 COPY = "copy: "
 PARALLEL_ELEMENTS = 1 << 18
-"""From this size on, an op is also timed on one thread."""
+"""Elements from which an op is also timed on one thread."""
 
 PROMISED = (
     "layer_norm",
@@ -48,53 +48,50 @@ PROMISED = (
     "dropout_add_rms_norm_forward[p = 0]",
     "adamw_step[decoupled]",
 )
-"""The ops whose speed is promised: what ``--quick`` measures and the picture shows."""
+"""The cases whose speed is promised, which ``--quick`` measures and the plot shows."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of an op on a shape: seconds per call by contestant, and who was not timed for being wrong."""
+    """The measurements of an op on a shape: seconds per call by contestant, and the contestants with wrong results."""
 
     case: str
     shape: Shape
     n_bytes: int
-    """Bytes the op moves beyond the caches."""
+    """Bytes the op moves to and from memory."""
     times: Mapping[str, Measurement]
     void: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong, by contestant."""
+    """What is wrong with the results, by contestant."""
 
     @property
     def n_elements(self) -> int:
-        """The size of the shape."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     def seconds(self, contestant: str) -> float:
-        """The time of a contestant; infinite if it was not timed."""
+        """Return the time of a contestant; infinite if it was not timed."""
         return self.times[contestant].quartile if contestant in self.times else math.inf
 
     @property
     def copy(self) -> str:
-        """The fastest copy."""
+        """Name of the fastest copy."""
         return min((name for name in self.times if name.startswith(COPY)), key=self.seconds, default="")
 
     def share(self, contestant: str) -> float:
-        """The contestant's bandwidth as a share of the fastest copy's."""
+        """Return the contestant's bandwidth as a fraction of that of the fastest copy."""
         return self.seconds(self.copy) / self.seconds(contestant)
 
     def best(self, among: Sequence[str]) -> str:
-        """The fastest of these peers, or an empty string if none was timed."""
+        """Return the fastest of these peers, or an empty string if none was timed."""
         return min((name for name in among if name in self.times), key=self.seconds, default="")
 
     def ratio(self, peer: str, contestant: str = OURS) -> float:
-        """How many times as long as cregkit the peer takes."""
+        """Return the speed-up of a contestant (default: cregkit) over a peer."""
         return self.seconds(peer) / self.seconds(contestant)
 
 
 def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
-    """Return what to measure: the tuned shapes of every case or the held-out ones.
-
-    ``quick``: three shapes of each op whose speed is promised, the small ones first.
-    """
+    """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
     if quick:
         few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in CASES if case.name in PROMISED]
         return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
@@ -102,9 +99,25 @@ def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
 
 
 def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int, budget: float) -> Row:
-    """Check cregkit and the peers against the oracle, then time those that are right, and the copies.
+    """Check cregkit and the peers against the oracle, then time those that are correct, and the copies.
 
-    A wrong result of cregkit's voids the row; that of a peer, its entry.
+    A wrong result of cregkit voids the row; a wrong result of a peer voids its entry.
+
+    Parameters
+    ----------
+    case, shape
+        What to measure.
+    peers
+        Libraries to compare with.
+    n_threads
+        Number of threads.
+    budget
+        Seconds to measure.
+
+    Returns
+    -------
+    Row
+        The measurements.
     """
     arguments = case.arguments(shape, np.random.default_rng(shape), 0.0)
     n_bytes = case.bytes_per_element * math.prod(shape)
@@ -135,7 +148,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
 
 
 def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contestant]:
-    """Return cregkit's op on these arguments: allocating, into ``out``, and, where it is large, on one thread."""
+    """Return cregkit's op on these arguments: allocating, with ``out``, and for large sizes on one thread."""
     function = getattr(functional, case.op)
     call = _bound(function, peers_module.copy_changed(case, arguments))
     threads = partial(_threads.set_num_threads, n_threads)
@@ -149,7 +162,7 @@ def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contesta
 
 
 def _bound(function: Any, arguments: Arguments) -> partial[Any]:
-    """Bind the arguments by position as far as they go, as a call that is to be fast would give them."""
+    """Bind the arguments by position where possible, as in a speed-critical call."""
     given = dict(arguments)
     positional = []
     for name, parameter in inspect.signature(function).parameters.items():

@@ -1,11 +1,10 @@
-"""Timing that a busy machine disturbs least: contestants in turn, in one process, many samples, robust statistics.
+"""Timing that is robust to other load: interleaved contestants in one process, many samples, robust statistics.
 
-Every round takes one sample of each contestant (A, B, C, A, B, C ...), so that what else the machine does meets all of
-them. A sample is a loop of calls that lasts a millisecond or more, after three such loops untimed that put the
-contestant's data into the caches and its threads to work: on some CPUs the last cache has taken it in only after three
-calls. (Where one call lasts ten milliseconds, the caches are the smaller part, and no call is left untimed.) Where the
-next contestant has a thread pool of its own, a pause lets the pool before it stop spinning: it would hold a core for up
-to 20 ms.
+Every round takes one sample of each contestant (A, B, C, A, B, C ...), so that a disturbance affects all of them. A
+sample is a loop of calls that lasts at least a millisecond. Three untimed loops precede it, to fill the caches and wake
+the threads: on some CPUs the LLC holds the data only after three calls. If one call lasts ten milliseconds, cache
+effects are small and there are no untimed calls. If the next contestant has its own thread pool, a pause lets the
+previous pool stop spinning, which occupies a core for up to 20 ms.
 """
 
 from __future__ import annotations
@@ -31,32 +30,32 @@ class Measurement:
 
     median: float
     quartile: float
-    """The lower quartile: the time that ratios are made of. What else runs only ever adds time, and a quarter of the
-    samples is undisturbed even where half are not."""
+    """Lower quartile, used for ratios: other load only adds time, and a quarter of the samples is undisturbed even if
+    half are not."""
     mad: float
-    """The median absolute deviation from the median."""
+    """Median absolute deviation from the median."""
     best: float
-    """The shortest sample."""
+    """Shortest sample."""
     n: int
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Measurement:
-        """Summarise samples, of which there must be at least one."""
+        """Summarise samples, at least one."""
         if not samples:
-            raise ValueError("samples must not be empty: a measurement needs at least one")
+            raise ValueError("samples must hold at least one time, got none")
         median = statistics.median(samples)
         mad = statistics.median(abs(sample - median) for sample in samples)
         return cls(median, sorted(samples)[(len(samples) - 1) // 4], mad, min(samples), len(samples))
 
     @property
     def noise(self) -> float:
-        """The robust standard deviation of a sample as a share of the median."""
+        """Robust standard deviation of a sample, relative to the median."""
         return TO_DEVIATION * self.mad / self.median
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is timed: a call, the thread pool it computes on, and what to do, untimed, before each sample."""
+    """A call to time, the thread pool it uses, and an untimed setup before each sample."""
 
     call: Callable[[], object]
     pool: str = "openmp"
@@ -64,7 +63,7 @@ class Contestant:
 
 
 def measure(contestants: Mapping[str, Contestant], budget: float) -> dict[str, Measurement]:
-    """Time the contestants in turn for about ``budget`` seconds, but for at least ``MIN_ROUNDS`` rounds."""
+    """Time the contestants, interleaved, for about ``budget`` seconds and at least ``MIN_ROUNDS`` rounds."""
     timers = {name: Timer(contestant.call, contestant.setup) for name, contestant in contestants.items()}
     plans = {name: _plan(timer) for name, timer in timers.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
@@ -86,7 +85,7 @@ def measure(contestants: Mapping[str, Contestant], budget: float) -> dict[str, M
 
 
 def _plan(timer: Timer) -> tuple[int, int]:
-    """Calls per sample, and untimed ones before it, after a first call that may load and allocate."""
+    """Return the number of timed calls per sample and of untimed calls before it, after a first untimed call."""
     timer.timeit(1)
     if timer.timeit(1) > LONG_SECONDS:
         return 1, 0

@@ -29,10 +29,18 @@ _BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (default: that of the process) and return its exit code.
+    """Run a command line.
 
-    0: done. 1: a check failed. 2: a mistake in the call or the environment, told in one line on stderr.
-    130: interrupted. 141: whoever read the output went away.
+    Parameters
+    ----------
+    argv
+        The arguments; None selects those of the process.
+
+    Returns
+    -------
+    int
+        Exit code. 0: success. 1: a check failed. 2: an error in the call or the environment, described in one line on
+        stderr. 130: interrupted. 141: the reader of the output has closed the pipe.
     """
     try:
         code = _run(sys.argv[1:] if argv is None else argv)

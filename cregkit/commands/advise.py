@@ -53,9 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the advice, or the prompt, or write the advice as JSON.
 
-    Raises:
-        CommandError: options are missing or exclude each other, a figure is out of range, or the file is no log.
-        OSError: a file cannot be read or written.
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    CommandError
+        Options are missing or exclude each other, a value is out of range, or the file is not a log.
+    OSError
+        A file cannot be read or written.
     """
     console = Console()
     if options.prompt:
@@ -118,8 +131,8 @@ def _print(console: Console, advice: Advice) -> None:
         console.line(f"   >>> {remedy.code}")
     if advice.remedies:
         console.line()
-        console.line(f"Before such a line: {rules.IMPORTS}")
-        console.line("Other names and sizes in it are examples: put in your own.")
+        console.line(f"These lines need: {rules.IMPORTS}")
+        console.line("Other names and sizes in them are examples; replace them by yours.")
     if advice.warnings:
         console.line()
     for warning in advice.warnings:

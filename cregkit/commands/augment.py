@@ -30,11 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the sheet and say where it is.
+    """Write the contact sheet and print its path.
 
-    Raises:
-        CommandError: matplotlib is not installed, or the file is no image.
-        OSError: a file cannot be read or written.
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    CommandError
+        matplotlib is not installed, or the file is not a readable image.
+    OSError
+        A file cannot be read or written.
     """
     if not can_draw():
         raise CommandError("pictures need matplotlib: pip install 'cregkit[augment]'")

@@ -19,9 +19,9 @@ from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
 QUICK_SECONDS = 48.0
-"""When a quick run begins no further row: on a busy machine the largest are left out."""
+"""Seconds after which a quick run starts no further row: on a busy machine the largest are omitted."""
 SLOW_TO_START = ("torch.compile", "jax")
-"""Peers that compile for seconds: left out of a quick run unless they are named."""
+"""Peers that compile for seconds: a quick run omits them unless they are named."""
 
 DESCRIPTION = """\
 Time every op in turn with the fastest copy of the same bytes and with each peer that is installed: PyTorch,
@@ -56,13 +56,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print; return 0 if every result was right and nothing became slower than in the older run.
+    """Measure and print; return 0 if every result is correct and nothing is slower than in the older run.
 
-    Whatever ends the run early, what was measured so far is printed and written first.
+    If the run ends early, the measurements so far are printed and written first.
 
-    Raises:
-        CommandError: a peer is not known or not installed, or the file to compare with is no run of this machine.
-        OSError: a file cannot be read or written; seen before the measuring begins where it can be.
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    CommandError
+        A peer is unknown or not installed, or the file to compare with is not a run of this machine.
+    OSError
+        A file cannot be read or written; detected before measuring if possible.
     """
     for path in filter(None, (options.json, options.png)):
         check_writable(path)
@@ -74,9 +87,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     console.line(report.machine_line(about))
     if about["load"] > about["cores"] / 2:
-        console.line(
-            "other processes are at work here: they disturb calls on several threads most; repeat when it is quiet"
-        )
+        console.line("other processes are running and disturb calls on several threads; repeat on an idle machine")
     rows: list[suite.Row] = []
     complete = False
     try:
@@ -101,11 +112,7 @@ def _older_run(path: str, about: dict[str, Any]) -> Report:
 
 
 def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
-    """Return the peers that were asked for, or those that are installed.
-
-    Raises:
-        CommandError: a name is not known, or its package not installed.
-    """
+    """Return the named peers, or for None those that are installed; raise CommandError for any other name."""
     known = {peer.name: peer for peer in PEERS}
     if names is None:
         names = [name for name, peer in known.items() if peer.available() and not (quick and name in SLOW_TO_START)]
@@ -121,7 +128,7 @@ def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
 def _measure(
     options: argparse.Namespace, peers: Sequence[Peer], console: Console, rows: list[suite.Row], goals: list[Goal]
 ) -> None:
-    """Append to ``rows`` and ``goals`` as they are measured."""
+    """Append the measurements to ``rows`` and ``goals``."""
     planned = suite.plan(quick=options.quick, held_out=options.held_out)
     budget = QUICK_ROW_SECONDS if options.quick else ROW_SECONDS
     start = time.perf_counter()
@@ -137,19 +144,17 @@ def _measure(
 
 def _print(done: Report, console: Console) -> None:
     console.table(
-        "Lower quartiles of the times in microseconds; ratio: best peer over ours; of copy: bandwidth over the fastest "
-        "copy's, with out= where there is one",
+        "Lower quartiles of the times in microseconds; ratio: speed-up over the best peer; of copy: fraction of the "
+        "bandwidth of the fastest copy, with out= if the op has it",
         report.HEADERS,
         [report.cells(row) for row in done.rows],
     )
     for line in report.void_lines(done.rows):
         console.line(line)
     console.line()
-    console.table(
-        "What must be reached, and the worst cell", report.GOAL_HEADERS, list(map(report.goal_cells, done.goals))
-    )
+    console.table("Promises, and their worst cells", report.GOAL_HEADERS, list(map(report.goal_cells, done.goals)))
     if not done.complete:
-        console.line("cut short: the tables show what was measured until then")
+        console.line("cut short: the tables show the measurements so far")
 
 
 def _write(done: Report, options: argparse.Namespace, console: Console) -> None:
@@ -166,14 +171,14 @@ def _write(done: Report, options: argparse.Namespace, console: Console) -> None:
 
 
 def _compare(old: Report, new: Report, console: Console) -> bool:
-    """Print what became slower beyond the noise of the two runs; return whether nothing did."""
+    """Print the times that became slower beyond the noise of the two runs; return whether there are none."""
     changes = report.compare(old.rows, new.rows)
     slower = [change for change in changes if change.slower]
     for change in sorted(slower, key=lambda change: -change.factor):
         shape = "x".join(map(str, change.shape))
         console.line(
-            f"SLOWER {change.contestant} {change.case} {shape}: {change.factor:.2f} times as long against the copy as "
-            f"in the older run, where noise is {change.noise:.0%}"
+            f"SLOWER {change.contestant} {change.case} {shape}: {change.factor:.2f} times the older run's time, "
+            f"relative to the copy; noise {change.noise:.0%}"
         )
     console.line(f"{len(slower)} of {len(changes)} times became slower beyond the noise of the two runs")
     return not slower

@@ -1,4 +1,4 @@
-"""``cregkit demo``: what regularisation does to a network that can overfit its training set."""
+"""``cregkit demo``: the effect of regularisation on a network that overfits its training set."""
 
 from __future__ import annotations
 
@@ -42,10 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, print, and write the files that were asked for.
+    """Train, print, and write the requested files.
 
-    Raises:
-        OSError: a file cannot be written; seen before the training begins where it can be.
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written; detected before training if possible.
     """
     for path in filter(None, (options.json, options.png)):
         check_writable(path)
@@ -77,7 +89,7 @@ def _setup_line(seeds: int, epochs: int) -> str:
 
 
 def _epoch_lines(history: History) -> list[str]:
-    """Return the lines of the first, last and three epochs between."""
+    """Return a line for the first epoch, the last, and three in between."""
     last = len(history) - 1
     epochs = sorted({min(quarter * len(history) // 4, last) for quarter in range(5)})
     return [
@@ -99,12 +111,12 @@ def _print_kernel(kernel: against_oracle.AgainstOracle, console: Console) -> Non
     console.note(f"\nparity  layer_norm {shape}: largest error against the float64 oracle {kernel.max_error:.1e}")
     console.note(
         f"speed   layer_norm {shape}: {kernel.microseconds:.0f} us on one thread, "
-        f"the NumPy oracle {kernel.oracle_ratio:.0f} times as long"
+        f"{kernel.oracle_ratio:.0f}x faster than the NumPy oracle"
     )
 
 
 def _draw(path: str, runs: demo.Runs) -> str:
-    """Draw the picture if matplotlib is there; return the line that says where it is, or what to install."""
+    """Draw the plot if matplotlib is installed; return a line with its path, or with the package to install."""
     if not can_draw():
         return f"picture none: {NO_MATPLOTLIB}"
     from cregkit.lab import plot

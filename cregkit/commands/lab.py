@@ -47,15 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run what was asked for, print it and write the files.
+    """Run the experiments, print the results and write the files.
 
-    Whatever ends the run early, what was measured so far is printed and written first.
+    If the run ends early, the results so far are printed and written first.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C ended the run.
-        CommandError: there is no such experiment, or the options do not go together.
-        OSError: a file cannot be written; seen before the run begins where it can be.
-        ImportError: the experiment needs a package that is not installed.
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C ended the run.
+    CommandError
+        The experiment is unknown, or the options exclude each other.
+    OSError
+        A file cannot be written; detected before the run if possible.
+    ImportError
+        The experiment needs a package that is not installed.
     """
     if options.name == LIST:
         _list(options)
@@ -83,9 +98,9 @@ def _given(options: argparse.Namespace) -> set[str]:
 
 
 def _run_distributed(options: argparse.Namespace) -> None:
-    """Train in as many processes as ``mpiexec`` has started; no experiment over seeds, so it takes few options."""
+    """Train on the processes that ``mpiexec`` has started; only ``--epochs`` and ``--json`` apply."""
     if not _given(options) <= {"epochs", "json"}:
-        raise CommandError("distributed takes --epochs and --json alone")
+        raise CommandError("distributed takes only --epochs and --json")
     distributed.run(options.epochs, functools.partial(_report_distributed, options.json))
 
 
@@ -96,11 +111,11 @@ def _report_distributed(json_path: str | None, ranks: list[dict[str, Any]], hist
         f"\ndistributed: scikit-learn's digits, {distributed.N_TRAIN} training images, in {len(ranks)} processes"
     )
     cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in rank.values()] for rank in ranks]
-    console.table("\nEvery process", list(ranks[0]), cells)
+    console.table("\nProcesses", list(ranks[0]), cells)
     columns = ("train_loss", "train_acc", "test_loss", "test_acc")
     figures = zip(*(history[name] for name in columns), strict=True)
     rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(figures)]
-    console.table("\nAll together, the same in every process", ["epoch", *columns], rows)
+    console.table("\nMetrics, equal in every process", ["epoch", *columns], rows)
     if json_path:
         write_json(json_path, {"ranks": ranks, "history": history})
         console.line(f"written {json_path}")
@@ -124,10 +139,10 @@ def _run_experiments(options: argparse.Namespace) -> None:
 
 
 def _chosen(options: argparse.Namespace) -> list[Experiment]:
-    """Return the experiments to run, once the options are seen to go together."""
+    """Return the experiments to run after validating the options."""
     if options.name == ALL:
         if options.png:
-            raise CommandError("--png takes one experiment; all of them go with --html")
+            raise CommandError("--png takes one experiment; use --html for all")
         return list(EXPERIMENTS.values())
     if options.name not in EXPERIMENTS:
         known = ", ".join((*EXPERIMENTS, ALL, DISTRIBUTED))
@@ -175,5 +190,5 @@ def _write(results: Sequence[Result], options: argparse.Namespace, console: Cons
 
 
 def _picture(result: Result) -> bytes | None:
-    """Return the picture, if all rows are there and so is matplotlib."""
+    """Return the plot if no rows are missing and matplotlib is installed."""
     return figures.png(result) if can_draw() and not result.table.missing else None

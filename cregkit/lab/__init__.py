@@ -1,1 +1,1 @@
-"""Data sets, the demonstration, and the experiments of ``cregkit lab``."""
+"""The training lab: data sets, the demonstration, and the experiments of ``cregkit lab``."""

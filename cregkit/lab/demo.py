@@ -1,4 +1,4 @@
-"""The demonstration: what regularisation does to a network that can learn its training set by heart."""
+"""The demonstration: the effect of regularisation on a network that overfits its training set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cregkit.lab.network import RegularizedNetwork
 from cregkit.lab.spread import Spread
 from cregkit.train import Data, History
 
-# Few points, one label in ten wrong, and far more neurons than the circle needs: a plain network learns the noise too.
+# Few points, 10 % wrong labels, and far more neurons than the circle needs: a plain network overfits the noise.
 TRAIN_SIZE = 60
 LABEL_NOISE = 0.1
 TEST_SIZE = 1000
-TEST_SEED = 2**32  # apart from the training sets, whose seeds count from 0
+TEST_SEED = 2**32  # differs from the seeds of the training sets, which count from 0
 NETWORK: Mapping[str, Any] = {"hidden_size": 256, "lr": 0.5}
 BATCH_SIZE = 12
 
@@ -42,12 +42,30 @@ Runs = Mapping[str, Sequence[Run]]
 
 
 def train_all(test: Data, seeds: int, epochs: int, step: Callable[[str], None]) -> dict[str, list[Run]]:
-    """Train every configuration on every seed and return the runs; call ``step`` after each with its name.
+    """Train every configuration on every seed.
 
-    A seed fixes the training set, the initial weights and the order of the samples.
+    A seed determines the training set, the initial weights and the order of the samples.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C ended a training.
+    Parameters
+    ----------
+    test
+        Test set.
+    seeds
+        Networks per configuration, at least 1.
+    epochs
+        Epochs of each, at least 1.
+    step
+        Function to call with the name of each completed run.
+
+    Returns
+    -------
+    dict
+        The runs of each configuration, by name.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C ended a training.
     """
     runs: dict[str, list[Run]] = {name: [] for name in CONFIGURATIONS}
     for name, options in CONFIGURATIONS.items():
@@ -63,17 +81,17 @@ def train_all(test: Data, seeds: int, epochs: int, step: Callable[[str], None]) 
 
 
 def _final(runs: Sequence[Run], figure: str) -> list[float]:
-    """Return a figure of the last epoch, seed by seed."""
+    """Return a metric of the last epoch, by seed."""
     return [getattr(run.history, figure)[-1] for run in runs]
 
 
 def spread(runs: Sequence[Run], figure: str) -> Spread:
-    """Return mean and deviation of a figure's final value over the seeds."""
+    """Return mean and standard deviation of a metric of the last epoch over the seeds."""
     return Spread.of(_final(runs, figure))
 
 
 def conclusion(runs: Runs) -> str:
-    """Say which configuration did best on the test set and what it gained over the plain network."""
+    """Name the configuration with the best test accuracy and its gain over the plain network."""
     test = {name: _final(of_seeds, "test_acc") for name, of_seeds in runs.items()}
     gap = {name: statistics.mean(_final(of_seeds, "gap")) for name, of_seeds in runs.items()}
     best = max(test, key=lambda name: statistics.mean(test[name]))
@@ -88,7 +106,7 @@ def conclusion(runs: Runs) -> str:
 
 
 def to_dict(runs: Runs) -> dict[str, Any]:
-    """Return settings, final figures and histories, ready for JSON."""
+    """Return settings, final metrics and histories, ready for JSON."""
     return {
         "settings": {
             "train_size": TRAIN_SIZE,

@@ -1,4 +1,4 @@
-"""``mpiexec -n 4 cregkit lab distributed``: the digits learnt by several processes, and what each of them did."""
+"""``mpiexec -n 4 cregkit lab distributed``: train on the digits with several processes, and report each of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,21 @@ def network() -> Sequential:
 
 
 def run(epochs: int | None, report: Callable[[list[dict[str, Any]], dict[str, Any]], None]) -> None:
-    """Train, and let rank 0 ``report`` the figures of every rank and the history of all together.
+    """Train on all ranks; rank 0 calls ``report`` with the measurements of every rank and the history.
 
-    Raises:
-        ImportError: mpi4py is not installed.
-        Exception: what ``report`` raised in rank 0; raised in all.
+    Parameters
+    ----------
+    epochs
+        Number of epochs, or None for the default.
+    report
+        Function of the list of measurements by rank and the history.
+
+    Raises
+    ------
+    ImportError
+        mpi4py is not installed.
+    Exception
+        Any exception of ``report`` in rank 0; raised in all ranks.
     """
     from cregkit import mpi
 

@@ -1,4 +1,4 @@
-"""What the experiments' pictures share: colours, axes, the gap as a bar between two dots, lines with a band."""
+"""Shared parts of the experiments' plots: colours, axes, gap bars, lines with error bands."""
 
 from __future__ import annotations
 
@@ -12,17 +12,29 @@ from numpy.typing import NDArray
 from cregkit.lab.framework import Result, Row, Table
 from cregkit.lab.spread import Spread
 
-TRAIN, TEST = "#c2571a", "#1f5f8b"  # told apart in every common colour blindness
+TRAIN, TEST = "#c2571a", "#1f5f8b"  # distinguishable with every common colour blindness
 INK, FAINT = "#333333", "#8a8a8a"
 PALETTE = (TEST, TRAIN, "#4d8b57", "#8561a8", "#b0902a", "#9a9a9a")
 _DPI = 150
 
 
 def png(result: Result) -> bytes:
-    """Return the picture of a result as a PNG.
+    """Plot a result as PNG.
 
-    Raises:
-        ImportError: matplotlib is not installed.
+    Parameters
+    ----------
+    result
+        Result of an experiment.
+
+    Returns
+    -------
+    bytes
+        Content of the PNG file.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -34,7 +46,7 @@ def png(result: Result) -> bytes:
 
 
 def tidy(ax: Any, *, grid: str = "y") -> None:
-    """Give the axes the house style: no box, faint grid."""
+    """Apply the common style to the axes: no box, light grid."""
     ax.tick_params(colors=FAINT, labelcolor=INK, labelsize=9)
     ax.grid(axis=grid, color="#e4e4e4", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -43,7 +55,7 @@ def tidy(ax: Any, *, grid: str = "y") -> None:
 
 
 def gap_bars(ax: Any, table: Table, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Draw each row as a bar from its mean test to its mean training accuracy, with the seeds as faint dots."""
+    """Draw each row as a bar from mean test to mean training accuracy, with the seeds as pale dots."""
     for place, row in enumerate(rows):
         means = {}
         for key, colour in (("test_acc", TEST), ("train_acc", TRAIN)):
@@ -60,7 +72,7 @@ def gap_bars(ax: Any, table: Table, rows: Sequence[Row], names: Sequence[str]) -
 
 
 def band(ax: Any, x: Sequence[float], values: Sequence[Spread], colour: str, label: str, **style: Any) -> None:
-    """Draw a line through the means in a band of one standard deviation."""
+    """Draw a line through the means, with a band of one standard deviation."""
     mean = np.array([spread.mean for spread in values])
     deviation = np.array([spread.deviation or 0.0 for spread in values])
     ax.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
@@ -68,7 +80,7 @@ def band(ax: Any, x: Sequence[float], values: Sequence[Spread], colour: str, lab
 
 
 def curve_band(ax: Any, curves: NDArray[np.float64], colour: str, label: str, **style: Any) -> None:
-    """Draw curves, shape (seeds, epochs), as their mean by epoch in a band of one standard deviation."""
+    """Draw the mean of curves of shape (seeds, epochs) by epoch, with a band of one standard deviation."""
     band(ax, range(1, curves.shape[1] + 1), [Spread.of(list(column)) for column in curves.T], colour, label, **style)
 
 
@@ -79,5 +91,5 @@ def legend_below(figure: Any, ax: Any, columns: int = 2) -> None:
 
 
 def title(ax: Any, text: str) -> None:
-    """Write a title over the axes."""
+    """Set the title of the axes."""
     ax.set_title(text, fontsize=10, color=INK, loc="left")

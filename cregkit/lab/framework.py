@@ -1,4 +1,4 @@
-"""What an experiment is: rows and columns, the trial that fills them for a seed, and what follows from the numbers."""
+"""The parts of an experiment: table, trials by seed, conclusion and claims."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the table: the key of its values, what stands above it, and its decimals (None: three digits)."""
+    """A column of the table: the key of its values, the header, and the decimals (None: three digits)."""
 
     key: str
     header: str
@@ -33,7 +33,7 @@ TRAIN_TEST_GAP = (Column("train_acc", "train %"), Column("test_acc", "test %"), 
 
 @dataclass(frozen=True)
 class Trial:
-    """The figures of a row for one seed, and the curves by epoch that the picture shows."""
+    """The metrics of a row for one seed, and the curves by epoch for the plot."""
 
     row: Row
     figures: Figures
@@ -41,16 +41,16 @@ class Trial:
 
 
 class Table:
-    """Figures by row and seed. Seeds are paired: seed i of all rows shares data, initial weights and order."""
+    """Metrics by row and seed. Seeds are paired: seed i has the same data, initial weights and order in all rows."""
 
     def __init__(self, rows: Sequence[Row], trials: Mapping[Row, Sequence[Trial]]) -> None:
-        """Hold the trials of each row, in the order of their seeds; rows without any are left out."""
+        """Store the trials of each row in the order of their seeds; rows without trials are omitted."""
         self.trials = {row: list(trials.get(row, ())) for row in rows if trials.get(row)}
         self.missing = [row for row in rows if not trials.get(row)]
 
     @classmethod
     def of(cls, figures: Mapping[Row, Mapping[str, Sequence[float]]]) -> Table:
-        """Make a table of the values, one per seed, that each row has of each figure."""
+        """Return a table from the values of each metric, one per seed, by row."""
         trials = {
             row: [Trial(row, dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
             for row, columns in figures.items()
@@ -64,23 +64,23 @@ class Table:
 
     @property
     def seeds(self) -> int:
-        """Seeds of the row that has the most."""
+        """Largest number of seeds of any row."""
         return max(map(len, self.trials.values()), default=0)
 
     def values(self, row: Row, key: str) -> NDArray[np.float64]:
-        """Return a figure seed by seed; NaN where the row does not have it."""
+        """Return a metric by seed; NaN if the row lacks it."""
         return np.array([trial.figures.get(key, math.nan) for trial in self.trials[row]], dtype=np.float64)
 
     def mean(self, row: Row, key: str) -> float:
-        """Return the mean of a figure over the seeds."""
+        """Return the mean of a metric over the seeds."""
         return self.spread(row, key).mean
 
     def spread(self, row: Row, key: str) -> Spread:
-        """Return mean and deviation of a figure over the seeds."""
+        """Return mean and standard deviation of a metric over the seeds."""
         return Spread.of(list(self.values(row, key)))
 
     def curves(self, row: Row, key: str) -> NDArray[np.float64]:
-        """Return a curve of each seed: shape (seeds, epochs). Shorter ones are filled up with NaN."""
+        """Return a curve of each seed as shape (seeds, epochs), padded with NaN."""
         curves = [trial.curves[key] for trial in self.trials[row]]
         filled = np.full((len(curves), max(map(len, curves))), math.nan)
         for line, curve in zip(filled, curves, strict=True):
@@ -88,11 +88,11 @@ class Table:
         return filled
 
     def difference(self, row: Row, other: Row, key: str) -> Interval:
-        """Return how much more of a figure ``row`` has than ``other``, paired by seed."""
+        """Return the difference ``row`` minus ``other`` of a metric, paired by seed."""
         return Interval.of(list(self.values(row, key) - self.values(other, key)))
 
     def cells(self, columns: Sequence[Column]) -> list[list[str]]:
-        """Return the labels of each row and its figures as text."""
+        """Return the labels and formatted metrics of each row."""
         return [[*row, *(self._cell(row, column) for column in columns)] for row in self.rows]
 
     def _cell(self, row: Row, column: Column) -> str:
@@ -105,18 +105,18 @@ Quantity: TypeAlias = Callable[[Table], Interval]
 
 
 def mean_of(row: Row, key: str) -> Quantity:
-    """Return the quantity: a figure of a row."""
+    """Return a quantity: the metric of a row."""
     return lambda table: Interval.of(list(table.values(row, key)))
 
 
 def difference_of(row: Row, other: Row, key: str) -> Quantity:
-    """Return the quantity: how much more of a figure ``row`` has than ``other``."""
+    """Return a quantity: the difference ``row`` minus ``other`` of a metric."""
     return lambda table: table.difference(row, other, key)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is commonly said, as a quantity of the table that should lie between ``least`` and ``most``."""
+    """A common claim, as a quantity of the table that should lie between ``least`` and ``most``."""
 
     text: str
     quantity: Quantity
@@ -126,7 +126,7 @@ class Claim:
     decimals: int = 1
 
     def verdict(self, table: Table) -> str:
-        """Return whether the numbers confirm the claim, contradict it, or leave it open."""
+        """Return whether the confidence interval confirms or contradicts the claim, or leaves it undecided."""
         interval = self.quantity(table)
         if self.least < interval.low and interval.high < self.most:
             return CONFIRMED
@@ -135,27 +135,40 @@ class Claim:
         return UNDECIDED
 
     def shown(self, table: Table) -> str:
-        """Return the quantity with its interval."""
+        """Format the quantity and its interval."""
         return self.quantity(table).shown(self.decimals, self.unit)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, how a seed answers it, and what follows from all seeds.
+    """An experiment: a question, the trials that answer it, and the conclusion.
 
-    Attributes:
-        name: as on the command line.
-        question: what the table answers.
-        setup: data and network, in a line.
-        seeds, epochs: the defaults.
-        labels: what stands above the labels of the rows.
-        rows: the rows of the table.
-        columns: the figures of the table.
-        trials: ``trials(seed, epochs)`` yields one trial for each row.
-        conclude: returns one sentence that follows from the table.
-        claims: what is commonly said and the table can judge.
-        draw: ``draw(figure, table)`` draws the picture on a matplotlib Figure.
-        size: width and height of the picture in inches.
+    Attributes
+    ----------
+    name
+        Name on the command line.
+    question
+        Question that the table answers.
+    setup
+        Data and network, in one line.
+    seeds, epochs
+        Defaults.
+    labels
+        Headers of the row labels.
+    rows
+        Rows of the table.
+    columns
+        Columns of the table.
+    trials
+        ``trials(seed, epochs)`` yields one trial per row.
+    conclude
+        Returns one sentence that follows from the table.
+    draw
+        ``draw(figure, table)`` draws the plot on a matplotlib Figure.
+    claims
+        Common claims that the table can judge.
+    size
+        Width and height of the plot in inches.
     """
 
     name: str
@@ -175,7 +188,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was asked for; None means the experiment's own default."""
+    """Settings of a run; None selects the default of the experiment."""
 
     seeds: int | None = None
     epochs: int | None = None
@@ -183,7 +196,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """A run: the table, and whether it has all the seeds asked for."""
+    """The result of a run; ``complete`` is False if seeds are missing."""
 
     experiment: Experiment
     seeds: int
@@ -194,22 +207,22 @@ class Result:
 
     @property
     def caption(self) -> str:
-        """What the table shows: how many epochs, seeds and seconds, and whether that is all that was asked for."""
+        """Caption of the table: epochs, seeds and duration, and whether the run was interrupted."""
         if not self.complete:
             return (
-                f"Cut short after {self.seconds:.0f} s: what {self.seeds} seeds would have filled, {self.epochs} epochs"
+                f"Cut short after {self.seconds:.0f} s: {self.table.seeds} of {self.seeds} seeds, {self.epochs} epochs"
             )
         seeds = "one seed" if self.seeds == 1 else f"mean ± standard deviation over {self.seeds} seeds"
         return f"{self.epochs} epochs, {seeds}, {self.seconds:.0f} s on one thread"
 
     @property
     def sentence(self) -> str | None:
-        """What follows from the numbers; None if rows are missing, which no sentence may follow from."""
+        """The conclusion; None if rows are missing."""
         return None if self.table.missing else self.experiment.conclude(self.table)
 
     @property
     def claims(self) -> list[tuple[Claim, str]]:
-        """Every claim with its verdict; none if rows are missing."""
+        """The claims with their verdicts; empty if rows are missing."""
         if self.table.missing:
             return []
         return [(claim, claim.verdict(self.table)) for claim in self.experiment.claims]

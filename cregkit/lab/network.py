@@ -1,4 +1,4 @@
-"""The network of the experiments: one hidden layer, with the regularisation of your choice."""
+"""The network of the demonstration: one hidden layer, with selectable regularisation."""
 
 from __future__ import annotations
 
@@ -27,23 +27,45 @@ from cregkit.train.optimizers import SGD
 
 
 class RegularizedNetwork(Sequential):
-    """Linear(2, hidden) -> [norm] -> ReLU -> [Dropout] -> Linear(hidden, 1): logits of a yes-or-no question on points.
+    """Binary classifier of points: Linear(2, hidden) -> [norm] -> ReLU -> [Dropout] -> Linear(hidden, 1).
 
-    Weights start normal with deviation 0.5, biases at 0. All random numbers come from ``seed``: initial weights, the
-    order of the samples and the dropout masks from a stream each, so that networks which differ in their
-    regularisation alone start and go through the data alike. Data sets are tuples (x, y): points x, float32 of shape
-    (n, 2), and labels y, float32 of shape (n,) with values in [0, 1].
+    Initial weights are normal with standard deviation 0.5, biases 0. Initial weights, sample order and dropout masks
+    each have their own random stream derived from ``seed``, so networks that differ only in regularisation have the
+    same initial weights and sample order. Data sets are tuples (x, y): points x, float32 of shape (N, 2), and labels y,
+    float32 of shape (N,) with values in [0, 1].
 
-    Args:
-        hidden_size: neurons of the hidden layer.
-        lr: step size of SGD.
-        dropout_p: probability of dropping a hidden neuron in training; 0 leaves dropout out.
-        weight_decay: L2 coefficient, applied to the weights and never to biases, gamma or beta.
-        norm: None, "batch", "layer" or "rms": the normalisation before the ReLU.
-        seed: int in [0, 2**64), numpy Generator or SeedSequence, or None for fresh entropy.
+    Parameters
+    ----------
+    hidden_size
+        Neurons of the hidden layer, at least 1.
+    lr
+        Learning rate of SGD, at least 0.
+    dropout_p
+        Dropout probability of the hidden neurons, in [0, 1]; 0 omits the layer.
+    weight_decay
+        L2 coefficient of the weights, at least 0; biases, gamma and beta do not decay.
+    norm
+        Normalisation before the ReLU: None, ``"batch"``, ``"layer"`` or ``"rms"``.
+    seed
+        An int in [0, 2**64), a Generator, a SeedSequence, or None for fresh entropy.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value.
+
+    Examples
+    --------
+    >>> from cregkit import RegularizedNetwork
+    >>> from cregkit.lab.data import circle_data
+    >>> network = RegularizedNetwork(hidden_size=32, lr=0.5, dropout_p=0.2, seed=0)
+    >>> history = network.fit(circle_data(60, seed=0), circle_data(200, seed=1), epochs=20)
+    >>> len(history)
+    20
+    >>> network.evaluate(circle_data(200, seed=2))[1] > 85
+    True
     """
 
     def __init__(
@@ -81,25 +103,34 @@ class RegularizedNetwork(Sequential):
         batch_size: int = 16,
         on_epoch: Callable[[int, History], None] | None = None,
     ) -> History:
-        """Train by mini-batch SGD on the binary cross-entropy and return the figures of every epoch.
+        """Train by mini-batch SGD on the binary cross-entropy and return the metrics of every epoch.
 
-        Each epoch goes through ``train`` once in a new order, then measures both sets in evaluation mode. The training
-        figures are thus those of the same network as the test figures, without dropout and with the running
-        statistics: figures taken while training would put dropout's noise into the gap. The losses leave out the
-        penalty of weight decay. A second call goes on from where the first ended. The network is left in evaluation
-        mode. Training that diverges ends, with a DivergenceWarning, as ``cregkit.train.fit`` says.
+        See ``cregkit.train.fit`` for evaluation, batches, divergence and Ctrl-C. A second call continues training.
 
-        Args:
-            train: the training set.
-            test: the test set; it is only looked at.
-            epochs: how often to go through ``train``.
-            batch_size: samples per step; 1 is online SGD. The last batch of an epoch is smaller when the numbers do
-                not divide; with norm="batch" a last batch of one sample, which has no variance, joins the one before.
-            on_epoch: called after each epoch with its number, from 0, and the history so far.
+        Parameters
+        ----------
+        train
+            Training set.
+        test
+            Test set; it is evaluated, never trained on.
+        epochs
+            Number of passes over ``train``, at least 1.
+        batch_size
+            Samples per step, at least 1; with ``norm="batch"`` at least 2.
+        on_epoch
+            Function to call after each epoch with its index, from 0, and the history.
 
-        Raises:
-            TypeError, ValueError: an argument has the wrong type, value or shape; nothing has been trained then. With
-                norm="batch" that includes a batch size, or a training set, of one.
+        Returns
+        -------
+        History
+            The metrics of each epoch.
+
+        Raises
+        ------
+        TypeError
+            An argument has the wrong type.
+        ValueError
+            An argument has the wrong value or shape. Nothing is trained in this case.
         """
         _checked("train", train)
         _checked("test", test)
@@ -116,19 +147,49 @@ class RegularizedNetwork(Sequential):
         )
 
     def evaluate(self, data: Data) -> tuple[float, float]:
-        """Return the mean cross-entropy in nats and the accuracy in percent on ``data``, in evaluation mode.
+        """Evaluate the network in evaluation mode.
 
-        Raises:
-            TypeError, ValueError: ``data`` has the wrong type or shape.
+        Parameters
+        ----------
+        data
+            A data set.
+
+        Returns
+        -------
+        loss : float
+            Mean binary cross-entropy in nats.
+        accuracy : float
+            Accuracy in percent.
+
+        Raises
+        ------
+        TypeError
+            The data have the wrong type.
+        ValueError
+            The data have the wrong shape or values.
         """
         _checked("data", data)
         return evaluate(self, binary_cross_entropy, data)
 
     def predict_proba(self, x: Array) -> Array:
-        """Return the probability of label 1 for each point of ``x``, float32 of shape (n,), in evaluation mode.
+        """Return the probability of label 1 for each point, in evaluation mode.
 
-        Raises:
-            TypeError, ValueError: ``x`` is not float32 or has not the shape (n, 2).
+        Parameters
+        ----------
+        x : shape (N, 2), float32
+            Points.
+
+        Returns
+        -------
+        array, shape (N,), float32
+            Probabilities.
+
+        Raises
+        ------
+        TypeError
+            The array ``x`` is not float32.
+        ValueError
+            The shape of ``x`` is wrong.
         """
         return sigmoid(self.eval().forward(x)[:, 0])
 

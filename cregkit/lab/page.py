@@ -1,4 +1,4 @@
-"""All experiments on one HTML page that needs nothing else: tables, pictures and verdicts, on a phone too."""
+"""All experiments as one self-contained, responsive HTML page with tables, plots and verdicts."""
 
 from __future__ import annotations
 
@@ -42,16 +42,23 @@ ul.claims li {{ margin: .35rem 0; }}
 
 
 def write(path: str, results: Sequence[Result], machine: str, picture: Callable[[Result], bytes | None]) -> None:
-    """Write the page to ``path``.
+    """Write the page.
 
-    Args:
-        path: the file.
-        results: what to show, in this order.
-        machine: a line about where the numbers come from.
-        picture: returns the PNG of a result, or None if there is none.
+    Parameters
+    ----------
+    path
+        The file.
+    results
+        Results in the order of the page.
+    machine
+        One line that describes the machine.
+    picture
+        Function that returns the PNG of a result, or None.
 
-    Raises:
-        OSError: the file cannot be written.
+    Raises
+    ------
+    OSError
+        The file cannot be written.
     """
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in _lines(results, machine, picture))
@@ -70,8 +77,8 @@ def _lines(results: Sequence[Result], machine: str, picture: Callable[[Result], 
         yield from _section(result, picture(result))
     yield (
         f"<footer><p>Tables: mean ± standard deviation over the seeds. A claim is confirmed or contradicted where the "
-        f"{CONFIDENCE:.0%} confidence interval of the mean lies wholly inside or outside what it says, undecided where "
-        f"the seeds do not tell.</p></footer>\n</body>\n</html>"
+        f"{CONFIDENCE:.0%} confidence interval of the mean lies wholly inside or outside the claimed range, and "
+        f"undecided otherwise.</p></footer>\n</body>\n</html>"
     )
 
 

@@ -1,4 +1,4 @@
-"""The picture of the demonstration: decision boundaries above, accuracy curves below."""
+"""The plot of the demonstration: decision boundaries above, accuracy curves below."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from matplotlib.patches import Circle
 from cregkit.lab.data import RADIUS_SQUARED, inside_circle
 from cregkit.lab.demo import Run, Runs
 
-_TRAIN, _TEST = "#c2571a", "#1f5f8b"  # told apart in every common colour blindness
+_TRAIN, _TEST = "#c2571a", "#1f5f8b"  # distinguishable with every common colour blindness
 _INK, _FAINT = "#333333", "#8a8a8a"
 _GRID = 200
 
 
 def draw(path: str, runs: Runs) -> None:
-    """Write a PNG to ``path`` with a column for each configuration.
+    """Plot the runs as PNG, one column per configuration.
 
-    Above: the probability of label 1 that the network of the first seed gives to each point, its boundary at one half,
-    the training points (those with a wrong label ringed) and the true circle. Below: accuracy by epoch on training and
-    test set, the mean over the seeds in a band of one standard deviation.
+    Above: the predicted probability of label 1 for the first seed, its boundary at 0.5, the training points (wrong
+    labels ringed) and the true circle. Below: training and test accuracy by epoch, as the mean over the seeds with a
+    band of one standard deviation.
 
-    Raises:
-        OSError: the file cannot be written.
+    Parameters
+    ----------
+    path
+        The file.
+    runs
+        The runs of each configuration, by name.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
     """
     figure = Figure(figsize=(3.0 * len(runs), 6.8), layout=ConstrainedLayoutEngine(h_pad=0.12))
     axes = figure.subplots(2, len(runs), height_ratios=(1.12, 1), squeeze=False)
@@ -87,7 +96,7 @@ def _draw_curves(ax: Any, runs: Sequence[Run]) -> None:
 
 
 def _lowest_accuracy(runs: Runs) -> float:
-    """Return where the accuracy axes begin: all curves show, the first steps of a long run apart."""
+    """Return the lower limit of the accuracy axes: all curves are visible, except for their first third."""
     histories = [run.history for of_seeds in runs.values() for run in of_seeds]
     settled = [curve[len(curve) // 3 :] for history in histories for curve in (history.train_acc, history.test_acc)]
     return min(70.0, min(map(min, settled)) - 5)

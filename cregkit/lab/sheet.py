@@ -1,4 +1,4 @@
-"""Contact sheets: augmented samples side by side, for a person to look at."""
+"""Contact sheets: augmented samples of an image side by side."""
 
 from __future__ import annotations
 
@@ -21,19 +21,35 @@ from cregkit.augment import (
 from cregkit.lab import figures
 from cregkit.layers.base import Array
 
-LONGEST_SIDE = 320  # of the images on the sheet: more pixels than it shows would only take time
+LONGEST_SIDE = 320  # pixels of an image on the sheet, which shows no more
 
 
 class SheetError(Exception):
-    """An image that cannot be shown, told in one line."""
+    """An image cannot be shown; the message is one line."""
 
 
 def write(path: str, image: Array, rows: Mapping[str, Transform], samples: int, seed: int) -> None:
-    """Write a PNG with the image and ``samples`` outcomes beside it, a row for each transform.
+    """Write a PNG with one row per transform: the image and ``samples`` augmented samples.
 
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: the file cannot be written.
+    Parameters
+    ----------
+    path
+        The PNG to write.
+    image : shape (1 or 3, H, W), float32
+        The image, with values in [0, 1].
+    rows
+        The transforms by name.
+    samples
+        Samples per transform, at least 1.
+    seed
+        Seed in [0, 2**64).
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    OSError
+        The file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -46,27 +62,41 @@ def write(path: str, image: Array, rows: Mapping[str, Transform], samples: int, 
 
 
 def read(path: str) -> Array:
-    """Return the image in the file as float32, shape (1 or 3, H, W), values 0 to 1, upright as its EXIF data say.
+    """Read an image; apply its EXIF orientation, and make transparency white.
 
-    Transparent parts become white. Numbers of 32 bits have 0 for black and 1 for white, or the least and the largest
-    value where those lie beyond.
+    In 32-bit images black is 0 and white is 1, or the smallest and largest value if they lie outside.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    array, shape (1 or 3, H, W), float32
+        The image, with values in [0, 1].
+
+    Raises
+    ------
+    SheetError
+        The file is not a readable image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with open(path, "rb") as file:  # Pillow maps a file that it opens itself, and errs on the size of a turned TIFF
+    with open(path, "rb") as file:  # given a path, Pillow uses mmap and fails for rotated TIFF files
         try:
             image: Any = ImageOps.exif_transpose(Image.open(file))
         except UnidentifiedImageError as error:
-            raise SheetError(f"{path} is no image that can be read") from error
-        except Exception as error:  # Pillow raises errors of many kinds for damaged files
-            raise SheetError(f"{path} is no image that can be read ({error})") from error
+            raise SheetError(f"{path} is not a readable image") from error
+        except Exception as error:  # Pillow raises many kinds of errors for damaged files
+            raise SheetError(f"{path} is not a readable image ({error})") from error
     step = -(-max(image.size) // LONGEST_SIDE)
     return np.ascontiguousarray(np.moveaxis(_values(image, step), -1, 0), dtype=np.float32)
 
 
 def _values(image: Any, step: int) -> Array:
-    """Return every ``step``-th pixel of an image of any mode of Pillow: shape (H, W, 1 or 3), values 0 to 1."""
-    if image.mode.startswith(("I", "F")):  # one channel of 16 or 32 bits
+    """Return every ``step``-th pixel of a Pillow image of any mode: shape (H, W, 1 or 3), values in [0, 1]."""
+    if image.mode.startswith(("I", "F")):  # one 16-bit or 32-bit channel
         gray = np.asarray(image)[::step, ::step, np.newaxis].astype(np.float64)
         known = gray[np.isfinite(gray)]
         low, high = (0, 65535) if image.mode.startswith("I;16") else (known.min(initial=0), known.max(initial=1))
@@ -78,7 +108,7 @@ def _values(image: Any, step: int) -> Array:
 
 
 def transforms(height: int, width: int) -> Mapping[str, Transform]:
-    """Return the transforms of the sheet, suited to an image of this size."""
+    """Return the transforms of the sheet for an image of this size."""
     part = max(1, min(height, width) // 8)
     crop, cut = RandomCrop((height, width), 2 * part, "reflect"), Cutout(3 * part, fill=0.5)
     jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
@@ -96,7 +126,7 @@ def transforms(height: int, width: int) -> Mapping[str, Transform]:
 
 
 def draw(figure: Any, image: Array, rows: Mapping[str, Transform], samples: int, seed: int) -> None:
-    """Draw the image and ``samples`` outcomes beside it, a row for each transform."""
+    """Draw one row per transform: the image and ``samples`` augmented samples."""
     axes = figure.subplots(len(rows), samples + 1, squeeze=False)
     batch = np.repeat(image[np.newaxis], samples, axis=0)
     for line, (name, transform) in zip(axes, rows.items(), strict=True):
@@ -108,7 +138,7 @@ def draw(figure: Any, image: Array, rows: Mapping[str, Transform], samples: int,
 
 
 def show(ax: Any, image: Array) -> None:
-    """Draw an image of shape (1 or 3, H, W), values 0 to 1, without axes."""
+    """Draw an image of shape (1 or 3, H, W) with values in [0, 1], without axes."""
     pixels = np.clip(np.moveaxis(image, 0, -1), 0, 1)
     ax.imshow(pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""English text that is on every machine with Python and NumPy: the Zen of Python and licences."""
+"""English text available on every machine with Python and NumPy: the Zen of Python and licences."""
 
 from __future__ import annotations
 
@@ -16,22 +16,32 @@ from numpy.typing import NDArray
 
 
 class Text(NamedTuple):
-    """Characters as codes, what each code means, and where the text comes from."""
+    """A text as character codes, with its alphabet and sources."""
 
     codes: NDArray[np.int64]
     alphabet: str
     sources: str
 
     def decode(self, codes: NDArray[np.int64]) -> str:
-        """Return the characters of codes."""
+        """Return the text of ``codes``."""
         return "".join(self.alphabet[code] for code in codes)
 
 
 def read_text(characters: int) -> Text:
-    """Return the first ``characters`` of what there is, runs of white space as one space, ASCII alone.
+    """Return the beginning of the available text, as ASCII with white space collapsed.
 
-    The module ``this``, the licence of Python (where it is installed with it) and that of NumPy with what NumPy brings
-    along: some ten to sixty thousand characters, not the same on every machine.
+    Sources are the module ``this``, the licence of Python (if installed) and that of NumPy and its bundled libraries:
+    ten to sixty thousand characters, depending on the machine.
+
+    Parameters
+    ----------
+    characters
+        Most characters to return.
+
+    Returns
+    -------
+    Text
+        The text.
     """
     parts = {"the module this": _zen()}
     licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")
@@ -47,7 +57,7 @@ def read_text(characters: int) -> Text:
 
 
 def _zen() -> str:
-    """Return the Zen of Python, which its module prints when it is first imported."""
+    """Return the Zen of Python; its module prints it on first import."""
     with contextlib.redirect_stdout(io.StringIO()):
         this = importlib.import_module("this")
     return "".join(this.d.get(character, character) for character in this.s)

@@ -1,4 +1,4 @@
-"""The numbers of the experiments as files: JSON with everything, CSV with one value to a line."""
+"""Results of the experiments as files: JSON with everything, CSV with one value per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def write_json(path: str, results: Sequence[Result]) -> None:
-    """Write machine, settings, tables with the values of every seed, curves, sentences and claims."""
+    """Write machine, settings, tables with the values of every seed, curves, conclusions and claims as JSON."""
     content = {
         "format": FORMAT,
         "machine": cregkit.show_config(),
@@ -56,7 +56,7 @@ def _experiment(result: Result) -> dict[str, Any]:
 
 
 def write_csv(path: str, results: Iterable[Result]) -> None:
-    """Write experiment, row, seed, figure and value: the same five columns for every experiment."""
+    """Write the columns experiment, row, seed, figure and value as CSV."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("experiment", "row", "seed", "figure", "value"))

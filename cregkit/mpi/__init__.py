@@ -1,8 +1,7 @@
-"""Training on several processes, on one machine or many, through MPI (mpi4py, ``pip install "cregkit[mpi]"``).
+"""Data-parallel training on several processes, on one machine or many, with MPI (``pip install "cregkit[mpi]"``).
 
-    mpiexec -n 4 python -m mpi4py train.py
-
-where train.py calls ``fit`` as ever, in every process with the same arguments, and ``parallel=DataParallel(network)``.
+Run a script with ``mpiexec -n 4 python -m mpi4py train.py``. It calls ``cregkit.train.fit`` in every process with the
+same arguments and ``parallel=DataParallel(network)``.
 """
 
 from cregkit.mpi.batch_norm import SyncBatchNorm, convert

@@ -1,4 +1,4 @@
-"""Batch norm with the statistics of a batch that several processes hold."""
+"""Batch norm with statistics over the batches of several processes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,45 @@ import copy
 from functools import partial
 from typing import Any
 
+from cregkit import _validate as validate
 from cregkit.batch_sums import Doubles, Sums, merge_gradient_sums, merge_moments
 from cregkit.layers import BatchNorm, Layer
 from cregkit.mpi.communicator import Comm, checked_comm, gathered
 
 
 class SyncBatchNorm(BatchNorm):
-    """``BatchNorm`` over the batches of all ranks together.
+    """``BatchNorm`` with statistics over the batches of all ranks.
 
-    Each rank has a part of the batch, of any size, none included. In training, every rank's (count, mean, M2) are put
-    together in the order of the ranks (Chan, Golub and LeVeque, 1983), so that all have the same statistics, running
-    ones too, to the last bit; one exchange per forward, one per backward. ``dgamma`` and ``dbeta`` are those of the
-    rank's own part: the sum over the ranks is that of the batch. All ranks must call forward and backward together.
+    Each rank holds a part of the batch, of any size, possibly empty. In training, the (count, mean, M2) of all ranks
+    are merged in rank order, so batch and running statistics are bit-identical on all ranks. There is one MPI_Allgather
+    per forward and one per backward. ``dgamma`` and ``dbeta`` are those of the rank's own part; their sum over the
+    ranks is the gradient of the batch. All ranks must call forward and backward together.
 
-    Args:
-        num_features, momentum, eps, unbiased, channel_axis: as for ``BatchNorm``.
-        comm: the mpi4py communicator of the ranks; None for all there are.
+    Parameters
+    ----------
+    num_features, momentum, eps, unbiased, channel_axis
+        As for ``BatchNorm``.
+    comm
+        Communicator of the ranks; None selects ``MPI.COMM_WORLD``.
 
-    Raises:
-        TypeError, ValueError: as ``BatchNorm``; a channel must have two values in all ranks together.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value; in forward, also if a channel has fewer than two values over all ranks.
+
+    References
+    ----------
+    Chan, Golub and LeVeque (1983), "Algorithms for Computing the Sample Variance: Analysis and Recommendations".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.mpi import SyncBatchNorm
+    >>> norm = SyncBatchNorm(1, eps=0.0)
+    >>> norm(np.array([[1.0], [3.0]], np.float32)).tolist()
+    [[-1.0], [1.0]]
     """
 
     def __init__(
@@ -37,12 +57,12 @@ class SyncBatchNorm(BatchNorm):
         channel_axis: int = 1,
         comm: Comm | None = None,
     ) -> None:
-        """Start as ``BatchNorm`` does."""
+        """Validate the settings; parameters and statistics start as in ``BatchNorm``."""
         super().__init__(num_features, momentum, eps, unbiased=unbiased, channel_axis=channel_axis)
         self.comm = checked_comm(comm)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
-        """Copy all but the communicator, which is shared."""
+        """Copy everything but the communicator, which is shared."""
         twin = copy.copy(self)
         memo[id(self)] = twin
         for name, value in vars(self).items():
@@ -50,7 +70,7 @@ class SyncBatchNorm(BatchNorm):
         return twin
 
     def _settings(self) -> dict[str, Any]:
-        """Be taken for a ``BatchNorm``, as which one process may go on with the training of several."""
+        """Identify as a ``BatchNorm``, so that a run can resume on another number of processes."""
         return {**super()._settings(), "class": BatchNorm.__name__}
 
     def _merge_moments(self, count: float, mean: Doubles, m2: Doubles) -> Sums:
@@ -61,15 +81,36 @@ class SyncBatchNorm(BatchNorm):
 
 
 def convert(network: Layer, comm: Comm | None = None) -> Layer:
-    """Turn every ``BatchNorm`` in ``network`` into a ``SyncBatchNorm``, in place; return the network.
+    """Convert every ``BatchNorm`` in a network into a ``SyncBatchNorm``, in place.
 
-    Parameters, running statistics and settings stay the same arrays, so that optimisers made before go on working.
+    Parameters, running statistics and settings remain the same objects, so existing optimisers stay valid.
 
-    Raises:
-        TypeError: ``network`` is no Layer, or ``comm`` no communicator.
+    Parameters
+    ----------
+    network
+        Any layer.
+    comm
+        Communicator of the ranks; None selects ``MPI.COMM_WORLD``.
+
+    Returns
+    -------
+    Layer
+        The network itself.
+
+    Raises
+    ------
+    TypeError
+        ``network`` is not a Layer, or ``comm`` is not a communicator.
+
+    Examples
+    --------
+    >>> from cregkit import BatchNorm, Linear, Sequential
+    >>> from cregkit.mpi import convert
+    >>> [type(layer).__name__ for layer in convert(Sequential(Linear(4, 8), BatchNorm(8))).layers]
+    ['Linear', 'SyncBatchNorm']
     """
     if not isinstance(network, Layer):
-        raise TypeError(f"network must be a Layer, got {type(network).__name__}")
+        raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     comm = checked_comm(comm)
     for _, layer in network._walk():
         if type(layer) is BatchNorm:

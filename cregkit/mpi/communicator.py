@@ -1,4 +1,4 @@
-"""What all of ``cregkit.mpi`` shares: the communicator, exchanges in the order of the ranks, and an end for all."""
+"""The communicator, exchanges in rank order, traffic counters, and the abort of all processes after an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Comm = MPI.Intracomm
 
 
 def checked_comm(comm: Comm | None) -> Comm:
-    """Return the communicator to use, the world if None."""
+    """Return ``comm``, or ``MPI.COMM_WORLD`` for None; raise TypeError for anything else."""
     if comm is None:
         comm = MPI.COMM_WORLD
     if not isinstance(comm, MPI.Intracomm):
@@ -32,20 +32,38 @@ def checked_comm(comm: Comm | None) -> Comm:
 
 @dataclass
 class Traffic:
-    """What this rank has sent since the start, and the time it spent sending and waiting."""
+    """Communication of this rank since the start of the process.
+
+    Attributes
+    ----------
+    bytes
+        Bytes sent.
+    messages
+        Messages sent.
+    seconds
+        Time spent sending and waiting.
+
+    Examples
+    --------
+    >>> from cregkit.mpi import Traffic
+    >>> traffic = Traffic()
+    >>> traffic.sent(1024)
+    >>> traffic
+    Traffic(bytes=1024, messages=1, seconds=0.0)
+    """
 
     bytes: int = 0
     messages: int = 0
     seconds: float = 0.0
 
     def sent(self, n_bytes: int) -> None:
-        """Count a message."""
+        """Count one message of ``n_bytes`` bytes."""
         self.bytes += n_bytes
         self.messages += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time within as communication."""
+        """Count the time inside the block as communication."""
         start = time.perf_counter()
         try:
             yield
@@ -54,10 +72,11 @@ class Traffic:
 
 
 TRAFFIC = Traffic()
+"""The counters of this process."""
 
 
 def gathered(comm: Comm, own: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the vectors of all ranks, a row each in the order of the ranks: one call of MPI_Allgather."""
+    """Return the vectors of all ranks as rows in rank order, by one MPI_Allgather."""
     all_ranks = np.empty((comm.size, own.size))
     with TRAFFIC.waiting():
         comm.Allgather(own, all_ranks)
@@ -66,13 +85,13 @@ def gathered(comm: Comm, own: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def abort_all_on_exception(comm: Comm) -> None:
-    """Let an exception that nobody handles end all processes: the others would wait for this one for ever."""
+    """Make an unhandled exception abort all processes, which would otherwise wait for this one forever."""
     if comm.size == 1 or getattr(sys.excepthook, "_ends_all", False):
         return
 
     def end_all(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, where))
-        print(f"rank {comm.rank} of {comm.size} fails, all processes end:\n{text}", file=sys.stderr, flush=True)
+        print(f"rank {comm.rank} of {comm.size} failed, aborting all processes:\n{text}", file=sys.stderr, flush=True)
         comm.Abort(1)
 
     end_all._ends_all = True  # type: ignore[attr-defined]

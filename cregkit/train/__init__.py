@@ -1,4 +1,4 @@
-"""Training: losses, optimisers, the fit loop with early stopping and checkpoints, the history of a run, networks."""
+"""Training: losses, optimisers, ``fit`` with callbacks, early stopping and checkpoints, metrics and networks."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ __all__ = [
 
 _LAZY = {
     "RegularizedMLPClassifier": "cregkit.train.classifier",  # needs scikit-learn
-    "RegularizedNetwork": "cregkit.lab.network",  # the laboratory imports this package
+    "RegularizedNetwork": "cregkit.lab.network",  # the lab imports this package
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use what ``import cregkit.train`` leaves out."""
+    """Import a name of ``_LAZY`` on first access."""
     if name not in _LAZY:
         raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """List the public names."""
     return __all__

@@ -1,4 +1,4 @@
-"""What a fit shows to its callbacks, and what a callback may do."""
+"""The callback interface of ``fit``, and the state that callbacks see."""
 
 from __future__ import annotations
 
@@ -18,14 +18,38 @@ from cregkit.train.optimizers import Optimizer
 
 @dataclass
 class FitState:
-    """Where a fit stands. A callback may read all of it, set ``stop`` to end the fit, and set ``optimizer.lr``.
+    """State of a running fit, passed to callbacks.
 
-    Attributes:
-        network, optimizer, train, test: what ``fit`` was given; ``test`` may be None.
-        epochs: the number asked for.
-        history: the figures of the epochs that are over.
-        batch_loss: the loss of the last batch, in training mode, before its step.
-        stop: whether to end the fit after this epoch. A fit that diverged ends whatever is set here.
+    A callback may read every attribute, set ``stop`` to end the fit, and set ``optimizer.lr``.
+
+    Attributes
+    ----------
+    network, optimizer, train, test
+        Arguments of ``fit``; ``test`` may be None.
+    epochs
+        Number of epochs requested.
+    history
+        Metrics of the completed epochs.
+    batch_loss
+        Loss of the last batch in training mode, before its step.
+    stop
+        Whether to end the fit after this epoch. A fit that has diverged ends regardless.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, FitState, fit, mean_squared_error
+    >>> def stop_when_accurate(state: FitState) -> None:
+    ...     state.stop = state.history.train_loss[-1] < 1e-3
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> network = Linear(1, 1, seed=0)
+    >>> optimizer = SGD(network, lr=0.4)
+    >>> history = fit(
+    ...     network, mean_squared_error, optimizer, (x, 3 * x), None, 50, seed=0, callbacks=[stop_when_accurate]
+    ... )
+    >>> len(history)
+    7
     """
 
     network: Layer
@@ -39,71 +63,109 @@ class FitState:
 
     @property
     def epoch(self) -> int:
-        """The number of the last epoch that is over, from 0: its place in the lists of ``history``; -1 before."""
+        """Index of the last completed epoch, from 0 as in the lists of ``history``; -1 before the first."""
         return len(self.history) - 1
 
 
 class Callback:
-    """Something that watches a fit; a subclass writes the methods it needs.
+    """Base class of callbacks: a subclass overrides the hooks it needs.
 
-    A callback with a state of its own gives it as arrays in ``state_dict``, so that checkpoints hold it.
+    A stateful callback returns its state as arrays from ``state_dict``, which checkpoints store.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, Callback, fit, mean_squared_error
+    >>> class HalveLearningRate(Callback):
+    ...     def on_epoch_end(self, state):
+    ...         state.optimizer.lr /= 2
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> network = Linear(1, 1, seed=0)
+    >>> optimizer = SGD(network, lr=0.4)
+    >>> history = fit(
+    ...     network, mean_squared_error, optimizer, (x, 3 * x), None, 3, seed=0, callbacks=[HalveLearningRate()]
+    ... )
+    >>> optimizer.lr
+    0.05
     """
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What it was made with, by the names of its arguments: a run goes on from a checkpoint with the same alone.
+        """The constructor arguments by name; a run resumes from a checkpoint only if they are equal.
 
-        Plain values, arrays, and objects whose public attributes are such. Unless a subclass says otherwise, its public
-        attributes that are floats or strings as the fit begins.
+        The default is the callback's public attributes that are floats or strings when the fit starts.
+
+        Returns
+        -------
+        mapping
+            Plain values, arrays, or objects whose public attributes are such, by name.
         """
         return lasting(getattr(self, "__dict__", {}))
 
     @property
     def stopped(self) -> bool:
-        """Whether it has ended the fit, by what it has seen so far: asked again when a run is gone on with."""
+        """Whether the callback's state ends the fit; evaluated again when a run resumes."""
         return False
 
     def on_train_begin(self, state: FitState) -> None:
-        """Run before the first epoch; what an earlier fit left behind is to be forgotten here."""
+        """Run before the first epoch; reset the state of an earlier fit here."""
 
     def on_batch_begin(
         self, state: FitState, rows: NDArray[np.int64], x: Inputs, targets: NDArray[Any]
     ) -> tuple[Inputs, NDArray[Any]]:
-        """Return the batch to take the step on: this one, samples ``rows`` of ``state.train``, or what it becomes."""
+        """Return the batch to train on.
+
+        Parameters
+        ----------
+        state
+            State of the fit.
+        rows : shape (N,)
+            Indices of the batch's samples in ``state.train``.
+        x : shape (N, ...)
+            Inputs of the batch.
+        targets : shape (N, ...)
+            Targets of the batch.
+
+        Returns
+        -------
+        x, targets : arrays
+            The batch as given, or a replacement.
+        """
         return x, targets
 
     def on_batch_end(self, state: FitState) -> None:
-        """Run after each step that was taken; ``state.network.parameters()`` still have the gradients of the batch."""
+        """Run after each completed step; ``state.network.parameters()`` still hold the gradients of the batch."""
 
     def on_epoch_end(self, state: FitState) -> None:
-        """Run when the figures of an epoch are in ``state.history``; the network is in evaluation mode."""
+        """Run after the metrics of an epoch are recorded in ``state.history``; the network is in evaluation mode."""
 
     def on_train_end(self, state: FitState) -> None:
-        """Run after the last epoch, also when the fit was stopped or interrupted."""
+        """Run after the last epoch, also if the fit was stopped or interrupted."""
 
     def state_dict(self) -> dict[str, NDArray[np.generic]]:
-        """Return copies of the arrays that make up the state."""
+        """Return copies of the arrays of the state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what ``state_dict`` returned; ValueError if it does not fit."""
+        """Load a state returned by ``state_dict``; raise ValueError if it does not fit."""
         if state:
-            raise ValueError(f"{type(self).__name__} has no state, got {', '.join(state)}")
+            raise ValueError(f"state of {type(self).__name__} must be empty, got {', '.join(state)}")
 
 
 AnyCallback: TypeAlias = "Callback | Callable[[FitState], None]"
 
 
 class EpochEnd(Callback):
-    """A plain function as a callback, called at the end of each epoch."""
+    """Callback that calls a function at the end of each epoch."""
 
     def __init__(self, function: Callable[[FitState], None]) -> None:
-        """Keep ``function``."""
+        """Store ``function``."""
         self._function = function
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The function's name, with what it was given beforehand."""
+        """The function's name and bound arguments."""
         return {"function": function_name(self._function)}
 
     def on_epoch_end(self, state: FitState) -> None:

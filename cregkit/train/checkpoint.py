@@ -1,4 +1,4 @@
-"""Checkpoints: all there is to a fit between two epochs, in one ``.npz`` file without pickle."""
+"""Checkpoints: the complete state of a fit between two epochs, in one ``.npz`` file without pickle."""
 
 from __future__ import annotations
 
@@ -21,10 +21,23 @@ _FORMAT = 3
 
 
 class Checkpoint:
-    """The file of a fit: written after each epoch, read to go on from there.
+    """Checkpoint file of a fit: written after each epoch, read to resume.
 
-    It holds the states of network, optimiser and callbacks, the history, the state of the generator that orders the
-    samples, and the settings that tell this run from another: see ``resume`` of ``fit``.
+    The file contains the state of the network, the optimiser and the callbacks, the history, the state of the generator
+    that shuffles the samples, and the settings that identify the run (see ``resume`` of ``fit``).
+
+    Parameters
+    ----------
+    path
+        The file.
+    state
+        State of the fit.
+    callbacks
+        Callbacks of the fit.
+    order
+        Generator that shuffles the samples.
+    settings
+        Further settings that identify the run: those known to ``fit`` alone.
     """
 
     def __init__(
@@ -35,7 +48,7 @@ class Checkpoint:
         order: np.random.Generator,
         settings: Mapping[str, Any],
     ) -> None:
-        """Remember whose state to write, and the settings that ``fit`` alone knows; nothing is written yet."""
+        """Store the arguments and compute the identity of the run; no file is written."""
         self.path = path
         self._state = state
         self._callbacks = callbacks
@@ -57,11 +70,11 @@ class Checkpoint:
         )
 
     def exists(self) -> bool:
-        """Return whether there is a file at ``path``."""
+        """Return whether the file exists."""
         return os.path.exists(self.path)
 
     def save(self) -> None:
-        """Write the file: whole or not at all, even if the machine stops."""
+        """Write the file atomically, even if the machine fails."""
         arrays = {
             f"{part}/{name}": array
             for part, owner in self._parts().items()
@@ -78,19 +91,34 @@ class Checkpoint:
         files.save_arrays(self.path, arrays)
 
     def read(self) -> dict[str, NDArray[Any]]:
-        """Return what is in the file.
+        """Read the file.
 
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged.
+        Returns
+        -------
+        dict
+            The arrays by name.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            The file is damaged.
         """
         return files.load_arrays(self.path)
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put everything back to where ``save`` found it, by what ``read`` returned.
+        """Restore the state that ``save`` wrote.
 
-        Raises:
-            ValueError: that is no checkpoint, or that of another run; nothing has been changed then.
+        Parameters
+        ----------
+        arrays
+            Arrays returned by ``read``.
+
+        Raises
+        ------
+        ValueError
+            The arrays are not a checkpoint, or belong to another run. Nothing is changed in this case.
         """
         owners = self._parts()
         before = {part: owner.state_dict() for part, owner in owners.items()}, self._order.bit_generator.state
@@ -100,22 +128,25 @@ class Checkpoint:
             LookupError,
             TypeError,
             ValueError,
-        ) as error:  # what json, a mapping or a generator say of a damaged file
+        ) as error:  # raised by json, a mapping or a generator for a damaged file
             for part, owner in owners.items():
                 owner.load_state_dict(before[0][part])
             self._order.bit_generator.state = before[1]
-            raise ValueError(f"checkpoint {os.fspath(self.path)} cannot be gone on from: {error}") from None
+            raise ValueError(f"cannot resume from checkpoint {os.fspath(self.path)}: {error}") from None
 
     def _take_over(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         if "meta" not in arrays:
-            raise ValueError("it is no checkpoint of a fit: it has no entry 'meta'")
+            raise ValueError("it is not a checkpoint of fit: the entry 'meta' is missing")
         meta = json.loads(str(arrays["meta"]))
         self._require_same(meta["identity"])
         history = {name: arrays[f"history/{name}"] for name in _history_lists(self._state.history)}
         if len({figures.shape for figures in history.values()}) != 1 or history["gap"].ndim != 1:
-            raise ValueError("the lists of its history differ in length")
+            lengths = {name: len(figures) for name, figures in history.items() if figures.ndim}
+            raise ValueError(f"the lists of its history must have one length, got {lengths}")
         if len(history["gap"]) > self._state.epochs:
-            raise ValueError(f"epochs must be at least {len(history['gap'])}, which it has, got {self._state.epochs}")
+            raise ValueError(
+                f"epochs must be at least {len(history['gap'])}, the number already trained, got {self._state.epochs}"
+            )
         if name := first_not_finite({name: a for name, a in arrays.items() if name.startswith(("network/", "opt"))}):
             raise ValueError(f"{name} is not finite")
         for part, owner in self._parts().items():
@@ -125,12 +156,10 @@ class Checkpoint:
         vars(self._state.history).update({name: figures.tolist() for name, figures in history.items()})
 
     def _require_same(self, identity: Mapping[str, Any]) -> None:
-        """Refuse a run with other settings. Who gives no seed, or a generator, takes over the order of the file."""
+        """Raise if the settings differ. Without an int seed in either run, the order of the file is used."""
         was, now = dict(identity), dict(self._identity)
         if was["format"] != _FORMAT:
-            raise ValueError(
-                f"it was written by another version of cregkit: its format is {was['format']}, not {_FORMAT}"
-            )
+            raise ValueError(f"its format must be {_FORMAT}, got {was['format']}: another version of cregkit wrote it")
         if None in (was.get("seed"), now["seed"]):
             was["seed"] = now["seed"] = None
         if difference := first_difference(was, now):
@@ -143,7 +172,7 @@ class Checkpoint:
 
 
 def _trained(state: FitState) -> dict[str, str]:
-    """Return the parameters that the optimiser trains, by their names in the network, and what it does to them."""
+    """Return whether weight decay applies, for each parameter that the optimiser trains, by name in the network."""
     network, part = state.network, state.optimizer.network
     prefix = next(prefix for prefix, layer in network._walk() if layer is part)
     return {prefix + p.name: "decays" if p.decay else "does not decay" for p in part.parameters()}

@@ -1,4 +1,4 @@
-"""A scikit-learn classifier over the fit loop."""
+"""A scikit-learn classifier built on ``fit``."""
 
 from __future__ import annotations
 
@@ -32,39 +32,71 @@ from cregkit.train.optimizers import AdamW
 
 
 class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Multi-layer perceptron with the regularisation of your choice, as a scikit-learn estimator.
+    """Multi-layer perceptron with selectable regularisation, as a scikit-learn estimator.
 
-    (Linear -> [norm] -> ReLU -> [Dropout]) for each hidden size, then Linear to one logit per class; trained by AdamW
-    on the softmax cross-entropy. Works in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Data are cast to
-    float32, as that is what the layers compute in; scale features to about unit size first (``StandardScaler``).
+    Linear -> [norm] -> ReLU -> [Dropout] for each hidden size, then Linear to one logit per class, trained by AdamW on
+    the softmax cross-entropy. Works in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Data are cast to
+    float32, the dtype of the layers; scale features to about unit variance first (``StandardScaler``).
 
-    Args:
-        hidden_sizes: neurons of each hidden layer, from the first to the last; () gives logistic regression.
-        dropout: probability of dropping a hidden neuron in training, in [0, 1].
-        weight_decay: decoupled decay of the weights, at least 0; biases, gamma and beta do not decay.
-        norm: None, "batch", "layer" or "rms": the normalisation before each ReLU.
-        lr: step size of AdamW.
-        epochs: how often to go through the data, at most if ``early_stopping``.
-        batch_size: samples per step.
-        label_smoothing: in [0, 1].
-        early_stopping: hold out a part of the data, stop when the loss on it has not got lower for ``patience``
-            epochs, and keep the best epoch's weights.
-        patience: see ``early_stopping``.
-        validation_fraction: the part held out, in (0, 1), class by class where they are large enough.
-        random_state: int, ``numpy.random.RandomState`` or None: initial weights, order of the samples, dropout masks
-            and what is held out.
+    Parameters
+    ----------
+    hidden_sizes
+        Neurons of each hidden layer, from first to last; () gives logistic regression.
+    dropout
+        Dropout probability of the hidden neurons, in [0, 1].
+    weight_decay
+        Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
+    norm
+        Normalisation before each ReLU: None, ``"batch"``, ``"layer"`` or ``"rms"``.
+    lr
+        Learning rate of AdamW.
+    epochs
+        Number of epochs, or its maximum with ``early_stopping``.
+    batch_size
+        Samples per step.
+    label_smoothing
+        Label smoothing, in [0, 1].
+    early_stopping
+        Whether to hold out a part of the data, stop when its loss has not decreased for ``patience`` epochs, and
+        restore the weights of the best epoch.
+    patience
+        Epochs without improvement before stopping, at least 1.
+    validation_fraction
+        Fraction held out, in (0, 1); stratified by class where the classes are large enough.
+    random_state
+        An int, a ``numpy.random.RandomState`` or None: source of the initial weights, sample order, dropout masks and
+        held-out samples.
 
-    Attributes:
-        classes_: the labels, sorted.
-        n_features_in_: features seen in ``fit``; ``feature_names_in_`` has their names if they have any.
-        network_: the trained ``Sequential``, in evaluation mode.
-        history_: the ``History``; its test figures are those of the part held out, NaN without early stopping.
-        n_iter_: epochs run.
+    Attributes
+    ----------
+    classes_ : array, shape (n_classes,)
+        Sorted labels.
+    n_features_in_ : int
+        Number of features seen in ``fit``; ``feature_names_in_`` holds their names, if they have any.
+    network_ : Sequential
+        The trained network, in evaluation mode.
+    history_ : History
+        Metrics per epoch; test metrics are those of the held-out part, NaN without early stopping.
+    n_iter_ : int
+        Number of epochs run.
 
-    Raises:
-        TypeError, ValueError: from ``fit``: a parameter or the data have the wrong type or value.
-        DivergenceError: a ValueError, from ``fit``: the training diverged, so there is no answer; from ``predict`` and
-            ``predict_proba``: ``X`` holds numbers so large that the network's outputs are not finite.
+    Raises
+    ------
+    TypeError
+        From ``fit``: a parameter or the data have the wrong type.
+    ValueError
+        From ``fit``: a parameter or the data have the wrong value.
+    DivergenceError
+        From ``fit``: training diverged. From ``predict`` and ``predict_proba``: values in ``X`` are so large that the
+        outputs are not finite. It is a ValueError.
+
+    Examples
+    --------
+    >>> from cregkit.train import RegularizedMLPClassifier
+    >>> X, y = [[-2.0], [-1.0], [1.0], [2.0]], ["low", "low", "high", "high"]
+    >>> classifier = RegularizedMLPClassifier((8,), epochs=50, random_state=0).fit(X, y)
+    >>> classifier.predict([[-1.5], [1.5]]).tolist()
+    ['low', 'high']
     """
 
     def __init__(
@@ -83,7 +115,7 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         validation_fraction: float = 0.1,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        """Keep the parameters; ``fit`` checks them."""
+        """Store the parameters; ``fit`` validates them."""
         self.hidden_sizes = hidden_sizes
         self.dropout = dropout
         self.weight_decay = weight_decay
@@ -98,7 +130,20 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> RegularizedMLPClassifier:
-        """Train on ``X``, numbers of shape (n_samples, n_features), and labels ``y`` of shape (n_samples,)."""
+        """Train the classifier.
+
+        Parameters
+        ----------
+        X : shape (n_samples, n_features)
+            Features.
+        y : shape (n_samples,)
+            Labels.
+
+        Returns
+        -------
+        RegularizedMLPClassifier
+            The estimator itself.
+        """
         X, y = validate_data(self, X, y, dtype=np.float32, order="C")
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -122,17 +167,17 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
                 callbacks=[EarlyStopping(self.patience)] if self.early_stopping else (),
             )
         if history.interrupted:
-            raise KeyboardInterrupt  # so that a search over parameters ends too
+            raise KeyboardInterrupt  # ends a search over parameters too
         if history.diverged is not None:
             raise DivergenceError(
-                f"training diverged in {history.diverged}; lr must be smaller than {self.lr}, or the features scaled "
-                "to about unit size, for instance by StandardScaler"
+                f"training diverged in {history.diverged}; use an lr smaller than {self.lr}, or scale the features to "
+                "about unit variance, for example with StandardScaler"
             )
         self.classes_, self.network_, self.history_, self.n_iter_ = classes, network, history, len(history)
         return self
 
     def _network(self, n_features: int, n_classes: int, rng: np.random.Generator) -> Sequential:
-        """Return the untrained network. Weights are drawn first, so they do not depend on dropout and norm."""
+        """Return the untrained network; weights are drawn first, so they do not depend on dropout and norm."""
         if not isinstance(self.hidden_sizes, (tuple, list)):
             raise TypeError(f"hidden_sizes must be a tuple of ints, got {validate.shown(self.hidden_sizes)}")
         sizes = [n_features, *(validate.positive_int("hidden_sizes", size) for size in self.hidden_sizes)]
@@ -147,7 +192,7 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return Sequential(*layers, last)
 
     def _split(self, data: Data, random: np.random.RandomState) -> tuple[Data, Data | None]:
-        """Return what to train on and what to hold out, if anything."""
+        """Split the data into a training part and, with early stopping, a held-out part."""
         if not self.early_stopping:
             return data, None
         if not 0 < validate.real("validation_fraction", self.validation_fraction, 0, 1) < 1:
@@ -162,7 +207,7 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return (X_train, codes_train), (X_test, codes_test)
 
     def _logits(self, X: Any) -> Array:
-        check_is_fitted(self, "network_")  # a fit that failed leaves n_features_in_
+        check_is_fitted(self, "network_")  # a failed fit sets n_features_in_ but not network_
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = predict(self.network_, X)
@@ -170,20 +215,42 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         if not finite.all():
             row = int(finite.argmin())
             raise DivergenceError(
-                f"X must hold numbers of about unit size, got up to {np.abs(X[row]).max():g} in row {row}, for which "
-                "the network's outputs are not finite"
+                f"X must hold values of about unit size, got {np.abs(X[row]).max():g} in row {row}, for which the "
+                "network's outputs are not finite"
             )
         return logits
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each class, in the order of ``classes_``: shape (n_samples, n_classes)."""
+        """Return the class probabilities.
+
+        Parameters
+        ----------
+        X : shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        array, shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
         logits = self._logits(X).astype(np.float64)
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float64] = e / e.sum(axis=1, keepdims=True)
         return probabilities
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable label of each sample: shape (n_samples,)."""
-        logits = self._logits(X)  # before classes_, so that an estimator that was not fitted says so
+        """Return the most probable label of each sample.
+
+        Parameters
+        ----------
+        X : shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        array, shape (n_samples,)
+            Labels.
+        """
+        logits = self._logits(X)  # before classes_: raises NotFittedError if the estimator is not fitted
         labels: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
         return labels

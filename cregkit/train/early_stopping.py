@@ -1,4 +1,4 @@
-"""Early stopping: end a fit that no longer gets better, and go back to the best epoch."""
+"""Early stopping: end a fit that no longer improves, and restore the best epoch."""
 
 from __future__ import annotations
 
@@ -14,31 +14,54 @@ from cregkit.layers import Layer
 from cregkit.layers.base import matching
 from cregkit.train.callbacks import Callback, FitState
 
-# What can be monitored, and the sign that makes smaller better.
+# The metrics that can be monitored, with the sign that makes smaller better.
 _SIGNS = {"train_loss": 1.0, "test_loss": 1.0, "gap": 1.0, "train_acc": -1.0, "test_acc": -1.0}
 _BEST = "best."
 
 
 class EarlyStopping(Callback):
-    """Stop when the monitored figure has not got better for ``patience`` epochs in a row; keep the best epoch's state.
+    """Stop when the monitored metric has not improved for ``patience`` epochs, and restore the best epoch.
 
-    Better means lower by more than ``min_delta``, higher for accuracies; NaN is never better. At the end of the fit,
-    however it ended, the network gets the state of its best epoch back: weights, running statistics and dropout's
-    position (Prechelt, "Early Stopping - But When?", 1998). Monitoring the test set chooses by it: for an unbiased
-    figure at the end, measure on a third set.
+    An improvement is a decrease by more than ``min_delta``, or an increase for accuracies; NaN never improves. At the
+    end of the fit, however it ended, the network is set to the state of its best epoch: weights, running statistics and
+    the dropout offset. Monitoring the test set selects the epoch on it: evaluate on a third set for an unbiased result.
 
-    Args:
-        patience: epochs without improvement to wait for, at least 1.
-        min_delta: smallest change that counts, at least 0, in the unit of the figure.
-        monitor: "test_loss", "test_acc", "train_loss", "train_acc" or "gap", as in ``History``.
+    Parameters
+    ----------
+    patience
+        Epochs without improvement before stopping, at least 1.
+    min_delta
+        Smallest change that counts as an improvement, at least 0, in the unit of the metric.
+    monitor
+        Metric of ``History``: ``"test_loss"``, ``"test_acc"``, ``"train_loss"``, ``"train_acc"`` or ``"gap"``.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value; also, as the fit begins, if ``monitor`` needs a
-            test set and there is none.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value; when the fit starts, also if ``monitor`` needs a test set and there is none.
+
+    References
+    ----------
+    Prechelt (1998), "Early Stopping - But When?", in Neural Networks: Tricks of the Trade.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, EarlyStopping, fit, mean_squared_error
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> network = Linear(1, 1, seed=0)
+    >>> stopping = EarlyStopping(patience=3, monitor="train_loss", min_delta=0.01)
+    >>> optimizer = SGD(network, lr=0.3)
+    >>> history = fit(network, mean_squared_error, optimizer, (x, 3 * x), None, 50, seed=0, callbacks=[stopping])
+    >>> print(stopping)
+    best epoch 5 (train_loss 0.00977); 9 of 50 epochs run, 41 saved
     """
 
     def __init__(self, patience: int = 20, min_delta: float = 0.0, monitor: str = "test_loss") -> None:
-        """Start without a best epoch."""
+        """Validate the settings; there is no best epoch yet."""
         self.patience = validate.positive_int("patience", patience)
         self.min_delta = validate.real("min_delta", min_delta, 0)
         if monitor not in _SIGNS:
@@ -56,17 +79,17 @@ class EarlyStopping(Callback):
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch whose state was kept, from 0 as in the lists of ``History``; None if every figure was NaN."""
+        """Best epoch, from 0 as in the lists of ``History``; None if the metric was always NaN."""
         return self._best_epoch if self._best_epoch >= 0 else None
 
     @property
     def best_value(self) -> float:
-        """The monitored figure of the best epoch; NaN if there is none."""
+        """Monitored metric of the best epoch; NaN if there is none."""
         return self._best_value
 
     @property
     def stopped(self) -> bool:
-        """Whether the patience has run out."""
+        """Whether there was no improvement for ``patience`` epochs."""
         return self._wait >= self.patience
 
     @property
@@ -76,29 +99,29 @@ class EarlyStopping(Callback):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What chooses the best epoch; a run may go on with another patience, see ``load_state_dict``."""
+        """The settings that select the best epoch; ``patience`` may change when a run resumes (``load_state_dict``)."""
         return {"min_delta": self.min_delta, "monitor": self.monitor}
 
     @property
     def epochs_saved(self) -> int:
-        """The epochs asked for that were not run, because the patience had run out; 0 while it has not."""
+        """Number of requested epochs not run because of early stopping; 0 if it did not stop the fit."""
         return self._epochs - self._seen if self.stopped else 0
 
     def __str__(self) -> str:
-        """Say what happened, in one line."""
+        """Summarise in one line."""
         run = f"{self._seen} of {self._epochs} epochs run, {self.epochs_saved} saved"
         if self.best_epoch is None:
-            return f"no best epoch: {self.monitor} was never a number; {run}"
+            return f"no best epoch: {self.monitor} was NaN in every epoch; {run}"
         return f"best epoch {self.best_epoch} ({self.monitor} {self.best_value:.4g}); {run}"
 
     def on_train_begin(self, state: FitState) -> None:
-        """Forget an earlier fit."""
+        """Reset the state of an earlier fit."""
         if state.test is None and not self.monitor.startswith("train"):
             raise ValueError(f"monitor={self.monitor!r} needs a test set, got test=None; monitor 'train_loss' instead")
         self._reset(state.epochs)
 
     def on_epoch_end(self, state: FitState) -> None:
-        """Look at the figure of this epoch; keep the network's state if it is the best, or stop the fit."""
+        """Compare the metric of this epoch with the best; keep the network's state, or stop the fit."""
         value = getattr(state.history, self.monitor)[-1]
         self._longest_wait = max(self._longest_wait, self._wait)
         self._seen += 1
@@ -115,20 +138,27 @@ class EarlyStopping(Callback):
         return sign * value < sign * self._best_value - self.min_delta
 
     def on_train_end(self, state: FitState) -> None:
-        """Give the network the state of its best epoch back."""
+        """Restore the best epoch."""
         self.restore(state.network)
 
     def restore(self, network: Layer) -> None:
-        """Load the best epoch's state into ``network``; without a best epoch, leave it as it is.
+        """Load the state of the best epoch into ``network``; do nothing if there is none.
 
-        Raises:
-            ValueError: the state is that of another network.
+        Parameters
+        ----------
+        network
+            The network of the fit.
+
+        Raises
+        ------
+        ValueError
+            The state belongs to another network.
         """
         if self._best_state:
             network.load_state_dict(self._best_state)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the epochs seen, the longest wait before the last of them, the best one, its figure and its state."""
+        """Return the counters, the best metric and the state of the best epoch."""
         return {**self._counters(), **{_BEST + name: array.copy() for name, array in self._best_state.items()}}
 
     def _counters(self) -> dict[str, NDArray[Any]]:
@@ -140,20 +170,28 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where the saved one was, all or nothing; ``patience`` counts as it is here.
+        """Load a state from ``state_dict``, all or nothing; ``patience`` keeps its present value.
 
-        Raises:
-            TypeError: ``state`` is not a mapping.
-            ValueError: something is missing or of the wrong kind; or the ``patience`` here would have ended the fit
-                before the epoch that the saved one had reached.
+        Parameters
+        ----------
+        state
+            State returned by ``state_dict``.
+
+        Raises
+        ------
+        TypeError
+            ``state`` is not a mapping.
+        ValueError
+            An array is missing, unknown or wrong, or the present ``patience`` would have ended the fit before the
+            saved epoch.
         """
         best, counters = _split(state)
         found = matching(self._counters(), counters)
         seen, best_epoch, longest_wait = (int(found[name]) for name in ("seen", "best_epoch", "longest_wait"))
         if not (-1 <= best_epoch < max(seen, 1) and 0 <= longest_wait <= seen and (best_epoch >= 0) == bool(best)):
             raise ValueError(
-                f"state does not fit, nothing was loaded: {seen} epochs with the best at {best_epoch}, the longest "
-                f"wait {longest_wait} and {len(best)} arrays of the best epoch cannot be"
+                f"state does not fit, nothing was loaded: seen={seen}, best_epoch={best_epoch}, "
+                f"longest_wait={longest_wait} and {len(best)} arrays of the best epoch are inconsistent"
             )
         if longest_wait >= self.patience:
             raise ValueError(
@@ -165,7 +203,7 @@ class EarlyStopping(Callback):
 
 
 def _split(state: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Return copies of the best epoch's arrays, by their own names, and all others."""
+    """Return copies of the best epoch's arrays, by their names in the network, and all other entries."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
     best = {name: array for name, array in state.items() if str(name).startswith(_BEST)}

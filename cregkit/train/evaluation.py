@@ -1,4 +1,4 @@
-"""Measuring a network: outputs in evaluation mode, loss and accuracy over a data set."""
+"""Evaluation of a network: outputs, loss and accuracy over a data set, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -16,29 +16,56 @@ from cregkit.layers.base import Array
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
 
 Inputs: TypeAlias = NDArray[Any]
-"""float32, or ids of any integer dtype: whatever the network's first layer takes."""
+"""Inputs of the network's first layer: float32, or ids of any integer dtype."""
 Data: TypeAlias = tuple[Inputs, Targets]
+"""A data set (x, targets), samples on the first axis: ``(np.eye(2, dtype=np.float32), np.array([0, 1]))``."""
 Accuracy: TypeAlias = Callable[[Array, Targets], float]
 
-# Rows per forward of an evaluation, where each id is a row to the network, and numbers per call of a loss: memory stays
-# bounded whatever the size of the set.
+# Rows per forward in an evaluation (each id counts as a row) and numbers per call of a loss. They bound the memory for
+# any size of the data set.
 ROWS = 4096
 NUMBERS = 1 << 22
 
 
 def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None = None) -> tuple[float, float]:
-    """Return the mean loss and the accuracy in percent of ``network`` on ``data``, in evaluation mode.
+    """Return the mean loss and the accuracy of a network on a data set, in evaluation mode.
 
-    Running statistics, dropout's position and parameters stay as they are; the network is left in evaluation mode.
+    Parameters, running statistics and dropout offsets are not changed. The network is left in evaluation mode.
 
-    Args:
-        network: the layer that maps x, float32 or ids, to the loss's outputs.
-        loss: ``loss(outputs, targets)`` returns the mean over the batch and a gradient.
-        data: (x, targets), as for ``fit``.
-        accuracy: ``accuracy(outputs, targets)`` in percent; None: the one that belongs to ``loss``, as for ``fit``.
+    Parameters
+    ----------
+    network
+        Layer that maps x (float32 or ids) to the outputs that ``loss`` takes.
+    loss
+        ``loss(outputs, targets)`` returns the mean over the batch and a gradient.
+    data
+        (x, targets), as for ``fit``.
+    accuracy
+        ``accuracy(outputs, targets)`` in percent. None selects the accuracy of ``loss``, as for ``fit``.
 
-    Raises:
-        TypeError, ValueError: ``data`` has the wrong type or shape.
+    Returns
+    -------
+    loss : float
+        Mean loss.
+    accuracy : float
+        Accuracy in percent; NaN if ``loss`` has none.
+
+    Raises
+    ------
+    TypeError
+        ``data`` has the wrong type.
+    ValueError
+        ``data`` has the wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import evaluate, softmax_cross_entropy
+    >>> data = (np.eye(2, dtype=np.float32), np.array([0, 1]))
+    >>> loss, accuracy = evaluate(Linear(2, 2, seed=0), softmax_cross_entropy, data)
+    >>> round(loss, 3), accuracy
+    (0.605, 50.0)
     """
     x, targets = checked_data("data", data)
     measure = accuracy or accuracy_of(loss)
@@ -52,10 +79,34 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
 
 
 def predict(network: Layer, x: Inputs) -> Array:
-    """Return the outputs of ``network`` for the samples of ``x``, in evaluation mode, a few thousand at a time.
+    """Return the outputs of a network in evaluation mode, computed a few thousand samples at a time.
 
-    Raises:
-        TypeError, ValueError: ``x`` is neither float32 nor integers, or does not suit the network.
+    Parameters
+    ----------
+    network
+        Any layer; it is left in evaluation mode.
+    x : shape (N, ...)
+        Samples: float32, or ids of any integer dtype.
+
+    Returns
+    -------
+    array, shape (N, ...), float32
+        The outputs.
+
+    Raises
+    ------
+    TypeError
+        ``x`` is neither a float32 nor an integer array.
+    ValueError
+        The shape or values of ``x`` do not match the network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import predict
+    >>> predict(Linear(4, 2, seed=0), np.zeros((3, 4), np.float32)).shape
+    (3, 2)
     """
     _check_inputs("x", x)
     return np.concatenate([outputs for _, outputs in _outputs(network, x)])
@@ -71,26 +122,58 @@ def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Array]]:
 
 
 def binary_accuracy(logits: Array, targets: Targets) -> float:
-    """Return the percentage of ``logits`` on the side of 0 that ``targets``, in [0, 1], are on of 0.5.
+    """Return the percentage of logits with the right sign: ``(logits >= 0) == (targets >= 0.5)``.
 
-    A logit that is NaN is on neither.
+    Parameters
+    ----------
+    logits : any shape, float32
+        Logits; NaN counts as wrong.
+    targets : same shape
+        Targets in [0, 1].
+
+    Returns
+    -------
+    float
+        Accuracy in percent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import binary_accuracy
+    >>> binary_accuracy(np.array([2.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32))
+    50.0
     """
     return 100 * float((((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)).mean())
 
 
 def class_accuracy(logits: Array, targets: Targets) -> float:
-    """Return the percentage of rows whose largest logit is that of the class wanted; a row with a NaN has none.
+    """Return the percentage of rows whose largest logit belongs to the target class.
 
-    Args:
-        logits: shape (N, C) or (N, ..., C).
-        targets: class numbers, of that shape without C; or probabilities of that shape, whose largest counts.
+    Parameters
+    ----------
+    logits : shape (N, C) or (N, ..., C), float32
+        Logits; a row that contains NaN counts as wrong.
+    targets : shape of ``logits`` without C, or shape of ``logits``
+        Class indices, or class probabilities, of which the largest is the target class.
+
+    Returns
+    -------
+    float
+        Accuracy in percent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import class_accuracy
+    >>> class_accuracy(np.array([[2.0, -1.0], [0.5, 0.0]], np.float32), np.array([0, 1]))
+    50.0
     """
     wanted = targets if targets.ndim < logits.ndim else targets.argmax(axis=-1)
     return 100 * float(((logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))).mean())
 
 
 def accuracy_of(loss: Loss) -> Accuracy:
-    """Return the accuracy that belongs to a loss of this package, or to a partial of one; for others, always NaN."""
+    """Return the accuracy of a loss of this package, or of a ``partial`` of one; for other losses, one that is NaN."""
     known: dict[Any, Accuracy] = {binary_cross_entropy: binary_accuracy, softmax_cross_entropy: class_accuracy}
     function = loss.func if isinstance(loss, functools.partial) else loss
     return known.get(function, _no_accuracy)
@@ -101,22 +184,22 @@ def _no_accuracy(outputs: Array, targets: Targets) -> float:
 
 
 def fitted(targets: Targets, outputs: Array) -> Targets:
-    """Return float targets of shape (N,) as a column where the outputs are one; all others as they are."""
+    """Return float targets of shape (N,) as shape (N, 1) if the outputs have that shape, else unchanged."""
     if targets.ndim == 1 and outputs.shape == (len(targets), 1) and np.issubdtype(targets.dtype, np.floating):
         return targets[:, None]
     return targets
 
 
 def _check_inputs(name: str, x: object) -> None:
-    """Refuse what no layer takes."""
+    """Raise TypeError unless ``x`` is a float32 or integer array."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
         validate.float32(name, x)
 
 
 def checked_data(name: str, data: Data) -> Data:
-    """Return ``data`` as (x, targets) once types and lengths are seen to be right."""
+    """Return ``data`` as (x, targets) after validating types and lengths."""
     if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(f"{name} must be a tuple (x, y), got {type(data).__name__}")
+        raise TypeError(f"{name} must be a tuple (x, y), got {validate.shown(data)}")
     x, targets = data
     _check_inputs(f"{name}[0]", x)
     if not isinstance(targets, np.ndarray):

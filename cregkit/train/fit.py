@@ -1,4 +1,4 @@
-"""The fit loop: shuffled mini-batches, figures of every epoch, callbacks, checkpoints, and a clean stop on Ctrl-C."""
+"""The fit loop: shuffled mini-batches, metrics per epoch, callbacks, checkpoints, and a clean stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -51,87 +51,116 @@ def fit(
     resume: bool = False,
     parallel: Parallel | None = None,
 ) -> History:
-    """Train ``network`` and return the figures of every epoch.
+    """Train a network and return the metrics of every epoch.
 
-    Each epoch goes through ``train`` once in a new order, in training mode, one step of ``optimizer`` per mini-batch.
-    Then both sets are measured in evaluation mode, which leaves running statistics and dropout's position alone: the
-    training figures are those of the same network as the test figures, without dropout's noise in the gap. The losses
-    leave out the penalty of weight decay and include label smoothing if ``loss`` does. The network is left in
-    evaluation mode.
+    Each epoch passes once over ``train`` in a new random order, in training mode, with one optimiser step per
+    mini-batch. Both sets are then evaluated in evaluation mode, without dropout, so training and test metrics describe
+    the same network. Losses exclude the weight decay penalty and include label smoothing if ``loss`` does.
 
-    Training that diverges ends: when a batch's loss or a gradient is not finite, before the step of that batch, and
-    when after an epoch the loss on ``train`` is not, or a parameter, a running statistic or the optimiser's state.
-    There is a DivergenceWarning then, ``diverged`` of the history says in which epoch and step and why, and the last
-    entry of the history, that of this epoch, is NaN. Network and optimiser stay as they were before the step that was
-    not taken; if their state is not finite or gives no finite loss on ``train``, they go back to what they were at the
-    end of the epoch before, or when the fit began. No checkpoint is written of that epoch. ``on_epoch_end`` and
-    ``on_train_end`` of the callbacks run as ever, so EarlyStopping still gives the best epoch back. Several processes
-    end together. NumPy's own warnings of overflow are not shown.
+    Parameters
+    ----------
+    network
+        Layer that maps x to the outputs that ``loss`` takes. It is left in evaluation mode.
+    loss
+        ``loss(outputs, targets)`` returns the mean over the batch and its gradient with respect to the outputs.
+    optimizer
+        Optimiser made for ``network``, or for a layer in it, which alone is trained.
+    train
+        (x, targets), samples on the first axis. x is C-contiguous: float32, or ids of any integer dtype for
+        ``Embedding``, ``Transformer`` and ``BertEncoder``. Targets are those ``loss`` takes, one per sample; float
+        targets of shape (N,) match outputs of shape (N, 1). Nothing is cast.
+    test
+        Test set in the same format, or None. It is evaluated, never trained on.
+    epochs
+        Number of passes over ``train``. With ``resume``, it includes the epochs before the checkpoint.
+    batch_size
+        Samples per step. The last batch of an epoch may be smaller. If the network contains a BatchNorm, a last batch
+        of one sample, which has no variance, is merged into the batch before it.
+    seed
+        Seed of the sample order: an int in [0, 2**64), a SeedSequence, None for fresh entropy, or a Generator, which is
+        used directly and therefore continues in a later fit.
+    accuracy
+        ``accuracy(outputs, targets)`` in percent. None selects the accuracy of ``loss`` (or of the function that
+        ``loss`` is a ``functools.partial`` of): ``binary_accuracy`` or ``class_accuracy``, and NaN for
+        ``mean_squared_error`` and for losses from outside this package.
+    callbacks
+        ``Callback`` objects, or functions of a ``FitState`` to call at the end of each epoch; they run in this order.
+    progress
+        Whether to show a progress bar with losses, accuracies, gap and remaining time, if stderr is a terminal.
+    checkpoint
+        File to write atomically after each epoch (``.npz``), or None.
+    resume
+        Whether to resume from ``checkpoint`` if the file exists; see Notes.
+    parallel
+        ``cregkit.mpi.DataParallel(network)`` if several processes share each batch. All of them call ``fit`` with the
+        same arguments and return the same history; the leader writes the checkpoint.
 
-    Ctrl-C ends the fit after the batch it came in, without an exception: the history has the epochs that were over and
-    ``interrupted`` is True. A second Ctrl-C raises KeyboardInterrupt at once.
+    Returns
+    -------
+    History
+        The metrics of each epoch.
 
-    Args:
-        network: any layer; maps x to the outputs that ``loss`` takes.
-        loss: ``loss(outputs, targets)`` returns the mean over the batch and its gradient for the outputs.
-        optimizer: made for ``network``, or for a layer in it to train that alone.
-        train: (x, targets): x float32, or ids of any integer dtype for a layer that takes such (``Embedding``,
-            ``Transformer``, ``BertEncoder``), C-contiguous, its first axis the samples; nothing is cast. Targets as
-            ``loss`` takes them, one for each sample. Float targets of shape (n,) go with outputs of shape (n, 1).
-        test: the like, or None; it is only looked at.
-        epochs: how often to go through ``train``; with ``resume``, the epochs before the checkpoint count.
-        batch_size: samples per step. The last batch of an epoch is smaller when the numbers do not divide; if the
-            network has a BatchNorm, a last batch of one sample, which has no variance, joins the one before.
-        seed: what the order of the samples is drawn from: int in [0, 2**64), SeedSequence, None for fresh entropy, or a
-            Generator, which is drawn from directly and so goes on in a next fit.
-        accuracy: ``accuracy(outputs, targets)`` in percent. None: the one that belongs to ``loss``, or to what it is a
-            ``functools.partial`` of; NaN for ``mean_squared_error`` and for losses that are not of this package.
-        callbacks: ``Callback`` objects, or functions of a ``FitState`` to call at the end of each epoch, in this order.
-        progress: show a bar with losses, accuracies, gap and the time left, if stderr is a terminal.
-        checkpoint: file to write after each epoch (``.npz``, whole or not at all), or None.
-        resume: go on from ``checkpoint`` if that file exists; see below.
-        parallel: ``cregkit.mpi.DataParallel(network)`` where several processes share each batch. All of them call
-            ``fit`` with the same arguments and get the same history; one of them decides, and writes the checkpoint.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value or shape, network, loss and targets do not match, or the checkpoint is damaged
+        or belongs to another run. Nothing is trained in this case.
+    FileExistsError
+        The file ``checkpoint`` exists and ``resume`` is False.
+    OSError
+        The checkpoint cannot be written or read.
 
-    A resumed run has the same bits as one that was never interrupted and had the settings that ``resume`` is called
-    with. Where that cannot be, it is refused with the name of what differs. What is written here as "same" is compared:
+    Warns
+    -----
+    DivergenceWarning
+        Training diverged.
+
+    Notes
+    -----
+    Divergence. Training ends if the loss of a batch or a gradient is not finite, before the step of that batch. It also
+    ends if after an epoch the loss on ``train``, a parameter, a running statistic or the optimiser state is not finite.
+    ``fit`` then warns, ``history.diverged`` holds the epoch, the step and the reason, and the last entry of the history
+    is NaN. Network and optimiser keep their state from before the failed step; if that state is not finite, or its loss
+    on ``train`` is not, they are restored to the end of the previous epoch, or to the start of the fit. The epoch is
+    not written to the checkpoint. ``on_epoch_end`` and ``on_train_end`` still run, so EarlyStopping restores the best
+    epoch. With several processes, all end together. NumPy's overflow warnings are suppressed.
+
+    Ctrl-C. The fit ends after the current batch without an exception; the history has the completed epochs, and
+    ``interrupted`` is True. A second Ctrl-C raises KeyboardInterrupt immediately.
+
+    Resuming. A run resumes bit-identically: the result is that of an uninterrupted run with the present settings.
+    Otherwise ``fit`` raises ValueError and names the difference. "Same" means that the values are compared:
 
     =========================  =========================================================================================
-    epochs                     more: goes on; as many as it has had: comes back as it ended; fewer: refused
+    epochs                     more: continues; equal: returns the finished run; fewer: ValueError
     batch_size                 same
-    seed                       same int (or SeedSequence). None, or a Generator, takes over the order of the file
+    seed                       same int (or SeedSequence); with None or a Generator, the order of the file is used
     train, test                same shapes, dtypes and bits
-    loss, accuracy             same name, arguments of a ``partial``, and floats and strings that a function encloses;
-                               its code is not compared
-    network                    same layers with the same public attributes (sizes, ``p``, ``eps``, ...). Its parameters,
-                               running statistics and dropout's seeds are those of the file, whatever it was made with
+    loss, accuracy             same name, ``partial`` arguments, and floats and strings in the closure; the code is not
+                               compared
+    network                    same layers with the same public attributes (sizes, ``p``, ``eps``, ...); parameters,
+                               running statistics and dropout seeds are loaded from the file
     optimizer                  same class, parameters, and settings before its first step (``lr``, ``betas``, ...)
-    callbacks                  same classes in the same order, each with the same ``settings``; functions as losses
-    EarlyStopping              same ``monitor`` and ``min_delta``. ``patience`` may be another: a run that it ended goes
-                               on with more; less is refused if it would have ended the run earlier
+    callbacks                  same classes in the same order, each with the same ``settings``; functions like losses
+    EarlyStopping              same ``monitor`` and ``min_delta``; a larger ``patience`` continues a stopped run; a
+                               smaller one that would have stopped the run earlier is a ValueError
     AugmentBatches             same seed, transforms, mixing and shape
-    a callback that set stop   the run is over and comes back as it ended
-    number of processes        may be another; SyncBatchNorm counts as BatchNorm
+    a callback that set stop   returns the finished run
+    number of processes        may differ; SyncBatchNorm is equivalent to BatchNorm
     =========================  =========================================================================================
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type, value or shape, network, loss and targets do not suit
-            each other, or the checkpoint is damaged or that of another run; nothing has been trained then.
-        FileExistsError: there is a file at ``checkpoint`` and ``resume`` is False.
-        OSError: the checkpoint cannot be written or read.
-
-    Warns:
-        DivergenceWarning: the training diverged.
-
-    Example:
-        >>> import numpy as np
-        >>> import cregkit as ck
-        >>> from cregkit.train import SGD, fit, mean_squared_error
-        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
-        >>> network = ck.Linear(1, 1, seed=0)
-        >>> history = fit(network, mean_squared_error, SGD(network, lr=0.1), (x, 3 * x), None, epochs=50, seed=0)
-        >>> history.train_loss[-1] < 1e-3
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, fit, mean_squared_error
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> network = Linear(1, 1, seed=0)
+    >>> history = fit(network, mean_squared_error, SGD(network, lr=0.1), (x, 3 * x), None, epochs=50, seed=0)
+    >>> history.train_loss[-1] < 1e-3
+    True
     """
     validate.positive_int("epochs", epochs)
     validate.positive_int("batch_size", batch_size)
@@ -213,7 +242,7 @@ def _train_epoch(
     kept: _Kept,
     interrupted: Callable[[], bool],
 ) -> bool:
-    """Take a step on each batch; return whether all were taken, neither interrupted nor diverged."""
+    """Take a step on each batch; return False if training was interrupted or diverged."""
     together = kept.together
     state.network.train()
     for step, rows in enumerate(batches_of_rows):
@@ -234,7 +263,7 @@ def _train_epoch(
 
 
 class _Kept:
-    """The state of network and optimiser at the end of the last epoch that was finite, to go back to."""
+    """The state of network and optimiser at the end of the last finite epoch, to restore after a divergence."""
 
     def __init__(self, state: FitState, together: Parallel, measured: Callable[[], float]) -> None:
         self.together = together
@@ -248,17 +277,17 @@ class _Kept:
         return first_not_finite(self._state.network._state(), dict(self._state.optimizer._state()))
 
     def check(self, epoch: int, step: int, loss: float = 0.0) -> None:
-        """Keep the present state, which gives this loss; if anything in it is not finite, the fit has diverged."""
+        """Keep the present state, whose training loss is ``loss``, or record a divergence if it is not finite."""
         if self._state.history.diverged is not None:
             return
         broken = self._not_finite()
         if math.isfinite(loss) and not self.together.any(broken is not None):
             self._keep()
         else:
-            self.diverge(Divergence(epoch, step, f"after it {broken or 'the loss on train'} is not finite"))
+            self.diverge(Divergence(epoch, step, f"after this step {broken or 'the loss on train'} is not finite"))
 
     def diverge(self, divergence: Divergence) -> None:
-        """Note the divergence, and go back unless the present state is finite and gives a finite loss."""
+        """Record the divergence; restore the kept state unless the present state and its loss are finite."""
         self._state.history.diverged = divergence
         if self.together.any(self._not_finite() is not None) or not math.isfinite(self._measured()):
             network, optimizer = self._kept
@@ -267,7 +296,30 @@ class _Kept:
 
 
 def batches(n: int, batch_size: int, *, join_single: bool = False) -> Iterator[slice]:
-    """Yield the slices of an epoch of ``n`` samples; with ``join_single`` a single last one joins the slice before."""
+    """Yield the slices that divide an epoch into mini-batches.
+
+    Parameters
+    ----------
+    n
+        Number of samples.
+    batch_size
+        Samples per batch, at least 1.
+    join_single
+        Whether to merge a last batch of one sample into the batch before it.
+
+    Yields
+    ------
+    slice
+        Positions of the batch in the shuffled samples.
+
+    Examples
+    --------
+    >>> from cregkit.train import batches
+    >>> list(batches(9, 4))
+    [slice(0, 4, None), slice(4, 8, None), slice(8, 9, None)]
+    >>> list(batches(9, 4, join_single=True))
+    [slice(0, 4, None), slice(4, 9, None)]
+    """
     last = n - 1 if join_single and n > 1 and n % batch_size == 1 else n
     for start in range(0, last, batch_size):
         stop = start + batch_size
@@ -275,17 +327,17 @@ def batches(n: int, batch_size: int, *, join_single: bool = False) -> Iterator[s
 
 
 def _check_network(network: Layer, optimizer: Optimizer) -> None:
-    """Refuse an optimiser that would train something else."""
+    """Raise if the optimiser was not made for the network or for a layer in it."""
     if not isinstance(network, Layer):
         raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be an Optimizer such as SGD(network), got {validate.shown(optimizer)}")
     if not any(layer is optimizer.network for _, layer in network._walk()):
-        raise ValueError("optimizer was made for another network; make it for this one or for a layer in it")
+        raise ValueError("optimizer must be made for network or for a layer in it, got one made for another network")
 
 
 def _check_data(name: str, data: Data, network: Layer, loss: Loss) -> None:
-    """Let the network see one sample and the loss all targets, so that what does not fit is seen before training."""
+    """Run the network on one sample and the loss on all targets, so that mismatches raise before training."""
     x, targets = checked_data(name, data)
     network.eval()
     try:
@@ -298,22 +350,22 @@ def _check_data(name: str, data: Data, network: Layer, loss: Loss) -> None:
                 loss(outputs, fitted(some, outputs))
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name} does not suit network and loss: {error}") from None
+        raise kind(f"{name} is incompatible with network and loss: {error}") from None
 
 
 def _samples_to_try(x: Inputs) -> Inputs:
-    """Return the first sample; of ids also the smallest and the largest at each place, to try the whole vocabulary."""
+    """Return the first sample, and for ids also the smallest and largest id at each position, to check the range."""
     return x[:1] if x.dtype.kind == "f" else np.stack([x[0], x.min(axis=0), x.max(axis=0)])
 
 
 def _check_batch_norm(network: Layer, x: Inputs, batch_size: int) -> bool:
-    """Return whether the network has a BatchNorm; refuse batches of one sample then, if that is one value a channel."""
+    """Return whether the network has a BatchNorm; raise if a batch would have one value per channel."""
     if not any(isinstance(layer, BatchNorm) for _, layer in network._walk()):
         return False
     if x.dtype.kind == "f" and x.ndim == 2 and min(batch_size, len(x)) < 2:
         raise ValueError(
-            f"batch_size must be at least 2, and train too, for a network with BatchNorm: one sample has no variance; "
-            f"got batch_size={batch_size} and {len(x)} samples"
+            f"batch_size must be at least 2 and train must have at least 2 samples for a network with BatchNorm: one "
+            f"sample has no variance; got batch_size={batch_size} and {len(x)} samples"
         )
     return True
 
@@ -327,13 +379,13 @@ def _as_callback(callback: AnyCallback) -> Callback:
 
 
 def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoint:
-    """Return ``checkpoint``, loaded if it is there and that is wanted; find out now if it cannot be written."""
+    """Return ``checkpoint``, loaded if it exists and ``resume`` is True; raise if it cannot be written."""
 
     def read() -> dict[str, NDArray[Any]] | None:
         if checkpoint.exists() and not resume:
             raise FileExistsError(
                 errno.EEXIST,
-                "a checkpoint is there; go on from it with resume=True, or delete it",
+                "the checkpoint exists; resume from it with resume=True, or delete it",
                 str(checkpoint.path),
             )
         files.check_writable(checkpoint.path)
@@ -347,14 +399,14 @@ def _open(checkpoint: Checkpoint, resume: bool, together: Parallel) -> Checkpoin
 
 @contextmanager
 def _progress_bar(state: FitState, wanted: bool) -> Iterator[Callable[[], None]]:
-    """Show a bar of the epochs to come; call the function it gives after each."""
+    """Show a bar of the remaining epochs; the yielded function advances it by one."""
     history = state.history
     with _progress.progress(state.epochs - len(history), quiet=not wanted) as step:
         yield lambda: step(_figures(history))
 
 
 def _figures(history: History) -> str:
-    """Return the last epoch's figures, those of the test set where there is one."""
+    """Format the metrics of the last epoch, with those of the test set if there is one."""
     if math.isnan(history.test_loss[-1]):
         return f"loss {history.train_loss[-1]:.4f}  accuracy {history.train_acc[-1]:.1f}"
     return (
@@ -365,10 +417,10 @@ def _figures(history: History) -> str:
 
 @contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C instead of raising it: no step is left half done; a second one raises as ever.
+    """Record the first Ctrl-C instead of raising KeyboardInterrupt, so that steps complete; a second one raises.
 
-    Python allows handlers in the main thread alone, and Ctrl-C comes there: in another thread nothing is changed, nor
-    where the program has a handler of its own or ignores the signal.
+    Python allows signal handlers in the main thread only. In other threads, and if the program has its own handler or
+    ignores the signal, nothing is changed.
     """
     pressed = False
 

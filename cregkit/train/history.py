@@ -1,4 +1,4 @@
-"""The record of a training run."""
+"""The metrics of a training run, per epoch."""
 
 from __future__ import annotations
 
@@ -16,25 +16,61 @@ from cregkit._files import Path
 
 
 class Divergence(NamedTuple):
-    """Where training stopped being finite: epoch, step of that epoch, both from 0, and what was not finite."""
+    """Where training diverged.
+
+    Attributes
+    ----------
+    epoch
+        Epoch, from 0.
+    step
+        Step of that epoch, from 0.
+    what
+        The quantity that was not finite.
+
+    Examples
+    --------
+    >>> from cregkit.train import Divergence
+    >>> print(Divergence(3, 17, "the loss is nan"))
+    epoch 3, step 17 (both from 0): the loss is nan
+    """
 
     epoch: int
     step: int
     what: str
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Summarise in one line."""
         return f"epoch {self.epoch}, step {self.step} (both from 0): {self.what}"
 
 
 @dataclass
 class History:
-    """One entry per epoch in each list: mean losses, accuracies in percent, and the gap between the accuracies.
+    """Metrics of a training run: each list has one entry per epoch, NaN where there was no measurement.
 
-    ``gap`` is train minus test accuracy in percentage points: what the network knows of its training set alone. What
-    was not measured is NaN. ``seconds`` is the time each epoch took, its measurements included; it does not count when
-    histories are compared. ``interrupted`` says that Ctrl-C ended the run before its last epoch. ``diverged`` says
-    where training stopped being finite, None if it did not; the figures of that epoch, the last, are NaN.
+    Attributes
+    ----------
+    train_loss, test_loss
+        Mean losses.
+    train_acc, test_acc
+        Accuracies in percent.
+    gap
+        Generalisation gap: training minus test accuracy, in percentage points.
+    seconds
+        Duration of each epoch with its evaluation. Ignored when histories are compared.
+    interrupted
+        Whether Ctrl-C ended the run before its last epoch.
+    diverged
+        Where training diverged, or None. The metrics of that epoch, the last, are NaN.
+
+    Examples
+    --------
+    >>> from cregkit.train import History
+    >>> history = History()
+    >>> history.record(train=(0.30, 92.0), test=(0.45, 85.0))
+    >>> history.gap
+    [7.0]
+    >>> len(history)
+    1
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -51,7 +87,15 @@ class History:
         return len(self.gap)
 
     def record(self, train: tuple[float, float], test: tuple[float, float], seconds: float = math.nan) -> None:
-        """Append an epoch, given as (loss, accuracy in percent) on the training and on the test set."""
+        """Append an epoch.
+
+        Parameters
+        ----------
+        train, test
+            (loss, accuracy in percent) on the training set and on the test set.
+        seconds
+            Duration of the epoch.
+        """
         self.train_loss.append(train[0])
         self.train_acc.append(train[1])
         self.test_loss.append(test[0])
@@ -63,19 +107,33 @@ class History:
         return {name: column for name, column in vars(self).items() if isinstance(column, list)}
 
     def to_json(self, path: Path) -> None:
-        """Write the history to ``path`` as a JSON object with a list per figure; NaN and infinities become null.
+        """Write the history as a JSON object with one list per metric; NaN and infinities become null.
 
-        Raises:
-            OSError: the file cannot be written.
+        Parameters
+        ----------
+        path
+            The file.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         diverged = self.diverged and self.diverged._asdict()
         files.write_json(path, {**self._columns(), "interrupted": self.interrupted, "diverged": diverged})
 
     def to_csv(self, path: Path) -> None:
-        """Write the history to ``path`` as CSV: a row per epoch, from 0; NaN and infinities become empty cells.
+        """Write the history as CSV with one row per epoch, from 0; NaN and infinities become empty cells.
 
-        Raises:
-            OSError: the file cannot be written.
+        Parameters
+        ----------
+        path
+            The file.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         columns = self._columns()
         rows = zip_longest(*columns.values(), fillvalue=math.nan)
@@ -86,11 +144,24 @@ class History:
 
     @classmethod
     def from_json(cls, path: Path) -> History:
-        """Return the history that ``to_json`` wrote to ``path``; null becomes NaN.
+        """Read a history that ``to_json`` wrote; null becomes NaN.
 
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the file is no such history.
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        History
+            The history.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            The file is not such a history.
         """
         with open(path, encoding="utf-8") as file:
             try:
@@ -101,11 +172,24 @@ class History:
 
     @classmethod
     def from_csv(cls, path: Path) -> History:
-        """Return the history that ``to_csv`` wrote to ``path``; an empty cell becomes NaN.
+        """Read a history that ``to_csv`` wrote; an empty cell becomes NaN.
 
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the file is no such history.
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        History
+            The history.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            The file is not such a history.
         """
         with open(path, encoding="utf-8", newline="") as file:
             try:
@@ -113,7 +197,7 @@ class History:
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{os.fspath(path)} is not CSV: {error}") from None
         if any(len(row) != len(header) for row in rows):
-            raise ValueError(f"{os.fspath(path)}: a row has not as many cells as the header, {len(header)}")
+            raise ValueError(f"{os.fspath(path)}: each row must have as many cells as the header, {len(header)}")
         return cls._from_columns(path, {name: [row[i] for row in rows] for i, name in enumerate(header)})
 
     @classmethod
@@ -121,13 +205,13 @@ class History:
         history = cls()
         own = history._columns()
         if missing := ", ".join(name for name in own if name not in columns):
-            raise ValueError(f"{os.fspath(path)} is no history of cregkit: it has no {missing}")
+            raise ValueError(f"{os.fspath(path)} is not a cregkit history: missing {missing}")
         try:
             for name, column in own.items():
                 column.extend(math.nan if x is None or x == "" else float(x) for x in columns[name])
             if diverged := columns.get("diverged"):
                 history.diverged = Divergence(int(diverged["epoch"]), int(diverged["step"]), str(diverged["what"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} is no history of cregkit: {error}") from None
+            raise ValueError(f"{os.fspath(path)} is not a cregkit history: {error}") from None
         history.interrupted = bool(columns.get("interrupted", False))
         return history

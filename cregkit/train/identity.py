@@ -1,4 +1,4 @@
-"""What tells one run from another, as JSON can hold it: settings by name, and the first in which two runs differ."""
+"""The identity of a run: its settings by name, as JSON values, and the first difference between two runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def described(thing: Any) -> Any:
-    """Return plain values as they are, arrays as checksums, functions by name, objects by class and attributes."""
+    """Return a JSON value: plain values unchanged, arrays as checksums, functions by name, objects by attributes."""
     if isinstance(thing, _PLAIN):
         return thing
     if isinstance(thing, np.generic):
@@ -35,11 +35,9 @@ def described(thing: Any) -> Any:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return the name of a function and what it was given beforehand: softmax_cross_entropy(label_smoothing=0.1).
-
-    That is what ``functools.partial`` was given; of what a function encloses or an object that can be called holds, the
-    floats and strings. The code itself is not compared.
-    """
+    """Return a function's name with its bound arguments, such as ``softmax_cross_entropy(label_smoothing=0.1)``."""
+    # Bound arguments are those of a functools.partial, and the floats and strings in the closure of a function or
+    # in the attributes of a callable object. The code is not compared.
     if isinstance(function, partial):
         given: dict[Any, Any] = {**dict(enumerate(function.args)), **function.keywords}
         return _with_settings(function_name(function.func), given)
@@ -51,7 +49,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def lasting(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the public floats and strings; numbers that count, lists and arrays may change from call to call."""
+    """Return the public floats and strings; ints (counters), lists and arrays may change between calls."""
     return {
         name: value
         for name, value in attributes.items()
@@ -65,17 +63,17 @@ def _with_settings(name: str, given: Mapping[Any, Any]) -> str:
 
 
 def layers_of(network: Layer) -> dict[str, dict[str, Any]]:
-    """Return the class and the public plain attributes of each layer in a network, by the prefix of its names."""
+    """Return the class and the public plain attributes of each layer of a network, by name prefix."""
     return {prefix.rstrip(".") or "itself": layer._settings() for prefix, layer in network._walk()}
 
 
 def normalised(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``identity`` as it comes back from JSON."""
+    """Return ``identity`` after a round trip through JSON."""
     return dict(json.loads(json.dumps(identity)))
 
 
 def first_difference(was: Any, now: Any, name: str = "") -> str | None:
-    """Return the first setting in which two runs differ, as "batch_size was 8, is 16"; None if there is none."""
+    """Return the first difference between two runs, such as "batch_size was 8, is 16", or None."""
     if _are_objects(was) and _are_objects(now) and len(was) == len(now):
         pairs = zip(was, now, strict=True)
         differences = (first_difference(*pair, f"{name}[{index}]") for index, pair in enumerate(pairs))

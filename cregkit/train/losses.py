@@ -1,8 +1,8 @@
 """Losses: each returns its mean over the batch and the gradient of that mean.
 
-All compute in float64, so a loss is exact to float32 logits and holds where ``exp`` would overflow. Logits that are NaN
-or infinite (a network that diverged) give a loss of NaN or inf, without a warning. ``functools.partial`` sets a
-smoothing once and for all: ``partial(softmax_cross_entropy, label_smoothing=0.1)``.
+Losses compute in float64 and do not overflow for any float32 logits. Logits that are NaN or infinite, from a network
+that has diverged, give a loss of NaN or infinity without a warning. ``functools.partial`` fixes an argument:
+``partial(softmax_cross_entropy, label_smoothing=0.1)``.
 """
 
 from __future__ import annotations
@@ -18,26 +18,54 @@ from cregkit.layers.base import Array
 
 Targets: TypeAlias = NDArray[Any]
 Loss: TypeAlias = Callable[[Array, Targets], tuple[float, Array]]
+"""A loss: ``loss(outputs, targets)`` returns the mean over the batch and its gradient with respect to ``outputs``."""
 
 
 def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: float = 0.0) -> tuple[float, Array]:
-    """Return the binary cross-entropy of ``sigmoid(logits)``, averaged, and its gradient ``dlogits``.
+    """Return the mean binary cross-entropy of ``sigmoid(logits)`` and its gradient.
 
-    loss = mean(max(z, 0) - z * t + log(1 + exp(-|z|))), which equals
-    mean(-t * log(sigmoid(z)) - (1 - t) * log(1 - sigmoid(z))) without its overflow and without clipping;
-    dlogits = (sigmoid(z) - t) / z.size (Bishop, "Pattern Recognition and Machine Learning", 4.3.2).
-    With ``label_smoothing`` s, t is replaced by (1 - s) * t + s / 2 (Szegedy et al., 2016, for two classes).
+    loss = mean(max(z, 0) - z * t + log(1 + exp(-abs(z)))), which equals
+    mean(-t * log(sigmoid(z)) - (1 - t) * log(1 - sigmoid(z))) but does not overflow and needs no clipping;
+    dlogits = (sigmoid(z) - t) / z.size. With ``label_smoothing`` s, t is replaced by (1 - s) * t + s / 2.
 
-    Args:
-        logits: z, float32 of any shape with at least one element.
-        targets: t in [0, 1], float32 of the same shape.
-        label_smoothing: s in [0, 1].
+    Parameters
+    ----------
+    logits : any shape, float32
+        Logits z, not empty.
+    targets : same shape, float32
+        Targets t in [0, 1].
+    label_smoothing
+        Smoothing s in [0, 1].
 
-    Returns:
-        The loss in nats (computed in float64) and ``dlogits``, float32 of the shape of ``logits``.
+    Returns
+    -------
+    loss : float
+        Mean loss in nats.
+    dlogits : shape of ``logits``, float32
+        Gradient of the loss with respect to ``logits``.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong dtype, shape or value, or is empty.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong dtype.
+    ValueError
+        An argument has the wrong shape or value, or is empty.
+
+    References
+    ----------
+    Bishop (2006), "Pattern Recognition and Machine Learning", section 4.3.2.
+    Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567
+    (label smoothing).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import binary_cross_entropy
+    >>> loss, dlogits = binary_cross_entropy(np.array([2.0, -1.0], np.float32), np.array([1.0, 0.0], np.float32))
+    >>> round(loss, 4)
+    0.2201
+    >>> dlogits.round(4)
+    array([-0.0596,  0.1345], dtype=float32)
     """
     _same_shape("logits", logits, targets)
     validate.within("targets must be in [0, 1]", targets, 0, 1)
@@ -52,25 +80,53 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
 
 
 def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Array]:
-    """Return the cross-entropy of ``softmax(logits)`` over the last axis, averaged, and its gradient ``dlogits``.
+    """Return the mean cross-entropy of ``softmax(logits)`` over the last axis and its gradient.
 
-    A row is what has a class: a sample, or a position of a sequence.
-    loss = mean over the N rows of -sum_c(t_c * log p_c), with log p = z - max(z) - log(sum(exp(z - max(z))));
-    dlogits = (p * sum_c(t_c) - t) / N (Bishop, "Pattern Recognition and Machine Learning", 4.3.4).
-    With ``label_smoothing`` s, t is replaced by (1 - s) * t + s / C (Szegedy et al., "Rethinking the Inception
-    Architecture", 2016), as in PyTorch's ``CrossEntropyLoss``.
+    A row has one class: it is a sample, or a position of a sequence. With R rows,
+    loss = -sum(t * log(p)) / R, where log(p) = z - max(z) - log(sum(exp(z - max(z)))) over the last axis;
+    dlogits = (p * sum(t) - t) / R, with sum(t) over the last axis.
+    With ``label_smoothing`` s, t is replaced by (1 - s) * t + s / C, as in ``torch.nn.CrossEntropyLoss``.
 
-    Args:
-        logits: z, float32 of shape (N, C) or, with more axes of rows, (N, ..., C); not empty.
-        targets: class numbers 0 to C - 1 of any integer dtype, of the shape of ``logits`` without C; or probabilities
-            t in [0, 1], float32 of the shape of ``logits``.
-        label_smoothing: s in [0, 1].
+    Parameters
+    ----------
+    logits : shape (N, C) or (N, ..., C), float32
+        Logits z, not empty.
+    targets : shape of ``logits`` without C (any int dtype), or shape of ``logits`` (float32)
+        Class indices in [0, C), or probabilities t in [0, 1].
+    label_smoothing
+        Smoothing s in [0, 1].
 
-    Returns:
-        The loss in nats (computed in float64) and ``dlogits``, float32 of the shape of ``logits``.
+    Returns
+    -------
+    loss : float
+        Mean loss in nats.
+    dlogits : shape of ``logits``, float32
+        Gradient of the loss with respect to ``logits``.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong dtype, shape or value, or is empty.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong dtype.
+    ValueError
+        An argument has the wrong shape or value, or is empty.
+
+    References
+    ----------
+    Bishop (2006), "Pattern Recognition and Machine Learning", section 4.3.4.
+    Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567
+    (label smoothing).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import softmax_cross_entropy
+    >>> logits = np.array([[2.0, -1.0], [0.5, 0.0]], np.float32)
+    >>> loss, dlogits = softmax_cross_entropy(logits, np.array([0, 1]))
+    >>> round(loss, 4)
+    0.5113
+    >>> dlogits.round(4)
+    array([[-0.0237,  0.0237],
+           [ 0.3112, -0.3112]], dtype=float32)
     """
     validate.float32("logits", logits)
     if logits.ndim < 2 or not logits.size:
@@ -85,25 +141,43 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
         e = np.exp(z)
         total = e.sum(axis=1, keepdims=True)
         z -= np.log(total)
-        # Where t is 0, log p may be -inf: a class ruled out by its logit costs nothing.
+        # log(p) may be -inf where t is 0; such a class does not contribute to the loss.
         loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros(t.shape)).sum()) / len(z)
         dlogits: Array = ((e / total * t.sum(axis=1, keepdims=True) - t) / len(z)).astype(np.float32)
     return loss, dlogits.reshape(logits.shape)
 
 
 def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array]:
-    """Return mean((y - t)**2) over all elements and its gradient ``2 * (y - t) / y.size``.
+    """Return the mean squared error ``mean((y - t)**2)`` and its gradient ``2 * (y - t) / y.size``.
 
-    Args:
-        predictions: y, float32 of any shape with at least one element.
-        targets: t, float32 of the same shape.
+    Parameters
+    ----------
+    predictions : any shape, float32
+        Predictions y, not empty.
+    targets : same shape, float32
+        Targets t.
 
-    Returns:
-        The loss (computed in float64) in the unit of t, squared, and the gradient, float32 of the shape of
-        ``predictions``.
+    Returns
+    -------
+    loss : float
+        Mean over all elements, in the squared unit of t.
+    gradient : shape of ``predictions``, float32
+        Gradient of the loss with respect to ``predictions``.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong dtype or shape, or is empty.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong dtype.
+    ValueError
+        An argument has the wrong shape, or is empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import mean_squared_error
+    >>> loss, gradient = mean_squared_error(np.array([1.0, 3.0], np.float32), np.array([0.0, 3.0], np.float32))
+    >>> loss, gradient
+    (0.5, array([1., 0.], dtype=float32))
     """
     _same_shape("predictions", predictions, targets)
     with np.errstate(invalid="ignore"):
@@ -115,15 +189,18 @@ def _same_shape(name: str, outputs: Array, targets: Array) -> None:
     validate.float32(name, outputs)
     validate.float32("targets", targets)
     if targets.shape != outputs.shape or not outputs.size:
-        raise ValueError(f"targets and {name} must have one shape, not empty, got {targets.shape} and {outputs.shape}")
+        raise ValueError(
+            f"targets and {name} must have the same shape and not be empty, got {targets.shape} and {outputs.shape}"
+        )
 
 
 def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return ``targets`` as an array of a row for each class number, with a one where it points."""
+    """Return ``targets`` as class probabilities of shape (rows, classes): class indices become one-hot rows."""
     *of_rows, classes = shape
     if not isinstance(targets, np.ndarray) or not (targets.dtype.kind in "iu" or targets.dtype == np.float32):
         raise TypeError(
-            f"targets must be an array of class numbers (any integer dtype) or float32, got {validate.kind(targets)}"
+            "targets must be class indices (an array of any integer dtype) or a float32 array, "
+            f"got {validate.kind(targets)}"
         )
     if targets.dtype == np.float32:
         if targets.shape != shape:
@@ -132,9 +209,9 @@ def _class_probabilities(targets: Targets, shape: tuple[int, ...]) -> NDArray[np
         return targets.reshape(-1, classes).astype(np.float64)
     if targets.shape != tuple(of_rows):
         raise ValueError(
-            f"class numbers in targets must have shape {tuple(of_rows)}, one for each row, got {targets.shape}"
+            f"class indices in targets must have shape {tuple(of_rows)}, one for each row, got {targets.shape}"
         )
-    wanted = f"class numbers in targets must be from 0 to {classes - 1}, as logits of shape {shape} say"
+    wanted = f"class indices in targets must be from 0 to {classes - 1} for logits of shape {shape}"
     validate.within(wanted, targets, 0, classes - 1)
     t = np.zeros((targets.size, classes))
     t[np.arange(targets.size), targets.ravel()] = 1

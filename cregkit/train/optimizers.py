@@ -1,4 +1,4 @@
-"""Optimisers: they step the parameters of a network along the gradients of its last backward, by the fused kernels."""
+"""Optimisers: they update the parameters of a network from the gradients of its last backward, by fused kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cregkit.train.divergence import DivergenceError, all_finite
 _LARGEST = float(np.finfo(np.float32).max)
 _FLOAT32 = np.dtype(np.float32)
 _NEW_ARRAY = np.empty((2, 2)).flags.num
-"""The flags of an array as NumPy makes it: C-contiguous, aligned, writeable, and the owner of its memory."""
+"""The flags of a newly allocated array: C-contiguous, aligned, writeable, and the owner of its memory."""
 _BELOW_ONE = float(np.nextafter(1.0, 0.0))
 
 
@@ -27,7 +27,7 @@ def _is_rate(value: object) -> TypeGuard[float]:
 
 
 def _rate(name: str, value: object) -> float:
-    """Return ``value`` as a number of at least 0 that float32 can hold."""
+    """Return ``value`` as a float, at least 0 and finite in float32."""
     number = validate.real(name, value, 0)
     if number > _LARGEST:
         raise ValueError(f"{name} must be finite in float32, got {number}")
@@ -36,7 +36,27 @@ def _rate(name: str, value: object) -> float:
 
 @dataclass
 class ParameterGroup:
-    """Parameters, by dotted name, that share a step size and a weight decay; both may be set between steps."""
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes
+    ----------
+    names
+        Dotted names of the parameters.
+    lr
+        Learning rate, at least 0; may be set between steps.
+    weight_decay
+        Weight decay, at least 0; may be set between steps.
+
+    Examples
+    --------
+    >>> from cregkit import Linear
+    >>> from cregkit.train import AdamW
+    >>> weights, others = AdamW(Linear(2, 2, seed=0), weight_decay=0.1).groups
+    >>> weights
+    ParameterGroup(names=('weight',), lr=0.001, weight_decay=0.1)
+    >>> others
+    ParameterGroup(names=('bias',), lr=0.001, weight_decay=0.0)
+    """
 
     names: tuple[str, ...]
     lr: float
@@ -47,14 +67,46 @@ _Change: TypeAlias = tuple[Parameter, Array, ParameterGroup]
 
 
 class Optimizer:
-    """What the optimisers share: groups of parameters, and state that can be saved.
+    """Base class of optimisers: parameter groups, and a state that can be saved.
 
-    ``groups`` holds two: the parameters that weight decay applies to, which are the weights, and the others, biases,
-    gamma and beta, whose weight decay is 0. To leave layers as they are, give the optimiser the layers to train alone:
+    There are two ``groups``: weights, to which weight decay applies, and all other parameters (biases, gamma, beta),
+    whose weight decay is 0. To freeze layers, construct the optimiser for the layers to train:
     ``SGD(network.layers[-1])``.
 
-    A subclass names its state arrays, one of each per parameter, in ``_slots`` and writes ``_update``; settings of its
-    own that can be set between steps it checks in ``_check_settings``.
+    A subclass lists its state arrays, one of each per parameter, in ``_slots`` and implements ``_update``. It validates
+    its own settings that may change between steps in ``_check_settings``.
+
+    Parameters
+    ----------
+    network
+        Layer whose parameters to train.
+    lr
+        Learning rate, at least 0.
+    weight_decay
+        Weight decay of the weights, at least 0.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or the network has no parameters.
+
+    Examples
+    --------
+    >>> from cregkit import Linear
+    >>> from cregkit.train import Optimizer
+    >>> class SignDescent(Optimizer):
+    ...     def _update(self, parameter, gradient, group):
+    ...         parameter.value[...] -= group.lr * np.sign(gradient)
+    >>> import numpy as np
+    >>> network = Linear(2, 1, bias=False, seed=0)
+    >>> network.weight[...] = 1
+    >>> network.backward(network(np.array([[1, -1]], np.float32)) + 1)
+    array([[1., 1.]], dtype=float32)
+    >>> SignDescent(network, lr=0.5, weight_decay=0.0).step()
+    >>> network.weight
+    array([[0.5, 1.5]], dtype=float32)
     """
 
     _slots: tuple[str, ...] = ()
@@ -62,7 +114,7 @@ class Optimizer:
     def __init__(self, network: Layer, lr: float, weight_decay: float) -> None:
         """Sort the parameters of ``network`` into groups; the state starts at 0."""
         if not isinstance(network, Layer):
-            raise TypeError(f"network must be a Layer, got {type(network).__name__}")
+            raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
         parameters = list(network.parameters())
         if not parameters:
             raise ValueError(f"network must have parameters to train, got {type(network).__name__} without any")
@@ -87,12 +139,12 @@ class Optimizer:
 
     @property
     def steps(self) -> int:
-        """Steps taken so far."""
+        """Number of steps taken."""
         return self._steps
 
     @property
     def lr(self) -> float:
-        """The step size; setting it sets that of all groups."""
+        """The learning rate of the first group; setting it sets that of all groups."""
         return self.groups[0].lr
 
     @lr.setter
@@ -103,7 +155,7 @@ class Optimizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the first step was or will be taken with, by name: a checkpoint wants the same again."""
+        """The settings of the first step, by name; a run resumes from a checkpoint only if they are equal."""
         return dict(self._began_with if self.steps else self._rates())
 
     def _rates(self) -> dict[str, float]:
@@ -114,21 +166,26 @@ class Optimizer:
         }
 
     def step(self) -> None:
-        """Change every parameter in place along its gradient: all of them, or none if anything is wrong.
+        """Update every parameter in place from its gradient.
 
-        Raises:
-            RuntimeError: a parameter has no gradient yet: call ``backward`` first.
-            TypeError, ValueError: a setting has the wrong type or value (``lr`` and ``weight_decay`` of each group are
-                numbers of at least 0); a parameter is not one of those the optimiser was made for, or cannot be
-                written; a gradient is no float32 array like its parameter.
-            DivergenceError: a gradient is not finite.
+        If anything is wrong, no parameter is changed and the step does not count.
 
-        After an error nothing has been changed, and the step does not count.
+        Raises
+        ------
+        RuntimeError
+            A parameter has no gradient yet: call ``backward`` first.
+        TypeError
+            A setting has the wrong type, or a parameter or gradient is not a float32 array.
+        ValueError
+            A setting has the wrong value, the parameters differ from those the optimiser was made for, a parameter is
+            read-only, or a gradient does not have the shape of its parameter.
+        DivergenceError
+            A gradient is not finite.
         """
         self._take(self._checked())
 
     def _checked(self) -> list[_Change]:
-        """Return what the step is to change, once all of it is seen to be right."""
+        """Return the parameters, gradients and groups of a step after validating all of them."""
         self._check_settings()
         parameters = list(self.network.parameters())
         if [parameter.name for parameter in parameters] != list(self._shapes):
@@ -143,7 +200,7 @@ class Optimizer:
             if gradient is None:
                 missing = [parameter.name for parameter in parameters if parameter.grad is None]
                 raise RuntimeError(f"no gradient yet for {', '.join(missing)}: call the network's backward before step")
-            # Arrays as NumPy makes them, the usual case, are seen to be right at once.
+            # Fast path: newly allocated arrays, the usual case, need no further checks.
             if not (
                 type(value) is type(gradient) is np.ndarray
                 and value.dtype is gradient.dtype is _FLOAT32
@@ -159,7 +216,7 @@ class Optimizer:
         return changes
 
     def _check_settings(self) -> None:
-        """Refuse settings that are wrong; a subclass adds its own."""
+        """Validate the settings; a subclass adds its own."""
         for index, group in enumerate(self.groups):
             if not (_is_rate(group.lr) and _is_rate(group.weight_decay)):
                 _rate(f"groups[{index}].lr", group.lr)
@@ -177,7 +234,7 @@ class Optimizer:
         return groups
 
     def _take(self, changes: list[_Change]) -> None:
-        """Take the step that ``_checked`` found to be right."""
+        """Apply the changes that ``_checked`` returned."""
         if not self._steps:
             self._began_with = self._rates()
         self._steps += 1
@@ -188,7 +245,7 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} must define _update")
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all state: the slots by dotted name, ``steps``, and ``lr`` and ``weight_decay`` by group."""
+        """Return copies of the state: arrays by dotted name, ``steps``, and ``lr`` and ``weight_decay`` per group."""
         return {name: array.copy() for name, array in self._state()}
 
     def _state(self) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -198,12 +255,19 @@ class Optimizer:
         yield "weight_decay", np.array([group.weight_decay for group in self.groups], dtype=np.float64)
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take over ``state``, all or nothing; the optimiser then goes on as the saved one would have.
+        """Load a state from ``state_dict``, all or nothing; training then continues bit-identically.
 
-        Raises:
-            TypeError: ``state`` is not a mapping.
-            ValueError: keys are missing or too many, an array has the wrong shape or dtype, or ``steps``, ``lr`` or
-                ``weight_decay`` a value that no optimiser has.
+        Parameters
+        ----------
+        state
+            State returned by ``state_dict``.
+
+        Raises
+        ------
+        TypeError
+            ``state`` is not a mapping.
+        ValueError
+            An array is missing, unknown, or has the wrong shape, dtype or value.
         """
         arrays = matching(dict(self._state()), state)
         if arrays["steps"] < 0:
@@ -222,7 +286,7 @@ class Optimizer:
 
 
 def _check_arrays(name: str, value: Array, gradient: Array, shape: tuple[int, ...]) -> None:
-    """Refuse a parameter and a gradient that a step cannot read and write."""
+    """Raise if a step cannot read the gradient or write the parameter."""
     for array in (value, gradient):
         what = name if array is value else f"the gradient of {name}"
         if not isinstance(array, np.ndarray) or array.dtype != _FLOAT32:
@@ -234,29 +298,58 @@ def _check_arrays(name: str, value: Array, gradient: Array, shape: tuple[int, ..
                 f"got shape {array.shape} and strides {array.strides}"
             )
     if not value.flags.writeable:
-        raise ValueError(f"{name} is read-only: make it writeable, or give the optimiser the layers to train alone")
+        raise ValueError(
+            f"{name} must be writeable, got a read-only array; to freeze it, leave its layer out of network"
+        )
     if np.may_share_memory(value, gradient):
-        raise ValueError(f"the gradient of {name} must be an array of its own, but shares memory with {name}")
+        raise ValueError(f"the gradient of {name} must not share memory with {name}")
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if wanted.
+    """Stochastic gradient descent with optional momentum.
 
     g = dw + weight_decay * w;  velocity = momentum * velocity + g;  w -= lr * velocity (without momentum: lr * g).
-    As ``torch.optim.SGD`` (Polyak, 1964; Sutskever et al., 2013).
+    Same algorithm as ``torch.optim.SGD``.
 
-    Args:
-        network: the layer whose parameters to train.
-        lr: step size, at least 0.
-        momentum: in [0, 1].
-        weight_decay: L2 coefficient of the weights, at least 0.
+    Parameters
+    ----------
+    network
+        Layer whose parameters to train.
+    lr
+        Learning rate, at least 0.
+    momentum
+        Momentum in [0, 1].
+    weight_decay
+        L2 coefficient of the weights, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or the network has no parameters.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or the network has no parameters.
+
+    References
+    ----------
+    Polyak (1964), "Some methods of speeding up the convergence of iteration methods".
+    Sutskever et al. (2013), "On the importance of initialization and momentum in deep learning", ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, mean_squared_error, train_step
+    >>> network = Linear(1, 1, bias=False, seed=0)
+    >>> network.weight[...] = 1
+    >>> x, targets = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.float32)
+    >>> train_step(network, mean_squared_error, SGD(network, lr=0.25), x, targets)
+    4.0
+    >>> network.weight
+    array([[2.]], dtype=float32)
     """
 
     def __init__(self, network: Layer, lr: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
-        """Start with a velocity of 0."""
+        """Validate the settings; the velocity starts at 0."""
         self.momentum = validate.real("momentum", momentum, 0, 1)
         if momentum:
             self._slots = ("velocity",)
@@ -264,7 +357,7 @@ class SGD(Optimizer):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of all optimisers, and momentum."""
+        """The settings of all optimisers, and ``momentum``."""
         return {**super().settings, "momentum": float(self.momentum)}
 
     def _check_settings(self) -> None:
@@ -285,21 +378,48 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam with weight decay coupled, that is, as L2 within the gradient (Kingma & Ba, 2015).
+    """Adam with coupled weight decay: an L2 term in the gradient.
 
     g = dw + weight_decay * w;  m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g**2;
-    w -= lr * m_hat / (sqrt(v_hat) + eps), with m_hat = m / (1 - beta1**t) and v_hat = v / (1 - beta2**t).
-    As ``torch.optim.Adam``.
+    w -= lr * m_hat / (sqrt(v_hat) + eps), with m_hat = m / (1 - beta1**t) and v_hat = v / (1 - beta2**t) in step t.
+    Same algorithm as ``torch.optim.Adam``.
 
-    Args:
-        network: the layer whose parameters to train.
-        lr: step size, at least 0.
-        betas: decay of the moments m and v, each in [0, 1).
-        eps: added to the root of v_hat, at least 0.
-        weight_decay: L2 coefficient of the weights, at least 0.
+    Parameters
+    ----------
+    network
+        Layer whose parameters to train.
+    lr
+        Learning rate, at least 0.
+    betas
+        Decay rates (beta1, beta2) of the moments m and v, each in [0, 1).
+    eps
+        Added to sqrt(v_hat), at least 0.
+    weight_decay
+        L2 coefficient of the weights, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or the network has no parameters.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or the network has no parameters.
+
+    References
+    ----------
+    Kingma and Ba (2015), "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import Adam, mean_squared_error, train_step
+    >>> network = Linear(1, 1, bias=False, seed=0)
+    >>> network.weight[...] = 1
+    >>> x, targets = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.float32)
+    >>> train_step(network, mean_squared_error, Adam(network, lr=0.1), x, targets)
+    4.0
+    >>> network.weight
+    array([[1.1]], dtype=float32)
     """
 
     _slots = ("m", "v")
@@ -313,14 +433,14 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        """Start with moments of 0."""
+        """Validate the settings; the moments start at 0."""
         self.betas, self.eps = betas, eps
         self._check_moments()
         super().__init__(network, lr, weight_decay)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of all optimisers, betas and eps."""
+        """The settings of all optimisers, ``betas`` and ``eps``."""
         return {**super().settings, "betas": [float(beta) for beta in self.betas], "eps": float(self.eps)}
 
     def _check_settings(self) -> None:
@@ -351,20 +471,47 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with weight decay decoupled from the gradient (Loshchilov & Hutter, 2019).
+    """Adam with weight decay decoupled from the gradient.
 
-    w *= 1 - lr * weight_decay, then as Adam with g = dw: the decay does not pass through the moments, so it is the same
-    for weights with large and small gradients. As ``torch.optim.AdamW``.
+    w *= 1 - lr * weight_decay, then the update of ``Adam`` with g = dw. The decay does not pass through the moments, so
+    it is the same for weights with large and small gradients. Same algorithm as ``torch.optim.AdamW``.
 
-    Args:
-        network: the layer whose parameters to train.
-        lr: step size, at least 0.
-        betas: decay of the moments m and v, each in [0, 1).
-        eps: added to the root of v_hat, at least 0.
-        weight_decay: decay of the weights per step and unit of ``lr``, at least 0.
+    Parameters
+    ----------
+    network
+        Layer whose parameters to train.
+    lr
+        Learning rate, at least 0.
+    betas
+        Decay rates (beta1, beta2) of the moments m and v, each in [0, 1).
+    eps
+        Added to sqrt(v_hat), at least 0.
+    weight_decay
+        Decay of the weights per step, relative to ``lr``, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or the network has no parameters.
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type.
+    ValueError
+        An argument has the wrong value, or the network has no parameters.
+
+    References
+    ----------
+    Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import AdamW, mean_squared_error, train_step
+    >>> network = Linear(1, 1, bias=False, seed=0)
+    >>> network.weight[...] = 1
+    >>> x, targets = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.float32)
+    >>> train_step(network, mean_squared_error, AdamW(network, lr=0.1, weight_decay=0.5), x, targets)
+    4.0
+    >>> network.weight
+    array([[1.05]], dtype=float32)
     """
 
     _decoupled = True
@@ -377,5 +524,5 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        """Start with moments of 0."""
+        """Validate the settings; the moments start at 0."""
         super().__init__(network, lr, betas, eps, weight_decay)

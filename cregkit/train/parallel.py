@@ -1,4 +1,4 @@
-"""What a fit asks of the processes it runs in; a single one answers here, several in ``cregkit.mpi``."""
+"""The interface between ``fit`` and its processes: one process here, several in ``cregkit.mpi``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,43 @@ T = TypeVar("T")
 
 
 def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
-    """Take one step on a batch, in the present mode of ``network``; return the loss before it.
+    """Take one optimiser step on a batch, in the present mode of ``network``.
 
-    Raises:
-        DivergenceError: the loss or a gradient is not finite; ``optimizer`` has not changed anything then, but the
-            forward has moved running statistics and dropout's position on.
+    Parameters
+    ----------
+    network
+        The layer to train.
+    loss
+        ``loss(outputs, targets)`` returns the mean over the batch and its gradient.
+    optimizer
+        Optimiser of ``network`` or of a layer in it.
+    x : shape (N, ...)
+        Inputs of the batch.
+    targets : shape (N, ...)
+        Targets of the batch.
+
+    Returns
+    -------
+    float
+        Loss of the batch before the step.
+
+    Raises
+    ------
+    DivergenceError
+        The loss or a gradient is not finite. No parameter is changed in this case, but the forward has updated running
+        statistics and dropout offsets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> from cregkit.train import SGD, mean_squared_error, train_step
+    >>> network = Linear(1, 1, bias=False, seed=0)
+    >>> network.weight[...] = 1
+    >>> optimizer = SGD(network, lr=0.25)
+    >>> x, targets = np.ones((1, 1), np.float32), np.full((1, 1), 3, np.float32)
+    >>> [train_step(network, mean_squared_error, optimizer, x, targets) for _ in range(3)]
+    [4.0, 1.0, 0.25]
     """
     outputs = network(x)
     value, gradient = loss(outputs, fitted(targets, outputs))
@@ -34,41 +66,64 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targ
 
 
 def check_loss(value: float) -> None:
-    """Refuse a loss that is not finite: DivergenceError."""
+    """Raise DivergenceError if a loss is not finite."""
     if not math.isfinite(value):
         raise DivergenceError(f"the loss is {value}")
 
 
 class Parallel:
-    """One process: it holds whole batches, leads, and agrees with itself."""
+    """Base class of the ``parallel`` argument of ``fit``, for a single process; subclasses add communication.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.train import Parallel
+    >>> parallel = Parallel()
+    >>> parallel.leads, parallel.own(np.arange(4))
+    (True, array([0, 1, 2, 3]))
+    """
 
     leads = True
-    """Whether this process writes files and shows progress."""
+    """Whether this process is the leader, which writes files and shows progress."""
 
     def own(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those samples of a batch that this process computes."""
+        """Return the samples of a batch that this process computes."""
         return rows
 
     def from_leader(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in the process that leads; return its result, or raise its exception, in all."""
+        """Call ``function`` in the leader; return its result, or raise its exception, in all processes."""
         return function()
 
     def in_all(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in every process; return its own result, or raise in all what it raised in the first."""
+        """Call ``function`` in every process and return its result; if any raise, all raise the first exception."""
         return function()
 
     def any(self, here: bool) -> bool:
-        """Return whether it is so in any process."""
+        """Return whether ``here`` is true in any process."""
         return here
 
     def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
-        """Take one step on a batch of which this process has ``x``; return the loss of the batch before it.
+        """Take one optimiser step on a batch of which this process holds ``x`` and ``targets``.
 
-        Raises:
-            DivergenceError: as ``train_step``, in all processes.
+        Parameters
+        ----------
+        network, loss, optimizer
+            As for ``train_step``.
+        x, targets
+            This process's samples of the batch.
+
+        Returns
+        -------
+        float
+            Loss of the whole batch before the step.
+
+        Raises
+        ------
+        DivergenceError
+            The loss or a gradient is not finite, in any process; raised in all.
         """
         return train_step(network, loss, optimizer, x, targets)
 
     def evaluate(self, network: Layer, loss: Loss, data: Data, accuracy: Accuracy) -> tuple[float, float]:
-        """Return mean loss and accuracy of ``network`` on ``data``."""
+        """Return the mean loss and the accuracy of ``network`` on ``data``."""
         return evaluate(network, loss, data, accuracy)

@@ -60,7 +60,7 @@ IMAGES_LAST: tuple[Shape, ...] = (
 """Odd sizes, lines and single pixels; in colour and in gray."""
 
 LADDER: tuple[Shape, ...] = ((1, 768), (32, 256), (512, 768), (4096, 1024), (8192, 4096))
-"""From one row to beyond the last cache; the line of the picture goes through these."""
+"""From one row to beyond the LLC."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Timed:
     tuned: tuple[Shape, ...]
     held_out: tuple[Shape, ...]
     quick: tuple[Shape, ...]
-    """Small, in the cache, and beyond it: for ``--quick`` and for ``bench/``."""
+    """Small, in cache, and beyond cache: for ``--quick`` and for ``bench/``."""
 
 
 TIMED_ROWS = Timed(

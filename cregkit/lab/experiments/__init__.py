@@ -1,4 +1,4 @@
-"""The experiments: one module each, found by name here."""
+"""The experiments, one module each, by name in ``EXPERIMENTS``."""
 
 from __future__ import annotations
 

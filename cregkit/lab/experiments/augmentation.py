@@ -1,4 +1,4 @@
-"""Little training data, with and without augmentation: images of digits, and tones."""
+"""Augmentation with little training data: images of digits, and tones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cregkit.train import AdamW, Data, softmax_cross_entropy
 
 N_DIGITS, N_TONES, N_TEST = 100, 40, 1000
 HIDDEN = 128
-SAMPLES, RATE = 64, 1000  # of a tone: numbers, and numbers in a second
+SAMPLES, RATE = 64, 1000  # samples per tone, and samples per second
 PITCHES = (60.0, 90.0, 130.0, 190.0)
 IMAGES = Compose(Rotation(12), GaussianNoise((0.0, 0.2)))
 SOUNDS = Compose(TimeShift(0.032, RATE, wrap=True), Gain(6), AddNoise((5, 20)))
@@ -35,7 +35,7 @@ NONE, AUGMENTED = "none", "augmented"
 
 
 def tones(n: int, rng: np.random.Generator) -> Data:
-    """Return ``n`` tones of one of four pitches, with some detuning, any phase, an overtone and noise."""
+    """Return ``n`` tones of one of four pitches with random detuning, phase, overtone and noise."""
     labels = np.arange(n) % len(PITCHES)
     pitch = np.array(PITCHES)[labels] * rng.uniform(0.96, 1.04, n)
     turns = pitch[:, np.newaxis] * np.arange(SAMPLES) / RATE + rng.uniform(0, 1, (n, 1))
@@ -94,18 +94,18 @@ def _draw(figure: Any, table: Table) -> None:
 
 
 def _digit_sheet(figure: Any, images: Array) -> None:
-    """Three digits, and eight samples of each."""
+    """Draw three digits and eight augmented samples of each."""
     axes = figure.subplots(3, 9)
     for line, image in zip(axes, images, strict=False):
         outcomes = IMAGES(np.repeat(image[np.newaxis], 8, axis=0), index=np.arange(8), seed=0)
         for ax, shown in zip(line, [image, *outcomes], strict=True):
             sheet.show(ax, shown)
-    axes[0, 0].set_title("as it is", fontsize=9, color=figures.INK)
+    axes[0, 0].set_title("original", fontsize=9, color=figures.INK)
     axes[0, 4].set_title("augmented", fontsize=9, color=figures.INK)
 
 
 def _tone_sheet(figure: Any, clips: Array) -> None:
-    """Two tones, and four samples of each."""
+    """Draw two tones and four augmented samples of each."""
     axes = figure.subplots(2, 5, sharey=True)
     for line, clip in zip(axes, clips, strict=False):
         outcomes = SOUNDS(np.repeat(clip[np.newaxis], 4, axis=0), index=np.arange(4), seed=0)
@@ -113,17 +113,17 @@ def _tone_sheet(figure: Any, clips: Array) -> None:
             ax.plot(shown, color=figures.TRAIN if k else figures.TEST, linewidth=0.9)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-    axes[0, 0].set_title("as it is", fontsize=9, color=figures.INK)
+    axes[0, 0].set_title("original", fontsize=9, color=figures.INK)
     axes[0, 2].set_title("augmented", fontsize=9, color=figures.INK)
 
 
 EXPERIMENT = Experiment(
     name="augmentation",
-    question="With little training data, what does augmentation do to the gap?",
+    question="With little training data, how does augmentation change the gap?",
     setup=(
-        f"digits, {N_DIGITS} training and {N_TEST} test images, turned and with noise; tones of {len(PITCHES)} "
-        f"pitches, {N_TONES} training and {N_TEST} test clips of {SAMPLES} numbers, shifted, louder or softer and with "
-        f"noise; {HIDDEN} hidden neurons, AdamW"
+        f"digits, {N_DIGITS} training and {N_TEST} test images, rotated and with noise; tones of {len(PITCHES)} "
+        f"pitches, {N_TONES} training and {N_TEST} test clips of {SAMPLES} samples, with shift, gain and noise; "
+        f"{HIDDEN} hidden neurons, AdamW"
     ),
     seeds=5,
     epochs=120,

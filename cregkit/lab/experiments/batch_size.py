@@ -1,4 +1,4 @@
-"""Where the statistics of a small batch hurt: BatchNorm against LayerNorm."""
+"""Noise of the batch statistics in small batches: BatchNorm against LayerNorm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 
 def _loss_at_small(table: Table) -> Interval:
-    """Return how much of BatchNorm's lead goes from large to small batches."""
+    """Return how much BatchNorm's lead decreases from large to small batches."""
     large, small = (np.mean([table.values(row, "lead") for row in rows], axis=0) for rows in (LARGE, SMALL))
     return Interval.of(list(large - small))
 
@@ -50,9 +50,8 @@ def _conclude(table: Table) -> str:
         return f"at batch size {', '.join(sizes)}" if sizes else "at no batch size"
 
     return (
-        f"BatchNorm is behind LayerNorm {at(behind)} and ahead {at(ahead)} beyond what the seeds leave to chance; with "
-        f"2 samples a batch its test accuracy is {compared(two)}, with 128 it is "
-        f"{compared(most)}."
+        f"BatchNorm is significantly worse than LayerNorm {at(behind)} and significantly better {at(ahead)}; with 2 "
+        f"samples per batch its test accuracy is {compared(two)}, with 128 it is {compared(most)}."
     )
 
 
@@ -72,7 +71,7 @@ def _draw(figure: Any, table: Table) -> None:
 
 EXPERIMENT = Experiment(
     name="batch-size",
-    question="At which batch sizes do the statistics of the batch hurt?",
+    question="At which batch sizes does BatchNorm suffer from noisy batch statistics?",
     setup=f"digits, {N_TRAIN} training and {N_TEST} test images; 64-128-64-10, AdamW, lr 0.003 at every batch size",
     seeds=5,
     epochs=15,
@@ -84,9 +83,9 @@ EXPERIMENT = Experiment(
     draw=_draw,
     claims=[
         Claim(
-            "BatchNorm is worse than LayerNorm with 2 samples a batch", lambda table: -mean_of(("2",), "lead")(table)
+            "BatchNorm is worse than LayerNorm with 2 samples per batch", lambda table: -mean_of(("2",), "lead")(table)
         ),
-        Claim("batches under 32 cost BatchNorm more than LayerNorm", _loss_at_small),
+        Claim("batches under 32 reduce BatchNorm's accuracy more than LayerNorm's", _loss_at_small),
     ],
     size=(5.6, 3.8),
 )

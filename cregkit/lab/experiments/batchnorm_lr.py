@@ -1,4 +1,4 @@
-"""Which learning rates a network stands, with and without BatchNorm."""
+"""The learning rates at which a network still trains, with and without BatchNorm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
         for name, norm in NETWORKS.items():
             network = training.perceptron(task, (HIDDEN,), seed, norm=norm)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DivergenceWarning)  # it is what is counted
+                warnings.simplefilter("ignore", DivergenceWarning)  # divergence is counted below
                 history = training.train(network, task, SGD(network, rate), epochs, seed, batch_size=BATCH_SIZE)
             figures_of_row[f"{name}_test"] = training.outcome(network, task, history)["test_acc"]
             figures_of_row[f"{name}_failed"] = 0.0 if history.train_loss[-1] < guess else 100.0
@@ -40,13 +40,13 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 
 def _guessing_loss(labels: Array) -> float:
-    """Return the loss of the best constant guess, in nats. Whoever ends no lower, or at NaN, has learnt nothing."""
+    """Return the loss of the best constant guess, in nats; a network that ends no lower, or at NaN, has failed."""
     share = float(np.mean(labels))
     return -sum(p * math.log(p) for p in (share, 1 - share) if p)
 
 
 def _first_failure(table: Table, name: str) -> float | None:
-    """Return the lowest rate at which half of the seeds or more fail."""
+    """Return the lowest rate at which at least half of the seeds fail."""
     failing = [float(row[0]) for row in table.rows if table.mean(row, f"{name}_failed") >= 50]
     return min(failing, default=None)
 
@@ -57,18 +57,21 @@ def _conclude(table: Table) -> str:
     if plain is None and bn is None:
         return f"Neither network fails to learn at any rate up to {highest:g}."
     if plain is None or bn is None:
-        fails, stands = ("BatchNorm", "plain") if plain is None else ("plain", "BatchNorm")
+        fails, trains = ("BatchNorm", "plain") if plain is None else ("plain", "BatchNorm")
         return (
-            f"The {fails} network fails to learn from rate {plain if bn is None else bn:g} on, the {stands} one at "
-            f"none up to {highest:g}."
+            f"The {fails} network fails to learn at rates of {plain if bn is None else bn:g} and above, the {trains} "
+            f"network at none up to {highest:g}."
         )
     gain = "the same rate" if plain == bn else f"{max(plain, bn) / min(plain, bn):g} times the rate"
-    order = "" if plain == bn else f", so {'BatchNorm' if bn > plain else 'the plain network'} stands {gain}"
-    return f"The plain network fails to learn from rate {plain:g} on, that with BatchNorm from {bn:g} on{order}."
+    order = "" if plain == bn else f", so {'BatchNorm' if bn > plain else 'the plain network'} tolerates {gain}"
+    return (
+        f"The plain network fails to learn at rates of {plain:g} and above, the BatchNorm network at {bn:g} and "
+        f"above{order}."
+    )
 
 
 def _avoided(table: Table) -> Interval:
-    """Return how many failures in a hundred BatchNorm avoids at the rates where some network fails."""
+    """Return the percentage of failures that BatchNorm avoids at the rates where some network fails."""
     plain, bn = (np.array([table.values(row, f"{name}_failed") for row in table.rows]) for name in NETWORKS)
     failing = (plain + bn).any(axis=1)
     if not failing.any():
@@ -98,8 +101,8 @@ EXPERIMENT = Experiment(
     name="batchnorm-lr",
     question="Does BatchNorm before the activation allow learning rates at which the plain network fails?",
     setup=(
-        f"{training.CIRCLE_SETUP}; {HIDDEN} hidden neurons, SGD; failed: the training loss ends no lower than that of "
-        "the best constant guess, or is not finite"
+        f"{training.CIRCLE_SETUP}; {HIDDEN} hidden neurons, SGD; failed: the final training loss is not below that of "
+        "the best constant guess, or not finite"
     ),
     seeds=5,
     epochs=100,
@@ -121,7 +124,7 @@ EXPERIMENT = Experiment(
             least=50,
         ),
         Claim(
-            "BatchNorm stands higher rates: failures avoided where some network fails",
+            "BatchNorm tolerates higher rates: failures avoided where some network fails",
             _avoided,
             unit="% of seeds",
         ),

@@ -1,4 +1,4 @@
-"""What stopping early costs, gains and saves."""
+"""Early stopping: the best epoch, the accuracy gained there, and the epochs saved."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ REGULARISED: Row = ("dropout + decay",)
 
 
 class StopOnPaper(Callback):
-    """Early stopping that notes when it would have stopped, and lets the fit go on: both ends come from one run."""
+    """Early stopping that records when it would have stopped but lets the fit continue, to compare both in one run."""
 
     def __init__(self, patience: int) -> None:
-        """Start without a best epoch."""
+        """Create the early stopping to simulate."""
         self.stopping = EarlyStopping(patience)
 
     def on_train_begin(self, state: FitState) -> None:
-        """Forget an earlier fit."""
+        """Reset the state of an earlier fit."""
         self.stopping.on_train_begin(state)
 
     def on_epoch_end(self, state: FitState) -> None:
-        """Watch as long as the patience lasts."""
+        """Pass the epoch on, without stopping, until the patience is exhausted."""
         if not self.stopping.stopped:
             self.stopping.on_epoch_end(state)
             state.stop = False
@@ -84,7 +84,7 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 def _conclude(table: Table) -> str:
     return (
-        f"With dropout and weight decay the best epoch is {table.mean(REGULARISED, 'best_epoch'):.0f} in the mean, "
+        f"With dropout and weight decay the mean best epoch is {table.mean(REGULARISED, 'best_epoch'):.0f}, "
         f"stopping saves {table.mean(REGULARISED, 'saved'):.0f} epochs "
         f"({table.mean(REGULARISED, 'saved_share'):.0f} %, {table.mean(REGULARISED, 'seconds_saved'):.1f} s), and the "
         f"test accuracy of its best epoch, {table.mean(REGULARISED, 'best_acc'):.1f} %, is "
@@ -102,17 +102,17 @@ def _draw(figure: Any, table: Table) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("epoch; dotted: mean best epoch", color=figures.INK)
-    figures.title(ax, "validation loss, had training gone on")
+    figures.title(ax, "validation loss, without stopping")
     figures.tidy(ax)
     figures.legend_below(figure, ax, 4)
 
 
 EXPERIMENT = Experiment(
     name="early-stopping",
-    question="When is the best epoch, and what does stopping there gain and save?",
+    question="When is the best epoch, and how much does stopping there gain and save?",
     setup=(
-        f"{training.CIRCLE_SETUP}, of which {VALIDATION} decide when to stop and {TEST_SIZE - VALIDATION} test; "
-        f"{HIDDEN} hidden neurons, SGD, patience {PATIENCE}; training then goes on for comparison"
+        f"{training.CIRCLE_SETUP}, of which {VALIDATION} are for validation and {TEST_SIZE - VALIDATION} for the test; "
+        f"{HIDDEN} hidden neurons, SGD, patience {PATIENCE}; training then continues for comparison"
     ),
     seeds=5,
     epochs=1000,

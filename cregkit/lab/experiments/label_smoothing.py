@@ -1,4 +1,4 @@
-"""Label smoothing, dropout, neither and both."""
+"""Label smoothing against dropout, and both together."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ EXPERIMENT = Experiment(
     question="Which of dropout, label smoothing and both leaves the smallest gap?",
     setup=(
         f"{training.CIRCLE_SETUP}; breast cancer, {CANCER_TRAIN} training and {569 - CANCER_TRAIN} test rows; {HIDDEN} "
-        f"hidden neurons, SGD, dropout {P}, smoothing {SMOOTHING}; the test loss is taken without smoothing"
+        f"hidden neurons, SGD, dropout {P}, smoothing {SMOOTHING}; the test loss is without smoothing"
     ),
     seeds=5,
     epochs=200,

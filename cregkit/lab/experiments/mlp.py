@@ -1,4 +1,4 @@
-"""What forgetting ``eval()`` costs a network with BatchNorm and dropout."""
+"""The cost of forgetting ``eval()`` in a network with BatchNorm and dropout."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 
 def _upscaled(data: Data) -> Data:
-    """Return 28x28 images from 8x8 ones: each pixel three by three, in a margin of two."""
+    """Return 28x28 images from 8x8 images: each pixel becomes 3x3, with a margin of 2."""
     x, y = data
     images = x.reshape(-1, 8, 8).repeat(3, axis=1).repeat(3, axis=2)
     return np.ascontiguousarray(np.pad(images, ((0, 0), (2, 2), (2, 2))).reshape(len(x), -1)), y
 
 
 def _toggle(network: Sequential, mode: str) -> None:
-    """Put the network into the mode that a row names."""
+    """Set the network to the mode of a row."""
     if mode == FORGOTTEN:
         network.train()
         return
@@ -64,7 +64,7 @@ def _toggle(network: Sequential, mode: str) -> None:
 
 
 def _figures(network: Sequential, data: Data, batch_size: int, seed: int) -> dict[str, float]:
-    """Classify the set several times, each in a new order, in the network's present mode."""
+    """Classify the set several times in random order, in the network's present mode."""
     x, labels = data
     order = np.random.default_rng([seed, 4])
     passes = [_classify(network, x, order.permutation(len(x)), batch_size) for _ in range(PASSES)]
@@ -86,7 +86,7 @@ def _classify(network: Sequential, x: Array, order: NDArray[np.int64], batch_siz
 
 
 def _cost(size: str) -> Quantity:
-    """Return the quantity: points of accuracy that forgetting ``eval()`` costs at this batch size."""
+    """Return a quantity: the accuracy, in points, that forgetting ``eval()`` costs at this batch size."""
     return difference_of(EVAL, (FORGOTTEN, size), "test_acc")
 
 
@@ -94,7 +94,7 @@ def _conclude(table: Table) -> str:
     costs = [f"{compared(-_cost(size)(table))} with batches of {size}" for size in ("128", "2")]
     return (
         f"Without eval() the test accuracy is {' and '.join(costs)}; with batches of 32 "
-        f"{table.mean((FORGOTTEN, '32'), 'changed'):.1f} % of the answers change from pass to pass, with eval() "
+        f"{table.mean((FORGOTTEN, '32'), 'changed'):.1f} % of the predictions change from pass to pass, with eval() "
         f"{table.mean(EVAL, 'changed'):.1f} %."
     )
 
@@ -104,7 +104,7 @@ def _draw(figure: Any, table: Table) -> None:
     names = [f"{mode}, {size}" for mode, size in table.rows]
     for ax, key, title in (
         (top, "test_acc", "test accuracy (%), mean of ten passes"),
-        (bottom, "changed", "answers that change from one pass to the next (%)"),
+        (bottom, "changed", "predictions that change between passes (%)"),
     ):
         for place, row in enumerate(table.rows):
             colour = figures.TRAIN if "train()" in row[0] else figures.TEST
@@ -119,7 +119,7 @@ def _draw(figure: Any, table: Table) -> None:
 
 EXPERIMENT = Experiment(
     name="mlp",
-    question="What does forgetting eval() cost?",
+    question="How much accuracy does forgetting eval() cost?",
     setup=(
         f"digits upscaled to 28x28, {N_TRAIN} training and {N_TEST} test images; 784-256-128-10, each hidden layer "
         f"Linear, BatchNorm, ReLU, Dropout({P}); AdamW; the test set classified {PASSES} times in shuffled batches"
@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
         Column("test_acc", "test %"),
         Column("worst", "worst pass"),
         Column("deviation", "between passes", 2),
-        Column("changed", "answers changed %"),
+        Column("changed", "predictions changed %"),
     ),
     trials=_trials,
     conclude=_conclude,
@@ -140,9 +140,9 @@ EXPERIMENT = Experiment(
     claims=[
         Claim("forgetting eval() lowers the test accuracy, batches of 32", _cost("32")),
         Claim(
-            "without eval() answers fluctuate, batches of 32",
+            "without eval() predictions fluctuate, batches of 32",
             difference_of((FORGOTTEN, "32"), EVAL, "changed"),
-            unit="% of the answers",
+            unit="% of the predictions",
         ),
         Claim(
             "small batches make it worse: 2 against 128",

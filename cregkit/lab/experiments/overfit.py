@@ -1,4 +1,4 @@
-"""How wide the gap between training and test accuracy is, and what each remedy does to it."""
+"""The generalisation gap of a network that overfits, and the effect of each remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMEDIES: Mapping[str, Mapping[str, Any]] = {
     "LayerNorm": {"norm": "layer"},
     "RMSNorm": {"norm": "rms"},
 }
-# Task, step size, L2 coefficient and batch size of each data set.
+# Task, learning rate, L2 coefficient and batch size of each data set.
 TASKS: Mapping[str, tuple[Callable[[int], training.Task], float, float, int]] = {
     "circle": (training.circle, 0.5, 0.005, BATCH_SIZE),
     "digits": (functools.partial(training.digits, n_train=DIGITS_TRAIN, n_test=1500), 0.1, 0.01, 25),
@@ -71,7 +71,7 @@ def _narrows(data: str, remedy: str) -> Claim:
 
 EXPERIMENT = Experiment(
     name="overfit",
-    question="How wide is the gap between training and test accuracy, and what does each remedy do to it?",
+    question="How large is the gap between training and test accuracy, and how does each remedy change it?",
     setup=(
         f"{training.CIRCLE_SETUP}; digits, {DIGITS_TRAIN} training and 1500 test images; {HIDDEN} hidden neurons, SGD, "
         "dropout 0.5, weight decay 0.005 (circle) and 0.01 (digits)"

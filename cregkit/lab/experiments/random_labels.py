@@ -1,4 +1,4 @@
-"""A network learns labels that have nothing to do with the images (Zhang et al., 2017)."""
+"""Overfitting of random labels (Zhang et al., 2017, arXiv:1611.03530)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ REMEDIES: Mapping[str, Mapping[str, Any]] = {
 TRUE: Row = ("true", "none")
 SHUFFLED: Row = ("shuffled", "none")
 ROWS = [TRUE, *(("shuffled", remedy) for remedy in REMEDIES)]
-BY_HEART = 99.0
-"""Training accuracy, in percent, that counts as learning by heart."""
+FITTED = 99.0
+"""Training accuracy, in percent, from which the network counts as having fitted all labels."""
 
 
 def _trials(seed: int, epochs: int) -> Iterator[Trial]:
@@ -53,18 +53,18 @@ def _trials(seed: int, epochs: int) -> Iterator[Trial]:
 
 def _conclude(table: Table) -> str:
     train, test = (table.mean(SHUFFLED, key) for key in ("train_acc", "test_acc"))
-    how = "learns shuffled labels by heart" if train >= BY_HEART else "does not learn all of the shuffled labels"
+    how = "fits all shuffled labels" if train >= FITTED else "does not fit all shuffled labels"
     remedies = [row for row in ROWS if row[0] == "shuffled" and row != SHUFFLED]
     hardest = min(remedies, key=lambda row: table.mean(row, "train_acc"))
-    hampered = table.difference(hardest, SHUFFLED, "train_acc")
+    reduction = table.difference(hardest, SHUFFLED, "train_acc")
     remedy = (
-        f"{hardest[1]} hampers that most, at {table.mean(hardest, 'train_acc'):.1f} %"
-        if hampered.sign < 0
-        else "no remedy hampers that in a way the seeds tell from chance"
+        f"{hardest[1]} reduces the training accuracy most, to {table.mean(hardest, 'train_acc'):.1f} %"
+        if reduction.sign < 0
+        else "no remedy reduces the training accuracy significantly"
     )
     return (
-        f"The network {how}, {train:.1f} % in training, and gets {test:.1f} % of the test images right, where guessing "
-        f"gets 10 %; with true labels it gets {table.mean(TRUE, 'test_acc'):.1f} %; {remedy}."
+        f"The network {how}, with a training accuracy of {train:.1f} % and a test accuracy of {test:.1f} % (chance: "
+        f"10 %); with true labels its test accuracy is {table.mean(TRUE, 'test_acc'):.1f} %; {remedy}."
     )
 
 
@@ -78,7 +78,7 @@ def _draw(figure: Any, table: Table) -> None:
     figures.title(bottom, "training accuracy (%) by epoch")
     bottom.set_xlabel("epoch", color=figures.INK)
     figures.tidy(bottom)
-    for ax, columns in ((top, 3), (bottom, 2)):  # two keys: beside the axes, as inside they would hide the curves
+    for ax, columns in ((top, 3), (bottom, 2)):  # outside the axes, where the legends do not hide the curves
         ax.legend(
             loc="upper center",
             bbox_to_anchor=(0.4, -0.2),
@@ -91,9 +91,9 @@ def _draw(figure: Any, table: Table) -> None:
 
 EXPERIMENT = Experiment(
     name="random-labels",
-    question="Can the network learn labels that have nothing to do with the images, and what hampers it?",
+    question="Does the network fit random labels, and which remedies prevent it?",
     setup=(
-        f"digits, {N_TRAIN} training images, the others for the test, always with their true labels; "
+        f"digits, {N_TRAIN} training images, the others are the test set, always with true labels; "
         "64-512-512-512-10, AdamW"
     ),
     seeds=5,
@@ -109,10 +109,10 @@ EXPERIMENT = Experiment(
             "near 100 % training accuracy on random labels (Zhang et al. 2017, MLP 3x512 on CIFAR-10: 100 %)",
             mean_of(SHUFFLED, "train_acc"),
             unit="%",
-            least=BY_HEART,
+            least=FITTED,
         ),
         Claim(
-            "test accuracy is then that of guessing, 10 % here, within 5 (Zhang et al. 2017: 10.48 %)",
+            "test accuracy is then that of chance, 10 % here, within 5 points (Zhang et al. 2017: 10.48 %)",
             mean_of(SHUFFLED, "test_acc"),
             unit="%",
             least=5.0,
@@ -121,7 +121,7 @@ EXPERIMENT = Experiment(
         Claim("test accuracy is then zero", mean_of(SHUFFLED, "test_acc"), unit="%", least=-1.0, most=1.0),
         *(
             Claim(
-                f"{remedy} hampers the learning of noise",
+                f"{remedy} reduces the fit to random labels",
                 difference_of(SHUFFLED, ("shuffled", remedy), "train_acc"),
             )
             for remedy in ("dropout", "weight decay")

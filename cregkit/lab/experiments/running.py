@@ -1,4 +1,4 @@
-"""Running an experiment: seed by seed, so that a run cut short has whole seeds to compare."""
+"""Runs an experiment seed by seed, so that an interrupted run has complete seeds to compare."""
 
 from __future__ import annotations
 
@@ -11,9 +11,23 @@ from cregkit.lab.framework import Experiment, Result, Row, Settings, Table, Tria
 
 
 def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] = lambda name: None) -> Result:
-    """Run the experiment; call ``step`` with the name of each trial that is over.
+    """Run an experiment.
 
-    Ctrl-C ends it without an exception: the result has the seeds that were over, or the rows of the first one.
+    Ctrl-C ends the run without an exception: the result has the completed seeds, or the completed rows of the first.
+
+    Parameters
+    ----------
+    experiment
+        The experiment.
+    settings
+        Numbers of seeds and epochs.
+    step
+        Function to call with the name of each completed trial.
+
+    Returns
+    -------
+    Result
+        The table and its conclusions.
     """
     seeds, epochs = settings.seeds or experiment.seeds, settings.epochs or experiment.epochs
     trials: dict[Row, list[Trial]] = {row: [] for row in experiment.rows}
@@ -27,7 +41,7 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
                     step(f"{' '.join(trial.row)}, seed {seed}")
                 whole += 1
     except KeyboardInterrupt:
-        if whole:  # rows with a seed more than others could not be compared
+        if whole:  # all rows need the same seeds to be compared
             trials = {row: of_row[:whole] for row, of_row in trials.items()}
     table = Table(experiment.rows, trials)
     return Result(experiment, seeds, epochs, table, time.perf_counter() - start, whole == seeds)
@@ -35,10 +49,10 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: the products too, if threadpoolctl is there, as it is with scikit-learn.
+    """Compute on one thread, including BLAS if threadpoolctl is installed (scikit-learn depends on it).
 
-    These networks are too small to share, and where another process has a core, threads that wait for it make every
-    step many times slower. Times are then those of one thread on any machine.
+    The networks are too small for several threads; on a busy machine, waiting for threads makes every step many times
+    slower. Times are therefore those of one thread on any machine.
     """
     try:
         from threadpoolctl import threadpool_limits

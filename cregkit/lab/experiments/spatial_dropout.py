@@ -1,4 +1,4 @@
-"""Dropping whole groups of features against dropping single ones."""
+"""Dropout of groups of features against dropout of single features."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ROWS = [NONE, PLAIN, *GROUPS]
 
 
 class GroupDropout(Layer):
-    """Spatial dropout on flat features: each ``group_size`` neighbours in x of shape (N, features) are one channel."""
+    """Spatial dropout of flat features: ``group_size`` neighbouring features of x (N, features) form one channel."""
 
     def __init__(self, group_size: int, p: float, *, seed: Seed = None) -> None:
-        """Make the spatial dropout within."""
+        """Create the inner spatial dropout."""
         self.group_size = group_size
         self.dropout = SpatialDropout(p, seed=seed)
 
@@ -34,7 +34,7 @@ class GroupDropout(Layer):
         yield "dropout", self.dropout
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` with groups of features dropped (training), or as it is (evaluation)."""
+        """Return ``x`` with groups of features dropped (training), or ``x`` itself (evaluation)."""
         self._saved = x.shape
         return self.dropout(self._grouped(x)).reshape(x.shape)
 
@@ -61,8 +61,8 @@ def _conclude(table: Table) -> str:
     gap = compared(table.difference(four, PLAIN, "gap"), "wider", "narrower")
     test = compared(table.difference(four, PLAIN, "test_acc"))
     return (
-        f"Against plain dropout, dropping groups of 4 features leaves a gap {gap}, with a test accuracy {test}; of "
-        f"all, {narrowest(table, ROWS, NONE)}."
+        f"Compared with plain dropout, dropping groups of 4 features leaves a gap {gap}, with a test accuracy {test}; "
+        f"over all rows, {narrowest(table, ROWS, NONE)}."
     )
 
 
@@ -74,7 +74,7 @@ def _draw(figure: Any, table: Table) -> None:
 
 EXPERIMENT = Experiment(
     name="spatial-dropout",
-    question="Does it matter whether single features are dropped or whole groups of them?",
+    question="Does it matter whether dropout drops single features or groups of features?",
     setup=f"{training.CIRCLE_SETUP}; {HIDDEN} hidden neurons, p = {P}, neighbouring neurons as channels, SGD",
     seeds=10,
     epochs=300,

@@ -1,4 +1,4 @@
-"""What the experiments train: tasks on real data, perceptrons of any shape, and one fit with its figures."""
+"""Shared training code of the experiments: tasks, perceptrons, and one fit with its metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIRCLE_SETUP = f"circle, {TRAIN_SIZE} training points with {LABEL_NOISE:.0%} wro
 
 
 class Task(NamedTuple):
-    """A training set, a test set, the loss, the numbers of inputs and outputs, and how weights begin."""
+    """Training set, test set, loss, numbers of inputs and outputs, and initial weights."""
 
     train: Data
     test: Data
@@ -32,25 +32,25 @@ class Task(NamedTuple):
     n_in: int
     n_out: int
     deviation: float | None = None
-    """Of the initial weights; None: those of ``Linear``."""
+    """Standard deviation of the initial weights; None selects the initialisation of ``Linear``."""
 
 
 def circle(seed: int, *, label_smoothing: float = 0.0) -> Task:
-    """Return noisy training points that the seed chooses, and the same clean test points for every seed."""
+    """Return noisy training points drawn from the seed, and the same clean test points for every seed."""
     loss = functools.partial(binary_cross_entropy, label_smoothing=label_smoothing)
     train = circle_data(TRAIN_SIZE, seed=seed, noise=LABEL_NOISE)
     return Task(train, circle_data(TEST_SIZE, seed=TEST_SEED), loss, 2, 1, deviation=0.5)
 
 
 def digits(seed: int, n_train: int, n_test: int | None = None) -> Task:
-    """Return scikit-learn's 1 797 handwritten digits, 8x8 pixels in [0, 1], split as the seed says."""
+    """Return scikit-learn's 1797 handwritten digits, 8x8 pixels in [0, 1], split by the seed."""
     x, y = _bundled("load_digits")
     (train, test) = _split((x / np.float32(16), y), seed, n_train, n_test)
     return Task(train, test, softmax_cross_entropy, x.shape[1], 10)
 
 
 def breast_cancer(seed: int, n_train: int, *, label_smoothing: float = 0.0) -> Task:
-    """Return scikit-learn's breast-cancer table, 569 rows of 30 features, standardised by the training rows."""
+    """Return scikit-learn's breast cancer data, 569 rows of 30 features, standardised by the training rows."""
     x, y = _bundled("load_breast_cancer")
     (x_train, y_train), (x_test, y_test) = _split((x, y.astype(np.float32)), seed, n_train, None)
     mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
@@ -83,10 +83,29 @@ def perceptron(
     dropout: float = 0.0,
     drop: Callable[..., Layer] = Dropout,
 ) -> Sequential:
-    """Return (Linear -> [norm] -> ReLU -> [dropout]) for each hidden size, then Linear, for the task.
+    """Return Linear -> [norm] -> ReLU -> [dropout] for each hidden size, then Linear.
 
-    Weights come from the seed alone, so networks that differ in norm and dropout start alike. ``drop`` makes the
-    dropout layers from a probability and ``seed=``.
+    Weights depend on the seed alone, so networks that differ only in norm and dropout start with the same weights.
+
+    Parameters
+    ----------
+    task
+        Task, for the numbers of inputs and outputs.
+    hidden
+        Hidden sizes.
+    seed
+        Seed of weights and masks.
+    norm
+        Name of the norm, or None.
+    dropout
+        Dropout probability; 0 omits the dropout layers.
+    drop
+        Function that creates a dropout layer from a probability and ``seed=``.
+
+    Returns
+    -------
+    Sequential
+        The network.
     """
     weights, masks = (np.random.default_rng(child) for child in np.random.SeedSequence([seed, 2]).spawn(2))
     *linear, last = (
@@ -112,10 +131,32 @@ def train(
     callbacks: Sequence[AnyCallback] = (),
     watch_test: bool = False,
 ) -> History:
-    """Fit the network, measuring the training set each epoch, and the test set too if ``watch_test``.
+    """Fit the network; evaluate the training set each epoch, and with ``watch_test`` the test set too.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C came.
+    Parameters
+    ----------
+    network
+        The layer to train.
+    task
+        Data and loss.
+    optimizer, epochs
+        As for ``cregkit.train.fit``.
+    seed
+        Seed of the sample order.
+    batch_size, callbacks
+        As for ``cregkit.train.fit``.
+    watch_test
+        Whether to evaluate the test set each epoch.
+
+    Returns
+    -------
+    History
+        Metrics per epoch.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C was pressed.
     """
     history = fit(
         network,
@@ -134,7 +175,7 @@ def train(
 
 
 def outcome(network: Layer, task: Task, history: History) -> Figures:
-    """Return the accuracies after the last epoch and the gap between them."""
+    """Return training accuracy, test accuracy and gap after the last epoch."""
     train_acc = history.train_acc[-1]
     _, test_acc = evaluate(network, task.loss, task.test)
     return {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}

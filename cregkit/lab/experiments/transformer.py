@@ -41,7 +41,7 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Model(NamedTuple):
-    """What the training loop needs: one step on a batch, and the loss on others; both return nats per character."""
+    """A model for the training loop: a step on a batch, and the loss of a batch, both in nats per character."""
 
     step: Callable[[Batch], float]
     loss: Callable[[Batch], float]
@@ -113,7 +113,7 @@ def _cregkit(network: Transformer) -> Model:
 
 
 def _pytorch(network: Transformer, seed: int) -> Model:
-    """Return PyTorch's model of the same build, from the same initial weights, on one thread too."""
+    """Return the same model in PyTorch, with the same initial weights, on one thread."""
     torch = importlib.import_module("torch")
     torch.manual_seed(seed)
     rate = network.dropout.p
@@ -143,7 +143,7 @@ def _pytorch(network: Transformer, seed: int) -> Model:
         return torch.nn.functional.cross_entropy(parts["head"](h).flatten(0, 1), following.flatten())
 
     def threads(call: Callable[[Batch], float]) -> Callable[[Batch], float]:
-        """Keep PyTorch to one thread for the time of a call."""
+        """Limit PyTorch to one thread during a call."""
 
         def limited(batch: Batch) -> float:
             before = torch.get_num_threads()
@@ -172,7 +172,7 @@ def _pytorch(network: Transformer, seed: int) -> Model:
 
 
 def _in_pytorchs_order(network: Transformer) -> Iterator[Array]:
-    """Yield the parameters in the order in which PyTorch lists its own."""
+    """Yield the parameters in PyTorch's order."""
     values = {parameter.name: parameter.value for parameter in network.parameters()}
     yield from (values["embedding.weight"], values["positions.weight"])
     for index, block in enumerate(network.blocks):
@@ -185,7 +185,7 @@ def _in_pytorchs_order(network: Transformer) -> Iterator[Array]:
 
 
 def _sample(network: Transformer, start: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Let the network go on writing from ``start``, character by character."""
+    """Sample a continuation of ``start`` from the network, character by character."""
     network.eval()
     rng = np.random.default_rng([seed, 2])
     codes = list(start)
@@ -211,10 +211,10 @@ def _conclude(table: Table) -> str:
         difference = difference_of(TWIN, PYTORCH, "test_loss")(table)
         ratio = table.mean(PYTORCH, "ms") / table.mean(TWIN, "ms")
         sentence += (
-            f"; from the same weights PyTorch's step takes {ratio:.2f} times as long, and cregkit's loss is "
+            f"; with the same initial weights the speed-up over PyTorch is {ratio:.2f}x per step, and the loss is "
             f"{compared(difference, unit='nats', decimals=3)}"
         )
-    return f"{sentence}; it writes: {sample.strip()!r}."
+    return f"{sentence}; a sample of its text: {sample.strip()!r}."
 
 
 def _draw(figure: Any, table: Table) -> None:
@@ -224,17 +224,17 @@ def _draw(figure: Any, table: Table) -> None:
         for row, colour in zip(rows, figures.PALETTE, strict=False):
             curves = table.curves(row, "test_loss")
             figures.curve_band(ax, curves, colour, f"{row[1]}, dropout {row[3]}")
-        figures.title(ax, f"{order}: test loss (nats per character) by {STEPS} steps")
+        figures.title(ax, f"{order}: test loss (nats per character) every {STEPS} steps")
         figures.tidy(ax)
     figures.legend_below(figure, axes[0])
 
 
 EXPERIMENT = Experiment(
     name="transformer",
-    question="Which norm, in which place, with how much dropout, suits a small language model?",
+    question="Which norm, in which position, with how much dropout, is best for a small language model?",
     setup=(
-        f"characters of the module this and the licences of Python and NumPy, the last tenth to test; {LAYERS} "
-        f"blocks of width {WIDTH}, {HEADS} heads, {BATCH} x {LENGTH} characters a step, AdamW; epochs of {STEPS} steps"
+        f"characters of the module this and the licences of Python and NumPy, the last tenth for the test; {LAYERS} "
+        f"blocks of width {WIDTH}, {HEADS} heads, {BATCH} x {LENGTH} characters per step, {STEPS} steps an epoch, AdamW"
     ),
     seeds=3,
     epochs=8,

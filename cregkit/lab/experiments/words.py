@@ -1,4 +1,4 @@
-"""Phrases that follow from a comparison: each says the one thing, the other, or that it may be chance."""
+"""Phrases that describe a comparison, and whether it is significant."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cregkit.lab.spread import Interval
 def compared(
     interval: Interval, more: str = "higher", less: str = "lower", unit: str = "points", decimals: int = 1
 ) -> str:
-    """Say which way a difference goes, and whether chance may have done it."""
+    """Describe the size and direction of a difference, and whether it is significant."""
     amount = f"{abs(interval.mean):.{decimals}f} {unit} {more if interval.mean > 0 else less}"
     return amount + _doubt(interval)
 
 
 def narrowest(table: Table, rows: Sequence[Row], baseline: Row) -> str:
-    """Say which row has the smallest gap, against ``baseline``, and at what test accuracy."""
+    """Describe the row with the smallest gap, compared with ``baseline``, and its test accuracy."""
     best = min(rows, key=lambda row: table.mean(row, "gap"))
     gap = table.mean(baseline, "gap")
     if best == baseline:
@@ -34,4 +34,4 @@ def narrowest(table: Table, rows: Sequence[Row], baseline: Row) -> str:
 def _doubt(interval: Interval) -> str:
     if interval.sign:
         return ""
-    return " (one seed)" if math.isinf(interval.high) else " (within chance)"
+    return " (one seed)" if math.isinf(interval.high) else " (not significant)"
