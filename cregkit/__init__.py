@@ -1,7 +1,19 @@
 """Fast, exact regularisation and normalisation layers for NumPy and PyTorch on the CPU.
 
-Layers (``LayerNorm``, ``Dropout`` ...), every op as a function (``layer_norm``, ``dropout`` ...), the modules
-``functional`` and ``oracle``, and the number of threads: ``set_num_threads``, ``get_num_threads``, ``num_threads``.
+The package exports the layers (``LayerNorm``, ``Dropout``, ...), every op as a stateless function (``layer_norm``,
+``dropout``, ...), the modules ``functional`` and ``oracle``, and the control of threads: ``set_num_threads``,
+``get_num_threads``, ``num_threads``.
+
+Examples
+--------
+>>> import numpy as np
+>>> import cregkit
+>>> norm = cregkit.LayerNorm(3)
+>>> x = np.array([[1, 2, 3]], dtype=np.float32)
+>>> norm(x).round(3)
+array([[-1.225,  0.   ,  1.225]], dtype=float32)
+>>> np.array_equal(cregkit.layer_norm(x), norm(x))
+True
 """
 
 from __future__ import annotations
@@ -9,7 +21,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cregkit import _fork as _fork  # notes which process this is
+from cregkit import _fork as _fork  # records the process id at import
 from cregkit._version import __version__
 
 if TYPE_CHECKING:
@@ -148,7 +160,7 @@ _THREADS = ("get_num_threads", "num_threads", "set_num_threads")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: the command line can then tell a bad setting of the environment in one line."""
+    """Import a public name on first use: the command line can then report a bad environment variable in one line."""
     if name not in __all__:
         raise AttributeError(f"module 'cregkit' has no attribute {name!r}")
     if name in _MODULES:
@@ -171,5 +183,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Return the public names."""
     return __all__

@@ -1,4 +1,4 @@
-"""What this installation runs on: version, instruction sets, OpenMP, threads."""
+"""Configuration of the installed library: version, instruction sets, OpenMP, threads."""
 
 from __future__ import annotations
 
@@ -10,25 +10,42 @@ from cregkit.kernels import _pool, _runtime, _threads
 
 
 def show_config() -> dict[str, Any]:
-    """Describe the library on this machine.
+    """Return the configuration of the library on this machine.
 
-    Returns:
-        A dict with ``version``; ``cpu``; ``isa``, the instruction set in use, and ``isa_available``, best first;
-        ``openmp``, the OpenMP specification of the build (None: built without); ``threads`` a large call uses, and
-        ``threads_from``, what set that number (in a forked child it is 1, because of the fork); ``thread_choice``:
-        parallel ``loops`` worth several threads; how many of them took ``fewer`` than they might have; ``because`` of
-        what the last ones began to (other processes keep the CPUs busy, or waking threads costs more than they gain);
-        ``now``, the threads that loops take at present, for each size that takes fewer (a key of 65536 stands for loops
-        of 65536 to 131071 elements);
-        ``pool``, the recycled memory that large outputs come from: bytes held and allowed (``CREGKIT_POOL_MB``), how
-        often there was a block to recycle and how often not; ``last_cache``, the bytes of the largest cache that a CPU
-        reaches (0: unknown), and ``streams_from``, the bytes of a call's arrays from which its outputs are written
-        around that cache.
+    Returns
+    -------
+    version : str
+        Version of cregkit.
+    cpu : str
+        Name of the CPU.
+    isa : str
+        Instruction set in use.
+    isa_available : list of str
+        Instruction sets that the CPU supports, best first.
+    openmp : str or None
+        OpenMP specification of the build; None for a build without OpenMP.
+    threads : int
+        Maximum number of threads of a call.
+    threads_from : str
+        Origin of that number: a setting, a limit, or a fork.
+    thread_choice : dict
+        ``loops``: number of parallel loops large enough for several threads. ``fewer``: number of those that used fewer
+        threads than the maximum. ``because``: reason of the latest reduction, either other processes on the CPUs or the
+        cost of waking threads. ``now``: current number of threads by size of the loop, for sizes that use fewer; the
+        key 65536 stands for loops of 65536 to 131071 elements.
+    pool : dict
+        Memory pool of large outputs: bytes held, limit in bytes (``CREGKIT_POOL_MB``), number of hits and misses.
+    last_cache : int
+        Bytes of the last-level cache; 0 if unknown.
+    streams_from : int
+        Bytes of total traffic from which a call writes its outputs with non-temporal stores.
 
     Examples
     --------
-    >>> import cregkit as ck
-    >>> config = ck.show_config()
+    >>> import cregkit
+    >>> config = cregkit.show_config()
+    >>> config["version"] == cregkit.__version__
+    True
     >>> config["isa"] in config["isa_available"]
     True
     """

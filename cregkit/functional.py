@@ -1,4 +1,14 @@
-"""Every op as a stateless function on C-contiguous float32 arrays: the flat namespace of the compiled kernels."""
+"""Every op as a stateless function on C-contiguous float32 arrays, computed by the compiled kernels.
+
+Examples
+--------
+>>> import numpy as np
+>>> from cregkit import functional
+>>> x = np.array([[1, 2, 3], [10, 20, 30]], dtype=np.float32)
+>>> y, mean, rstd = functional.layer_norm_forward(x)
+>>> mean
+array([ 2., 20.])
+"""
 
 from cregkit.kernels.batch_norm import (
     batch_norm,

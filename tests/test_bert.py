@@ -111,7 +111,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="n_heads must divide d_model"):
         BertEncoder.from_safetensors(path, 3)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json must be JSON"):
         BertEncoder.from_safetensors(path)
     (tmp_path / "config.json").unlink()
     safetensors_torch.save_file({name: t for name, t in tensors.items() if "query.bias" not in name}, path)
@@ -122,5 +122,5 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"encoder\.layer\.0\.output\.dense\.bias must have shape \(16,\), got \(5,\)"):
         BertEncoder.from_safetensors(path, 2)
     safetensors_torch.save_file({"other": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="so it is no BERT encoder"):
+    with pytest.raises(ValueError, match="a BERT encoder has exactly one"):
         BertEncoder.from_safetensors(path, 2)

@@ -61,7 +61,7 @@ def test_sgd_follows_its_recurrence(weight_decay: float, momentum: float | None)
 
 def test_sgd_momentum_needs_velocity() -> None:
     w = np.ones(3)
-    with pytest.raises(ValueError, match=r"velocity: momentum=0\.9 needs a velocity array"):
+    with pytest.raises(ValueError, match=r"velocity must be an array for momentum=0\.9, got None"):
         oracle.sgd_step(w, w, LR, momentum=0.9)
     assert w.tolist() == [1.0] * 3
 

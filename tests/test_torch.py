@@ -680,7 +680,7 @@ def test_autocast(kernel_calls):
 
 
 def test_requirements():
-    with pytest.raises(ImportError, match=r"needs PyTorch 2\.4 or newer, found 1\.13\.1: pip install --upgrade"):
+    with pytest.raises(ImportError, match=r"needs PyTorch 2\.4 or newer, got 1\.13\.1: pip install --upgrade"):
         _requirements.check("1.13.1")
     _requirements.check("2.10.0a0+git")
     done = run_python("-c", "import sys; sys.modules['torch'] = None; import cregkit.torch")

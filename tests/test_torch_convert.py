@@ -127,10 +127,14 @@ def test_bad_choices_change_nothing():
     model = Net()
     before = kinds(model)
     for choice, error, text in [
-        ({"only": "encodr"}, ValueError, "only must name modules of the model, and there is no 'encodr'"),
-        ({"skip": nn.Linear}, ValueError, r"skip must be of the classes that are swapped \(Batch.*, got Linear"),
-        ({"only": 3}, TypeError, "only must be a module's name, a class of torch.nn, or an iterable of these, got 3"),
-        ({"skip": [nn.Dropout(0.1)]}, TypeError, "skip must be a module's name"),
+        ({"only": "encodr"}, ValueError, "only must name modules of the model, got 'encodr': see"),
+        ({"skip": nn.Linear}, ValueError, r"skip must be a class that convert swaps \(Batch.*, got Linear"),
+        (
+            {"only": 3},
+            TypeError,
+            "only must be the name of a module, a class of torch.nn, or an iterable of both, got 3",
+        ),
+        ({"skip": [nn.Dropout(0.1)]}, TypeError, "skip must be the name of a module"),
     ]:
         with pytest.raises(error, match=text):
             ct.convert(model, **choice)
@@ -144,7 +148,7 @@ def test_bad_choices_change_nothing():
 def test_a_frozen_graph_is_refused_or_left():
     """A TorchScript model cannot be converted; a TorchScript part of a model is left and reported."""
     frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Dropout(0.1)).eval()))
-    with pytest.raises(TypeError, match="model is a TorchScript module, whose graph is fixed"):
+    with pytest.raises(TypeError, match="got a TorchScript module, whose graph is fixed"):
         ct.convert(frozen)
     model = nn.Sequential(torch.jit.script(nn.Dropout(0.5)), nn.Dropout(0.5))
     entries = {entry.name: entry for entry in ct.report(ct.convert(model)).entries}

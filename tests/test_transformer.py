@@ -297,15 +297,15 @@ def test_a_language_model_learns_to_copy(norm, first):
 @pytest.mark.parametrize(
     ("error", "match", "call"),
     [
-        (ValueError, "n_heads must divide d_model, got 3 heads for d_model = 8", lambda: MultiHeadAttention(8, 3)),
+        (ValueError, "n_heads must divide d_model, got n_heads=3 and d_model=8", lambda: MultiHeadAttention(8, 3)),
         (ValueError, "n_heads must divide", lambda: TransformerBlock(8, 3)),
         (ValueError, "norm must be 'layer' or 'rms', got 'batch'", lambda: TransformerBlock(8, 2, norm="batch")),
         (ValueError, "activation must be one of relu, gelu", lambda: TransformerBlock(8, 2, activation="tanh")),
         (ValueError, r"p must be in \[0, 1\]", lambda: TransformerBlock(8, 2, dropout=1.5)),
         (TypeError, "n_layers must be an int", lambda: Transformer(5, 4, 1.5)),
-        (ValueError, r"shape \(N, T, 8\), as d_model", lambda: MultiHeadAttention(8, 2)(normal(5, 8))),
+        (ValueError, r"shape \(N, T, d_model\) with d_model=8", lambda: MultiHeadAttention(8, 2)(normal(5, 8))),
         (TypeError, "x must be a float32 array", lambda: MultiHeadAttention(8, 2)(np.zeros((1, 2, 8)))),
-        (ValueError, r"shape \(N, T, 8\)", lambda: TransformerBlock(8, 2)(normal(2, 3, 9))),
+        (ValueError, r"shape \(N, T, d_model\) with d_model=8", lambda: TransformerBlock(8, 2)(normal(2, 3, 9))),
         (
             ValueError,
             r"key_padding_mask must have shape \(2, 5\), got \(5, 2\)",
@@ -318,15 +318,19 @@ def test_a_language_model_learns_to_copy(norm, first):
         ),
         (
             TypeError,
-            "attn_mask must be a bool array, True where not to look, got a float64 array",
+            "attn_mask must be a bool array, True at masked positions, got a float64 array",
             lambda: MultiHeadAttention(8, 2).forward(normal(2, 5, 8), attn_mask=np.zeros((5, 5))),
         ),
         (
             ValueError,
-            "positions, PositionalEmbedding was made with 4",
+            "x must have at most max_length=4 positions, got 5",
             lambda: PositionalEmbedding(4, 8)(normal(2, 5, 8)),
         ),
-        (ValueError, "made with 4", lambda: Transformer(5, 4, 1, 8, 2)(np.zeros((1, 5), int))),
+        (
+            ValueError,
+            "at most max_length=4 positions, got 5",
+            lambda: Transformer(5, 4, 1, 8, 2)(np.zeros((1, 5), int)),
+        ),
         (ValueError, r"ids of shape \(N, T\)", lambda: Transformer(5, 4, 1, 8, 2)(np.zeros(4, int))),
         (ValueError, "ids from 0 to 4, the vocabulary, got 5", lambda: Embedding(5, 8)(np.array([1, 5]))),
         (ValueError, "the vocabulary, got -1", lambda: Embedding(5, 8)(np.array([-1, 3]))),
@@ -374,7 +378,7 @@ def test_batch_norm_leaves_padding_out_of_its_statistics():
 @pytest.mark.parametrize(
     ("error", "match", "mask"),
     [
-        (ValueError, r"mask must have shape \(2, 5\), that of x without its channels, got \(5, 2\)", (5, 2)),
+        (ValueError, r"mask must have shape \(2, 5\), the shape of x without its channel axis, got \(5, 2\)", (5, 2)),
         (TypeError, "mask must be a bool array", None),
         (ValueError, "every position is masked|at least two|values", (2, 5)),
     ],

@@ -1,5 +1,4 @@
-"""What this machine grants the process: threads, by CPU affinity, cgroup quota, being a worker process and
-OMP_NUM_THREADS; memory; and the size of the last cache."""
+"""Resources of the process: number of threads, bytes of memory, size of the last-level cache."""
 
 from __future__ import annotations
 
@@ -11,16 +10,26 @@ from pathlib import Path
 
 
 def affinity() -> int:
-    """CPUs the scheduler lets this process run on."""
+    """Return the number of CPUs in the affinity mask of this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cgroup_quota(root: Path = Path("/")) -> float:
-    """CPUs' worth of time the process's control groups grant (v2 or v1), infinite without a limit.
+    """Return the CPU quota of the process's control groups (v2 or v1), in CPUs; infinite without a limit.
 
-    A limit on any group holds for all below it.
+    A limit on a group applies to all groups below it.
+
+    Parameters
+    ----------
+    root
+        Root of the file system.
+
+    Returns
+    -------
+    float
+        The smallest quota of the group and the groups above it.
     """
     quotas = [math.inf]
     for group in _groups(root, "cpu"):
@@ -32,9 +41,19 @@ def cgroup_quota(root: Path = Path("/")) -> float:
 
 
 def memory_bytes(root: Path = Path("/")) -> int:
-    """Bytes of memory the process may use: the machine's, or less where a control group (v2 or v1) allows less.
+    """Return the bytes of memory that the process may use.
 
-    ``memory.high`` counts as a limit: beyond it the system slows the group down to take memory back.
+    ``memory.high`` counts as a limit: above it, the kernel throttles the group and reclaims memory.
+
+    Parameters
+    ----------
+    root
+        Root of the file system.
+
+    Returns
+    -------
+    int
+        Memory of the machine, or the smallest limit of the control groups (v2 or v1).
     """
     limits = [
         int(limit)
@@ -46,9 +65,9 @@ def memory_bytes(root: Path = Path("/")) -> int:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the process's control groups, each from its own up to the top, in v2's hierarchy and in v1's.
+    """Yield the folders of the process's control groups, from its own group up to the root, in v2 and v1 hierarchies.
 
-    In a container, whose own group may be the top that it sees, those below the top may not be there.
+    In a container, the process's own group may be mounted as the root; folders below it may not exist then.
     """
     own = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
@@ -71,13 +90,26 @@ def _read(path: Path) -> str:
 
 
 def is_worker() -> bool:
-    """Whether multiprocessing started this process: beside others, as a rule, which share its processors."""
+    """Whether ``multiprocessing`` started this process, which usually shares its CPUs with other workers."""
     process = sys.modules.get("multiprocessing.process")
     return process is not None and process.current_process().name != "MainProcess"
 
 
 def available_cpus(root: Path = Path("/")) -> tuple[int, str]:
-    """The default number of threads and where it came from."""
+    """Return the default number of threads and its origin.
+
+    Parameters
+    ----------
+    root
+        Root of the file system.
+
+    Returns
+    -------
+    count : int
+        Number of threads, at least 1.
+    origin : str
+        Name of the limit or setting that determines it.
+    """
     count, origin = affinity(), "CPU affinity"
     quota = cgroup_quota(root)
     if quota < count:
@@ -91,16 +123,26 @@ def available_cpus(root: Path = Path("/")) -> tuple[int, str]:
 
 
 def last_cache_bytes(root: Path = Path("/")) -> int:
-    """Bytes of the largest cache that the first CPU can reach, 0 where the system does not tell.
+    """Return the bytes of the last-level cache of the first CPU; 0 if the system does not report it.
 
-    From Linux, which tells the part that a CPU shares with its neighbours: ``sysconf`` of the C library adds up a whole
-    socket's on some CPUs, of which a thread never uses more than its part.
+    Linux reports the slice that a CPU shares with its neighbours. ``sysconf`` is not used: on some CPUs it returns the
+    sum over the socket, which a single thread cannot use.
+
+    Parameters
+    ----------
+    root
+        Root of the file system.
+
+    Returns
+    -------
+    int
+        Size of the cache.
     """
     sizes = (_read(cache / "size") for cache in root.glob("sys/devices/system/cpu/cpu0/cache/index*"))
     return max((_bytes_of(size) for size in sizes), default=0)
 
 
 def _bytes_of(size: str) -> int:
-    """Of "32768K"."""
+    """Parse a size such as "32768K"."""
     number, unit = size[:-1], size[-1:]
     return int(number) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[unit] if number.isdigit() and unit in "KMG" else 0

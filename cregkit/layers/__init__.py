@@ -1,4 +1,4 @@
-"""Layers: the state (parameters, running statistics, seeds) around the functions of ``cregkit.functional``."""
+"""Layers: parameters, running statistics and seeds around the stateless functions of ``cregkit.functional``."""
 
 from cregkit.layers.activations import GELU, GELUTanh, ReLU, Sigmoid, SiLU
 from cregkit.layers.attention import MultiHeadAttention

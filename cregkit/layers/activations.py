@@ -1,4 +1,4 @@
-"""Activations: element by element, without state."""
+"""Activation functions, element by element."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Floating = TypeVar("Floating", bound=np.floating)
 
 
 class _Activation(Layer):
-    """``y = f(x)`` and ``dx = dy * f'(x)``; the functions themselves are the subclass's."""
+    """``y = f(x)`` and ``dx = dy * f'(x)``; a subclass implements ``_value`` and ``_slope``."""
 
     def forward(self, x: Array) -> Array:
-        """Return the activation of the float32 array ``x``, of any shape."""
+        """Return the activation of ``x``, an array of any shape."""
         y = self._value(validate.float32("x", x))
         self._saved = x
         return y
@@ -37,7 +37,21 @@ class _Activation(Layer):
 
 
 class ReLU(_Activation):
-    """``y = max(x, 0)``; the gradient at 0 is 0 (Nair & Hinton, 2010). NaN stays NaN."""
+    """Rectified linear unit: ``y = max(x, 0)``.
+
+    The gradient is ``dy`` where ``x > 0`` and 0 elsewhere. NaN stays NaN.
+
+    References
+    ----------
+    Nair and Hinton (2010), "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import ReLU
+    >>> ReLU()(np.array([-1, 0, 2], dtype=np.float32))
+    array([0., 0., 2.], dtype=float32)
+    """
 
     def _value(self, x: Array) -> Array:
         return np.maximum(x, _ZERO)
@@ -47,9 +61,17 @@ class ReLU(_Activation):
 
 
 class Sigmoid(_Activation):
-    """``y = 1 / (1 + exp(-x))``, computed from ``exp(-|x|)`` so that no ``x`` overflows.
+    """Logistic function: ``y = 1 / (1 + exp(-x))``.
 
-    The gradient is ``exp(-|x|) / (1 + exp(-|x|))**2``: the textbook ``y * (1 - y)`` cancels to 0 where y rounds to 1.
+    It is computed from ``exp(-|x|)``, which cannot overflow. The gradient is
+    ``dy * exp(-|x|) / (1 + exp(-|x|))**2``: the usual ``y * (1 - y)`` is 0 where ``y`` rounds to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Sigmoid
+    >>> Sigmoid()(np.array([-100, 0, 100], dtype=np.float32)).round(3)
+    array([0. , 0.5, 1. ], dtype=float32)
     """
 
     def _value(self, x: Array) -> Array:
@@ -62,12 +84,22 @@ class Sigmoid(_Activation):
 
 
 class GELU(_Activation):
-    """``y = x * Phi(x)`` with Phi the normal distribution function: the exact form (Hendrycks & Gimpel, 2016).
+    """Gaussian error linear unit, exact: ``y = x * Phi(x)``, with Phi the standard normal CDF.
 
-    The exact form rather than its tanh approximation (``GELUTanh``), which is off by up to 5e-4: Phi comes from a fit
-    that is right to 1e-8 of its value (see ``_normal_cdf``) in float64, so y is right to float32 rounding, in the
-    negative tail too.
-    The gradient is ``Phi(x) + x * phi(x)`` with phi the normal density.
+    The gradient is ``dy * (Phi(x) + x * phi(x))``, with phi the standard normal density. Phi has a relative error of
+    1e-8 in float64 (``_normal_cdf``), so ``y`` is accurate to float32 rounding, in the negative tail too. The tanh
+    approximation, ``GELUTanh``, has an error of up to 5e-4.
+
+    References
+    ----------
+    Hendrycks and Gimpel (2016), "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import GELU
+    >>> GELU()(np.array([-1, 0, 1], dtype=np.float32)).round(4)
+    array([-0.1587,  0.    ,  0.8413], dtype=float32)
     """
 
     def _value(self, x: Array) -> Array:
@@ -82,11 +114,23 @@ class GELU(_Activation):
 
 
 class GELUTanh(_Activation):
-    """``y = x / 2 * (1 + tanh(u))``, ``u = sqrt(2 / pi) * (x + 0.044715 * x**3)``: GELU's tanh approximation.
+    """GELU, tanh approximation: ``y = x / 2 * (1 + tanh(u))``, ``u = sqrt(2 / pi) * (x + 0.044715 * x**3)``.
 
-    For weights that were trained with it (Hendrycks & Gimpel, 2016; "gelu_new" and "gelu_pytorch_tanh" of transformers,
-    ``approximate="tanh"`` of PyTorch). Computed as ``x * s(2 * u)`` with s the logistic function, which does not cancel
-    in the negative tail. The gradient is ``s(2 * u) + x * s(2 * u) * (1 - s(2 * u)) * 2 * du/dx``. float64 inside.
+    Use it for weights that were trained with it: "gelu_new" and "gelu_pytorch_tanh" in Hugging Face transformers,
+    ``approximate="tanh"`` in PyTorch. It is computed in float64 as ``x * s(2 * u)``, with s the logistic function: this
+    form does not cancel in the negative tail. The gradient is ``dy * (s + x * s * (1 - s) * 2 * du/dx)`` with
+    ``s = s(2 * u)``.
+
+    References
+    ----------
+    Hendrycks and Gimpel (2016), "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import GELUTanh
+    >>> GELUTanh()(np.array([-1, 0, 1], dtype=np.float32)).round(4)
+    array([-0.1588,  0.    ,  0.8412], dtype=float32)
     """
 
     def _value(self, x: Array) -> Array:
@@ -102,9 +146,21 @@ class GELUTanh(_Activation):
 
 
 class SiLU(_Activation):
-    """``y = x * s(x)`` with s the logistic function, also called swish (Elfwing et al., 2017, arXiv:1702.03118).
+    """Sigmoid linear unit, or swish: ``y = x * s(x)``, with s the logistic function.
 
-    The gradient is ``s(x) + x * s(x) * (1 - s(x))``. float64 inside.
+    The gradient is ``dy * (s(x) + x * s(x) * (1 - s(x)))``. Both are computed in float64.
+
+    References
+    ----------
+    Elfwing, Uchibe and Doya (2017), "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
+    Reinforcement Learning", arXiv:1702.03118.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import SiLU
+    >>> SiLU()(np.array([-1, 0, 1], dtype=np.float32)).round(4)
+    array([-0.2689,  0.    ,  0.7311], dtype=float32)
     """
 
     def _value(self, x: Array) -> Array:
@@ -126,7 +182,7 @@ def sigmoid(x: NDArray[Floating]) -> NDArray[Floating]:
 
 
 def _within(bound: float, x: Array) -> NDArray[np.float64]:
-    """Return ``x`` in float64, held to [-bound, bound]: beyond, an activation is 0 or ``x``, and inf * 0 is NaN."""
+    """Return ``x`` in float64, clipped to [-bound, bound]: further out ``y`` is 0 or ``x``; inf * 0 is NaN."""
     return np.clip(x.astype(np.float64), -bound, bound)
 
 
@@ -135,11 +191,11 @@ _GELU_CUBE = 0.044715
 
 
 def _gelu_logit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 2 * u of ``GELUTanh``."""
+    """Return ``2 * u`` of ``GELUTanh``."""
     return _GELU_SCALE * (x + _GELU_CUBE * x**3)
 
 
-# P(t) of _normal_cdf: a Chebyshev least-squares fit of degree 12 of log(erfc(z) * exp(z*z) / t) over t in (0, 1].
+# P(t) in _normal_cdf: Chebyshev least-squares fit of degree 12 to log(erfc(z) * exp(z*z) / t) for t in (0, 1].
 _LOG_ERFC = (
     -1.265512118, 0.9999980469, 0.3751098299, 0.08091932389, -0.05860063989, -0.3254898899, 0.6665116812,
     -2.011027746, 3.642604477, -3.505887369, 1.853980038, -0.5073753168, 0.05476967887,
@@ -147,9 +203,9 @@ _LOG_ERFC = (
 
 
 def _normal_cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Phi(x) = erfc(-x / sqrt 2) / 2, to a relative 1e-8.
+    """Return ``Phi(x) = erfc(-x / sqrt(2)) / 2`` with a relative error of 1e-8.
 
-    For z >= 0, erfc(z) = t * exp(-z*z + P(t)) with t = 1 / (1 + z/2); NumPy has no erfc of its own.
+    For z >= 0, ``erfc(z) = t * exp(-z*z + P(t))`` with ``t = 1 / (1 + z/2)``. NumPy has no erfc.
     """
     z = np.abs(x) / math.sqrt(2)
     t = 1 / (1 + 0.5 * z)

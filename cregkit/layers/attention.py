@@ -19,23 +19,44 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 
 class MultiHeadAttention(Layer):
-    """``y = softmax(q k^T / sqrt(d_model / n_heads)) v`` in each head, heads side by side, projected (Vaswani et al.).
+    """Multi-head self-attention: ``y = out(concat(softmax(q k^T / sqrt(d_head)) v))``.
 
-    ``q``, ``k`` and ``v`` are ``x`` times the three parts of ``qkv.weight``; ``out`` projects the heads' results. In
-    training, dropout takes weights out of the softmax's. A position that may look at nothing gets weights of 0
-    throughout, so its ``y`` is the bias of ``out``. ``x`` and ``y`` are float32 of shape (N, T, d_model).
+    ``q``, ``k`` and ``v`` of each head are slices of the projection ``qkv(x)``, and ``d_head = d_model / n_heads``.
+    ``out`` projects the concatenated heads. In training mode, dropout is applied to the attention weights. A position
+    whose keys are all masked has attention weights 0, so its ``y`` is the bias of ``out``. ``x`` and ``y`` are float32
+    arrays of shape (N, T, d_model).
 
-    Args:
-        d_model: size of the last axis.
-        n_heads: heads; they divide ``d_model``.
-        dropout: probability of dropping a weight, in [0, 1].
-        causal: whether position t sees positions 0 to t alone.
-        seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
+    Parameters
+    ----------
+    d_model
+        Size of the last axis, a multiple of ``n_heads``.
+    n_heads
+        Number of heads.
+    dropout
+        Probability of dropping an attention weight, in [0, 1].
+    causal
+        Whether position t attends to positions 0 to t only.
+    seed
+        Seed of the initial weights and of dropout; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x``, ``dy`` or a mask has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x``, ``dy`` or a mask has the wrong type, value or shape.
 
+    References
+    ----------
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import MultiHeadAttention
+    >>> attention = MultiHeadAttention(d_model=8, n_heads=2, causal=True, seed=0)
+    >>> x = np.ones((1, 3, 8), dtype=np.float32)
+    >>> y = attention(x)
+    >>> attention.backward(y).shape
+    (1, 3, 8)
     """
 
     def __init__(
@@ -45,7 +66,7 @@ class MultiHeadAttention(Layer):
         self.d_model = validate.positive_int("d_model", d_model)
         self.n_heads = validate.positive_int("n_heads", n_heads)
         if d_model % n_heads:
-            raise ValueError(f"n_heads must divide d_model, got {n_heads} heads for d_model = {d_model}")
+            raise ValueError(f"n_heads must divide d_model, got n_heads={n_heads} and d_model={d_model}")
         self.causal = bool(causal)
         rng = np.random.default_rng(draw_seed(seed))
         self.qkv = Linear(d_model, 3 * d_model, seed=rng)
@@ -59,23 +80,32 @@ class MultiHeadAttention(Layer):
         return iter((("qkv", self.qkv), ("out", self.out), ("dropout", self.dropout)))
 
     def forward(self, x: Array, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Array:
-        """Return the attended ``x``.
+        """Return the attention output.
 
-        Args:
-            x: float32 of shape (N, T, d_model).
-            key_padding_mask: bool of shape (N, T): True where no position may look, because it is padding.
-            attn_mask: bool of shape (T, T) or (N, T, T): True where position ``[..., t, s]`` may not look from t at s.
+        Parameters
+        ----------
+        x : shape (N, T, d_model)
+            Input sequences.
+        key_padding_mask : shape (N, T)
+            True at padding, which no position attends to.
+        attn_mask : shape (T, T) or (N, T, T)
+            True at ``[..., t, s]`` where position t must not attend to position s.
+
+        Returns
+        -------
+        y : shape (N, T, d_model)
+            Output sequences.
         """
         validate.float32("x", x)
         if x.ndim != 3 or x.shape[-1] != self.d_model:
-            raise ValueError(f"x must have shape (N, T, {self.d_model}), as d_model says, got {x.shape}")
-        hidden = self._hidden(x.shape[0], x.shape[1], key_padding_mask, attn_mask)
+            raise ValueError(f"x must have shape (N, T, d_model) with d_model={self.d_model}, got {x.shape}")
+        masked = self._masked(x.shape[0], x.shape[1], key_padding_mask, attn_mask)
         q, k, v = self._heads(self.qkv(x))
         scores: Array = np.matmul(q * np.float32(self._scale), k.swapaxes(-1, -2), dtype=np.float32)
-        weights = masked_softmax(scores, hidden)
+        weights = masked_softmax(scores, masked)
         kept = self.dropout(weights) if self.dropout.p else weights
         self._saved = (q, k, v, weights, kept)
-        return self.out(self._joined(kept @ v))
+        return self.out(self._concatenated(kept @ v))
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         q, k, v, weights, kept = saved
@@ -103,51 +133,51 @@ class MultiHeadAttention(Layer):
         parts = qkv.reshape(n, t, 3, self.n_heads, self.d_model // self.n_heads).transpose(2, 0, 3, 1, 4)
         return parts[0], parts[1], parts[2]
 
-    def _joined(self, heads: Array) -> Array:
+    def _concatenated(self, heads: Array) -> Array:
         n, _, t, _ = heads.shape
         return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(n, t, self.d_model)
 
-    def _hidden(self, n: int, t: int, padding: Mask | None, attn: Mask | None) -> Mask | None:
-        """Return where not to look, of a shape that goes with (N, heads, T, T); None if everywhere may be looked."""
-        hidden = None
+    def _masked(self, n: int, t: int, padding: Mask | None, attn: Mask | None) -> Mask | None:
+        """Return the union of all masks, of a shape that broadcasts to (N, heads, T, T); None without any."""
+        masked = None
         if padding is not None:
-            hidden = _mask("key_padding_mask", padding, ((n, t),))[:, None, None, :]
+            masked = _mask("key_padding_mask", padding, ((n, t),))[:, None, None, :]
         if attn is not None:
             attn = _mask("attn_mask", attn, ((t, t), (n, t, t)))
             attn = attn if attn.ndim == 2 else attn[:, None]
-            hidden = attn if hidden is None else hidden | attn
+            masked = attn if masked is None else masked | attn
         if self.causal:
             future = np.triu(np.ones((t, t), bool), 1)
-            hidden = future if hidden is None else hidden | future
-        return hidden
+            masked = future if masked is None else masked | future
+        return masked
 
 
 def _mask(name: str, mask: object, shapes: tuple[tuple[int, ...], ...]) -> Mask:
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError(f"{name} must be a bool array, True where not to look, got {validate.kind(mask)}")
+        raise TypeError(f"{name} must be a bool array, True at masked positions, got {validate.kind(mask)}")
     if mask.shape not in shapes:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {mask.shape}")
     return mask
 
 
-def masked_softmax(scores: Array, hidden: Mask | None) -> Array:
-    """Turn ``scores`` into their softmax over the last axis, in place; hidden ones get 0, also where all are hidden."""
-    if hidden is not None:
-        np.copyto(scores, np.float32(-np.inf), where=hidden)
+def masked_softmax(scores: Array, masked: Mask | None) -> Array:
+    """Compute the softmax over the last axis in place of ``scores``; masked weights are 0, in fully masked rows too."""
+    if masked is not None:
+        np.copyto(scores, np.float32(-np.inf), where=masked)
     largest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    if hidden is not None:
-        largest[np.isneginf(largest)] = 0  # all hidden: exp(-inf - 0) = 0, where -inf - -inf were NaN
+    if masked is not None:
+        largest[np.isneginf(largest)] = 0  # fully masked rows: exp(-inf - 0) is 0, but -inf - -inf is NaN
     scores -= largest
     np.exp(scores, out=scores)
     total = scores.sum(axis=-1, keepdims=True)
-    if hidden is not None:
+    if masked is not None:
         total[total == 0] = 1
     scores /= total
     return scores
 
 
 def softmax_gradient(dweights: Array, weights: Array) -> Array:
-    """Return the gradient of the scores, ``weights * (dweights - sum(dweights * weights))``, in ``dweights``."""
+    """Compute the gradient of the scores in place: ``dweights = weights * (dweights - sum(dweights * weights))``."""
     dweights -= np.einsum("...s,...s->...", dweights, weights)[..., None]
     dweights *= weights
     return dweights

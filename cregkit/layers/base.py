@@ -1,4 +1,4 @@
-"""What all layers share: train/eval, parameters with their gradients, state as plain arrays, and files of it."""
+"""The base class of all layers: training mode, parameters and gradients, state as plain arrays, saving and loading."""
 
 from __future__ import annotations
 
@@ -18,39 +18,68 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 class Parameter(NamedTuple):
-    """A trainable array, the gradient the last backward gave it (None before the first), and whether it decays."""
+    """A trainable array with its gradient.
+
+    Examples
+    --------
+    >>> from cregkit import LayerNorm
+    >>> [parameter.name for parameter in LayerNorm(4).parameters()]
+    ['gamma', 'beta']
+    """
 
     name: str
+    """Dotted name, such as ``0.weight``."""
     value: Array
+    """The array itself; an optimizer updates it in place."""
     grad: Array | None
+    """Gradient from the last backward, of the shape of ``value``; None before the first backward."""
     decay: bool
+    """Whether weight decay applies."""
 
 
 class Layer:
-    """A function with state: ``y = layer(x)``, then ``dx = layer.backward(dy)``.
+    """Base class: ``y = layer(x)``, then ``dx = layer.backward(dy)``.
 
-    ``forward`` keeps what ``backward`` needs, ``x`` itself among it and not a copy: leave ``x`` as it is until backward
-    has run. Each forward allows one backward, in training and in evaluation alike; gradients are replaced, not added
-    up. A layer is made in training mode.
+    ``forward`` saves what ``backward`` needs. It saves ``x`` without a copy, so do not write to ``x`` before backward.
+    Each forward allows one backward, in training mode and in evaluation mode. Backward replaces gradients, it does not
+    accumulate them. A new layer is in training mode.
 
-    A subclass writes ``forward`` (which sets ``_saved``) and ``_gradient``, and names its arrays in ``_parameters``,
-    ``_decayed`` (those of the parameters that weight decay applies to) and ``_buffers`` (saved but not trained). The
-    gradient of parameter ``gamma`` is the attribute ``dgamma``.
+    A subclass implements ``forward``, which sets ``_saved``, and ``_gradient``. It lists its arrays by name:
+    ``_parameters`` are trained, ``_decayed`` are the parameters with weight decay, ``_buffers`` are saved but not
+    trained. The gradient of parameter ``gamma`` is the attribute ``dgamma``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Layer
+    >>> class Double(Layer):
+    ...     def forward(self, x):
+    ...         self._saved = ()
+    ...         return 2 * x
+    ...
+    ...     def _gradient(self, dy, saved):
+    ...         return 2 * dy
+    >>> layer = Double()
+    >>> x = np.array([1, 2], dtype=np.float32)
+    >>> layer(x)
+    array([2., 4.], dtype=float32)
+    >>> layer.backward(x)
+    array([2., 4.], dtype=float32)
     """
 
     _parameters: ClassVar[tuple[str, ...]] = ()
     _decayed: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
     _trainable: ClassVar[tuple[tuple[str, str, bool], ...]] = ()
-    """Of each parameter its name, that of its gradient, and whether it decays."""
+    """For each parameter: its name, the name of its gradient, whether weight decay applies."""
 
     training: bool = True
     _saved: Any = None
     _after_backward: Callable[[Layer], None] | None = None
-    """Called when the gradients of this layer's own parameters are there, while backward goes on below."""
+    """Called once the gradients of this layer's own parameters are set; backward of earlier layers has not run yet."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make ``layer(x)`` the forward itself: a wrapper would cost a second call on every use."""
+        """Make ``__call__`` the forward itself: this saves one Python call per use."""
         super().__init_subclass__(**kwargs)
         cls._trainable = tuple((name, sys.intern("d" + name), name in cls._decayed) for name in cls._parameters)
         cls.__call__ = cls.forward  # type: ignore[method-assign]
@@ -66,12 +95,27 @@ class Layer:
     def backward(self, dy: Array) -> Array:
         """Return ``dx`` for the last forward and set the gradients of the parameters.
 
-        Raises:
-            RuntimeError: there is no forward that has not had its backward yet.
-            ValueError: ``dy`` has not the shape of the forward's output.
+        Parameters
+        ----------
+        dy
+            Gradient of the loss with respect to the forward's output, of its shape.
+
+        Returns
+        -------
+        dx
+            Gradient with respect to the forward's input, of its shape.
+
+        Raises
+        ------
+        RuntimeError
+            No forward precedes this backward.
+        ValueError
+            ``dy`` does not have the shape of the forward's output.
         """
         if self._saved is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs a forward of its own first: call them in turn")
+            raise RuntimeError(
+                f"{type(self).__name__}.backward needs a forward before each backward: call the layer first"
+            )
         dx = self._gradient(dy, self._saved)
         self._finish_backward()
         return dx
@@ -82,15 +126,15 @@ class Layer:
             self._after_backward(self)
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
-        """Return ``dx`` from ``dy`` and what forward saved, and set the gradients of the parameters."""
+        """Return ``dx`` from ``dy`` and the values that forward saved; set the gradients of the parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define _gradient")
 
     def train(self: Self) -> Self:
-        """Switch this layer and all layers in it to training mode; return it."""
+        """Switch this layer and its sublayers to training mode; return the layer."""
         return self._set_training(True)
 
     def eval(self: Self) -> Self:
-        """Switch this layer and all layers in it to evaluation mode; return it."""
+        """Switch this layer and its sublayers to evaluation mode; return the layer."""
         return self._set_training(False)
 
     def _set_training(self: Self, training: bool) -> Self:
@@ -99,26 +143,26 @@ class Layer:
         return self
 
     def _children(self) -> Iterator[tuple[str, Layer]]:
-        """Yield the layers directly inside this one, with their names."""
+        """Yield the direct sublayers with their names."""
         return iter(())
 
     def _walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Yield this layer and all layers in it, each with the prefix of its dotted names."""
+        """Yield this layer and all sublayers, each with the prefix of its dotted names."""
         yield prefix, self
         for name, child in self._children():
             yield from child._walk(f"{prefix}{name}.")
 
     def parameters(self) -> Iterator[Parameter]:
-        """Yield every trainable array with its dotted name, its gradient and whether weight decay applies to it."""
+        """Yield the parameters of this layer and of its sublayers."""
         for prefix, layer in self._walk():
             for name, gradient, decays in layer._trainable:
                 if (value := getattr(layer, name)) is not None:
                     yield Parameter(prefix + name, value, getattr(layer, gradient), decays)
 
     def _settings(self) -> dict[str, Any]:
-        """Return what this layer was made with: its class, and its public attributes that are plain values.
+        """Return the class and the public attributes with plain values, which come from the constructor.
 
-        A checkpoint of a fit wants the same again. Arrays are state, and other layers have settings of their own.
+        A checkpoint is loaded into equal settings only. Arrays are state; sublayers have their own settings.
         """
         changing = {"training", *("d" + name for name in self._parameters)}
         plain = {
@@ -129,7 +173,7 @@ class Layer:
         return {"class": type(self).__name__, **plain}
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        """Return the very arrays that make up the state, by dotted name; a private array goes by its public name."""
+        """Return the arrays of the state, not copies, by dotted name; the leading underscore of a name is removed."""
         return {
             prefix + name.removeprefix("_"): value
             for prefix, layer in self._walk()
@@ -138,16 +182,26 @@ class Layer:
         }
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all parameters and buffers (running statistics, seeds and offsets) by dotted name."""
+        """Return copies of all parameters and buffers (running statistics, seeds, offsets) by dotted name."""
         return {name: value.copy() for name, value in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Copy ``state`` into the existing arrays, all or nothing; a forward still without its backward is forgotten.
+        """Copy ``state`` into the existing arrays: all of it, or nothing on an error.
 
-        Raises:
-            TypeError: ``state`` is not a mapping.
-            ValueError: keys are missing or too many, or an array has the wrong shape or dtype; the message names each,
-                and the layer is as it was.
+        Values saved by a forward for its backward are dropped.
+
+        Parameters
+        ----------
+        state
+            Arrays by dotted name, as from ``state_dict``.
+
+        Raises
+        ------
+        TypeError
+            ``state`` is not a mapping.
+        ValueError
+            Names are missing or unknown, or an array has the wrong shape or dtype. The message lists every problem, and
+            the layer is unchanged.
         """
         own = self._state()
         arrays = matching(own, state)
@@ -156,25 +210,41 @@ class Layer:
         self._forget()
 
     def _forget(self) -> None:
-        """Forget the forward that waits for its backward, here and in all layers within."""
+        """Drop the values saved for backward, here and in all sublayers."""
         for _, layer in self._walk():
             layer._saved = None
 
     def save(self, path: Path) -> None:
-        """Write the state to ``path`` as ``.npz`` without pickle: whole or not at all, even if the machine stops.
+        """Write the state to an ``.npz`` file without pickle.
 
-        Raises:
-            OSError: the file cannot be written; a file that was there before is untouched.
+        The write is atomic: after a crash, the file has either its old or its new content.
+
+        Parameters
+        ----------
+        path
+            File to write.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written. An existing file keeps its content.
         """
         files.save_arrays(path, self._state())
 
     def load(self, path: Path) -> None:
-        """Load the state that ``save`` wrote to ``path``.
+        """Load the state from a file written by ``save``.
 
-        Raises:
-            OSError: the file is missing or cannot be read.
-            ValueError: the file is damaged, is not such a file, or holds the state of another layer; the layer is as
-                it was.
+        Parameters
+        ----------
+        path
+            File to read; it need not be trusted.
+
+        Raises
+        ------
+        OSError
+            The file is missing or cannot be read.
+        ValueError
+            The file is damaged, has another format, or holds the state of a different layer. The layer is unchanged.
         """
         arrays = files.load_arrays(path)
         try:
@@ -184,7 +254,7 @@ class Layer:
 
 
 def matching(own: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return copies of the arrays of ``state`` if each fits its namesake in ``own``; else say all that is wrong."""
+    """Return copies of the arrays of ``state`` if every one matches ``own``; raise an error that lists all problems."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
     problems = []

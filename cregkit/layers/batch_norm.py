@@ -15,7 +15,7 @@ from cregkit.layers.base import Array, Layer
 
 
 class _Masked(NamedTuple):
-    """What a forward with a mask leaves for backward."""
+    """What a forward with a mask saves for backward."""
 
     mask: NDArray[np.bool_]
     dense: BatchNorm
@@ -23,24 +23,48 @@ class _Masked(NamedTuple):
 
 
 class BatchNorm(Layer):
-    """``y = gamma * (x - mean) / sqrt(var + eps) + beta``, one mean and variance per channel (Ioffe & Szegedy, 2015).
+    """Batch normalisation: ``y = gamma * (x - mean) / sqrt(var + eps) + beta`` in each channel.
 
-    In training, mean and (biased) variance are those of the batch, and the running statistics follow them:
-    ``running = (1 - momentum) * running + momentum * batch``. In evaluation the running statistics take their place
-    and are constants to backward. ``x`` is float32 of shape (N, C, ...), or (..., C) with ``channel_axis=-1``;
-    ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,). Sequences filled up to one
-    length need the ``mask`` of ``forward``, or the filling would count in the statistics.
+    In training mode, mean and biased variance are those of the batch, and the running statistics are updated:
+    ``running = (1 - momentum) * running + momentum * batch``. In evaluation mode, the running statistics are used, and
+    backward treats them as constants. ``x`` is float32 of shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``.
+    ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,). For padded sequences, pass the
+    ``mask`` of ``forward``: without it, padding counts in the statistics.
 
-    Args:
-        num_features: C.
-        momentum: weight of the new batch in the running statistics, in [0, 1].
-        eps: added to the variance, finite and at least 0.
-        unbiased: let ``running_var`` follow the unbiased variance of the batch, as PyTorch does.
-        channel_axis: 1 or -1.
+    Parameters
+    ----------
+    num_features
+        Number of channels C, at least 1.
+    momentum
+        Weight of the batch in the running statistics, in [0, 1].
+    eps
+        Added to the variance; finite, at least 0.
+    unbiased
+        Whether ``running_var`` takes the unbiased variance of the batch, as in PyTorch.
+    channel_axis
+        Axis of the channels: 1 or -1.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape; in training also when a
-            channel has a single value.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape; or, in training mode, a channel has only one
+        value.
+
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import BatchNorm
+    >>> norm = BatchNorm(2)
+    >>> norm(np.array([[1, 10], [3, 30]], dtype=np.float32)).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> norm.running_mean
+    array([0.2, 2. ], dtype=float32)
     """
 
     _parameters = ("gamma", "beta")
@@ -51,7 +75,7 @@ class BatchNorm(Layer):
 
     _merge_moments: Merge | None = None
     _merge_gradient_sums: Merge | None = None
-    """What the sums of a batch pass through between the two passes: see ``merge`` of ``batch_norm_forward``."""
+    """Merge this process's sums with those of other processes: see ``merge`` of ``batch_norm_forward``."""
 
     def __init__(
         self,
@@ -76,10 +100,19 @@ class BatchNorm(Layer):
         self.running_var: Array = np.ones(num_features, dtype=np.float32)
 
     def forward(self, x: Array, *, mask: NDArray[np.bool_] | None = None) -> Array:
-        """Return ``x`` normalised by the batch's statistics (training) or the running ones (evaluation).
+        """Normalise with the statistics of the batch (training mode) or the running statistics (evaluation mode).
 
-        ``mask``, a bool array of the shape of ``x`` without its channels, is True where sequences of different lengths
-        were filled up: such positions do not count in the statistics, and ``y`` and ``dx`` are 0 there.
+        Parameters
+        ----------
+        x : shape (N, C, ...), or (N, ..., C) with channel_axis=-1
+            Input.
+        mask : shape (N, ...)
+            True at padding, which is excluded from the statistics and where ``y`` and ``dx`` are 0.
+
+        Returns
+        -------
+        y
+            Output, of the shape of ``x``.
         """
         if mask is not None:
             return self._forward_unmasked(x, mask)
@@ -90,26 +123,28 @@ class BatchNorm(Layer):
             raise
 
     def _forward_unmasked(self, x: Array, mask: NDArray[np.bool_]) -> Array:
-        """Normalise the positions that are not masked, gathered into an array of shape (positions, C)."""
+        """Normalise the unmasked positions, gathered into an array of shape (positions, C)."""
         channels_last = np.moveaxis(validate.float32("x", x), self.channel_axis, -1)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"mask must be a bool array, True where padded, got {validate.kind(mask)}")
+            raise TypeError(f"mask must be a bool array, True at padding, got {validate.kind(mask)}")
         positions = channels_last.shape[:-1]
         if mask.shape != positions:
-            raise ValueError(f"mask must have shape {positions}, that of x without its channels, got {mask.shape}")
+            raise ValueError(
+                f"mask must have shape {positions}, the shape of x without its channel axis, got {mask.shape}"
+            )
         dense = self._dense()
         y = self._scattered(dense.forward(channels_last[~mask]), mask)
         self._saved = _Masked(mask, dense, x.shape)
         return y
 
     def _dense(self) -> BatchNorm:
-        """Return a layer on the same arrays whose channels come last."""
+        """Return a layer that shares the arrays and has its channels last."""
         dense = copy.copy(self)
         dense.channel_axis = -1
         return dense
 
     def _scattered(self, rows: Array, mask: NDArray[np.bool_]) -> Array:
-        """Return the rows at the places that are not masked, zeros elsewhere."""
+        """Scatter the rows to the unmasked positions; zeros elsewhere."""
         full = np.zeros((*mask.shape, self.num_features), np.float32)
         full[~mask] = rows
         return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))

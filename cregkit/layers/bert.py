@@ -1,4 +1,4 @@
-"""A BERT encoder, filled from a checkpoint file."""
+"""BERT encoder with weights from a checkpoint file."""
 
 from __future__ import annotations
 
@@ -22,32 +22,57 @@ from cregkit.layers.seeding import Seed, draw_seed
 from cregkit.layers.transformer import TransformerBlock
 
 EPS = 1e-12
-"""BERT's own, of every norm."""
+"""``eps`` of every norm in BERT."""
 
 
 class BertEncoder(Layer):
-    """BERT: embeddings of tokens, positions and segments, their norm, and Post-LN blocks.
+    """BERT encoder: token, position and segment embeddings, a norm, and Post-LN transformer blocks.
 
-    ``ids`` is an integer array of shape (N, T); ``y``, float32 of shape (N, T, d_model), holds the hidden states after
-    the last block. ``backward`` returns zeros: ids have no gradient. With ``padding_id`` it is RoBERTa, which counts
-    positions over the tokens that are not padding.
+    The input is an integer array of ids of shape (N, T). The output, float32 of shape (N, T, d_model), is the hidden
+    state after the last block. Backward returns zeros, because ids have no gradient. With ``padding_id`` it is a
+    RoBERTa encoder, in which padding does not count as a position.
 
-    Args:
-        vocab_size: number of tokens.
-        max_length: the longest sequence.
-        n_layers, d_model, n_heads, d_ff, dropout: as for ``TransformerBlock``.
-        n_segments: number of segments ("token types").
-        eps: of the norms.
-        activation, attention_dropout: as for ``TransformerBlock``.
-        padding_id: id of padding, or None. The table of positions has ``max_length + padding_id + 1`` rows: padding has
-            row ``padding_id``, and the k-th other token of a sequence, counted from 1, has row ``padding_id + k``.
-        seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
+    Parameters
+    ----------
+    vocab_size
+        Number of tokens in the vocabulary.
+    max_length
+        Maximum length of a sequence.
+    n_layers
+        Number of blocks.
+    d_model, n_heads, d_ff, dropout
+        As in ``TransformerBlock``; dropout is also applied to the sum of the embeddings.
+    n_segments
+        Number of segments ("token types").
+    eps
+        Added to the variance in the norms; finite, at least 0.
+    activation, attention_dropout
+        As in ``TransformerBlock``.
+    padding_id
+        Id of padding, or None. The position embedding has ``max_length + padding_id + 1`` rows: padding has row
+        ``padding_id``; the k-th other token of a sequence, with k from 1, has row ``padding_id + k``.
+    seed
+        Seed of the initial weights and of dropout; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``ids``, ``dy`` or a mask has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, the ids, ``dy`` or a mask has the wrong type, value or shape.
 
-    Devlin et al. (2018), "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805;
+    References
+    ----------
+    Devlin et al. (2018), "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805.
+
     Liu et al. (2019), "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXiv:1907.11692.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import BertEncoder
+    >>> encoder = BertEncoder(vocab_size=9, max_length=4, n_layers=1, d_model=8, n_heads=2, seed=0).eval()
+    >>> hidden = encoder(np.array([[2, 5, 3]]))
+    >>> hidden.shape
+    (1, 3, 8)
     """
 
     def __init__(
@@ -98,22 +123,37 @@ class BertEncoder(Layer):
     def from_safetensors(
         cls, path: AnyPath, n_heads: int | None = None, *, dropout: float | None = None
     ) -> BertEncoder:
-        """Return an encoder, in evaluation mode, with the weights of a checkpoint of Hugging Face's transformers.
+        """Load an encoder from a checkpoint of Hugging Face transformers.
 
-        It is BERT, RoBERTa, XLM-RoBERTa, CamemBERT or ELECTRA, in float32, float16, bfloat16 or float64 that float32
-        holds exactly. Sizes follow from the arrays, all else from ``config.json`` beside the file: what it says is done
-        or refused. Without that file it is BERT with exact GELU, eps 1e-12 and ``n_heads`` heads. What belongs to a
-        head of the model (``cls.``, ``pooler.`` and the like) is left aside.
+        Supported models: BERT, RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA. Supported dtypes: float32, float16,
+        bfloat16, and float64 if float32 represents every value exactly. Sizes come from the arrays, all other settings
+        from ``config.json`` in the same folder: a setting that is not supported raises an error. Without that file, the
+        encoder is BERT with exact GELU, eps 1e-12 and ``n_heads`` heads. Arrays of model heads (``cls.``, ``pooler.``,
+        ``lm_head.``, ...) are ignored.
 
-        In training, ``dropout`` takes the place of both probabilities in ``config.json``; either way, a block drops
-        from the feed-forward network's hidden values too, as ``TransformerBlock`` does and BERT does not.
+        Parameters
+        ----------
+        path
+            The ``.safetensors`` file; it need not be trusted.
+        n_heads
+            Number of attention heads; required if ``config.json`` does not give it.
+        dropout
+            Replaces both dropout probabilities of ``config.json``. In training mode, the hidden values of the
+            feed-forward network are dropped too, as in ``TransformerBlock`` and unlike in BERT.
 
-        Raises:
-            OSError: a file is missing or cannot be read.
-            ValueError: the file is damaged, lacks an array of the encoder, has one of another shape or dtype, or one
-                that no encoder here uses; ``config.json`` is no JSON object, contradicts the arrays or ``n_heads``, or
-                has a key or value that is not supported, which the error names; or there is no word on the number of
-                heads.
+        Returns
+        -------
+        encoder
+            The encoder, in evaluation mode.
+
+        Raises
+        ------
+        OSError
+            A file is missing or cannot be read.
+        ValueError
+            The file is damaged; an array is missing, unknown, or has the wrong shape or dtype; ``config.json`` is not a
+            JSON object, contradicts the arrays or ``n_heads``, or has an unsupported key or value; or the number of
+            heads is not given. The message names the array or the key.
         """
         with open(path, "rb") as file:
             config = BertConfig(Path(path).with_name("config.json"))
@@ -149,7 +189,7 @@ class BertEncoder(Layer):
                     part[...] = checkpoint.read(f"{module}.{kind}")
 
     def _checkpoint_modules(self) -> Iterator[tuple[Layer, tuple[str, ...]]]:
-        """Yield each layer with weights, and the checkpoint's modules whose weights it holds one below the other."""
+        """Yield each layer with weights, and its checkpoint modules, whose weights it concatenates along axis 0."""
         yield self.embedding, ("embeddings.word_embeddings",)
         yield self.positions, ("embeddings.position_embeddings",)
         yield self.segments, ("embeddings.token_type_embeddings",)
@@ -171,9 +211,21 @@ class BertEncoder(Layer):
     def forward(
         self, x: NDArray[Any], *, segments: NDArray[Any] | None = None, key_padding_mask: Mask | None = None
     ) -> Array:
-        """Return the hidden states for the ids ``x``, of shape (N, T).
+        """Return the hidden states after the last block.
 
-        ``segments`` holds the segment of each token (by default 0); the mask is that of ``MultiHeadAttention``.
+        Parameters
+        ----------
+        x : shape (N, T)
+            Token ids.
+        segments : shape (N, T)
+            Segment of each token; by default 0.
+        key_padding_mask : shape (N, T)
+            True at padding, which no position attends to.
+
+        Returns
+        -------
+        y : shape (N, T, d_model)
+            Hidden states.
         """
         check_ids("x", x, self.embedding.num_embeddings, "the vocabulary")
         if x.ndim != 2:
@@ -192,12 +244,15 @@ class BertEncoder(Layer):
         return h
 
     def _positions(self, x: NDArray[Any], padding_id: int) -> NDArray[Any]:
-        """Return for each id its row in the table of positions."""
+        """Return the row of each token in the position embedding."""
         token = x != padding_id
         positions: NDArray[Any] = np.cumsum(token, axis=1) * token + padding_id
         longest = positions.max(initial=padding_id) - padding_id
         if longest > self.max_length:
-            raise ValueError(f"x has a sequence of {longest} tokens, BertEncoder was made with {self.max_length}")
+            raise ValueError(
+                f"x must have at most max_length={self.max_length} tokens other than padding in a sequence, "
+                f"got {longest}"
+            )
         return positions
 
     def _gradient(self, dy: Array, saved: Any) -> Array:

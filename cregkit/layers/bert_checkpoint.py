@@ -1,4 +1,4 @@
-"""The arrays of BERT's encoder in a ``.safetensors`` file: each is found, of the right shape and read, or refused."""
+"""Arrays of a BERT encoder in a ``.safetensors`` file: names, shapes, sizes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,31 @@ SIZES = {
     "hidden_size": ("encoder.layer.0.attention.output.dense.bias", 1),
     "intermediate_size": ("encoder.layer.0.intermediate.dense.bias", 1),
 }
-"""Keys of ``config.json``, the array whose first axis is so long, and the number of its axes."""
+"""For each size in ``config.json``: the array whose first axis has this length, and its number of axes."""
 
 BUFFERS = {"embeddings.position_ids", "embeddings.token_type_ids"}
 HEADS = {
     "pooler", "cls", "lm_head", "classifier", "qa_outputs", "score", "linear", "dense", "sequence_summary",
     "discriminator_predictions", "generator_predictions", "generator_lm_head",
 }  # fmt: skip
-"""How the names of arrays begin that stand behind the encoder."""
+"""First parts of the names of arrays that belong to model heads."""
 
 
 class BertCheckpoint:
-    """An open file, the ``prefix`` of its encoder's arrays, and the ``sizes`` they tell, by keys of ``config.json``.
+    """Checkpoint of one BERT encoder.
 
-    Raises:
-        ValueError: the file is damaged, or has not just one encoder of BERT's kind.
+    ``prefix`` is the common prefix of the names of the encoder's arrays. ``sizes`` are the sizes of the encoder, by the
+    keys of ``config.json``.
+
+    Parameters
+    ----------
+    file
+        Open ``.safetensors`` file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or does not hold exactly one BERT encoder.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -41,30 +51,30 @@ class BertCheckpoint:
         self._index = files.safetensors_index(file)
         prefixes = [name.removesuffix(WORDS) for name in self._index if name.endswith(WORDS)]
         if len(prefixes) != 1:
-            raise ValueError(f"{file.name}: {len(prefixes) or 'no'} arrays {WORDS}, so it is no BERT encoder")
+            raise ValueError(f"{file.name}: {len(prefixes) or 'no'} arrays {WORDS}: a BERT encoder has exactly one")
         self.prefix = prefixes[0]
-        self._names = self._todays_names()
+        self._names = self._current_names()
         self.sizes = {key: self._length(*where) for key, where in SIZES.items()}
         n_layers = 0
         while f"encoder.layer.{n_layers}.intermediate.dense.bias" in self._names:
             n_layers += 1
         self.sizes["num_hidden_layers"] = n_layers
 
-    def _todays_names(self) -> dict[str, str]:
-        """Return the names in the file by those without prefix, where norms have a weight and a bias."""
+    def _current_names(self) -> dict[str, str]:
+        """Map current names without prefix to names in the file; old norms have gamma and beta for weight and bias."""
         names: dict[str, str] = {}
         for stored in self._index:
             if stored.startswith(self.prefix):
                 name = stored.removeprefix(self.prefix)
                 name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
                 if name in names:
-                    raise ValueError(f"{self._file.name}: {stored} and {names[name]} are one array by two names")
+                    raise ValueError(f"{self._file.name}: {stored} and {names[name]} name the same array; remove one")
                 names[name] = stored
         return names
 
     def _length(self, name: str, n_axes: int) -> int:
         if name not in self._names:
-            raise ValueError(f"{self._file.name}: no array {name}, so it is no BERT encoder")
+            raise ValueError(f"{self._file.name}: no array {name}: it does not hold a BERT encoder")
         shape = self._shape(name)
         if len(shape) != n_axes or 0 in shape:
             raise ValueError(f"{self._file.name}: {name} must have {n_axes} axes, none of them empty, got {shape}")
@@ -74,12 +84,14 @@ class BertCheckpoint:
         return self._index[self._names[name]].shape
 
     def check(self) -> None:
-        """Refuse arrays that are missing, of another shape, or within the encoder but none that is read.
+        """Check that the file holds every array of the encoder, with its shape, and no other array of an encoder.
 
-        This comes before an encoder of these sizes is made, which is then no larger than the file allows.
+        Call this before allocating the encoder: it then cannot be larger than the file.
 
-        Raises:
-            ValueError: there is such an array; the error names it.
+        Raises
+        ------
+        ValueError
+            An array is missing, unknown, or has the wrong shape. The message names it.
         """
         path, shapes = self._file.name, _shapes(self.sizes)
         if missing := sorted(shapes.keys() - self._names.keys()):
@@ -90,16 +102,16 @@ class BertCheckpoint:
                 raise ValueError(f"{path}: {self._names[name]} must have shape {shape}, got {self._shape(name)}")
         for name in sorted(self._names.keys() - shapes.keys() - BUFFERS):
             if name.partition(".")[0] not in HEADS:
-                raise ValueError(f"{path}: {self._names[name]} is not read, and would change the encoder's results")
+                raise ValueError(f"{path}: {self._names[name]} is unknown and may change the results of the encoder")
 
     def read(self, name: str) -> Array:
-        """Return an array, by its name without prefix."""
+        """Return an array by its name without prefix."""
         stored = self._names[name]
         return files.read_float32(self._file, stored, self._index[stored])
 
 
 def _shapes(sizes: Mapping[str, int]) -> dict[str, Shape]:
-    """Return the shapes of all arrays of an encoder of these sizes."""
+    """Return the shapes of all arrays of an encoder with these sizes."""
     d_model, d_ff = sizes["hidden_size"], sizes["intermediate_size"]
     shapes: dict[str, Shape] = {SIZES[key][0]: (sizes[key], d_model) for key in SIZES if SIZES[key][1] == 2}
     norms = ["embeddings.LayerNorm"]

@@ -13,30 +13,52 @@ from cregkit import functional
 from cregkit.layers.base import Array, Layer
 from cregkit.layers.seeding import Seed, draw_seed
 
-# Elements that share one group of Philox counters: a forward that begins on such a boundary stays on the fast path.
+# Elements per group of Philox counters. A forward that starts on a group boundary takes the fast path of the kernel.
 _GROUP = 128
 
 
 class Dropout(Layer):
-    """Inverted dropout: in training ``y = x / (1 - p)`` where kept and 0 where dropped, in evaluation ``y = x`` itself.
+    """Inverted dropout: in training mode ``y = x / (1 - p)`` where kept, 0 where dropped; in evaluation ``y = x``.
 
-    Each element of the float32 array ``x`` is dropped with probability ``p`` on its own (Srivastava et al., 2014). No
-    mask is stored: the bits of element i come from (seed, offset + i), ``offset`` counts the decisions of the training
-    forwards so far (rounded up to multiples of 128), and backward draws the bits of its forward again. Seed and offset
-    are part of the state, so a loaded layer goes on with the very masks the saved one would have drawn.
+    Each element of ``x``, a float32 array of any shape, is dropped independently with probability ``p``. No mask is
+    stored: the random bits of element i depend on (seed, offset + i) alone, and backward draws them again. ``offset``
+    counts the elements of all training forwards so far, each rounded up to a multiple of 128. Seed and offset are part
+    of the state, so a loaded layer draws the masks that the saved layer would have drawn.
 
-    Args:
-        p: probability of being dropped, in [0, 1].
-        seed: int in [0, 2**64), numpy Generator or SeedSequence, or None for fresh entropy; 64 bits are drawn once.
+    Parameters
+    ----------
+    p
+        Probability of dropping an element, in [0, 1].
+    seed
+        Seed of the random bits; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape.
+
+    References
+    ----------
+    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Dropout
+    >>> dropout = Dropout(0.5, seed=0)
+    >>> x = np.ones(8, dtype=np.float32)
+    >>> dropout(x)
+    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    >>> dropout.backward(x)
+    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    >>> dropout.eval()(x) is x
+    True
     """
 
     _buffers = ("_seed", "_offset")
 
     _part: tuple[int, int] | None = None
-    """Where ``x`` is a part of a batch that several processes hold: the samples before it, and those of the batch."""
+    """For a batch split over several processes: the number of samples before ``x``, and of samples in the batch."""
 
     _drop = staticmethod(functional.dropout)
     _drop_backward = staticmethod(functional.dropout_backward)
@@ -49,16 +71,16 @@ class Dropout(Layer):
 
     @property
     def seed(self) -> int:
-        """The 64-bit seed all masks come from."""
+        """The 64-bit seed of all masks."""
         return self._seed.item()
 
     @property
     def offset(self) -> int:
-        """Where the bits of the next training forward begin."""
+        """Number of random decisions drawn so far: the start of the next training forward."""
         return self._offset.item()
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` with elements dropped (training), or ``x`` itself (evaluation)."""
+        """Return ``x`` with elements dropped (training mode), or ``x`` itself (evaluation mode)."""
         if not self.training:
             self._saved = ()
             return x
@@ -69,11 +91,11 @@ class Dropout(Layer):
         return y
 
     def _first_draw(self, x: Array) -> int:
-        """Return where the bits for ``x`` begin: behind those of the samples before it in the batch."""
+        """Return the offset of the random bits of ``x``: after those of the preceding samples of the batch."""
         return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
 
     def _advance(self, shape: tuple[int, ...]) -> None:
-        """Move on past the decisions of the batch, in an array that no shallow copy shares."""
+        """Advance the offset past the batch, in a new array: shallow copies of the layer share the old one."""
         decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
         self._offset = np.array(self._offset.item() + -(-decisions // _GROUP) * _GROUP, dtype=np.uint64)
 
@@ -85,14 +107,29 @@ class Dropout(Layer):
         return self._drop_backward(dy, p, seed=seed, offset=offset)
 
     def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        """Return how many keep-or-drop decisions so many samples of an array of this shape take."""
+        """Return the number of keep-or-drop decisions for this many samples of an array of this shape."""
         return samples * math.prod(shape[1:])
 
 
 class SpatialDropout(Dropout):
-    """Inverted dropout of whole channels ``x[n, c]`` of ``x`` of shape (N, C, ...) (Tompson et al., 2015).
+    """Inverted dropout of whole channels ``x[n, c]``, for ``x`` of shape (N, C, ...).
 
-    All else is as in ``Dropout``; the offset counts channels.
+    ``p`` is the probability of dropping a channel, and ``offset`` counts channels. Otherwise it is the same as
+    ``Dropout``, with the same arguments.
+
+    References
+    ----------
+    Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import SpatialDropout
+    >>> SpatialDropout(0.5, seed=0)(np.ones((1, 4, 3), dtype=np.float32))
+    array([[[2., 2., 2.],
+            [0., 0., 0.],
+            [2., 2., 2.],
+            [2., 2., 2.]]], dtype=float32)
     """
 
     _drop = staticmethod(functional.spatial_dropout)

@@ -1,4 +1,4 @@
-"""Vectors for tokens and for positions."""
+"""Token and position embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cregkit.layers.base import Array, Layer
 from cregkit.layers.seeding import Seed, draw_seed
 
 DEVIATION = 0.02
-"""Of the initial values (Radford et al., 2019, GPT-2)."""
+"""Standard deviation of the initial values, as in GPT-2 (Radford et al., 2019)."""
 
 
 def _draw(rows: int, d_model: int, seed: Seed) -> Array:
@@ -21,25 +21,46 @@ def _draw(rows: int, d_model: int, seed: Seed) -> Array:
 
 
 def check_ids(name: str, ids: object, count: int, of_what: str) -> None:
-    """Refuse ``ids`` unless it is an integer array of values from 0 to ``count`` - 1."""
+    """Raise an error unless ``ids`` is an integer array of values in [0, count)."""
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an integer array of ids, got {validate.kind(ids)}")
     validate.within(f"{name} must hold ids from 0 to {count - 1}, {of_what}", ids, 0, count - 1)
 
 
 class Embedding(Layer):
-    """``y = weight[ids]``: a vector for each of ``num_embeddings`` tokens.
+    """Token embedding: ``y = weight[ids]``.
 
-    ``ids`` is an integer array of any shape (...), ``y`` float32 of shape (..., d_model). ``backward`` adds up in
-    ``dweight`` what each token's places were given, and returns zeros: ids have no gradient.
+    ``ids`` is an integer array of any shape (...), ``y`` float32 of shape (..., d_model). The initial ``weight`` is
+    normal with standard deviation 0.02. Backward sums ``dy`` over all occurrences of an id into ``dweight[id]`` and
+    returns zeros, because ids have no gradient.
 
-    Args:
-        num_embeddings: size of the vocabulary.
-        d_model: size of a vector.
-        seed: what the initial values, normal with deviation 0.02, are drawn from.
+    Parameters
+    ----------
+    num_embeddings
+        Size of the vocabulary, at least 1.
+    d_model
+        Size of an embedding vector, at least 1.
+    seed
+        Seed of the initial weights; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument has the wrong type or value, or an id lies outside the vocabulary.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or value, or an id lies outside the vocabulary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Embedding
+    >>> embedding = Embedding(num_embeddings=3, d_model=2, seed=0)
+    >>> y = embedding(np.array([[2, 0, 2]]))
+    >>> y.shape
+    (1, 3, 2)
+    >>> _ = embedding.backward(np.ones_like(y))
+    >>> embedding.dweight
+    array([[1., 1.],
+           [0., 0.],
+           [2., 2.]], dtype=float32)
     """
 
     _parameters = ("weight",)
@@ -47,13 +68,13 @@ class Embedding(Layer):
     dweight: Array | None = None
 
     def __init__(self, num_embeddings: int, d_model: int, *, seed: Seed = None) -> None:
-        """Draw the initial vectors."""
+        """Draw the initial weights."""
         self.num_embeddings = validate.positive_int("num_embeddings", num_embeddings)
         self.d_model = validate.positive_int("d_model", d_model)
         self.weight = _draw(num_embeddings, d_model, seed)
 
     def forward(self, x: NDArray[Any]) -> Array:
-        """Return the vectors of the ids ``x``."""
+        """Return the embedding vectors of the ids ``x``."""
         check_ids("x", x, self.num_embeddings, "the vocabulary")
         self._saved = x
         y: Array = self.weight[x]
@@ -70,17 +91,37 @@ class Embedding(Layer):
 
 
 class PositionalEmbedding(Layer):
-    """``y[n, t] = x[n, t] + weight[t]``: a learned vector for each position (Gehring et al., 2017, arXiv:1705.03122).
+    """Learned position embedding: ``y[n, t] = x[n, t] + weight[t]``.
 
-    ``x`` and ``y`` are float32 of shape (N, T, d_model) with T at most ``max_length``.
+    ``x`` and ``y`` are float32 of shape (N, T, d_model), with T at most ``max_length``. The initial ``weight`` is
+    normal with standard deviation 0.02.
 
-    Args:
-        max_length: number of positions.
-        d_model: size of a vector.
-        seed: what the initial values, normal with deviation 0.02, are drawn from.
+    Parameters
+    ----------
+    max_length
+        Number of positions, at least 1.
+    d_model
+        Size of an embedding vector, at least 1.
+    seed
+        Seed of the initial weights; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape, or ``x`` is too long.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape.
+
+    References
+    ----------
+    Gehring et al. (2017), "Convolutional Sequence to Sequence Learning", arXiv:1705.03122.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import PositionalEmbedding
+    >>> positions = PositionalEmbedding(max_length=8, d_model=2, seed=0)
+    >>> y = positions(np.zeros((1, 3, 2), dtype=np.float32))
+    >>> np.array_equal(y[0], positions.weight[:3])
+    True
     """
 
     _parameters = ("weight",)
@@ -88,18 +129,18 @@ class PositionalEmbedding(Layer):
     dweight: Array | None = None
 
     def __init__(self, max_length: int, d_model: int, *, seed: Seed = None) -> None:
-        """Draw the initial vectors."""
+        """Draw the initial weights."""
         self.max_length = validate.positive_int("max_length", max_length)
         self.d_model = validate.positive_int("d_model", d_model)
         self.weight = _draw(max_length, d_model, seed)
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` plus the vectors of its positions."""
+        """Return ``x`` plus the embedding vectors of its positions."""
         validate.float32("x", x)
         if x.ndim != 3 or x.shape[-1] != self.d_model:
-            raise ValueError(f"x must have shape (N, T, {self.d_model}), as d_model says, got {x.shape}")
+            raise ValueError(f"x must have shape (N, T, d_model) with d_model={self.d_model}, got {x.shape}")
         if x.shape[1] > self.max_length:
-            raise ValueError(f"x has {x.shape[1]} positions, PositionalEmbedding was made with {self.max_length}")
+            raise ValueError(f"x must have at most max_length={self.max_length} positions, got {x.shape[1]}")
         self._saved = x.shape
         return x + self.weight[: x.shape[1]]
 

@@ -12,18 +12,42 @@ from cregkit.layers.base import Array, Layer
 
 
 class LayerNorm(Layer):
-    """``y = gamma * (x - mean) / sqrt(var + eps) + beta`` over the last axis (Ba, Kiros & Hinton, 2016).
+    """Layer normalisation over the last axis: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
-    Mean and (biased) variance are those of each row, in training and in evaluation alike; evaluation keeps ``x`` alone
-    and computes them again if backward is called after all. ``x`` is float32 of shape (..., num_features); ``gamma``
-    and ``beta`` are float32 of shape (num_features,).
+    Mean and biased variance are those of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and
+    backward recomputes the statistics. ``x`` is float32 of shape (..., num_features); ``gamma`` and ``beta`` are
+    float32 of shape (num_features,).
 
-    Args:
-        num_features: size of the last axis.
-        eps: added to the variance, finite and at least 0.
+    Parameters
+    ----------
+    num_features
+        Size of the last axis, at least 1.
+    eps
+        Added to the variance; finite, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape.
+
+    References
+    ----------
+    Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import LayerNorm
+    >>> norm = LayerNorm(3)
+    >>> x = np.array([[1, 2, 3], [10, 20, 30]], dtype=np.float32)
+    >>> norm(x).round(3)
+    array([[-1.225,  0.   ,  1.225],
+           [-1.225,  0.   ,  1.225]], dtype=float32)
+    >>> norm.backward(np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)).round(3)
+    array([[ 0.204, -0.408,  0.204],
+           [-0.041,  0.082, -0.041]], dtype=float32)
+    >>> norm.dbeta
+    array([1., 1., 0.], dtype=float32)
     """
 
     _parameters = ("gamma", "beta")

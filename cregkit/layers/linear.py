@@ -1,4 +1,4 @@
-"""The fully connected layer."""
+"""Fully connected layer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,46 @@ from cregkit.layers.seeding import Seed, draw_seed
 
 
 class Linear(Layer):
-    """``y = x @ weight.T + bias`` over the last axis.
+    """Fully connected layer over the last axis: ``y = x @ weight.T + bias``.
 
     ``x`` is float32 of shape (..., in_features), ``y`` float32 of shape (..., out_features). ``weight`` has shape
-    (out_features, in_features) and ``bias`` (out_features,); both start uniform in +-1/sqrt(in_features), as in
-    PyTorch (LeCun et al., "Efficient BackProp", 1998, gives the scale). Weight decay applies to ``weight`` alone.
+    (out_features, in_features), ``bias`` has shape (out_features,). The initial values of both are uniform in
+    ``[-b, b]`` with ``b = 1 / sqrt(in_features)``, as in PyTorch. Weight decay applies to ``weight`` alone.
 
-    Args:
-        in_features: size of the last axis of ``x``.
-        out_features: size of the last axis of ``y``.
-        bias: whether there is a bias; ``bias`` is None otherwise.
-        seed: what the initial values are drawn from; see ``draw_seed``.
+    Parameters
+    ----------
+    in_features
+        Size of the last axis of ``x``, at least 1.
+    out_features
+        Size of the last axis of ``y``, at least 1.
+    bias
+        Whether to add a bias. Without it, the attribute ``bias`` is None.
+    seed
+        Seed of the initial values; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape.
+
+    References
+    ----------
+    LeCun, Bottou, Orr and Müller (1998), "Efficient BackProp".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Linear
+    >>> linear = Linear(3, 2, seed=0)
+    >>> x = np.ones((5, 3), dtype=np.float32)
+    >>> y = linear(x)
+    >>> y.shape
+    (5, 2)
+    >>> linear.backward(np.ones_like(y)).shape
+    (5, 3)
+    >>> linear.dweight
+    array([[5., 5., 5.],
+           [5., 5., 5.]], dtype=float32)
     """
 
     _parameters = ("weight", "bias")
@@ -47,7 +73,7 @@ class Linear(Layer):
         """Return ``x @ weight.T + bias``."""
         validate.float32("x", x)
         if x.shape[-1:] != (self.in_features,):
-            raise ValueError(f"x must have shape (..., {self.in_features}), as in_features says, got {x.shape}")
+            raise ValueError(f"x must have shape (..., in_features) with in_features={self.in_features}, got {x.shape}")
         y: Array = x @ self.weight.T
         if self.bias is not None:
             y += self.bias

@@ -1,4 +1,4 @@
-"""The end of a transformer's sublayer: dropout, addition to the residual stream and a norm, in one pass over memory."""
+"""Dropout, addition to the residual stream and a norm, fused into one pass over memory."""
 
 from __future__ import annotations
 
@@ -17,34 +17,62 @@ NORMS = ("layer", "rms")
 
 
 def make_norm(norm: str, num_features: int, eps: float | None = None) -> LayerNorm | RMSNorm:
-    """Return a LayerNorm or RMSNorm, with its own ``eps`` unless one is given."""
+    """Return a LayerNorm or RMSNorm; without ``eps`` it has its default."""
     kind = LayerNorm if check_norm(norm) == "layer" else RMSNorm
     return kind(num_features) if eps is None else kind(num_features, eps)
 
 
 def check_norm(norm: str) -> str:
-    """Return ``norm`` if it is "layer" or "rms"."""
+    """Return ``norm``, which must be "layer" or "rms"."""
     if norm not in NORMS:
         raise ValueError(f"norm must be 'layer' or 'rms', got {norm!r}")
     return norm
 
 
 class ResidualNorm(Dropout):
-    """``h = residual + dropout(x)``, ``y = norm(h)``: what stands between the sublayers of a transformer.
+    """Fused ``h = residual + dropout(x)``, ``y = norm(h)``, as at the end of a transformer's sublayer.
 
-    It has two inputs and two outputs, so it is called through ``add`` and ``split`` instead of forward and backward.
-    Dropout works in training alone; its seed and offset are part of the state, as in ``Dropout``. All arrays are
-    float32 of shape (..., num_features); ``gamma`` and, with layer norm, ``beta`` have shape (num_features,).
+    It has two inputs and two outputs: call ``add`` and ``split`` instead of forward and backward. Dropout is active in
+    training mode only; its seed and offset are part of the state, as in ``Dropout``. All arrays are float32 of shape
+    (..., num_features). ``gamma``, and ``beta`` of layer norm, have shape (num_features,).
 
-    Args:
-        num_features: size of the last axis.
-        p: probability of dropping an element of ``x``, in [0, 1].
-        norm: "layer" or "rms".
-        eps: as for ``LayerNorm`` and ``RMSNorm``, whose defaults it has.
-        seed: as for ``Dropout``.
+    Parameters
+    ----------
+    num_features
+        Size of the last axis, at least 1.
+    p
+        Probability of dropping an element of ``x``, in [0, 1].
+    norm
+        Either "layer" or "rms".
+    eps
+        Added to the variance or to the mean square; finite, at least 0. By default that of ``LayerNorm`` or
+        ``RMSNorm``.
+    seed
+        Seed of dropout; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument or an array has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument or an array has the wrong type, value or shape.
+
+    References
+    ----------
+    Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762, section 5.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import ResidualNorm
+    >>> layer = ResidualNorm(2, p=0.0)
+    >>> x = np.array([[1, 2]], dtype=np.float32)
+    >>> y, h = layer.add(x, residual=x)
+    >>> h
+    array([[2., 4.]], dtype=float32)
+    >>> y.round(3)
+    array([[-1.,  1.]], dtype=float32)
+    >>> dx, dresidual = layer.split(np.ones_like(y))
+    >>> layer.dbeta
+    array([1., 1.], dtype=float32)
     """
 
     _parameters = ("gamma", "beta")
@@ -55,19 +83,34 @@ class ResidualNorm(Dropout):
     def __init__(
         self, num_features: int, p: float = 0.1, norm: str = "layer", eps: float | None = None, *, seed: Seed = None
     ) -> None:
-        """Start with gamma 1 and beta 0, at offset 0 of the random stream."""
+        """Start with gamma 1 and beta 0, and dropout at offset 0."""
         super().__init__(p, seed=seed)
-        like = make_norm(norm, num_features, eps)
-        self.num_features, self.eps, self.norm = like.num_features, like.eps, norm
-        self.gamma: Array = like.gamma
-        self.beta: Array | None = like.beta if isinstance(like, LayerNorm) else None
+        separate = make_norm(norm, num_features, eps)
+        self.num_features, self.eps, self.norm = separate.num_features, separate.eps, norm
+        self.gamma: Array = separate.gamma
+        self.beta: Array | None = separate.beta if isinstance(separate, LayerNorm) else None
 
     def forward(self, x: Array) -> Array:
-        """Refuse: there is a second input."""
+        """Raise TypeError: use ``add``, which has two inputs."""
         raise TypeError("ResidualNorm has two inputs: call add(x, residual), then split(dy)")
 
     def add(self, x: Array, residual: Array) -> tuple[Array, Array]:
-        """Return ``(y, h)``."""
+        """Return ``(y, h)``.
+
+        Parameters
+        ----------
+        x : shape (..., num_features)
+            Output of the sublayer.
+        residual : shape (..., num_features)
+            Residual stream.
+
+        Returns
+        -------
+        y : shape (..., num_features)
+            The normalised sum.
+        h : shape (..., num_features)
+            The sum, ``residual + dropout(x)``.
+        """
         p = self.p if self.training else 0.0
         seed, offset = self._seed.item(), self._first_draw(x)
         statistics: tuple[NDArray[np.float64], ...]
@@ -91,12 +134,29 @@ class ResidualNorm(Dropout):
         return y, h
 
     def split(self, dy: Array, dh: Array | None = None) -> tuple[Array, Array]:
-        """Return ``(dx, dresidual)`` for the last ``add`` and set dgamma and dbeta; ``dh`` is the gradient of ``h``.
+        """Return ``(dx, dresidual)`` for the last ``add``; set ``dgamma`` and ``dbeta``.
 
-        Where nothing was dropped, both are one and the same array.
+        Parameters
+        ----------
+        dy : shape (..., num_features)
+            Gradient of ``y``.
+        dh : shape (..., num_features)
+            Gradient of ``h`` from elsewhere, 0 if None.
+
+        Returns
+        -------
+        dx : shape (..., num_features)
+            Gradient of ``x``.
+        dresidual : shape (..., num_features)
+            Gradient of ``residual``; the same array as ``dx`` if dropout was off.
+
+        Raises
+        ------
+        RuntimeError
+            No ``add`` precedes this ``split``.
         """
         if self._saved is None:
-            raise RuntimeError("ResidualNorm.split needs an add of its own first: call them in turn")
+            raise RuntimeError("ResidualNorm.split needs an add before each split: call add(x, residual) first")
         h, statistics, p, seed, offset = self._saved
         if self.norm == "layer":
             mean, rstd = statistics

@@ -12,18 +12,36 @@ from cregkit.layers.base import Array, Layer
 
 
 class RMSNorm(Layer):
-    """``y = gamma * x / sqrt(mean(x**2) + eps)`` over the last axis (Zhang & Sennrich, 2019).
+    """Root mean square normalisation over the last axis: ``y = gamma * x / sqrt(mean(x**2) + eps)``.
 
-    The mean square is that of each row, in training and in evaluation alike; evaluation keeps ``x`` alone and computes
-    it again if backward is called after all. ``x`` is float32 of shape (..., num_features); ``gamma`` is float32 of
-    shape (num_features,).
+    The mean square is that of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and backward
+    recomputes the mean square. ``x`` is float32 of shape (..., num_features); ``gamma`` is float32 of shape
+    (num_features,).
 
-    Args:
-        num_features: size of the last axis.
-        eps: added to the mean square, finite and at least 0.
+    Parameters
+    ----------
+    num_features
+        Size of the last axis, at least 1.
+    eps
+        Added to the mean square; finite, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x`` or ``dy`` has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x`` or ``dy`` has the wrong type, value or shape.
+
+    References
+    ----------
+    Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import RMSNorm
+    >>> norm = RMSNorm(2)
+    >>> norm(np.array([[3, 4], [30, 40]], dtype=np.float32)).round(3)
+    array([[0.849, 1.131],
+           [0.849, 1.131]], dtype=float32)
     """
 
     _parameters = ("gamma",)

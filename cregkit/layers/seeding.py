@@ -1,4 +1,4 @@
-"""One convention for every ``seed=``: 64 bits, drawn once."""
+"""Seeds: every ``seed=`` argument becomes one 64-bit int."""
 
 from __future__ import annotations
 
@@ -9,17 +9,39 @@ import numpy as np
 from cregkit import _validate as validate
 
 Seed: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | None"
+"""Type of every ``seed=`` argument; ``draw_seed`` says what each kind does."""
 
 
 def draw_seed(seed: Seed) -> int:
     """Return an int in [0, 2**64) from any kind of seed.
 
-    An int is used as it is. A Generator gives its next 64 bits and a SeedSequence its next child, so layers that share
-    one get different seeds. None asks the operating system for fresh entropy.
+    Parameters
+    ----------
+    seed
+        An int in [0, 2**64) is returned as it is. A Generator yields its next 64 bits, a SeedSequence its next child:
+        layers that share one get different seeds. None takes entropy from the operating system.
 
-    Raises:
-        TypeError: ``seed`` is none of these.
-        ValueError: the int lies outside [0, 2**64).
+    Returns
+    -------
+    int
+        The seed.
+
+    Raises
+    ------
+    TypeError
+        ``seed`` has another type.
+    ValueError
+        The int lies outside [0, 2**64).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit.layers import draw_seed
+    >>> draw_seed(42)
+    42
+    >>> rng = np.random.default_rng(0)
+    >>> draw_seed(rng) == draw_seed(rng)
+    False
     """
     if seed is None:
         seed = np.random.SeedSequence()

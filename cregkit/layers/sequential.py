@@ -1,4 +1,4 @@
-"""Layers one after the other."""
+"""A chain of layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,37 @@ from cregkit.layers.base import Array, Layer
 
 
 class Sequential(Layer):
-    """``y = layers[-1](... layers[0](x))``; backward goes through them in reverse.
+    """Chain of layers: ``y = layers[-1](...layers[0](x))``; backward runs in reverse order.
 
-    Names of parameters and state begin with the position of the layer: ``0.weight``, ``2.gamma``.
+    Names of parameters and state start with the index of the layer: ``0.weight``, ``2.gamma``.
 
-    Raises:
-        TypeError: something is not a Layer.
-        ValueError: there is no layer, or one comes twice (it could keep only one of its two forwards for backward).
+    Parameters
+    ----------
+    *layers
+        At least one layer, in the order of the forward. No layer may occur twice, because a layer saves the values of
+        one forward only.
+
+    Raises
+    ------
+    TypeError
+        An argument is not a Layer.
+    ValueError
+        There is no layer, or one occurs twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import LayerNorm, Linear, ReLU, Sequential
+    >>> network = Sequential(Linear(4, 8, seed=0), LayerNorm(8), ReLU(), Linear(8, 2, seed=1))
+    >>> y = network(np.ones((5, 4), dtype=np.float32))
+    >>> network.backward(np.ones_like(y)).shape
+    (5, 4)
+    >>> [parameter.name for parameter in network.parameters()]
+    ['0.weight', '0.bias', '1.gamma', '1.beta', '3.weight', '3.bias']
     """
 
     def __init__(self, *layers: Layer) -> None:
-        """Take the layers in the order of the forward."""
+        """Check and keep the layers."""
         for layer in layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers must be Layer objects, got {validate.shown(layer)}")
@@ -27,16 +47,26 @@ class Sequential(Layer):
             raise ValueError("layers must hold at least one layer, got none")
         self.layers = layers
         if len({id(layer) for _, layer in self._walk()}) < sum(1 for _ in self._walk()):
-            raise ValueError("layers holds the same layer twice; make a second one")
+            raise ValueError("layers must hold each layer once, got the same layer twice; make a second layer")
 
     def _children(self) -> Iterator[tuple[str, Layer]]:
         return ((str(index), layer) for index, layer in enumerate(self.layers))
 
     def forward(self, x: Array) -> Array:
-        """Return ``x`` sent through all layers.
+        """Return the output of the last layer.
 
-        If one fails, those before it have done their forward: running statistics and dropout's position have moved on.
-        Backward then asks for a new forward, lest it mix the two.
+        If a layer raises an error, the running statistics and dropout offsets of the layers before it have advanced
+        already, and backward needs a new forward.
+
+        Parameters
+        ----------
+        x
+            Input of the first layer.
+
+        Returns
+        -------
+        y
+            Output of the last layer.
         """
         try:
             for layer in self.layers:
@@ -47,7 +77,7 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array) -> Array:
-        """Return ``dx`` and set the gradients of all layers; errors are those of the layers."""
+        """Return ``dx`` and set the gradients of all layers."""
         for layer in reversed(self.layers):
             dy = layer.backward(dy)
         return dy

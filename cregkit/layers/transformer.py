@@ -1,4 +1,4 @@
-"""Transformer blocks, and a stack of them between an embedding and a head."""
+"""Transformer block and transformer."""
 
 from __future__ import annotations
 
@@ -25,30 +25,60 @@ ACTIVATIONS = {"relu": ReLU, "gelu": GELU, "gelu_tanh": GELUTanh, "silu": SiLU}
 
 
 class TransformerBlock(Layer):
-    """Self-attention and a feed-forward network, each with dropout, a residual connection and a norm.
+    """Transformer block: self-attention and a feed-forward network, each with dropout, residual connection and norm.
 
-    Post-LN (Vaswani et al., 2017):                 h = norm1(x + dropout(attention(x))),  y = norm2(h + dropout(ff(h)))
-    Pre-LN (``norm_first``; Xiong et al., 2020):    h = x + dropout(attention(norm1(x))),  y = h + dropout(ff(norm2(h)))
+    Post-LN:                  ``h = norm1(x + dropout(attention(x)))``, ``y = norm2(h + dropout(ff(h)))``;
+    Pre-LN (``norm_first``):  ``h = x + dropout(attention(norm1(x)))``, ``y = h + dropout(ff(norm2(h)))``;
 
-    with ``ff(h) = ff2(dropout(activation(ff1(h))))``, as in ``torch.nn.TransformerEncoderLayer``. Dropout, addition and
-    the norm behind it are one pass over memory. ``x`` and ``y`` are float32 of shape (N, T, d_model).
+    with ``ff(h) = linear2(dropout(activation(linear1(h))))``, as in ``torch.nn.TransformerEncoderLayer``. Dropout,
+    addition and the following norm are fused into one pass over memory. ``x`` and ``y`` are float32 arrays of shape
+    (N, T, d_model).
 
-    Args:
-        d_model: size of the last axis.
-        n_heads: heads of the attention; they divide ``d_model``.
-        d_ff: width of the feed-forward network; by default 4 * d_model.
-        dropout: probability of dropping, in [0, 1]: of the sublayers' outputs, of the attention's weights and of the
-            feed-forward network's hidden values.
-        norm: "layer" or "rms".
-        norm_first: Pre-LN instead of Post-LN.
-        activation: "gelu" (exact), "gelu_tanh" (its tanh approximation), "relu" or "silu".
-        causal: whether position t sees positions 0 to t alone.
-        attention_dropout: probability of dropping a weight of the attention; by default ``dropout``.
-        eps: of the norms; by default that of ``LayerNorm`` or ``RMSNorm``.
-        seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
+    Parameters
+    ----------
+    d_model
+        Size of the last axis, a multiple of ``n_heads``.
+    n_heads
+        Number of attention heads.
+    d_ff
+        Hidden size of the feed-forward network; by default ``4 * d_model``.
+    dropout
+        Probability of dropping, in [0, 1]: outputs of the sublayers, attention weights, and hidden values of the
+        feed-forward network.
+    norm
+        Either "layer" or "rms".
+    norm_first
+        Whether the block is Pre-LN. By default it is Post-LN.
+    activation
+        One of "gelu" (exact), "gelu_tanh" (tanh approximation), "relu" or "silu".
+    causal
+        Whether position t attends to positions 0 to t only.
+    attention_dropout
+        Probability of dropping an attention weight; by default ``dropout``.
+    eps
+        Added to the variance or to the mean square in the norms; by default that of ``LayerNorm`` or ``RMSNorm``.
+    seed
+        Seed of the initial weights and of dropout; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``x``, ``dy`` or a mask has the wrong type, value or shape.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, ``x``, ``dy`` or a mask has the wrong type, value or shape.
+
+    References
+    ----------
+    Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762 (Post-LN).
+
+    Xiong et al. (2020), "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745 (Pre-LN).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import TransformerBlock
+    >>> block = TransformerBlock(d_model=8, n_heads=2, norm="rms", norm_first=True, seed=0)
+    >>> y = block(np.ones((1, 3, 8), dtype=np.float32))
+    >>> block.backward(y).shape
+    (1, 3, 8)
     """
 
     def __init__(
@@ -77,7 +107,7 @@ class TransformerBlock(Layer):
         d_ff = 4 * d_model if d_ff is None else validate.positive_int("d_ff", d_ff)
         hidden = (ACTIVATIONS[activation](), *((Dropout(dropout, seed=rng),) if dropout else ()))
         self.ff = Sequential(Linear(d_model, d_ff, seed=rng), *hidden, Linear(d_ff, d_model, seed=rng))
-        # The fused norms stand behind an addition: both in Post-LN, the second one in Pre-LN.
+        # A fused norm follows an addition: norm1 and norm2 in Post-LN, norm2 in Pre-LN.
         self.norm2 = ResidualNorm(d_model, dropout, norm, eps, seed=rng)
         self.norm1: ResidualNorm | LayerNorm | RMSNorm = (
             make_norm(norm, d_model, eps) if norm_first else ResidualNorm(d_model, dropout, norm, eps, seed=rng)
@@ -90,7 +120,7 @@ class TransformerBlock(Layer):
             yield "dropout", self.dropout
 
     def forward(self, x: Array, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Array:
-        """Return the block's output for ``x``; the masks are those of ``MultiHeadAttention``."""
+        """Return the output of the block; the masks are those of ``MultiHeadAttention``."""
         attended = x if isinstance(self.norm1, ResidualNorm) else self.norm1(x)
         attended = self.attention.forward(attended, key_padding_mask=key_padding_mask, attn_mask=attn_mask)
         if isinstance(self.norm1, ResidualNorm):
@@ -115,24 +145,44 @@ class TransformerBlock(Layer):
 
 
 class Transformer(Layer):
-    """Embeddings of tokens and positions, ``n_layers`` blocks, and a linear head on every position.
+    """Transformer: token and position embeddings, ``n_layers`` blocks, and a linear head at every position.
 
-    ``ids`` is an integer array of shape (N, T), ``y`` float32 of shape (N, T, n_outputs). With ``causal`` and the
-    default ``n_outputs`` it is a language model. A Pre-LN stack has one more norm before the head. ``backward`` returns
-    zeros: ids have no gradient.
+    The input is an integer array of ids of shape (N, T), the output float32 of shape (N, T, n_outputs). With ``causal``
+    and the default ``n_outputs``, it is a language model. With ``norm_first``, one more norm precedes the head.
+    Backward returns zeros, because ids have no gradient.
 
-    Args:
-        vocab_size: number of tokens.
-        max_length: the longest sequence.
-        n_layers: number of blocks.
-        d_model, n_heads, d_ff, dropout, norm, norm_first, activation, causal: as for ``TransformerBlock``; dropout
-            also drops from the sum of the embeddings.
-        n_outputs: size of the head's output; by default ``vocab_size``.
-        seed: what initial weights and dropout's bits are drawn from; see ``draw_seed``.
+    Parameters
+    ----------
+    vocab_size
+        Number of tokens in the vocabulary.
+    max_length
+        Maximum length of a sequence.
+    n_layers
+        Number of blocks.
+    d_model, n_heads, d_ff
+        As in ``TransformerBlock``.
+    dropout
+        As in ``TransformerBlock``; dropout is also applied to the sum of the embeddings.
+    norm, norm_first, activation, causal
+        As in ``TransformerBlock``.
+    n_outputs
+        Output size of the head; by default ``vocab_size``.
+    seed
+        Seed of the initial weights and of dropout; see ``draw_seed``.
 
-    Raises:
-        TypeError, ValueError: an argument, ``ids``, ``dy`` or a mask has the wrong type, value or shape; an id outside
-            the vocabulary; a sequence longer than ``max_length``.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, the ids, ``dy`` or a mask has the wrong type, value or shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import Transformer
+    >>> model = Transformer(vocab_size=5, max_length=4, n_layers=1, d_model=8, n_heads=2, causal=True, seed=0)
+    >>> logits = model(np.array([[0, 3, 1]]))
+    >>> logits.shape
+    (1, 3, 5)
     """
 
     def __init__(
@@ -174,7 +224,7 @@ class Transformer(Layer):
         yield "head", self.head
 
     def forward(self, x: NDArray[Any], *, key_padding_mask: Mask | None = None) -> Array:
-        """Return the head's output for the ids ``x``; the mask is that of ``MultiHeadAttention``."""
+        """Return the output of the head for the ids ``x``; the mask is that of ``MultiHeadAttention``."""
         if np.ndim(x) != 2:
             raise ValueError(f"x must be ids of shape (N, T), got {np.shape(x)}")
         h = self.dropout(self.positions(self.embedding(x)))

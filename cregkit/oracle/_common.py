@@ -1,4 +1,4 @@
-"""What the ops of the oracle share: float64 in, rounding out, and the algebra of normalisation."""
+"""Shared parts of the oracle: conversion to float64, rounding into ``out``, and the algebra of normalisation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,31 @@ from numpy.typing import ArrayLike, NDArray
 Float64Array: TypeAlias = NDArray[np.float64]
 Axes: TypeAlias = int | tuple[int, ...]
 
-# Decorates every op: NaN, Inf and 1/0 have defined results, and a result may round to Inf in a narrower `out`.
+# Decorates every op: NaN, Inf and 1/0 have defined results, and a result may overflow in a narrower ``out``.
 ieee = np.errstate(over="ignore", divide="ignore", invalid="ignore")
 
 
 def as_float64(values: ArrayLike) -> Float64Array:
-    """Give the values as a float64 array (exact for float32 and narrower); a float64 array comes back itself."""
+    """Convert to float64, which is exact for float32 and narrower; return a float64 array itself."""
     return np.asarray(values, dtype=np.float64)
 
 
 def store(result: Float64Array, out: NDArray[Any] | None) -> NDArray[Any]:
-    """Return the result, or round it into `out` and return that.
+    """Return ``result``, or round it into ``out`` and return ``out``.
 
-    `out` may be one of the op's inputs, so this comes after the last read of any input.
+    ``out`` may be an input of the op, so call this after the last read of the inputs.
+
+    Parameters
+    ----------
+    result
+        Result of the op.
+    out
+        Array of the same shape, or None.
+
+    Returns
+    -------
+    array
+        ``result`` or ``out``.
     """
     if out is None:
         return result
@@ -31,30 +43,58 @@ def store(result: Float64Array, out: NDArray[Any] | None) -> NDArray[Any]:
 
 
 def moments(x: Float64Array, axis: Axes) -> tuple[Float64Array, Float64Array]:
-    """Mean and biased variance over `axis`, which is kept with length 1.
+    """Return mean and biased variance.
 
-    The second pass averages what the first left over, so neither a large offset nor the order of summation shows.
-    The mean of numbers one of which is Inf is Inf.
+    A second pass adds the mean of ``x - mean``, the rounding error of the first pass: a large offset does not cost
+    accuracy. A mean that is not finite stays.
+
+    Parameters
+    ----------
+    x
+        Input.
+    axis
+        Axes of the values; they are kept with length 1.
+
+    Returns
+    -------
+    mean, var
+        The moments.
     """
     mean = x.mean(axis=axis, keepdims=True)
-    left_over = (x - mean).mean(axis=axis, keepdims=True)
-    mean = np.where(np.isfinite(mean), mean + left_over, mean)
+    correction = (x - mean).mean(axis=axis, keepdims=True)
+    mean = np.where(np.isfinite(mean), mean + correction, mean)
     var = np.square(x - mean).mean(axis=axis, keepdims=True)
     return mean, var
 
 
 def affine(xhat: Float64Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> Float64Array:
-    """y = gamma * xhat + beta over the last axis; an absent gamma is 1 and an absent beta is 0."""
+    """Return ``gamma * xhat + beta`` over the last axis; by default gamma is 1 and beta is 0."""
     y = xhat if gamma is None else xhat * as_float64(gamma)
     return y if beta is None else y + as_float64(beta)
 
 
 def standardise_backward(dxhat: Float64Array, xhat: Float64Array, rstd: Float64Array, axis: Axes) -> Float64Array:
-    """Gradient of xhat = (x - mean) * rstd, where mean and rstd are the statistics of x over `axis`.
+    """Return the gradient of ``xhat = (x - mean) * rstd``, where mean and rstd depend on x.
 
-    With dmean/dx_j = 1/n and drstd/dx_j = -rstd**2 * xhat_j / n, the Jacobian is
-    dxhat_i/dx_j = rstd * ([i = j] - 1/n - xhat_i * xhat_j / n). Summing dxhat_i over i gives
-    dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)).
+    With ``dmean/dx_j = 1/n`` and ``drstd/dx_j = -rstd**2 * xhat_j / n``, the Jacobian is
+    ``dxhat_i/dx_j = rstd * ([i = j] - 1/n - xhat_i * xhat_j / n)``. Its product with dxhat is
+    ``dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))``.
+
+    Parameters
+    ----------
+    dxhat
+        Gradient of xhat.
+    xhat
+        Normalised input.
+    rstd
+        ``1 / sqrt(var + eps)``, of a shape that broadcasts to x.
+    axis
+        Axes of the statistics.
+
+    Returns
+    -------
+    dx
+        Gradient of x.
     """
     through_mean = dxhat.mean(axis=axis, keepdims=True)
     through_rstd = xhat * (dxhat * xhat).mean(axis=axis, keepdims=True)
@@ -63,7 +103,7 @@ def standardise_backward(dxhat: Float64Array, xhat: Float64Array, rstd: Float64A
 
 
 def sum_to_last_axis(values: Float64Array) -> Float64Array:
-    """Sum over every axis but the last: the gradient of a parameter that was broadcast along them."""
+    """Sum over all axes except the last: the gradient of a parameter that was broadcast along them."""
     total: Float64Array = values.sum(axis=tuple(range(values.ndim - 1)))
     return total
 
@@ -71,7 +111,7 @@ def sum_to_last_axis(values: Float64Array) -> Float64Array:
 def affine_backward(
     dy: Float64Array, xhat: Float64Array, gamma: ArrayLike | None
 ) -> tuple[Float64Array | None, Float64Array | None]:
-    """(dgamma, dbeta) = (sum(dy * xhat), sum(dy)) over all axes but the last; both None where there was no gamma."""
+    """Return ``dgamma = sum(dy * xhat)`` and ``dbeta = sum(dy)`` over all axes except the last; None without gamma."""
     if gamma is None:
         return None, None
     return sum_to_last_axis(dy * xhat), sum_to_last_axis(dy)

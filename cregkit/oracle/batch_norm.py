@@ -2,10 +2,13 @@
 
     y = gamma * (x - mean) / sqrt(var + eps) + beta
 
-Training takes mean and var (biased) from the batch, inference from running averages.
-x is (N, C, ...) with channel_axis=1 or (N, ..., C) with channel_axis=-1, and has at least two axes.
-Source: Ioffe & Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
-Covariate Shift", arXiv:1502.03167.
+mean and var (biased) are those of the batch in training and running averages in inference. x has shape (N, C, ...) with
+channel_axis=1, or (N, ..., C) with channel_axis=-1.
+
+References
+----------
+Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+Shift", arXiv:1502.03167.
 """
 
 from __future__ import annotations
@@ -31,17 +34,17 @@ Merge: TypeAlias = Callable[[float, Float64Array, Float64Array], tuple[float, Fl
 
 
 def _channels_last(x: ArrayLike, channel_axis: int) -> Float64Array:
-    """View x with its channels last, where a (C,) array broadcasts by itself."""
+    """Return x in float64 with its channels last, so that arrays of shape (C,) broadcast."""
     return np.moveaxis(as_float64(x), channel_axis, -1)
 
 
 def _store_channels(result: Float64Array, channel_axis: int, out: NDArray[Any] | None) -> NDArray[Any]:
-    """Put the channels back where the caller has them and hand the result out."""
+    """Move the channels back to ``channel_axis`` and store the result."""
     return store(np.moveaxis(result, -1, channel_axis), out)
 
 
 def _update_running(running: NDArray[Any], batch: Float64Array, momentum: float) -> None:
-    """running = (1 - momentum) * running + momentum * batch, in place."""
+    """Compute ``running = (1 - momentum) * running + momentum * batch`` in place."""
     store((1.0 - momentum) * as_float64(running) + momentum * batch, running)
 
 
@@ -57,9 +60,33 @@ def batch_norm(
     channel_axis: int = 1,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Inference: y = gamma * (x - mean) / sqrt(var + eps) + beta with the given statistics.
+    """Batch normalisation in inference: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
-    Shapes: x, y (N, C, ...) or (N, ..., C); mean, var, gamma, beta (C,), the last two each optional.
+    Parameters
+    ----------
+    x : shape (N, C, ...) or (N, ..., C)
+        Input.
+    mean, var : shape (C,)
+        Statistics of each channel.
+    gamma, beta : shape (C,)
+        Gain and bias; by default 1 and 0.
+    eps
+        Added to the variance.
+    channel_axis
+        Axis of the channels: 1 or -1.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y
+        Output, of the shape of x.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.batch_norm([[1.0, 5.0]], mean=[0.0, 1.0], var=[1.0, 4.0], eps=0.0)
+    array([[1., 2.]])
     """
     rstd = 1.0 / np.sqrt(as_float64(var) + eps)
     y = affine((_channels_last(x, channel_axis) - as_float64(mean)) * rstd, gamma, beta)
@@ -81,18 +108,48 @@ def batch_norm_forward(
     merge: Merge | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array]:
-    """Training: y = gamma * (x - mean) * rstd + beta with rstd = 1 / sqrt(var + eps), channel by channel.
+    """Batch normalisation in training: ``y = gamma * (x - mean) * rstd + beta`` with ``rstd = 1 / sqrt(var + eps)``.
 
-    mean and var are those of the n values of a channel, var = mean((x - mean)**2) being the biased one.
-    running_mean and running_var, where given, become (1 - momentum) * running + momentum * batch in place; the batch
-    variance they take is var, or var * n / (n - 1) with `unbiased`.
+    mean and var (biased) are those of the n values of each channel. The running statistics are updated in place:
+    ``running = (1 - momentum) * running + momentum * batch``. A NaN or Inf makes its whole channel NaN. A constant
+    channel with eps 0 is 0/0: NaN.
 
-    Shapes: x, y (N, C, ...) or (N, ..., C); gamma, beta, running_mean, running_var (C,), each optional.
-    merge(count, mean, m2), where given, turns count, mean and sum((x - mean)**2) of this part of a batch into those of
-    the whole batch.
+    Parameters
+    ----------
+    x : shape (N, C, ...) or (N, ..., C)
+        Input.
+    gamma, beta : shape (C,)
+        Gain and bias; by default 1 and 0.
+    running_mean, running_var : shape (C,)
+        Running statistics; None if not tracked.
+    momentum
+        Weight of the batch in the running statistics.
+    eps
+        Added to the variance.
+    unbiased
+        Whether running_var takes ``var * n / (n - 1)`` instead of var.
+    channel_axis
+        Axis of the channels: 1 or -1.
+    merge
+        For a batch split over processes: maps count, mean and ``sum((x - mean)**2)`` of this part to those of
+        the batch.
+    out
+        Receives y, rounded to its dtype.
 
-    Saved for backward: mean, rstd, float64 of shape (C,).
-    A NaN or Inf makes its whole channel NaN. A constant channel with eps = 0 is 0/0: NaN.
+    Returns
+    -------
+    y
+        Output, of the shape of x.
+    mean, rstd : shape (C,)
+        Statistics of each channel, which backward needs.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, mean, rstd = oracle.batch_norm_forward([[1.0], [3.0]], eps=0.0)
+    >>> y, mean, rstd
+    (array([[-1.],
+           [ 1.]]), array([2.]), array([1.]))
     """
     x = _channels_last(x, channel_axis)
     n = x.size // x.shape[-1]
@@ -125,22 +182,50 @@ def batch_norm_backward(
     merge: Merge | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None, Float64Array | None]:
-    """Training: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), g = dy * gamma, xhat = (x - mean) * rstd.
+    """Gradients in training: ``dx = gamma * rstd * (dy - mean(dy) - xhat * mean(dy * xhat))``.
 
-    The means are over the channel; `standardise_backward` derives the formula. (gamma is constant over a channel, so
-    this is gamma * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)).)
-    dgamma = sum(dy * xhat) and dbeta = sum(dy) over the channel.
-    merge(count, sum(dy), sum(dy * (x - mean))), where given, turns the sums of this part of a batch into those of the
-    whole batch; dgamma and dbeta stay those of the part.
+    ``xhat = (x - mean) * rstd``; the means are over each channel. ``standardise_backward`` derives the formula without
+    gamma, which is constant over a channel. ``dgamma = sum(dy * xhat)`` and ``dbeta = sum(dy)`` over each channel.
 
-    Shapes: dy, x, dx (N, C, ...) or (N, ..., C); mean, rstd (C,), as `batch_norm_forward` gave them;
-    gamma, dgamma, dbeta (C,). dgamma and dbeta are None where gamma is. `out` receives dx.
+    Parameters
+    ----------
+    dy
+        Gradient of y, of the shape of x.
+    x : shape (N, C, ...) or (N, ..., C)
+        Input of the forward.
+    mean, rstd : shape (C,)
+        Statistics from ``batch_norm_forward``.
+    gamma : shape (C,)
+        Gain of the forward.
+    channel_axis
+        Axis of the channels: 1 or -1.
+    merge
+        For a batch split over processes: maps count, ``sum(dy)`` and ``sum(dy * (x - mean))`` of this part to those of
+        the batch. dgamma and dbeta stay those of this part.
+    out
+        Receives dx, rounded to its dtype.
+
+    Returns
+    -------
+    dx
+        Gradient of x, of its shape.
+    dgamma, dbeta : shape (C,)
+        Gradients of gamma and beta; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> x = [[1.0], [2.0], [6.0]]
+    >>> _, mean, rstd = oracle.batch_norm_forward(x)
+    >>> dx, dgamma, dbeta = oracle.batch_norm_backward([[1.0], [0.0], [0.0]], x, mean, rstd, gamma=[1.0])
+    >>> dx.round(3).ravel(), dbeta
+    (array([ 0.176, -0.22 ,  0.044]), array([1.]))
     """
     dy, x, rstd = _channels_last(dy, channel_axis), _channels_last(x, channel_axis), as_float64(rstd)
     xhat = (x - as_float64(mean)) * rstd
     dgamma, dbeta = affine_backward(dy, xhat, gamma)
-    found = x.size // x.shape[-1], sum_to_last_axis(dy), sum_to_last_axis(dy * (x - as_float64(mean)))
-    n, sum_dy, sum_dy_d = found if merge is None else merge(*found)
+    sums = x.size // x.shape[-1], sum_to_last_axis(dy), sum_to_last_axis(dy * (x - as_float64(mean)))
+    n, sum_dy, sum_dy_d = sums if merge is None else merge(*sums)
     dx = affine(dy - sum_dy / n - xhat * (sum_dy_d * rstd / n), gamma, None) * rstd
     return _store_channels(dx, channel_axis, out), dgamma, dbeta
 
@@ -157,12 +242,40 @@ def batch_norm_inference_backward(
     channel_axis: int = 1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None, Float64Array | None]:
-    """Inference: dx = dy * gamma * rstd with rstd = 1 / sqrt(var + eps), since mean and var do not depend on x.
+    """Gradients in inference: ``dx = dy * gamma * rstd`` with ``rstd = 1 / sqrt(var + eps)``.
 
-    dgamma = sum(dy * (x - mean) * rstd) and dbeta = sum(dy) over the channel.
+    mean and var do not depend on x. ``dgamma = sum(dy * (x - mean) * rstd)`` and ``dbeta = sum(dy)`` over each channel.
 
-    Shapes: dy, x, dx (N, C, ...) or (N, ..., C); mean, var, gamma, dgamma, dbeta (C,).
-    dgamma and dbeta are None where gamma is. `out` receives dx.
+    Parameters
+    ----------
+    dy
+        Gradient of y, of the shape of x.
+    x : shape (N, C, ...) or (N, ..., C)
+        Input of the forward.
+    mean, var : shape (C,)
+        Statistics of each channel.
+    gamma : shape (C,)
+        Gain of the forward.
+    eps
+        Added to the variance.
+    channel_axis
+        Axis of the channels: 1 or -1.
+    out
+        Receives dx, rounded to its dtype.
+
+    Returns
+    -------
+    dx
+        Gradient of x, of its shape.
+    dgamma, dbeta : shape (C,)
+        Gradients of gamma and beta; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> dx, _, _ = oracle.batch_norm_inference_backward([[1.0]], [[5.0]], mean=[0.0], var=[4.0], gamma=[3.0], eps=0.0)
+    >>> dx
+    array([[1.5]])
     """
     dy, x = _channels_last(dy, channel_axis), _channels_last(x, channel_axis)
     rstd = 1.0 / np.sqrt(as_float64(var) + eps)

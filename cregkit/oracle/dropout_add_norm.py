@@ -1,8 +1,12 @@
-"""Dropout, addition to the residual stream and a norm: the ops of `dropout`, `layer_norm` and `rms_norm` in a row.
+"""Dropout, addition to the residual stream and a norm.
 
     h = residual + dropout(x),  y = norm(h)
 
-Source: Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762, section 5.4.
+The ops chain those of ``dropout`` and of ``layer_norm`` or ``rms_norm``.
+
+References
+----------
+Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762, section 5.4.
 """
 
 from __future__ import annotations
@@ -19,18 +23,17 @@ from cregkit.oracle.rms_norm import rms_norm_backward, rms_norm_forward
 
 @ieee
 def _add(residual: ArrayLike, x: ArrayLike, p: float, seed: int | None, offset: int) -> Float64Array:
-    """h = residual + dropout(x); p = 0 draws nothing, so any seed will do."""
+    """Return ``h = residual + dropout(x)``; for p 0 the seed has no effect."""
     h: Float64Array = as_float64(residual) + dropout(x, p, seed=seed or 0, offset=offset)
     return h
 
 
 def _split(
-    dh: Float64Array, more: ArrayLike | None, p: float, seed: int | None, offset: int
+    through_norm: Float64Array, dh: ArrayLike | None, p: float, seed: int | None, offset: int
 ) -> tuple[Float64Array, Float64Array]:
-    """(dx, dresidual): h depends on residual with Jacobian 1 and on x with dropout's, so dresidual = dh in all."""
-    if more is not None:
-        dh = dh + as_float64(more)
-    return dropout_backward(dh, p, seed=seed or 0, offset=offset), dh
+    """Return dx and dresidual; the total gradient of h is ``through_norm + dh``."""
+    total = through_norm if dh is None else through_norm + as_float64(dh)
+    return dropout_backward(total, p, seed=seed or 0, offset=offset), total
 
 
 def dropout_add_layer_norm_forward(
@@ -45,9 +48,40 @@ def dropout_add_layer_norm_forward(
     offset: int = 0,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array, Float64Array]:
-    """(y, h, mean, rstd) with h = residual + dropout(x, p) and y, mean, rstd = layer_norm_forward(h).
+    """Fused dropout, addition and layer norm: ``h = residual + dropout(x)``, ``y = layer_norm(h)``.
 
-    Shapes: x, residual, y, h (..., C); gamma, beta (C,), each optional; mean, rstd x.shape[:-1]. `out` receives y.
+    Parameters
+    ----------
+    x, residual : shape (..., C)
+        Inputs.
+    gamma, beta : shape (C,)
+        Gain and bias; by default 1 and 0.
+    p
+        Probability of dropping an element of x, in [0, 1].
+    eps
+        Added to the variance.
+    seed
+        Seed in [0, 2**64); not needed for p 0.
+    offset
+        Index of the first element in the random stream.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+    h : shape (..., C)
+        The sum, which backward needs.
+    mean, rstd : shape (...)
+        Statistics of each row, which backward needs.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, h, mean, rstd = oracle.dropout_add_layer_norm_forward([[1.0, 2.0]], [[10.0, 20.0]], eps=0.0)
+    >>> y, h
+    (array([[-1.,  1.]]), array([[11., 22.]]))
     """
     h = _add(residual, x, p, seed, offset)
     y, mean, rstd = layer_norm_forward(h, gamma, beta, eps, out=out)
@@ -66,9 +100,39 @@ def dropout_add_layer_norm_backward(
     seed: int | None = None,
     offset: int = 0,
 ) -> tuple[Float64Array, Float64Array, Float64Array | None, Float64Array | None]:
-    """(dx, dresidual, dgamma, dbeta): dresidual = layer_norm_backward(dy, h) + dh, dx = dropout_backward(dresidual).
+    """Gradients: ``dresidual = layer_norm_backward(dy, h) + dh``, ``dx = dropout_backward(dresidual)``.
 
-    Shapes: as in the forward; dh is what flows into h past the norm.
+    Parameters
+    ----------
+    dy : shape (..., C)
+        Gradient of y.
+    h : shape (..., C)
+        Sum from the forward.
+    mean, rstd : shape (...)
+        Statistics from the forward.
+    gamma : shape (C,)
+        Gain of the forward.
+    p
+        As in the forward.
+    dh : shape (..., C)
+        Gradient of h that bypasses the norm; by default 0.
+    seed, offset
+        As in the forward.
+
+    Returns
+    -------
+    dx, dresidual : shape (..., C)
+        Gradients of x and residual.
+    dgamma, dbeta : shape (C,)
+        Gradients of gamma and beta; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, h, mean, rstd = oracle.dropout_add_layer_norm_forward([[1.0, 2.0, 3.0]], [[0.0, 0.0, 3.0]])
+    >>> dx, dresidual, _, _ = oracle.dropout_add_layer_norm_backward([[1.0, 0.0, 0.0]], h, mean, rstd)
+    >>> dx.round(3)
+    array([[ 0.176, -0.22 ,  0.044]])
     """
     through_norm, dgamma, dbeta = layer_norm_backward(dy, h, mean, rstd, gamma)
     return *_split(through_norm, dh, p, seed, offset), dgamma, dbeta
@@ -85,9 +149,40 @@ def dropout_add_rms_norm_forward(
     offset: int = 0,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array]:
-    """(y, h, rstd) with h = residual + dropout(x, p) and y, rstd = rms_norm_forward(h).
+    """Fused dropout, addition and RMS norm: ``h = residual + dropout(x)``, ``y = rms_norm(h)``.
 
-    Shapes: x, residual, y, h (..., C); gamma (C,), optional; rstd x.shape[:-1]. `out` receives y.
+    Parameters
+    ----------
+    x, residual : shape (..., C)
+        Inputs.
+    gamma : shape (C,)
+        Gain; by default 1.
+    p
+        Probability of dropping an element of x, in [0, 1].
+    eps
+        Added to the mean square.
+    seed
+        Seed in [0, 2**64); not needed for p 0.
+    offset
+        Index of the first element in the random stream.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+    h : shape (..., C)
+        The sum, which backward needs.
+    rstd : shape (...)
+        Statistic of each row, which backward needs.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, h, rstd = oracle.dropout_add_rms_norm_forward([[1.0, 2.0]], [[0.0, 5.0]], eps=0.0)
+    >>> y, h
+    (array([[0.2, 1.4]]), array([[1., 7.]]))
     """
     h = _add(residual, x, p, seed, offset)
     y, rstd = rms_norm_forward(h, gamma, eps, out=out)
@@ -105,9 +200,39 @@ def dropout_add_rms_norm_backward(
     seed: int | None = None,
     offset: int = 0,
 ) -> tuple[Float64Array, Float64Array, Float64Array | None]:
-    """(dx, dresidual, dgamma): dresidual = rms_norm_backward(dy, h) + dh, dx = dropout_backward(dresidual).
+    """Gradients: ``dresidual = rms_norm_backward(dy, h) + dh``, ``dx = dropout_backward(dresidual)``.
 
-    Shapes: as in the forward; dh is what flows into h past the norm.
+    Parameters
+    ----------
+    dy : shape (..., C)
+        Gradient of y.
+    h : shape (..., C)
+        Sum from the forward.
+    rstd : shape (...)
+        Statistic from the forward.
+    gamma : shape (C,)
+        Gain of the forward.
+    p
+        As in the forward.
+    dh : shape (..., C)
+        Gradient of h that bypasses the norm; by default 0.
+    seed, offset
+        As in the forward.
+
+    Returns
+    -------
+    dx, dresidual : shape (..., C)
+        Gradients of x and residual.
+    dgamma : shape (C,)
+        Gradient of gamma; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, h, rstd = oracle.dropout_add_rms_norm_forward([[1.0, 2.0]], [[0.0, 5.0]])
+    >>> dx, dresidual, _ = oracle.dropout_add_rms_norm_backward([[1.0, 0.0]], h, rstd)
+    >>> dx.round(3)
+    array([[ 0.196, -0.028]])
     """
     through_norm, dgamma = rms_norm_backward(dy, h, rstd, gamma)
     return *_split(through_norm, dh, p, seed, offset), dgamma

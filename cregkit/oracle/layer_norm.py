@@ -2,8 +2,11 @@
 
     y = gamma * (x - mean) / sqrt(var + eps) + beta
 
-mean and var (biased) are those of each row of x, a row being one vector along the last axis.
-Source: Ba, Kiros & Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+mean and var (biased) are those of each row of x, a vector along the last axis.
+
+References
+----------
+Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
 """
 
 from __future__ import annotations
@@ -33,7 +36,30 @@ def layer_norm(
     *,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """y of `layer_norm_forward`, without the statistics."""
+    """Layer normalisation: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
+
+    Parameters
+    ----------
+    x : shape (..., C)
+        Input.
+    gamma, beta : shape (C,)
+        Gain and bias; by default 1 and 0.
+    eps
+        Added to the variance.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.layer_norm([[1.0, 3.0]], eps=0.0)
+    array([[-1.,  1.]])
+    """
     return layer_norm_forward(x, gamma, beta, eps, out=out)[0]
 
 
@@ -46,11 +72,34 @@ def layer_norm_forward(
     *,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array]:
-    """y = gamma * (x - mean) * rstd + beta with rstd = 1 / sqrt(var + eps), row by row.
+    """Layer normalisation with its statistics: ``y = gamma * (x - mean) * rstd + beta``.
 
-    Shapes: x, y (..., C); gamma, beta (C,), each optional.
-    Saved for backward: mean, rstd, float64 of shape x.shape[:-1].
-    A NaN or Inf makes its whole row NaN. A constant row with eps = 0 is 0/0: NaN.
+    ``rstd = 1 / sqrt(var + eps)``. A NaN or Inf makes its whole row NaN. A constant row with eps 0 is 0/0: NaN.
+
+    Parameters
+    ----------
+    x : shape (..., C)
+        Input.
+    gamma, beta : shape (C,)
+        Gain and bias; by default 1 and 0.
+    eps
+        Added to the variance.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+    mean, rstd : shape (...)
+        Statistics of each row, which backward needs.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> y, mean, rstd = oracle.layer_norm_forward([[1.0, 3.0]], eps=0.0)
+    >>> mean, rstd
+    (array([2.]), array([1.]))
     """
     x = as_float64(x)
     mean, var = moments(x, axis=-1)
@@ -69,13 +118,39 @@ def layer_norm_backward(
     *,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None, Float64Array | None]:
-    """dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) with g = dy * gamma and xhat = (x - mean) * rstd.
+    """Gradients of layer normalisation: ``dx = rstd * (g - mean(g) - xhat * mean(g * xhat))``.
 
-    The means are over the row; `standardise_backward` derives the formula.
-    dgamma = sum(dy * xhat) and dbeta = sum(dy) over the rows.
+    ``g = dy * gamma`` and ``xhat = (x - mean) * rstd``; the means are over each row. ``standardise_backward`` derives
+    the formula. ``dgamma = sum(dy * xhat)`` and ``dbeta = sum(dy)`` over the rows.
 
-    Shapes: dy, x, dx (..., C); mean, rstd x.shape[:-1], as `layer_norm_forward` gave them; gamma, dgamma, dbeta (C,).
-    dgamma and dbeta are None where gamma is. `out` receives dx.
+    Parameters
+    ----------
+    dy : shape (..., C)
+        Gradient of y.
+    x : shape (..., C)
+        Input of the forward.
+    mean, rstd : shape (...)
+        Statistics from ``layer_norm_forward``.
+    gamma : shape (C,)
+        Gain of the forward.
+    out
+        Receives dx, rounded to its dtype.
+
+    Returns
+    -------
+    dx : shape (..., C)
+        Gradient of x.
+    dgamma, dbeta : shape (C,)
+        Gradients of gamma and beta; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> x = [[1.0, 2.0, 6.0]]
+    >>> _, mean, rstd = oracle.layer_norm_forward(x)
+    >>> dx, dgamma, dbeta = oracle.layer_norm_backward([[1.0, 0.0, 0.0]], x, mean, rstd, gamma=[1.0, 1.0, 1.0])
+    >>> dx.round(3)
+    array([[ 0.176, -0.22 ,  0.044]])
     """
     dy, x = as_float64(dy), as_float64(x)
     mean, rstd = as_float64(mean)[..., np.newaxis], as_float64(rstd)[..., np.newaxis]

@@ -1,7 +1,11 @@
-"""Random numbers that belong to samples: uniform, and normal as noise on them.
+"""Uniform random numbers and Gaussian noise per sample.
 
-Each is a function of (seed, index of the sample in its data set, place) alone; see `philox` for the generator.
-Normal numbers: Box & Muller (1958), "A Note on the Generation of Random Normal Deviates".
+Each number depends on (seed, index of the sample in its data set, position in the sample) alone. ``philox`` has the
+generator.
+
+References
+----------
+Box and Muller (1958), "A Note on the Generation of Random Normal Deviates".
 """
 
 from __future__ import annotations
@@ -16,22 +20,45 @@ from cregkit.oracle._common import Float64Array, as_float64, ieee, store
 from cregkit.oracle.philox import words
 
 NOISE_STREAM, SAMPLES_STREAM = 0, 3
-GROUP = 64  # elements of a sample's noise that share 16 counters
+GROUP = 64  # elements of a sample per 16 counters
 COUNTERS_PER_GROUP = 16
 
 
 def _counters(index: ArrayLike, n: int) -> NDArray[np.uint64]:
-    """Counters 2**32 * index + (0, ..., n - 1): shape (N, n)."""
+    """Return the counters ``2**32 * index + (0, ..., n - 1)``, of shape (N, n)."""
     first = np.asarray(index).astype(np.uint64)[:, np.newaxis] << np.uint64(32)
     counters: NDArray[np.uint64] = np.add(first, np.arange(n, dtype=np.uint64), dtype=np.uint64)
     return counters
 
 
 def sample_uniform(index: NDArray[np.int64], n: int, *, seed: int) -> Float64Array:
-    """u[i, d] of shape (N, n), multiples of 2**-53 in [0, 1), from (seed, index[i], d) alone.
+    """Uniform numbers in [0, 1), n per sample.
 
-    Counter 2**32 * index + d // 2 of stream 3 gives four words: the first two make the number for even d, the others
-    that for odd d. Of two words (a, b) it is the 53 bits a * 2**21 + b // 2**11, as a fraction of 2**53.
+    ``u[i, d]`` is a multiple of 2**-53 and depends on (seed, index[i], d) alone. Counter ``2**32 * index + d // 2`` of
+    stream 3 gives four words, the first two for even d, the others for odd d. Words (a, b) give the number
+    ``(a * 2**21 + b // 2**11) / 2**53``.
+
+    Parameters
+    ----------
+    index : shape (N,)
+        Index of each sample in its data set.
+    n
+        Numbers per sample.
+    seed
+        Seed in [0, 2**64).
+
+    Returns
+    -------
+    u : shape (N, n)
+        Uniform numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import oracle
+    >>> oracle.sample_uniform(np.array([0, 7]), 2, seed=0).round(4)
+    array([[0.9401, 0.7456],
+           [0.7362, 0.6036]])
     """
     pairs = (
         words(_counters(index, -(-n // 2)), SAMPLES_STREAM, seed)
@@ -43,12 +70,13 @@ def sample_uniform(index: NDArray[np.int64], n: int, *, seed: int) -> Float64Arr
 
 
 def _normal(index: ArrayLike, size: int, seed: int) -> Float64Array:
-    """Standard normal numbers of shape (N, size), those of `csrc/noise.h`.
+    """Return the standard normal numbers of ``csrc/noise.h``, of shape (N, size).
 
-    u = (k + 1/2) / 2**31 of a word's upper 31 bits k gives the radius r = sqrt(-2 ln u), and t = 2 k / 2**31 - 1 of
-    another's the angle pi t / 2 in the right half plane, whose other half the lowest bit chooses. Both are rounded to
-    float32, which is part of the definition. Sines are r sin(pi t / 2), cosines +-r cos(pi t / 2). Element 16 j + k of
-    a group of 64 has counter 16 * group + k: j = 0, 1 the sine and cosine of its first two words, 2, 3 of the others.
+    Two words give two numbers. The upper 31 bits k of the first give the radius ``r = sqrt(-2 ln u)`` with
+    ``u = (k + 1/2) / 2**31``; those of the second give ``t = 2 k / 2**31 - 1``. u and t are rounded to float32; this is
+    part of the definition. The numbers are ``r sin(pi t / 2)`` and ``+-r cos(pi t / 2)``; the lowest bit of the second
+    word is the sign. Element 16 j + k of a group of 64 has counter 16 * group + k: j = 0 and 1 are sine and cosine of
+    its first two words, j = 2 and 3 those of the other two.
     """
     groups = -(-size // GROUP)
     four = words(_counters(index, COUNTERS_PER_GROUP * groups), NOISE_STREAM, seed)
@@ -66,9 +94,34 @@ def _normal(index: ArrayLike, size: int, seed: int) -> Float64Array:
 def gaussian_noise(
     x: ArrayLike, sigma: ArrayLike, index: NDArray[np.int64], *, seed: int, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """y[i] = x[i] + sigma[i] * z, z standard normal from (seed, index[i], place in the sample) alone.
+    """Gaussian noise: ``y[i] = x[i] + sigma[i] * z``, with z standard normal.
 
-    Shapes: x, y (N, ...); sigma, index (N,).
+    z depends on (seed, index[i], position in the sample) alone.
+
+    Parameters
+    ----------
+    x : shape (N, ...)
+        Samples.
+    sigma : shape (N,)
+        Standard deviation for each sample.
+    index : shape (N,)
+        Index of each sample in its data set.
+    seed
+        Seed in [0, 2**64).
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (N, ...)
+        Samples with noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import oracle
+    >>> oracle.gaussian_noise(np.zeros((1, 3)), [0.5], np.array([7]), seed=0).round(4)
+    array([[-0.6324,  0.2916, -0.4533]])
     """
     x = as_float64(x)
     z = _normal(index, math.prod(x.shape[1:]), seed).reshape(x.shape)

@@ -1,10 +1,14 @@
-"""Weight decay as a penalty, and the SGD and AdamW steps that apply it.
+"""L2 penalty, and SGD and AdamW steps with weight decay.
 
-Sources: Loshchilov & Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101 (decoupled decay, AdamW);
-Kingma & Ba (2015), "Adam: A Method for Stochastic Optimization", arXiv:1412.6980 (moments and bias correction);
+The steps work in place: they compute in float64 and round each array to its dtype once, at the end.
+
+References
+----------
+Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101 (AdamW).
+
+Kingma and Ba (2015), "Adam: A Method for Stochastic Optimization", arXiv:1412.6980 (moments and bias correction).
+
 Polyak (1964), "Some methods of speeding up the convergence of iteration methods" (momentum).
-
-The steps work in place: state is read, advanced in float64, and each array is rounded to its dtype once, at the end.
 """
 
 from __future__ import annotations
@@ -20,13 +24,53 @@ from cregkit.oracle._common import as_float64, ieee, store
 
 @ieee
 def l2_penalty(w: ArrayLike, weight_decay: float) -> float:
-    """weight_decay / 2 * sum(w**2) over an array w of any shape."""
+    """L2 penalty: ``weight_decay / 2 * sum(w**2)``.
+
+    Parameters
+    ----------
+    w : any shape
+        Weights.
+    weight_decay
+        Coefficient of the penalty.
+
+    Returns
+    -------
+    float
+        The penalty.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.l2_penalty([3.0, 4.0], weight_decay=0.1)
+    1.25
+    """
     return weight_decay / 2 * float(np.square(as_float64(w)).sum())
 
 
 @ieee
 def l2_gradient(w: ArrayLike, weight_decay: float, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """dw = weight_decay * w, the gradient of `l2_penalty`; w and dw of any one shape."""
+    """Gradient of ``l2_penalty``: ``dw = weight_decay * w``.
+
+    Parameters
+    ----------
+    w : any shape
+        Weights.
+    weight_decay
+        Coefficient of the penalty.
+    out
+        Receives dw, rounded to its dtype.
+
+    Returns
+    -------
+    dw
+        Gradient of w, of its shape.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.l2_gradient([3.0, 4.0], weight_decay=0.5)
+    array([1.5, 2. ])
+    """
     return store(weight_decay * as_float64(w), out)
 
 
@@ -40,16 +84,45 @@ def sgd_step(
     momentum: float = 0.0,
     velocity: NDArray[Any] | None = None,
 ) -> None:
-    """One step of gradient descent, in place on w and velocity.
+    """Step of stochastic gradient descent, in place on w and velocity.
+
+    ::
 
         g        = dw + weight_decay * w
-        velocity = momentum * velocity + g      (where velocity is given)
-        w        = w - lr * velocity            (lr * g without velocity)
+        velocity = momentum * velocity + g
+        w        = w - lr * velocity            (without velocity: w - lr * g)
 
-    Shapes: w, dw, velocity any one shape. A momentum needs a velocity: ValueError.
+    Parameters
+    ----------
+    w : any shape
+        Weights.
+    dw
+        Gradient of w, of its shape.
+    lr
+        Learning rate.
+    weight_decay
+        Coefficient of the L2 penalty.
+    momentum
+        Factor of the velocity, in [0, 1].
+    velocity
+        State of the momentum, of the shape of w; None for momentum 0.
+
+    Raises
+    ------
+    ValueError
+        Momentum is not 0 and velocity is None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import oracle
+    >>> w = np.array([1.0, 2.0])
+    >>> oracle.sgd_step(w, [0.5, 0.5], lr=0.1)
+    >>> w
+    array([0.95, 1.95])
     """
     if momentum != 0.0 and velocity is None:
-        raise ValueError(f"velocity: momentum={momentum} needs a velocity array, got None; pass np.zeros_like(w)")
+        raise ValueError(f"velocity must be an array for momentum={momentum}, got None; pass np.zeros_like(w)")
     w64 = as_float64(w)
     direction = as_float64(dw) + weight_decay * w64
     if velocity is not None:
@@ -72,15 +145,46 @@ def adamw_step(
     weight_decay: float = 0.01,
     decoupled: bool = True,
 ) -> None:
-    """One step of AdamW, in place on w and the moments m and v; `step` counts from 1.
+    """Step of AdamW, in place on w and the moments m and v.
 
-        g = dw,  w = w * (1 - lr * weight_decay)         (decoupled; else g = dw + weight_decay * w: Adam with L2)
+    ::
+
+        w = w * (1 - lr * weight_decay)     (decoupled; else g = dw + weight_decay * w, Adam with L2 penalty)
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         w = w - lr / (1 - beta1**step) * m / (sqrt(v) / sqrt(1 - beta2**step) + eps)
 
-    m and v start at 0, hence too small by the factors 1 - beta**step, which the last line divides out.
-    Shapes: w, dw, m, v any one shape.
+    with ``g = dw``. m and v start at 0. The factors ``1 - beta**step`` correct the bias of this start.
+
+    Parameters
+    ----------
+    w : any shape
+        Weights.
+    dw
+        Gradient of w, of its shape.
+    m, v
+        First and second moment, of the shape of w.
+    step
+        Number of this step, from 1.
+    lr
+        Learning rate.
+    betas
+        Decay rates of the moments.
+    eps
+        Added to the denominator.
+    weight_decay
+        Coefficient of the decay.
+    decoupled
+        Whether the decay bypasses the moments (AdamW).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import oracle
+    >>> w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> oracle.adamw_step(w, [0.5, -0.5], m, v, step=1, lr=0.1, weight_decay=0.0)
+    >>> w.round(6)
+    array([0.9, 2.1])
     """
     beta1, beta2 = betas
     w64, g = as_float64(w), as_float64(dw)

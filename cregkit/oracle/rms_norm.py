@@ -2,8 +2,11 @@
 
     y = gamma * x / sqrt(mean(x**2) + eps)
 
-The mean is over each row of x, a row being one vector along the last axis.
-Source: Zhang & Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+The mean is over each row of x, a vector along the last axis.
+
+References
+----------
+Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
 """
 
 from __future__ import annotations
@@ -19,7 +22,30 @@ from cregkit.oracle._common import Float64Array, affine, as_float64, ieee, store
 def rms_norm(
     x: ArrayLike, gamma: ArrayLike | None = None, eps: float = 1e-6, *, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """y of `rms_norm_forward`, without the statistic."""
+    """Root mean square normalisation: ``y = gamma * x / sqrt(mean(x**2) + eps)``.
+
+    Parameters
+    ----------
+    x : shape (..., C)
+        Input.
+    gamma : shape (C,)
+        Gain; by default 1.
+    eps
+        Added to the mean square.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.rms_norm([[1.0, 7.0]], eps=0.0)
+    array([[0.2, 1.4]])
+    """
     return rms_norm_forward(x, gamma, eps, out=out)[0]
 
 
@@ -27,12 +53,34 @@ def rms_norm(
 def rms_norm_forward(
     x: ArrayLike, gamma: ArrayLike | None = None, eps: float = 1e-6, *, out: NDArray[Any] | None = None
 ) -> tuple[NDArray[Any], Float64Array]:
-    """y = gamma * x * rstd with rstd = 1 / sqrt(mean(x**2) + eps), row by row.
+    """Root mean square normalisation with its statistic: ``y = gamma * x * rstd``.
 
-    Shapes: x, y (..., C); gamma (C,), optional.
-    Saved for backward: rstd, float64 of shape x.shape[:-1].
-    A NaN makes its whole row NaN. An Inf makes rstd 0: itself NaN, the finite rest of its row 0.
-    A row of zeros with eps = 0 is 0/0: NaN.
+    ``rstd = 1 / sqrt(mean(x**2) + eps)``. A NaN makes its whole row NaN. An Inf makes rstd 0: the Inf becomes NaN, and
+    the finite values of its row become 0. A row of zeros with eps 0 is 0/0: NaN.
+
+    Parameters
+    ----------
+    x : shape (..., C)
+        Input.
+    gamma : shape (C,)
+        Gain; by default 1.
+    eps
+        Added to the mean square.
+    out
+        Receives y, rounded to its dtype.
+
+    Returns
+    -------
+    y : shape (..., C)
+        Output.
+    rstd : shape (...)
+        Statistic of each row, which backward needs.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.rms_norm_forward([[1.0, 7.0]], eps=0.0)
+    (array([[0.2, 1.4]]), array([0.2]))
     """
     x = as_float64(x)
     rstd = 1.0 / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps)
@@ -49,14 +97,41 @@ def rms_norm_backward(
     *,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None]:
-    """dx = rstd * (g - xhat * mean(g * xhat)) with g = dy * gamma and xhat = x * rstd.
+    """Gradients of root mean square normalisation: ``dx = rstd * (g - xhat * mean(g * xhat))``.
 
-    Since drstd/dx_j = -rstd**3 * x_j / C = -rstd**2 * xhat_j / C, the Jacobian is
-    dxhat_i/dx_j = rstd * ([i = j] - xhat_i * xhat_j / C); summing g_i over i gives dx.
-    dgamma = sum(dy * xhat) over the rows.
+    ``g = dy * gamma`` and ``xhat = x * rstd``; the mean is over each row. Derivation: with
+    ``drstd/dx_j = -rstd**3 * x_j / C = -rstd**2 * xhat_j / C``, the Jacobian is
+    ``dxhat_i/dx_j = rstd * ([i = j] - xhat_i * xhat_j / C)``; its product with g is dx.
+    ``dgamma = sum(dy * xhat)`` over the rows.
 
-    Shapes: dy, x, dx (..., C); rstd x.shape[:-1], as `rms_norm_forward` gave it; gamma, dgamma (C,).
-    dgamma is None where gamma is. `out` receives dx.
+    Parameters
+    ----------
+    dy : shape (..., C)
+        Gradient of y.
+    x : shape (..., C)
+        Input of the forward.
+    rstd : shape (...)
+        Statistic from ``rms_norm_forward``.
+    gamma : shape (C,)
+        Gain of the forward.
+    out
+        Receives dx, rounded to its dtype.
+
+    Returns
+    -------
+    dx : shape (..., C)
+        Gradient of x.
+    dgamma : shape (C,)
+        Gradient of gamma; None without gamma.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> x = [[1.0, 7.0]]
+    >>> _, rstd = oracle.rms_norm_forward(x)
+    >>> dx, dgamma = oracle.rms_norm_backward([[1.0, 0.0]], x, rstd, gamma=[1.0, 1.0])
+    >>> dx.round(3)
+    array([[ 0.196, -0.028]])
     """
     dy, x, rstd = as_float64(dy), as_float64(x), as_float64(rstd)[..., np.newaxis]
     xhat = x * rstd

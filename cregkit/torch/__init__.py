@@ -1,16 +1,22 @@
-"""PyTorch's regularisation and normalisation layers, computed by cregkit's kernels on the CPU.
+"""PyTorch's regularisation and normalisation modules on cregkit's CPU kernels.
 
+``convert`` swaps the modules of a model in place, ``revert`` swaps them back, and ``report`` lists them. The modules
+subclass PyTorch's modules and take the same arguments. ``functional`` has the functions that they call, with the
+signatures of ``torch.nn.functional``.
+
+Examples
+--------
 >>> import torch
 >>> import cregkit.torch
->>> model = torch.nn.Sequential(torch.nn.Linear(784, 256), torch.nn.Dropout(0.3))
->>> model = cregkit.torch.convert(model)  # in place; train as before
-
-``convert`` swaps what a model has, ``revert`` undoes it, ``report`` tells what was swapped. The modules can be built
-directly too: they subclass PyTorch's own and take the same arguments. ``functional`` has the functions behind them,
-with the signatures of ``torch.nn.functional``.
+>>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.LayerNorm(64), torch.nn.Dropout(0.1))
+>>> model = cregkit.torch.convert(model)
+>>> print(cregkit.torch.report(model))
+2 of 2 modules computed by cregkit
+swapped  LayerNorm  1
+swapped  Dropout    2
 """
 
-from cregkit.torch import _requirements as _requirements  # first: it says what to install where PyTorch is missing
+from cregkit.torch import _requirements as _requirements  # first: without PyTorch, it says what to install
 from cregkit.torch import functional
 from cregkit.torch.convert import Entry, Report, convert, report, revert
 from cregkit.torch.distributed import SyncBatchNorm

@@ -1,16 +1,16 @@
-"""The PyTorch that this package needs, or an error that says how to get it."""
+"""Import check for PyTorch: an error says how to install it."""
 
 import re
 
-MINIMUM = (2, 4)  # the first with torch.nn.RMSNorm
+MINIMUM = (2, 4)  # first version with torch.nn.RMSNorm
 
 
 def check(version: str) -> None:
-    """Raise ImportError for a PyTorch older than ``MINIMUM``."""
+    """Raise ImportError if ``version`` is older than ``MINIMUM``."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or tuple(map(int, numbers.groups())) < MINIMUM:
         raise ImportError(
-            f"cregkit.torch needs PyTorch {MINIMUM[0]}.{MINIMUM[1]} or newer, found {version}: "
+            f"cregkit.torch needs PyTorch {MINIMUM[0]}.{MINIMUM[1]} or newer, got {version}: "
             "pip install --upgrade 'cregkit[torch]'"
         )
 

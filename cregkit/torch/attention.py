@@ -1,7 +1,8 @@
-"""Multi-head attention whose attention weights are dropped by the kernel.
+"""Multi-head attention with dropout of the attention weights by the kernel.
 
-All else is PyTorch's maths with PyTorch's ops: ``dropout(softmax(Q K^T / sqrt(d) + mask)) V``. What the kernel does not
-take (evaluation, no dropout, other dtypes, wrong shapes ...) is PyTorch's own ``forward``.
+In ``dropout(softmax(Q K^T / sqrt(d) + mask)) V``, the kernel computes the dropout and PyTorch's ops compute the rest.
+Calls that the kernel does not support (evaluation mode, no dropout, other dtypes, wrong shapes) go to PyTorch's
+``forward``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def forward(
     average_attn_weights: bool,
     is_causal: bool,
 ) -> Result:
-    """Attend as ``nn.MultiheadAttention.forward`` does."""
+    """Compute ``nn.MultiheadAttention.forward``, with its arguments and results."""
     if (
         is_compiling()
         or not (module.training and 0.0 < module.dropout < 1.0)
@@ -111,24 +112,25 @@ def _is_mask(mask: Tensor | None, shapes: list[tuple[int, ...]]) -> bool:
 
 
 def _merged_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, batch: int, heads: int) -> Tensor | None:
-    """What is added to the scores, of a shape that broadcasts to (batch * heads, length, keys)."""
-    mask = None if attn_mask is None else _added(attn_mask)
+    """Return the sum of the masks, of a shape that broadcasts to (batch * heads, length, keys), or None."""
+    mask = None if attn_mask is None else _additive(attn_mask)
     if mask is not None and mask.dim() == 2:
         mask = mask.unsqueeze(0)
     if key_padding_mask is None:
         return mask
-    padding = _added(key_padding_mask).view(batch, 1, 1, -1).expand(-1, heads, -1, -1).reshape(batch * heads, 1, -1)
+    padding = _additive(key_padding_mask).view(batch, 1, 1, -1).expand(-1, heads, -1, -1).reshape(batch * heads, 1, -1)
     return padding if mask is None else mask + padding
 
 
-def _added(mask: Tensor) -> Tensor:
+def _additive(mask: Tensor) -> Tensor:
+    """Return the mask as a float32 term of the scores: -inf at masked positions."""
     if mask.dtype is torch.bool:
         return torch.zeros(mask.shape, dtype=torch.float32, device="cpu").masked_fill_(mask, -math.inf)
     return mask
 
 
 def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """Q, K and V of shape (batch * heads, length, features of a head)."""
+    """Return Q, K and V, each of shape (batch * heads, length, head_dim)."""
     weights: tuple[Tensor, ...]
     if module._qkv_same_embed_dim:
         weights = module.in_proj_weight.chunk(3)
@@ -143,12 +145,12 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scale = 1.0 / math.sqrt(q.shape[-1])
-    added = q.new_zeros(1) if mask is None else mask
-    return torch.baddbmm(added, q, k.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+    term = q.new_zeros(1) if mask is None else mask
+    return torch.baddbmm(term, q, k.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
 
 
-def _hopeless(mask: Tensor | None) -> Tensor | None:
-    """Rows that may attend to nothing; None where there are none."""
+def _fully_masked_rows(mask: Tensor | None) -> Tensor | None:
+    """Return a mask of the rows whose keys are all masked; None without such rows."""
     if mask is None:
         return None
     rows = (mask == -math.inf).all(dim=-1, keepdim=True)
@@ -156,19 +158,19 @@ def _hopeless(mask: Tensor | None) -> Tensor | None:
 
 
 class Attention(Function):
-    """``apply(q, k, v, mask, p, seed, forgive)`` gives dropped weights times v, and the dropped weights.
+    """``apply(q, k, v, mask, p, seed, zero_masked_rows)``: dropped weights times v, and the dropped weights.
 
-    ``forgive``: rows that may attend to nothing get weights of 0, as in ``scaled_dot_product_attention``; else NaN.
+    With ``zero_masked_rows``, weights of fully masked rows are 0, as in ``scaled_dot_product_attention``; without, NaN.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, seed: int, forgive: bool
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, seed: int, zero_masked_rows: bool
     ) -> tuple[Tensor, Tensor]:
-        """Keep the weights before and after dropout."""
+        """Save the weights before and after dropout."""
         weights = _scores(q, k, mask)
         torch.softmax(weights, -1, out=weights)
-        rows = _hopeless(mask) if forgive else None
+        rows = _fully_masked_rows(mask) if zero_masked_rows else None
         if rows is not None:
             weights.masked_fill_(rows, 0.0)
         dropped = torch.from_numpy(run(kernels.dropout, weights.numpy(), p, seed=seed))
@@ -179,7 +181,7 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dropped_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Give the gradients of q, k and v."""
+        """Return the gradients of q, k and v."""
         q, k, v, mask, weights, dropped = ctx.saved_tensors
         p, seed = ctx.random
         if any(given is not None and kernel_gradient(given) is None for given in (dy, dropped_gradient)):
@@ -188,8 +190,8 @@ class Attention(Function):
                 softmax = torch.softmax(_scores(q, k, mask), -1)
                 if ctx.rows is not None:
                     softmax = softmax.masked_fill(ctx.rows, 0.0)
-                again = dropped_by_mask(softmax, p, seed)
-                return torch.bmm(again, v), again
+                dropped = dropped_by_mask(softmax, p, seed)
+                return torch.bmm(dropped, v), dropped
 
             found = formula_gradients(stock, (q, k, v), (dy, dropped_gradient), ctx.needs_input_grad)
             return *found, None, None, None, None

@@ -1,8 +1,8 @@
-"""The kernels as differentiable PyTorch functions of float32 tensors on the CPU.
+"""The kernels as ``torch.autograd.Function`` classes for float32 tensors on the CPU.
 
-Each raises ``Refused`` where the kernel does not take its arguments, before anything is changed. Backward runs the
-backward kernel. Where its own gradient may be asked for (``create_graph=True``), or where the incoming gradient is no
-ordinary tensor (batched by vmap), it computes PyTorch's formula with PyTorch's ops instead.
+A forward raises ``Refused`` if the kernel does not support its arguments; nothing has changed then. Backward calls the
+backward kernel. For higher-order gradients (``create_graph=True``) and gradients that are not plain tensors (batched by
+vmap), it computes PyTorch's formula with PyTorch's ops, which autograd differentiates.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Statistics: TypeAlias = NDArray[np.float64]
 
 
 class Function(torch.autograd.Function):
-    """An autograd.Function that is called where no functorch transform is active, and so need not look for one."""
+    """An ``autograd.Function`` for use outside functorch transforms: ``apply`` skips PyTorch's check for them."""
 
     apply = torch._C._FunctionBase.__dict__["apply"]
 
 
 def _array(x: Tensor | None) -> Floats | None:
-    """The memory of a tensor. For use without grad mode, as in forward and backward."""
+    """Return the memory of a tensor as an array; call it without grad mode, as in forward and backward."""
     return None if x is None else x.numpy()
 
 
@@ -41,7 +41,7 @@ def _tensor(x: Floats | None, needed: bool) -> Tensor | None:
 
 
 def kernel_gradient(dy: Tensor) -> Floats | None:
-    """The memory of an incoming gradient, None where PyTorch's ops have to compute backward from it."""
+    """Return the memory of an incoming gradient; None if backward must use PyTorch's ops."""
     if torch.is_grad_enabled() or is_watched() or not is_float32(dy):
         return None
     try:
@@ -56,7 +56,7 @@ def formula_gradients(
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of ``op(*inputs)`` by PyTorch's own rules, differentiable once more."""
+    """Return the gradients of ``op(*inputs)`` from PyTorch's autograd, with a graph for higher-order gradients."""
     with torch.enable_grad():
         aliases = [x if x is None else x.view_as(x) for x in inputs]
         returned = op(*aliases)
@@ -74,13 +74,13 @@ def formula_gradients(
 
 
 def scaled_mask(shape: Sequence[int], p: float, seed: int, spatial: bool = False) -> Tensor:
-    """The kernels' mask for a tensor of this shape, as factors of its elements or channels: 0 and ``1 / (1 - p)``."""
+    """Return the kernels' mask as factors, 0 or ``1 / (1 - p)``, of elements or channels of this shape."""
     drawn = (*shape[:2], *(1,) * (len(shape) - 2)) if spatial else shape
     return from_numpy(run(kernels.dropout, np.ones(drawn, np.float32), p, seed=seed))
 
 
 def dropped_by_mask(x: Tensor, p: float, seed: int, spatial: bool = False) -> Tensor:
-    """Dropout by PyTorch's operators, which it differentiates, with the kernels' mask: NaN is dropped too."""
+    """Compute dropout with the kernels' mask and PyTorch's differentiable ops; NaN is dropped too."""
     mask = scaled_mask(x.shape, p, seed, spatial)
     return torch.where(mask == 0.0, 0.0, x * mask)
 
@@ -101,7 +101,7 @@ class Dropout(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, spatial: bool) -> Tensor:
-        """Keep the seed alone: backward draws the mask again."""
+        """Save the seed; backward draws the mask again."""
         return from_numpy(_dropout(ctx, x, p, spatial, in_place=False))
 
     @staticmethod
@@ -116,20 +116,20 @@ class Dropout(Function):
 
 
 class InplaceDropout(Dropout):
-    """The same, written over x."""
+    """``apply(x, p, spatial)``: dropout in place of ``x``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, spatial: bool) -> Tensor:
-        """Tell autograd that x has changed."""
+        """Mark ``x`` as modified for autograd."""
         _dropout(ctx, x, p, spatial, in_place=True)
         ctx.mark_dirty(x)
         return x
 
 
 class BatchNorm(Function):
-    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)``: by the batch's sums.
+    """``apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)``: batch statistics.
 
-    ``gather``, if not None, exchanges this process's sums for those of all that hold a part of the batch.
+    ``gather`` collects the sums of all processes that hold a part of the batch; None for a batch in one process.
     """
 
     @staticmethod
@@ -161,7 +161,7 @@ class BatchNorm(Function):
                 merge=None if gather is None else partial(merge_moments, gather),
             )
         except REFUSALS as error:
-            if gather is not None:  # PyTorch's own would know of this process alone
+            if gather is not None:  # PyTorch's function would use this process's part alone
                 raise
             raise Refused from error
         ctx.save_for_backward(x, weight)
@@ -170,14 +170,14 @@ class BatchNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradients of x, weight and bias."""
+        """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         mean, rstd, eps, axis, gather = ctx.rest
         needed = ctx.needs_input_grad
         array = kernel_gradient(dy.contiguous())
         if array is None and gather is not None:
             raise RuntimeError(
-                "the gradient of SyncBatchNorm has no gradient itself: call backward without create_graph and vmap"
+                "SyncBatchNorm supports first-order gradients only: call backward without create_graph and vmap"
             )
         if array is None:
 
@@ -201,7 +201,7 @@ class BatchNorm(Function):
 
 
 class BatchNormInference(Function):
-    """``apply(x, weight, bias, running_mean, running_var, eps, channel_axis)``: by the running statistics."""
+    """``apply(x, weight, bias, running_mean, running_var, eps, channel_axis)``: running statistics."""
 
     @staticmethod
     def forward(
@@ -214,7 +214,7 @@ class BatchNormInference(Function):
         eps: float,
         channel_axis: int,
     ) -> Tensor:
-        """Leave the running statistics as they are."""
+        """Save the running statistics; they do not change."""
         try:
             y = run(
                 kernels.batch_norm,
@@ -234,7 +234,7 @@ class BatchNormInference(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradients of x, weight and bias."""
+        """Return the gradients of x, weight and bias."""
         x, weight, mean, var = ctx.saved_tensors
         eps, axis = ctx.rest
         needed = ctx.needs_input_grad
@@ -260,17 +260,17 @@ class BatchNormInference(Function):
 
 
 def _any_bias(weight: Tensor | None) -> Tensor | None:
-    """A bias for a formula that is to be differentiated: no derivative depends on its values."""
+    """Return a bias of zeros for differentiation: no derivative depends on its values."""
     return None if weight is None else torch.zeros_like(weight)
 
 
 def needs_gradient(*inputs: Tensor | None) -> bool:
-    """Whether a gradient may be asked for by one of these."""
+    """Whether autograd may need the gradient of an input."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Layer norm over the last axis; without a gradient to be asked for, nothing is kept."""
+    """Compute layer norm over the last axis; save nothing if no gradient is needed."""
     if needs_gradient(x, weight, bias):
         y: Tensor = LayerNorm.apply(x, weight, bias, eps)
         return y
@@ -281,7 +281,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """RMS norm over the last axis; without a gradient to be asked for, nothing is kept."""
+    """Compute RMS norm over the last axis; save nothing if no gradient is needed."""
     if needs_gradient(x, weight):
         y: Tensor = RMSNorm.apply(x, weight, eps)
         return y
@@ -292,11 +292,11 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 class LayerNorm(Function):
-    """``apply(x, weight, bias, eps)``: over the last axis."""
+    """``apply(x, weight, bias, eps)``: layer norm over the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        """Keep mean and rstd of each row."""
+        """Save mean and rstd of each row."""
         try:
             y, mean, rstd = run(kernels.layer_norm_forward, x.numpy(), _array(weight), _array(bias), eps)
         except REFUSALS as error:
@@ -307,7 +307,7 @@ class LayerNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradients of x, weight and bias."""
+        """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         mean, rstd, eps = ctx.rest
         needed = ctx.needs_input_grad
@@ -323,11 +323,11 @@ class LayerNorm(Function):
 
 
 class RMSNorm(Function):
-    """``apply(x, weight, eps)``: over the last axis."""
+    """``apply(x, weight, eps)``: RMS norm over the last axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        """Keep rstd of each row."""
+        """Save rstd of each row."""
         try:
             y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps)
         except REFUSALS as error:
@@ -338,7 +338,7 @@ class RMSNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradients of x and weight."""
+        """Return the gradients of x and weight."""
         x, weight = ctx.saved_tensors
         rstd, eps = ctx.rest
         needed = ctx.needs_input_grad
@@ -356,7 +356,7 @@ class RMSNorm(Function):
 def dropout_add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """``h = residual + dropout(x)`` and its layer norm, as ``(layer_norm(h), h)``."""
+    """Return ``(layer_norm(h), h)`` with ``h = residual + dropout(x)``."""
     if needs_gradient(x, residual, weight, bias):
         both: tuple[Tensor, Tensor] = DropoutAddLayerNorm.apply(x, residual, weight, bias, p, eps)
         return both
@@ -367,7 +367,7 @@ def dropout_add_layer_norm(
 def _dropout_add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
 ) -> tuple[int, Floats, Floats, Statistics, Statistics]:
-    """The seed, drawn where there is something to drop, and what the kernel gives."""
+    """Return the seed, 0 without dropout, and the results of the kernel."""
     try:
         arrays = x.numpy(), residual.numpy(), _array(weight), _array(bias)
         seed = draw_seed() if p else 0
@@ -377,13 +377,13 @@ def _dropout_add_layer_norm(
 
 
 class DropoutAddLayerNorm(Function):
-    """``apply(x, residual, weight, bias, p, eps)``: layer norm of h over the last axis, and h."""
+    """``apply(x, residual, weight, bias, p, eps)``: ``(layer_norm(h), h)`` with ``h = residual + dropout(x)``."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, p: float, eps: float
     ) -> tuple[Tensor, Tensor]:
-        """Keep h, and mean and rstd of each row; of dropout the seed alone."""
+        """Save h, the mean and rstd of each row, and the seed of dropout."""
         seed, y, array, *statistics = _dropout_add_layer_norm(x, residual, weight, bias, p, eps)
         h = from_numpy(array)
         ctx.save_for_backward(h, weight, bias)
@@ -393,14 +393,14 @@ class DropoutAddLayerNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Give the gradients of x, residual, weight and bias."""
+        """Return the gradients of x, residual, weight and bias."""
         h, weight, bias = ctx.saved_tensors
         p, eps, seed, statistics = ctx.rest
         needed = ctx.needs_input_grad
         dy = torch.zeros_like(h) if dy is None else dy
         array = kernel_gradient(dy.contiguous())
-        more = None if dh is None else kernel_gradient(dh.contiguous())
-        if array is None or (dh is not None and more is None):
+        dh_array = None if dh is None else kernel_gradient(dh.contiguous())
+        if array is None or (dh is not None and dh_array is None):
 
             def stock(h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
                 return F.layer_norm(h, h.shape[-1:], weight, bias, eps)
@@ -416,7 +416,7 @@ class DropoutAddLayerNorm(Function):
             *statistics,
             _array(weight),
             p,
-            dh=more,
+            dh=dh_array,
             seed=seed,
         )
         both = from_numpy(dresidual)

@@ -1,7 +1,7 @@
-"""Which tensors the kernels take, and how they get there and back: without a copy.
+"""Bridge from tensors to kernels: which tensors are supported, and how they are passed without a copy.
 
-A kernel reads a tensor's memory through ``Tensor.numpy()`` and writes into an array of cregkit's recycled pool, which
-``torch.from_numpy`` wraps; the memory goes back to the pool when the last tensor that shares it dies.
+A kernel reads the memory of a tensor through ``Tensor.numpy()``. It writes into an array from cregkit's memory pool,
+which ``torch.from_numpy`` wraps. The memory returns to the pool when the last tensor that shares it is deleted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _tracing_state = torch._C._get_tracing_state
 _is_transformed = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
-# Elements from which cregkit computes an op: below, PyTorch's own is as quick, because a torch.autograd.Function costs
-# as much as a norm of 100 000 elements. Measured with `python bench/bench_torch.py --overhead`, and in models, where
-# the code of a call is no longer in the caches when it comes and dropout of 2048 elements did not pay.
+# Minimum number of elements for a kernel. Below, PyTorch's function is as fast: the overhead of a
+# torch.autograd.Function equals a norm of 100 000 elements. Measured with `python bench/bench_torch.py --overhead`, and
+# in models, where the code of a call is not cached: there, dropout of 2048 elements showed no gain.
 SMALLEST = {
     "dropout": 4096,
     "batch_norm": 128 * 1024,
@@ -34,33 +34,26 @@ SMALLEST = {
     "attention": 16 * 1024,
 }
 
-# What ``Tensor.numpy()`` and the kernels raise for what they do not take; nothing is changed then.
+# Errors of ``Tensor.numpy()`` and of the kernels for unsupported arguments; nothing has changed then.
 REFUSALS = (RuntimeError, TypeError, ValueError)
 
 
 class Refused(Exception):
-    """PyTorch's own function is to compute this call after all, because ``Tensor.numpy()`` or the kernel refused it."""
+    """``Tensor.numpy()`` or the kernel does not support the arguments; PyTorch's function must compute the call."""
 
 
 def is_ordinary(x: Tensor | None) -> bool:
-    """Whether ``x`` is None or of no subclass, which may redefine what PyTorch's ops do with it."""
+    """Whether ``x`` is None or a plain tensor; subclasses may redefine PyTorch's ops."""
     return x is None or type(x) is Tensor or type(x) is Parameter
 
 
 def is_float32(x: Tensor) -> bool:
-    """Whether ``x`` is a float32 tensor on the CPU, of no subclass.
-
-    It may still be sparse, a view of negated numbers, batched by vmap: ``Tensor.numpy()`` refuses all these.
-    """
+    """Whether ``x`` is a plain float32 tensor on the CPU; if it is sparse or batched, ``Tensor.numpy()`` raises."""
     return (type(x) is Tensor or type(x) is Parameter) and x.dtype is torch.float32 and x.is_cpu
 
 
 def is_watched() -> bool:
-    """Whether ops are recorded or transformed, so that one unknown to PyTorch would be missed or not understood.
-
-    That is: ``torch.jit.trace`` and what builds on it, functorch transforms, dispatch modes (fake tensors, counters)
-    and forward-mode differentiation.
-    """
+    """Whether PyTorch records or transforms ops: tracing, functorch, dispatch modes, forward-mode differentiation."""
     return (
         _tracing_state() is not None
         or _is_transformed()
@@ -70,46 +63,46 @@ def is_watched() -> bool:
 
 
 def is_small(x: Tensor, op: str) -> bool:
-    """Whether PyTorch's own ``op`` is as quick for so few elements. A cheap question, to be asked first."""
+    """Whether ``x`` has too few elements for the kernel to be faster; this check is cheap, make it first."""
     return (type(x) is Tensor or type(x) is Parameter) and _tracing_state() is None and x.numel() < SMALLEST[op]
 
 
 def takes(x: Tensor, op: str) -> bool:
-    """Whether ``op`` should compute ``x`` with its kernel, as far as dtype, device, size and PyTorch's state say."""
+    """Whether the kernel of ``op`` supports the dtype, device and size of ``x`` and the state of PyTorch."""
     return not is_small(x, op) and is_float32(x) and not is_watched()
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """The order of axes in which ``x`` is contiguous, None where it has gaps or overlaps."""
+    """Return the order of axes in which ``x`` is contiguous; None if it has gaps or overlaps."""
     order = tuple(sorted(range(x.dim()), key=x.stride, reverse=True))
     return order if x.permute(order).is_contiguous() else None
 
 
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """The order of axes that undoes ``order``."""
+    """Return the inverse of a permutation of axes."""
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 class _Draw(threading.local):
-    """A number of this Python thread's own to draw into: a fresh tensor each time would take three times as long."""
+    """A tensor per Python thread to draw a seed into; reusing it is 3x faster than allocating one per call."""
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
             self.number = torch.empty(1, dtype=torch.int64, device="cpu")
-        self.value = self.number.numpy().data  # an op less than Tensor.item()
+        self.value = self.number.numpy().data  # one op fewer than Tensor.item()
 
 
 _DRAW = _Draw()
 
 
 def draw_seed() -> int:
-    """A seed of 63 bits from PyTorch's default CPU generator, so that ``torch.manual_seed`` decides the mask."""
+    """Return 63 bits from PyTorch's default CPU generator, which ``torch.manual_seed`` seeds."""
     _DRAW.number.random_()
     return _DRAW.value[0]
 
 
 def run(kernel: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call a kernel on as many threads as PyTorch uses."""
+    """Call a kernel with PyTorch's number of threads."""
     n = torch.get_num_threads()
     if n == get_num_threads():
         return kernel(*args, **options)

@@ -1,7 +1,7 @@
-"""Swapping the modules of a model for cregkit's and back, in place.
+"""Swap the modules of a model for cregkit's and back, in place.
 
-A swap changes a module's class and nothing else. So its parameters, buffers, hooks, name and place in the model stay
-the same objects, and whatever refers to them (optimisers, other modules that share it) goes on working.
+A swap changes the class of a module and nothing else. Parameters, buffers and hooks stay the same objects, so
+optimisers and other modules that refer to them keep working.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SWAPS: dict[type[nn.Module], type[nn.Module]] = {
 _STOCK: dict[type[nn.Module], type[nn.Module]] = {ours: stock for stock, ours in SWAPS.items()}
 _NAMES = {stock.__name__ for stock in SWAPS}
 
-# Modules of the same families that cregkit has no kernel for: a report names them too.
+# Related modules without a kernel; a report lists them too.
 _RELATED = (
     nn.modules.dropout._DropoutNd,
     nn.modules.batchnorm._NormBase,
@@ -35,35 +35,55 @@ _RELATED = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One module of a report."""
+    """One module in a report.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> entry = cregkit.torch.report(torch.nn.Sequential(torch.nn.GroupNorm(2, 8))).entries[0]
+    >>> entry.kind, entry.swapped, entry.note
+    ('GroupNorm', False, 'no kernel for it')
+    """
 
     name: str
-    """Its qualified name in the model, "" for the model itself."""
+    """Qualified name in the model; "" for the model itself."""
     kind: str
-    """The name of its class."""
+    """Name of its class."""
     swapped: bool
+    """Whether its class is cregkit's."""
     note: str
-    """Why it was not swapped; or, if it was, what makes it fall back to PyTorch's own implementation. May be empty."""
+    """If not swapped, the reason. If swapped, the reason why it falls back to PyTorch's implementation, or empty."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What of a model computes with cregkit. ``str(report)`` is a table."""
+    """The dropout, normalisation and attention modules of a model; ``str(report)`` is a table.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> report = cregkit.torch.report(cregkit.torch.convert(torch.nn.Sequential(torch.nn.Dropout(0.1))))
+    >>> len(report.swapped), len(report.left)
+    (1, 0)
+    """
 
     entries: tuple[Entry, ...]
+    """One entry per module, in the order of ``model.named_modules()``."""
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
-        """The modules that are cregkit's."""
+        """The modules whose class is cregkit's."""
         return tuple(entry for entry in self.entries if entry.swapped)
 
     @property
     def left(self) -> tuple[Entry, ...]:
-        """The modules of these families that are not."""
+        """The modules whose class is PyTorch's or a subclass of it."""
         return tuple(entry for entry in self.entries if not entry.swapped)
 
     def __str__(self) -> str:
-        """Give a line per module: swapped or not, class, name, note."""
+        """Return a table with a line per module: swapped or left, class, name, note."""
         summary = f"{len(self.swapped)} of {len(self.entries)} modules computed by cregkit"
         rows = [("swapped" if e.swapped else "left", e.kind, e.name or "(model)", e.note) for e in self.entries]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
@@ -72,26 +92,43 @@ class Report:
 
 
 def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = None) -> Model:
-    """Let cregkit compute the dropout, normalisation and attention dropout of ``model``, in place.
+    """Swap the dropout, normalisation and attention modules of ``model`` for cregkit's, in place.
 
-    Modules of exactly PyTorch's classes are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``,
-    ``BatchNorm2d``, ``SyncBatchNorm``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``,
-    ``TransformerEncoderLayer``. Subclasses are left alone, because they may compute something else; ``report`` names
-    them. Converting twice changes nothing more.
+    These classes of PyTorch are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``, ``BatchNorm2d``,
+    ``SyncBatchNorm``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are
+    not, because they may compute something else; ``report`` lists them. A second call changes nothing.
 
-    Args:
-        model: Any module; itself swapped if it is of these classes.
-        only: Modules to swap, all others are left: a class of PyTorch, the qualified name of a module (which stands for
-            all within it too), or an iterable of both.
-        skip: Modules to leave, likewise. A ``TransformerEncoderLayer`` is left with the norms and dropouts in it that
-            it would compute itself.
+    Parameters
+    ----------
+    model
+        Any module; it is itself swapped if its class is in the list.
+    only
+        Modules to swap; by default all. A class of PyTorch, the qualified name of a module (for the module and
+        everything in it), or an iterable of both.
+    skip
+        Modules not to swap, in the same form. A ``TransformerEncoderLayer`` is not swapped either if it would fuse a
+        skipped norm or dropout.
 
-    Returns:
-        ``model``.
+    Returns
+    -------
+    model
+        The same object.
 
-    Raises:
-        TypeError: For a ``model`` that is no module or a TorchScript one, or an ``only`` or ``skip`` of another type.
-        ValueError: For a name that is not in the model, or a class that is never swapped. Nothing is changed then.
+    Raises
+    ------
+    TypeError
+        ``model`` is not a module, or is a TorchScript module; or ``only`` or ``skip`` has another type.
+    ValueError
+        A name is not in the model, or a class is never swapped. The model is unchanged.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Dropout(0.1))
+    >>> model = cregkit.torch.convert(model, skip=torch.nn.Dropout)
+    >>> type(model[1]).__module__, type(model[2]).__module__
+    ('cregkit.torch.modules', 'torch.nn.modules.dropout')
     """
     _check(model)
     chosen = None if only is None else _matching(model, only, "only")
@@ -104,16 +141,30 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
 
 
 def revert(model: Model) -> Model:
-    """Undo :func:`convert`, in place: every module of cregkit becomes PyTorch's again, however it was made.
+    """Swap every module of cregkit in ``model`` for PyTorch's, in place.
 
-    Args:
-        model: Any module.
+    Parameters
+    ----------
+    model
+        Any module.
 
-    Returns:
-        ``model``.
+    Returns
+    -------
+    model
+        The same object.
 
-    Raises:
-        TypeError: For a ``model`` that is no module or a TorchScript one.
+    Raises
+    ------
+    TypeError
+        ``model`` is not a module, or is a TorchScript module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> model = torch.nn.Sequential(cregkit.torch.Dropout(0.1))
+    >>> type(cregkit.torch.revert(model)[0]) is torch.nn.Dropout
+    True
     """
     _check(model)
     for module in model.modules():
@@ -123,16 +174,32 @@ def revert(model: Model) -> Model:
 
 
 def report(model: nn.Module) -> Report:
-    """List what of a model computes with cregkit, and what does not and why.
+    """List the modules of ``model`` that compute with cregkit, and those that do not, with the reason.
 
-    Args:
-        model: Any module.
+    Parameters
+    ----------
+    model
+        Any module.
 
-    Returns:
-        An entry for each dropout, normalisation and attention module; ``print`` shows a table.
+    Returns
+    -------
+    Report
+        One entry per dropout, normalisation and attention module; ``print`` shows a table.
 
-    Raises:
-        TypeError: For a ``model`` that is no module or a TorchScript one.
+    Raises
+    ------
+    TypeError
+        ``model`` is not a module, or is a TorchScript module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(8), torch.nn.BatchNorm3d(8))
+    >>> print(cregkit.torch.report(cregkit.torch.convert(model)))
+    1 of 2 modules computed by cregkit
+    swapped  BatchNorm1d  0
+    left     BatchNorm3d  1  no kernel for it
     """
     _check(model)
     return Report(tuple(_entries(model)))
@@ -148,7 +215,7 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """Why ``convert`` leaves a module, None if it does not."""
+    """Return the reason why ``convert`` does not swap a module; None if it does."""
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript: its graph is fixed; convert before scripting"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
@@ -162,18 +229,18 @@ def _obstacle(module: nn.Module) -> str | None:
 
 
 def _fallback(module: nn.Module) -> str:
-    """What makes a swapped module compute with PyTorch's own implementation all the same, as far as it can be told."""
+    """Return the reason why a swapped module falls back to PyTorch's implementation, as far as the module shows it."""
     tensors = [*module.parameters(), *module.buffers()]
     dtypes = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
     devices = {t.device for t in tensors if t.device.type != "cpu"}
-    odd = sorted(map(str, dtypes | devices))
-    if odd:
-        return f"falls back to PyTorch's: parameters are {', '.join(odd)}, not float32 on the CPU"
+    unsupported = sorted(map(str, dtypes | devices))
+    if unsupported:
+        return f"falls back to PyTorch's: parameters are {', '.join(unsupported)}, not float32 on the CPU"
     return _step_by_step(module) if isinstance(module, nn.TransformerEncoderLayer) else ""
 
 
 def _step_by_step(layer: nn.TransformerEncoderLayer) -> str:
-    """Which dropouts and norms of an encoder layer are not computed in one pass, and why."""
+    """Return the dropouts and norms of an encoder layer that are not fused, with the reasons."""
     reasons = (
         (names, transformer.obstacle(*(layer.get_submodule(name) for name in names)))
         for names in transformer.fused(layer)
@@ -198,12 +265,13 @@ def _check(model: nn.Module) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
-            "model is a TorchScript module, whose graph is fixed: convert the torch.nn.Module it was made from"
+            "model must be a torch.nn.Module, got a TorchScript module, whose graph is fixed: "
+            "convert the module before scripting"
         )
 
 
 def _matching(model: nn.Module, choice: Choice, argument: str) -> set[int]:
-    """The ids of the modules that ``choice`` names."""
+    """Return the ids of the modules that ``choice`` names."""
     items = [choice] if isinstance(choice, (str, type)) or not isinstance(choice, Iterable) else list(choice)
     matching: set[int] = set()
     for item in items:
@@ -212,16 +280,16 @@ def _matching(model: nn.Module, choice: Choice, argument: str) -> set[int]:
                 part = model.get_submodule(item)
             except AttributeError:
                 raise ValueError(
-                    f"{argument} must name modules of the model, and there is no {item!r}: see model.named_modules()"
+                    f"{argument} must name modules of the model, got {item!r}: see model.named_modules()"
                 ) from None
             matching.update(map(id, part.modules()))
         elif isinstance(item, type):
             if item not in SWAPS:
                 known = ", ".join(stock.__name__ for stock in SWAPS)
-                raise ValueError(f"{argument} must be of the classes that are swapped ({known}), got {item.__name__}")
+                raise ValueError(f"{argument} must be a class that convert swaps ({known}), got {item.__name__}")
             matching.update(id(module) for module in model.modules() if type(module) is item)
         else:
             raise TypeError(
-                f"{argument} must be a module's name, a class of torch.nn, or an iterable of these, got {item!r}"
+                f"{argument} must be the name of a module, a class of torch.nn, or an iterable of both, got {item!r}"
             )
     return matching

@@ -1,4 +1,4 @@
-"""Batch norm with the statistics of a batch that several processes of ``torch.distributed`` hold."""
+"""Batch norm over a batch that is split over processes of ``torch.distributed``."""
 
 from __future__ import annotations
 
@@ -20,31 +20,49 @@ __all__ = ["SyncBatchNorm"]
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """``torch.nn.SyncBatchNorm``, which computes float32 tensors on the CPU too: by the gloo backend, for example.
+    """``torch.nn.SyncBatchNorm`` that supports float32 tensors on the CPU too, for example with the gloo backend.
 
-    Each process has a part of the batch, of any size, none included. In training, every process's count, mean and sum
-    of squared deviations are put together in the order of the ranks (Chan, Golub and LeVeque, 1983), so that all have
-    the same statistics, running ones too, to the last bit: one ``all_gather`` per forward and one per backward. The
-    gradients of ``weight`` and ``bias`` are those of the process's own part, as PyTorch's are. Tensors on other devices
-    go to PyTorch's own implementation.
+    Each process holds a part of the batch, of any size, including 0. In training mode, count, mean and sum of squared
+    deviations of all processes are merged in the order of the ranks, with one ``all_gather`` per forward and one per
+    backward. All processes get bit-identical statistics, including the running statistics. As in PyTorch, the gradients
+    of ``weight`` and ``bias`` are those of the process's own part. Tensors on other devices go to PyTorch's
+    implementation.
 
-    ``DistributedDataParallel`` averages the gradients, but refuses to be made of a model on the CPU with PyTorch's
-    module or a subclass in it; so wrap the model first::
+    ``DistributedDataParallel`` does not accept a CPU model that contains a ``SyncBatchNorm``. Wrap the model with
+    ``BatchNorm`` modules first, then call ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and
+    ``cregkit.torch.convert`` on the wrapped model.
 
-        model = DistributedDataParallel(model)  # with BatchNorm
-        model = cregkit.torch.convert(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    Raises
+    ------
+    ValueError
+        A channel has fewer than two values in all processes together.
+    RuntimeError
+        A process was lost, or a higher-order gradient is requested.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", arXiv:1502.03167.
 
-    Raises:
-        ValueError: A channel has fewer than two values in all processes together.
-        RuntimeError: A process was lost, or the gradient of a gradient is asked for.
+    Chan, Golub and LeVeque (1983), "Algorithms for Computing the Sample Variance", The American Statistician 37 (the
+    merge).
+
+    Examples
+    --------
+    In a single process, it is the same as ``BatchNorm1d``.
+
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.SyncBatchNorm(2, affine=False)
+    >>> norm(torch.tensor([[1.0, 10.0], [3.0, 30.0]])).round(decimals=3)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
     """
 
     _stock_forward = stock_method(nn.SyncBatchNorm.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the statistics of all parts in training, with the running ones in evaluation."""
+        """Normalise with statistics of all processes (training mode) or the running statistics (evaluation mode)."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -65,7 +83,7 @@ def _forward(module: SyncBatchNorm, input: Tensor) -> Tensor:
 
 
 def _group(module: SyncBatchNorm) -> Any:
-    """The processes that share a batch, None where there is nothing to share."""
+    """Return the group of processes that share the batch; None if statistics are not shared."""
     if not (module.training and dist.is_available() and dist.is_initialized()):
         return None
     return module.process_group or dist.group.WORLD
@@ -80,7 +98,7 @@ def _batch_norm(group: Any, x: Tensor, *rest: Any) -> Tensor:
 
 
 def _gathered(group: Any, own: Doubles) -> list[Doubles]:
-    """The rows of all processes in the order of their ranks."""
+    """Return the rows of all processes in the order of the ranks."""
     rows = [torch.empty(own.size, dtype=torch.float64) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, torch.from_numpy(own), group=group)
     return [np.asarray(row) for row in rows]

@@ -1,8 +1,8 @@
-"""The functions of ``torch.nn.functional`` that cregkit has kernels for: same signatures, same results, same errors.
+"""Functions of ``torch.nn.functional`` on cregkit's kernels, with the same signatures and errors.
 
-Float32 tensors on the CPU that lie in memory without gaps go to the kernels. Everything else goes to PyTorch's own
-function: other dtypes and devices, tensor subclasses, sizes too small to gain, wrong arguments, and every call that is
-compiled, traced, scripted or transformed.
+The kernels compute float32 tensors on the CPU whose memory has no gaps. PyTorch's function computes everything else:
+other dtypes and devices, tensor subclasses, tensors too small to gain, wrong arguments, and calls that are compiled,
+traced, scripted or transformed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,38 @@ __all__ = ["batch_norm", "dropout", "dropout1d", "dropout2d", "layer_norm", "rms
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero elements with probability ``p`` and scale the others by ``1 / (1 - p)``.
+    """Dropout: zero each element with probability ``p`` and multiply the others by ``1 / (1 - p)``.
 
-    As ``torch.nn.functional.dropout``, with masks of its own: one seed is drawn from PyTorch's default CPU generator,
-    and the mask follows from it, whatever the number of threads.
+    The mask is not that of ``torch.nn.functional.dropout``. It depends on one seed from PyTorch's default CPU
+    generator, and not on the number of threads.
+
+    Parameters
+    ----------
+    input : any shape
+        Input.
+    p
+        Probability of dropping an element, in [0, 1].
+    training
+        Whether to drop; without it, the result is ``input``.
+    inplace
+        Whether to write the result into ``input``.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> _ = torch.manual_seed(0)
+    >>> functional.dropout(torch.ones(100, 100), p=0.5).unique()
+    tensor([0., 2.])
     """
     if _drops(input, p, training):
         try:
@@ -46,17 +74,47 @@ def _drops(input: Tensor, p: float, training: bool) -> bool:
 
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
-    """Dropout of a contiguous tensor."""
+    """Compute dropout of a contiguous tensor."""
     if inplace and torch.is_grad_enabled():
         whole = x if x._base is None else x._base
-        if whole.is_leaf and whole.requires_grad:  # PyTorch refuses to overwrite it
+        if whole.is_leaf and whole.requires_grad:  # PyTorch raises an error
             raise Refused
     y: Tensor = (autograd.InplaceDropout if inplace else autograd.Dropout).apply(x, float(p), spatial)
     return y
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero whole channels of (N, C, L) or (C, L), as ``torch.nn.functional.dropout1d``."""
+    """Dropout of whole channels, as ``torch.nn.functional.dropout1d``.
+
+    Parameters
+    ----------
+    input : shape (N, C, L) or (C, L)
+        Input.
+    p
+        Probability of dropping a channel, in [0, 1].
+    training
+        Whether to drop; without it, the result is ``input``.
+    inplace
+        Whether to write the result into ``input``.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> _ = torch.manual_seed(0)
+    >>> y = functional.dropout1d(torch.ones(8, 8, 64))
+    >>> bool((y == y[..., :1]).all())
+    True
+    """
     if _drops(input, p, training) and input.dim() in (2, 3) and input.is_contiguous():
         try:
             if input.dim() == 3:
@@ -69,7 +127,37 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero whole channels of (N, C, H, W), as ``torch.nn.functional.dropout2d``."""
+    """Dropout of whole channels, as ``torch.nn.functional.dropout2d``.
+
+    Parameters
+    ----------
+    input : shape (N, C, H, W)
+        Input.
+    p
+        Probability of dropping a channel, in [0, 1].
+    training
+        Whether to drop; without it, the result is ``input``.
+    inplace
+        Whether to write the result into ``input``.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> _ = torch.manual_seed(0)
+    >>> y = functional.dropout2d(torch.ones(8, 8, 8, 8))
+    >>> bool((y == y[..., :1, :1]).all())
+    True
+    """
     if _drops(input, p, training) and input.dim() == 4 and input.is_contiguous():
         try:
             return _dropout(input, p, True, inplace)
@@ -88,7 +176,44 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each channel over the batch, as ``torch.nn.functional.batch_norm``."""
+    """Batch normalisation of each channel, as ``torch.nn.functional.batch_norm``.
+
+    ``y = (input - mean) / sqrt(var + eps) * weight + bias``, with the mean and biased variance of the batch in
+    training, and the running statistics otherwise.
+
+    Parameters
+    ----------
+    input : shape (N, C, ...)
+        Input.
+    running_mean, running_var : shape (C,)
+        Running statistics; training updates them in place. None if not tracked.
+    weight, bias : shape (C,)
+        Gain and bias; by default 1 and 0.
+    training
+        Whether to use the statistics of the batch.
+    momentum
+        Weight of the batch in the running statistics.
+    eps
+        Added to the variance.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> functional.batch_norm(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), None, None, training=True).round(decimals=3)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    """
     if (
         not is_compiling()
         and takes(input, "batch_norm")
@@ -114,7 +239,7 @@ def _batch_norm_fits(
     training: bool,
     eps: float,
 ) -> bool:
-    """Whether the kernel, if it takes these arguments, computes what PyTorch would."""
+    """Whether the kernel, if it supports these arguments, computes the same as PyTorch."""
     if running_mean is None or running_var is None:
         statistics = running_mean is running_var and training
     else:
@@ -152,7 +277,7 @@ def _batch_norm(
 
 
 def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether a kernel over rows, if it takes these arguments, computes what PyTorch would."""
+    """Whether a row norm kernel, if it supports these arguments, computes the same as PyTorch."""
     return (
         0 < len(shape) <= x.dim()
         and x.shape[-len(shape) :] == shape
@@ -166,7 +291,7 @@ T = TypeVar("T", Tensor, Tensor | None)
 
 
 def _flat(x: T, dims: int) -> T:
-    """``x`` with its last ``dims`` axes as one."""
+    """Flatten the last ``dims`` axes of ``x``."""
     return x if x is None or dims == 1 else x.flatten(-dims)
 
 
@@ -177,7 +302,37 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise over the last axes, as ``torch.nn.functional.layer_norm``."""
+    """Layer normalisation over the last axes, as ``torch.nn.functional.layer_norm``.
+
+    ``y = (input - mean) / sqrt(var + eps) * weight + bias``, with the mean and biased variance of each row.
+
+    Parameters
+    ----------
+    input : shape (..., *normalized_shape)
+        Input.
+    normalized_shape
+        Sizes of the axes that form a row.
+    weight, bias : shape normalized_shape
+        Gain and bias; by default 1 and 0.
+    eps
+        Added to the variance.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,)).round(decimals=3)
+    tensor([[-1.2250,  0.0000,  1.2250]])
+    """
     if not is_compiling() and takes(input, "layer_norm"):
         shape = torch.Size(normalized_shape)
         dims = len(shape)
@@ -194,9 +349,36 @@ def layer_norm(
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """Divide by the root mean square over the last axes, as ``torch.nn.functional.rms_norm``.
+    """Root mean square normalisation over the last axes, as ``torch.nn.functional.rms_norm``.
 
-    ``eps=None`` is the machine epsilon of float32, as there.
+    ``y = input / sqrt(mean(input**2) + eps) * weight``, with the mean square of each row.
+
+    Parameters
+    ----------
+    input : shape (..., *normalized_shape)
+        Input.
+    normalized_shape
+        Sizes of the axes that form a row.
+    weight : shape normalized_shape
+        Gain; by default 1.
+    eps
+        Added to the mean square; by default the machine epsilon of the dtype.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> functional.rms_norm(torch.tensor([[3.0, 4.0]]), (2,)).round(decimals=3)
+    tensor([[0.8490, 1.1310]])
     """
     if not is_compiling() and takes(input, "rms_norm"):
         shape = torch.Size(normalized_shape)

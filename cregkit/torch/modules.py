@@ -1,7 +1,7 @@
-"""PyTorch's modules, computed by :mod:`cregkit.torch.functional`.
+"""PyTorch's modules, computed by ``cregkit.torch.functional``.
 
-Each is a subclass of PyTorch's module of the same name with nothing but another ``forward``: constructor, parameters,
-buffers, ``state_dict``, ``repr``, training and evaluation are PyTorch's own. TorchScript compiles PyTorch's code.
+Each module subclasses PyTorch's module of the same name and overrides ``forward`` alone. Constructor, parameters,
+buffers, ``state_dict``, ``repr`` and modes are PyTorch's. TorchScript compiles PyTorch's code.
 """
 
 from __future__ import annotations
@@ -28,32 +28,42 @@ __all__ = [
     "RMSNorm",
 ]
 
-Proxy: Any = _Proxy  # what stands for a tensor while fx traces: never a Tensor to mypy, which the modules annotate
+Proxy: Any = _Proxy  # the type of tensors during fx tracing; Any, because mypy knows that a Tensor is no Proxy
 
 
 def stock_method(forward: Any) -> Any:
-    """PyTorch's ``forward`` as a method of another name, because TorchScript compiles methods by their names."""
+    """Return PyTorch's ``forward`` as a method named ``_stock_forward``: TorchScript compiles methods by name."""
     method = FunctionType(forward.__code__, forward.__globals__, "_stock_forward", forward.__defaults__)
     method.__annotations__ = forward.__annotations__
     return method
 
 
 def fx_node(module: nn.Module, *arguments: Any) -> Any:
-    """The call of a module as one node of an fx graph, which is what fx makes of PyTorch's own modules."""
+    """Record the call of a module as one node of the fx graph, as fx does for PyTorch's modules."""
     tracer = arguments[0].tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 class Dropout(nn.Dropout):
-    """``torch.nn.Dropout``: elements are zeroed with probability ``p``.
+    """``torch.nn.Dropout``: zero each element with probability ``p``.
 
-    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
+    References
+    ----------
+    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> _ = torch.manual_seed(0)
+    >>> cregkit.torch.Dropout(p=0.5)(torch.ones(100, 100)).unique()
+    tensor([0., 2.])
     """
 
     _stock_forward = stock_method(nn.Dropout.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop elements in training; return ``input`` itself in evaluation."""
+        """Drop elements in training mode; return ``input`` itself in evaluation mode."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -64,15 +74,26 @@ class Dropout(nn.Dropout):
 
 
 class Dropout1d(nn.Dropout1d):
-    """``torch.nn.Dropout1d``: whole channels of (N, C, L) or (C, L) are zeroed with probability ``p``.
+    """``torch.nn.Dropout1d``: zero each channel of (N, C, L) or (C, L) with probability ``p``.
 
+    References
+    ----------
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> _ = torch.manual_seed(0)
+    >>> y = cregkit.torch.Dropout1d(p=0.5)(torch.ones(8, 8, 64))
+    >>> bool((y == y[..., :1]).all())
+    True
     """
 
     _stock_forward = stock_method(nn.Dropout1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop channels in training; return ``input`` itself in evaluation."""
+        """Drop channels in training mode; return ``input`` itself in evaluation mode."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -83,15 +104,26 @@ class Dropout1d(nn.Dropout1d):
 
 
 class Dropout2d(nn.Dropout2d):
-    """``torch.nn.Dropout2d``: whole channels of (N, C, H, W) are zeroed with probability ``p``.
+    """``torch.nn.Dropout2d``: zero each channel of (N, C, H, W) with probability ``p``.
 
+    References
+    ----------
     Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> _ = torch.manual_seed(0)
+    >>> y = cregkit.torch.Dropout2d(p=0.5)(torch.ones(8, 8, 8, 8))
+    >>> bool((y == y[..., :1, :1]).all())
+    True
     """
 
     _stock_forward = stock_method(nn.Dropout2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop channels in training; return ``input`` itself in evaluation."""
+        """Drop channels in training mode; return ``input`` itself in evaluation mode."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -102,7 +134,7 @@ class Dropout2d(nn.Dropout2d):
 
 
 def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
-    """Batch norm with a module's parameters and statistics, which training updates."""
+    """Compute batch norm with the parameters and running statistics of a module."""
     if not torch.compiler.is_compiling() and is_small(input, "batch_norm"):
         y: Tensor = module._stock_forward(input)
         return y
@@ -111,7 +143,7 @@ def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
 
 
 def with_statistics(module: nn.modules.batchnorm._BatchNorm, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
-    """Call ``compute`` with the arguments of ``batch_norm`` that a module has for its next batch, which it counts."""
+    """Count the batch and call ``compute`` with the arguments of ``batch_norm`` that the module holds."""
     weight_of_batch = 0.0 if module.momentum is None else module.momentum
     if module.training and module.track_running_stats and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
@@ -131,15 +163,27 @@ def with_statistics(module: nn.modules.batchnorm._BatchNorm, input: Tensor, comp
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """``torch.nn.BatchNorm1d`` for (N, C) or (N, C, L).
+    """``torch.nn.BatchNorm1d``: batch normalisation of (N, C) or (N, C, L).
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.BatchNorm1d(2, affine=False)
+    >>> norm(torch.tensor([[1.0, 10.0], [3.0, 30.0]])).round(decimals=3)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
     """
 
     _stock_forward = stock_method(nn.BatchNorm1d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
+        """Normalise with the statistics of the batch (training mode) or the running statistics (evaluation mode)."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -150,15 +194,26 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d`` for (N, C, H, W), channels first or last in memory.
+    """``torch.nn.BatchNorm2d``: batch normalisation of (N, C, H, W), with channels first or last in memory.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.BatchNorm2d(1, affine=False)
+    >>> norm(torch.tensor([[[[1.0, 3.0]]], [[[3.0, 1.0]]]])).flatten().round(decimals=3)
+    tensor([-1.,  1.,  1., -1.])
     """
 
     _stock_forward = stock_method(nn.BatchNorm2d.forward)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the statistics of the batch in training, with the running ones in evaluation."""
+        """Normalise with the statistics of the batch (training mode) or the running statistics (evaluation mode)."""
         return (
             self._stock_forward(input)
             if torch.jit.is_scripting()
@@ -169,9 +224,19 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class LayerNorm(nn.LayerNorm):
-    """``torch.nn.LayerNorm`` over the last axes.
+    """``torch.nn.LayerNorm``: layer normalisation over the last axes.
 
+    References
+    ----------
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.LayerNorm(3, elementwise_affine=False)
+    >>> norm(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=3)
+    tensor([[-1.2250,  0.0000,  1.2250]])
     """
 
     _stock_forward = stock_method(nn.LayerNorm.forward)
@@ -188,15 +253,25 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """``torch.nn.RMSNorm`` over the last axes.
+    """``torch.nn.RMSNorm``: root mean square normalisation over the last axes.
 
+    References
+    ----------
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.RMSNorm(2, elementwise_affine=False)
+    >>> norm(torch.tensor([[3.0, 4.0]])).round(decimals=3)
+    tensor([[0.8490, 1.1310]])
     """
 
     _stock_forward = stock_method(nn.RMSNorm.forward)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divide each row by its root mean square."""
+        """Normalise each row."""
         return (
             self._stock_forward(x)
             if torch.jit.is_scripting()
@@ -207,9 +282,21 @@ class RMSNorm(nn.RMSNorm):
 
 
 class MultiheadAttention(nn.MultiheadAttention):
-    """``torch.nn.MultiheadAttention``, whose attention weights are dropped by the kernel in training.
+    """``torch.nn.MultiheadAttention``, with dropout of the attention weights by the kernel.
 
+    References
+    ----------
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> attention = cregkit.torch.MultiheadAttention(8, 2, dropout=0.1, batch_first=True)
+    >>> x = torch.ones(1, 3, 8)
+    >>> y, weights = attention(x, x, x)
+    >>> y.shape, weights.shape
+    (torch.Size([1, 3, 8]), torch.Size([1, 3, 3]))
     """
 
     _stock_forward = stock_method(nn.MultiheadAttention.forward)
@@ -225,7 +312,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend, with the arguments and results of PyTorch's module."""
+        """Compute attention, with the arguments and results of PyTorch's module."""
         return (
             self._stock_forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal

@@ -1,7 +1,7 @@
-"""The encoder layer, whose dropout, addition to the residual stream and layer norm are one pass over memory.
+"""Transformer encoder layer that fuses dropout, addition to the residual stream and layer norm.
 
-All else is PyTorch's: attention and feed-forward network are the layer's own modules, called as PyTorch calls them.
-What the kernel does not take is computed step by step with the layer's modules, so that their hooks run.
+Attention and feed-forward network are the layer's own modules, called as PyTorch calls them. If the kernel does not
+support the arguments, the layer calls its dropout and norm modules one after another, so that their hooks run.
 """
 
 from __future__ import annotations
@@ -25,15 +25,30 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class TransformerEncoderLayer(nn.TransformerEncoderLayer):
-    """``torch.nn.TransformerEncoderLayer``, with dropout, addition and the norm behind them in one pass over memory.
+    """``torch.nn.TransformerEncoderLayer`` that fuses dropout, addition and the following norm.
 
+    Parameters
+    ----------
+    *args, **options
+        Arguments of ``torch.nn.TransformerEncoderLayer``.
+
+    References
+    ----------
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> layer = cregkit.torch.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    >>> layer(torch.ones(1, 3, 8)).shape
+    torch.Size([1, 3, 8])
     """
 
     _stock_forward = stock_method(nn.TransformerEncoderLayer.forward)
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Take PyTorch's arguments."""
+        """Build PyTorch's layer and swap its norms, dropouts and attention."""
         super().__init__(*args, **options)
         self.self_attn.__class__ = MultiheadAttention
         for dropout in (self.dropout, self.dropout1, self.dropout2):
@@ -48,7 +63,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """Encode, with the arguments and results of PyTorch's module."""
+        """Compute the layer, with the arguments and results of PyTorch's module."""
         return (
             self._stock_forward(src, src_mask, src_key_padding_mask, is_causal)
             if torch.jit.is_scripting()
@@ -78,27 +93,27 @@ def _forward(
         mask=src_mask, mask_name="src_mask", other_type=None, other_name="", target_type=src.dtype, check_other=False
     )
 
-    def attended(x: Tensor) -> Tensor:
+    def attention(x: Tensor) -> Tensor:
         y, _ = layer.self_attn(
             x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
         )
-        found: Tensor = y
-        return found
+        attended: Tensor = y
+        return attended
 
-    def fed_forward(x: Tensor) -> Tensor:
+    def feed_forward(x: Tensor) -> Tensor:
         y: Tensor = layer.linear2(layer.dropout(layer.activation(layer.linear1(x))))
         return y
 
     if layer.norm_first:
-        y, h = _add_and_norm(attended(layer.norm1(src)), src, layer.dropout1, layer.norm2)
-        last: Tensor = layer.dropout2(fed_forward(y))
+        y, h = _add_and_norm(attention(layer.norm1(src)), src, layer.dropout1, layer.norm2)
+        last: Tensor = layer.dropout2(feed_forward(y))
         return h + last
-    x, _ = _add_and_norm(attended(src), src, layer.dropout1, layer.norm1)
-    return _add_and_norm(fed_forward(x), x, layer.dropout2, layer.norm2)[0]
+    x, _ = _add_and_norm(attention(src), src, layer.dropout1, layer.norm1)
+    return _add_and_norm(feed_forward(x), x, layer.dropout2, layer.norm2)[0]
 
 
 def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
-    """Whether PyTorch may compute the whole layer in one call: in evaluation, batch first, without gradients."""
+    """Whether PyTorch may compute the whole layer in one call: evaluation mode, batch first, no gradients."""
     return (
         not layer.training
         and layer.self_attn.batch_first
@@ -108,7 +123,7 @@ def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
 
 
 def _add_and_norm(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """``(norm(h), h)`` with ``h = residual + dropout(x)``."""
+    """Return ``(norm(h), h)`` with ``h = residual + dropout(x)``."""
     if not _has_global_hooks() and not obstacle(dropout, norm) and _fits(x, residual, dropout, norm):
         p = float(dropout.p) if dropout.training else 0.0
         try:
@@ -124,7 +139,7 @@ def _has_global_hooks() -> bool:
 
 
 def fused(layer: nn.TransformerEncoderLayer) -> Iterator[tuple[str, str]]:
-    """The names of each dropout and norm of a layer that the kernel takes the place of."""
+    """Yield the names of each dropout and norm of a layer that the kernel fuses."""
     if not layer.norm_first:
         yield "dropout1", "norm1"
         yield "dropout2", "norm2"
@@ -133,7 +148,7 @@ def fused(layer: nn.TransformerEncoderLayer) -> Iterator[tuple[str, str]]:
 
 
 def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
-    """Why the kernel cannot take the place of these two modules, as far as they alone can tell; None if it can."""
+    """Return the reason why the kernel cannot fuse these two modules, as far as the modules show it, or None."""
     for module, kinds in ((dropout, (Dropout, nn.Dropout)), (norm, (LayerNorm, nn.LayerNorm))):
         if type(module) not in kinds:
             return f"a {type(module).__name__} instead of a {kinds[0].__name__}"
@@ -145,7 +160,7 @@ def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
 
 
 def _fits(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> bool:
-    """Whether tensors and numbers are such that the kernel computes what PyTorch would."""
+    """Whether the kernel computes the same as PyTorch for these tensors and settings."""
     features = residual.shape[-1]
     weight, bias = (norm._parameters[name] for name in ("weight", "bias"))
     return (
