@@ -5,7 +5,7 @@ python tests/soak.py SECONDS
 SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
 the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
 kernels and a tenth of the calls.
-``--readme`` puts the table into the README, between its two marks.
+``--readme`` puts the table into tests/README.md, between its two marks.
 
 Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
 --without-tools.
@@ -38,7 +38,7 @@ TESTS = Path(__file__).parent
 CALLS, REFUSED, LARGE = 1_000_000, 10_000, 1_000
 THOROUGH = 600
 ALL_LENGTHS = ("release", "avx512", "aarch64")
-README = TESTS.parent / "README.md"
+README = TESTS / "README.md"
 MARKS = "<!-- written by tests/soak.py -->\n", "<!-- end -->\n"
 SANITIZED = (
     "test_parity",
@@ -229,7 +229,7 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
 
 
 def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> None:
-    """Put the table of a run between the README's marks."""
+    """Put the table of a run between the marks of tests/README.md."""
     cpu, isas = cpu_name() or platform.machine(), ", ".join(available_isas())
     lines = [
         f"{date.today().isoformat()}, {cpu} ({isas}), {os.cpu_count()} processors, Python {platform.python_version()}:",
@@ -250,7 +250,7 @@ def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")
     parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
     asked = parser.parse_args()
     if asked.seconds < 1:
