@@ -1,4 +1,4 @@
-"""A progress bar on a terminal at ``stderr``, by rich if installed, else plain."""
+"""Progress bar on ``stderr``, with rich if it is installed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BAR_WIDTH = 30
 
 @contextmanager
 def progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show a bar of ``total`` steps on a terminal at ``stderr``, by rich if installed; see ``Console.progress``."""
-    if quiet or not sys.stderr.isatty():  # in a log, a bar is noise
+    """Show a bar of ``total`` steps if ``stderr`` is a terminal; see ``Console.progress``."""
+    if quiet or not sys.stderr.isatty():  # no bar in logs
         bar = _no_bar
     elif rich_console(sys.stderr) is None:
         bar = _plain_bar
@@ -25,7 +25,7 @@ def progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], Non
 
 
 def rich_console(stream: TextIO) -> Any:
-    """Return a rich Console for ``stream``, or None where plain text is in place."""
+    """Return a rich Console for ``stream``; None without rich or a terminal."""
     if not stream.isatty():
         return None
     try:
@@ -77,7 +77,7 @@ def _plain_bar(total: int) -> Iterator[Callable[[str], None]]:
         bar = "#" * filled + "." * (_BAR_WIDTH - filled)
         left = round((time.monotonic() - start) * (total - done) / done)
         line = f"[{bar}] {done}/{total} {name:<24} {left // 60}:{left % 60:02} left"
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)  # and clear what a longer line left behind
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)  # and clear the rest of a longer line
 
     try:
         yield step

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments and of arrays: each raises an error that names the argument and says what came."""
+"""Checks of arguments and arrays; each error names the argument, the requirement and the value."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 def shown(value: object) -> str:
-    """Return the type of what was given in place of another, and itself as far as that is short."""
+    """Return the type and the shortened repr of a value, for an error message."""
     return f"{type(value).__name__} {value!r:.60}"
 
 
 def kind(value: object) -> str:
-    """Return what ``value`` is, as an error names it: "a float64 array", or its type."""
+    """Return "a float64 array" or the name of the type, for an error message."""
     return f"a {value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def positive_int(name: str, value: object) -> int:
-    """Return ``value`` as an int of at least 1."""
+    """Return ``value`` as an int, at least 1."""
     return integer(name, value, 1)
 
 
@@ -53,30 +53,30 @@ def real(name: str, value: object, low: float, high: float = math.inf) -> float:
 
 
 def within(requirement: str, values: NDArray[Any], low: float, high: float) -> None:
-    """Refuse an array with a value outside of [low, high], or NaN; the error shows the first such value."""
+    """Raise ValueError if a value is NaN or outside [low, high]; the message shows the first such value."""
     if values.size and not (low <= values.min() and values.max() <= high):
         first = np.argmin((low <= values) & (values <= high))
         raise ValueError(f"{requirement}, got {values.flat[first]!s}")
 
 
 def float32(name: str, value: object) -> NDArray[np.float32]:
-    """Return ``value``, which must be a float32 array already: nothing is cast behind the caller's back."""
+    """Return ``value``, which must be a float32 array; there is no silent cast."""
     if not isinstance(value, np.ndarray) or value.dtype != _FLOAT32:
         raise TypeError(f"{name} must be a float32 array, got {kind(value)}; use np.asarray({name}, dtype=np.float32)")
     return value
 
 
 def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
-    """Refuse a ``dy`` that has not the shape of the forward's output."""
+    """Raise ValueError if ``dy`` does not have the shape of the forward's output."""
     if np.shape(dy) != shape:
         raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
 
 
 def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int) -> None:
-    """Explain a failed forward if ``x`` does not have ``expected`` features on ``axis``; otherwise say nothing."""
+    """Raise a clearer error for a failed forward if ``x`` does not have ``expected`` features on ``axis``."""
     shape = np.shape(x)
     if len(shape) > axis % max(len(shape), 1) and shape[axis] != expected:
         raise ValueError(
-            f"x has {shape[axis]} features on axis {axis} (shape {shape}), "
-            f"{type(layer).__name__} was made with num_features={expected}"
+            f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "
+            f"got {shape[axis]} (shape {shape})"
         ) from None

@@ -66,7 +66,7 @@ def show_config() -> dict[str, Any]:
 
 
 def machine_line() -> str:
-    """Return version, processor, instruction set and threads in a line."""
+    """Return a line with version, CPU, instruction set and threads."""
     config = show_config()
     return (
         f"cregkit {config['version']} on {config['cpu']}: {config['isa']} code, "

@@ -103,7 +103,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError):
         BertEncoder.from_safetensors(path, 2)
     path.write_bytes(b"not such a file")
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         BertEncoder.from_safetensors(path, 2)
     safetensors_torch.save_file(tensors, path)
     with pytest.raises(ValueError, match="n_heads is missing"):

@@ -300,7 +300,7 @@ def test_wrong_number_of_features_is_named(make, training):
     layer = make(4)
     layer.training = training
     before = layer.state_dict()
-    with pytest.raises(ValueError, match=r"x has 5 features .*num_features=4"):
+    with pytest.raises(ValueError, match=r"x must have num_features=4 features .*got 5"):
         layer(np.ones((3, 5), dtype=np.float32))
     for name, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])

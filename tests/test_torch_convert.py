@@ -168,7 +168,7 @@ def test_report():
         "mine": "a subclass of LayerNorm: may compute something else",
         "groups": "no kernel for it",
         "lazy": "not initialised yet: run a batch through the model, then convert again",
-        "patched": "has a forward of its own",
+        "patched": "its forward is overridden on the instance",
         "encoder": "PyTorch's: convert() would swap it",
         "encoder.norm2": "PyTorch's: convert() would swap it",
         "half": "falls back to PyTorch's: parameters are torch.float16, not float32 on the CPU",

@@ -168,7 +168,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
             warnings.simplefilter("ignore")  # zipfile warns of the second name
             archive.writestr("gamma.npy", ones.getvalue())
             archive.writestr(second, ones.getvalue())
-        with pytest.raises(ValueError, match=r"state\.npz .*two arrays of one name"):
+        with pytest.raises(ValueError, match=r"state\.npz .*two arrays with the same name"):
             ck.RMSNorm(3).load(tmp_path / "state.npz")
 
 
@@ -270,7 +270,9 @@ MALFORMED: dict[str, bytes] = {
 def test_a_malformed_safetensors_file_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(MALFORMED[name])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file of supported dtypes: "):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is not a complete safetensors file of supported dtypes: "
+    ):
         ck.BertEncoder.from_safetensors(path, 2)
 
 
@@ -290,7 +292,7 @@ def test_a_bert_file_cut_off_anywhere_is_refused(
     record_property("faults", len(lengths))
     for length in lengths:
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+        with pytest.raises(ValueError, match=r"model\.safetensors is not a complete safetensors file"):
             ck.BertEncoder.from_safetensors(path)
 
 

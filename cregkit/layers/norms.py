@@ -1,4 +1,4 @@
-"""The normalisations by name."""
+"""Norm layers by name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,24 @@ NORMS: dict[str, Callable[[int], Layer]] = {"batch": BatchNorm, "layer": LayerNo
 
 
 def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
-    """Return the normalisation of that name, "batch", "layer" or "rms", in a list; None gives an empty one.
+    """Return a list with the norm layer of that name, or an empty list for None.
 
-    Raises:
-        ValueError: ``norm`` is none of these.
+    Parameters
+    ----------
+    norm
+        One of "batch", "layer" or "rms", or None.
+    num_features
+        Number of features of the layer, at least 1.
+
+    Returns
+    -------
+    layers
+        At most one layer.
+
+    Raises
+    ------
+    ValueError
+        ``norm`` is another name.
     """
     if norm is None:
         return []

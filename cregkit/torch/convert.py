@@ -224,7 +224,7 @@ def _obstacle(module: nn.Module) -> str | None:
         base = next((stock for stock in SWAPS if isinstance(module, stock)), None)
         return f"a subclass of {base.__name__}: may compute something else" if base else "no kernel for it"
     if "forward" in vars(module):
-        return "has a forward of its own"
+        return "its forward is overridden on the instance"
     return None
 
 

@@ -153,7 +153,7 @@ def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
         if type(module) not in kinds:
             return f"a {type(module).__name__} instead of a {kinds[0].__name__}"
         if "forward" in vars(module):
-            return f"a {kinds[0].__name__} with a forward of its own"
+            return f"a {kinds[0].__name__} with a forward that is overridden on the instance"
         if any(getattr(module, hooks) for hooks in _HOOKS):
             return f"hooks on a {kinds[0].__name__}"
     return None
