@@ -13,13 +13,13 @@ from cregkit._version import __version__
 from cregkit.commands.arguments import CommandError
 
 COMMANDS: Mapping[str, str] = {
-    "info": "say which code this machine runs, on how many threads, and why",
+    "info": "show the instruction set and threads in use, and why",
     "check": "compare every op with the float64 oracle on this CPU",
-    "bench": "measure every op against a copy and against other libraries",
+    "bench": "time every op against memory copies and other libraries",
     "demo": "train a network with and without regularisation and compare",
-    "advise": "say which regularisation a training run needs",
+    "advise": "recommend regularisation for a training run",
     "lab": "run an experiment on regularisation over several seeds",
-    "augment": "show what augmentation makes of an image",
+    "augment": "show augmented samples of an image",
 }
 """A summary of each subcommand, by its name, which is also the name of its module."""
 

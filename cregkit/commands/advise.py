@@ -17,12 +17,13 @@ STDOUT = "-"
 _WIDTH = 100
 
 DESCRIPTION = """\
-Say whether a network underfits, fits well or overfits, and which remedies at which rates fit it, each with its reason
-and the line of cregkit code that applies it. Accuracies are in percent; a log may have them as fractions. From a log it
-also reads the best epoch, when the test loss turned up, and how noisy the figures are.
+Diagnose whether a network underfits, fits well or overfits, and recommend remedies with rates, reasons and the line of
+cregkit code for each. Accuracies are in percent; in a log they may be fractions. From a log it also reads the best
+epoch, the epoch from which the test loss rises, and the noise of the metrics.
 
-By the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit: the gap is below 5
-and both accuracies are below 80 %. Test accuracy more than 2 points above training accuracy is a fault of measuring.
+The regime follows from the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit
+means a gap below 5 and both accuracies below 80 %. If test accuracy is more than 2 points above training accuracy,
+check the measurement first.
 
 examples:
   cregkit advise --train-acc 99 --test-acc 60 --model mlp
@@ -33,13 +34,13 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the figures or the log to judge, and what is known about the training."""
+    """Add the accuracies or the log to judge, and the settings of the training."""
     parser.add_argument("--train-acc", type=number, metavar="PERCENT", help="accuracy on the training set, 0 to 100")
     parser.add_argument("--test-acc", type=number, metavar="PERCENT", help="accuracy on the test or validation set")
     parser.add_argument(
         "--history",
         metavar="FILE",
-        help="a training log instead: our history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
+        help="a training log instead: a cregkit history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
     )
     parser.add_argument("--model", choices=list(rules.MODELS), help="kind of model")
     parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")

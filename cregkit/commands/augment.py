@@ -1,4 +1,4 @@
-"""``cregkit augment``: a contact sheet of one's own image."""
+"""``cregkit augment``: a contact sheet of augmented samples of an image."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from cregkit.commands.console import Console, can_draw
 from cregkit.lab import sheet
 
 DESCRIPTION = """\
-Write a contact sheet: the image, and beside it outcomes of crop, flips, rotation, colour jitter, cutout, noise, and of
-all of them one after another. The same seed gives the same sheet. A photo is turned upright as its EXIF data say.
-Needs matplotlib.
+Write a contact sheet: the image, and augmented samples by crop, flips, rotation, colour jitter, cutout, noise, and all
+of them in sequence. The same seed gives the same sheet. The EXIF orientation of a photo is applied. Needs matplotlib.
 
 examples:
   cregkit augment cat.png --out sheet.png
@@ -22,10 +21,10 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the image, the sheet to write, and what to draw on it."""
-    parser.add_argument("image", metavar="IMAGE", help="a PNG or JPEG, or what else Pillow reads")
-    parser.add_argument("--out", metavar="FILE", required=True, help="where the contact sheet goes, a PNG")
-    parser.add_argument("--samples", type=count, default=6, metavar="N", help="outcomes of each transform (default: 6)")
+    """Add the image, the sheet to write, the number of samples and the seed."""
+    parser.add_argument("image", metavar="IMAGE", help="a PNG, a JPEG, or any other file that Pillow reads")
+    parser.add_argument("--out", metavar="FILE", required=True, help="write the contact sheet as PNG to FILE")
+    parser.add_argument("--samples", type=count, default=6, metavar="N", help="samples per transform (default: 6)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="0 to 2**64 - 1 (default: 0)")
 
 

@@ -24,13 +24,13 @@ SLOW_TO_START = ("torch.compile", "jax")
 """Peers that compile for seconds: a quick run omits them unless they are named."""
 
 DESCRIPTION = """\
-Time every op in turn with the fastest copy of the same bytes and with each peer that is installed: PyTorch,
-torch.compile, ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first: who gives a wrong one
-is not timed. Print the times (lower quartiles), the best peer's over ours, the share of the copy's bandwidth, and
-whether each speed that is promised was reached. Takes some ten minutes; --quick under one, without torch.compile and
-JAX, which compile for seconds, unless they are named. Ctrl-C ends with what was measured so far.
+Time every op, interleaved with memory copies of the same size and with each installed peer: PyTorch, torch.compile,
+ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first; wrong ones are not timed. Print the
+times (lower quartiles), the speed-up over the best peer, the fraction of the copy bandwidth, and whether the promised
+speeds are reached. Takes about ten minutes, with --quick under a minute. --quick omits torch.compile and JAX, which
+compile for seconds, unless they are named. Ctrl-C ends with the measurements so far.
 
-Exit code 1 if an op of ours is wrong or, with --compare, slower than in the older run beyond the noise of both.
+The exit code is 1 if a result of cregkit is wrong or, with --compare, slower than in the older run beyond the noise.
 
 examples:
   cregkit bench --quick
@@ -42,17 +42,17 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the lists of shapes and peers, and the files to write."""
     parser.add_argument("--quick", action="store_true", help="three shapes of each op, in under a minute")
-    parser.add_argument("--held-out", action="store_true", help="the shapes that nothing was tuned on")
+    parser.add_argument("--held-out", action="store_true", help="the shapes that the kernels were not tuned on")
     parser.add_argument(
         "--peers",
         type=lambda text: [name for name in text.split(",") if name],
         metavar="NAMES",
-        help="of torch,torch.compile,onnxruntime,jax,oracle; default: what is installed",
+        help="some of torch,torch.compile,onnxruntime,jax,oracle (default: all installed)",
     )
     parser.add_argument("--json", metavar="FILE", help="write machine, times and verdicts to FILE")
-    parser.add_argument("--png", metavar="FILE", help="draw the share of the copy's bandwidth over size")
-    parser.add_argument("--compare", metavar="OLD.json", help="say what became slower since that run")
-    parser.add_argument("--wheel", metavar="FILE", help="judge the size of this wheel too")
+    parser.add_argument("--png", metavar="FILE", help="plot the fraction of the copy bandwidth by size")
+    parser.add_argument("--compare", metavar="OLD.json", help="report the ops that became slower since that run")
+    parser.add_argument("--wheel", metavar="FILE", help="also judge the size of this wheel")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,10 +15,10 @@ from cregkit.lab.data import circle_data
 from cregkit.train import History
 
 DESCRIPTION = """\
-Train the same network plain, with dropout, with weight decay, with both, and with batch normalisation, on a small noisy
-training set it can overfit. Print accuracy on training and test set and the gap between them while one network
-of each kind trains, then the mean and standard deviation over all seeds; last, what layer_norm's error against the
-float64 oracle is on this machine, and its speed. Takes well under a minute.
+Train the same network plain, with dropout, with weight decay, with both, and with batch norm, on a small noisy training
+set that it overfits. Print training accuracy, test accuracy and their gap for one network of each kind, then mean and
+standard deviation over all seeds, and finally the error of layer_norm against the float64 oracle and its speed. Takes
+well under a minute.
 
 examples:
   cregkit demo
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--png",
         metavar="FILE",
         default="cregkit-demo.png",
-        help="where the picture goes, if matplotlib is installed (default: cregkit-demo.png)",
+        help="write the plot to FILE, if matplotlib is installed (default: cregkit-demo.png)",
     )
-    parser.add_argument("--quiet", action="store_true", help="print the final table and its conclusion only")
+    parser.add_argument("--quiet", action="store_true", help="print only the final table and its conclusion")
 
 
 def run(options: argparse.Namespace) -> int:

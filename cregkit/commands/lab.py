@@ -18,11 +18,11 @@ from cregkit.lab.experiments.running import run as run_experiment
 from cregkit.lab.framework import Experiment, Result, Settings
 
 DESCRIPTION = """\
-Run an experiment: train networks with and without a remedy on several seeds, print one table (mean and standard
-deviation over the seeds), one sentence that follows from it, and what the numbers say to common claims: confirmed or
-contradicted where the 95 % confidence interval of the mean lies wholly on one side, else undecided. "list" names the
-experiments, "all" runs every one. Each takes well under a minute on two cores. Ctrl-C ends with the seeds so far.
-"distributed" trains one network on the processes that mpiexec has started and shows what each of them did.
+Run an experiment: train networks with and without a remedy on several seeds, and print a table (mean and standard
+deviation over the seeds), a one-sentence conclusion, and verdicts on common claims: confirmed or contradicted if the
+95 % confidence interval of the mean lies wholly inside or outside the claimed range, else undecided. "list" lists the
+experiments, "all" runs all of them. Each takes well under a minute on two cores. Ctrl-C ends with the seeds so far.
+"distributed" trains one network on the processes that mpiexec has started and reports on each of them.
 
 examples:
   cregkit lab list
@@ -38,12 +38,12 @@ LIST, ALL, DISTRIBUTED = "list", "all", "distributed"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name of the experiment, its repetitions and epochs, and the files to write."""
     parser.add_argument("name", metavar="NAME", help="an experiment, list, all or distributed")
-    parser.add_argument("--seeds", type=count, metavar="N", help="repetitions (default: the experiment's own)")
-    parser.add_argument("--epochs", type=count, metavar="N", help="epochs of each training (default: likewise)")
-    parser.add_argument("--json", metavar="FILE", help="write machine, figures of every seed, curves and verdicts")
-    parser.add_argument("--csv", metavar="FILE", help="write experiment, row, seed, figure and value, one to a line")
-    parser.add_argument("--png", metavar="FILE", help="draw the picture of one experiment")
-    parser.add_argument("--html", metavar="FILE", help="write one page with tables and pictures inside")
+    parser.add_argument("--seeds", type=count, metavar="N", help="number of seeds (default: the experiment's)")
+    parser.add_argument("--epochs", type=count, metavar="N", help="epochs of each training (default: the experiment's)")
+    parser.add_argument("--json", metavar="FILE", help="write machine, metrics of every seed, curves and verdicts")
+    parser.add_argument("--csv", metavar="FILE", help="write experiment, row, seed, metric and value, one per line")
+    parser.add_argument("--png", metavar="FILE", help="plot one experiment")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with tables and plots")
 
 
 def run(options: argparse.Namespace) -> int:
