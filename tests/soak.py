@@ -5,7 +5,7 @@ python tests/soak.py SECONDS
 SECONDS are for the coverage-guided fuzzer; from 600 on there are 10 000 examples of each random test, all lengths of
 the C driver, all tests with sanitizers and a million calls, instead of 200 examples, a few lengths, the tests of the
 kernels and a tenth of the calls.
-``--readme`` puts the table into tests/README.md, between its two marks.
+``--readme`` writes the table into tests/README.md, between its two marks.
 
 Ends with 1 if anything failed. What cannot be tried for want of a tool is told and counts as a failure, unless
 --without-tools.
@@ -229,7 +229,7 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
 
 
 def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> None:
-    """Put the table of a run between the marks of tests/README.md."""
+    """Write the table of a run between the marks of tests/README.md."""
     cpu, isas = cpu_name() or platform.machine(), ", ".join(available_isas())
     lines = [
         f"{date.today().isoformat()}, {cpu} ({isas}), {os.cpu_count()} processors, Python {platform.python_version()}:",
