@@ -17,8 +17,9 @@ import numpy as np
 
 from cregkit import augment as aug
 from cregkit.benchmark.timing import Contestant, measure
+from cregkit.verify.shapes import TIMED_IMAGES
 
-SHAPES = ((256, 3, 32, 32), (64, 3, 224, 224))
+SHAPES = TIMED_IMAGES.quick[1:]
 
 
 def pairs(size: int) -> dict[str, tuple[aug.Transform, A.Compose]]:

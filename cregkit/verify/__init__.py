@@ -1,5 +1,5 @@
-"""Every op against the float64 oracle.
+"""Verification of every op against the float64 oracle.
 
-``cases`` lists the ops, ``inputs`` makes their arguments, ``shapes`` says on which shapes they are checked and timed,
-``tolerances`` how far a result may be from the oracle's and why, ``parity`` compares on this CPU.
+``cases`` lists the ops. ``inputs`` makes their arguments, ``shapes`` lists the shapes to check and to time, and
+``tolerances`` bounds the errors, with reasons. ``parity`` compares all of them on this CPU.
 """

@@ -1,4 +1,4 @@
-"""One case per op: its inputs, shapes and tolerances. Tests, ``cregkit check`` and the benchmarks all read this list.
+"""One case per op: its inputs, shapes and tolerances, for the tests, ``cregkit check`` and the benchmarks.
 
 To verify an op: make ``case.arguments(shape, rng, offset)``, ``run`` the op, compute its ``reference`` and compare both
 by ``errors``.
@@ -59,22 +59,16 @@ class Case:
     changed: Mapping[str, Tolerance] = field(default_factory=dict)
     """The arguments that the op changes in place."""
     bytes_per_element: int
-    """What the op must move beyond the caches for each element of the shape; every pass over an array counts.
-
-    Batch statistics need a pass of their own. What fits into a cache moves less.
-    """
+    """Memory traffic of the op per element of the shape, if no cache holds the arrays; every pass counts."""
 
     @property
     def name(self) -> str:
-        """The op, and the label if there is one."""
+        """Name of the op, and the label if there is one."""
         return f"{self.op}[{self.label}]" if self.label else self.op
 
 
 def run(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[Any]]:
-    """Call the case's op in ``cregkit.functional`` or ``cregkit.oracle``: every result and changed argument by name.
-
-    The arguments are copied first, so that one set serves several calls.
-    """
+    """Call the op of ``namespace`` on copies of the arguments and return results and changed arguments by name."""
     given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
     returned = getattr(namespace, case.op)(**given)
     values = returned if isinstance(returned, tuple) else (returned,)
@@ -84,7 +78,7 @@ def run(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[A
 
 
 def reference(case: Case, arguments: Arguments) -> dict[str, NDArray[Any]]:
-    """The oracle's results in float64, changed arguments included."""
+    """Return the oracle's results in float64, changed arguments included."""
     wide = {
         name: value.astype(np.float64) if name in case.changed and isinstance(value, np.ndarray) else value
         for name, value in arguments.items()
@@ -95,7 +89,7 @@ def reference(case: Case, arguments: Arguments) -> dict[str, NDArray[Any]]:
 def errors(
     case: Case, arguments: Arguments, got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
-    """Error of each output as a share of its tolerance: at most 1 is right, a missing output is infinitely wrong."""
+    """Return the error of each output as a fraction of its tolerance; that of a missing output is infinite."""
     tolerances = {**case.outputs, **case.changed}
     return {
         name: share_of_tolerance(got[name], value, tolerances[name], arguments) if name in got else np.inf

@@ -126,18 +126,18 @@ def weights(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
 
 
 def _whole(n: int, *steps: int, low: int, high: int) -> NDArray[np.int64]:
-    """Whole numbers in [low, high], a column for each step, all over the place but the same for every seed."""
+    """Return whole numbers scattered in [low, high], a column for each step, the same for every seed."""
     values = (np.arange(1, n + 1)[:, np.newaxis] * np.array(steps)) % (high - low + 1) + low
     return np.ascontiguousarray(values.squeeze(1) if len(steps) == 1 else values, dtype=np.int64)
 
 
 def _image_sides(shape: Shape, channel_axis: int) -> tuple[int, int]:
-    """Height and width; of what is no image (a call to be refused), the last two sizes."""
+    """Return height and width, or the last two sizes of a shape that is no image, whose call must fail."""
     return (shape[-3], shape[-2]) if channel_axis == -1 and len(shape) == 4 else (shape[-2], shape[-1])
 
 
 def _boxes(shape: Shape, channel_axis: int) -> NDArray[np.int64]:
-    """Boxes of all kinds: within, across an edge, outside, empty."""
+    """Return boxes of all kinds: within, across an edge, outside, empty."""
     height, width = _image_sides(shape, channel_axis)
     first = np.stack([_whole(shape[0], 5, low=-2, high=height), _whole(shape[0], 3, low=-2, high=width)], axis=1)
     return np.concatenate([first, first + _whole(shape[0], 7, 11, low=-1, high=max(height, width))], axis=1)

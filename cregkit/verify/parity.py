@@ -1,4 +1,4 @@
-"""Oracle parity on this very CPU: every case, every instruction set it has, one and several threads."""
+"""Parity with the oracle on this CPU: every case, every available instruction set, one and several threads."""
 
 from __future__ import annotations
 
@@ -14,39 +14,48 @@ from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 
 OFFSETS = (0.0, 1e6)
-"""Means of the data: where rounding is ordinary, and where a float32 mean is no longer good enough."""
+"""Means of the data. At 1e6 a mean in float32 is too inexact for the contract."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The worst of one case under one instruction set and thread count."""
+    """The largest error of a case under one instruction set and thread count."""
 
     case: str
     isa: str
     threads: int
     worst: float
-    """Largest error as a share of its tolerance; at most 1 is right."""
+    """Largest error as a fraction of its tolerance; at most 1 passes."""
     where: str
     """Output, shape and offset of that error."""
     same_bits: bool
-    """Whether every result has the bits that the first instruction set gave on one thread."""
+    """Whether every result has the same bits as the first instruction set on one thread."""
 
     @property
     def passed(self) -> bool:
-        """Within tolerance, with the same bits."""
+        """Whether the error is within tolerance and the bits are the same."""
         return self.worst <= 1.0 and self.same_bits
 
 
 def thread_counts() -> tuple[int, int]:
-    """One, and as many as large calls use, but at least two: more than one is the point."""
+    """Return one thread and as many as large calls use, at least two."""
     return 1, max(2, _threads.get_num_threads())
 
 
 def check(isas: list[str] | None = None, threads: tuple[int, ...] | None = None) -> Iterator[CheckResult]:
-    """Check every case against the oracle, one result for each (case, instruction set, thread count).
+    """Check every case against the oracle, and restore the instruction set in use at the end.
 
-    The instruction set in use is restored at the end. By default all that the CPU has, on 1 and on N threads (at least
-    2).
+    Parameters
+    ----------
+    isas
+        Instruction sets to check; default: all that the CPU has.
+    threads
+        Numbers of threads to check; default: one, and the number that large calls use, at least two.
+
+    Yields
+    ------
+    CheckResult
+        For each case, instruction set and number of threads.
     """
     isas = isas or _runtime.available_isas()
     threads = threads or thread_counts()

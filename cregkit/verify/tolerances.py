@@ -23,7 +23,7 @@ UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A bound on the error of an output, what it is relative to, and why it is what it is."""
+    """A bound on the error of an output, the scale it is relative to, and the reason for the bound."""
 
     bound: float
     reason: str
@@ -31,59 +31,52 @@ class Tolerance:
 
 
 def unit_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """Errors are absolute: the values are of the order of 1."""
+    """Return 1: errors are absolute, as the values are of the order of 1."""
     return 1.0
 
 
 def largest(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """Errors are relative to the largest finite magnitude of the reference."""
+    """Return the largest finite magnitude of the reference, or 1 if that is 0."""
     finite = np.abs(reference[np.isfinite(reference)])
     return float(finite.max(initial=0.0)) or 1.0
 
 
 def deviation_of_sum(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """The standard deviation of ``residual + dropout(x, p)`` where both are of deviation 1."""
+    """Return the standard deviation of ``residual + dropout(x, p)`` for inputs of deviation 1."""
     return math.sqrt(1.0 + 1.0 / (1.0 - arguments["p"]))
 
 
 def noise_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """The largest noise there can be, or the largest sum."""
+    """Return the largest possible noise, or the largest magnitude of the reference if that is larger."""
     return max(6.66 * float(arguments["sigma"].max(initial=0.0)), largest(arguments, reference))
 
 
 def largest_pixel(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """Errors are relative to the largest magnitude of the images or the fill: their mixture may cancel."""
+    """Return the largest magnitude of the images and the fill, whose mixture may cancel."""
     images = (arguments[name] for name in ("x", "other") if name in arguments)
     return max(float(arguments.get("fill", 0.0)), *(largest(arguments, image) for image in images))
 
 
 def gradient_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """The largest magnitude of the gradient, or a billionth of that of its terms.
-
-    With one value per row the terms cancel almost wholly, and what is left is float64's own rounding, in the oracle
-    too.
-    """
+    """Return the largest magnitude of the gradient, but at least a billionth of that of its terms."""
+    # With one value per row the terms cancel; the remainder is the rounding error of float64, in the oracle too.
     rstd = arguments["rstd"] if "rstd" in arguments else 1.0 / np.sqrt(arguments["var"] + arguments["eps"])
     terms = np.abs(arguments["dy"]).max(initial=0.0) * np.max(rstd, initial=0.0)
     return max(largest(arguments, reference), 1e-9 * float(terms))
 
 
 def column_sum_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
-    """The largest magnitude of the sums, or that at which the bound is one rounding of their terms' magnitudes.
-
-    The terms are dy or dy * x_hat, where x_hat is of the order of 1; alone in its array, a sum can cancel to far less.
-    """
+    """Return the largest magnitude of the sums, but at least that at which the bound is one rounding of the terms."""
+    # The terms are dy or dy * x_hat, with x_hat of the order of 1. A single sum can cancel to far less than its terms.
     dy = np.abs(arguments["dy"]).astype(np.float64)
     terms = np.moveaxis(dy, arguments.get("channel_axis", -1), -1).reshape(-1, reference.size).sum(axis=0)
     return max(largest(arguments, reference), UNIT / COLUMN_SUM.bound * float(terms.max(initial=0.0)))
 
 
 def step_scale(name: str) -> Callable[[Arguments, NDArray[Any]], float]:
-    """The largest sum that an array of an optimiser's step could be of its terms, if none cancelled another.
-
-    That is the step of the magnitudes, whose weights are a difference yet: |w| - lr * |...|, where |w| + lr * |...|
-    is due.
-    """
+    """Return the scale of array ``name`` of an optimiser's step: its largest magnitude if no terms cancelled."""
+    # The oracle steps from the magnitudes of all arrays. It gives |w| - lr * |...| for the weights; the sum without
+    # cancellation is |w| + lr * |...|, which is 2 * |w| minus that.
 
     def scale(arguments: Arguments, reference: NDArray[Any]) -> float:
         step = oracle.adamw_step if "m" in arguments else oracle.sgd_step
@@ -117,13 +110,13 @@ PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float6
 
 
 def stepped(*names: str) -> dict[str, Tolerance]:
-    """The tolerances of the arrays that an optimiser's step changes."""
+    """Return the tolerances of the named arrays, which an optimiser's step changes."""
     reason = "at most eight roundings on the way of each term into the sum"
     return {name: Tolerance(8 * UNIT, reason, step_scale(name)) for name in names}
 
 
 def share_of_tolerance(got: NDArray[Any], wanted: NDArray[Any], tolerance: Tolerance, arguments: Arguments) -> float:
-    """Error of one output as a share of its tolerance; infinite for a wrong shape or a NaN or Inf out of place."""
+    """Return the error as a fraction of the tolerance; infinite for a wrong shape or a misplaced NaN or Inf."""
     if got.shape != wanted.shape:
         return np.inf
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
