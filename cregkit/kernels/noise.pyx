@@ -45,16 +45,38 @@ cdef int check_index(cnp.ndarray index) except -1:
 
 
 def derive_seed(seed, *numbers):
-    """The seed that is derived from ``seed`` by each of the numbers (0 to 2**64 - 1) in turn.
+    """Derive a seed from a seed and numbers, such as an epoch and a step.
 
-    Each number gives another seed: ``derive_seed(seed, epoch, step)`` is ``derive_seed(derive_seed(seed, epoch),
-    step)``. They are Philox's first two words for the counter (number, 2) keyed by the seed.
+    Numbers are applied in turn: ``derive_seed(seed, epoch, step)`` equals
+    ``derive_seed(derive_seed(seed, epoch), step)``. The result consists of the first two words of Philox4x32-10 for
+    the counter (number, 2), keyed by the seed.
+
+    Parameters
+    ----------
+    seed
+        Seed in [0, 2**64).
+    *numbers
+        Numbers in [0, 2**64).
+
+    Returns
+    -------
+    int
+        Seed in [0, 2**64).
+
+    Raises
+    ------
+    TypeError
+        An argument is not an int.
+    ValueError
+        An argument lies outside [0, 2**64).
 
     Examples
     --------
     >>> from cregkit.augment import derive_seed
-    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(0, 2)
-    (True, False)
+    >>> derive_seed(42, 3)
+    17358974384228951361
+    >>> derive_seed(42, 3, 1) == derive_seed(derive_seed(42, 3), 1)
+    True
     """
     cdef uint64_t derived = unsigned64(seed, "seed")
     for n in numbers:
