@@ -1,7 +1,7 @@
 """Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels.
 
 Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors;
-CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/sanitized.py.
+CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/reliability/sanitized.py.
 """
 
 import os
@@ -122,6 +122,7 @@ class SourceArchive(sdist):
         patterns = [
             "cregkit/**/*.p[yx]*",
             "csrc/*.[ch]",
+            "tests/README.md",
             "tests/**/*.py",
             "tests/**/*.csv",
             "tests/golden/*.txt",

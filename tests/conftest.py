@@ -1,10 +1,9 @@
-"""Fixtures for every instruction set and several thread counts, and hypothesis without deadlines."""
+"""Fixtures of instruction sets and thread counts; profiles of hypothesis, without deadlines."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -33,21 +32,3 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Runs the test with each number of threads."""
     with _threads.exact_threads(request.param):
         yield request.param
-
-
-@pytest.fixture
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """PyTorch tensors of every size go to the kernels, whose calls are noted by name."""
-    from cregkit.torch import attention, autograd, bridge
-
-    names: list[str] = []
-
-    def noting(kernel: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        names.append(kernel.__name__)
-        return bridge.run(kernel, *arguments, **options)
-
-    monkeypatch.setattr(autograd, "run", noting)
-    monkeypatch.setattr(attention, "run", noting)
-    for op in bridge.SMALLEST:
-        monkeypatch.setitem(bridge.SMALLEST, op, 1)
-    return names

@@ -113,8 +113,8 @@ def _report_distributed(json_path: str | None, ranks: list[dict[str, Any]], hist
     cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in rank.values()] for rank in ranks]
     console.table("\nProcesses", list(ranks[0]), cells)
     columns = ("train_loss", "train_acc", "test_loss", "test_acc")
-    figures = zip(*(history[name] for name in columns), strict=True)
-    rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(figures)]
+    epochs = zip(*(history[name] for name in columns), strict=True)
+    rows = [[str(epoch), *(f"{value:.4f}" for value in of_epoch)] for epoch, of_epoch in enumerate(epochs)]
     console.table("\nMetrics, equal in every process", ["epoch", *columns], rows)
     if json_path:
         write_json(json_path, {"ranks": ranks, "history": history})

@@ -24,7 +24,7 @@ EMULATED = HERE / "emulated.c"
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
 NOT_FORCED = "-DCREG_INLINE=static inline"  # see cregkit.h
-# With what libFuzzer needs, so that the driver and fuzz.c share one compilation.
+# Includes what libFuzzer needs, so that the driver and fuzz.c share the objects.
 SANITIZED = (
     *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function", NOT_FORCED),
     *("-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"),
@@ -63,7 +63,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of the driver printed: the hash of each op, how many trials it had, and the tables tried."""
+    """Output of one run of the driver: the hash of each op, the number of trials, and the tables tried."""
 
     hashes: dict[str, str]
     trials: int
@@ -80,7 +80,7 @@ def missing_tools(variant: Variant) -> list[str]:
 
 
 def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
-    """Compile all of csrc/ and the emulation if wanted, side by side, and return the objects, new or there already."""
+    """Compile csrc/, and the emulation if wanted, in parallel and once for each folder; return the objects."""
     folder = folder / f"objects-{variant.compiler}-{abs(hash(variant))}"
     sources = [*sorted(CSRC.glob("*.c")), *[EMULATED] * variant.emulated]
     objects = {path: folder / f"{path.stem}.o" for path in sources}
@@ -88,7 +88,7 @@ def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
         return list(objects.values())
     folder.mkdir()
     command = [variant.compiler, *FLAGS, *variant.flags, "-c"]
-    intrinsics = {EMULATED: [f"-I{HERE / 'emulated'}"]}  # for this one alone: SIMDe's AVX2 reads beyond its masks
+    intrinsics = {EMULATED: [f"-I{HERE / 'emulated'}"]}  # for this file alone: SIMDe's AVX2 reads beyond its masks
     running = [
         subprocess.Popen([*command, *intrinsics.get(path, []), str(path), "-o", str(target)])
         for path, target in objects.items()
@@ -112,7 +112,7 @@ def run_driver(variant: Variant, program: Path, lengths: str, *op: str) -> Resul
     """Run the driver, on all ops or on one.
 
     Raises:
-        RuntimeError: it found an error, or was killed; with what it said.
+        RuntimeError: it found an error, or was killed; with its output.
     """
     command = [*variant.runner, str(program), lengths, str(variant.threads), *op]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -128,7 +128,7 @@ def read_golden(lengths: str) -> dict[str, str]:
 
 
 def golden_file(lengths: str) -> Path:
-    """Where they are."""
+    """The file of these hashes."""
     return GOLDEN / f"kernels-{lengths}.txt"
 
 

@@ -1,4 +1,4 @@
-/* csrc/thread_choice.h as a library for tests/test_thread_choice.py, and as a program for ThreadSanitizer: many threads
+/* csrc/thread_choice.h as a library for tests/ops/test_thread_choice.py, and as a program for ThreadSanitizer: many threads
  * choose and note at once. */
 #include "thread_choice.h"
 

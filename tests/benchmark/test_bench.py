@@ -1,0 +1,435 @@
+"""The benchmark: its statistics, who is timed and who is void, what it calls slower, and its command line.
+
+The peers here are made up, so that no other library is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from support import run_python
+
+import cregkit
+from cregkit import commands, functional
+from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
+from cregkit.benchmark.peers import Peer, Prepared
+from cregkit.benchmark.report import Report
+from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, PROMISED, Row
+from cregkit.benchmark.timing import Contestant, Measurement, measure
+from cregkit.commands import bench as command
+from cregkit.verify import cases
+
+LAYER_NORM = next(case for case in cases.CASES if case.name == "layer_norm")
+DROPOUT = next(case for case in cases.CASES if case.name == "dropout")
+
+
+class Right(Peer):
+    """Gives the oracle's results."""
+
+    name, package, pool = "right", "numpy", "openmp"
+
+    def prepare(self, case, arguments):
+        return peers.Oracle(1).prepare(case, arguments)
+
+
+class Garbage(Right):
+    """Gives results that are wrong in one element."""
+
+    name = "garbage"
+
+    def prepare(self, case, arguments):
+        def call():
+            y = getattr(cregkit.oracle, case.op)(**arguments)
+            y.flat[-1] += 0.01
+            return y
+
+        return Prepared(call, lambda y: {"y": y})
+
+
+class Missing(Right):
+    name, package = "missing", "a_package_that_nobody_has"
+
+
+def times(**seconds):
+    """Measurements by contestant, with a spread of 1% of the time."""
+    names = {"ours": OURS, "out": OURS_OUT, "serial": OURS_SERIAL, "copy": COPY + "numpy"}
+    return {names.get(name, name): Measurement(s, s, 0.01 * s, s, 9) for name, s in seconds.items()}
+
+
+def row(case="layer_norm", shape=(512, 768), **seconds):
+    return Row(case, shape, 8 * math.prod(shape), times(**seconds))
+
+
+def test_a_measurement_is_made_of_robust_statistics():
+    samples = [5.0, 1.0, 3.0, 2.0, 4.0, 1000.0, 2.5]
+    measured = Measurement.of(samples)
+    assert measured == Measurement(median=3.0, quartile=2.0, mad=1.0, best=1.0, n=7)
+    assert measured.noise == pytest.approx(1.4826 / 3.0)
+    with pytest.raises(ValueError, match="samples"):
+        Measurement.of([])
+
+
+def test_the_quartile_bears_interference_in_most_samples():
+    assert Measurement.of([1.0] * 4 + [50.0] * 6).quartile == 1.0
+
+
+def test_contestants_take_turns(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_SECONDS", 0.0)  # one call is a sample
+    calls, pauses = [], []
+    monkeypatch.setattr(timing.time, "sleep", pauses.append)
+    contestants = {
+        "a": Contestant(lambda: calls.append("a"), setup=lambda: calls.append("(")),
+        "b": Contestant(lambda: calls.append("b"), pool="another", setup=lambda: calls.append("[")),
+    }
+    measured = measure(contestants, budget=0.0)
+    assert [m.n for m in measured.values()] == [timing.MIN_ROUNDS] * 2
+    assert "".join(calls).endswith("(a(a[b[b" * timing.MIN_ROUNDS)  # an untimed call first, as the pool changes
+    assert pauses == [timing.PAUSE_SECONDS] * 2 * timing.MIN_ROUNDS
+
+
+def test_short_calls_are_repeated_until_a_sample_can_be_timed():
+    calls = []
+    timing.measure({"a": Contestant(lambda: calls.append(0))}, budget=0.0)
+    assert len(calls) > 100 * timing.MIN_ROUNDS
+
+
+def test_calls_in_between_are_made_three_times_untimed(monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
+    calls = []
+    timing.measure({who: Contestant(partial(calls.append, who)) for who in "ab"}, budget=0.0)
+    assert "".join(calls).endswith("aaaabbbb" * timing.MIN_ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds"), [(0, timing.MIN_ROUNDS), (20, timing.MIN_ROUNDS + 20), (1000, timing.MAX_ROUNDS)]
+)
+def test_a_larger_budget_takes_more_rounds_up_to_the_limit(budget, rounds, monkeypatch):
+    """The clock ticks once each time it is read: for the deadline, and before every round after the first few."""
+    monkeypatch.setattr(timing.time, "perf_counter", itertools.count().__next__)
+    assert measure({"a": Contestant(lambda: None)}, budget)["a"].n == rounds
+
+
+@pytest.mark.parametrize("n", [1, 1000, 1 << 18])
+def test_every_copy_copies(n):
+    x = np.random.default_rng(0).standard_normal(n, np.float32)
+    y = np.zeros_like(x)
+    before = cregkit.get_num_threads()
+    try:
+        contestants = roofline.copies_between(x, y, 2)
+        for contestant in contestants.values():
+            y.fill(0.0)
+            contestant.setup()
+            contestant.call()
+            assert np.array_equal(x, y)
+    finally:
+        cregkit.set_num_threads(before)
+    assert len(contestants) == (4 if 2 * x.nbytes >= roofline.THREADED_BYTES else 1)
+
+
+def test_a_wrong_result_is_void():
+    measured = suite.measure_row(LAYER_NORM, (3, 16), [Right(1), Garbage(1)], 1, 0.0)
+    assert set(measured.times) == {OURS, OURS_OUT, "right", COPY + "numpy"}
+    assert set(measured.void) == {"garbage"}
+    assert "y is off by 0.01" in measured.void["garbage"]
+
+
+def test_a_wrong_result_of_ours_voids_the_row(monkeypatch):
+    monkeypatch.setattr(functional, "layer_norm", lambda x, gamma, beta, eps: x)
+    measured = suite.measure_row(LAYER_NORM, (3, 16), [Right(1)], 1, 0.0)
+    assert measured.times == {}
+    assert set(measured.void) == {OURS}
+    assert "WRONG" in report.cells(measured)
+
+
+@pytest.mark.parametrize(("p", "scale", "wrong"), [(0.1, 1.0, ""), (0.2, 8 / 9, "not 0.1"), (0.1, 1.01, "x / (1")])
+def test_dropout_by_other_random_numbers_is_judged_by_scale_and_share(p, scale, wrong):
+    arguments = DROPOUT.arguments((200, 200), np.random.default_rng(0), 0.0)
+    other = cregkit.dropout(arguments["x"], p, seed=1) * np.float32(scale)
+    prepared = Prepared(lambda: other, lambda y: {"y": y}, random=True)
+    complaint = peers.complaint(DROPOUT, arguments, prepared, cases.reference(DROPOUT, arguments))
+    assert wrong in complaint
+    assert bool(wrong) == bool(complaint)
+
+
+def test_threads_are_as_before_after_a_row():
+    before = cregkit.get_num_threads()
+    suite.measure_row(LAYER_NORM, (512, 512), [], before + 1, 0.0)
+    assert cregkit.get_num_threads() == before
+
+
+def test_a_large_op_is_timed_on_one_thread_too():
+    assert OURS_SERIAL in suite.ours(LAYER_NORM, LAYER_NORM.arguments((512, 512), np.random.default_rng(0), 0.0), 2)
+
+
+def test_a_row_knows_ratio_and_share():
+    measured = row(ours=2.0, out=1.0, copy=0.5, slow=8.0, fast=6.0)
+    assert measured.best(["slow", "fast", "absent"]) == "fast"
+    assert measured.ratio("fast") == 3.0
+    assert measured.share(OURS_OUT) == 0.5
+    assert report.cells(measured)[4:] == ["fast", "6000000", "3.00", "50%"]
+
+
+def test_goals_are_judged_by_the_worst_cell():
+    rows = [
+        row(shape=(512, 512), ours=1.0, torch=4.0, onnxruntime=2.0, copy=1.0, serial=1.5),
+        row(shape=(4096, 1024), ours=1.0, out=1.0, torch=8.0, copy=0.95, serial=1.9),
+    ]
+    judged = {goal.what: goal for goal in goals.judge(rows)}
+    every, mean = (judged[f"layer_norm, rms_norm, {what}"] for what in ("every cell", "geometric mean"))
+    assert (every.value, every.reached) == (2.0, True)
+    assert "512x512 onnxruntime" in every.where
+    assert mean.value == pytest.approx(4.0)
+    assert (judged["forward into out="].value, judged["forward into out="].reached) == (0.95, True)
+    threads = judged["all threads, from 256 Ki elements"]
+    assert (threads.value, threads.reached) == (1.5, False)
+    allocating = judged["allocating calls, 16 MiB"]
+    assert (allocating.value, allocating.reached) == (1.0, True)
+    assert judged["layer_norm_backward"].reached is None
+
+
+def test_dropout_is_judged_by_forward_and_backward_together():
+    rows = [row(case, ours=1.0, torch=seconds) for case, seconds in (("dropout", 50.0), ("dropout_backward", 2.0))]
+    judged = {goal.what: goal.value for goal in goals.judge(rows)}
+    assert judged["dropout forward + backward, from 50_000, every cell"] == 26.0
+
+
+FUSED = [case for case in cases.CASES if case.op.startswith("dropout_add_")]
+
+
+def test_sublayers_are_judged_at_their_sizes():
+    """Forward and backward together, against each peer; small ones and other rates are not judged."""
+    pair = [f"dropout_add_rms_norm_{direction}[p = 0.5]" for direction in ("forward", "backward")]
+    rows = [row(case, (1024, 512), ours=1.0, unfused=t, torch=4.0) for case, t in zip(pair, (1.0, 2.5), strict=True)]
+    rows += [row(case, (32, 256), ours=1.0, unfused=0.1, torch=0.1) for case in pair]
+    rows.append(row("dropout_add_layer_norm_forward[p = 0]", (1024, 512), ours=2.0, onnxruntime=3.0))
+    judged = {(goal.what, goal.against): goal.value for goal in goals.judge(rows)}
+    both = "dropout + addition + norm, forward + backward"
+    assert judged[f"{both}, p = 0.5 or p = 0", "the ops one after another"] == 1.75
+    assert judged[f"{both}, p = 0.5", "PyTorch"] == 4.0
+    assert judged["addition + norm", "ONNX Runtime, fused too"] == 1.5
+
+
+@pytest.mark.parametrize("case", FUSED, ids=lambda case: case.name)
+@pytest.mark.parametrize("peer", [peers.Unfused, peers.Torch, peers.OnnxRuntime], ids=lambda peer: peer.name)
+def test_peers_of_the_sublayer_are_right(peer, case):
+    """Each computes what the case asks for, with its own random numbers where it draws; ONNX Runtime draws none."""
+    if not peer.available():
+        pytest.skip(f"{peer.name} is not installed")
+    arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
+    prepared = peer(cregkit.get_num_threads()).prepare(case, arguments)
+    if prepared is None:
+        assert peer is peers.OnnxRuntime
+        assert arguments["p"] or "backward" in case.op
+    else:
+        assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+def test_no_other_op_has_an_unfused_form():
+    others = [case for case in cases.CASES if case not in FUSED]
+    assert all(peers.Unfused(1).prepare(case, {"p": 0.5}) is None for case in others)
+
+
+@pytest.mark.parametrize(("name", "scale", "wrong"), [("h", 1.01, "h - residual is not x"), ("y", 1.01, "y is off by")])
+def test_a_peer_that_draws_is_judged_by_the_sum_it_has_drawn(name, scale, wrong):
+    case = next(case for case in FUSED if case.name == "dropout_add_layer_norm_forward[p = 0.5]")
+    arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
+    y, h, *_ = functional.dropout_add_layer_norm_forward(**arguments | {"seed": 1})
+    for results, complaint in (({"y": y, "h": h}, ""), ({"y": y, "h": h, name: scale * {"y": y, "h": h}[name]}, wrong)):
+        prepared = Prepared(lambda: None, lambda _, results=results: results, random=True)
+        found = peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+        assert found.startswith(complaint)
+        assert bool(found) == bool(complaint)
+
+
+def test_at_most_means_at_most():
+    assert goals.Goal("", "", 1.0, 0.9, at_most=True).reached
+    assert not goals.Goal("", "", 1.0, 1.1, at_most=True).reached
+
+
+def test_a_slowdown_is_found():
+    old, new = [row(ours=1.0, out=1.0, copy=0.5)], [row(ours=1.0, out=1.5, copy=0.5)]
+    slower = [change for change in report.compare(old, new) if change.slower]
+    assert [(change.contestant, change.factor) for change in slower] == [(OURS_OUT, 1.5)]
+    assert not [change for change in report.compare(new, old) if change.slower]
+
+
+def test_noise_is_no_slowdown():
+    noisy = {OURS: Measurement(1.5, 1.5, 0.5, 1.2, 9), COPY + "numpy": Measurement(0.5, 0.5, 0.0, 0.5, 9)}
+    changes = report.compare([row(ours=1.0, copy=0.5)], [Row("layer_norm", (512, 768), 0, noisy)])
+    assert len(changes) == 1
+    assert changes[0].factor == 1.5
+    assert not changes[0].slower
+
+
+def test_calls_that_were_held_up_are_no_slowdown():
+    held_up = {OURS: Measurement(16.0, 16.0, 0.1, 0.99, 9), COPY + "numpy": Measurement(0.5, 0.5, 0.0, 0.5, 9)}
+    changes = report.compare([row(ours=1.0, copy=0.5)], [Row("layer_norm", (512, 768), 0, held_up)])
+    assert [(change.factor, change.slower) for change in changes] == [(16.0, False)]
+
+
+def test_a_machine_that_is_slower_as_a_whole_is_no_slowdown():
+    changes = report.compare([row(ours=1.0, copy=0.5)], [row(ours=3.0, copy=1.5)])
+    assert [change.slower for change in changes] == [False]
+
+
+def test_a_report_survives_its_file(tmp_path):
+    written = Report({"cpu": "x"}, [row(ours=1.0, copy=0.5)], [goals.Goal("a", "b", 1.0, None)], complete=False)
+    report.write(str(tmp_path / "run.json"), written)
+    assert report.read(str(tmp_path / "run.json")) == written
+
+
+def test_the_held_out_shapes_of_every_case_are_no_tuned_ones():
+    assert set(PROMISED) <= {case.name for case in cases.CASES}
+    for case in cases.CASES:
+        assert not set(case.timed.tuned) & set(case.timed.held_out)
+        assert len(case.timed.quick) == 3
+
+
+def test_calls_are_judged_by_what_numpy_takes_for_the_array():
+    judged = goals.call_overhead(0.0)
+    assert [goal.limit for goal in judged] == [1.4, 1.0, 2.4]
+    assert all(0.05 < goal.value < 1e4 and goal.against.startswith("np.empty_like") for goal in judged)
+
+
+def test_the_import_is_timed_beyond_numpy(monkeypatch):
+    monkeypatch.setattr(goals, "_start", lambda code: 0.5 if "cregkit" in code else 0.1)
+    goal = goals.import_time()
+    assert (goal.value, goal.reached) == (pytest.approx(400.0), False)
+
+
+def test_a_python_of_its_own_is_timed():
+    assert goals._start("import time; time.sleep(0.05)") > 0.05
+
+
+def test_a_wheel_is_judged_by_its_size(tmp_path):
+    (tmp_path / "a.whl").write_bytes(bytes(4 << 20))
+    goal = goals.wheel_size(str(tmp_path / "a.whl"))
+    assert (goal.value, goal.reached) == (4.0, False)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A benchmark of two rows, a peer that is right and one that is not installed."""
+    monkeypatch.setattr(suite, "plan", lambda **_: [(LAYER_NORM, (1, 16)), (LAYER_NORM, (4, 16))])
+    monkeypatch.setattr(command, "PEERS", (Right, Missing))
+    monkeypatch.setattr(command, "ROW_SECONDS", 0.0)
+    monkeypatch.setattr(command, "call_overhead", lambda budget: [])
+    monkeypatch.setattr(command, "import_time", lambda: goals.Goal("import", "", 60.0, 1.0))
+
+
+def test_the_command_prints_and_writes(small, capsys, tmp_path):
+    assert commands.main(["bench", "--json", str(tmp_path / "run.json")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "layer_norm  4x16" in " ".join(out.split()).replace("layer_norm ", "layer_norm  ")
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert content["complete"]
+    assert content["machine"]["peers"] == {"right": np.__version__}
+    assert [entry["shape"] for entry in content["rows"]] == [[1, 16], [4, 16]]
+    assert content["goals"][-1]["reached"] is False
+
+
+def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monkeypatch):
+    path = str(tmp_path / "old.json")
+    monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=1.0, copy=0.5))
+    assert commands.main(["bench", "--json", path]) == 0
+    assert commands.main(["bench", "--compare", path]) == 0
+    assert "0 of 2 times became slower" in capsys.readouterr().out
+    monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=2.0, copy=0.5))
+    assert commands.main(["bench", "--compare", path]) == 1
+    out = capsys.readouterr().out
+    assert "SLOWER cregkit layer_norm 4x16: 2.00 times the older run's time" in out
+    assert "2 of 2 times became slower" in out
+
+
+def test_the_command_fails_if_an_op_is_wrong(small, capsys, monkeypatch):
+    monkeypatch.setattr(functional, "layer_norm", lambda x, gamma, beta, eps: x)
+    assert commands.main(["bench"]) == 1
+    assert "VOID cregkit in layer_norm 1x16: y is off" in capsys.readouterr().out
+
+
+def test_an_interrupt_leaves_what_was_measured(small, capsys, tmp_path, monkeypatch):
+    measured = iter([row(shape=(1, 16), ours=1.0, copy=0.5)])
+
+    def interrupted(*_):
+        try:
+            return next(measured)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(suite, "measure_row", interrupted)
+    assert commands.main(["bench", "--json", str(tmp_path / "run.json")]) == 130
+    out, err = capsys.readouterr()
+    assert "cut short" in out
+    assert err == "cregkit: interrupted\n"
+    written = report.read(str(tmp_path / "run.json"))
+    assert not written.complete
+    assert [entry.shape for entry in written.rows] == [(1, 16)]
+
+
+def test_a_quick_run_that_takes_too_long_is_cut_short(small, capsys, monkeypatch):
+    monkeypatch.setattr(command, "QUICK_SECONDS", 0.0)
+    assert commands.main(["bench", "--quick"]) == 0
+    assert "cut short" in capsys.readouterr().out
+
+
+def test_a_picture(small, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert commands.main(["bench", "--png", str(tmp_path / "speed.png")]) == 0
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--peers", "tensorflow"], "unknown peer 'tensorflow'; there are right, missing"),
+        (["--peers", "right,missing"], "missing is not installed"),
+        (["--compare", "absent.json"], "absent.json: No such file or directory"),
+        (["--compare", "text.json"], "text.json: must be a run written by cregkit bench --json"),
+        (["--compare", "list.json"], "list.json: must be a run written by cregkit bench --json"),
+        (["--compare", "future.json"], "future.json: must have format 1, got 99"),
+        (["--compare", "elsewhere.json"], "elsewhere.json: must be from the same machine and settings: cpu was 'Z80'"),
+        (["--json", "absent/run.json"], "absent/run.json: No such file or directory"),
+        (["--wheel", "absent.whl"], "absent.whl: No such file or directory"),
+    ],
+)
+def test_a_mistake_costs_one_line(small, argv, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    elsewhere = {"format": 1, "machine": {"cpu": "Z80"}, "rows": [], "goals": [], "complete": True}
+    (tmp_path / "text.json").write_text("no JSON")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "future.json").write_text('{"format": 99}')
+    (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
+    assert commands.main(["bench", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_no_peer_is_imported_unless_it_is_used():
+    code = "import sys; from cregkit.commands import bench; print({'torch', 'onnxruntime', 'jax'} & set(sys.modules))"
+    done = run_python("-c", code)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
+    rows = [
+        row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
+        row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
+    ]
+    judged = [goals.Goal("speed", "a peer", 2.0, 3.0, "layer_norm 512x768"), goals.Goal("more", "a peer", 2.0, None)]
+    path = str(tmp_path / "run.json")
+    report.write(path, report.Report(report.machine([]), rows, judged))
+    assert markdown.main([path, path]) == 0
+    out = capsys.readouterr().out
+    assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
+    assert "| more |" not in out
+    assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
+    assert markdown.main([]) == 2
+    assert markdown.main([str(tmp_path / "none.json")]) == 2

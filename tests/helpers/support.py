@@ -1,0 +1,122 @@
+"""Shared by the tests: instruction sets to try, arguments and results of a case, another Python process."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from cregkit import cases, functional
+from cregkit.kernels import _runtime, _threads
+from cregkit.verify import cases
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, ROWS, Shape
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+# With it another process finds the same modules: cregkit and these helpers.
+PYTHONPATH = os.pathsep.join(sys.path)
+
+ISAS = tuple(_runtime.available_isas())
+THREADS = (1, 2, 3, 7)
+
+# The first case of each op, for tests where the layout makes no difference.
+OPS = {case.op: case for case in reversed(cases.CASES)}
+OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
+
+needs_openmp = pytest.mark.skipif(not _threads.openmp_version(), reason="built without OpenMP")
+each_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+each_op = pytest.mark.parametrize("case", OPS.values(), ids=OPS)
+each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OPS_WITH_OUT)
+
+
+def each_isa() -> Iterator[str]:
+    """Use each instruction set of this CPU in turn, and restore the former one."""
+    before = _runtime.current_isa()
+    try:
+        for isa in ISAS:
+            _runtime.use_isa(isa)
+            yield isa
+    finally:
+        _runtime.use_isa(before)
+
+
+def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Arguments:
+    return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
+
+
+# A shape of each family with few elements, and one with about four million.
+SMALL = {
+    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
+    IMAGES: (4, 3, 5, 2),
+    IMAGES_LAST: (4, 5, 2, 3),
+}
+LARGE = {
+    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
+    MAPS: (64, 64, 1024),
+    IMAGES: (12, 3, 341, 342),
+    IMAGES_LAST: (12, 341, 342, 3),
+}
+
+
+def small_arguments(op: str) -> cases.Arguments:
+    """Arguments of few elements, with every optional array."""
+    return arguments_of(OPS[op], SMALL[OPS[op].shapes])
+
+
+def results_of(case: cases.Case, arguments: Arguments) -> dict[str, Array]:
+    return cases.run(case, functional, arguments)
+
+
+def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
+    """Results as bytes, to compare bit by bit: a NaN equals itself, and -0 differs from 0."""
+    return {name: (value.dtype, value.shape, value.tobytes()) for name, value in results.items()}
+
+
+def arrays_in(arguments: Arguments) -> dict[str, Array]:
+    return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+
+
+def first_of(returned: Any) -> Any:
+    """The result that `out` receives: the first or only one of an op."""
+    return returned[0] if isinstance(returned, tuple) else returned
+
+
+def several_ops(x: Array) -> bytes:
+    gamma = np.linspace(0.5, 1.5, x.shape[1], dtype=np.float32)
+    y, mean, rstd = functional.layer_norm_forward(x, gamma)
+    results = [y, *functional.layer_norm_backward(y, x, mean, rstd, gamma)]
+    results += functional.batch_norm_forward(x, gamma)
+    results += [functional.dropout(x, 0.3, seed=4), functional.rms_norm(x), np.float64(functional.l2_penalty(x, 0.1))]
+    return b"".join(result.tobytes() for result in results)
+
+
+def heeds_ctrl_c() -> None:
+    """As ``preexec_fn`` of a process: Ctrl-C ends it, even if the tests run in the background.
+
+    After a minute of CPU time it is killed.
+    """
+    import resource  # on Unix alone
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run another Python that finds the same modules; only these variables choose its ISA and threads."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("CREGKIT_ISA", "OMP_NUM_THREADS")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**inherited, "PYTHONPATH": PYTHONPATH, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,284 @@
+"""The accuracy contract against the float64 oracle: y to 1e-6, gradients to 2e-6 of their own largest magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Array, each_isa
+
+from cregkit import functional, oracle
+from cregkit.verify.inputs import Arguments
+from cregkit.verify.shapes import Shape
+from cregkit.verify.tolerances import (
+    COLUMN_SUM,
+    GRADIENT,
+    NORMALISED,
+    RUNNING,
+    Tolerance,
+    largest,
+    share_of_tolerance,
+    unit_scale,
+)
+
+CONTRACT_Y = Tolerance(1e-6, "the contract, absolute", unit_scale)
+CONTRACT_DX = Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", largest)
+TINY = np.float32(1e-45)  # the smallest subnormal
+HUGE = np.float32(3.4e38)  # almost the largest number
+ROW_OPS = ("layer_norm", "rms_norm")
+
+
+def assert_within(tolerance: Tolerance, got: Array, wanted: Array, arguments: Arguments, what: str) -> None:
+    share = share_of_tolerance(got, wanted.astype(np.float64), tolerance, arguments)
+    assert share <= 1.0, f"{what} is off by {share:.3g} tolerances"
+
+
+def rounded(wanted: Array) -> Array:
+    """Round to float32, where the gradient of a tiny row may be Inf."""
+    with np.errstate(over="ignore"):
+        return wanted.astype(np.float32)
+
+
+def assert_gradients(got: Any, wanted: Any, arguments: cases.Arguments, what: str) -> None:
+    """Compare dx, and dgamma and dbeta unless they are None."""
+    for name, tolerance, one, other in zip(
+        ("dx", "dgamma", "dbeta"), (GRADIENT, COLUMN_SUM, COLUMN_SUM), got, wanted, strict=False
+    ):
+        if other is not None:
+            assert_within(tolerance, one, rounded(other), arguments, f"{what}: {name}")
+
+
+def assert_forward_and_backward(
+    op: str, x: Array, eps: float, tolerance: Tolerance = CONTRACT_Y, **options: int
+) -> None:
+    """Compare y, and the gradients with and without gamma from the statistics that our forward saved."""
+    rng = np.random.default_rng(x.size)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    gamma = rng.uniform(0.5, 1.5, x.shape[options.get("channel_axis", -1)]).astype(np.float32)
+    y64, *saved64 = getattr(oracle, f"{op}_forward")(x, eps=eps, **options)
+    backwards = [getattr(oracle, f"{op}_backward")(dy, x, *saved64, gain, **options) for gain in (None, gamma)]
+    for isa in each_isa():
+        y, *saved = getattr(functional, f"{op}_forward")(x, eps=eps, **options)
+        assert_within(tolerance, y, y64, {}, f"{isa}: y")
+        for gain, wanted in zip((None, gamma), backwards, strict=True):
+            got = getattr(functional, f"{op}_backward")(dy, x, *saved, gain, **options)
+            assert_gradients(got, wanted, {"dy": dy, "rstd": saved64[-1]}, isa)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 100.0])
+@pytest.mark.parametrize(
+    ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
+)
+def test_a_million_normalised_values_are_within_the_contract(op: str, shape: cases.Shape, offset: float) -> None:
+    """Among so many rows (channels) are the rare ones whose rounding errors add up."""
+    x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
+    wanted = getattr(oracle, f"{op}_forward")(x)[0]
+    assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x)[0], wanted, {}, op)
+
+
+OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
+EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "batch_norm": 1e-5}
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("op", ROW_OPS)
+def test_row_norms_are_accurate_at_any_offset(op: str, offset: float) -> None:
+    rng = np.random.default_rng(int(offset))
+    for cols in (*range(1, 20), 31, 32, 33, 47, 63, 64, 65, 70, 1023, 4097, 16384):
+        x = (offset + rng.standard_normal((66 if cols < 100 else 5, cols))).astype(np.float32)
+        assert_forward_and_backward(op, x, EPS[op])
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_batch_norm_is_accurate_at_any_offset(axis: int, offset: float) -> None:
+    rng = np.random.default_rng(int(offset))
+    flat = ((2, 3), (3, 5), (5, 17), (70, 70), (1023, 3), (4097, 33), (16384, 2))
+    maps = (
+        ((1, 2, 2), (3, 4, 7), (2, 3, 1023), (5, 3, 33, 31), (1, 2, 16384)) if axis == 1 else ((3, 7, 4), (8, 33, 5, 3))
+    )
+    for shape in flat + maps:
+        x = (offset + rng.standard_normal(shape)).astype(np.float32)
+        assert_forward_and_backward("batch_norm", x, EPS["batch_norm"], channel_axis=axis)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_batch_norm_inference_is_accurate_at_any_offset(axis: int, offset: float) -> None:
+    rng = np.random.default_rng(int(offset))
+    for shape in ((1, 3), (70, 33), (3, 5, 7) if axis == 1 else (3, 7, 5)):
+        x, dy = (offset * i + rng.standard_normal(shape) for i in (1, 0))
+        x, dy, c = x.astype(np.float32), dy.astype(np.float32), shape[axis]
+        mean, var, gamma = (
+            a.astype(np.float32)
+            for a in (offset + rng.standard_normal(c), rng.uniform(1.0, 2.0, c), rng.uniform(0.5, 1.5, c))
+        )
+        options: dict[str, Any] = {"channel_axis": axis}
+        for isa in each_isa():
+            y = functional.batch_norm(x, mean, var, **options)
+            assert_within(CONTRACT_Y, y, oracle.batch_norm(x, mean, var, **options), {}, isa)
+            got = functional.batch_norm_inference_backward(dy, x, mean, var, gamma, **options)
+            wanted = oracle.batch_norm_inference_backward(dy, x, mean, var, gamma, **options)
+            assert_gradients(got, wanted, {"dy": dy, "var": var, "eps": 1e-5}, isa)
+
+
+MAGNITUDES = [
+    *(pytest.param(10.0**k, id=f"1e{k}") for k in (*range(-38, 37, 5), 37)),
+    pytest.param(3e37, id="3e37"),
+]
+
+
+def random_row(scale: float, n: int = 1000) -> Array:
+    return (scale * np.random.default_rng(5).standard_normal(n)).astype(np.float32)
+
+
+def extreme_rows() -> dict[str, Array]:
+    rng = np.random.default_rng(6)
+    n = 1000
+    return {
+        "huge": (HUGE * rng.uniform(-1, 1, n)).astype(np.float32),
+        "all but constant and huge": (HUGE * (1 - 1e-6 * rng.integers(0, 9, n))).astype(np.float32),
+        "one huge": np.where(np.arange(n) == 700, HUGE, np.float32(1.0)),
+        "huge and opposite": HUGE * np.where(np.arange(n) % 2, np.float32(1), np.float32(-1)),
+        "subnormal": (TINY * rng.integers(-9, 10, n)).astype(np.float32),
+        "one subnormal": np.where(np.arange(n) == 700, TINY, np.float32(0.0)),
+        "all magnitudes": (10.0 ** rng.uniform(-45, 38, n)).astype(np.float32),
+        "few and huge": np.array([HUGE, -HUGE, 1.0], np.float32),
+        "few and subnormal": np.array([TINY, 0.0, -TINY, 3 * TINY], np.float32),
+    }
+
+
+def assert_any_magnitude(op: str, row: Array) -> None:
+    """Test the row alone, as one row or as one channel: its errors are measured by its own magnitude."""
+    if op in ROW_OPS:
+        assert_forward_and_backward(op, row[np.newaxis], 0.0, NORMALISED)
+        return
+    for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], np.stack([row, row]).reshape(2, 1, -1)):
+        assert_forward_and_backward(op, np.ascontiguousarray(x), 0.0, NORMALISED, channel_axis=1)
+
+
+@pytest.mark.parametrize("scale", MAGNITUDES)
+@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+def test_norms_are_accurate_at_any_magnitude(op: str, scale: float) -> None:
+    assert_any_magnitude(op, random_row(scale))
+
+
+@pytest.mark.parametrize("kind", extreme_rows())
+@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+def test_norms_are_accurate_for_extreme_rows(op: str, kind: str) -> None:
+    assert_any_magnitude(op, extreme_rows()[kind])
+
+
+def test_channels_beside_extreme_channels_stay_accurate() -> None:
+    """One SIMD vector holds channels for the float64 path and others; each is measured by its own magnitude."""
+    rows = np.stack([random_row(s, 130) for s in (1.0, 3e37, 1e-30, 1e6, 1e-45, 5.0)])
+    x = np.ascontiguousarray(rows.T)
+    dy = np.random.default_rng(7).standard_normal(x.shape).astype(np.float32)
+    y64, *saved64 = oracle.batch_norm_forward(x, eps=0.0)
+    dx64 = oracle.batch_norm_backward(dy, x, *saved64)[0]
+    for isa in each_isa():
+        y, *saved = functional.batch_norm_forward(x, eps=0.0)
+        assert_within(NORMALISED, y, y64, {}, isa)
+        dx = functional.batch_norm_backward(dy, x, *saved)[0]
+        for c in range(x.shape[1]):
+            assert_within(CONTRACT_DX, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1e6, 16777217.0, 1e30, 1e-30, HUGE, TINY])
+@pytest.mark.parametrize("op", ["layer_norm", "batch_norm"])
+def test_constant_rows_become_zero(op: str, value: float) -> None:
+    for n in (2, 3, 33, 65, 1000, 4097, 10000):
+        x = np.full((1, n) if op == "layer_norm" else (n, 1), value, np.float32)
+        for isa in each_isa():
+            assert not getattr(functional, f"{op}_forward")(x)[0].any(), (isa, n)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "batch_norm"])
+def test_constant_rows_with_eps_0_give_nan_and_an_infinite_rstd(op: str) -> None:
+    x = np.full((7, 7), 3.0, np.float32)
+    for _ in each_isa():
+        y, _, rstd = getattr(functional, f"{op}_forward")(x, eps=0.0)
+        assert np.isnan(y).all()
+        assert np.isinf(rstd).all()
+
+
+def trend(n: int) -> Array:
+    return np.linspace(-1.0, 1e4, n)
+
+
+def jump(n: int) -> Array:
+    """The first 64 values differ from all others."""
+    return np.where(np.arange(n) < 64, 0.0, 1e5) + np.random.default_rng(n).standard_normal(n)
+
+
+def late_jump(n: int) -> Array:
+    return np.where(np.arange(n) < 4 * n // 5, 0.0, 1e6) + np.random.default_rng(n).standard_normal(n)
+
+
+def all_at_an_offset_but_the_first(n: int) -> Array:
+    return np.where(np.arange(n) < 8, -1e6, 1e6) + np.random.default_rng(n).standard_normal(n)
+
+
+def heavy_tail(n: int) -> Array:
+    return np.random.default_rng(n).standard_t(1.0, n)
+
+
+def one_outlier(n: int) -> Array:
+    return np.where(np.arange(n) == n // 3, 1e6, np.random.default_rng(n).standard_normal(n))
+
+
+def first_outlier(n: int) -> Array:
+    return np.where(np.arange(n) == 0, 1e7, 1e3 + np.random.default_rng(n).standard_normal(n))
+
+
+KINDS = (trend, jump, late_jump, all_at_an_offset_but_the_first, heavy_tail, one_outlier, first_outlier)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+def test_norms_are_accurate_for_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> None:
+    for n in (70, 1023, 4097, 16384):
+        row = kind(n).astype(np.float32)
+        shapes = [(1, n)] if op in ROW_OPS else [(n, 1), (1, 1, n)]
+        for shape in shapes:
+            options = {} if op in ROW_OPS else {"channel_axis": 1}
+            assert_forward_and_backward(op, row.reshape(shape), EPS[op], NORMALISED, **options)
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
+def test_batch_norm_is_accurate_for_columns_unlike_their_first_rows(step: float) -> None:
+    """Among so many channels are those whose rounding errors add up most."""
+    for rows in (63, 64):
+        x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
+        x[:16] += np.float32(step)
+        wanted = oracle.batch_norm_forward(x)[0]
+        assert_within(CONTRACT_Y, functional.batch_norm_forward(x)[0], wanted, {}, f"{rows} rows")
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
+@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+def test_norms_are_accurate_with_any_eps(op: str, eps: float) -> None:
+    rng = np.random.default_rng(3)
+    for scale in (1.0, 1e-3):
+        x = (scale * rng.standard_normal((33, 65))).astype(np.float32)
+        options = {} if op in ROW_OPS else {"channel_axis": 1}
+        assert_forward_and_backward(op, x, eps, **options)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("offset", [10.0, 1e6])
+def test_running_statistics_stay_accurate_over_many_batches(offset: float, unbiased: bool) -> None:
+    """The oracle starts each step from our state: only the rounding of that step counts."""
+    rng = np.random.default_rng(8)
+    for isa in each_isa():
+        mean, var = np.zeros(33, np.float32), np.ones(33, np.float32)
+        for _ in range(30):
+            x = (offset + rng.standard_normal((9, 33, 5)) * 2).astype(np.float32)
+            mean64, var64 = mean.astype(np.float64), var.astype(np.float64)
+            oracle.batch_norm_forward(x, running_mean=mean64, running_var=var64, unbiased=unbiased)
+            functional.batch_norm_forward(x, running_mean=mean, running_var=var, unbiased=unbiased)
+            assert_within(RUNNING, mean, mean64, {}, isa)
+            assert_within(RUNNING, var, var64, {}, isa)
+        assert abs(var.mean() - 4.0) < 1.0

@@ -1,0 +1,36 @@
+"""The bits of every op are those of tests/golden/, on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import golden_bits
+import numpy as np
+import pytest
+
+from cregkit import functional
+from cregkit.verify import cases
+
+
+def test_the_bits_of_every_op_are_the_golden_ones(isa: str, record_property: Callable[[str, object], None]) -> None:
+    """To change them on purpose, run tests/golden/golden_bits.py and add a line marked **bits** to the CHANGELOG."""
+    expected, found = golden_bits.expected(), golden_bits.found()
+    record_property("inputs", len(found))
+    assert {name: value for name, value in found.items() if expected.get(name) != value} == {}
+    assert found.keys() == expected.keys()
+
+
+def test_one_changed_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_bit_flipped(*args: object, **kwargs: object) -> object:
+        y = original(*args, **kwargs)
+        if y.size:
+            y.reshape(-1).view(np.uint32)[-1] ^= 1
+        return y
+
+    original = functional.rms_norm
+    monkeypatch.setattr(functional, "rms_norm", last_bit_flipped)
+    expected, found = golden_bits.expected(), golden_bits.found()
+    wrong = {name for name in found if found[name] != expected[name]}
+    shapes = next(case.shapes for case in cases.CASES if case.op == "rms_norm")
+    assert len(wrong) == sum(1 for shape in shapes if 0 not in shape)
+    assert all(name.startswith("rms_norm ") for name in wrong)

@@ -1,0 +1,80 @@
+"""Builds, installs and tests the package with every Python it supports that is found.
+
+``python tests/reliability/pythons.py [all]``
+
+Searches the PATH and pyenv's versions. Without ``all`` it tries the oldest and the newest. Prints one line for each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
+TESTS = (
+    *("ops/test_parity.py", "ops/test_golden.py", "ops/test_buffers.py", "ops/test_runtime.py"),
+    *("layers/test_layers.py", "layers/test_state.py", "train/test_checkpoint.py", "commands/test_cli.py"),
+    "reliability/test_untrusted_files.py",
+)
+
+
+def interpreters() -> dict[str, str]:
+    """The interpreters found, by version."""
+    found = {}
+    for version in SUPPORTED:
+        pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+        candidates = [shutil.which(f"python{version}"), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+        for path in filter(None, candidates):
+            probe = subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+            if probe.returncode == 0:
+                found[version] = path
+                break
+    return found
+
+
+def try_one(python: str, folder: Path) -> str:
+    """Install the package and run some tests; return the last line of pytest.
+
+    Raises:
+        RuntimeError: a command failed; with its output.
+    """
+    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, folder / "tree", ignore=left_out)
+    shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, to test the installed package
+    shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
+    inside = str(folder / "venv" / "bin" / "python")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in (
+        [python, "-m", "venv", str(folder / "venv")],
+        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[test]"],
+        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in TESTS)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout.splitlines()[-1]
+
+
+def main() -> int:
+    """See above."""
+    found = list(interpreters().items())
+    chosen = found if sys.argv[1:] == ["all"] else list(dict(found[:1] + found[-1:]).items())
+    wrong = 0
+    for version, python in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                print(f"Python {version}: {re.sub(' in .*', '', try_one(python, Path(folder)))}", flush=True)
+            except RuntimeError as error:
+                print(f"Python {version}: failed\n{error}", flush=True)
+                wrong += 1
+    return int(wrong > 0 or not chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

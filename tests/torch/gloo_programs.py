@@ -1,0 +1,178 @@
+"""What the processes of test_torch_distributed.py run: ``python gloo_programs.py RANK RANKS MEETING NAME``.
+
+Each program compares with what one process computes on the whole batch, and prints one line from rank 0.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from ranks import parts
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import cregkit.torch
+
+RANK, RANKS = int(sys.argv[1]), int(sys.argv[2])
+PROGRAMS: dict[str, Callable[[], object]] = {}
+
+
+def program(function: Callable[[], object]) -> Callable[[], object]:
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+def all_of(value: object) -> list[object]:
+    found: list[object] = [None] * RANKS
+    dist.all_gather_object(found, value)
+    return found
+
+
+def largest_error(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max()) if a.numel() else 0.0
+
+
+@program
+def batch_norm() -> dict[str, float]:
+    """The largest differences over layouts, offsets, momenta and parts."""
+    worst = dict.fromkeys(("y", "dx", "weight", "bias", "running"), 0.0)
+    for shape in ((30, 5), (6, 5, 4), (6, 5, 4, 3), (4, 5, 2, 3, 2)):
+        for kind in ("even", "uneven", "empty"):
+            for offset, momentum, last in ((0.0, 0.1, False), (1e6, None, False), (0.0, 0.3, True)):
+                generator = torch.Generator().manual_seed(1)
+                x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
+                x += offset
+                whole = nn.SyncBatchNorm(5, momentum=momentum).double()
+                nn.init.uniform_(whole.weight, 0.5, 1.0, generator=generator)
+                own = nn.SyncBatchNorm(5, momentum=momentum)
+                own.load_state_dict(whole.state_dict())
+                assert type(cregkit.torch.convert(own)) is cregkit.torch.SyncBatchNorm
+                cut = slice(*parts(shape[0], kind, RANKS)[RANK : RANK + 2])
+                mine = x[cut].clone()
+                if last and x.dim() == 4:
+                    mine = mine.contiguous(memory_format=torch.channels_last)
+                mine.requires_grad_()
+                everything = x.double().requires_grad_()
+                # PyTorch's own refuses the CPU where processes share a batch; alone it is the batch norm of float64
+                y = nn.functional.batch_norm(
+                    everything, whole.running_mean, whole.running_var, whole.weight, whole.bias, True,
+                    1.0 if momentum is None else momentum, whole.eps,
+                )  # fmt: skip
+                y.backward(dy.double())
+                found = own(mine)
+                found.backward(dy[cut])
+                assert everything.grad is not None
+                assert mine.grad is not None
+                worst["y"] = max(worst["y"], largest_error(found, y[cut]))
+                worst["dx"] = max(worst["dx"], largest_error(mine.grad, everything.grad[cut]))
+                for name in ("weight", "bias"):
+                    total = getattr(own, name).grad.clone()
+                    dist.all_reduce(total)
+                    worst[name] = max(worst[name], largest_error(total, getattr(whole, name).grad))
+                for name in ("running_mean", "running_var"):
+                    statistic, scale = getattr(own, name), max(1.0, offset) if name == "running_mean" else 1.0
+                    worst["running"] = max(worst["running"], largest_error(statistic, getattr(whole, name)) / scale)
+                    assert len({str(s) for s in all_of(statistic.numpy().tobytes())}) == 1, name
+                assert own.num_batches_tracked == 1
+    return {name: max(float(str(v)) for v in all_of(value)) for name, value in worst.items()}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(),
+        nn.Linear(216, 20, bias=False), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 4),
+    )  # fmt: skip
+
+
+@program
+def training() -> dict[str, object]:
+    """The loss of 50 steps with the processes' parts, and alone with whole batches and PyTorch's own modules."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(240) % 4
+    images = torch.randn(240, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) * 0.3
+    alone = network()
+    together = DistributedDataParallel(network())  # wrapped first: it refuses a SyncBatchNorm on the CPU
+    together = cregkit.torch.convert(nn.SyncBatchNorm.convert_sync_batchnorm(together))  # type: ignore[no-untyped-call]
+    assert sum(entry.kind == "SyncBatchNorm" for entry in cregkit.torch.report(together.module).swapped) == 2
+    curves: list[list[float]] = [[], []]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9) for net in (alone, together)]
+    for step in range(50):
+        batch = torch.arange(step * 24, step * 24 + 24) % 240
+        for net, rows, optimizer, curve in (
+            (alone, batch, optimizers[0], curves[0]),
+            (together, batch[RANK * 24 // RANKS : (RANK + 1) * 24 // RANKS], optimizers[1], curves[1]),
+        ):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(images[rows]), labels[rows])
+            loss.backward()
+            optimizer.step()
+            mean = loss.detach().clone()
+            if net is together:
+                dist.all_reduce(mean)
+                mean /= RANKS
+            curve.append(float(mean))
+    state = b"".join(t.numpy().tobytes() for t in together.module.state_dict().values())
+    return {"alone": curves[0], "together": curves[1], "same": len(set(map(str, all_of(state)))) == 1}
+
+
+@program
+def evaluation() -> dict[str, float]:
+    """In evaluation nothing is exchanged: each process may call as often as it likes."""
+    own = cregkit.torch.convert(nn.SyncBatchNorm(3)).eval()
+    x = torch.randn(50_000, 3)
+    for _ in range(RANK):
+        own(x)
+    return {"error": largest_error(own(x), nn.BatchNorm1d(3).eval()(x))}
+
+
+def message_of(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+@program
+def mistakes() -> dict[str, str]:
+    layer = cregkit.torch.convert(nn.SyncBatchNorm(3))
+    x = torch.randn(4, 3, requires_grad=True)
+
+    def twice() -> None:
+        torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+
+    return {
+        "one value": message_of(lambda: layer(torch.ones(int(RANK == 0), 3))),
+        "float64": message_of(lambda: layer.double()(x.double())),
+        "gradient twice": message_of(lambda: (layer.float(), twice())),
+        "one axis": message_of(lambda: layer(torch.ones(3))),
+    }
+
+
+@program
+def lost() -> str:
+    """A process ends; the others find out in the next exchange."""
+    layer = cregkit.torch.convert(nn.SyncBatchNorm(3))
+    layer(torch.randn(4, 3))
+    if RANK == RANKS - 1:
+        os.kill(os.getpid(), 9)
+    return message_of(lambda: layer(torch.randn(4, 3)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{sys.argv[3]}", rank=RANK, world_size=RANKS,
+        timeout=datetime.timedelta(seconds=30),
+    )  # fmt: skip
+    result = PROGRAMS[sys.argv[4]]()
+    if RANK == 0:
+        print(json.dumps(result))
+    dist.destroy_process_group()  # left to the end of Python, gloo aborts in one of six processes that lost another

@@ -1,0 +1,121 @@
+"""A converted nn.SyncBatchNorm on several processes of torch.distributed (gloo), each test bounded in time."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import PYTHONPATH
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="PyTorch without gloo"
+)
+
+import cregkit  # noqa: E402
+import cregkit.torch  # noqa: E402
+
+SIZES = (1, 2, 3, 4)
+SECONDS = 60
+
+
+def started(ranks: int, name: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in so many processes, on one thread each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
+    program = str(Path(__file__).with_name("gloo_programs.py"))
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, program, "RANK", str(ranks), f"{folder}/meeting", name]
+        processes = [
+            subprocess.Popen(
+                [*command[:2], str(rank), *command[3:]],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        try:
+            outputs = [process.communicate(timeout=SECONDS) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+@functools.cache
+def run(ranks: int, name: str) -> Any:
+    """What rank 0 found."""
+    done = started(ranks, name)
+    assert all(process.returncode == 0 for process in done), [process.stderr for process in done]
+    return json.loads(done[0].stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("ranks", SIZES)
+def test_it_is_batch_norm_of_the_whole_batch(ranks: int) -> None:
+    errors = run(ranks, "batch_norm")
+    assert errors["y"] <= 1e-6
+    assert errors["dx"] <= 2e-6  # gradients of up to 4
+    assert errors["weight"] <= 1e-5  # sums of up to 72 products of numbers up to 10
+    assert errors["bias"] <= 1e-5
+    assert errors["running"] <= 1e-6
+
+
+@pytest.mark.parametrize("ranks", SIZES)
+def test_the_loss_curve_is_that_of_one_process(ranks: int) -> None:
+    found = run(ranks, "training")
+    np.testing.assert_allclose(found["together"], found["alone"], rtol=0, atol=1e-4)
+    assert found["alone"][-1] < 0.5 * found["alone"][0]
+    assert found["same"]
+
+
+def test_evaluation_exchanges_nothing() -> None:
+    assert run(3, "evaluation")["error"] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("one value", "ValueError: x must have at least two values per channel in training, got 1 in all processes"),
+        ("float64", "ValueError: SyncBatchNorm expected input tensor to be on GPU"),
+        ("gradient twice", "RuntimeError: SyncBatchNorm supports first-order gradients only: call backward without"),
+        ("one axis", "ValueError: expected at least 2D input (got 1D input)"),
+    ],
+)
+def test_mistakes(mistake: str, message: str) -> None:
+    assert run(2, "mistakes")[mistake].startswith(message)
+
+
+def test_a_lost_process_ends_the_others_wait() -> None:
+    start = time.monotonic()
+    first, second, third = started(3, "lost")
+    assert time.monotonic() - start < 10 + 10  # ten seconds, and the start of three PyTorches
+    assert third.returncode == -9
+    for process in (first, second):
+        assert process.returncode == 0, process.stderr
+    assert json.loads(first.stdout).startswith("RuntimeError: ")
+
+
+def test_without_processes_it_is_batch_norm() -> None:
+    layer = torch.nn.SyncBatchNorm(5)
+    twin = torch.nn.BatchNorm2d(5)
+    cregkit.torch.convert(layer)
+    assert repr(layer) == repr(torch.nn.SyncBatchNorm(5))
+    assert layer.state_dict().keys() == twin.state_dict().keys()
+    for shape in ((2, 5, 3, 3), (16, 5, 64, 64)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(layer(x), twin(x), rtol=0, atol=2e-6)
+    torch.testing.assert_close(layer.running_var, twin.running_var, rtol=0, atol=1e-6)
+    assert type(cregkit.torch.revert(layer)) is torch.nn.SyncBatchNorm
