@@ -22,12 +22,12 @@ COMMAND = [sys.executable, "-W", "error", "-m", "cregkit"]
 
 
 def test_version_is_printed(capsys):
-    assert cli.main(["--version"]) == 0
+    assert commands.main(["--version"]) == 0
     assert capsys.readouterr().out == f"cregkit {__version__}\n"
 
 
 def test_info_shows_the_whole_configuration(capsys):
-    assert cli.main(["info"]) == 0
+    assert commands.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     config = cregkit.show_config()
     assert [line.split("  ")[0].replace(" ", "_") for line in lines] == list(config)

@@ -98,14 +98,14 @@ WITH_NAN_AND_INF = np.array([np.nan, np.inf, 1.0])
 
 
 def test_nan_and_inf_where_they_are_wanted_pass() -> None:
-    assert cases.share_of_tolerance(WITH_NAN_AND_INF.copy(), WITH_NAN_AND_INF, cases.NORMALISED, {}) == 0.0
+    assert share_of_tolerance(WITH_NAN_AND_INF.copy(), WITH_NAN_AND_INF, NORMALISED, {}) == 0.0
 
 
 @pytest.mark.parametrize(
     "got", [[0.0, np.inf, 1.0], [np.nan, -np.inf, 1.0], [np.nan, np.inf, np.nan], [np.inf, np.nan, 1.0]]
 )
 def test_nan_or_inf_elsewhere_fails(got: list[float]) -> None:
-    assert cases.share_of_tolerance(np.array(got), WITH_NAN_AND_INF, cases.NORMALISED, {}) == np.inf
+    assert share_of_tolerance(np.array(got), WITH_NAN_AND_INF, NORMALISED, {}) == np.inf
 
 
 # ---- parity.check ----
@@ -120,7 +120,7 @@ def one_small_case(monkeypatch: pytest.MonkeyPatch) -> cases.Case:
 
 
 def test_check_passes_a_right_op(one_small_case: cases.Case) -> None:
-    results = list(checks.check(threads=(1, 2)))
+    results = list(parity.check(threads=(1, 2)))
     assert [(r.case, r.isa, r.threads) for r in results] == [("layer_norm", isa, n) for isa in ISAS for n in (1, 2)]
     assert all(r.passed and 0.0 < r.worst <= 1.0 and r.same_bits for r in results)
 

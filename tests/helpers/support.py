@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from cregkit import cases, functional
+from cregkit import functional
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
@@ -66,7 +66,7 @@ LARGE = {
 }
 
 
-def small_arguments(op: str) -> cases.Arguments:
+def small_arguments(op: str) -> Arguments:
     """Arguments of few elements, with every optional array."""
     return arguments_of(OPS[op], SMALL[OPS[op].shapes])
 

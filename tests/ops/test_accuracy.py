@@ -41,7 +41,7 @@ def rounded(wanted: Array) -> Array:
         return wanted.astype(np.float32)
 
 
-def assert_gradients(got: Any, wanted: Any, arguments: cases.Arguments, what: str) -> None:
+def assert_gradients(got: Any, wanted: Any, arguments: Arguments, what: str) -> None:
     """Compare dx, and dgamma and dbeta unless they are None."""
     for name, tolerance, one, other in zip(
         ("dx", "dgamma", "dbeta"), (GRADIENT, COLUMN_SUM, COLUMN_SUM), got, wanted, strict=False
@@ -71,7 +71,7 @@ def assert_forward_and_backward(
 @pytest.mark.parametrize(
     ("op", "shape"), [("layer_norm", (8000, 127)), ("rms_norm", (8000, 127)), ("batch_norm", (55, 20000))]
 )
-def test_a_million_normalised_values_are_within_the_contract(op: str, shape: cases.Shape, offset: float) -> None:
+def test_a_million_normalised_values_are_within_the_contract(op: str, shape: Shape, offset: float) -> None:
     """Among so many rows (channels) are the rare ones whose rounding errors add up."""
     x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
     wanted = getattr(oracle, f"{op}_forward")(x)[0]

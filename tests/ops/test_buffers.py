@@ -37,7 +37,7 @@ from cregkit.verify.shapes import CHANNELS_LAST, IMAGES, IMAGES_LAST, MAPS, PLAN
 
 
 @contextmanager
-def refused(error: type[Exception], name: str, arguments: cases.Arguments) -> Iterator[None]:
+def refused(error: type[Exception], name: str, arguments: Arguments) -> Iterator[None]:
     """Expect an exception that names the argument, and every array unchanged."""
     arrays = arrays_in(arguments)
     before = bits(arrays)
@@ -89,7 +89,7 @@ def test_none_for_a_required_array_is_refused(op: str, name: str) -> None:
         ("spatial_dropout_backward", "dy", ()),
     ],
 )
-def test_shapes_that_an_op_cannot_compute_are_refused(op: str, name: str, shape: cases.Shape) -> None:
+def test_shapes_that_an_op_cannot_compute_are_refused(op: str, name: str, shape: Shape) -> None:
     arguments = small_arguments(op)
     same_shape = {key for key, value in arrays_in(arguments).items() if value.shape == arguments[name].shape}
     arguments |= {key: np.ones(shape, np.float32) for key in same_shape}
@@ -348,7 +348,7 @@ def test_nothing_beside_an_array_is_read_or_written() -> None:
 # Training needs two values per channel: test_shapes_that_an_op_cannot_compute_are_refused.
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.op != "batch_norm_forward"], ids=lambda case: case.name)
 def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
-    channels_last = case.shapes is cases.CHANNELS_LAST
+    channels_last = case.shapes is CHANNELS_LAST
     shape = {
         PLANES: (0, 3, 4),
         MAPS: (0, 3, 4),

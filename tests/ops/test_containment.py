@@ -83,7 +83,7 @@ CHANNEL_CASES = [
 
 @bad_value
 @pytest.mark.parametrize(("case", "shape", "array"), CHANNEL_CASES)
-def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: cases.Shape, array: str, bad: float) -> None:
+def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: Shape, array: str, bad: float) -> None:
     arguments = arguments_of(case, shape)
     axis = arguments["channel_axis"]
     bad_channel = 2

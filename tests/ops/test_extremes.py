@@ -26,7 +26,7 @@ def alternating(rng: np.random.Generator, shape: Shape) -> Array:
     return np.where(np.arange(shape[0]) % 2, -HUGE, HUGE).reshape(-1, *[1] * (len(shape) - 1)) * np.ones(shape)
 
 
-def halves(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def halves(rng: np.random.Generator, shape: Shape) -> Array:
     """The sums of the first rows overflow; those of all rows do not."""
     return np.where(np.arange(shape[0]) < shape[0] // 2, HUGE, -HUGE).reshape(-1, *[1] * (len(shape) - 1)) * np.ones(
         shape
@@ -43,7 +43,7 @@ def one_huge(rng: np.random.Generator, shape: Shape) -> Array:
     return dy
 
 
-def away_from_its_mean(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def away_from_its_mean(rng: np.random.Generator, shape: Shape) -> Array:
     """The largest number minus the mean overflows: the mean is negative."""
     dy = np.full(shape, -1e38) + 1e36 * rng.standard_normal(shape)
     dy[::2].reshape(-1)[::7] = LARGEST
@@ -71,7 +71,7 @@ def subnormal(rng: np.random.Generator, shape: Shape) -> Array:
     return TINY * rng.integers(-9, 10, shape).astype(np.float64)
 
 
-def alternating_subnormals(rng: np.random.Generator, shape: cases.Shape) -> Array:
+def alternating_subnormals(rng: np.random.Generator, shape: Shape) -> Array:
     """Both sums over the row cancel or underflow."""
     return np.where(np.arange(np.prod(shape)) % 2, -TINY, TINY).reshape(shape)
 

@@ -32,7 +32,7 @@ def assert_parity(case: cases.Case, arguments: Arguments) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
 @pytest.mark.parametrize(("case", "shape"), CASES_AND_SHAPES)
-def test_every_op_agrees_with_the_oracle(case: cases.Case, shape: cases.Shape, offset: float) -> None:
+def test_every_op_agrees_with_the_oracle(case: cases.Case, shape: Shape, offset: float) -> None:
     assert_parity(case, arguments_of(case, shape, offset))
 
 

@@ -82,7 +82,7 @@ class Region:
         return all((part == SENTINEL).all() for part in beside)
 
 
-def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
+def arguments_with_out(case: cases.Case, n: int) -> Arguments:
     """Arguments of length n, with `out` for ops that have it."""
     arguments = arguments_of(case, tuple(side or n for side in SHAPES[case.shapes]))
     if case.op in OPS_WITH_OUT:
@@ -90,7 +90,7 @@ def arguments_with_out(case: cases.Case, n: int) -> cases.Arguments:
     return arguments
 
 
-def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[object, ...]]:
+def result(case: cases.Case, arguments: Arguments) -> dict[str, tuple[object, ...]]:
     """The bits of all results."""
     returned = getattr(functional, case.op)(**arguments)
     assert "out" not in arguments or first_of(returned) is arguments["out"]
@@ -99,7 +99,7 @@ def result(case: cases.Case, arguments: cases.Arguments) -> dict[str, tuple[obje
     return bits(named | {name: arguments[name] for name in case.changed})
 
 
-def guarded_result(case: cases.Case, arguments: cases.Arguments, *, at_end: bool, shift: int) -> dict[str, object]:
+def guarded_result(case: cases.Case, arguments: Arguments, *, at_end: bool, shift: int) -> dict[str, object]:
     """The bits of all results, each array in its own region."""
     arrays = {name: regions[name].put(array, at_end, shift) for name, array in arrays_in(arguments).items()}
     inputs = arrays.keys() - case.changed.keys() - {"out"}

@@ -110,7 +110,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def one_call(case: cases.Case, arguments: cases.Arguments, out: str, threads: int) -> dict[str, Array] | None:
+def one_call(case: cases.Case, arguments: Arguments, out: str, threads: int) -> dict[str, Array] | None:
     """Results and changed arguments by name; None if the op refused the call."""
     leading = next(name for name in ("x", "dy", "w", "shape", "index") if name in arguments)
     extra = {}

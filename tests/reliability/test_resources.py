@@ -206,7 +206,7 @@ def test_a_leak_of_32_bytes_per_call_is_noticed() -> None:
     assert int(done.stdout) > 1 << 20, done.stderr
 
 
-def references(arguments: cases.Arguments) -> dict[str, int]:
+def references(arguments: Arguments) -> dict[str, int]:
     """Reference counts of the arguments, except numbers, which the interpreter may share."""
     return {name: sys.getrefcount(value) for name, value in arguments.items() if not isinstance(value, (int, float))}
 
