@@ -245,7 +245,7 @@ class OneOf(Transform):
         """Validate and store the settings."""
         self.transforms = _checked(transforms)
         if not transforms:
-            raise ValueError("transforms must hold at least one, got none")
+            raise ValueError("transforms must hold at least one transform, got none")
         weights = [1.0] * len(transforms) if weights is None else weights
         if len(weights) != len(transforms):
             raise ValueError(f"weights must hold one number for each of {len(transforms)} transforms, got {weights}")

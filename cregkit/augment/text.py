@@ -104,7 +104,7 @@ class SynonymReplacement(TextTransform):
         elif callable(thesaurus):
             self._look_up = thesaurus
         else:
-            raise TypeError(f"thesaurus must be a mapping or a function, got {type(thesaurus).__name__}")
+            raise TypeError(f"thesaurus must be a mapping or a function, got {validate.shown(thesaurus)}")
         self.thesaurus, self.p = thesaurus, validate.real("p", p, 0, 1)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as Python advises: a flush may still come
         return _BROKEN_PIPE
-    except ImportError as error:  # CREGKIT_ISA asks for what is not there, or a package is missing
+    except ImportError as error:  # CREGKIT_ISA names an unavailable instruction set, or a package is missing
         print(f"cregkit: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -196,8 +196,10 @@ class History:
                 header, *rows = list(csv.reader(file)) or [[]]
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{os.fspath(path)} is not CSV: {error}") from None
-        if any(len(row) != len(header) for row in rows):
-            raise ValueError(f"{os.fspath(path)}: each row must have as many cells as the header, {len(header)}")
+        if wrong := {len(row) for row in rows} - {len(header)}:
+            raise ValueError(
+                f"{os.fspath(path)}: each row must have as many cells as the header, {len(header)}, got {min(wrong)}"
+            )
         return cls._from_columns(path, {name: [row[i] for row in rows] for i, name in enumerate(header)})
 
     @classmethod

@@ -696,7 +696,7 @@ MISTAKES = [
     ({"test": (X.astype(float), CLASSES)}, TypeError, r"test\[0\] must be a float32 array"),
     ({"test": (X, list(CLASSES))}, TypeError, r"test\[1\] must be an array, got list"),
     ({"train": (np.asfortranarray(X), CLASSES)}, ValueError, r"use np.ascontiguousarray\(train\[0\]\)"),
-    ({"train": (X[:, :2].copy(), CLASSES)}, ValueError, r"x must have shape \(..., 6\)"),
+    ({"train": (X[:, :2].copy(), CLASSES)}, ValueError, r"x must have shape \(..., in_features\) with in_features=6"),
     ({"train": (X, np.where(np.arange(50) == 49, 3, CLASSES))}, ValueError, "train is incompatible .* from 0 to 2"),
     ({"test": (X, CLASSES.astype(np.float32))}, ValueError, "test is incompatible with network and loss"),
     ({"loss": binary_cross_entropy}, TypeError, "train is incompatible .* targets must be a float32 array"),
