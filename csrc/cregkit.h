@@ -46,11 +46,6 @@ typedef struct {
     ptrdiff_t n, c, s;
 } creg_shape;
 
-/* A piece of every channel whose sums are taken in float32: samples [n0, n1) and elements [s0, s1) of each. */
-typedef struct {
-    ptrdiff_t n0, n1, s0, s1;
-} creg_chunk;
-
 /* What batch norm's passes read of each channel: arrays of c elements.
  *   forward:  y  = ((x - hi) - lo) * scale + bias                hi + lo = mean, scale = gamma * rstd, bias = beta
  *   backward: dx = ((dy - k1) - ((x - hi) - lo) * k2) * scale    k1 = mean(dy), k2 = rstd * mean(dy * x_hat)
@@ -60,6 +55,42 @@ typedef struct {
     double *mean64, *scale64, *k1_64, *k2_64;
     unsigned char *exact;
 } creg_channels;
+
+/* A batch cut into chunks by its shape alone: each is `samples` samples, of planes longer than CREG_PANEL one of
+ * `pieces` pieces of `piece` elements. A task takes chunk_step chunks of channel_step channels. */
+typedef struct {
+    ptrdiff_t samples, pieces, piece, chunks, chunk_step, channel_step, tasks;
+} creg_cut;
+
+/* What both directions of batch norm have in common. batch_norm_plan() fills in the cuts and `whole`. */
+typedef struct {
+    creg_shape shape;
+    int where, shared;                     /* shared: other processes hold parts of the batch */
+    int whole;                             /* each task takes whole channels through all steps */
+    creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
+    const float *x, *gamma;
+    const float *given_mean, *given_var; /* inference; NULL in training */
+    double *mean, *rstd;
+    double eps, count; /* count: values of a channel in all processes */
+    creg_channels channels;
+} creg_batch;
+
+/* chunk_mean and chunk_m2 (training) are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *beta;
+    float *y, *running_mean, *running_var;
+    double *chunk_mean, *chunk_m2, *var;
+    double momentum;
+    int unbiased;
+} creg_batch_norm;
+
+/* chunk_dy and chunk_dy_d, sums of dy and dy * (x - mean), are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *dy;
+    float *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
+} creg_batch_norm_grad;
 
 /* One image: `planes` planes of height x width pixels, `pixel` floats each. See images.h. */
 typedef struct {

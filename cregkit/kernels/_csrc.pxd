@@ -16,9 +16,6 @@ cdef extern from "cregkit.h" nogil:
     ctypedef struct creg_shape:
         ptrdiff_t n, c, s
 
-    ctypedef struct creg_chunk:
-        ptrdiff_t n0, n1, s0, s1
-
     ctypedef struct creg_channels:
         float *hi
         float *lo
@@ -31,6 +28,43 @@ cdef extern from "cregkit.h" nogil:
         double *k1_64
         double *k2_64
         unsigned char *exact
+
+    ctypedef struct creg_cut:
+        ptrdiff_t chunks, tasks
+
+    ctypedef struct creg_batch:
+        creg_shape shape
+        int where, shared, whole
+        creg_cut summed, written, channelwise
+        const float *x
+        const float *gamma
+        const float *given_mean
+        const float *given_var
+        double *mean
+        double *rstd
+        double eps, count
+        creg_channels channels
+
+    ctypedef struct creg_batch_norm:
+        creg_batch batch
+        const float *beta
+        float *y
+        float *running_mean
+        float *running_var
+        double *chunk_mean
+        double *chunk_m2
+        double *var
+        double momentum
+        int unbiased
+
+    ctypedef struct creg_batch_norm_grad:
+        creg_batch batch
+        const float *dy
+        float *dx
+        float *chunk_dy
+        float *chunk_dy_d
+        float *dgamma
+        float *dbeta
 
     ctypedef struct creg_image:
         ptrdiff_t planes, height, width, pixel

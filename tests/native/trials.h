@@ -439,34 +439,7 @@ static void wide_trial(trial *t, int rms)
 static void wide_layer_norm_trial(trial *t) { wide_trial(t, 0); }
 static void wide_rms_norm_trial(trial *t) { wide_trial(t, 1); }
 
-/* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
-
-typedef struct {
-    const trial *t;
-    creg_shape shape;
-    creg_chunk *chunks;
-    ptrdiff_t n_chunks;
-    const float *x, *dy, *gamma, *beta, *given_mean, *given_var;
-    float *y, *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
-    double *chunk_mean, *chunk_m2, *mean, *var, *rstd;
-    creg_channels channels;
-    int training;
-} batch;
-
-static void cut(batch *b) /* as cregkit/kernels/batch_norm.pyx does */
-{
-    const creg_shape shape = b->shape;
-    const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : CREG_PANEL / shape.s > 1 ? CREG_PANEL / shape.s : 1;
-    const ptrdiff_t pieces = samples == 1 ? (shape.s + CREG_PANEL - 1) / CREG_PANEL : 1;
-    const ptrdiff_t piece = pieces == 1 ? shape.s : CREG_PANEL;
-    b->n_chunks = (shape.n + samples - 1) / samples * pieces;
-    b->chunks = take(sizeof(creg_chunk) * (size_t)b->n_chunks, 0);
-    ptrdiff_t k = 0;
-    for (ptrdiff_t i = 0; i < shape.n; i += samples)
-        for (ptrdiff_t j = 0; j < pieces; j++)
-            b->chunks[k++] =
-                (creg_chunk){i, at_most(i + samples, shape.n), j * piece, at_most((j + 1) * piece, shape.s)};
-}
+/* ---- batch norm: a chunk a task, channels in two halves ---- */
 
 static creg_channels new_channels(ptrdiff_t c)
 {
@@ -485,135 +458,86 @@ static creg_channels new_channels(ptrdiff_t c)
     return ch;
 }
 
-static creg_chunk half_of_chunk(const batch *b, ptrdiff_t i, ptrdiff_t *c0, ptrdiff_t *c1)
+static void halve(creg_cut *cut, ptrdiff_t c)
 {
-    const ptrdiff_t half = b->shape.c / 2;
-    *c0 = i % 2 ? half : 0;
-    *c1 = i % 2 ? b->shape.c : half;
-    return b->chunks[i / 2];
+    cut->chunk_step = 1;
+    cut->channel_step = (c + 1) / 2;
+    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * cut->chunks;
 }
 
-static void moments_task(void *args, ptrdiff_t i)
+static void plan(const trial *t, creg_batch *b, int sums)
 {
-    const batch *b = args;
-    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_moments(b->x, b->shape, chunk, c0, c1, b->chunk_mean + at, b->chunk_m2 + at);
+    t->kernels->batch_norm_plan(b, sums);
+    halve(&b->summed, b->shape.c);
+    b->written = b->summed;
+    halve(&b->channelwise, b->shape.c);
+    b->channels = new_channels(b->shape.c);
 }
 
-static void statistics_task(void *args, ptrdiff_t i)
+static void batch_forward(trial *t, creg_batch_norm *a)
 {
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_statistics(b->x, b->shape, b->chunks, b->n_chunks, b->chunk_mean, b->chunk_m2, b->t->eps,
-                                         c0, c1, b->mean, b->var, b->rstd, b->channels.exact);
-    b->t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, c0, c1, &b->channels);
-}
-
-static void apply_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_apply(b->x, b->y, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-}
-
-static void grad_sums_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_grad_sums(b->dy, b->x, b->shape, chunk, c0, c1, &b->channels, b->chunk_dy + at,
-                                        b->chunk_dy_d + at);
-}
-
-static void grad_affine_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_grad_merge(b->dy, b->x, b->shape, b->n_chunks, b->chunk_dy, b->chunk_dy_d, b->mean,
-                                         b->rstd, b->training, c0, c1, b->dgamma, b->dbeta, &b->channels);
-    b->t->kernels->batch_norm_grad_affine((double)b->shape.n * (double)b->shape.s, b->rstd, b->gamma, b->training, c0,
-                                          c1, &b->channels);
-}
-
-static void grad_apply_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    if (b->training)
-        b->t->kernels->batch_norm_grad_apply(b->dy, b->x, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-    else
-        b->t->kernels->batch_norm_apply(b->dy, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-}
-
-static void batch_forward(trial *t, batch *b)
-{
+    creg_batch *b = &a->batch;
     const ptrdiff_t c = b->shape.c;
+    const int training = !b->given_mean;
     b->mean = doubles(c);
     b->rstd = doubles(c);
-    b->channels = new_channels(c);
+    plan(t, b, training);
     protect(PROT_READ);
-    if (b->training) {
-        b->var = doubles(c);
-        b->chunk_mean = doubles(b->n_chunks * c);
-        b->chunk_m2 = doubles(b->n_chunks * c);
-        parallel_for(moments_task, b, 2 * b->n_chunks);
-        parallel_for(statistics_task, b, 2);
-        hash_doubles(t, b->var, c);
-    } else {
-        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
-        t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, 0, c, &b->channels);
+    if (training) {
+        a->var = doubles(c);
+        a->chunk_mean = doubles(b->summed.chunks * c);
+        a->chunk_m2 = doubles(b->summed.chunks * c);
+        parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
     }
-    parallel_for(apply_task, b, 2 * b->n_chunks);
+    parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
+    if (training) hash_doubles(t, a->var, c);
+    parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
     hash_doubles(t, b->mean, c);
     hash_doubles(t, b->rstd, c);
 }
 
-static void batch_backward(trial *t, batch *b)
+static void batch_backward(trial *t, creg_batch_norm_grad *a)
 {
+    creg_batch *b = &a->batch;
     const ptrdiff_t c = b->shape.c;
-    b->channels = new_channels(c);
-    b->chunk_dy = floats(b->n_chunks * c);
-    b->chunk_dy_d = floats(b->n_chunks * c);
-    if (!b->training)
-        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
-    t->kernels->batch_norm_affine(b->mean, b->rstd, NULL, NULL, 0, c, &b->channels);
-    parallel_for(grad_sums_task, b, 2 * b->n_chunks);
-    parallel_for(grad_affine_task, b, 2);
-    parallel_for(grad_apply_task, b, 2 * b->n_chunks);
+    plan(t, b, 1);
+    a->chunk_dy = floats(b->summed.chunks * c);
+    a->chunk_dy_d = floats(b->summed.chunks * c);
+    parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
+    parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
+    parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
+    parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
     protect(PROT_READ | PROT_WRITE);
-    if (b->dgamma) hash_floats(t, b->dgamma, c);
-    if (b->dbeta) hash_floats(t, b->dbeta, c);
+    if (a->dgamma) hash_floats(t, a->dgamma, c);
+    if (a->dbeta) hash_floats(t, a->dbeta, c);
 }
 
 static void batch_trial(trial *t, creg_shape shape, int training)
 {
     const ptrdiff_t n = shape.n * shape.c * shape.s;
-    batch b = {.t = t, .shape = shape, .training = training};
+    creg_batch_norm forward = {.batch = {.shape = shape, .where = t->stream, .eps = t->eps}};
+    creg_batch *b = &forward.batch;
     float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    b.x = x;
-    b.dy = input(n, ORDINARY);
-    b.gamma = t->plain ? NULL : positive_input(shape.c);
-    b.beta = t->plain ? NULL : input(shape.c, ORDINARY);
-    b.given_mean = training ? NULL : input(shape.c, t->values);
-    b.given_var = training ? NULL : positive_input(shape.c);
-    b.y = t->in_place ? x : floats(n);
-    cut(&b);
+    b->x = x;
+    b->count = (double)shape.n * (double)shape.s;
+    creg_batch_norm_grad backward = {.dy = input(n, ORDINARY)};
+    b->gamma = t->plain ? NULL : positive_input(shape.c);
+    forward.beta = t->plain ? NULL : input(shape.c, ORDINARY);
+    b->given_mean = training ? NULL : input(shape.c, t->values);
+    b->given_var = training ? NULL : positive_input(shape.c);
+    forward.y = t->in_place ? x : floats(n);
     float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1));
     memcpy(kept, x, sizeof(float) * (size_t)n);
-    batch_forward(t, &b);
-    hash_floats(t, b.y, n);
+    batch_forward(t, &forward);
+    hash_floats(t, forward.y, n);
     if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
     free(kept);
-    b.dx = t->in_place ? x : floats(n);
-    b.dgamma = t->plain ? NULL : floats(shape.c);
-    b.dbeta = t->plain ? NULL : floats(shape.c);
-    batch_backward(t, &b);
-    hash_floats(t, b.dx, n);
+    backward.batch = *b;
+    backward.dx = t->in_place ? x : floats(n);
+    backward.dgamma = t->plain ? NULL : floats(shape.c);
+    backward.dbeta = t->plain ? NULL : floats(shape.c);
+    batch_backward(t, &backward);
+    hash_floats(t, backward.dx, n);
 }
 
 static creg_shape columns_of(const trial *t) { return (creg_shape){t->n > 300 ? 3 : 7 * t->rows, t->n, 1}; }
