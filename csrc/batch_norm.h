@@ -38,7 +38,6 @@ enum {
 /* ---- the plan ---- */
 
 enum {
-    TASK_ELEMENTS = 16384,
     TASK_CHANNELS = 1024,
     /* Elements of a channel (2 MiB) whose second pass still finds them in the cache. */
     CACHED_ELEMENTS = 524288,
@@ -78,8 +77,8 @@ static creg_cut chunks_of(creg_shape shape, ptrdiff_t samples, ptrdiff_t task_el
 /* Of columns a multiple of 64, so that rows are cut into whole cache lines. */
 static ptrdiff_t channels_together(creg_shape shape)
 {
-    if (shape.s == 1) return min_size(TASK_CHANNELS, max_size(1, TASK_ELEMENTS / (64 * max_size(1, shape.n))) * 64);
-    return max_size(1, TASK_ELEMENTS / max_size(1, shape.n * shape.s));
+    if (shape.s == 1) return min_size(TASK_CHANNELS, max_size(1, CREG_TASK / (64 * max_size(1, shape.n))) * 64);
+    return max_size(1, CREG_TASK / max_size(1, shape.n * shape.s));
 }
 
 /* Whether tasks take whole channels through all steps: the second pass finds a channel in the cache, and the first one
@@ -100,8 +99,8 @@ static void creg_batch_norm_plan(creg_batch *b, int sums)
     const creg_shape shape = b->shape;
     const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : max_size(1, CREG_PANEL / max_size(1, shape.s));
     const ptrdiff_t share = shape.n * shape.c * shape.s / 64;
-    const ptrdiff_t task = min_size(4 * TASK_ELEMENTS, max_size(TASK_ELEMENTS, share));
-    b->summed = chunks_of(shape, samples, TASK_ELEMENTS);
+    const ptrdiff_t task = min_size(4 * CREG_TASK, max_size(CREG_TASK, share));
+    b->summed = chunks_of(shape, samples, CREG_TASK);
     b->written = chunks_of(shape, max_size(1, task / max_size(1, shape.c * shape.s)), task);
     b->channelwise = with_tasks((creg_cut){.chunks = 1}, shape, 1, TASK_CHANNELS);
     b->whole = by_whole_channels(b, sums);
@@ -311,21 +310,18 @@ static void training_statistics(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_
     }
 }
 
-static void given_statistics(const float *restrict mean, const float *restrict var, double eps, ptrdiff_t n,
-                             double *restrict mean64, double *restrict rstd, unsigned char *restrict exact)
+static void given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
 {
+    const float *restrict given_mean = b->given_mean + c0, *restrict var = b->given_var + c0;
+    double *restrict mean = b->mean + c0, *restrict rstd = b->rstd + c0;
+    unsigned char *restrict exact = b->channels.exact + c0;
+    const double eps = b->eps;
     for (ptrdiff_t i = 0; i < n; i++) { /* a loop of its own, which is vectorised */
-        mean64[i] = mean[i];
+        mean[i] = given_mean[i];
         rstd[i] = 1.0 / sqrt((double)var[i] + eps);
     }
     for (ptrdiff_t i = 0; i < n; i++) /* x - mean could overflow */
-        exact[i] = (fabs(mean64[i]) >= 0x1p+100) & (fabs(mean64[i]) < (double)INFINITY);
-}
-
-CREG_INLINE void use_given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1)
-{
-    given_statistics(b->given_mean + c0, b->given_var + c0, b->eps, c1 - c0, b->mean + c0, b->rstd + c0,
-                     b->channels.exact + c0);
+        exact[i] = (fabs(mean[i]) >= 0x1p+100) & (fabs(mean[i]) < (double)INFINITY);
 }
 
 /* Whether float32 holds it to full precision. */
@@ -334,29 +330,26 @@ CREG_INLINE int fits_float(double a)
     return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
 }
 
-/* scale = rstd * gamma, and whether it needs float64. */
-static void find_scales(const double *restrict rstd, const float *restrict gamma, double *restrict scale64,
-                        float *restrict scale, unsigned char *restrict exact, ptrdiff_t n)
+static void set_centres(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
 {
+    const creg_channels *ch = &b->channels;
+    memcpy(ch->mean64 + c0, b->mean + c0, sizeof(double) * (size_t)n);
+    split_means(b->mean + c0, ch->hi + c0, ch->lo + c0, n);
+}
+
+/* scale = rstd * gamma, and whether it needs float64. */
+static void set_scales(const creg_batch *b, const float *restrict gamma, ptrdiff_t c0, ptrdiff_t n)
+{
+    const double *restrict rstd = b->rstd + c0;
+    double *restrict scale64 = b->channels.scale64 + c0;
+    float *restrict scale = b->channels.scale + c0;
+    unsigned char *restrict exact = b->channels.exact + c0;
     if (gamma)
-        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[i];
+        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[c0 + i];
     else
         memcpy(scale64, rstd, sizeof(double) * (size_t)n);
     for (ptrdiff_t i = 0; i < n; i++) scale[i] = (float)scale64[i];
     for (ptrdiff_t i = 0; i < n; i++) exact[i] |= (unsigned char)!fits_float(scale64[i]);
-}
-
-CREG_INLINE void set_scales(const creg_batch *b, const float *gamma, ptrdiff_t c0, ptrdiff_t c1)
-{
-    const creg_channels *ch = &b->channels;
-    find_scales(b->rstd + c0, AT(gamma, c0), ch->scale64 + c0, ch->scale + c0, ch->exact + c0, c1 - c0);
-}
-
-CREG_INLINE void set_centres(const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1)
-{
-    const creg_channels *ch = &b->channels;
-    memcpy(ch->mean64 + c0, b->mean + c0, sizeof(double) * (size_t)(c1 - c0));
-    split_means(b->mean + c0, ch->hi + c0, ch->lo + c0, c1 - c0);
 }
 
 static void creg_batch_norm_affine(void *batch, ptrdiff_t task)
@@ -364,28 +357,29 @@ static void creg_batch_norm_affine(void *batch, ptrdiff_t task)
     const creg_batch_norm *a = batch;
     const creg_batch *b = &a->batch;
     const batch_part part = part_of_task(b, &b->channelwise, task);
-    const size_t bytes = sizeof(float) * (size_t)(part.c1 - part.c0);
-    set_centres(b, part.c0, part.c1);
-    set_scales(b, b->gamma, part.c0, part.c1);
+    const ptrdiff_t c0 = part.c0, n = part.c1 - c0;
+    set_centres(b, c0, n);
+    set_scales(b, b->gamma, c0, n);
     if (!a->beta) {
-        memset(b->channels.bias + part.c0, 0, bytes);
+        memset(b->channels.bias + c0, 0, sizeof(float) * (size_t)n);
         return;
     }
-    memcpy(b->channels.bias + part.c0, a->beta + part.c0, bytes);
-    if (creg_are_at_most(a->beta + part.c0, LARGE_BIAS, part.c1 - part.c0)) return;
-    for (ptrdiff_t c = part.c0; c < part.c1; c++) /* d * scale could overflow on the way to a finite y */
+    memcpy(b->channels.bias + c0, a->beta + c0, sizeof(float) * (size_t)n);
+    if (creg_are_at_most(a->beta + c0, LARGE_BIAS, n)) return;
+    for (ptrdiff_t c = c0; c < c0 + n; c++) /* d * scale could overflow on the way to a finite y */
         b->channels.exact[c] |= fabsf(a->beta[c]) > LARGE_BIAS;
 }
 
 static void creg_batch_norm_statistics(void *batch, ptrdiff_t task)
 {
     const creg_batch_norm *a = batch;
-    const batch_part part = part_of_task(&a->batch, &a->batch.channelwise, task);
-    if (a->batch.given_mean)
-        use_given_statistics(&a->batch, part.c0, part.c1);
+    const creg_batch *b = &a->batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    if (b->given_mean)
+        given_statistics(b, part.c0, part.c1 - part.c0);
     else
         training_statistics(a, part.c0, part.c1);
-    if (!a->batch.shared) creg_batch_norm_affine(batch, task);
+    if (!b->shared) creg_batch_norm_affine(batch, task);
 }
 
 static void update_running(float *running, const double *found, ptrdiff_t c, double momentum, double factor)
@@ -637,9 +631,9 @@ static void creg_batch_norm_grad_centres(void *batch, ptrdiff_t task)
 {
     const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
     const batch_part part = part_of_task(b, &b->channelwise, task);
-    if (b->given_mean) use_given_statistics(b, part.c0, part.c1);
-    set_centres(b, part.c0, part.c1);
-    set_scales(b, NULL, part.c0, part.c1);
+    if (b->given_mean) given_statistics(b, part.c0, part.c1 - part.c0);
+    set_centres(b, part.c0, part.c1 - part.c0);
+    set_scales(b, NULL, part.c0, part.c1 - part.c0);
 }
 
 static void chunk_grad_sums(const creg_batch_norm_grad *a, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, float *sum_dy,
@@ -773,7 +767,7 @@ static void creg_batch_norm_grad_affine(void *batch, ptrdiff_t task)
     const creg_channels *ch = &b->channels;
     const batch_part part = part_of_task(b, &b->channelwise, task);
     const ptrdiff_t c = part.c0, n = part.c1 - part.c0;
-    set_scales(b, b->gamma, part.c0, part.c1);
+    set_scales(b, b->gamma, c, n);
     if (!b->given_mean) {
         find_grad_means(b, c, n);
         return;

@@ -194,7 +194,20 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 2], [3, 6]], np.float32)
+    >>> mean, var = np.array([1, 2], np.float32), np.array([4, 16], np.float32)
+    >>> cregkit.batch_norm(x, mean, var, eps=0)
+    array([[0., 0.],
+           [1., 1.]], dtype=float32)
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
@@ -264,7 +277,22 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
         For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per
         channel, or a bad ``eps`` or ``momentum``. Nothing is changed then.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 2], [3, 6]], np.float32)
+    >>> y, mean, rstd = cregkit.batch_norm_forward(x, eps=0)
+    >>> y
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> mean, rstd
+    (array([2., 4.]), array([1. , 0.5]))
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
@@ -354,6 +382,25 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, or a read-only or overlapping ``out``.
+
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 5], [3, 9], [1, 5], [3, 9], [1, 5], [3, 9], [1, 5], [3, 9]], np.float32)
+    >>> dy = np.array([[1, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [2, 8]], np.float32)
+    >>> y, mean, rstd = cregkit.batch_norm_forward(x, eps=0)
+    >>> dx, dgamma, dbeta = cregkit.batch_norm_backward(dy, x, mean, rstd, np.ones(2, np.float32))
+    >>> dx[:2]
+    array([[ 0.5,  0. ],
+           [-0.5, -1. ]], dtype=float32)
+    >>> dgamma, dbeta
+    (array([0., 8.], dtype=float32), array([4., 8.], dtype=float32))
     """
     cdef creg_batch_norm_grad a
     memset(&a, 0, sizeof(a))
@@ -396,6 +443,21 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
+
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = dy = np.array([[1, 2], [3, 6]], np.float32)
+    >>> mean, var = np.array([1, 2], np.float32), np.array([4, 16], np.float32)
+    >>> cregkit.batch_norm_inference_backward(dy, x, mean, var, np.ones(2, np.float32), eps=0)[0]
+    array([[0.5, 0.5],
+           [1.5, 1.5]], dtype=float32)
     """
     cdef creg_batch_norm_grad a
     memset(&a, 0, sizeof(a))

@@ -550,194 +550,170 @@ static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); 
 
 /* ---- elements, in two blocks ---- */
 
-typedef struct {
-    const trial *t;
-    const float *x, *dw;
-    float *y, *w, *velocity, *m, *v;
-    unsigned char *keep;
-    uint64_t first;
-    creg_dropout dropout;
-    creg_sgd sgd;
-    creg_adamw adamw;
-} elements;
-
-static ptrdiff_t half_of(const elements *e, ptrdiff_t i, ptrdiff_t *n)
+static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t size)
 {
-    const ptrdiff_t half = e->t->n / 2;
-    *n = i ? e->t->n - half : half;
-    return i ? half : 0;
+    return (creg_dropout_items){.dropout = dropout_of(t),
+                                .decides = CREG_DRAWS,
+                                .stream = t->stream,
+                                .first = t->seed >> 20,
+                                .n = n,
+                                .size = size,
+                                .block = (n + 1) / 2};
 }
 
-static void dropout_task(void *args, ptrdiff_t i)
+static void dropped_trial(trial *t, block_task *task, ptrdiff_t n, ptrdiff_t size)
 {
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->dropout_forward(e->x + at, e->y + at, e->first + (uint64_t)at, n, &e->dropout, e->t->stream);
-}
-
-static void keep_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->dropout_keep(e->keep + at, e->first + (uint64_t)at, n, &e->dropout);
-}
-
-static void scale_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->scale(e->x + at, e->y + at, n, 0.37f, e->t->stream);
-}
-
-static void sgd_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->sgd_step(e->w + at, e->dw + at, e->velocity ? e->velocity + at : NULL, n, &e->sgd);
-}
-
-static void adamw_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->adamw_step(e->w + at, e->dw + at, e->m + at, e->v + at, n, &e->adamw);
-}
-
-static void element_trial(trial *t, block_task *task)
-{
-    float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
-    elements e = {.t = t, .x = x, .y = t->in_place ? x : floats(t->n), .first = t->seed >> 20};
-    e.dropout = dropout_of(t);
+    float *x = t->in_place ? changed(n * size, t->values) : input(n * size, t->values);
+    creg_dropout_items a = items_of(t, n, size);
+    a.x = x;
+    a.y = t->in_place ? x : floats(n * size);
     protect(PROT_READ);
-    parallel_for(task, &e, 2);
+    parallel_for(task, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.y, t->n);
+    hash_floats(t, a.y, n * size);
 }
 
-static void dropout_trial(trial *t) { element_trial(t, dropout_task); }
-static void scale_trial(trial *t) { element_trial(t, scale_task); }
+static void dropout_trial(trial *t) { dropped_trial(t, t->kernels->dropout_forward, t->n, 1); }
+static void spatial_dropout_trial(trial *t)
+{
+    dropped_trial(t, t->kernels->spatial_dropout, t->n > 300 ? 5 : 133, t->n);
+}
 
 static void dropout_keep_trial(trial *t)
 {
-    elements e = {.t = t, .keep = take((size_t)t->n, 0), .first = t->seed >> 20, .dropout = dropout_of(t)};
-    parallel_for(keep_task, &e, 2);
-    for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, e.keep[i]);
+    creg_dropout_items a = items_of(t, t->n, 1);
+    a.keep = take((size_t)t->n, 0);
+    parallel_for(t->kernels->dropout_keep, &a, 2);
+    for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, a.keep[i]);
 }
 
-static void spatial_dropout_trial(trial *t)
+static void l2_penalty_trial(trial *t)
 {
-    const ptrdiff_t channels = t->n > 300 ? 5 : 133;
-    float *x = t->in_place ? changed(channels * t->n, t->values) : input(channels * t->n, t->values);
-    float *y = t->in_place ? x : floats(channels * t->n);
-    const creg_dropout dropout = dropout_of(t);
+    creg_l2 a = {.w = input(t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
+    a.panels = doubles(a.n_panels);
     protect(PROT_READ);
-    t->kernels->spatial_dropout(x, y, t->seed >> 20, channels, t->n, &dropout, t->stream);
+    parallel_for(t->kernels->sum_squares, &a, a.n_panels);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, y, channels * t->n);
+    hash_doubles(t, a.panels, a.n_panels);
 }
 
-static void sum_squares_trial(trial *t)
+static void l2_gradient_trial(trial *t)
 {
-    const float *x = input(t->n, t->values);
+    float *w = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    creg_l2 a = {.w = w, .n = t->n, .block = (t->n + 1) / 2, .weight_decay = (double)0.37f, .stream = t->stream};
+    a.dw = t->in_place ? w : floats(t->n);
     protect(PROT_READ);
-    for (ptrdiff_t i = 0; i < t->n; i += CREG_PANEL) {
-        const double sum = t->kernels->sum_squares(x + i, at_most(CREG_PANEL, t->n - i));
-        hash_doubles(t, &sum, 1);
-    }
+    parallel_for(t->kernels->l2_gradient, &a, 2);
     protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, a.dw, t->n);
 }
 
 static void sgd_step_trial(trial *t)
 {
-    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .sgd = {0.05f, 0.01f, 0.9f}};
-    e.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
+    const float *dw = input(t->n, ORDINARY);
+    creg_sgd a = {.w = changed(t->n, t->values), .dw = dw, .n = t->n, .block = (t->n + 1) / 2};
+    a.lr = 0.05f, a.weight_decay = 0.01f, a.momentum = 0.9f;
+    a.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
     protect(PROT_READ);
-    parallel_for(sgd_task, &e, 2);
+    parallel_for(t->kernels->sgd_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.w, t->n);
-    if (e.velocity) hash_floats(t, e.velocity, t->n);
+    hash_floats(t, a.w, t->n);
+    if (a.velocity) hash_floats(t, a.velocity, t->n);
 }
 
 static void adamw_step_trial(trial *t)
 {
-    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .m = changed(t->n, ORDINARY)};
-    e.v = floats(t->n);
-    for (ptrdiff_t i = 0; i < t->n; i++) e.v[i] = 1.0f + random_float() * 0.25f;
-    e.adamw = (creg_adamw){
-        t->plain ? 1.0f : 0.999f, t->plain ? 0.01f : 0.0f, 0.9f, 0.1f, 0.999f, 0.001f, 0.001f, 10.0f, 1e-8f};
+    const float *dw = input(t->n, ORDINARY);
+    creg_adamw a = {.w = changed(t->n, t->values), .dw = dw};
+    a.m = changed(t->n, ORDINARY);
+    a.v = floats(t->n);
+    for (ptrdiff_t i = 0; i < t->n; i++) a.v[i] = 1.0f + random_float() * 0.25f;
+    a.n = t->n, a.block = (t->n + 1) / 2;
+    a.shrink = t->plain ? 1.0f : 0.999f, a.l2 = t->plain ? 0.01f : 0.0f;
+    a.beta1 = 0.9f, a.one_minus_beta1 = 0.1f, a.beta2 = 0.999f, a.one_minus_beta2 = 0.001f;
+    a.step_size = 0.001f, a.inv_sqrt_bias2 = 10.0f, a.eps = 1e-8f;
     protect(PROT_READ);
-    parallel_for(adamw_task, &e, 2);
+    parallel_for(t->kernels->adamw_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.w, t->n);
-    hash_floats(t, e.m, t->n);
-    hash_floats(t, e.v, t->n);
+    hash_floats(t, a.w, t->n);
+    hash_floats(t, a.m, t->n);
+    hash_floats(t, a.v, t->n);
 }
 
-/* ---- samples: noise in two blocks; images of one row and of several, in both layouts ---- */
+/* ---- samples: noise in two pieces; images of one row and of several, in both layouts ---- */
 
 static void gaussian_noise_trial(trial *t)
 {
     float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
-    float *y = t->in_place ? x : floats(t->n);
-    const uint32_t key[2] = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)};
+    const int64_t index = (uint32_t)t->seed;
+    const float sigma = 0.7f;
     const ptrdiff_t half = t->n / 2 / CREG_NOISE_GROUP * CREG_NOISE_GROUP;
+    creg_noise a = {.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)}, .index = &index, .x = x, .sigma = &sigma};
+    a.y = t->in_place ? x : floats(t->n);
+    a.samples = 1, a.size = t->n, a.block = half + CREG_NOISE_GROUP;
+    a.pieces = (a.size + a.block - 1) / a.block;
     protect(PROT_READ);
-    t->kernels->gaussian_noise(x + half, y + half, (uint32_t)t->seed, half, t->n - half, 0.7f, key);
-    t->kernels->gaussian_noise(x, y, (uint32_t)t->seed, 0, half, 0.7f, key);
+    parallel_for(t->kernels->gaussian_noise, &a, a.pieces);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, y, t->n);
+    hash_floats(t, a.y, t->n);
 }
 
 static void sample_uniform_trial(trial *t)
 {
-    double *u = doubles(t->n);
     const uint64_t seed = t->kernels->derived_seed(t->seed, 7);
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    t->kernels->sample_uniform(u, (uint32_t)t->seed, t->n, key);
-    hash_doubles(t, u, t->n);
+    const int64_t index = (uint32_t)t->seed;
+    creg_noise a = {.key = {(uint32_t)seed, (uint32_t)(seed >> 32)}, .index = &index, .uniform = doubles(t->n)};
+    a.samples = 1, a.size = t->n, a.block = 1;
+    t->kernels->sample_uniform(&a, 0);
+    hash_doubles(t, a.uniform, t->n);
 }
 
-typedef enum { FLIP, BOX, PASTE, MIX, JITTER, CROP, ROTATE } image_op;
-
-/* `y` like `x`, but for a crop, which has a row and three columns more. */
-static void image_call(const trial *t, image_op op, creg_image a, const float *x, const float *other, float *y)
-{
-    const ptrdiff_t n = a.planes * a.height * a.width * a.pixel;
-    const int64_t box[4] = {-1, a.width / 3, a.height / 2 + 1, a.width - 1};
-    const float factors[4] = {1.3f, 0.6f, 1.7f, -0.3f};
-    if (op == FLIP) t->kernels->flip_image(x, y, a, (int)(t->seed % 4));
-    if (op == BOX) t->kernels->box_image(x, NULL, y, a, box, 0.5f);
-    if (op == PASTE) t->kernels->box_image(x, other, y, a, box, 0.5f);
-    if (op == MIX) t->kernels->mix(x, other, y, n, 0.3f);
-    if (op == JITTER) t->kernels->jitter_image(x, y, a.height * a.width, 3, a.pixel == 3, factors);
-    if (op == CROP) t->kernels->crop_image(x, y, a, -1, -2, a.height + 1, a.width + 3, t->plain);
-    if (op == ROTATE) t->kernels->rotate_image(x, y, a, (double)(t->seed % 720) - 360.5, 0.25f);
-}
-
-static void image_trial(trial *t, image_op op)
+/* One image with channels first, one with channels last; `y` like `x`, but for a crop, which has a row and three
+ * columns more. */
+static void image_trial(trial *t, block_task *task, int crop, int paste)
 {
     for (int last = 0; last < 2; last++) {
-        const creg_image a = {last ? 1 : 3, t->n > 300 ? 1 : at_most(t->rows, 3), t->n, last ? 3 : 1};
-        const ptrdiff_t n = 3 * a.height * a.width;
-        if (n == 0) return;
-        const ptrdiff_t size = op == CROP ? 3 * (a.height + 1) * (a.width + 3) : n;
-        float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-        const float *other = input(n, ORDINARY);
-        float *y = t->in_place ? x : floats(size);
+        creg_images a = {.n = 1, .block = 1, .planes = last ? 1 : 3, .width = t->n, .pixel = last ? 3 : 1};
+        a.height = t->n > 300 ? 1 : at_most(t->rows, 3);
+        a.size = 3 * a.height * a.width;
+        if (a.size == 0) return;
+        const int64_t box[4] = {-1, a.width / 3, a.height / 2 + 1, a.width - 1}, corner[2] = {-1, -2};
+        const int64_t flips = (int64_t)(t->seed % 4);
+        const float factors[4] = {1.3f, 0.6f, 1.7f, -0.3f}, weight = 0.3f;
+        const double degrees = (double)(t->seed % 720) - 360.5;
+        a.crop_height = a.height + 1, a.crop_width = a.width + 3, a.crop_size = 3 * a.crop_height * a.crop_width;
+        const ptrdiff_t size = crop ? a.crop_size : a.size;
+        float *x = t->in_place ? changed(a.size, t->values) : input(a.size, t->values);
+        const float *other = input(a.size, ORDINARY);
+        a.x = x;
+        a.y = t->in_place ? x : floats(size);
+        a.other = paste ? other : NULL;
+        a.whole = crop ? corner : task == t->kernels->flip_images ? &flips : box;
+        a.factors = task == t->kernels->mix_images ? &weight : factors;
+        a.degrees = &degrees;
+        a.fill = task == t->kernels->rotate_images ? 0.25f : 0.5f;
+        a.reflect = t->plain;
         protect(PROT_READ);
-        image_call(t, op, a, x, other, y);
+        task(&a, 0);
         protect(PROT_READ | PROT_WRITE);
-        hash_floats(t, y, size);
+        hash_floats(t, a.y, size);
     }
 }
 
-static void flip_trial(trial *t) { image_trial(t, FLIP); }
-static void box_trial(trial *t) { image_trial(t, BOX); }
-static void paste_trial(trial *t) { image_trial(t, PASTE); }
-static void mix_trial(trial *t) { image_trial(t, MIX); }
-static void jitter_trial(trial *t) { image_trial(t, JITTER); }
-static void crop_trial(trial *t) { image_trial(t, CROP); }
-static void rotate_trial(trial *t) { image_trial(t, ROTATE); }
+static void flip_trial(trial *t) { image_trial(t, t->kernels->flip_images, 0, 0); }
+static void box_trial(trial *t) { image_trial(t, t->kernels->box_images, 0, 0); }
+static void paste_trial(trial *t) { image_trial(t, t->kernels->box_images, 0, 1); }
+static void mix_trial(trial *t) { image_trial(t, t->kernels->mix_images, 0, 1); }
+static void jitter_trial(trial *t) { image_trial(t, t->kernels->jitter_images, 0, 0); }
+static void crop_trial(trial *t) { image_trial(t, t->kernels->crop_images, 1, 0); }
+static void rotate_trial(trial *t) { image_trial(t, t->kernels->rotate_images, 0, 0); }
+
+static int holds_colours(const trial *t, const float *x)
+{
+    creg_images a = {.n = 1, .block = 1, .size = t->n, .x = x};
+    t->kernels->check_colours(&a, 0);
+    return !a.strange;
+}
 
 static void are_colours_trial(trial *t)
 {
@@ -745,7 +721,7 @@ static void are_colours_trial(trial *t)
     float *z = changed(t->n, ORDINARY);
     for (ptrdiff_t i = 0; i < t->n; i++) z[i] = y[i] - 0.5f; /* in [0, 1) */
     protect(PROT_READ);
-    hash_word(t, (uint64_t)(t->kernels->are_colours(x, t->n) + 2 * t->kernels->are_colours(z, t->n)));
+    hash_word(t, (uint64_t)(holds_colours(t, x) + 2 * holds_colours(t, z)));
     protect(PROT_READ | PROT_WRITE);
 }
 
@@ -808,8 +784,8 @@ static const op ops[] = {
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},
-    {"sum_squares", sum_squares_trial, 0, 1},
-    {"scale", scale_trial, 1, 2},
+    {"sum_squares", l2_penalty_trial, 0, 1},
+    {"scale", l2_gradient_trial, 1, 2},
     {"sgd_step", sgd_step_trial, 0, 1},
     {"adamw_step", adamw_step_trial, 0, 1},
     {"gaussian_noise", gaussian_noise_trial, 1, 2},
