@@ -5,6 +5,7 @@ CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/reliability
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,30 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 KERNELS = [
-    "_pool", "_threads", "column_sums", "wide_rows", "layer_norm", "rms_norm", "batch_norm", "dropout",
+    "_pool", "_threads", "_arrays", "column_sums", "wide_rows", "layer_norm", "rms_norm", "batch_norm", "dropout",
     "dropout_add_norm", "optimizer", "images", "noise",
 ]  # fmt: skip
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
-C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))
 CYTHON_HEADERS = sorted(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))
+
+
+KERNEL = re.compile(r"^CREG_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)\)", re.MULTILINE)
+TABLE = """# Made by setup.py from csrc/kernels.def.
+cdef extern from "cregkit.h" nogil:
+    ctypedef struct creg_kernels:
+        const char *isa
+"""
+
+
+def declare_kernels():
+    """Write the table's declaration for Cython, unless it is there already."""
+    target = Path("cregkit/kernels/_kernels.pxi")
+    kernels = KERNEL.findall(Path("csrc/kernels.def").read_text())
+    lines = [f"        {result} (*{name})({' '.join(args.split())}) noexcept nogil\n" for result, name, args in kernels]
+    text = TABLE + "".join(lines)
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
 
 
 def wanted(variable):
@@ -122,7 +141,8 @@ class SourceArchive(sdist):
         patterns = [
             "cregkit/**/*.p[yx]*",
             "csrc/*.[ch]",
-            "tests/README.md",
+            "csrc/*.def",
+            "csrc/*.md",
             "tests/**/*.py",
             "tests/**/*.csv",
             "tests/golden/*.txt",
@@ -138,7 +158,8 @@ class SourceArchive(sdist):
         ]
         for pattern in patterns:
             files.extend(str(path) for path in Path().glob(pattern) if path.suffix != ".pyc")
-        files.files = [path for path in files.files if not (path.endswith(".c") and Path(path).parts[0] == "cregkit")]
+        generated = (".c", ".pxi")
+        files.files = [p for p in files.files if not (p.endswith(generated) and Path(p).parts[0] == "cregkit")]
         files.remove_duplicates()
         super().make_distribution()
 
@@ -155,6 +176,7 @@ def extension(name, sources=()):
     )
 
 
+declare_kernels()
 setup(
     ext_modules=cythonize(
         [extension("_runtime", C_SOURCES), *[extension(name) for name in KERNELS]],

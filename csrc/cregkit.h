@@ -29,6 +29,7 @@ enum {
     CREG_CHUNK_ROWS = 64,     /* rows of a column sum taken in float32 before float64 takes over */
     CREG_WIDE_ROWS = 16,      /* the most rows that are shared out by columns: see wide_rows.h */
     CREG_TILE = 1024,         /* columns of those that are stored together */
+    CREG_TASK = 16384,        /* elements of a task, about; a multiple of both groups below */
     CREG_DROPOUT_GROUP = 128, /* elements that share 16 Philox counters */
     CREG_NOISE_GROUP = 64     /* elements of a sample's noise that do */
 };
@@ -46,11 +47,6 @@ typedef struct {
     ptrdiff_t n, c, s;
 } creg_shape;
 
-/* A piece of every channel whose sums are taken in float32: samples [n0, n1) and elements [s0, s1) of each. */
-typedef struct {
-    ptrdiff_t n0, n1, s0, s1;
-} creg_chunk;
-
 /* What batch norm's passes read of each channel: arrays of c elements.
  *   forward:  y  = ((x - hi) - lo) * scale + bias                hi + lo = mean, scale = gamma * rstd, bias = beta
  *   backward: dx = ((dy - k1) - ((x - hi) - lo) * k2) * scale    k1 = mean(dy), k2 = rstd * mean(dy * x_hat)
@@ -61,10 +57,57 @@ typedef struct {
     unsigned char *exact;
 } creg_channels;
 
-/* One image: `planes` planes of height x width pixels, `pixel` floats each. See images.h. */
+/* A batch cut into chunks by its shape alone: each is `samples` samples, of planes longer than CREG_PANEL one of
+ * `pieces` pieces of `piece` elements. A task takes chunk_step chunks of channel_step channels. */
 typedef struct {
-    ptrdiff_t planes, height, width, pixel;
-} creg_image;
+    ptrdiff_t samples, pieces, piece, chunks, chunk_step, channel_step, tasks;
+} creg_cut;
+
+/* What both directions of batch norm have in common. batch_norm_plan() fills in the cuts and `whole`. */
+typedef struct {
+    creg_shape shape;
+    int where, shared;                     /* shared: other processes hold parts of the batch */
+    int whole;                             /* each task takes whole channels through all steps */
+    creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
+    const float *x, *gamma;
+    const float *given_mean, *given_var; /* inference; NULL in training */
+    double *mean, *rstd;
+    double eps, count; /* count: values of a channel in all processes */
+    creg_channels channels;
+} creg_batch;
+
+/* chunk_mean and chunk_m2 (training) are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *beta;
+    float *y, *running_mean, *running_var;
+    double *chunk_mean, *chunk_m2, *var;
+    double momentum;
+    int unbiased;
+} creg_batch_norm;
+
+/* chunk_dy and chunk_dy_d, sums of dy and dy * (x - mean), are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *dy;
+    float *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
+} creg_batch_norm_grad;
+
+/* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and what is decided for each:
+ * see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `strange` is set where an image that
+ * must hold colours does not. */
+typedef struct {
+    ptrdiff_t n, block;
+    ptrdiff_t planes, height, width, pixel, size; /* size: floats of an image */
+    ptrdiff_t crop_height, crop_width, crop_size;
+    const float *x, *other;
+    float *y;
+    const int64_t *whole; /* of each image: the corner of its crop, or its flips, or its box */
+    const float *factors; /* of each image: its weight, or the four factors of its jitter */
+    const double *degrees;
+    float fill;
+    int reflect, strange;
+} creg_images;
 
 /* Dropout's parameters as the kernels want them. */
 typedef struct {
@@ -74,15 +117,60 @@ typedef struct {
     float scale;        /* 1 / (1 - p) */
 } creg_dropout;
 
-/* One SGD step, its constants in float32. See optimizer.h. */
+/* What decides about dropout's items: draws, or p = 0 or 1 about all of them. */
+enum { CREG_DRAWS, CREG_KEEPS_ALL, CREG_DROPS_ALL };
+
+/* Dropout of n items of `size` floats each, channels or single elements. Item i is element first + i of the random
+ * stream. A task takes `block` items, the first one `lead` more. keep: the decisions alone. */
 typedef struct {
+    creg_dropout dropout;
+    int decides, stream;
+    const float *x;
+    float *y;
+    unsigned char *keep;
+    uint64_t first;
+    ptrdiff_t n, size, block, lead;
+} creg_dropout_items;
+
+/* The L2 penalty of n weights from the sums of squares of their `panels`, and its gradient. */
+typedef struct {
+    const float *w;
+    float *dw;
+    double *panels;
+    ptrdiff_t n, n_panels, block;
+    double weight_decay, penalty;
+    int stream;
+} creg_l2;
+
+/* One SGD step of n weights, its constants in float32. velocity may be NULL. */
+typedef struct {
+    float *w, *velocity;
+    const float *dw;
+    ptrdiff_t n, block;
     float lr, weight_decay, momentum;
 } creg_sgd;
 
-/* One AdamW step (l2 = 0), or one of Adam with L2 (shrink = 1). See optimizer.h. */
+/* One AdamW step (decoupled), or one of Adam with L2, of n weights. adamw_constants() makes those in float32. */
 typedef struct {
+    float *w, *m, *v;
+    const float *dw;
+    ptrdiff_t n, block;
+    int64_t step;
+    double lr, weight_decay, betas[2];
+    int decoupled;
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
+
+/* Random numbers or noise of samples of `size` elements. A task takes `block` samples of uniform numbers, or of noise
+ * one of the `pieces` of `block` elements of a sample; then block is a multiple of CREG_NOISE_GROUP. */
+typedef struct {
+    uint32_t key[2];
+    const int64_t *index;
+    const float *x, *sigma;
+    float *y;
+    double *uniform;
+    ptrdiff_t samples, size, block, pieces;
+} creg_noise;
 
 /* Column sums of a norm's backward: partial sums of each chunk of `step` rows, and what they were summed from. exact[k]
  * marks a chunk that is summed again in float64. RMS norm has no mean, partial_dbeta and dbeta. The partial sums of a
@@ -127,100 +215,12 @@ typedef void creg_dropout_add_norm_backward(const float *dy, const float *h, con
                                             float *dgamma, float *dbeta, ptrdiff_t rows, ptrdiff_t cols, uint64_t first,
                                             const creg_dropout *dropout, int stream);
 
+/* The kernels of one instruction set. */
 typedef struct {
     const char *isa;
-
-    /* layer_norm.h, rms_norm.h: a block of whole rows. dgamma and dbeta receive the sums over at most CREG_CHUNK_ROWS
-     * rows. */
-    void (*layer_norm_forward)(const float *x, const float *gamma, const float *beta, float *y, double *mean,
-                               double *rstd, ptrdiff_t rows, ptrdiff_t cols, double eps, int stream);
-    void (*layer_norm_backward)(const float *dy, const float *x, const double *mean, const double *rstd,
-                                const float *gamma, float *dx, float *dgamma, float *dbeta, ptrdiff_t rows,
-                                ptrdiff_t cols, int stream);
-    void (*rms_norm_forward)(const float *x, const float *gamma, float *y, double *rstd, ptrdiff_t rows, ptrdiff_t cols,
-                             double eps, int stream);
-    void (*rms_norm_backward)(const float *dy, const float *x, const double *rstd, const float *gamma, float *dx,
-                              float *dgamma, ptrdiff_t rows, ptrdiff_t cols, int stream);
-    /* out[j] = sum over chunks of partial[chunk * cols + j], for columns [j0, j1). */
-    void (*merge_columns)(const float *partial, ptrdiff_t chunks, ptrdiff_t cols, ptrdiff_t j0, ptrdiff_t j1,
-                          float *out);
-    /* dgamma and dbeta of columns [j0, j1), exactly where marked; whether float32 is enough for a chunk with these dy,
-     * and whether it was for dgamma or dbeta. */
-    void (*merge_columns_exact)(const creg_columns *columns, ptrdiff_t j0, ptrdiff_t j1);
-    int (*sums_are_safe)(const float *dy, ptrdiff_t n);
-    int (*sums_were_safe)(const float *sums, ptrdiff_t n);
-    /* y = y * gamma + beta in float64, in place. */
-    void (*affine_rows)(float *y, const float *gamma, const float *beta, ptrdiff_t rows, ptrdiff_t cols);
-    /* Whether all |p| <= limit, apart from NaN. */
-    int (*are_at_most)(const float *p, float limit, ptrdiff_t n);
-
-    /* batch_norm.h: one chunk of the channels [c0, c1); x, dy, y and dx point at the whole tensor. Chunk results are
-     * stored at [chunk index][channel]. */
-    void (*batch_norm_moments)(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                               double *mean, double *m2);
-    void (*batch_norm_statistics)(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
-                                  const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0,
-                                  ptrdiff_t c1, double *mean, double *var, double *rstd, unsigned char *exact);
-    void (*batch_norm_running)(const float *mean, const float *var, double eps, ptrdiff_t c, double *mean64,
-                               double *rstd, unsigned char *exact);
-    void (*batch_norm_affine)(const double *mean, const double *rstd, const float *gamma, const float *beta,
-                              ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels);
-    void (*batch_norm_apply)(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                             const creg_channels *channels, int where);
-    void (*batch_norm_grad_sums)(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
-                                 ptrdiff_t c1, const creg_channels *channels, float *sum_dy, float *sum_dy_d);
-    void (*batch_norm_grad_merge)(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                  const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                  const double *rstd, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
-                                  float *dbeta, const creg_channels *channels);
-    void (*batch_norm_grad_affine)(double count, const double *rstd, const float *gamma, int training, ptrdiff_t c0,
-                                   ptrdiff_t c1, const creg_channels *channels);
-    void (*batch_norm_grad_apply)(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
-                                  ptrdiff_t c0, ptrdiff_t c1, const creg_channels *channels, int where);
-
-    /* dropout.h: the elements (channels) [first, first + n) of the random stream. */
-    void (*dropout)(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *dropout, int stream);
-    void (*dropout_keep)(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *dropout);
-    void (*spatial_dropout)(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
-                            const creg_dropout *dropout, int stream);
-
-    /* dropout_add_norm.h: a block of whole rows, the first element of which is element `first` of the random stream.
-     * dgamma and dbeta as above. RMS norm has no beta, mean and dbeta. */
-    creg_dropout_add_norm_forward *dropout_add_layer_norm_forward, *dropout_add_rms_norm_forward;
-    creg_dropout_add_norm_backward *dropout_add_layer_norm_backward, *dropout_add_rms_norm_backward;
-
-    /* wide_rows.h, forward and backward, each in this order: sums of each panel of each row, each row's statistics from
-     * them, what is stored of a panel or tile. Backward starts from a row's mean and rstd. */
-    void (*wide_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_statistics)(creg_wide *wide, ptrdiff_t row);
-    void (*wide_write)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_grad_sums)(const creg_wide *wide, ptrdiff_t panel, ptrdiff_t row);
-    void (*wide_grad_means)(creg_wide *wide, ptrdiff_t row);
-    void (*wide_grad_tile)(const creg_wide *wide, ptrdiff_t tile);
-
-    /* optimizer.h: n elements; sum_squares takes at most CREG_PANEL. */
-    double (*sum_squares)(const float *x, ptrdiff_t n);
-    void (*scale)(const float *x, float *y, ptrdiff_t n, float factor, int stream);
-    void (*sgd_step)(float *w, const float *dw, float *velocity, ptrdiff_t n, const creg_sgd *sgd);
-    void (*adamw_step)(float *w, const float *dw, float *m, float *v, ptrdiff_t n, const creg_adamw *adamw);
-
-    /* noise.h: the n-th seed derived from a seed; n uniform numbers, and elements [first, first + n) of the noise, of
-     * the sample with this index. `first` is a multiple of CREG_NOISE_GROUP; a sample has less than 2^32 elements. */
-    uint64_t (*derived_seed)(uint64_t seed, uint64_t n);
-    void (*sample_uniform)(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2]);
-    void (*gaussian_noise)(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
-                           const uint32_t key[2]);
-
-    /* images.h, jitter.h: one image each. crop_image and rotate_image cannot write over x. `other` may be NULL. */
-    void (*crop_image)(const float *x, float *y, creg_image image, ptrdiff_t top, ptrdiff_t left, ptrdiff_t height,
-                       ptrdiff_t width, int reflect);
-    void (*flip_image)(const float *x, float *y, creg_image image, int flips);
-    void (*rotate_image)(const float *x, float *y, creg_image image, double degrees, float fill);
-    void (*box_image)(const float *x, const float *other, float *y, creg_image image, const int64_t box[4], float fill);
-    void (*mix)(const float *x, const float *other, float *y, ptrdiff_t n, float weight);
-    /* Both return whether x holds colours: values from 0 to 1, apart from rounding and NaN. y is of no use if not. */
-    int (*jitter_image)(const float *x, float *y, ptrdiff_t n, int channels, int channels_last, const float factors[4]);
-    int (*are_colours)(const float *x, ptrdiff_t n);
+#define CREG_KERNEL(result, name, arguments) result(*name) arguments;
+#include "kernels.def"
+#undef CREG_KERNEL
 } creg_kernels;
 
 /* The tables this CPU and its operating system can run, best first; NULL past the end. */

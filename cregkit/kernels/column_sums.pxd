@@ -2,7 +2,7 @@
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._runtime cimport creg_columns
+from cregkit.kernels._csrc cimport creg_columns
 from cregkit.kernels._threads cimport block_task
 
 

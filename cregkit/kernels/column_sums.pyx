@@ -8,9 +8,9 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
 
-from cregkit.kernels._runtime cimport (
-    creg_columns, floats, kernels, new_array, new_vector, rows_per_chunk, rows_per_task,
-)
+from cregkit.kernels._arrays cimport floats, new_array, new_vector
+from cregkit.kernels._csrc cimport creg_columns
+from cregkit.kernels._runtime cimport kernels, rows_per_chunk, rows_per_task
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()

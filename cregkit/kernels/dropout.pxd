@@ -2,7 +2,7 @@
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint64_t
 
-from cregkit.kernels._runtime cimport creg_dropout
+from cregkit.kernels._csrc cimport creg_dropout
 
 
 cdef struct Random:

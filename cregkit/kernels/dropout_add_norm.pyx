@@ -6,11 +6,14 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from cregkit.kernels._runtime cimport (
-    affine_rows, creg_columns, creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward,
-    creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, kernels,
-    needs_affine_rows, new_array, new_vector, number, output, refuse_overlap, rows_per_task, streams,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector,
+    number, output, refuse_overlap,
 )
+from cregkit.kernels._csrc cimport (
+    creg_columns, creg_dropout, creg_dropout_add_norm_backward, creg_dropout_add_norm_forward, creg_wide,
+)
+from cregkit.kernels._runtime cimport affine_rows, kernels, needs_affine_rows, rows_per_task, streams
 from cregkit.kernels._threads cimport run_parallel
 from cregkit.kernels.column_sums cimport NormBackward, chunk_dbeta, chunk_dgamma, run_chunks
 from cregkit.kernels.dropout cimport Random, drops_all, random_of

@@ -3,10 +3,12 @@ cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._runtime cimport (
-    creg_columns, creg_wide, doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats,
-    kernels, new_array, new_vector, number, output, refuse_overlap, rows_per_task, streams,
+from cregkit.kernels._arrays cimport (
+    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector,
+    number, output, refuse_overlap,
 )
+from cregkit.kernels._csrc cimport creg_columns, creg_wide
+from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
 from cregkit.kernels._threads cimport run_parallel
 from cregkit.kernels.column_sums cimport NormBackward, chunk_dgamma, kept_for_sums, run_chunks, waits
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_call, wide_forward

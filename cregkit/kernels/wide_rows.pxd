@@ -1,7 +1,7 @@
 # Norms of few wide rows, shared out by columns.
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._runtime cimport creg_wide
+from cregkit.kernels._csrc cimport creg_wide
 
 
 # Whether these rows are in backward, where the order of the sums over rows depends on it: by their shape alone.

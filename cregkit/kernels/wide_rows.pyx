@@ -3,9 +3,9 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from cregkit.kernels._runtime cimport (
-    CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_columns, creg_wide, doubles, kernels, new_vector,
-)
+from cregkit.kernels._arrays cimport doubles, new_vector
+from cregkit.kernels._csrc cimport creg_columns, CREG_PANEL, CREG_TILE, creg_wide, CREG_WIDE_ROWS
+from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, run_task, thread_limit
 from cregkit.kernels.column_sums cimport mend_sums
 

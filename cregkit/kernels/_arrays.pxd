@@ -1,0 +1,29 @@
+# Checks of arrays and numbers, and the allocation of outputs.
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint64_t
+
+
+# Checked arrays. All raise TypeError or ValueError that names the argument, says what came and how to mend it.
+cdef cnp.ndarray float32_array(object a, str name)
+cdef cnp.ndarray float32_rows(object a, str name)
+cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
+cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n)
+cdef cnp.ndarray int64_vector(object a, str name)
+cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k)
+cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape)
+cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1
+cdef cnp.ndarray writable(cnp.ndarray a, str name)
+cdef cnp.ndarray output(object out, cnp.ndarray like, str name)
+cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1
+
+# Fresh arrays, and the data pointers of optional ones (None: NULL).
+cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype)
+cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype)
+cdef float *floats(cnp.ndarray a) noexcept
+cdef double *doubles(cnp.ndarray a) noexcept
+
+# Checked numbers: within [low, high], never NaN. DBL_MAX as high: any finite one.
+cdef double number(object value, str name, double low, double high) except? -1
+cdef float float32_number(object value, str name, double low, double high) except? -1
+cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF

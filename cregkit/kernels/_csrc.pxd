@@ -1,0 +1,161 @@
+# The C contract, as csrc/cregkit.h has it. setup.py makes the table's declaration from csrc/kernels.def.
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+ctypedef float *float_p
+ctypedef const float *const_float_p
+ctypedef double *double_p
+ctypedef const double *const_double_p
+
+cdef extern from "cregkit.h" nogil:
+    const int CREG_PANEL
+    const int CREG_CHUNK_ROWS
+    const int CREG_WIDE_ROWS
+    const int CREG_TILE
+    const int CREG_TASK
+    const int CREG_DROPOUT_GROUP
+    const int CREG_NOISE_GROUP
+    const int CREG_NEAR
+    const int CREG_FAR
+    const int CREG_STREAM
+
+    ctypedef struct creg_shape:
+        ptrdiff_t n, c, s
+
+    ctypedef struct creg_channels:
+        float_p hi, lo, scale, bias, k1, k2
+        double_p mean64, scale64, k1_64, k2_64
+        unsigned char *exact
+
+    ctypedef struct creg_cut:
+        ptrdiff_t chunks, tasks
+
+    ctypedef struct creg_batch:
+        creg_shape shape
+        int where, shared, whole
+        creg_cut summed, written, channelwise
+        const_float_p x, gamma, given_mean, given_var
+        double_p mean, rstd
+        double eps, count
+        creg_channels channels
+
+    ctypedef struct creg_batch_norm:
+        creg_batch batch
+        const_float_p beta
+        float_p y, running_mean, running_var
+        double_p chunk_mean, chunk_m2, var
+        double momentum
+        int unbiased
+
+    ctypedef struct creg_batch_norm_grad:
+        creg_batch batch
+        const_float_p dy
+        float_p dx, chunk_dy, chunk_dy_d, dgamma, dbeta
+
+    ctypedef struct creg_images:
+        ptrdiff_t n, block, planes, height, width, pixel, size, crop_height, crop_width, crop_size
+        const_float_p x, other
+        float_p y
+        const int64_t *whole
+        const_float_p factors
+        const_double_p degrees
+        float fill
+        int reflect, strange
+
+    ctypedef struct creg_dropout:
+        uint32_t key[2]
+        uint16_t threshold
+        uint32_t tie
+        float scale
+
+    const int CREG_DRAWS
+    const int CREG_KEEPS_ALL
+    const int CREG_DROPS_ALL
+
+    ctypedef struct creg_dropout_items:
+        creg_dropout dropout
+        int decides, stream
+        const_float_p x
+        float_p y
+        unsigned char *keep
+        uint64_t first
+        ptrdiff_t n, size, block, lead
+
+    ctypedef struct creg_l2:
+        const_float_p w
+        float_p dw
+        double_p panels
+        ptrdiff_t n, n_panels, block
+        double weight_decay, penalty
+        int stream
+
+    ctypedef struct creg_sgd:
+        float_p w, velocity
+        const_float_p dw
+        ptrdiff_t n, block
+        float lr, weight_decay, momentum
+
+    ctypedef struct creg_adamw:
+        float_p w, m, v
+        const_float_p dw
+        ptrdiff_t n, block
+        int64_t step
+        double lr, weight_decay
+        double betas[2]
+        int decoupled
+        float eps
+
+    ctypedef struct creg_noise:
+        uint32_t key[2]
+        const int64_t *index
+        const_float_p x, sigma
+        float_p y
+        double_p uniform
+        ptrdiff_t samples, size, block, pieces
+
+    ctypedef struct creg_columns:
+        float *partial_dgamma
+        float *partial_dbeta
+        const float *dy
+        const float *x
+        const double *mean
+        const double *rstd
+        float *dgamma
+        float *dbeta
+        ptrdiff_t rows, cols, step
+        const unsigned char *exact
+
+    ctypedef struct creg_wide_row:
+        double mean, rstd, mean_g, mean_g_x_hat
+        int exact
+
+    ctypedef struct creg_wide:
+        int rms
+        const float *x
+        const float *residual
+        const float *dy
+        const float *more
+        const float *gamma
+        const float *beta
+        float *h
+        float *y
+        float *dx
+        float *dropped
+        float *dgamma
+        float *dbeta
+        double *sums
+        creg_wide_row *row  # an array of CREG_WIDE_ROWS
+        ptrdiff_t rows, cols
+        double eps
+        uint64_t first
+        const creg_dropout *dropout
+        int stream
+
+    ctypedef void creg_dropout_add_norm_forward(
+        const float *, const float *, const float *, const float *, float *, float *, double *, double *, ptrdiff_t,
+        ptrdiff_t, double, uint64_t, const creg_dropout *, int) noexcept nogil
+    ctypedef void creg_dropout_add_norm_backward(
+        const float *, const float *, const double *, const double *, const float *, const float *, float *, float *,
+        float *, float *, ptrdiff_t, ptrdiff_t, uint64_t, const creg_dropout *, int) noexcept nogil
+
+include "_kernels.pxi"
