@@ -133,7 +133,8 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
     if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
 }
 
-/* The same from a place apart, for a y on no register boundary where groups begin, which could not be streamed. */
+/* The same through a buffer in L1, for a y that is not aligned to vectors where groups begin: non-temporal stores need
+ * that. */
 static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
                               const philox_keys *keys)
 {
@@ -146,20 +147,46 @@ static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_
     }
 }
 
-static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                                 int stream)
+/* A task's items [at, end). */
+typedef struct {
+    ptrdiff_t at, end;
+} item_range;
+
+CREG_INLINE item_range items_of(const creg_dropout_items *a, ptrdiff_t task)
 {
-    const philox_keys keys = philox_keys_of(d->key);
-    const ptrdiff_t lead = (ptrdiff_t)(-first % GROUP);
-    if (stream && unaligned_lead(y + lead, 1))
-        dropout_unaligned(x, y, first, n, d, &keys);
-    else
-        dropout_elements(x, NULL, y, first, n, AHEAD, d, &keys, stream);
-    if (stream) v_stream_end();
+    return (item_range){task ? min_size(a->n, task * a->block + a->lead) : 0,
+                        min_size(a->n, (task + 1) * a->block + a->lead)};
 }
 
-/* The decisions alone, one byte each. */
-static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
+/* Whether p decides without draws. Then y is done. */
+static int decided(const creg_dropout_items *a, item_range items)
+{
+    const ptrdiff_t at = items.at * a->size;
+    const size_t bytes = sizeof(float) * (size_t)((items.end - items.at) * a->size);
+    if (a->decides == CREG_DROPS_ALL) memset(a->y + at, 0, bytes);
+    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(a->y + at, a->x + at, bytes);
+    return a->decides != CREG_DRAWS;
+}
+
+static void creg_dropout_forward(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const item_range range = items_of(a, task);
+    if (decided(a, range)) return;
+    const uint64_t first = a->first + (uint64_t)range.at;
+    const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
+    const philox_keys keys = philox_keys_of(a->dropout.key);
+    const float *x = a->x + range.at;
+    float *y = a->y + range.at;
+    if (a->stream && unaligned_lead(y + lead, 1))
+        dropout_unaligned(x, y, first, n, &a->dropout, &keys);
+    else
+        dropout_elements(x, NULL, y, first, n, AHEAD, &a->dropout, &keys, a->stream);
+    if (a->stream) v_stream_end();
+}
+
+/* Decisions [first, first + n), one byte each. */
+static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
 {
     const philox_keys keys = philox_keys_of(d->key);
     float ones[GROUP], kept[GROUP];
@@ -172,6 +199,17 @@ static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, 
     }
 }
 
+static void creg_dropout_keep(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const item_range range = items_of(a, task);
+    const ptrdiff_t n = range.end - range.at;
+    if (a->decides == CREG_DRAWS)
+        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout);
+    else
+        memset(a->keep + range.at, a->decides == CREG_KEEPS_ALL, (size_t)n);
+}
+
 CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
@@ -182,7 +220,7 @@ CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, i
 }
 
 /* y = x * factor. */
-static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int stream)
+static void scale_elements(const float *x, float *y, ptrdiff_t n, float factor, int stream)
 {
     const vf f = v_set1(factor);
     ptrdiff_t j = unaligned_lead(y, n);
@@ -192,17 +230,19 @@ static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int 
     if (stream) v_stream_end();
 }
 
-/* Channels [first, first + channels), `size` elements each: a whole channel is kept or dropped. */
-static void creg_spatial_dropout(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
-                                 const creg_dropout *d, int stream)
+static void creg_spatial_dropout(void *items, ptrdiff_t task)
 {
+    const creg_dropout_items *a = items;
+    const item_range range = items_of(a, task);
     unsigned char keep[GROUP];
-    for (ptrdiff_t c = 0; c < channels; c++, x += size, y += size) {
-        if (c % GROUP == 0) creg_dropout_keep(keep, first + (uint64_t)c, min_size(GROUP, channels - c), d);
-        if (keep[c % GROUP])
-            creg_scale(x, y, size, d->scale, stream);
+    if (decided(a, range)) return;
+    for (ptrdiff_t c = range.at, k = 0; c < range.end; c++, k = (k + 1) % GROUP) {
+        const ptrdiff_t at = c * a->size;
+        if (k == 0) draw_keep(keep, a->first + (uint64_t)c, min_size(GROUP, range.end - c), &a->dropout);
+        if (keep[k])
+            scale_elements(a->x + at, a->y + at, a->size, a->dropout.scale, a->stream);
         else
-            memset(y, 0, sizeof(float) * (size_t)size);
+            memset(a->y + at, 0, sizeof(float) * (size_t)a->size);
     }
 }
 

@@ -16,7 +16,14 @@ CREG_INLINE ptrdiff_t clamp_size(ptrdiff_t a, ptrdiff_t low, ptrdiff_t high)
     return a < low ? low : a > high ? high : a;
 }
 
-static ptrdiff_t image_size(creg_image a) { return a.planes * a.height * a.width * a.pixel; }
+/* Work on image i. */
+typedef void image_step(creg_images *a, ptrdiff_t i);
+
+CREG_INLINE void each_image(creg_images *a, ptrdiff_t task, image_step *step)
+{
+    const ptrdiff_t end = min_size(a->n, (task + 1) * a->block);
+    for (ptrdiff_t i = task * a->block; i < end; i++) step(a, i);
+}
 
 /* ---- crop ---- */
 
@@ -28,37 +35,42 @@ static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
     return at < n ? at : period - at;
 }
 
-/* Pixels [from, to) of a row of which the image has none: zeros, or reflections. y points at pixel 0. */
-static void crop_outside(const float *row, float *y, ptrdiff_t from, ptrdiff_t to, ptrdiff_t left, creg_image image,
-                         int reflect)
+/* Pixels [from, to) of a row that lie outside the image: zeros, or reflections. y points at pixel 0. */
+static void crop_outside(const creg_images *a, const float *row, float *y, ptrdiff_t from, ptrdiff_t to, ptrdiff_t left)
 {
-    if (!reflect) {
-        if (from < to) memset(y + from * image.pixel, 0, float_bytes((to - from) * image.pixel));
+    if (!a->reflect) {
+        if (from < to) memset(y + from * a->pixel, 0, float_bytes((to - from) * a->pixel));
         return;
     }
     for (ptrdiff_t i = from; i < to; i++)
-        memcpy(y + i * image.pixel, row + reflected(left + i, image.width) * image.pixel, float_bytes(image.pixel));
+        memcpy(y + i * a->pixel, row + reflected(left + i, a->width) * a->pixel, float_bytes(a->pixel));
 }
 
-/* y: the window of height x width pixels whose first pixel is (top, left) of x. */
-static void creg_crop_image(const float *x, float *y, creg_image image, ptrdiff_t top, ptrdiff_t left, ptrdiff_t height,
-                            ptrdiff_t width, int reflect)
+/* Row `r` of a plane x, from pixel `left` on. */
+static void crop_row(const creg_images *a, const float *x, float *y, ptrdiff_t r, ptrdiff_t left)
 {
-    const ptrdiff_t c0 = clamp_size(-left, 0, width), c1 = clamp_size(image.width - left, c0, width);
-    for (ptrdiff_t plane = 0; plane < image.planes; plane++, x += image.height * image.width * image.pixel)
-        for (ptrdiff_t i = 0; i < height; i++, y += width * image.pixel) {
-            const ptrdiff_t r = reflect ? reflected(top + i, image.height) : top + i;
-            if (r < 0 || r >= image.height) {
-                memset(y, 0, float_bytes(width * image.pixel));
-                continue;
-            }
-            const float *row = x + r * image.width * image.pixel;
-            crop_outside(row, y, 0, c0, left, image, reflect);
-            if (c0 < c1)
-                memcpy(y + c0 * image.pixel, row + (left + c0) * image.pixel, float_bytes((c1 - c0) * image.pixel));
-            crop_outside(row, y, c1, width, left, image, reflect);
-        }
+    const ptrdiff_t width = a->crop_width, pixel = a->pixel, at = a->reflect ? reflected(r, a->height) : r;
+    const ptrdiff_t c0 = clamp_size(-left, 0, width), c1 = clamp_size(a->width - left, c0, width);
+    if (at < 0 || at >= a->height) {
+        memset(y, 0, float_bytes(width * pixel));
+        return;
+    }
+    const float *row = x + at * a->width * pixel;
+    crop_outside(a, row, y, 0, c0, left);
+    if (c0 < c1) memcpy(y + c0 * pixel, row + (left + c0) * pixel, float_bytes((c1 - c0) * pixel));
+    crop_outside(a, row, y, c1, width, left);
 }
+
+CREG_INLINE void crop_image(creg_images *a, ptrdiff_t i)
+{
+    const ptrdiff_t top = a->whole[2 * i], left = a->whole[2 * i + 1], plane = a->height * a->width * a->pixel;
+    const float *x = a->x + i * a->size;
+    float *y = a->y + i * a->crop_size;
+    for (ptrdiff_t p = 0; p < a->planes; p++, x += plane)
+        for (ptrdiff_t r = 0; r < a->crop_height; r++, y += a->crop_width * a->pixel) crop_row(a, x, y, top + r, left);
+}
+
+static void creg_crop_images(void *images, ptrdiff_t task) { each_image(images, task, crop_image); }
 
 /* ---- flip ---- */
 
@@ -95,20 +107,27 @@ static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
         }
 }
 
-/* Upside down, a plane is its rows in reverse order; left to right, each row is its pixels so; both, all pixels are. */
-static void creg_flip_image(const float *x, float *y, creg_image image, int flips)
+/* `n` runs of `items` items each, one after another. */
+static void reverse_runs(const float *x, float *y, ptrdiff_t n, ptrdiff_t items, ptrdiff_t size)
 {
-    const ptrdiff_t row = image.width * image.pixel, plane = image.height * row;
-    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(image.planes * plane));
-    if (flips == CREG_FLIP_HORIZONTAL)
-        for (ptrdiff_t i = 0; i < image.planes * image.height; i++)
-            reverse_items(x + i * row, y + i * row, image.width, image.pixel);
-    if (flips == CREG_FLIP_VERTICAL)
-        for (ptrdiff_t i = 0; i < image.planes; i++) reverse_items(x + i * plane, y + i * plane, image.height, row);
-    if (flips == (CREG_FLIP_HORIZONTAL | CREG_FLIP_VERTICAL))
-        for (ptrdiff_t i = 0; i < image.planes; i++)
-            reverse_items(x + i * plane, y + i * plane, image.height * image.width, image.pixel);
+    for (ptrdiff_t k = 0; k < n; k++) reverse_items(x + k * items * size, y + k * items * size, items, size);
 }
+
+/* Upside down reverses the rows of each plane; left to right, the pixels of each row; both, the pixels of each plane.
+ */
+CREG_INLINE void flip_image(creg_images *a, ptrdiff_t i)
+{
+    const float *x = a->x + i * a->size;
+    float *y = a->y + i * a->size;
+    const int64_t flips = a->whole[i];
+    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a->size));
+    if (flips == CREG_FLIP_HORIZONTAL) reverse_runs(x, y, a->planes * a->height, a->width, a->pixel);
+    if (flips == CREG_FLIP_VERTICAL) reverse_runs(x, y, a->planes, a->height, a->width * a->pixel);
+    if (flips == (CREG_FLIP_HORIZONTAL | CREG_FLIP_VERTICAL))
+        reverse_runs(x, y, a->planes, a->height * a->width, a->pixel);
+}
+
+static void creg_flip_images(void *images, ptrdiff_t task) { each_image(images, task, flip_image); }
 
 /* ---- rotation ---- */
 
@@ -161,82 +180,96 @@ CREG_INLINE float weighted(between r, between c, float v00, float v01, float v10
     return r.here * (c.here * v00 + c.next * v01) + r.next * (c.here * v10 + c.next * v11);
 }
 
-/* An output pixel all of whose four neighbours lie within, as they mostly do. */
-CREG_INLINE void rotate_inside(const float *x, float *y, creg_image image, between r, between c)
+/* The usual output pixel, with all four neighbours inside. x and y point at the image and at the pixel. */
+CREG_INLINE void rotate_inside(const creg_images *a, const float *x, float *y, between r, between c)
 {
-    const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
-    const float *at = x + r.at * row + c.at * image.pixel;
-    for (ptrdiff_t p = 0; p < image.planes; p++, at += plane, y += plane)
-        for (ptrdiff_t k = 0; k < image.pixel; k++)
-            y[k] = weighted(r, c, at[k], at[k + image.pixel], at[k + row], at[k + row + image.pixel]);
+    const ptrdiff_t row = a->width * a->pixel, plane = a->height * row, pixel = a->pixel;
+    const float *at = x + r.at * row + c.at * pixel;
+    for (ptrdiff_t p = 0; p < a->planes; p++, at += plane, y += plane)
+        for (ptrdiff_t k = 0; k < pixel; k++)
+            y[k] = weighted(r, c, at[k], at[k + pixel], at[k + row], at[k + row + pixel]);
 }
 
 /* An output pixel with neighbours outside. */
-static void rotate_edge(const float *x, float *y, creg_image image, between r, between c, float fill)
+static void rotate_edge(const creg_images *a, const float *x, float *y, between r, between c)
 {
-    const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
-    for (ptrdiff_t p = 0; p < image.planes; p++, x += plane, y += plane)
-        for (ptrdiff_t k = 0; k < image.pixel; k++) {
+    const ptrdiff_t row = a->width * a->pixel, plane = a->height * row;
+    for (ptrdiff_t p = 0; p < a->planes; p++, x += plane, y += plane)
+        for (ptrdiff_t k = 0; k < a->pixel; k++) {
             float v[4];
             for (int j = 0; j < 4; j++) {
                 const ptrdiff_t at_r = r.at + j / 2, at_c = c.at + j % 2;
-                const int inside = is_within(at_r, image.height) && is_within(at_c, image.width);
-                v[j] = inside ? x[at_r * row + at_c * image.pixel + k] : fill;
+                const int inside = is_within(at_r, a->height) && is_within(at_c, a->width);
+                v[j] = inside ? x[at_r * row + at_c * a->pixel + k] : a->fill;
             }
             y[k] = weighted(r, c, v[0], v[1], v[2], v[3]);
         }
 }
 
 /* Counterclockwise about the centre, bilinear; what comes from outside is `fill`. */
-static void creg_rotate_image(const float *x, float *y, creg_image image, double degrees, float fill)
+CREG_INLINE void rotate_image(creg_images *images, ptrdiff_t index)
 {
-    if (degrees == 0.0) {
-        memcpy(y, x, float_bytes(image_size(image)));
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const float *x = a.x + index * a.size;
+    float *y = a.y + index * a.size;
+    if (a.degrees[index] == 0.0) {
+        memcpy(y, x, float_bytes(a.size));
         return;
     }
     double sine, cosine;
-    turn_of(degrees, &sine, &cosine);
-    const double r0 = (double)(image.height - 1) / 2, c0 = (double)(image.width - 1) / 2;
-    for (ptrdiff_t i = 0; i < image.height; i++)
-        for (ptrdiff_t j = 0; j < image.width; j++, y += image.pixel) {
+    turn_of(a.degrees[index], &sine, &cosine);
+    const double r0 = (double)(a.height - 1) / 2, c0 = (double)(a.width - 1) / 2;
+    for (ptrdiff_t i = 0; i < a.height; i++)
+        for (ptrdiff_t j = 0; j < a.width; j++, y += a.pixel) {
             const double dr = (double)i - r0, dc = (double)j - c0;
             const between r = between_of(r0 + (dr * cosine + dc * sine));
             const between c = between_of(c0 + (dc * cosine - dr * sine));
-            if (is_within(r.at, image.height - 1) && is_within(c.at, image.width - 1))
-                rotate_inside(x, y, image, r, c);
+            if (is_within(r.at, a.height - 1) && is_within(c.at, a.width - 1))
+                rotate_inside(&a, x, y, r, c);
             else
-                rotate_edge(x, y, image, r, c, fill);
+                rotate_edge(&a, x, y, r, c);
         }
 }
+
+static void creg_rotate_images(void *images, ptrdiff_t task) { each_image(images, task, rotate_image); }
 
 /* ---- boxes and mixtures ---- */
 
-/* y = x, but `other` within the box, or `fill` where there is no other. */
-static void creg_box_image(const float *x, const float *other, float *y, creg_image image, const int64_t box[4],
-                           float fill)
+/* y = x, but within the box `other`, or `fill` where there is no other. */
+CREG_INLINE void box_image(creg_images *a, ptrdiff_t i)
 {
-    const ptrdiff_t r0 = clamp_size(box[0], 0, image.height), c0 = clamp_size(box[1], 0, image.width);
-    const ptrdiff_t r1 = clamp_size(box[2], r0, image.height), c1 = clamp_size(box[3], c0, image.width);
-    if (x != y) memcpy(y, x, float_bytes(image_size(image)));
-    const ptrdiff_t n = (c1 - c0) * image.pixel;
-    for (ptrdiff_t plane = 0; plane < image.planes; plane++)
+    const int64_t *box = a->whole + 4 * i;
+    const float *x = a->x + i * a->size, *other = AT(a->other, i * a->size);
+    float *y = a->y + i * a->size;
+    const ptrdiff_t r0 = clamp_size(box[0], 0, a->height), c0 = clamp_size(box[1], 0, a->width);
+    const ptrdiff_t r1 = clamp_size(box[2], r0, a->height), c1 = clamp_size(box[3], c0, a->width);
+    const ptrdiff_t n = (c1 - c0) * a->pixel;
+    const float fill = a->fill;
+    if (x != y) memcpy(y, x, float_bytes(a->size));
+    for (ptrdiff_t plane = 0; plane < a->planes; plane++)
         for (ptrdiff_t r = r0; r < r1; r++) {
-            const ptrdiff_t at = ((plane * image.height + r) * image.width + c0) * image.pixel;
+            const ptrdiff_t at = ((plane * a->height + r) * a->width + c0) * a->pixel;
             if (other)
                 memcpy(y + at, other + at, float_bytes(n));
             else
-                for (ptrdiff_t i = 0; i < n; i++) y[at + i] = fill;
+                for (ptrdiff_t k = 0; k < n; k++) y[at + k] = fill;
         }
 }
 
+static void creg_box_images(void *images, ptrdiff_t task) { each_image(images, task, box_image); }
+
 /* y = weight * x + (1 - weight) * other. */
-static void creg_mix(const float *x, const float *other, float *y, ptrdiff_t n, float weight)
+CREG_INLINE void mix_image(creg_images *a, ptrdiff_t i)
 {
-    const vf w = v_set1(weight), rest = v_set1(1.0f - weight);
-    for (ptrdiff_t i = 0; i < n; i += CREG_W) {
-        const vf mixed = v_add(v_mul(w, v_load_part(x + i, n - i)), v_mul(rest, v_load_part(other + i, n - i)));
-        v_store_part(y + i, mixed, n - i);
+    const float *x = a->x + i * a->size, *other = a->other + i * a->size;
+    float *y = a->y + i * a->size;
+    const vf w = v_set1(a->factors[i]), rest = v_set1(1.0f - a->factors[i]);
+    for (ptrdiff_t j = 0, n = a->size; j < n; j += CREG_W) {
+        const vf mixed = v_add(v_mul(w, v_load_part(x + j, n - j)), v_mul(rest, v_load_part(other + j, n - j)));
+        v_store_part(y + j, mixed, n - j);
     }
 }
+
+static void creg_mix_images(void *images, ptrdiff_t task) { each_image(images, task, mix_image); }
 
 #endif

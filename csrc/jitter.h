@@ -19,6 +19,7 @@
 #ifndef CREG_JITTER_H
 #define CREG_JITTER_H
 
+#include "images.h"
 #include "safety.h"
 #include "stores.h"
 
@@ -42,7 +43,17 @@ CREG_INLINE int range_of_colours(range seen)
     return all_at_most(seen.high, 1.0f + COLOUR_EXCESS) && all_at_most(v_sub(v_set1(0.0f), seen.low), COLOUR_EXCESS);
 }
 
-static int creg_are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+static int are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+
+/* From several threads. */
+static void check(creg_images *a, int holds)
+{
+    if (!holds) __atomic_store_n(&a->strange, 1, __ATOMIC_RELAXED);
+}
+
+CREG_INLINE void check_colours(creg_images *a, ptrdiff_t i) { check(a, are_colours(a->x + i * a->size, a->size)); }
+
+static void creg_check_colours(void *images, ptrdiff_t task) { each_image(images, task, check_colours); }
 
 CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
 CREG_INLINE vf brightened(vf x, float factor) { return factor == 1.0f ? x : clipped(v_mul(v_set1(factor), x)); }
@@ -134,7 +145,7 @@ static float turn_fraction(float hue)
 /* Brightness alone, which does not care what is a pixel, of n elements. */
 static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
 {
-    if (factor == 1.0f && x == y) return creg_are_colours(x, n);
+    if (factor == 1.0f && x == y) return are_colours(x, n);
     ranges seen = no_ranges();
     ptrdiff_t i = 0;
     for (; i + RANGES * CREG_W <= n; i += RANGES * CREG_W) /* main loop */
@@ -181,22 +192,36 @@ CREG_INLINE int recolour_all(colours a, recolouring r, float *y)
     return range_of_colours(merged(&seen));
 }
 
-/* n pixels; y like x. factors: brightness, contrast, saturation, hue. Returns whether x holds colours. */
-static int creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
-                             const float factors[4])
+CREG_INLINE recolouring recolouring_of(const float factors[4], int coloured)
 {
+    return (recolouring){.contrast = factors[1],
+                         .saturation = coloured ? factors[2] : 1.0f,
+                         .hue = coloured ? turn_fraction(factors[3]) : 0.0f};
+}
+
+/* Gray of a number of channels other than 3 is their mean, so that all values are pixels of one gray image. */
+CREG_INLINE void jitter_image(creg_images *a, ptrdiff_t i)
+{
+    const float *x = a->x + i * a->size, *factors = a->factors + 4 * i;
+    float *y = a->y + i * a->size;
+    const int coloured = a->planes * a->pixel == 3;
+    const ptrdiff_t n = coloured ? a->height * a->width : a->size;
     const colours gray = {.x = x, .n = n, .step = 1, .plane = n, .channels = 1, .brightness = factors[0]};
     const colours planes = {.x = x, .n = n, .step = 1, .plane = n, .channels = 3, .brightness = factors[0]};
     const colours pixels = {.x = x, .n = n, .step = 3, .plane = 1, .channels = 3, .brightness = factors[0]};
-    recolouring r = {.contrast = factors[1], .saturation = 1.0f};
-    if (channels == 3) {
-        r.saturation = factors[2];
-        r.hue = turn_fraction(factors[3]);
-    }
-    if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f) return brighten(x, y, n * channels, factors[0]);
-    if (r.contrast != 1.0f) r.mean = gray_mean(channels == 1 ? gray : channels_last ? pixels : planes);
-    if (channels == 1) return recolour_all(gray, r, y);
-    return channels_last ? recolour_all(pixels, r, y) : recolour_all(planes, r, y);
+    const colours *own = !coloured ? &gray : a->pixel == 3 ? &pixels : &planes;
+    recolouring r = recolouring_of(factors, coloured);
+    if (r.contrast != 1.0f) r.mean = gray_mean(*own);
+    if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f)
+        check(a, brighten(x, y, a->size, factors[0]));
+    else if (own == &gray)
+        check(a, recolour_all(gray, r, y));
+    else if (own == &pixels)
+        check(a, recolour_all(pixels, r, y));
+    else
+        check(a, recolour_all(planes, r, y));
 }
+
+static void creg_jitter_images(void *images, ptrdiff_t task) { each_image(images, task, jitter_image); }
 
 #endif

@@ -34,7 +34,7 @@ static uint64_t creg_derived_seed(uint64_t seed, uint64_t n)
 }
 
 /* Numbers 0 .. n - 1 of a sample, each in [0, 1). */
-static void creg_sample_uniform(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2])
+static void uniform_numbers(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2])
 {
     uint32_t word[4] = {0};
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -42,6 +42,14 @@ static void creg_sample_uniform(double *u, uint32_t index, ptrdiff_t n, const ui
         const uint32_t *two = word + 2 * (i % 2);
         u[i] = (double)((uint64_t)two[0] << 21 | two[1] >> 11) * 0x1p-53;
     }
+}
+
+static void creg_sample_uniform(void *noise, ptrdiff_t task)
+{
+    const creg_noise *a = noise;
+    const ptrdiff_t end = min_size((task + 1) * a->block, a->samples);
+    for (ptrdiff_t i = task * a->block; i < end; i++)
+        uniform_numbers(a->uniform + i * a->size, (uint32_t)a->index[i], a->size, a->key);
 }
 
 /* -2 ln((k + 1/2) / 2^31), square root. */
@@ -90,20 +98,31 @@ CREG_INLINE void noise_group(const float *x, float *y, uint64_t counter, float s
     }
 }
 
-/* Elements [first, first + n) of a sample, first a multiple of NOISE_GROUP. */
-static void creg_gaussian_noise(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
-                                const uint32_t key[2])
+/* Elements [first, first + n) of sample i, first a multiple of NOISE_GROUP. */
+static void add_noise(const creg_noise *a, ptrdiff_t i, ptrdiff_t first, ptrdiff_t n)
 {
-    const philox_keys keys = philox_keys_of(key);
-    uint64_t counter = (uint64_t)index << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);
-    ptrdiff_t i = 0;
-    for (; i + NOISE_GROUP <= n; i += NOISE_GROUP, counter += NOISE_COUNTERS) /* main loop */
-        noise_group(x + i, y + i, counter, sigma, &keys);
-    if (i == n) return;
-    float whole[NOISE_GROUP] = {0}; /* tail */
-    memcpy(whole, x + i, sizeof(float) * (size_t)(n - i));
+    const philox_keys keys = philox_keys_of(a->key);
+    const float *x = a->x + i * a->size + first, sigma = a->sigma[i];
+    float *y = a->y + i * a->size + first, whole[NOISE_GROUP] = {0};
+    uint64_t counter = (uint64_t)a->index[i] << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);
+    ptrdiff_t j = 0;
+    for (; j + NOISE_GROUP <= n; j += NOISE_GROUP, counter += NOISE_COUNTERS) /* main loop */
+        noise_group(x + j, y + j, counter, sigma, &keys);
+    if (j == n) return;
+    memcpy(whole, x + j, sizeof(float) * (size_t)(n - j)); /* tail */
     noise_group(whole, whole, counter, sigma, &keys);
-    memcpy(y + i, whole, sizeof(float) * (size_t)(n - i));
+    memcpy(y + j, whole, sizeof(float) * (size_t)(n - j));
+}
+
+static void creg_gaussian_noise(void *noise, ptrdiff_t task)
+{
+    const creg_noise *a = noise;
+    const ptrdiff_t i = task / a->pieces, first = task % a->pieces * a->block, at = i * a->size + first;
+    const ptrdiff_t n = min_size(a->block, a->size - first);
+    if (a->sigma[i] != 0.0f)
+        add_noise(a, i, first, n);
+    else if (a->x != a->y)
+        memcpy(a->y + at, a->x + at, sizeof(float) * (size_t)n);
 }
 
 #endif

@@ -91,6 +91,17 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
         ``seed`` or ``offset``.
 
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, mean, rstd = ck.dropout_add_layer_norm_forward(x, residual, p=0.1, seed=7)
+    >>> np.array_equal(h, residual + ck.dropout(x, 0.1, seed=7))
+    True
+    >>> np.array_equal(y, ck.layer_norm(h))
+    True
     """
     return forward(CREG_LAYER_NORM, x, residual, gamma, beta, p, eps, seed, offset, out)
 
@@ -109,6 +120,17 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
         ``1 / sqrt(mean(h**2) + eps)`` of each row.
 
     Touvron et al. (2023), "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, rstd = ck.dropout_add_rms_norm_forward(x, residual, p=0.1, seed=7)
+    >>> np.array_equal(h, residual + ck.dropout(x, 0.1, seed=7))
+    True
+    >>> np.array_equal(y, ck.rms_norm(h))
+    True
     """
     return forward(CREG_RMS_NORM, x, residual, gamma, None, p, eps, seed, offset, out)
 
@@ -169,6 +191,16 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a bad ``p``, ``seed`` or ``offset``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, mean, rstd = ck.dropout_add_layer_norm_forward(x, residual, p=0.1, seed=7)
+    >>> dx, dresidual, *_ = ck.dropout_add_layer_norm_backward(np.ones_like(y), h, mean, rstd, p=0.1, seed=7)
+    >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
+    True
     """
     return backward(CREG_LAYER_NORM, dy, h, mean, rstd, gamma, p, dh, seed, offset)
 
@@ -183,5 +215,15 @@ def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, se
     -------
     dx, dresidual : float32 arrays like ``h``
     dgamma : float32 array, shape (features,); None without ``gamma``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, rstd = ck.dropout_add_rms_norm_forward(x, residual, p=0.1, seed=7)
+    >>> dx, dresidual, _ = ck.dropout_add_rms_norm_backward(np.ones_like(y), h, rstd, p=0.1, seed=7)
+    >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
+    True
     """
     return backward(CREG_RMS_NORM, dy, h, None, rstd, gamma, p, dh, seed, offset)

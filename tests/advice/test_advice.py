@@ -370,8 +370,8 @@ def test_the_prompt_has_every_rule(capsys):
     assert f"under {rules.BATCH_NORM_FROM} samples" in text
 
 
-def test_the_readme_has_the_rates_of_the_rules():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_the_room_has_the_rates_of_the_rules():
+    text = Path(rules.__file__).with_name("README.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     of_regime = {row[0]: row for row in rows if len(row) == 5}
     assert set(rules.REGIMES) <= set(of_regime)
