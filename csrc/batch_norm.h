@@ -536,21 +536,21 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 /* Rows of the channels [c0, c1). */
 CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1, int grad)
 {
+    const creg_channels channels = b->channels, *ch = &channels; /* a copy, which no store may alias */
     const ptrdiff_t stride = b->shape.c;
-    const creg_channels *ch = &b->channels;
-    const int stream = b->where == CREG_STREAM;
+    const int where = b->where, stream = where == CREG_STREAM;
     ptrdiff_t i = 0;
     if (any_exact(ch, c0, c1)) {
         for (; i < rows; i++)
             for (ptrdiff_t c = c0; c < c1; c++) write_element(&t, i * stride + c, ch, c, grad);
         return;
     }
-    if (is_flat(c0, c1, stride, b->where)) {
+    if (is_flat(c0, c1, stride, where)) {
         write_flat(t, rows * stride, stride, ch, grad, stream);
         return;
     }
-    for (; b->where == CREG_NEAR && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
-        write_rows(tensors_at(&t, i * stride), APPLY_ROWS, stride, c0, c1, ch, grad, stream);
+    for (; where == CREG_NEAR && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+        write_rows(tensors_at(&t, i * stride), APPLY_ROWS, stride, c0, c1, ch, grad, 0);
     for (; i < rows; i++) {
         const tensors row = tensors_at(&t, i * stride);
         const ptrdiff_t lead = stream ? unaligned_lead(row.out + c0, c1 - c0) : 0;
@@ -586,17 +586,19 @@ CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg
 CREG_INLINE void write_chunk(const tensors *t, const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
                              int grad)
 {
+    const creg_channels channels = b->channels; /* a copy, which no store may alias */
+    const creg_shape shape = b->shape;
+    const int stream = b->where == CREG_STREAM;
     const ptrdiff_t n = chunk.s1 - chunk.s0;
-    if (b->shape.s == 1) {
-        write_columns(tensors_at(t, chunk.n0 * b->shape.c), chunk.n1 - chunk.n0, b, c0, c1, grad);
+    if (shape.s == 1) {
+        write_columns(tensors_at(t, chunk.n0 * shape.c), chunk.n1 - chunk.n0, b, c0, c1, grad);
         return;
     }
     /* The distance of the prefetch for write: within the sample's run, or to the next sample. */
-    const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : b->shape.c * b->shape.s;
+    const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
     for (; chunk.n0 < chunk.n1; chunk.n0++)
         for (ptrdiff_t c = c0; c < c1; c++)
-            write_plane(tensors_at(t, start_of(b->shape, chunk, c)), n, ahead, &b->channels, c, grad,
-                        b->where == CREG_STREAM);
+            write_plane(tensors_at(t, start_of(shape, chunk, c)), n, ahead, &channels, c, grad, stream);
 }
 
 CREG_INLINE void write_task(tensors t, const creg_batch *b, ptrdiff_t task, int grad)
@@ -751,13 +753,16 @@ static void find_grad_means(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
     double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
     float *restrict k1 = ch->k1 + c0, *restrict k2 = ch->k2 + c0;
     unsigned char *restrict exact = ch->exact + c0;
-    for (ptrdiff_t c = 0; c < n; c++) {
-        const double mean_dy_x_hat = k2_64[c] * rstd[c] / count;
+    for (ptrdiff_t c = 0; c < n; c++) { /* loops of their own, which are vectorised */
         k1_64[c] /= count;
-        k2_64[c] = mean_dy_x_hat * rstd[c];
+        k2_64[c] = k2_64[c] * rstd[c] / count; /* mean(dy * x_hat), for now */
+    }
+    for (ptrdiff_t c = 0; c < n; c++)
+        exact[c] |= (unsigned char)grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        k2_64[c] *= rstd[c];
         k1[c] = (float)k1_64[c];
         k2[c] = (float)k2_64[c];
-        exact[c] |= (unsigned char)grad_needs_float64(k1_64[c], mean_dy_x_hat, k2_64[c]);
     }
 }
 

@@ -37,8 +37,8 @@ enum {
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
-/* Where a call's arrays are: near the core; far from it, rows to be written one after another; or beyond the cache,
- * outputs to be written around it. */
+/* Where a call's arrays are: in L2; beyond L2, where rows are written one after another; or beyond the LLC, where
+ * outputs are written with non-temporal stores. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
 
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
@@ -47,7 +47,7 @@ typedef struct {
     ptrdiff_t n, c, s;
 } creg_shape;
 
-/* What batch norm's passes read of each channel: arrays of c elements.
+/* The channels' parameters for batch norm's passes: arrays of c elements.
  *   forward:  y  = ((x - hi) - lo) * scale + bias                hi + lo = mean, scale = gamma * rstd, bias = beta
  *   backward: dx = ((dy - k1) - ((x - hi) - lo) * k2) * scale    k1 = mean(dy), k2 = rstd * mean(dy * x_hat)
  * A channel that float32 cannot hold has exact = 1 and is taken from the float64 arrays instead. */
@@ -106,10 +106,10 @@ typedef struct {
     const float *factors; /* of each image: its weight, or the four factors of its jitter */
     const double *degrees;
     float fill;
-    int reflect, strange;
+    int channels_last, reflect, strange;
 } creg_images;
 
-/* Dropout's parameters as the kernels want them. */
+/* Dropout's parameters. */
 typedef struct {
     uint32_t key[2];    /* the seed's low and high half */
     uint16_t threshold; /* top 16 bits of p: a smaller draw drops */

@@ -1,35 +1,15 @@
 /* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted
- * scaling.
+ * scaling. The readable twin: cregkit/oracle/dropout.py
  *
  * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
- * Saved      nothing: backward draws the same bits again, dx = dy * scale where kept.
- * Spatial    (Tompson et al., 2015, arXiv:1411.4280) the same with one decision per channel instead of per element.
- *
- * Which elements: element i of the stream belongs to group i / 128, whose 16 Philox counters give 4 x 16 words. Element
- * e of a group takes 16 bits: word e / 32 of counter (e % 32) / 2, the low half for even e, the high half for odd. That
- * is the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements. A
- * draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own,
- * so that the probability is p to 2^-48 at the price of 16 bits.
- *
- * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
- * core, where a copy takes 0.11; on Zen 5 0.29 ns, with AVX-512 0.10 ns. Beyond them it runs at 0.5 to 0.9 of a copy's
- * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster). The
- * rounds of several vectors take turns, as one waits for its own last: on Zen 5 two took 0.8 of the time of one with
- * AVX2, two 0.75 and three 0.7 with AVX-512, four 0.8 for want of registers. x is fetched ahead: streamed stores hide
- * from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen 3), and three vectors
- * are drawn faster than it fetches by itself (1.2 times at 8 to 16 MiB). An output that begins on no register boundary
- * is streamed from a place apart: 0.8 of the time of plain stores at 256 MiB on a Xeon, and 1.3 of that of an aligned
- * one. Tried there and left: pieces of 512 to 2048 elements instead of 4096 (0.95 to 1.1 of the time), the unfinished
- * line of each piece kept for the next (no difference). Ten rounds of two products for eight elements are 2.5 each,
- * which no order of them avoids. A backward pass draws the bits again, where others read the mask they stored and
- * multiply: 0.5 to 2 times as long as that multiplication, for no memory kept between the passes. Beyond the caches,
- * fetching 768 or 6144 elements ahead instead of 2048, or into the first cache, makes no difference (256 MiB, a Xeon).
- *
- * Limits   On a Xeon with AVX-512, one thread, in the first cache: Philox alone takes 0.133 ns an element, dropout
- * 0.165, a multiplication 0.019. Forward and backward of 50 000 elements on one thread, which draw twice, thus cannot
- * be more than 20 times as fast as PyTorch's there (5.4 ns; 12 times are reached), and on two threads 40 times (17 to
- * 23 are reached in the caches; two threads from 32 Ki elements on instead of 64 Ki: 0.85 of the time, none at 50 000).
- * Beyond the caches two copies take a 21st of PyTorch's time, dropout a 15th to a 20th.
+ * Saved      nothing
+ * Backward   dx = dy * scale where kept: the same bits are drawn again
+ * Spatial    (Tompson et al., 2015, arXiv:1411.4280) one decision a channel instead of one an element
+ * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of
+ *            the element's own, so that the probability is p to 2^-48.
+ * Layout     Element i of the random stream is in group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
+ *            of a group has the low (even e) or high half of word e / 32 of counter (e % 32) / 2: the order in which a
+ *            vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
@@ -42,8 +22,8 @@ enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
 /* Groups whose words are drawn at once. */
 enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1 };
 
-/* Kept elements of whole groups, scaled, plus the residual if there is one; ties count as kept. `vectors` of words are
- * drawn at a time. Returns whether there was a tie that may drop. */
+/* Kept elements of whole groups, scaled, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of
+ * words are drawn at a time. Returns whether there was a tie that may drop. */
 CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
                                     int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -70,7 +50,7 @@ CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float
     return tie && d->tie != 0;
 }
 
-/* Drops what a tie drops among elements [e0, e1) of a group; y and the residual point at element e0. */
+/* Decides the ties among elements [e0, e1) of a group; y and the residual point at element e0. */
 static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
                          const creg_dropout *d)
 {
@@ -95,7 +75,7 @@ CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y,
         dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d);
 }
 
-/* Elements [e0, e1) of a group, through a whole one on the stack. */
+/* Elements [e0, e1) of a group, through a whole group on the stack. */
 static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
                                ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
 {
@@ -108,8 +88,8 @@ static void dropout_part_group(const float *x, const float *residual, float *y, 
     memcpy(y, whole + e0, bytes);
 }
 
-/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual if there is one. Those `ahead` of them
- * are fetched meanwhile. */
+/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual unless it is NULL. Elements `ahead` of
+ * these are prefetched; 0: none. */
 CREG_INLINE void dropout_elements(const float *x, const float *residual, float *y, uint64_t first, ptrdiff_t n,
                                   ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -232,17 +212,17 @@ static void scale_elements(const float *x, float *y, ptrdiff_t n, float factor, 
 
 static void creg_spatial_dropout(void *items, ptrdiff_t task)
 {
-    const creg_dropout_items *a = items;
-    const item_range range = items_of(a, task);
+    const creg_dropout_items a = *(const creg_dropout_items *)items; /* a copy, which no store to y may alias */
+    const item_range range = items_of(&a, task);
     unsigned char keep[GROUP];
-    if (decided(a, range)) return;
+    if (decided(&a, range)) return;
     for (ptrdiff_t c = range.at, k = 0; c < range.end; c++, k = (k + 1) % GROUP) {
-        const ptrdiff_t at = c * a->size;
-        if (k == 0) draw_keep(keep, a->first + (uint64_t)c, min_size(GROUP, range.end - c), &a->dropout);
+        const ptrdiff_t at = c * a.size;
+        if (k == 0) draw_keep(keep, a.first + (uint64_t)c, min_size(GROUP, range.end - c), &a.dropout);
         if (keep[k])
-            scale_elements(a->x + at, a->y + at, a->size, a->dropout.scale, a->stream);
+            scale_elements(a.x + at, a.y + at, a.size, a.dropout.scale, a.stream);
         else
-            memset(a->y + at, 0, sizeof(float) * (size_t)a->size);
+            memset(a.y + at, 0, sizeof(float) * (size_t)a.size);
     }
 }
 

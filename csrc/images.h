@@ -1,7 +1,15 @@
-/* Geometry of one image: crop, flip, rotation, a box filled or pasted; and the mixture of two.
+/* Geometry of images: crop, flip, rotation, a box filled or pasted; and the mixture of two. The readable twin:
+ * cregkit/oracle/images.py
  *
- * An image is `planes` planes of height x width pixels, a pixel being `pixel` floats: (channels, 1) with the channels
- * first, (1, channels) with the channels last. Everything but rotation moves numbers and computes none.
+ * Crop       y[r, c] = x[top + r, left + c], outside of x zeros or its reflection about the first and last pixel
+ * Flip       y[r, c] = x[r, w - 1 - c], or x[h - 1 - r, c], or both
+ * Rotation   y[r, c] = x at (r0 + (r - r0) cos + (c - c0) sin, c0 + (c - c0) cos - (r - r0) sin), bilinear
+ * Box        y = x, but `other` or `fill` within the box (DeVries and Taylor, 2017, arXiv:1708.04552; Yun et al., 2019,
+ *            arXiv:1905.04899)
+ * Mixture    y = weight * x + (1 - weight) * other (Zhang et al., 2018, arXiv:1710.09412)
+ * Numerics   Only rotation and mixture compute. Sine and cosine are series, exact at multiples of 90 degrees.
+ * Layout     An image is `planes` planes of height x width pixels of `pixel` floats: (channels, 1) with the channels
+ *            first, (1, channels) with the channels last.
  */
 #ifndef CREG_IMAGES_H
 #define CREG_IMAGES_H
@@ -27,7 +35,7 @@ CREG_INLINE void each_image(creg_images *a, ptrdiff_t task, image_step *step)
 
 /* ---- crop ---- */
 
-/* Where i lies in 0 .. n - 1 continued by reflection about its first and last: 2 1 | 0 1 2 3 | 2 1. */
+/* The index in 0 .. n - 1 that i reflects to, about the first and the last index: 2 1 | 0 1 2 3 | 2 1. */
 static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
 {
     if (n == 1) return 0;
@@ -36,38 +44,37 @@ static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
 }
 
 /* Pixels [from, to) of a row that lie outside the image: zeros, or reflections. y points at pixel 0. */
-static void crop_outside(const creg_images *a, const float *row, float *y, ptrdiff_t from, ptrdiff_t to, ptrdiff_t left)
+CREG_INLINE void crop_outside(const creg_images *a, const float *row, float *y, ptrdiff_t from, ptrdiff_t to,
+                              ptrdiff_t left)
 {
+    const ptrdiff_t pixel = a->pixel;
     if (!a->reflect) {
-        if (from < to) memset(y + from * a->pixel, 0, float_bytes((to - from) * a->pixel));
+        if (from < to) memset(y + from * pixel, 0, float_bytes((to - from) * pixel));
         return;
     }
     for (ptrdiff_t i = from; i < to; i++)
-        memcpy(y + i * a->pixel, row + reflected(left + i, a->width) * a->pixel, float_bytes(a->pixel));
+        memcpy(y + i * pixel, row + reflected(left + i, a->width) * pixel, float_bytes(pixel));
 }
 
-/* Row `r` of a plane x, from pixel `left` on. */
-static void crop_row(const creg_images *a, const float *x, float *y, ptrdiff_t r, ptrdiff_t left)
+CREG_INLINE void crop_image(creg_images *images, ptrdiff_t image)
 {
-    const ptrdiff_t width = a->crop_width, pixel = a->pixel, at = a->reflect ? reflected(r, a->height) : r;
-    const ptrdiff_t c0 = clamp_size(-left, 0, width), c1 = clamp_size(a->width - left, c0, width);
-    if (at < 0 || at >= a->height) {
-        memset(y, 0, float_bytes(width * pixel));
-        return;
-    }
-    const float *row = x + at * a->width * pixel;
-    crop_outside(a, row, y, 0, c0, left);
-    if (c0 < c1) memcpy(y + c0 * pixel, row + (left + c0) * pixel, float_bytes((c1 - c0) * pixel));
-    crop_outside(a, row, y, c1, width, left);
-}
-
-CREG_INLINE void crop_image(creg_images *a, ptrdiff_t i)
-{
-    const ptrdiff_t top = a->whole[2 * i], left = a->whole[2 * i + 1], plane = a->height * a->width * a->pixel;
-    const float *x = a->x + i * a->size;
-    float *y = a->y + i * a->crop_size;
-    for (ptrdiff_t p = 0; p < a->planes; p++, x += plane)
-        for (ptrdiff_t r = 0; r < a->crop_height; r++, y += a->crop_width * a->pixel) crop_row(a, x, y, top + r, left);
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const ptrdiff_t top = a.whole[2 * image], left = a.whole[2 * image + 1], row = a.width * a.pixel;
+    const ptrdiff_t width = a.crop_width, c0 = clamp_size(-left, 0, width), c1 = clamp_size(a.width - left, c0, width);
+    const float *x = a.x + image * a.size;
+    float *y = a.y + image * a.crop_size;
+    for (ptrdiff_t plane = 0; plane < a.planes; plane++, x += a.height * row)
+        for (ptrdiff_t i = 0; i < a.crop_height; i++, y += width * a.pixel) {
+            const ptrdiff_t r = a.reflect ? reflected(top + i, a.height) : top + i;
+            if (r < 0 || r >= a.height) {
+                memset(y, 0, float_bytes(width * a.pixel));
+                continue;
+            }
+            crop_outside(&a, x + r * row, y, 0, c0, left);
+            if (c0 < c1)
+                memcpy(y + c0 * a.pixel, x + r * row + (left + c0) * a.pixel, float_bytes((c1 - c0) * a.pixel));
+            crop_outside(&a, x + r * row, y, c1, width, left);
+        }
 }
 
 static void creg_crop_images(void *images, ptrdiff_t task) { each_image(images, task, crop_image); }
@@ -107,32 +114,31 @@ static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
         }
 }
 
-/* `n` runs of `items` items each, one after another. */
-static void reverse_runs(const float *x, float *y, ptrdiff_t n, ptrdiff_t items, ptrdiff_t size)
-{
-    for (ptrdiff_t k = 0; k < n; k++) reverse_items(x + k * items * size, y + k * items * size, items, size);
-}
-
 /* Upside down reverses the rows of each plane; left to right, the pixels of each row; both, the pixels of each plane.
  */
-CREG_INLINE void flip_image(creg_images *a, ptrdiff_t i)
+static void flip_image(creg_images *images, ptrdiff_t image)
 {
-    const float *x = a->x + i * a->size;
-    float *y = a->y + i * a->size;
-    const int64_t flips = a->whole[i];
-    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a->size));
-    if (flips == CREG_FLIP_HORIZONTAL) reverse_runs(x, y, a->planes * a->height, a->width, a->pixel);
-    if (flips == CREG_FLIP_VERTICAL) reverse_runs(x, y, a->planes, a->height, a->width * a->pixel);
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const ptrdiff_t row = a.width * a.pixel, plane = a.height * row;
+    const int64_t flips = a.whole[image];
+    const float *x = a.x + image * a.size;
+    float *y = a.y + image * a.size;
+    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a.size));
+    if (flips == CREG_FLIP_HORIZONTAL)
+        for (ptrdiff_t i = 0; i < a.planes * a.height; i++) reverse_items(x + i * row, y + i * row, a.width, a.pixel);
+    if (flips == CREG_FLIP_VERTICAL)
+        for (ptrdiff_t i = 0; i < a.planes; i++) reverse_items(x + i * plane, y + i * plane, a.height, row);
     if (flips == (CREG_FLIP_HORIZONTAL | CREG_FLIP_VERTICAL))
-        reverse_runs(x, y, a->planes, a->height * a->width, a->pixel);
+        for (ptrdiff_t i = 0; i < a.planes; i++)
+            reverse_items(x + i * plane, y + i * plane, a.height * a.width, a.pixel);
 }
 
 static void creg_flip_images(void *images, ptrdiff_t task) { each_image(images, task, flip_image); }
 
 /* ---- rotation ---- */
 
-/* Sine and cosine of an angle in degrees, by their series about the nearest multiple of 90: exact there, and below
- * 1e-15 off elsewhere. */
+/* Sine and cosine of an angle in degrees, by their series about the nearest multiple of 90: exact there, with an error
+ * below 1e-15 elsewhere. */
 static void turn_of(double degrees, double *sine, double *cosine)
 {
     const double quarters = degrees / 90.0;
@@ -160,7 +166,7 @@ static void turn_of(double degrees, double *sine, double *cosine)
     }
 }
 
-/* Where a coordinate lies: its pixel and the weights of that and of the next. */
+/* A coordinate: its pixel, and the weights of that and of the next pixel. */
 typedef struct {
     ptrdiff_t at;
     float here, next;
@@ -206,7 +212,7 @@ static void rotate_edge(const creg_images *a, const float *x, float *y, between 
         }
 }
 
-/* Counterclockwise about the centre, bilinear; what comes from outside is `fill`. */
+/* Counterclockwise about the centre. Pixels outside x are `fill`. */
 CREG_INLINE void rotate_image(creg_images *images, ptrdiff_t index)
 {
     const creg_images a = *images; /* a copy, which no store to y may alias */
@@ -236,23 +242,23 @@ static void creg_rotate_images(void *images, ptrdiff_t task) { each_image(images
 /* ---- boxes and mixtures ---- */
 
 /* y = x, but within the box `other`, or `fill` where there is no other. */
-CREG_INLINE void box_image(creg_images *a, ptrdiff_t i)
+CREG_INLINE void box_image(creg_images *images, ptrdiff_t image)
 {
-    const int64_t *box = a->whole + 4 * i;
-    const float *x = a->x + i * a->size, *other = AT(a->other, i * a->size);
-    float *y = a->y + i * a->size;
-    const ptrdiff_t r0 = clamp_size(box[0], 0, a->height), c0 = clamp_size(box[1], 0, a->width);
-    const ptrdiff_t r1 = clamp_size(box[2], r0, a->height), c1 = clamp_size(box[3], c0, a->width);
-    const ptrdiff_t n = (c1 - c0) * a->pixel;
-    const float fill = a->fill;
-    if (x != y) memcpy(y, x, float_bytes(a->size));
-    for (ptrdiff_t plane = 0; plane < a->planes; plane++)
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const int64_t *box = a.whole + 4 * image;
+    const ptrdiff_t r0 = clamp_size(box[0], 0, a.height), c0 = clamp_size(box[1], 0, a.width);
+    const ptrdiff_t r1 = clamp_size(box[2], r0, a.height), c1 = clamp_size(box[3], c0, a.width);
+    const ptrdiff_t n = (c1 - c0) * a.pixel;
+    const float *x = a.x + image * a.size, *other = AT(a.other, image * a.size);
+    float *y = a.y + image * a.size;
+    if (x != y) memcpy(y, x, float_bytes(a.size));
+    for (ptrdiff_t plane = 0; plane < a.planes; plane++)
         for (ptrdiff_t r = r0; r < r1; r++) {
-            const ptrdiff_t at = ((plane * a->height + r) * a->width + c0) * a->pixel;
+            const ptrdiff_t at = ((plane * a.height + r) * a.width + c0) * a.pixel;
             if (other)
                 memcpy(y + at, other + at, float_bytes(n));
             else
-                for (ptrdiff_t k = 0; k < n; k++) y[at + k] = fill;
+                for (ptrdiff_t k = 0; k < n; k++) y[at + k] = a.fill;
         }
 }
 
@@ -261,10 +267,11 @@ static void creg_box_images(void *images, ptrdiff_t task) { each_image(images, t
 /* y = weight * x + (1 - weight) * other. */
 CREG_INLINE void mix_image(creg_images *a, ptrdiff_t i)
 {
-    const float *x = a->x + i * a->size, *other = a->other + i * a->size;
-    float *y = a->y + i * a->size;
+    const ptrdiff_t n = a->size;
+    const float *x = a->x + i * n, *other = a->other + i * n;
+    float *y = a->y + i * n;
     const vf w = v_set1(a->factors[i]), rest = v_set1(1.0f - a->factors[i]);
-    for (ptrdiff_t j = 0, n = a->size; j < n; j += CREG_W) {
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
         const vf mixed = v_add(v_mul(w, v_load_part(x + j, n - j)), v_mul(rest, v_load_part(other + j, n - j)));
         v_store_part(y + j, mixed, n - j);
     }

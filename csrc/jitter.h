@@ -1,20 +1,15 @@
-/* Colour jitter of one image with values in [0, 1]: brightness, contrast, saturation and hue, in this order.
+/* Colour jitter of images with values in [0, 1], in this order. The readable twin: cregkit/oracle/images.py
  *
- *     gray        0.299 R + 0.587 G + 0.114 B; of a one-channel image, itself                     (ITU-R BT.601)
- *     brightness  x = clip(b x)
- *     contrast    x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
- *     saturation  x = clip(s x + (1 - s) gray(x))
- *     hue         the angle of x in the hexcone of HSV turned by h turns (Smith, 1978, "Color Gamut Transform Pairs")
- *
- * clip is to [0, 1] and keeps NaN. A factor of 1 (a hue of a whole turn) leaves its step out, clipping included, and
- * one channel has neither saturation nor hue.
- *
- * Hue without branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the sector of the colour,
- * channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the nearest multiple of 6.
- * V and D stay, so that gray stays gray and nothing leaves [0, 1].
- *
- * Whether x holds colours is found by the pass that writes y, which loads all of x: the check reads no memory. An x
- * that does not makes y meaningless.
+ * Gray         0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); of any other number of channels their mean
+ * Brightness   x = clip(b x)
+ * Contrast     x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
+ * Saturation   x = clip(s x + (1 - s) gray(x))
+ * Hue          the angle of x in the hexcone of HSV, turned by h turns (Smith, 1978, "Color Gamut Transform Pairs")
+ * Numerics     clip is to [0, 1] and keeps NaN. A factor of 1 (a hue of a whole turn) skips its step, clip included.
+ *              Hue has no branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the colour's
+ *              sector, channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the
+ *              nearest multiple of 6. V and D stay: gray stays gray and no value leaves [0, 1].
+ * Layout       The pass that writes y also finds the range of x, so that the check for colours reads no memory.
  */
 #ifndef CREG_JITTER_H
 #define CREG_JITTER_H
@@ -35,7 +30,7 @@ typedef struct {
     vf c[3];
 } colour;
 
-/* How far colours may lie beyond [0, 1]: rounding of what made them, not another scale. */
+/* The excess over [0, 1] that counts as rounding of a colour, not as another scale. */
 #define COLOUR_EXCESS 1e-3f
 
 CREG_INLINE int range_of_colours(range seen)
@@ -58,7 +53,7 @@ static void creg_check_colours(void *images, ptrdiff_t task) { each_image(images
 CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
 CREG_INLINE vf brightened(vf x, float factor) { return factor == 1.0f ? x : clipped(v_mul(v_set1(factor), x)); }
 
-/* With brightness applied. `seen` is widened by the colours as they were, where it is not NULL. */
+/* With brightness applied. `seen`, unless NULL, is widened by the colours before that. */
 CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v;
@@ -134,15 +129,15 @@ CREG_INLINE void turn_hue(colour *v, vf six_hue)
     }
 }
 
-/* The part of a turn that is left over whole ones, in [0, 1). */
+/* The fraction of a turn after whole turns, in [0, 1). */
 static float turn_fraction(float hue)
 {
-    if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* whole, as all floats there are */
+    if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* floats of that size are whole numbers */
     const float rest = hue - (float)(int32_t)hue, turn = rest < 0.0f ? rest + 1.0f : rest;
     return turn < 1.0f ? turn : 0.0f;
 }
 
-/* Brightness alone, which does not care what is a pixel, of n elements. */
+/* Brightness alone of n elements, whatever a pixel is. */
 static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
 {
     if (factor == 1.0f && x == y) return are_colours(x, n);
@@ -162,12 +157,12 @@ static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
     return range_of_colours(merged(&seen));
 }
 
-/* What comes after brightness. */
+/* The steps after brightness. */
 typedef struct {
     float contrast, saturation, hue, mean;
 } recolouring;
 
-/* At most CREG_W pixels, `left` of them. */
+/* min(CREG_W, left) pixels. */
 CREG_INLINE void recolour(const colours *a, const recolouring *r, float *y, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v = load_colour(a, at, left, seen);

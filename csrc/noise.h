@@ -1,20 +1,15 @@
-/* Random numbers of samples, and Gaussian noise.
+/* Random numbers of samples, and Gaussian noise. The readable twin: cregkit/oracle/noise.py
  *
- * Every sample of a data set has numbers of its own, whatever batch it is in: Philox's counter holds the sample's index
- * (below 2^32) above the number's place. The seeds are derived: from one seed come others by their numbers, for an
- * epoch, and from that for a transform, so that two of them never share bits.
- *
- * Uniform    53 bits of two words: k / 2^53, k from 0 to 2^53 - 1.
+ * Uniform    k / 2^53 with 53 bits k of two words
  * Normal     Box and Muller (1958), "A Note on the Generation of Random Normal Deviates", of two words:
- *                u = (k + 1/2) / 2^31, rounded to float32;   k: upper 31 bits of the first word
- *                t = 2 k / 2^31 - 1, rounded to float32;     k: upper 31 bits of the second
- *                r = sqrt(-2 ln u),   z = r sin(pi t / 2)   and   +-r cos(pi t / 2)
- *            The half circle and a sign, the second word's lowest bit, make the whole. |z| reaches 6.66. Only + - * /
- *            and sqrt, so ln is e ln 2 + 2 artanh((m - 1)/(m + 1)) for u = m 2^e, with the odd powers after the
- *            first by a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
- *            makes its zero exact.
- * Places     64 elements take 16 counters: element 16 j + k of a group has counter 16 group + k, from whose words 0
- *            and 1 come j = 0 (sine) and 1 (cosine), from words 2 and 3 j = 2 and 3.
+ *            r = sqrt(-2 ln u),  z = r sin(pi t / 2) and +-r cos(pi t / 2); the sign is the second word's lowest bit
+ *            u = (k + 1/2) / 2^31,  t = 2 k / 2^31 - 1,  rounded to float32; k: the upper 31 bits of a word
+ * Saved      nothing: a sample's numbers are functions of the seed, its index in the data set and their place
+ * Numerics   Only + - * / and sqrt. For u = m 2^e, ln u is e ln 2 + 2 artanh((m - 1) / (m + 1)), whose odd powers after
+ *            the first are a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
+ *            makes its zero exact. |z| is at most 6.66.
+ * Layout     Philox's counter holds the sample's index above the place. Element 16 j + k of a group of 64 has counter
+ *            16 group + k: words 0 and 1 give j = 0 (sine) and 1 (cosine), words 2 and 3 give j = 2 and 3.
  */
 #ifndef CREG_NOISE_H
 #define CREG_NOISE_H

@@ -1,4 +1,5 @@
-/* Weight decay and the optimiser steps that carry it, element by element, in place.
+/* Weight decay and the optimiser steps that contain it, element by element, in place. The readable twin:
+ * cregkit/oracle/optimizer.py
  *
  * L2         penalty = weight_decay / 2 * sum(w^2),  its gradient = weight_decay * w
  * SGD        g = dw + weight_decay * w,  velocity = momentum * velocity + g,  w -= lr * velocity
@@ -6,6 +7,9 @@
  *            with L2 in Adam's gradient instead (Kingma and Ba, 2015, arXiv:1412.6980)  g = dw + weight_decay * w;
  *            m = beta1 * m + (1 - beta1) * g,  v = beta2 * v + (1 - beta2) * g^2
  *            w -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+ * Numerics   Constants are computed in float64 and rounded once. A sum of squares that float32 cannot hold is taken
+ *            again in float64.
+ * Layout     Blocks of elements; sums of panels of CREG_PANEL elements, merged in float64.
  */
 #ifndef CREG_OPTIMIZER_H
 #define CREG_OPTIMIZER_H

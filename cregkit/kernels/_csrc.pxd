@@ -60,7 +60,7 @@ cdef extern from "cregkit.h" nogil:
         const_float_p factors
         const_double_p degrees
         float fill
-        int reflect, strange
+        int channels_last, reflect, strange
 
     ctypedef struct creg_dropout:
         uint32_t key[2]

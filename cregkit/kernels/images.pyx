@@ -36,6 +36,7 @@ cdef creg_images images_of(cnp.ndarray x, object channel_axis) except *:
         raise ValueError(f"x must have shape (samples, channels, height, width), or (samples, height, width, channels) "
                          f"with channel_axis=-1, got {(<object>x).shape}")
     cdef bint last = is_channels_last(x, channel_axis)
+    a.channels_last = last
     a.n = cnp.PyArray_DIM(x, 0)
     a.size = cnp.PyArray_DIM(x, 1) * cnp.PyArray_DIM(x, 2) * cnp.PyArray_DIM(x, 3)
     if a.size == 0:
@@ -141,7 +142,7 @@ def crop_images(x, corners, size, *, mode="zero", channel_axis=1):
     cdef ptrdiff_t channels = a.planes * a.pixel
     a.crop_height, a.crop_width = window_size(size, a.n * channels)
     a.crop_size = a.crop_height * a.crop_width * channels
-    cdef int rows = 1 if is_channels_last(x_, channel_axis) else 2
+    cdef int rows = 1 if a.channels_last else 2
     cdef cnp.npy_intp shape[4]
     shape[0], shape[1 if rows == 2 else 3] = a.n, channels
     shape[rows], shape[rows + 1] = a.crop_height, a.crop_width
