@@ -1,21 +1,15 @@
-/* The C contract of cregkit: one table of kernels per instruction set, each kernel the maths of one block.
+/* The C contract: one table of kernels for each instruction set, each kernel the maths of one block.
  *
- * Conventions
- *   - Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t.
- *   - Arrays are C-contiguous. Only natural (4 or 8 byte) alignment is asked for; alignment never changes a bit.
- *   - y may be x and dx may be dy, exactly; apart from that an output overlaps nothing.
- *   - NULL gamma means a gain of 1, NULL beta a bias of 0. A NULL output is not written.
- *   - stream != 0 writes around the cache: for outputs so large that nothing of them would be left in it.
- *
- * Why the bits are the same everywhere
- *   - Only +, -, *, / and sqrt, each correctly rounded by IEEE 754; the build forbids contraction into fma.
- *   - A sum runs over CREG_LANES virtual lanes, whatever the register width, folded in one fixed order.
- *   - At most CREG_PANEL elements (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape
- *     alone, are merged one after another in float64.
- *
- * Which numbers are right: all finite ones, of every input. Where a float32 intermediate overflowed, or is so small
- * that lost subnormals could count, the row (channel, column sum) is computed again in float64: see creg_is_safe() and
- * gradients_are_safe() in reduce.h.
+ * Calls      Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t. Arrays are
+ *            C-contiguous and naturally aligned; alignment never changes a bit. y may be x and dx may be dy; otherwise an
+ *            output overlaps nothing. A NULL gamma is a gain of 1, a NULL beta a bias of 0. NULL outputs are not written.
+ *            stream: outputs are written by non-temporal stores.
+ * Bits       Only +, -, *, / and sqrt, each correctly rounded by IEEE 754, and never contracted into fma. A sum runs over
+ *            CREG_LANES virtual lanes, whatever the width of a vector, reduced in one order. At most CREG_PANEL elements
+ *            (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape alone, are merged in
+ *            order in float64.
+ * Range      All finite inputs give right results: where a float32 intermediate overflows, or is so small that lost
+ *            subnormals could count, the row (channel, column sum) is computed again in float64 (safety.h).
  */
 #ifndef CREGKIT_H
 #define CREGKIT_H
