@@ -1,14 +1,15 @@
 /* The C contract: one table of kernels for each instruction set, each kernel the maths of one block.
  *
  * Calls      Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t. Arrays are
- *            C-contiguous and naturally aligned; alignment never changes a bit. y may be x and dx may be dy; otherwise
- * an output overlaps nothing. A NULL gamma is a gain of 1, a NULL beta a bias of 0. NULL outputs are not written.
- *            stream: outputs are written by non-temporal stores.
+ *            C-contiguous and naturally aligned; alignment never changes a bit. y may be x and dx may be dy;
+ *            otherwise an output overlaps nothing. A NULL gamma is a gain of 1, a NULL beta a bias of 0. NULL outputs
+ *            are not written. stream: outputs are written by non-temporal stores.
  * Bits       Only +, -, *, / and sqrt, each correctly rounded by IEEE 754, and never contracted into fma. A sum runs
- * over CREG_LANES virtual lanes, whatever the width of a vector, reduced in one order. At most CREG_PANEL elements (or
- * CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape alone, are merged in order in
- * float64. Range      All finite inputs give right results: where a float32 intermediate overflows, or is so small that
- * lost subnormals could count, the row (channel, column sum) is computed again in float64 (safety.h).
+ *            over CREG_LANES virtual lanes for any vector width, reduced in one order. At most CREG_PANEL elements
+ *            (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape alone, are merged
+ *            in order in float64.
+ * Range      All finite inputs give right results: where a float32 intermediate overflows, or is so small that lost
+ *            subnormals could count, the row (channel, column sum) is computed again in float64 (safety.h).
  */
 #ifndef CREGKIT_H
 #define CREGKIT_H
