@@ -11,7 +11,7 @@ from cregkit.kernels._arrays cimport (
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.row_norm cimport norm_call, row_statistic, run_backward, run_forward
+from cregkit.kernels.row_norm cimport begin_call, row_statistic, run_backward, run_forward
 
 cnp.import_array()
 
@@ -36,7 +36,8 @@ cdef cnp.ndarray new_like(cnp.ndarray x):
 cdef tuple forward(int kind, object x_, object residual_, object gamma_, object beta_, object p, object eps,
                    object seed, object offset, object out):
     cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
-    cdef creg_norm n = norm_call(kind, x, 4)
+    cdef creg_norm n
+    begin_call(&n, kind, x, 4)
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
@@ -144,7 +145,8 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cnp.PyArray_DIM(h, h.ndim - 1))
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
-    cdef creg_norm n = norm_call(kind, h, 3 if random.fixed_p == 0 else 4)
+    cdef creg_norm n
+    begin_call(&n, kind, h, 3 if random.fixed_p == 0 else 4)
     cdef cnp.ndarray dresidual = new_like(h), dx = dresidual, dgamma = None, dbeta = None
     if gamma is not None:
         dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
