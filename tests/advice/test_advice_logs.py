@@ -38,7 +38,7 @@ def our_history():
     return history
 
 
-# What the loggers wrote -----------------------------------------------------------------------------------------------
+# Logs of the loggers --------------------------------------------------------------------------------------------------
 
 
 def test_a_log_of_keras_is_read(capsys):
@@ -174,7 +174,7 @@ def test_a_truncated_last_line_is_read(tmp_path):
     assert math.isnan(curves.test_acc[1])
 
 
-# What is no log -------------------------------------------------------------------------------------------------------
+# Files that are no log ------------------------------------------------------------------------------------------------
 
 GOOD_HEADER = b"epoch,accuracy,val_accuracy\n"
 NO_LOGS = {
@@ -256,7 +256,7 @@ def test_a_history_of_a_wrong_type_is_refused():
         ck.advise(history=3)
 
 
-# What the curves tell -------------------------------------------------------------------------------------------------
+# Noise and turns of curves --------------------------------------------------------------------------------------------
 
 
 def test_the_noise_of_a_curve_does_not_include_its_trend():
@@ -327,7 +327,7 @@ def test_few_epochs_show_no_turn(tmp_path, capsys):
     assert "Too few epochs with a test loss" in capsys.readouterr().out
 
 
-# Our history's files --------------------------------------------------------------------------------------------------
+# Files of our history -------------------------------------------------------------------------------------------------
 
 
 def test_a_history_survives_a_json_file(tmp_path):

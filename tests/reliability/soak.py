@@ -251,7 +251,7 @@ def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> Non
 
 
 def main() -> int:
-    """See above."""
+    """Test every promise, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")
