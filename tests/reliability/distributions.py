@@ -56,7 +56,7 @@ def sdist_problems(path: Path) -> list[str]:
 
 
 def main() -> int:
-    """See above."""
+    """Check the folder on the command line."""
     folder = Path(sys.argv[1])
     checks = {
         **dict.fromkeys(folder.glob("*.whl"), wheel_problems),

@@ -89,7 +89,7 @@ def plant_errors(tree: Path) -> int:
 
 
 def main() -> int:
-    """See above."""
+    """Build, plant errors, and run pytest."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         build(tree)
