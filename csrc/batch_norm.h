@@ -495,13 +495,17 @@ CREG_INLINE void flat_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_
                           int grad, int stream)
 {
     const ptrdiff_t step = CREG_W % c;
-    for (ptrdiff_t k = j % c; j < end; j += CREG_W) {
+    ptrdiff_t k = j % c;
+    for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
         const channel of = load_channels(flat, k, CREG_W, grad);
         prefetch_next(t, j, WRITE_AHEAD, grad, stream);
-        write_part(t, j, end - j, &of, grad, stream);
+        write_part(t, j, CREG_W, &of, grad, stream);
         k += step;
         if (k >= c) k -= c;
     }
+    if (j == end) return;
+    const channel of = load_channels(flat, k, CREG_W, grad); /* tail */
+    write_part(t, j, end - j, &of, grad, 0);
 }
 
 CREG_INLINE void repeat_channels(float *to, const float *from, ptrdiff_t c)
