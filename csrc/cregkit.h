@@ -178,7 +178,7 @@ typedef struct {
 /* One call of a norm over `rows` rows of `cols` elements, forward or backward; unused pointers are NULL.
  *   forward:  y = norm(x); with a residual, h = residual + dropout(x) and y = norm(h)
  *   backward: dx = dh + the gradient at x, dropped = dropout's gradient of dx; dgamma and dbeta over all rows
- * RMS norm has no beta, mean and dbeta. Dropout: dropout is NULL where p = 0, x (dropped) where p = 1. */
+ * Centred norms alone have beta, mean and dbeta. Dropout: dropout is NULL where p = 0, x (dropped) where p = 1. */
 typedef struct {
     int kind, stream;
     ptrdiff_t rows, cols;
@@ -222,6 +222,9 @@ void creg_cpu_name(char name[49]);
 #endif
 
 #define CREG_NOINLINE __attribute__((noinline))
+
+/* Whether a norm subtracts the row's mean. */
+CREG_INLINE int creg_is_centred(int kind) { return kind == CREG_LAYER_NORM; }
 
 #if defined(__x86_64__)
 #define CREG_X86 1

@@ -23,12 +23,12 @@ typedef struct {
 
 CREG_INLINE vf normalised(form f, vf x, row_scale row)
 {
-    return v_mul(f.kind == CREG_RMS_NORM ? x : x_minus_mean(x, row), row.rstd);
+    return v_mul(creg_is_centred(f.kind) ? x_minus_mean(x, row) : x, row.rstd);
 }
 
 /* ---- forward ---- */
 
-/* Gain and bias from some column on; no bias for RMS norm. */
+/* Gain and bias from some column on; centred norms alone have a bias. */
 typedef struct {
     const float *gamma, *beta;
 } gain_bias;
@@ -39,7 +39,7 @@ CREG_INLINE vf norm_vector(form f, gain_bias a, vf x, ptrdiff_t j, ptrdiff_t lef
 {
     vf v = normalised(f, x, row);
     if (f.usual || a.gamma) v = v_mul(v, v_load_part(a.gamma + j, left));
-    if (f.kind == CREG_LAYER_NORM && (f.usual || a.beta)) v = v_add(v, v_load_part(a.beta + j, left));
+    if (creg_is_centred(f.kind) && (f.usual || a.beta)) v = v_add(v, v_load_part(a.beta + j, left));
     return v;
 }
 
@@ -86,7 +86,7 @@ static void norm_row_exact(int kind, gain_bias a, const float *x, float *y, ptrd
 {
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double v = ((double)x[j] - mean) * rstd * (a.gamma ? (double)a.gamma[j] : 1.0);
-        y[j] = (float)(kind == CREG_RMS_NORM ? v : v + (a.beta ? (double)a.beta[j] : 0.0));
+        y[j] = (float)(creg_is_centred(kind) ? v + (a.beta ? (double)a.beta[j] : 0.0) : v);
     }
 }
 
@@ -124,7 +124,7 @@ CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, co
 CREG_INLINE row_scale short_scale(int kind, const float *hi, const float *lo, const float *scale, ptrdiff_t i)
 {
     const vf rstd = v_set1(scale[i]);
-    return kind == CREG_RMS_NORM ? (row_scale){rstd, rstd, rstd} : (row_scale){v_set1(hi[i]), v_set1(lo[i]), rstd};
+    return creg_is_centred(kind) ? (row_scale){v_set1(hi[i]), v_set1(lo[i]), rstd} : (row_scale){rstd, rstd, rstd};
 }
 
 /* A batch with a row that needs float64 or a second pass. Not specialised: it is rare. */
@@ -144,14 +144,14 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     const gain_bias a = {n->gamma, n->beta};
     const ptrdiff_t cols = n->cols, size = CREG_BATCH * cols;
     const part rest = part_of(cols % CREG_LANES);
-    const int centred = f.kind == CREG_LAYER_NORM, stream = n->stream;
+    const int centred = creg_is_centred(f.kind), stream = n->stream;
     float *y = n->y + first * cols;
     short_rows found[2];
     if (centred && batches) layer_norm_short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
         short_rows *s = centred ? found + k % 2 : found;
         if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
-        if (centred)
+        if (f.kind == CREG_LAYER_NORM)
             layer_norm_short_statistics(x, cols, &rest, n->eps, s);
         else
             rms_norm_short_statistics(x, cols, &rest, n->eps, s);
@@ -267,7 +267,7 @@ CREG_INLINE grad_means norm_grad_means(int kind, grad_block b, ptrdiff_t cols, d
     double g = 0.0, g_d = 0.0;
     for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) {
         const sums s = grad_panel_sums(kind, &operands, j, min_size(cols - j, CREG_PANEL));
-        if (kind == CREG_LAYER_NORM) g += (double)s.a;
+        if (creg_is_centred(kind)) g += (double)s.a;
         g_d += (double)s.b;
     }
     return grad_means_of(g, g_d, cols, rstd);
@@ -294,9 +294,9 @@ CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_
     if (f.usual || r->gamma) {
         g = v_mul(dv, v_load_part(r->gamma + j, left));
         v_store_part(r->dgamma + j, v_add(v_load_part(r->dgamma + j, left), v_mul(dv, x_hat)), left);
-        if (f.kind == CREG_LAYER_NORM) v_store_part(r->dbeta + j, v_add(v_load_part(r->dbeta + j, left), dv), left);
+        if (creg_is_centred(f.kind)) v_store_part(r->dbeta + j, v_add(v_load_part(r->dbeta + j, left), dv), left);
     }
-    if (f.kind == CREG_LAYER_NORM) g = v_sub(g, r->mean_g);
+    if (creg_is_centred(f.kind)) g = v_sub(g, r->mean_g);
     vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
     if (!f.usual && r->dh) v = v_add(v, v_load_part(r->dh + j, left));
     v_put_part(r->dx + j, v, left, stream);
@@ -326,12 +326,13 @@ CREG_INLINE void norm_grad_row(form f, const grad_row *r, ptrdiff_t ahead, ptrdi
         norm_grad_row_of(f, r, ahead, cols, 0);
 }
 
+/* norm_grad_means() in float64. It repeats the terms of layer_norm.h and rms_norm.h. */
 static grad_means norm_grad_means_exact(int kind, grad_block b, ptrdiff_t cols, double mean, double rstd)
 {
     double g = 0.0, g_x_hat = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++) {
         const double term = (double)b.dy[j] * (b.gamma ? (double)b.gamma[j] : 1.0);
-        if (kind == CREG_LAYER_NORM) g += term;
+        if (creg_is_centred(kind)) g += term;
         g_x_hat += term * (((double)b.x[j] - mean) * rstd);
     }
     return (grad_means){g / (double)cols, g_x_hat / (double)cols};
@@ -350,7 +351,7 @@ static void norm_grad_row_exact(grad_block b, ptrdiff_t cols, double mean, doubl
 
 CREG_INLINE double mean_at(int kind, const creg_norm *n, ptrdiff_t i)
 {
-    return kind == CREG_RMS_NORM ? 0.0 : n->mean[i];
+    return creg_is_centred(kind) ? n->mean[i] : 0.0;
 }
 
 /* `follow` more rows lie behind these. */
@@ -377,7 +378,7 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
     double means[CREG_BATCH];
     const double *rstd = n->rstd + first;
     const ptrdiff_t cols = n->cols;
-    const int centred = f.kind == CREG_LAYER_NORM;
+    const int centred = creg_is_centred(f.kind);
     int unsafe = 0, plain = 1;
     if (centred) split_means(n->mean + first, hi, lo, CREG_BATCH);
     for (int i = 0; i < CREG_BATCH; i++) {

@@ -29,6 +29,10 @@ THREADS = (1, 2, 3, 7)
 
 # The first case of each op, for tests where the layout makes no difference.
 OPS = {case.op: case for case in reversed(cases.CASES)}
+
+# The ops on rows, and of these the norms: rms_norm stands for rms_norm_forward and rms_norm_backward too.
+ROW_OPS = tuple(dict.fromkeys(case.op for case in cases.CASES if case.shapes is ROWS))
+ROW_NORMS = tuple(op for op in ROW_OPS if f"{op}_forward" in ROW_OPS)
 OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
 
 needs_openmp = pytest.mark.skipif(not _threads.openmp_version(), reason="built without OpenMP")

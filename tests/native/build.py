@@ -3,7 +3,8 @@ AVX-512 emulated, for CPUs without it.
 
 python tests/native/build.py VARIANT... [--lengths all|few|smoke] [--write]
 
-Each variant must print the hashes in tests/golden/; ``--write`` puts those of the first variant there instead.
+Each variant must print the hashes in tests/golden/; ``--write`` puts those of the first variant there instead, for all
+lengths unless told which.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 GOLDEN = HERE.parent / "golden"
+LENGTHS = ("smoke", "few", "all")
 EMULATED = HERE / "emulated.c"
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
@@ -136,16 +139,26 @@ def check(name: str, lengths: str, folder: Path) -> Result:
     """Build and run one variant, and compare with the hashes in tests/golden/."""
     variant = VARIANTS[name]
     result = run_driver(variant, compile_driver(variant, folder, compile_kernels(variant, folder)), lengths)
-    if wrong := {op for op, value in read_golden(lengths).items() if result.hashes.get(op) != value}:
+    golden, found = read_golden(lengths), result.hashes
+    if wrong := {op for op in golden.keys() | found.keys() if golden.get(op) != found.get(op)}:
         raise RuntimeError(f"{name}: other bits than in {golden_file(lengths).name}: {', '.join(sorted(wrong))}")
     return result
+
+
+def write(name: str, every_lengths: Sequence[str], folder: Path) -> None:
+    """Write the hashes of one variant to tests/golden/."""
+    variant = VARIANTS[name]
+    program = compile_driver(variant, folder, compile_kernels(variant, folder))
+    for lengths in every_lengths:
+        found = run_driver(variant, program, lengths).hashes
+        golden_file(lengths).write_text("".join(f"{op} {value}\n" for op, value in found.items()))
 
 
 def main() -> int:
     """Run the variants on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
-    parser.add_argument("--lengths", choices=["all", "few", "smoke"], default="few")
+    parser.add_argument("--lengths", choices=LENGTHS, help="default: few")
     parser.add_argument("--write", action="store_true", help="write the hashes of the first variant to tests/golden/")
     asked = parser.parse_args()
     for name in asked.variants:
@@ -154,12 +167,9 @@ def main() -> int:
             return 1
         with tempfile.TemporaryDirectory() as folder:
             if asked.write:
-                variant = VARIANTS[name]
-                objects = compile_kernels(variant, Path(folder))
-                found = run_driver(variant, compile_driver(variant, Path(folder), objects), asked.lengths)
-                golden_file(asked.lengths).write_text("".join(f"{op} {value}\n" for op, value in found.hashes.items()))
+                write(name, [asked.lengths] if asked.lengths else LENGTHS, Path(folder))
                 return 0
-            result = check(name, asked.lengths, Path(folder))
+            result = check(name, asked.lengths or "few", Path(folder))
         print(f"{name:16} {result.trials:8} trials, all equal: {' '.join(result.tables)}", flush=True)
     return 0
 

@@ -167,12 +167,12 @@ static void take_gain(trial *t, creg_norm *n)
 {
     if (t->plain) return;
     n->gamma = positive_input(n->cols);
-    n->beta = n->kind == CREG_RMS_NORM ? NULL : input(n->cols, ORDINARY);
+    n->beta = creg_is_centred(n->kind) ? input(n->cols, ORDINARY) : NULL;
 }
 
 static void take_statistics(creg_norm *n)
 {
-    n->mean = n->kind == CREG_RMS_NORM ? NULL : doubles(n->rows);
+    n->mean = creg_is_centred(n->kind) ? doubles(n->rows) : NULL;
     n->rstd = doubles(n->rows);
 }
 
@@ -182,7 +182,7 @@ static void take_sums(norm_call *a)
     if (!n->gamma) return;
     n->partial_dgamma = floats(a->chunks * n->cols);
     n->dgamma = floats(n->cols);
-    if (n->kind == CREG_RMS_NORM) return;
+    if (!creg_is_centred(n->kind)) return;
     n->partial_dbeta = floats(a->chunks * n->cols);
     n->dbeta = floats(n->cols);
 }
@@ -283,7 +283,7 @@ enum { TILED_ROWS = 8 };
 static void residual_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
-    const int drops_all = t->values == TINY_VALUES, centred = kind == CREG_LAYER_NORM;
+    const int drops_all = t->values == TINY_VALUES, centred = creg_is_centred(kind);
     norm_call a = norm_of(t, kind, t->n > 300 ? 9 : 11, TILED_ROWS);
     creg_norm *n = &a.n;
     const ptrdiff_t size = n->rows * n->cols;
@@ -378,7 +378,7 @@ static void wide_trial(trial *t, int kind)
         n->dh = input(size, ORDINARY);
         take_gain(t, n);
         n->dgamma = floats(n->cols);
-        n->dbeta = kind == CREG_RMS_NORM ? NULL : floats(n->cols);
+        n->dbeta = creg_is_centred(kind) ? floats(n->cols) : NULL;
     }
     if (drops) {
         n->dropout = &dropout;

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pytest
-from support import Array, each_isa
+from support import ROW_NORMS, Array, each_isa
 
 from cregkit import functional, oracle
 from cregkit.verify.inputs import Arguments
@@ -27,7 +28,6 @@ CONTRACT_Y = Tolerance(1e-6, "the contract, absolute", unit_scale)
 CONTRACT_DX = Tolerance(2e-6, "the contract, of the gradient's own largest magnitude", largest)
 TINY = np.float32(1e-45)  # the smallest subnormal
 HUGE = np.float32(3.4e38)  # almost the largest number
-ROW_OPS = ("layer_norm", "rms_norm")
 
 
 def assert_within(tolerance: Tolerance, got: Array, wanted: Array, arguments: Arguments, what: str) -> None:
@@ -79,11 +79,11 @@ def test_a_million_normalised_values_are_within_the_contract(op: str, shape: Sha
 
 
 OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
-EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "batch_norm": 1e-5}
+EPS = {op: signature(getattr(oracle, op)).parameters["eps"].default for op in (*ROW_NORMS, "batch_norm")}
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("op", ROW_OPS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_row_norms_are_accurate_at_any_offset(op: str, offset: float) -> None:
     rng = np.random.default_rng(int(offset))
     for cols in (*range(1, 20), 31, 32, 33, 47, 63, 64, 65, 70, 1023, 4097, 16384):
@@ -152,7 +152,7 @@ def extreme_rows() -> dict[str, Array]:
 
 def assert_any_magnitude(op: str, row: Array) -> None:
     """Test the row alone, as one row or as one channel: its errors are measured by its own magnitude."""
-    if op in ROW_OPS:
+    if op in ROW_NORMS:
         assert_forward_and_backward(op, row[np.newaxis], 0.0, NORMALISED)
         return
     for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], np.stack([row, row]).reshape(2, 1, -1)):
@@ -160,13 +160,13 @@ def assert_any_magnitude(op: str, row: Array) -> None:
 
 
 @pytest.mark.parametrize("scale", MAGNITUDES)
-@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
 def test_norms_are_accurate_at_any_magnitude(op: str, scale: float) -> None:
     assert_any_magnitude(op, random_row(scale))
 
 
 @pytest.mark.parametrize("kind", extreme_rows())
-@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
 def test_norms_are_accurate_for_extreme_rows(op: str, kind: str) -> None:
     assert_any_magnitude(op, extreme_rows()[kind])
 
@@ -237,13 +237,13 @@ KINDS = (trend, jump, late_jump, all_at_an_offset_but_the_first, heavy_tail, one
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
 def test_norms_are_accurate_for_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> None:
     for n in (70, 1023, 4097, 16384):
         row = kind(n).astype(np.float32)
-        shapes = [(1, n)] if op in ROW_OPS else [(n, 1), (1, 1, n)]
+        shapes = [(1, n)] if op in ROW_NORMS else [(n, 1), (1, 1, n)]
         for shape in shapes:
-            options = {} if op in ROW_OPS else {"channel_axis": 1}
+            options = {} if op in ROW_NORMS else {"channel_axis": 1}
             assert_forward_and_backward(op, row.reshape(shape), EPS[op], NORMALISED, **options)
 
 
@@ -258,12 +258,12 @@ def test_batch_norm_is_accurate_for_columns_unlike_their_first_rows(step: float)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
-@pytest.mark.parametrize("op", [*ROW_OPS, "batch_norm"])
+@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
 def test_norms_are_accurate_with_any_eps(op: str, eps: float) -> None:
     rng = np.random.default_rng(3)
     for scale in (1.0, 1e-3):
         x = (scale * rng.standard_normal((33, 65))).astype(np.float32)
-        options = {} if op in ROW_OPS else {"channel_axis": 1}
+        options = {} if op in ROW_NORMS else {"channel_axis": 1}
         assert_forward_and_backward(op, x, eps, **options)
 
 

@@ -14,6 +14,8 @@ import pytest
 from support import (
     ISAS,
     OPS_WITH_OUT,
+    ROW_NORMS,
+    ROW_OPS,
     THREADS,
     Array,
     arguments_of,
@@ -56,21 +58,8 @@ def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> Non
         assert len(found) == 1, shape
 
 
-# Ops that treat each row alone, and their arguments with one entry per row.
-ROW_ARGUMENTS = {
-    "layer_norm": ["x"],
-    "layer_norm_forward": ["x"],
-    "layer_norm_backward": ["dy", "x", "mean", "rstd"],
-    "rms_norm": ["x"],
-    "rms_norm_forward": ["x"],
-    "rms_norm_backward": ["dy", "x", "rstd"],
-    "dropout_add_layer_norm_forward": ["x", "residual"],
-    "dropout_add_layer_norm_backward": ["dy", "h", "mean", "rstd", "dh"],
-    "dropout_add_rms_norm_forward": ["x", "residual"],
-    "dropout_add_rms_norm_backward": ["dy", "h", "rstd", "dh"],
-    "batch_norm": ["x"],
-    "batch_norm_inference_backward": ["dy", "x"],
-}
+# Ops that treat each row alone.
+ROWWISE = [c for c in cases.CASES if c.op in (*ROW_OPS, "batch_norm", "batch_norm_inference_backward")]
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
@@ -82,16 +71,15 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
 
 
 @pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
-@pytest.mark.parametrize("case", [c for c in cases.CASES if c.op in ROW_ARGUMENTS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
     shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37)}.get(case.shapes, (131, width))
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
+    by_row = [name for name, array in arrays_in(arguments).items() if len(array) == shape[0]]
     for cuts in ((1,), (8,), (63,), (64,), (65, 66), (2, 3, 128)):
         edges = (0, *cuts, shape[0])
-        pieces = [
-            results_of(case, arguments | piece_of(arguments, ROW_ARGUMENTS[case.op], i, j)) for i, j in pairwise(edges)
-        ]
+        pieces = [results_of(case, arguments | piece_of(arguments, by_row, i, j)) for i, j in pairwise(edges)]
         for name in whole.keys() - PARAMETER_GRADIENTS:
             assert np.concatenate([piece[name] for piece in pieces]).tobytes() == whole[name].tobytes(), name
 
@@ -173,7 +161,7 @@ def assert_pieces(whole: Array, pieces: list[Array]) -> None:
 
 
 @pytest.mark.parametrize("shape", [WIDE, ALIGNED])
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_streaming_stores_change_no_bit_of_rows(large: tuple[Array, Array], op: str, shape: Shape) -> None:
     dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
     gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import Array, arguments_of, each_isa
+from support import ROW_NORMS, Array, arguments_of, each_isa
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
@@ -22,7 +22,7 @@ ROW_SHAPES = ((70, 5), (70, 65), (3, 4099))
 
 
 @bad_value
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
     for shape in ROW_SHAPES:
@@ -49,7 +49,7 @@ def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
 
 
 @bad_value
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_a_bad_value_in_dy_stays_in_its_row_and_column(op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
     for shape in ROW_SHAPES:

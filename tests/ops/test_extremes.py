@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import THREADS, Array, bits, each_isa
+from support import ROW_NORMS, THREADS, Array, bits, each_isa
 
 from cregkit import functional, oracle
 from cregkit.kernels._threads import exact_threads
@@ -126,7 +126,7 @@ def rows_data(op: str, shape: Shape, make: Callable[..., Array], scale: float) -
 
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         for scale in (1.0, 1e3, 1e-3):
@@ -148,7 +148,7 @@ def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make
 
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_gradients_of_rows_in_place_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, make, 1.0)
@@ -163,7 +163,7 @@ def test_gradients_of_rows_in_place_have_the_same_bits(op: str, make: Callable[.
 
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
     for shape in ROW_SHAPES:
         _, x, _ = rows_data(op, shape, make, 1.0)
@@ -175,7 +175,7 @@ def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, 
         assert bits(dict(enumerate(backward(over, over, *saved, gamma, out=over)))) == wanted
 
 
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_gradients_of_rows_are_accurate_where_products_underflow(op: str) -> None:
     for shape in ROW_SHAPES:
         x = (1e-12 * np.random.default_rng(2).standard_normal(shape)).astype(np.float32)
@@ -202,7 +202,7 @@ def test_gradients_of_channels_are_accurate_where_sums_cancel() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_a_bad_gradient_in_place_stays_in_its_column(op: str, bad: float) -> None:
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, zero, 1.0)
