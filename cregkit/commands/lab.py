@@ -145,7 +145,7 @@ def _chosen(options: argparse.Namespace) -> list[Experiment]:
             raise CommandError("--png takes one experiment; use --html for all")
         return list(EXPERIMENTS.values())
     if options.name not in EXPERIMENTS:
-        known = ", ".join((*EXPERIMENTS, ALL, DISTRIBUTED))
+        known = ", ".join((*EXPERIMENTS, LIST, ALL, DISTRIBUTED))
         raise CommandError(f"unknown experiment {options.name!r}; there are {known}")
     if options.png and not can_draw():
         raise CommandError("--png needs matplotlib: pip install 'cregkit[lab]'")
