@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=count, metavar="N", help="epochs of each training (default: the experiment's)")
     parser.add_argument("--json", metavar="FILE", help="write machine, metrics of every seed, curves and verdicts")
     parser.add_argument("--csv", metavar="FILE", help="write experiment, row, seed, metric and value, one per line")
-    parser.add_argument("--png", metavar="FILE", help="plot one experiment")
+    parser.add_argument("--png", metavar="FILE", help="write the plot of the experiment as PNG")
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page with tables and plots")
 
 

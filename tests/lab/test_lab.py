@@ -167,7 +167,7 @@ def test_an_interrupt_keeps_whole_seeds_or_rows_of_the_first(calls, seeds, missi
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
-        ([Trial(("a",), {}), Trial(("c",), {}), Trial(("b",), {})], r"the row \('c',\), which is not in rows"),
+        ([Trial(("a",), {}), Trial(("c",), {})], r"yields \[\('c',\)\], not in rows: \[\('a',\), \('b',\)\]"),
         ([Trial(("a",), {})], r"each row once per seed, got 0 trials of \('b',\) for 1 seed$"),
         ([Trial(("a",), {}), Trial(("b",), {}), Trial(("b",), {})], r"got 2 trials of \('b',\)"),
         (

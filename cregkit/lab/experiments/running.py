@@ -60,18 +60,18 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
 
 def _check_trials(experiment: Experiment, trials: Mapping[Row, Sequence[Trial]], seeds: int) -> None:
     """Raise an error unless each row, and no other, has one trial per seed, and each column has a metric."""
+    if unknown := [row for row in trials if row not in experiment.rows]:
+        raise ValueError(f"experiment {experiment.name}: trials yields {unknown}, not in rows: {experiment.rows}")
     for row, of_row in trials.items():
-        if row not in experiment.rows:
-            raise ValueError(f"experiment {experiment.name}: trials yields the row {row!r}, which is not in rows")
         if len(of_row) != seeds:
             raise ValueError(
                 f"experiment {experiment.name}: trials must yield each row once per seed, got {len(of_row)} trials of "
                 f"{row!r} for {seeds} {'seed' if seeds == 1 else 'seeds'}"
             )
     keys = {key for of_row in trials.values() for trial in of_row for key in trial.figures}
-    if unknown := [column.key for column in experiment.columns if column.key not in keys]:
+    if absent := [column.key for column in experiment.columns if column.key not in keys]:
         raise ValueError(
-            f"experiment {experiment.name}: no trial has the metrics {unknown} of the columns; there are {sorted(keys)}"
+            f"experiment {experiment.name}: no trial has the metrics {absent} of the columns; there are {sorted(keys)}"
         )
 
 
