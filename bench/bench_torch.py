@@ -4,6 +4,7 @@
     python bench/bench_torch.py --quick      # under a minute, noisier
     python bench/bench_torch.py --only MLP   # rows whose name contains MLP
     python bench/bench_torch.py --overhead   # single ops at small sizes: the break-even point of the kernels
+    python bench/bench_torch.py --json bench/training_steps.json && python bench/draw_steps.py   # the README's picture
 
 One model takes training steps in three states in turn (A, B, C, A, B, C ...) in one process: stock PyTorch with
 dropout, stock PyTorch without dropout, and converted with dropout. Ratios are ratios of medians to the step without
@@ -14,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,16 +159,20 @@ def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
     )
 
 
-def print_steps(workloads: Sequence[Workload], budget: float) -> None:
+def print_steps(workloads: Sequence[Workload], budget: float) -> list[dict[str, Any]]:
+    """Print a row for each workload; return the multiples of the step without dropout."""
+    multiples = []
     print(f"{'training step':46}{'stock ms':>10}{'without':>9}{'converted':>11}{'stock':>8}{'converted':>11}  limit")
     for workload in workloads:
         check(workload)
-        times = {name: time.median for name, time in steps(workload, budget).items()}
+        times = {name: measured.median for name, measured in steps(workload, budget).items()}
         ms = "".join(f"{1e3 * times[name]:{width}.3f}" for name, width in ((STOCK, 10), (WITHOUT, 9), (OURS, 11)))
         ratio = times[OURS] / times[workload.against]
         verdict = f"{ratio:.3f} of {workload.against}: {'yes' if ratio <= workload.limit else 'NO'} ({workload.limit})"
-        ratios = f"{times[STOCK] / times[WITHOUT]:8.2f}{times[OURS] / times[WITHOUT]:11.3f}"
-        print(f"{workload.name:46}{ms}{ratios}  {verdict}", flush=True)
+        stock, converted = times[STOCK] / times[WITHOUT], times[OURS] / times[WITHOUT]
+        print(f"{workload.name:46}{ms}{stock:8.2f}{converted:11.3f}  {verdict}", flush=True)
+        multiples.append({"step": workload.name, "stock": round(stock, 2), "converted": round(converted, 2)})
+    return multiples
 
 
 def small_ops(elements: int) -> Iterator[tuple[str, Callable[[Any], Callable[[Tensor], Tensor]]]]:
@@ -195,7 +203,7 @@ def print_overhead(budget: float) -> None:
                 "stock": Contestant(lambda op=op: run(op(F))),
                 "kernel": Contestant(lambda op=op: run(op(cregkit.torch.functional))),
             }
-            us = {who: 1e6 * time.quartile for who, time in measure(both, budget).items()}
+            us = {who: 1e6 * measured.quartile for who, measured in measure(both, budget).items()}
             ratio = us["kernel"] / us["stock"]
             mark = " <- kernel used" if elements >= chosen[name] else ""
             print(f"{name:26}{elements:10}{us['stock']:9.1f}{us['kernel']:9.1f}{ratio:8.2f}{mark}", flush=True)
@@ -208,6 +216,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="training steps with TEXT in their name")
     parser.add_argument("--overhead", action="store_true", help="time single ops at small sizes instead")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of both (default: PyTorch's choice)")
+    parser.add_argument("--json", metavar="FILE", help="write the multiples of the training steps to FILE")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         if arguments.threads < 1:
@@ -217,14 +226,15 @@ def main() -> None:
     if not workloads:
         parser.error(f"argument --only: must be part of the name of a training step, got {arguments.only!r}")
     config = cregkit.show_config()
-    print(
-        f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
-        f"cregkit {config['version']}, load {os.getloadavg()[0]:.1f}"
-    )
+    machine = f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    print(f"{machine}, cregkit {config['version']}, load {os.getloadavg()[0]:.1f}")
     if arguments.overhead:
         print_overhead(0.05 if arguments.quick else 0.5)
-    else:
-        print_steps(workloads, 5 if arguments.quick else 40)
+        return
+    multiples = print_steps(workloads, 5 if arguments.quick else 40)
+    if arguments.json:
+        run = {"machine": f"{machine}, {time.strftime('%Y-%m-%d')}", "steps": multiples}
+        Path(arguments.json).write_text(json.dumps(run, indent=1) + "\n")
 
 
 if __name__ == "__main__":

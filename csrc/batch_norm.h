@@ -1,38 +1,16 @@
-/* Batch norm (Ioffe and Szegedy, 2015, "Batch Normalization", arXiv:1502.03167), channel by channel over (n, c, s).
+/* Batch norm (Ioffe and Szegedy, 2015, "Batch Normalization", arXiv:1502.03167), channel by channel over (n, c, s). The
+ * readable twin: cregkit/oracle/batch_norm.py
  *
- * Training   mean, var = moments of the channel over n and s (var biased),  rstd = 1 / sqrt(var + eps)
- *            x_hat = (x - mean) * rstd,  y = x_hat * gamma + beta
- * Saved      mean and rstd, float64.
- * Backward   dbeta = sum(dy),  dgamma = sum(dy * x_hat)
+ * Training   mean, var = moments over n and s (var biased), rstd = 1 / sqrt(var + eps)
+ *            x_hat = (x - mean) * rstd, y = x_hat * gamma + beta
+ * Saved      mean and rstd, float64
+ * Backward   dbeta = sum(dy), dgamma = sum(dy * x_hat)
  *            dx = gamma * rstd * (dy - mean(dy) - x_hat * mean(dy * x_hat))
- * Inference  the same y with given mean and var, which backward then treats as constants: dx = gamma * rstd * dy.
- *
- * The tensor is cut into chunks by its shape alone (cregkit/kernels/batch_norm.pyx); every pass takes one chunk of some
- * channels. Two layouts share all but the innermost loops:
- *   columns (s == 1): channels are contiguous, a vector holds neighbouring channels, a chunk is a block of rows;
- *   planes  (s > 1):  a channel's elements are contiguous, a vector holds elements of one plane.
- *
- * Numerical note   Moments are taken about a provisional mean (reduce.h; for columns, that of the chunk's first rows)
- * and merged in float64 in the order of the chunks. x - mean is (x - hi) - lo as in layer_norm.h.
- *
- * Speed   Beyond the cache, training is bound by the bytes of two passes, 12 an element forward and 20 backward, which
- * no order of sums avoids for columns; for planes whole channels in one task do, as their second pass reads the caches.
- * The last pass runs from the end of the tensor, of which the first has left most in the cache. Tried and left (Zen 3,
- * AVX2): eight instead of four rows summed in registers (1.4 times slower for 64 channels: rows whose distance is a
- * power of two share their place in the cache); fetching the next rows ahead (none to 1.3 times slower, same reason);
- * the write pass over four rows at a time with streamed stores (10 times slower), and every write pass as one run
- * (1.5 times slower near the core). On Zen 5, where a write pass streams, it fetches ahead (0.83 to 1 of the time); the
- * sums' rows fetched ahead as well make no difference at 16 MiB and take 1.1 times as long within the cache. What is
- * written of planes, or as one run of rows, is asked for ahead where it is not streamed (planes 0.83 to 0.98 of the
- * time on a Xeon, runs 0.94 to 1.0; other rows 1.0 to 1.08: left); fetching the planes of the sums ahead, by 256 to
- * 2048 elements or the next plane whole, into the first cache or the second, is no faster. Rows are written four at a
- * time near the core only: from 128 KiB on, one run, or one row after another where there are many channels, takes 0.6
- * to 0.95 of the time (a Xeon, AVX2 and AVX-512).
- *
- * Limits   Inference of planes takes 1.0 to 1.2 of the time of a copy of as many bytes, PyTorch's 1.1 to 1.3, 1.6 for
- * (16, 64, 500): no more than that is to be gained on it. Backward that reads x and dy a second time from the second
- * cache, (16, 64, 500) or (32, 256, 14, 14), takes 0.64 to 0.72 of the time of a copy of its 12 bytes an element,
- * PyTorch's 0.68 to 0.78.
+ * Inference  y with given mean and var, which are constants in backward: dx = gamma * rstd * dy
+ * Numerics   Moments are taken about a provisional mean (reduce.h; for columns, that of the chunk's first rows) and
+ *            merged in float64 in the order of the chunks. x - mean is (x - hi) - lo with mean = hi + lo.
+ * Layout     Columns (s == 1): a vector holds neighbouring channels, a chunk is a block of rows. Planes (s > 1): a
+ * vector holds elements of one channel. The shape alone cuts chunks; a task takes some chunks of some channels.
  */
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H
@@ -43,373 +21,140 @@
 #define LARGE_BIAS 0x1p+100f /* only with such a bias may y be finite where x_hat * gamma overflows */
 
 enum {
-    COLUMN_TILE = 1024, /* channels whose running sums stay in L1 together */
-    LEADING_ROWS = 16,  /* rows that give the provisional mean */
-    SUM_ROWS = 4,       /* rows summed in registers before the running sums are touched */
-    APPLY_ROWS = 4,     /* rows that share one load of their channels' parameters */
+    /* Channels whose running sums stay in L1 together. */
+    COLUMN_TILE = 1024,
+    /* Rows that give the provisional mean. */
+    LEADING_ROWS = 16,
+    /* Rows summed in registers before the running sums are updated. */
+    SUM_ROWS = 4,
+    /* Rows that share one load of their channels' parameters. */
+    APPLY_ROWS = 4,
     LINE_VECS = CREG_LINE / CREG_W,
-    FLAT_CHANNELS = 1024, /* most channels whose rows are treated as one run where they are far from the core, */
-    SHORT_ROW = 64        /* or where there are fewer channels than this */
+    /* Rows of at most so many channels are written as one run beyond L2. */
+    FLAT_CHANNELS = 1024,
+    /* Rows of fewer channels are written as one run everywhere. */
+    SHORT_ROW = 64
 };
 
-CREG_INLINE const float *plane(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c)
+/* ---- the plan ---- */
+
+enum {
+    TASK_CHANNELS = 1024,
+    /* Elements of a channel (2 MiB) whose second pass still finds them in the cache. */
+    CACHED_ELEMENTS = 524288,
+    /* Tasks of whole channels that keep the threads busy. */
+    WHOLE_TASKS = 8,
+    /* A thousand channels of so many rows fit into L2. */
+    FEW_ROWS = 64,
+    /* A plane long enough for the hardware prefetcher to reach full speed beyond the caches. */
+    LONG_PLANE = 2048
+};
+
+CREG_INLINE ptrdiff_t max_size(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+CREG_INLINE ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+static creg_cut with_tasks(creg_cut cut, creg_shape shape, ptrdiff_t chunk_step, ptrdiff_t channel_step)
 {
-    return x + (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
+    cut.chunk_step = max_size(1, chunk_step);
+    cut.channel_step = max_size(1, channel_step);
+    cut.tasks = ceil_div(max_size(1, cut.chunks), cut.chunk_step) * ceil_div(shape.c, cut.channel_step);
+    return cut;
 }
 
-CREG_INLINE double chunk_count(creg_chunk chunk)
+/* Chunks of so many samples, or of a piece of a plane where they are longer than CREG_PANEL, and tasks of about so many
+ * elements. */
+static creg_cut chunks_of(creg_shape shape, ptrdiff_t samples, ptrdiff_t task_elements)
+{
+    const ptrdiff_t pieces = samples == 1 ? ceil_div(shape.s, CREG_PANEL) : 1,
+                    piece = pieces == 1 ? shape.s : CREG_PANEL;
+    const creg_cut cut = {
+        .samples = samples, .pieces = pieces, .piece = piece, .chunks = ceil_div(shape.n, samples) * pieces};
+    const ptrdiff_t of_channel = max_size(1, samples * piece);
+    const ptrdiff_t channels = shape.s == 1 ? TASK_CHANNELS : max_size(1, task_elements / of_channel);
+    const ptrdiff_t of_chunk = of_channel * max_size(1, min_size(channels, shape.c));
+    return with_tasks(cut, shape, task_elements / of_chunk, channels);
+}
+
+/* Of columns a multiple of 64, so that rows are cut into whole cache lines. */
+static ptrdiff_t channels_together(creg_shape shape)
+{
+    if (shape.s == 1) return min_size(TASK_CHANNELS, max_size(1, CREG_TASK / (64 * max_size(1, shape.n))) * 64);
+    return max_size(1, CREG_TASK / max_size(1, shape.n * shape.s));
+}
+
+/* Whether tasks take whole channels through all steps: the second pass finds a channel in the cache, and the first one
+ * is not slowed down by many starts at short planes. Columns of few rows are taken so in inference too, where the
+ * channels' parameters are as large as the rows. See TUNING.md. */
+static int by_whole_channels(const creg_batch *b, int sums)
+{
+    const creg_shape shape = b->shape;
+    const int streams = b->where == CREG_STREAM;
+    if (b->shared || ceil_div(shape.c, channels_together(shape)) < WHOLE_TASKS) return 0;
+    if (shape.s == 1) return shape.n <= FEW_ROWS && !streams;
+    return sums && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
+}
+
+/* Fills in `whole` and the cuts. Tasks that only write take what is contiguous in memory: whole samples. */
+static void creg_batch_norm_plan(creg_batch *b, int sums)
+{
+    const creg_shape shape = b->shape;
+    const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : max_size(1, CREG_PANEL / max_size(1, shape.s));
+    const ptrdiff_t share = shape.n * shape.c * shape.s / 64;
+    const ptrdiff_t task = min_size(4 * CREG_TASK, max_size(CREG_TASK, share));
+    b->summed = chunks_of(shape, samples, CREG_TASK);
+    b->written = chunks_of(shape, max_size(1, task / max_size(1, shape.c * shape.s)), task);
+    b->channelwise = with_tasks((creg_cut){.chunks = 1}, shape, 1, TASK_CHANNELS);
+    b->whole = by_whole_channels(b, sums);
+    if (b->whole)
+        b->summed = b->written = b->channelwise =
+            with_tasks(b->summed, shape, b->summed.chunks, channels_together(shape));
+}
+
+/* Samples [n0, n1) and elements [s0, s1) of each plane. */
+typedef struct {
+    ptrdiff_t n0, n1, s0, s1;
+} batch_chunk;
+
+CREG_INLINE batch_chunk chunk_at(const creg_batch *b, const creg_cut *cut, ptrdiff_t k)
+{
+    const ptrdiff_t n0 = k / cut->pieces * cut->samples, s0 = k % cut->pieces * cut->piece;
+    return (batch_chunk){n0, min_size(n0 + cut->samples, b->shape.n), s0, min_size(s0 + cut->piece, b->shape.s)};
+}
+
+/* What a task takes: chunks [k0, k1) of the channels [c0, c1). */
+typedef struct {
+    ptrdiff_t k0, k1, c0, c1;
+} batch_part;
+
+CREG_INLINE batch_part part_of_task(const creg_batch *b, const creg_cut *cut, ptrdiff_t task)
+{
+    const ptrdiff_t c = b->shape.c, blocks = ceil_div(c, cut->channel_step);
+    const ptrdiff_t k0 = task / blocks * cut->chunk_step, c0 = task % blocks * cut->channel_step;
+    return (batch_part){k0, min_size(k0 + cut->chunk_step, cut->chunks), c0, min_size(c0 + cut->channel_step, c)};
+}
+
+/* Where channel c of a chunk begins. */
+CREG_INLINE ptrdiff_t start_of(creg_shape shape, batch_chunk chunk, ptrdiff_t c)
+{
+    return (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
+}
+
+CREG_INLINE double chunk_count(batch_chunk chunk)
 {
     return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0);
 }
 
-CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
-{
-    return memchr(ch->exact + c0, 1, (size_t)(c1 - c0)) != NULL;
-}
+/* v_load_part() that becomes a plain load where `left` is literal: the arithmetic takes a plain load from memory as its
+ * operand, a masked one with AVX-512 not. */
+CREG_INLINE vf load_left(const float *p, ptrdiff_t left) { return left >= CREG_W ? v_load(p) : v_load_part(p, left); }
 
-/* ---- moments ---- */
+/* ---- sums of a chunk's columns: of d and d^2 about a provisional mean hi, or of dy and dy * d about hi + lo ---- */
 
-/* d = x - shift and its square, of one row's channels [at, at + CREG_W). */
-CREG_INLINE vf2 column_moment_terms(const void *ctx, ptrdiff_t at, const vw *cut)
-{
-    const shifted *o = ctx;
-    const vf d = v_sub(v_load_cut(o->x + at, cut), o->shift);
-    return (vf2){d, v_mul(d, d)};
-}
-
-/* The terms of SUM_ROWS rows, `stride` apart, added in pairs; or of one row. */
-CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, const vw *cut)
-{
-    vf2 t[SUM_ROWS];
-    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, cut);
-    for (int half = rows / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
-    return t[0];
-}
-
-CREG_INLINE void column_moments(const float *x, int rows, ptrdiff_t stride, ptrdiff_t j, const vw *cut,
-                                const float *shift, float *sum, float *squares)
-{
-    const shifted ctx = {x, v_load(shift + j)};
-    const vf2 t = rows_terms(column_moment_terms, &ctx, rows, stride, j, cut);
-    v_store(sum + j, v_add(v_load(sum + j), t.a));
-    v_store(squares + j, v_add(v_load(squares + j), t.b));
-}
-
-CREG_INLINE void columns_moments_rows(const float *x, int rows, ptrdiff_t stride, ptrdiff_t n, const float *shift,
-                                      float *sum, float *squares)
-{
-    ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) column_moments(x, rows, stride, j, NULL, shift, sum, squares); /* main loop */
-    const vw cut = v_window(n - j);
-    if (j < n) column_moments(x, rows, stride, j, &cut, shift, sum, squares); /* tail */
-}
-
-CREG_INLINE void columns_leading_mean(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
-{
-    const vf count = v_set1((float)rows);
-    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        vf s = v_set1(0.0f);
-        for (ptrdiff_t i = 0; i < rows; i++) s = v_add(s, v_load_part(x + i * stride + j, n - j));
-        v_store(shift + j, v_div(s, count));
-    }
-}
-
-static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, double *mean, double *m2)
-{
-    float shift[COLUMN_TILE], sum[COLUMN_TILE], squares[COLUMN_TILE];
-    columns_leading_mean(x, min_size(rows, LEADING_ROWS), stride, n, shift);
-    const double per_count = 1.0 / (double)rows;
-    for (int refined = 0, poor = 1; poor; refined = 1) {
-        memset(sum, 0, sizeof sum);
-        memset(squares, 0, sizeof squares);
-        ptrdiff_t i = 0;
-        for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
-            columns_moments_rows(x + i * stride, SUM_ROWS, stride, n, shift, sum, squares);
-        for (; i + 2 <= rows; i += 2) columns_moments_rows(x + i * stride, 2, stride, n, shift, sum, squares);
-        if (i < rows) columns_moments_rows(x + i * stride, 1, stride, n, shift, sum, squares);
-        poor = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const double total = sum[j], correction = total * per_count,
-                         spread = (double)squares[j] - total * correction;
-            mean[j] = (double)shift[j] + correction;
-            m2[j] = spread < 0.0 ? 0.0 : spread;
-            if (!refined && total * correction > spread) {
-                shift[j] = (float)mean[j];
-                poor = 1;
-            }
-        }
-    }
-}
-
-static void creg_batch_norm_moments(const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
-                                    double *mean, double *m2)
-{
-    if (shape.s == 1) {
-        for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
-            columns_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c, min_size(c1 - c, COLUMN_TILE),
-                            mean + c, m2 + c);
-        return;
-    }
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        const moments m =
-            panel_moments(plane(x, shape, chunk, c), chunk.n1 - chunk.n0, shape.c * shape.s, chunk.s1 - chunk.s0);
-        mean[c] = m.mean;
-        m2[c] = m.m2;
-    }
-}
-
-/* ---- the channels' parameters ---- */
-
-static void creg_batch_norm_statistics(const float *x, creg_shape shape, const creg_chunk *chunks, ptrdiff_t n_chunks,
-                                       const double *chunk_mean, const double *chunk_m2, double eps, ptrdiff_t c0,
-                                       ptrdiff_t c1, double *mean, double *var, double *rstd, unsigned char *exact)
-{
-    double *m2 = var; /* until the end */
-    const double count = (double)shape.n * (double)shape.s;
-    double merged = chunk_count(chunks[0]);
-    memcpy(mean + c0, chunk_mean + c0, sizeof(double) * (size_t)(c1 - c0));
-    memcpy(m2 + c0, chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
-    for (ptrdiff_t k = 1; k < n_chunks; k++) { /* moments_merge() of every channel */
-        const double share = chunk_count(chunks[k]) / (merged + chunk_count(chunks[k])), weight = merged * share;
-        const double *mean_k = chunk_mean + k * shape.c, *m2_k = chunk_m2 + k * shape.c;
-        for (ptrdiff_t c = c0; c < c1; c++) {
-            const double delta = mean_k[c] - mean[c];
-            mean[c] += delta * share;
-            m2[c] += m2_k[c] + delta * delta * weight;
-        }
-        merged += chunk_count(chunks[k]);
-    }
-    for (ptrdiff_t c = c0; c < c1; c++) { /* apart from what follows, so that it runs in vectors */
-        var[c] = m2[c] / count;
-        rstd[c] = 1.0 / sqrt(var[c] + eps);
-    }
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        exact[c] = 0;
-        if (count > CREG_FEW && creg_is_safe(var[c], var[c] + eps)) continue;
-        const moments m = exact_moments(x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
-        mean[c] = m.mean;
-        var[c] = m.m2 / count;
-        rstd[c] = 1.0 / sqrt(var[c] + eps);
-        exact[c] = m.m2 - m.m2 == 0.0; /* a channel with NaN or Inf becomes NaN either way */
-    }
-}
-
-static void creg_batch_norm_running(const float *restrict mean, const float *restrict var, double eps, ptrdiff_t c,
-                                    double *restrict mean64, double *restrict rstd, unsigned char *restrict exact)
-{
-    for (ptrdiff_t i = 0; i < c; i++) { /* apart from what follows, so that it runs in vectors */
-        mean64[i] = mean[i];
-        rstd[i] = 1.0 / sqrt((double)var[i] + eps);
-    }
-    for (ptrdiff_t i = 0; i < c; i++) /* x - mean could overflow */
-        exact[i] = (fabs(mean64[i]) >= 0x1p+100) & (fabs(mean64[i]) < (double)INFINITY);
-}
-
-/* Whether float32 holds it to full precision. */
-CREG_INLINE int fits_float(double a)
-{
-    return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
-}
-
-/* scale = rstd * gamma, and whether it takes float64. */
-static void find_scales(const double *restrict rstd, const float *restrict gamma, double *restrict scale64,
-                        float *restrict scale, unsigned char *restrict exact, ptrdiff_t n)
-{
-    if (gamma)
-        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[i];
-    else
-        memcpy(scale64, rstd, sizeof(double) * (size_t)n);
-    for (ptrdiff_t i = 0; i < n; i++) scale[i] = (float)scale64[i];
-    for (ptrdiff_t i = 0; i < n; i++) exact[i] |= (unsigned char)!fits_float(scale64[i]);
-}
-
-CREG_INLINE void set_scales(const creg_channels *ch, const double *rstd, const float *gamma, ptrdiff_t c0, ptrdiff_t c1)
-{
-    find_scales(rstd + c0, AT(gamma, c0), ch->scale64 + c0, ch->scale + c0, ch->exact + c0, c1 - c0);
-}
-
-static void creg_batch_norm_affine(const double *mean, const double *rstd, const float *gamma, const float *beta,
-                                   ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
-{
-    const size_t n = (size_t)(c1 - c0);
-    memcpy(ch->mean64 + c0, mean + c0, sizeof(double) * n);
-    split_means(mean + c0, ch->hi + c0, ch->lo + c0, c1 - c0);
-    set_scales(ch, rstd, gamma, c0, c1);
-    if (!beta) {
-        memset(ch->bias + c0, 0, sizeof(float) * n);
-        return;
-    }
-    memcpy(ch->bias + c0, beta + c0, sizeof(float) * n);
-    if (creg_are_at_most(beta + c0, LARGE_BIAS, c1 - c0)) return;
-    for (ptrdiff_t c = c0; c < c1; c++) /* d * scale could overflow on the way to a finite y */
-        ch->exact[c] |= fabsf(beta[c]) > LARGE_BIAS;
-}
-
-/* ---- y ---- */
-
-CREG_INLINE vf affine(vf x, vf hi, vf lo, vf scale, vf bias)
-{
-    return v_add(v_mul(v_sub(v_sub(x, hi), lo), scale), bias);
-}
-
-CREG_INLINE float affine_exact(float x, const creg_channels *ch, ptrdiff_t c)
-{
-    return (float)(((double)x - ch->mean64[c]) * ch->scale64[c] + (double)ch->bias[c]);
-}
-
-/* `rows` rows of `vecs` registers' columns from j on, of which `n` are left: a cache line, or less at the end. */
-CREG_INLINE void column_apply(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t n, int vecs,
-                              const creg_channels *ch, int stream)
-{
-    vf hi[LINE_VECS], lo[LINE_VECS], scale[LINE_VECS], bias[LINE_VECS];
-    for (int k = 0; k < vecs; k++) {
-        const ptrdiff_t c = j + k * CREG_W, left = n - k * CREG_W;
-        hi[k] = v_load_part(ch->hi + c, left), lo[k] = v_load_part(ch->lo + c, left);
-        scale[k] = v_load_part(ch->scale + c, left), bias[k] = v_load_part(ch->bias + c, left);
-    }
-    for (int i = 0; i < rows; i++)
-        for (int k = 0; k < vecs; k++) {
-            const ptrdiff_t at = i * stride + j + k * CREG_W, left = n - k * CREG_W;
-            const vf v = v_load_part(x + at, left);
-            v_put_part(y + at, affine(v, hi[k], lo[k], scale[k], bias[k]), left, stream);
-        }
-}
-
-CREG_INLINE void columns_apply_rows(const float *x, float *y, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end,
-                                    const creg_channels *ch, int stream)
-{
-    for (; j + CREG_LINE <= end; j += CREG_LINE) /* main loop */
-        column_apply(x, y, rows, stride, j, CREG_LINE, LINE_VECS, ch, stream);
-    for (; j < end; j += CREG_W) column_apply(x, y, rows, stride, j, end - j, 1, ch, 0); /* tail */
-}
-
-/* Rows of all c channels as one run of n elements: registers need not begin and end with a row, which counts where rows
- * are short, and streams fill whole cache lines one after another: streams to several rows in turn would break up the
- * lines that the processor gathers. Near the core it takes half as long again as APPLY_ROWS rows at a time, because
- * every register of x then needs its own load of the parameters. These go on after the last channel with the first
- * ones again. `from` is the first element's channel. */
 typedef struct {
-    float hi[FLAT_CHANNELS + CREG_LINE], lo[FLAT_CHANNELS + CREG_LINE], scale[FLAT_CHANNELS + CREG_LINE];
-    float bias[FLAT_CHANNELS + CREG_LINE], k1[FLAT_CHANNELS + CREG_LINE], k2[FLAT_CHANNELS + CREG_LINE];
-} flat_channels;
-
-CREG_INLINE void repeat_channels(float *to, const float *from, ptrdiff_t c)
-{
-    memcpy(to, from, sizeof(float) * (size_t)c);
-    for (ptrdiff_t k = 0; k < CREG_LINE; k++) to[c + k] = to[k];
-}
-
-CREG_INLINE int is_flat(ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t c, int where)
-{
-    return c0 == 0 && c1 == c && c <= FLAT_CHANNELS && (where != CREG_NEAR || c < SHORT_ROW);
-}
-
-CREG_INLINE void flat_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t from, ptrdiff_t c,
-                                const flat_channels *ch, int stream)
-{
-    const ptrdiff_t step = CREG_W % c;
-    for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
-        const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), scale = v_load(ch->scale + k);
-        const vf v = v_load_part(x + j, n - j);
-        fetch_ahead(x + j, stream);
-        if (!stream) __builtin_prefetch(y + j + WRITE_AHEAD);
-        v_put_part(y + j, affine(v, hi, lo, scale, v_load(ch->bias + k)), n - j, stream);
-        k += step;
-        if (k >= c) k -= c;
-    }
-}
-
-static void flat_apply(const float *x, float *y, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch, int stream)
-{
-    flat_channels flat;
-    repeat_channels(flat.hi, ch->hi, c);
-    repeat_channels(flat.lo, ch->lo, c);
-    repeat_channels(flat.scale, ch->scale, c);
-    repeat_channels(flat.bias, ch->bias, c);
-    const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) flat_apply_run(x, y, lead, 0, c, &flat, 0);
-    if (stream) flat_apply_run(x + lead, y + lead, end - lead, lead, c, &flat, 1);
-    flat_apply_run(x + end, y + end, n - end, end, c, &flat, 0);
-}
-
-static void columns_apply(const float *x, float *y, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0, ptrdiff_t c1,
-                          const creg_channels *ch, int where)
-{
-    const int stream = where == CREG_STREAM;
-    ptrdiff_t i = 0;
-    if (any_exact(ch, c0, c1)) {
-        for (; i < rows; i++)
-            for (ptrdiff_t c = c0; c < c1; c++) {
-                const float v = x[i * stride + c];
-                y[i * stride + c] =
-                    ch->exact[c] ? affine_exact(v, ch, c) : ((v - ch->hi[c]) - ch->lo[c]) * ch->scale[c] + ch->bias[c];
-            }
-        return;
-    }
-    if (is_flat(c0, c1, stride, where)) {
-        flat_apply(x, y, rows * stride, stride, ch, stream);
-        return;
-    }
-    for (; where == CREG_NEAR && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
-        columns_apply_rows(x + i * stride, y + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
-    for (; i < rows; i++) {
-        const ptrdiff_t lead = stream ? unaligned_lead(y + i * stride + c0, c1 - c0) : 0;
-        columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0, c0 + lead, ch, 0);
-        columns_apply_rows(x + i * stride, y + i * stride, 1, stride, c0 + lead, c1, ch, stream);
-    }
-}
-
-/* How far on to ask for what is written next, where `run` elements of each sample are: within them, or in the next
- * sample. */
-CREG_INLINE ptrdiff_t planes_ahead(creg_shape shape, ptrdiff_t run)
-{
-    return run > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
-}
-
-CREG_INLINE void plane_apply_run(const float *x, float *y, ptrdiff_t n, ptrdiff_t ahead, vf hi, vf lo, vf scale,
-                                 vf bias, int stream)
-{
-    ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
-        fetch_ahead(x + j, stream);
-        if (!stream) __builtin_prefetch(y + j + ahead);
-        v_put_part(y + j, affine(v_load(x + j), hi, lo, scale, bias), CREG_W, stream);
-    }
-    if (j < n) v_store_part(y + j, affine(v_load_part(x + j, n - j), hi, lo, scale, bias), n - j); /* tail */
-}
-
-static void plane_apply(const float *x, float *y, ptrdiff_t n, ptrdiff_t ahead, const creg_channels *ch, ptrdiff_t c,
-                        int stream)
-{
-    if (ch->exact[c]) {
-        for (ptrdiff_t j = 0; j < n; j++) y[j] = affine_exact(x[j], ch, c);
-        return;
-    }
-    const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), scale = v_set1(ch->scale[c]), bias = v_set1(ch->bias[c]);
-    const ptrdiff_t lead = stream ? unaligned_lead(y, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) plane_apply_run(x, y, lead, ahead, hi, lo, scale, bias, 0);
-    if (stream) plane_apply_run(x + lead, y + lead, end - lead, ahead, hi, lo, scale, bias, 1);
-    plane_apply_run(x + end, y + end, n - end, ahead, hi, lo, scale, bias, 0);
-}
-
-static void creg_batch_norm_apply(const float *x, float *y, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
-                                  ptrdiff_t c1, const creg_channels *ch, int where)
-{
-    const int stream = where == CREG_STREAM;
-    const ptrdiff_t n = chunk.s1 - chunk.s0, ahead = planes_ahead(shape, (c1 - c0) * n);
-    if (shape.s == 1)
-        columns_apply(x + chunk.n0 * shape.c, y + chunk.n0 * shape.c, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
-    else
-        for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
-            for (ptrdiff_t c = c0; c < c1; c++) {
-                const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
-                plane_apply(x + at, y + at, n, ahead, ch, c, stream);
-            }
-    if (stream) v_stream_end();
-}
-
-/* ---- sums for backward: of dy and of dy * d, d = x - mean ---- */
+    const float *dy, *x, *hi, *lo;
+    float *a, *b;
+    ptrdiff_t rows, stride, n;
+} columns;
 
 /* dy and dy * (x - mean). */
 typedef struct {
@@ -425,66 +170,525 @@ CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
     return (vf2){g, v_mul(g, d)};
 }
 
-CREG_INLINE void column_grad_sums(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t j,
-                                  ptrdiff_t left, const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
+/* The terms of up to SUM_ROWS rows, `stride` apart, added in pairs. */
+CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, const vw *cut)
+{
+    vf2 t[SUM_ROWS];
+    for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, cut);
+    for (int half = rows / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
+    return t[0];
+}
+
+CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t j, ptrdiff_t left, int grad)
 {
     const vw window = v_window(left), *cut = left < CREG_W ? &window : NULL;
-    const channel_grad_operands ctx = {dy, x, v_load_cut(hi + j, cut), v_load_cut(lo + j, cut)};
-    const vf2 t = rows_terms(channel_grad_terms, &ctx, rows, stride, j, cut);
-    v_put_part(sum_dy + j, v_add(v_load_part(sum_dy + j, left), t.a), left, 0);
-    v_put_part(sum_dy_d + j, v_add(v_load_part(sum_dy_d + j, left), t.b), left, 0);
+    const float *x = o->x + i * o->stride;
+    const vf hi = v_load_cut(o->hi + j, cut);
+    vf2 t;
+    if (grad) {
+        const channel_grad_operands ctx = {o->dy + i * o->stride, x, hi, v_load_cut(o->lo + j, cut)};
+        t = rows_terms(channel_grad_terms, &ctx, rows, o->stride, j, cut);
+    } else {
+        const shifted ctx = {x, hi};
+        t = rows_terms(shifted_terms, &ctx, rows, o->stride, j, cut);
+    }
+    v_put_part(o->a + j, v_add(load_left(o->a + j, left), t.a), left, 0);
+    v_put_part(o->b + j, v_add(load_left(o->b + j, left), t.b), left, 0);
 }
 
-CREG_INLINE void columns_grad_sums_rows(const float *dy, const float *x, int rows, ptrdiff_t stride, ptrdiff_t n,
-                                        const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
+CREG_INLINE void add_rows(const columns *o, ptrdiff_t i, int rows, int grad)
 {
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) /* main loop */
-        column_grad_sums(dy, x, rows, stride, j, CREG_W, hi, lo, sum_dy, sum_dy_d);
-    if (j < n) column_grad_sums(dy, x, rows, stride, j, n - j, hi, lo, sum_dy, sum_dy_d); /* tail */
+    for (; j + CREG_W <= o->n; j += CREG_W) add_columns(o, i, rows, j, CREG_W, grad); /* main loop */
+    if (j < o->n) add_columns(o, i, rows, j, o->n - j, grad);                         /* tail */
 }
 
-static void columns_grad_sums(const float *dy, const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
-                              const float *hi, const float *lo, float *sum_dy, float *sum_dy_d)
+CREG_INLINE void sum_columns(columns o, int grad)
 {
-    memset(sum_dy, 0, sizeof(float) * (size_t)n);
-    memset(sum_dy_d, 0, sizeof(float) * (size_t)n);
+    memset(o.a, 0, sizeof(float) * (size_t)o.n);
+    memset(o.b, 0, sizeof(float) * (size_t)o.n);
     ptrdiff_t i = 0;
-    for (; i + SUM_ROWS <= rows; i += SUM_ROWS)
-        columns_grad_sums_rows(dy + i * stride, x + i * stride, SUM_ROWS, stride, n, hi, lo, sum_dy, sum_dy_d);
-    for (; i < rows; i++)
-        columns_grad_sums_rows(dy + i * stride, x + i * stride, 1, stride, n, hi, lo, sum_dy, sum_dy_d);
+    for (; i + SUM_ROWS <= o.rows; i += SUM_ROWS) add_rows(&o, i, SUM_ROWS, grad);
+    for (; !grad && i + 2 <= o.rows; i += 2) add_rows(&o, i, 2, grad);
+    for (; i < o.rows; i++) add_rows(&o, i, 1, grad);
 }
 
-static void creg_batch_norm_grad_sums(const float *dy, const float *x, creg_shape shape, creg_chunk chunk, ptrdiff_t c0,
-                                      ptrdiff_t c1, const creg_channels *ch, float *sum_dy, float *sum_dy_d)
+/* ---- moments ---- */
+
+static void leading_means(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
 {
-    const ptrdiff_t samples = chunk.n1 - chunk.n0, n = chunk.s1 - chunk.s0;
-    if (shape.s == 1) {
+    const vf count = v_set1((float)rows);
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        vf s = v_set1(0.0f);
+        for (ptrdiff_t i = 0; i < rows; i++) s = v_add(s, v_load_part(x + i * stride + j, n - j));
+        v_store(shift + j, v_div(s, count));
+    }
+}
+
+static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, double *mean, double *m2)
+{
+    float shift[COLUMN_TILE], sum[COLUMN_TILE], squares[COLUMN_TILE];
+    leading_means(x, min_size(rows, LEADING_ROWS), stride, n, shift);
+    const double per_count = 1.0 / (double)rows;
+    for (int refined = 0, poor = 1; poor; refined = 1) {
+        sum_columns((columns){.x = x, .hi = shift, .a = sum, .b = squares, .rows = rows, .stride = stride, .n = n}, 0);
+        poor = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const double total = sum[j], correction = total * per_count,
+                         spread = (double)squares[j] - total * correction;
+            mean[j] = (double)shift[j] + correction;
+            m2[j] = spread < 0.0 ? 0.0 : spread;
+            if (!refined && total * correction > spread) {
+                shift[j] = (float)mean[j];
+                poor = 1;
+            }
+        }
+    }
+}
+
+static void chunk_moments(const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, double *mean, double *m2)
+{
+    const creg_shape shape = b->shape;
+    const ptrdiff_t samples = chunk.n1 - chunk.n0, stride = shape.c * shape.s;
+    if (shape.s == 1)
         for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
-            columns_grad_sums(plane(dy, shape, chunk, c), plane(x, shape, chunk, c), samples, shape.c,
-                              min_size(c1 - c, COLUMN_TILE), ch->hi + c, ch->lo + c, sum_dy + c, sum_dy_d + c);
-        return;
+            columns_moments(b->x + start_of(shape, chunk, c), samples, stride, min_size(c1 - c, COLUMN_TILE), mean + c,
+                            m2 + c);
+    for (ptrdiff_t c = c0; shape.s != 1 && c < c1; c++) {
+        const moments m = panel_moments(b->x + start_of(shape, chunk, c), samples, stride, chunk.s1 - chunk.s0);
+        mean[c] = m.mean;
+        m2[c] = m.m2;
+    }
+}
+
+static void creg_batch_norm_moments(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *a = batch;
+    const creg_batch *b = &a->batch;
+    const batch_part part = part_of_task(b, &b->summed, task);
+    for (ptrdiff_t k = part.k0, at = k * b->shape.c; k < part.k1; k++, at += b->shape.c)
+        chunk_moments(b, chunk_at(b, &b->summed, k), part.c0, part.c1, a->chunk_mean + at, a->chunk_m2 + at);
+}
+
+/* ---- the channels' parameters ---- */
+
+/* From the chunks' moments: mean, and in var the sum of squared deviations. moments_merge() of every channel. */
+static void merge_chunks(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
+{
+    const creg_batch *b = &a->batch;
+    double *mean = b->mean, *m2 = a->var, merged = chunk_count(chunk_at(b, &b->summed, 0));
+    memcpy(mean + c0, a->chunk_mean + c0, sizeof(double) * (size_t)(c1 - c0));
+    memcpy(m2 + c0, a->chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
+    for (ptrdiff_t k = 1; k < b->summed.chunks; k++) {
+        const double count = chunk_count(chunk_at(b, &b->summed, k));
+        const double share = count / (merged + count), weight = merged * share;
+        const double *mean_k = a->chunk_mean + k * b->shape.c, *m2_k = a->chunk_m2 + k * b->shape.c;
+        for (ptrdiff_t c = c0; c < c1; c++) {
+            const double delta = mean_k[c] - mean[c];
+            mean[c] += delta * share;
+            m2[c] += m2_k[c] + delta * delta * weight;
+        }
+        merged += count;
+    }
+}
+
+static void training_statistics(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
+{
+    const creg_batch *b = &a->batch;
+    const creg_shape shape = b->shape;
+    const double count = (double)shape.n * (double)shape.s, eps = b->eps;
+    double *mean = b->mean, *var = a->var, *rstd = b->rstd;
+    merge_chunks(a, c0, c1);
+    for (ptrdiff_t c = c0; c < c1; c++) { /* a loop of its own, which is vectorised */
+        var[c] = var[c] / count;
+        rstd[c] = 1.0 / sqrt(var[c] + eps);
     }
     for (ptrdiff_t c = c0; c < c1; c++) {
-        const channel_grad_operands ctx = {plane(dy, shape, chunk, c), plane(x, shape, chunk, c), v_set1(ch->hi[c]),
-                                           v_set1(ch->lo[c])};
-        const sums t = pieces_sums(channel_grad_terms, &ctx, samples, shape.c * shape.s, n);
+        b->channels.exact[c] = 0;
+        if (count > CREG_FEW && creg_is_safe(var[c], var[c] + eps)) continue;
+        const moments m = exact_moments(b->x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
+        mean[c] = m.mean;
+        var[c] = m.m2 / count;
+        rstd[c] = 1.0 / sqrt(var[c] + eps);
+        b->channels.exact[c] = m.m2 - m.m2 == 0.0; /* a channel with NaN or Inf becomes NaN either way */
+    }
+}
+
+static void given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
+{
+    const float *restrict given_mean = b->given_mean + c0, *restrict var = b->given_var + c0;
+    double *restrict mean = b->mean + c0, *restrict rstd = b->rstd + c0;
+    unsigned char *restrict exact = b->channels.exact + c0;
+    const double eps = b->eps;
+    for (ptrdiff_t i = 0; i < n; i++) { /* a loop of its own, which is vectorised */
+        mean[i] = given_mean[i];
+        rstd[i] = 1.0 / sqrt((double)var[i] + eps);
+    }
+    for (ptrdiff_t i = 0; i < n; i++) /* x - mean could overflow */
+        exact[i] = (fabs(mean[i]) >= 0x1p+100) & (fabs(mean[i]) < (double)INFINITY);
+}
+
+/* Whether float32 holds it to full precision. */
+CREG_INLINE int fits_float(double a)
+{
+    return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
+}
+
+static void set_centres(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
+{
+    const creg_channels *ch = &b->channels;
+    memcpy(ch->mean64 + c0, b->mean + c0, sizeof(double) * (size_t)n);
+    split_means(b->mean + c0, ch->hi + c0, ch->lo + c0, n);
+}
+
+/* scale = rstd * gamma, and whether it needs float64. */
+static void set_scales(const creg_batch *b, const float *restrict gamma, ptrdiff_t c0, ptrdiff_t n)
+{
+    const double *restrict rstd = b->rstd + c0;
+    double *restrict scale64 = b->channels.scale64 + c0;
+    float *restrict scale = b->channels.scale + c0;
+    unsigned char *restrict exact = b->channels.exact + c0;
+    if (gamma)
+        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[c0 + i];
+    else
+        memcpy(scale64, rstd, sizeof(double) * (size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) scale[i] = (float)scale64[i];
+    for (ptrdiff_t i = 0; i < n; i++) exact[i] |= (unsigned char)!fits_float(scale64[i]);
+}
+
+static void creg_batch_norm_affine(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *a = batch;
+    const creg_batch *b = &a->batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    const ptrdiff_t c0 = part.c0, n = part.c1 - c0;
+    set_centres(b, c0, n);
+    set_scales(b, b->gamma, c0, n);
+    if (!a->beta) {
+        memset(b->channels.bias + c0, 0, sizeof(float) * (size_t)n);
+        return;
+    }
+    memcpy(b->channels.bias + c0, a->beta + c0, sizeof(float) * (size_t)n);
+    if (creg_are_at_most(a->beta + c0, LARGE_BIAS, n)) return;
+    for (ptrdiff_t c = c0; c < c0 + n; c++) /* d * scale could overflow on the way to a finite y */
+        b->channels.exact[c] |= fabsf(a->beta[c]) > LARGE_BIAS;
+}
+
+static void creg_batch_norm_statistics(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *a = batch;
+    const creg_batch *b = &a->batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    if (b->given_mean)
+        given_statistics(b, part.c0, part.c1 - part.c0);
+    else
+        training_statistics(a, part.c0, part.c1);
+    if (!b->shared) creg_batch_norm_affine(batch, task);
+}
+
+static void update_running(float *running, const double *found, ptrdiff_t c, double momentum, double factor)
+{
+    for (ptrdiff_t i = 0; running && i < c; i++)
+        running[i] = (float)((1.0 - momentum) * (double)running[i] + momentum * (found[i] * factor));
+}
+
+static void creg_batch_norm_update(void *batch, ptrdiff_t task)
+{
+    (void)task;
+    const creg_batch_norm *a = batch;
+    const double factor = a->unbiased ? a->batch.count / (a->batch.count - 1.0) : 1.0;
+    update_running(a->running_mean, a->batch.mean, a->batch.shape.c, a->momentum, 1.0);
+    update_running(a->running_var, a->var, a->batch.shape.c, a->momentum, factor);
+}
+
+/* ---- the pass that writes y, or with `grad` dx ----
+ *
+ * `grad` and, apart from rows of columns, `stream` are literal where these are inlined. */
+
+/* dy is read with `grad` alone. */
+typedef struct {
+    const float *dy, *x;
+    float *out;
+} tensors;
+
+CREG_INLINE tensors tensors_at(const tensors *t, ptrdiff_t at) { return (tensors){t->dy + at, t->x + at, t->out + at}; }
+
+/* The parameters of CREG_W channels, or of one in every lane. */
+typedef struct {
+    vf hi, lo, scale, bias, k1, k2;
+} channel;
+
+CREG_INLINE channel load_channels(const creg_channels *ch, ptrdiff_t c, ptrdiff_t left, int grad)
+{
+    const vf none = v_set1(0.0f);
+    channel v = {.bias = none, .k1 = none, .k2 = none};
+    v.hi = load_left(ch->hi + c, left), v.lo = load_left(ch->lo + c, left);
+    v.scale = load_left(ch->scale + c, left);
+    if (grad)
+        v.k1 = load_left(ch->k1 + c, left), v.k2 = load_left(ch->k2 + c, left);
+    else
+        v.bias = load_left(ch->bias + c, left);
+    return v;
+}
+
+CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
+{
+    return (channel){v_set1(ch->hi[c]),   v_set1(ch->lo[c]), v_set1(ch->scale[c]),
+                     v_set1(ch->bias[c]), v_set1(ch->k1[c]), v_set1(ch->k2[c])};
+}
+
+/* Elements [at, at + CREG_W), or the `left` that are left. */
+CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, const channel *c, int grad, int stream)
+{
+    vf v = v_sub(v_sub(load_left(t->x + at, left), c->hi), c->lo);
+    if (grad)
+        v = v_mul(v_sub(v_sub(load_left(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
+    else
+        v = v_add(v_mul(v, c->scale), c->bias);
+    v_put_part(t->out + at, v, left, stream);
+}
+
+CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channels *ch, ptrdiff_t c, int grad)
+{
+    const double d = (double)t->x[at] - ch->mean64[c];
+    const float d32 = (t->x[at] - ch->hi[c]) - ch->lo[c];
+    if (grad && ch->exact[c])
+        t->out[at] = (float)(((double)t->dy[at] - ch->k1_64[c] - d * ch->k2_64[c]) * ch->scale64[c]);
+    else if (grad)
+        t->out[at] = ((t->dy[at] - ch->k1[c]) - d32 * ch->k2[c]) * ch->scale[c];
+    else if (ch->exact[c])
+        t->out[at] = (float)(d * ch->scale64[c] + (double)ch->bias[c]);
+    else
+        t->out[at] = d32 * ch->scale[c] + ch->bias[c];
+}
+
+/* `rows` rows of `vecs` vectors from column j on, of which `n` elements are left: a cache line, or less at the end. */
+CREG_INLINE void write_line(const tensors *t, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t n, int vecs,
+                            const creg_channels *ch, int grad, int stream)
+{
+    channel of[LINE_VECS];
+    for (int k = 0; k < vecs; k++) of[k] = load_channels(ch, j + k * CREG_W, n - k * CREG_W, grad);
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < vecs; k++) write_part(t, i * stride + j + k * CREG_W, n - k * CREG_W, &of[k], grad, stream);
+}
+
+CREG_INLINE void write_rows(tensors t, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t end, const creg_channels *ch,
+                            int grad, int stream)
+{
+    for (; j + CREG_LINE <= end; j += CREG_LINE) /* main loop */
+        write_line(&t, rows, stride, j, CREG_LINE, LINE_VECS, ch, grad, stream);
+    for (; j < end; j += CREG_W) write_line(&t, rows, stride, j, end - j, 1, ch, grad, 0); /* tail */
+}
+
+CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, int grad, int stream)
+{
+    fetch_ahead(t->x + j, stream);
+    if (grad) fetch_ahead(t->dy + j, stream);
+    if (!stream) __builtin_prefetch(t->out + j + ahead);
+}
+
+/* Rows of all c channels as one run of elements. Vectors need not begin and end with a row, which counts where rows are
+ * short, and non-temporal stores fill whole cache lines one after another: stores to several rows in turn would split
+ * the lines that the write-combining buffers gather. In L2 it is 1.5x slower than APPLY_ROWS rows at a time, because
+ * each vector of x needs its own load of the parameters. The flat parameters repeat the first ones after the last. */
+CREG_INLINE void flat_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t c, const creg_channels *flat,
+                          int grad, int stream)
+{
+    const ptrdiff_t step = CREG_W % c;
+    ptrdiff_t k = j % c;
+    for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
+        const channel of = load_channels(flat, k, CREG_W, grad);
+        prefetch_next(t, j, WRITE_AHEAD, grad, stream);
+        write_part(t, j, CREG_W, &of, grad, stream);
+        k += step;
+        if (k >= c) k -= c;
+    }
+    if (j == end) return;
+    const channel of = load_channels(flat, k, CREG_W, grad); /* tail */
+    write_part(t, j, end - j, &of, grad, 0);
+}
+
+CREG_INLINE void repeat_channels(float *to, const float *from, ptrdiff_t c)
+{
+    memcpy(to, from, sizeof(float) * (size_t)c);
+    for (ptrdiff_t k = 0; k < CREG_LINE; k++) to[c + k] = to[k];
+}
+
+CREG_INLINE void write_flat(tensors t, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch, int grad, int stream)
+{
+    float place[6][FLAT_CHANNELS + CREG_LINE];
+    const creg_channels flat = {
+        .hi = place[0], .lo = place[1], .scale = place[2], .bias = place[3], .k1 = place[4], .k2 = place[5]};
+    repeat_channels(flat.hi, ch->hi, c);
+    repeat_channels(flat.lo, ch->lo, c);
+    repeat_channels(flat.scale, ch->scale, c);
+    repeat_channels(grad ? flat.k1 : flat.bias, grad ? ch->k1 : ch->bias, c);
+    if (grad) repeat_channels(flat.k2, ch->k2, c);
+    const ptrdiff_t lead = stream ? unaligned_lead(t.out, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) flat_run(&t, 0, lead, c, &flat, grad, 0);
+    if (stream) flat_run(&t, lead, end, c, &flat, grad, 1);
+    flat_run(&t, end, n, c, &flat, grad, 0);
+}
+
+CREG_INLINE int is_flat(ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t c, int where)
+{
+    return c0 == 0 && c1 == c && c <= FLAT_CHANNELS && (where != CREG_NEAR || c < SHORT_ROW);
+}
+
+CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
+{
+    return memchr(ch->exact + c0, 1, (size_t)(c1 - c0)) != NULL;
+}
+
+/* Rows of the channels [c0, c1). */
+CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1, int grad)
+{
+    const creg_channels channels = b->channels, *ch = &channels; /* a copy, which no store may alias */
+    const ptrdiff_t stride = b->shape.c;
+    const int where = b->where, stream = where == CREG_STREAM;
+    ptrdiff_t i = 0;
+    if (any_exact(ch, c0, c1)) {
+        for (; i < rows; i++)
+            for (ptrdiff_t c = c0; c < c1; c++) write_element(&t, i * stride + c, ch, c, grad);
+        return;
+    }
+    if (is_flat(c0, c1, stride, where)) {
+        write_flat(t, rows * stride, stride, ch, grad, stream);
+        return;
+    }
+    for (; where == CREG_NEAR && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
+        write_rows(tensors_at(&t, i * stride), APPLY_ROWS, stride, c0, c1, ch, grad, 0);
+    for (; i < rows; i++) {
+        const tensors row = tensors_at(&t, i * stride);
+        const ptrdiff_t lead = stream ? unaligned_lead(row.out + c0, c1 - c0) : 0;
+        write_rows(row, 1, stride, c0, c0 + lead, ch, grad, 0);
+        write_rows(row, 1, stride, c0 + lead, c1, ch, grad, stream);
+    }
+}
+
+CREG_INLINE void plane_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t ahead, const channel *of, int grad,
+                           int stream)
+{
+    for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
+        prefetch_next(t, j, ahead, grad, stream);
+        write_part(t, j, CREG_W, of, grad, stream);
+    }
+    if (j < end) write_part(t, j, end - j, of, grad, 0); /* tail */
+}
+
+CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg_channels *ch, ptrdiff_t c, int grad,
+                             int stream)
+{
+    if (ch->exact[c]) {
+        for (ptrdiff_t j = 0; j < n; j++) write_element(&t, j, ch, c, grad);
+        return;
+    }
+    const channel of = spread_channel(ch, c);
+    const ptrdiff_t lead = stream ? unaligned_lead(t.out, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
+    if (lead) plane_run(&t, 0, lead, ahead, &of, grad, 0);
+    if (stream) plane_run(&t, lead, end, ahead, &of, grad, 1);
+    plane_run(&t, end, n, ahead, &of, grad, 0);
+}
+
+CREG_INLINE void write_chunk(const tensors *t, const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+                             int grad)
+{
+    const creg_channels channels = b->channels; /* a copy, which no store may alias */
+    const creg_shape shape = b->shape;
+    const int stream = b->where == CREG_STREAM;
+    const ptrdiff_t n = chunk.s1 - chunk.s0;
+    if (shape.s == 1) {
+        write_columns(tensors_at(t, chunk.n0 * shape.c), chunk.n1 - chunk.n0, b, c0, c1, grad);
+        return;
+    }
+    /* The distance of the prefetch for write: within the sample's run, or to the next sample. */
+    const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
+    for (; chunk.n0 < chunk.n1; chunk.n0++)
+        for (ptrdiff_t c = c0; c < c1; c++)
+            write_plane(tensors_at(t, start_of(shape, chunk, c)), n, ahead, &channels, c, grad, stream);
+}
+
+CREG_INLINE void write_task(tensors t, const creg_batch *b, ptrdiff_t task, int grad)
+{
+    const batch_part part = part_of_task(b, &b->written, task);
+    for (ptrdiff_t k = part.k0; k < part.k1; k++)
+        write_chunk(&t, b, chunk_at(b, &b->written, k), part.c0, part.c1, grad);
+    if (b->where == CREG_STREAM) v_stream_end();
+}
+
+/* y of x; or, at inference, dx of dy. */
+static CREG_NOINLINE void apply_task(const float *x, float *y, const creg_batch *b, ptrdiff_t task)
+{
+    write_task((tensors){x, x, y}, b, task, 0);
+}
+
+static void creg_batch_norm_apply(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *a = batch;
+    apply_task(a->batch.x, a->y, &a->batch, task);
+}
+
+static void creg_batch_norm_whole(void *batch, ptrdiff_t task)
+{
+    if (!((const creg_batch_norm *)batch)->batch.given_mean) creg_batch_norm_moments(batch, task);
+    creg_batch_norm_statistics(batch, task);
+    creg_batch_norm_apply(batch, task);
+}
+
+/* ---- backward: sums of dy and of dy * d, d = x - mean ---- */
+
+static void creg_batch_norm_grad_centres(void *batch, ptrdiff_t task)
+{
+    const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    if (b->given_mean) given_statistics(b, part.c0, part.c1 - part.c0);
+    set_centres(b, part.c0, part.c1 - part.c0);
+    set_scales(b, NULL, part.c0, part.c1 - part.c0);
+}
+
+static void chunk_grad_sums(const creg_batch_norm_grad *a, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, float *sum_dy,
+                            float *sum_dy_d)
+{
+    const creg_batch *b = &a->batch;
+    const creg_channels *ch = &b->channels;
+    const ptrdiff_t samples = chunk.n1 - chunk.n0, stride = b->shape.c * b->shape.s;
+    for (ptrdiff_t c = c0; b->shape.s == 1 && c < c1; c += COLUMN_TILE) {
+        const ptrdiff_t at = start_of(b->shape, chunk, c);
+        sum_columns((columns){a->dy + at, b->x + at, ch->hi + c, ch->lo + c, sum_dy + c, sum_dy_d + c, samples, stride,
+                              min_size(c1 - c, COLUMN_TILE)},
+                    1);
+    }
+    for (ptrdiff_t c = c0; b->shape.s != 1 && c < c1; c++) {
+        const ptrdiff_t at = start_of(b->shape, chunk, c);
+        const channel_grad_operands ctx = {a->dy + at, b->x + at, v_set1(ch->hi[c]), v_set1(ch->lo[c])};
+        const sums t = pieces_sums(channel_grad_terms, &ctx, samples, stride, chunk.s1 - chunk.s0);
         sum_dy[c] = t.a;
         sum_dy_d[c] = t.b;
     }
 }
 
-static void exact_grad_sums(const float *dy, const float *x, creg_shape shape, ptrdiff_t c, double mean, double *sum_dy,
-                            double *sum_dy_d)
+static void creg_batch_norm_grad_sums(void *batch, ptrdiff_t task)
 {
-    *sum_dy = *sum_dy_d = 0.0;
+    const creg_batch_norm_grad *a = batch;
+    const creg_batch *b = &a->batch;
+    const batch_part part = part_of_task(b, &b->summed, task);
+    for (ptrdiff_t k = part.k0, at = k * b->shape.c; k < part.k1; k++, at += b->shape.c)
+        chunk_grad_sums(a, chunk_at(b, &b->summed, k), part.c0, part.c1, a->chunk_dy + at, a->chunk_dy_d + at);
+}
+
+static void exact_grad_sums(const creg_batch_norm_grad *a, ptrdiff_t c)
+{
+    const creg_shape shape = a->batch.shape;
+    double sum_dy = 0.0, sum_dy_d = 0.0;
     for (ptrdiff_t i = 0; i < shape.n; i++)
         for (ptrdiff_t j = 0; j < shape.s; j++) {
             const ptrdiff_t at = (i * shape.c + c) * shape.s + j;
-            *sum_dy += (double)dy[at];
-            *sum_dy_d += (double)dy[at] * ((double)x[at] - mean);
+            sum_dy += (double)a->dy[at];
+            sum_dy_d += (double)a->dy[at] * ((double)a->batch.x[at] - a->batch.mean[c]);
         }
+    a->batch.channels.k1_64[c] = sum_dy;
+    a->batch.channels.k2_64[c] = sum_dy_d;
 }
 
 /* Whether the gradients of channel c are so small that they lose bits to underflow. */
@@ -500,238 +704,139 @@ static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptr
     return largest > 0.0f;
 }
 
-/* Magnitudes of a channel's means of dy and dy * x_hat, times the count; and whether they tell that float32 is enough.
- * Where they are small, its gradients have to be looked at. */
-CREG_INLINE double channel_means(double sum_dy, double sum_dy_d, double rstd)
+/* Magnitudes of a channel's means of dy and dy * x_hat, times the count. They tell whether float32 is enough, except
+ * where they are small: then the gradients themselves decide. */
+CREG_INLINE double channel_means(const creg_batch *b, ptrdiff_t c)
 {
-    return fabs(sum_dy) + fabs(sum_dy_d * rstd);
+    return fabs(b->channels.k1_64[c]) + fabs(b->channels.k2_64[c] * b->rstd[c]);
 }
 
-/* A channel of zeros, as of dead units, is told from one whose sums cancelled by its first and last gradient. */
+/* A channel of zeros, as of dead units, differs from one whose sums cancelled in its first and last gradient. */
 CREG_INLINE int channel_is_plain(double means, double count, double rstd, float first, float last)
 {
     return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) |
            ((means == 0.0) & zeros_are_plain(rstd) & (first == 0.0f) & (last == 0.0f));
 }
 
-/* The sums of those of n channels from c on that float32 is not enough for, again. */
-static CREG_NOINLINE void exact_grad_sums_of(const float *dy, const float *x, creg_shape shape, double count,
-                                             const double *mean, const double *rstd, int training, ptrdiff_t c,
-                                             ptrdiff_t n, const creg_channels *ch)
+/* Sums the channels of [c, end) that need float64 again. */
+static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
 {
-    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64;
-    for (const ptrdiff_t end = c + n; c < end; c++) {
-        const double means = channel_means(sums_dy[c], sums_dy_d[c], rstd[c]);
-        int exact = count <= CREG_FEW || !creg_is_safe_rstd(rstd[c]) || !(means < INFINITY);
-        if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(dy, shape, c);
+    const creg_batch *b = &a->batch;
+    for (; c < end; c++) {
+        const double means = channel_means(b, c);
+        int exact = count <= CREG_FEW || !creg_is_safe_rstd(b->rstd[c]) || !(means < INFINITY);
+        if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(a->dy, b->shape, c);
         if (!exact) continue;
-        exact_grad_sums(dy, x, shape, c, mean[c], sums_dy + c, sums_dy_d + c);
-        if (training) ch->exact[c] = 1; /* else dx = dy * scale, which no sum enters */
+        exact_grad_sums(a, c);
+        if (!b->given_mean) b->channels.exact[c] = 1; /* else dx = dy * scale, which no sum enters */
     }
+}
+
+/* Whether the sums of all channels of [c, end) are plainly right; of so few values that float32 never is, there may be
+ * none to read. */
+CREG_INLINE int grad_sums_are_plain(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
+{
+    const creg_batch *b = &a->batch;
+    const float *first = a->dy, *last = a->dy + (b->shape.n - 1) * b->shape.c * b->shape.s + b->shape.s - 1;
+    int plain = count > CREG_FEW;
+    for (c = plain ? c : end; c < end; c++)
+        plain &= creg_is_safe_rstd(b->rstd[c]) &
+                 channel_is_plain(channel_means(b, c), count, b->rstd[c], first[c * b->shape.s], last[c * b->shape.s]);
+    return plain;
+}
+
+/* ---- backward: the channels' parameters ---- */
+
+/* Whether dx of a channel needs float64. */
+CREG_INLINE int grad_needs_float64(double mean_dy, double mean_dy_x_hat, double k2)
+{
+    return (fabs(mean_dy) + fabs(mean_dy_x_hat) > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(k2);
+}
+
+/* From the sums of dy and dy * d in k1_64 and k2_64 to k1 and k2. */
+static void find_grad_means(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
+{
+    const creg_channels *ch = &b->channels;
+    const double *restrict rstd = b->rstd + c0, count = b->count;
+    double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
+    float *restrict k1 = ch->k1 + c0, *restrict k2 = ch->k2 + c0;
+    unsigned char *restrict exact = ch->exact + c0;
+    int any = 0;
+    for (ptrdiff_t c = 0; c < n; c++) { /* loops of their own, which are vectorised */
+        k1_64[c] /= count;
+        k2_64[c] = k2_64[c] * rstd[c] / count; /* mean(dy * x_hat), for now */
+        any |= grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
+    }
+    for (ptrdiff_t c = 0; any && c < n; c++)
+        exact[c] |= (unsigned char)grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        k2_64[c] *= rstd[c];
+        k1[c] = (float)k1_64[c];
+        k2[c] = (float)k2_64[c];
+    }
+}
+
+/* At inference dx = dy * scale: y of dy with the centre and bias set to 0 here. */
+static void creg_batch_norm_grad_affine(void *batch, ptrdiff_t task)
+{
+    const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
+    const creg_channels *ch = &b->channels;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    const ptrdiff_t c = part.c0, n = part.c1 - part.c0;
+    set_scales(b, b->gamma, c, n);
+    if (!b->given_mean) {
+        find_grad_means(b, c, n);
+        return;
+    }
+    memset(ch->mean64 + c, 0, sizeof(double) * (size_t)n);
+    memset(ch->hi + c, 0, sizeof(float) * (size_t)n);
+    memset(ch->lo + c, 0, sizeof(float) * (size_t)n);
+    memset(ch->bias + c, 0, sizeof(float) * (size_t)n);
 }
 
 /* From the chunks' sums: those of the batch, left in k1_64 (of dy) and k2_64 (of dy * d), dgamma and dbeta. */
-static void creg_batch_norm_grad_merge(const float *dy, const float *x, creg_shape shape, ptrdiff_t n_chunks,
-                                       const float *chunk_dy, const float *chunk_dy_d, const double *mean,
-                                       const double *rstd, int training, ptrdiff_t c0, ptrdiff_t c1, float *dgamma,
-                                       float *dbeta, const creg_channels *ch)
+static void creg_batch_norm_grad_merge(void *batch, ptrdiff_t task)
 {
-    const double count = (double)shape.n * (double)shape.s;
-    double *sums_dy = ch->k1_64, *sums_dy_d = ch->k2_64;
-    memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
-    memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
-    for (ptrdiff_t k = 0; k < n_chunks; k++)
-        for (ptrdiff_t c = c0; c < c1; c++) {
-            sums_dy[c] += (double)chunk_dy[k * shape.c + c];
-            sums_dy_d[c] += (double)chunk_dy_d[k * shape.c + c];
+    const creg_batch_norm_grad *a = batch;
+    const creg_batch *b = &a->batch;
+    const ptrdiff_t channels = b->shape.c;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    const double count = (double)b->shape.n * (double)b->shape.s, *rstd = b->rstd;
+    double *sums_dy = b->channels.k1_64, *sums_dy_d = b->channels.k2_64;
+    memset(sums_dy + part.c0, 0, sizeof(double) * (size_t)(part.c1 - part.c0));
+    memset(sums_dy_d + part.c0, 0, sizeof(double) * (size_t)(part.c1 - part.c0));
+    for (ptrdiff_t k = 0; k < b->summed.chunks; k++)
+        for (ptrdiff_t c = part.c0; c < part.c1; c++) {
+            sums_dy[c] += (double)a->chunk_dy[k * channels + c];
+            sums_dy_d[c] += (double)a->chunk_dy_d[k * channels + c];
         }
-    for (ptrdiff_t line = c0; line < c1; line += CREG_LINE) {
-        const ptrdiff_t end = min_size(line + CREG_LINE, c1);
-        const float *first = dy, *last = dy + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
-        int plain = count > CREG_FEW;
-        for (ptrdiff_t c = plain ? line : end; c < end; c++) /* of fewer values there may be none to read */
-            plain &=
-                creg_is_safe_rstd(rstd[c]) & channel_is_plain(channel_means(sums_dy[c], sums_dy_d[c], rstd[c]), count,
-                                                              rstd[c], first[c * shape.s], last[c * shape.s]);
-        if (!plain) exact_grad_sums_of(dy, x, shape, count, mean, rstd, training, line, end - line, ch);
+    for (ptrdiff_t c = part.c0; c < part.c1; c += CREG_LINE) {
+        const ptrdiff_t end = min_size(c + CREG_LINE, part.c1);
+        if (!grad_sums_are_plain(a, count, c, end)) mend_grad_sums(a, count, c, end);
     }
-    for (ptrdiff_t c = c0; dgamma && c < c1; c++) dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
-    for (ptrdiff_t c = c0; dbeta && c < c1; c++) dbeta[c] = (float)sums_dy[c];
+    for (ptrdiff_t c = part.c0; a->dgamma && c < part.c1; c++) a->dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
+    for (ptrdiff_t c = part.c0; a->dbeta && c < part.c1; c++) a->dbeta[c] = (float)sums_dy[c];
+    if (!b->shared) creg_batch_norm_grad_affine(batch, task);
 }
 
-/* From these sums, over `count` values: the channels' parameters for dx. When mean and var are constants (training ==
- * 0) dx = dy * scale, which batch_norm_apply() computes with the centre and bias set to 0 here. */
-static void creg_batch_norm_grad_affine(double count, const double *rstd, const float *gamma, int training,
-                                        ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch)
+/* ---- backward: dx ---- */
+
+static void creg_batch_norm_grad_apply(void *batch, ptrdiff_t task)
 {
-    set_scales(ch, rstd, gamma, c0, c1);
-    if (!training) {
-        const size_t n = (size_t)(c1 - c0);
-        memset(ch->mean64 + c0, 0, sizeof(double) * n);
-        memset(ch->hi + c0, 0, sizeof(float) * n);
-        memset(ch->lo + c0, 0, sizeof(float) * n);
-        memset(ch->bias + c0, 0, sizeof(float) * n);
-        return;
-    }
-    int plain = 1;
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        const double mean_dy_x_hat = ch->k2_64[c] * rstd[c] / count;
-        ch->k1_64[c] /= count;
-        ch->k2_64[c] = mean_dy_x_hat * rstd[c];
-        ch->k1[c] = (float)ch->k1_64[c];
-        ch->k2[c] = (float)ch->k2_64[c];
-        const double means = fabs(ch->k1_64[c]) + fabs(mean_dy_x_hat);
-        plain &= (means <= 1.0 / SMALLEST_SAFE_GRADIENT) & fits_float(ch->k2_64[c]);
-    }
-    for (ptrdiff_t c = c0; !plain && c < c1; c++) { /* rarely: as above, for each channel */
-        const double means = fabs(ch->k1_64[c]) + fabs(ch->k2_64[c] / rstd[c]);
-        ch->exact[c] |= (means > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(ch->k2_64[c]);
-    }
+    const creg_batch_norm_grad *a = batch;
+    const creg_batch *b = &a->batch;
+    if (b->given_mean)
+        apply_task(a->dy, a->dx, b, task);
+    else
+        write_task((tensors){a->dy, b->x, a->dx}, b, task, 1);
 }
 
-/* ---- dx ---- */
-
-CREG_INLINE vf grad_affine(vf dy, vf x, vf hi, vf lo, vf k1, vf k2, vf scale)
+static void creg_batch_norm_grad_whole(void *batch, ptrdiff_t task)
 {
-    return v_mul(v_sub(v_sub(dy, k1), v_mul(v_sub(v_sub(x, hi), lo), k2)), scale);
-}
-
-CREG_INLINE float grad_affine_exact(float dy, float x, const creg_channels *ch, ptrdiff_t c)
-{
-    return (float)(((double)dy - ch->k1_64[c] - ((double)x - ch->mean64[c]) * ch->k2_64[c]) * ch->scale64[c]);
-}
-
-/* As column_apply(). */
-CREG_INLINE void column_grad(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
-                             ptrdiff_t n, int vecs, const creg_channels *ch, int stream)
-{
-    vf hi[LINE_VECS], lo[LINE_VECS], k1[LINE_VECS], k2[LINE_VECS], scale[LINE_VECS];
-    for (int k = 0; k < vecs; k++) {
-        const ptrdiff_t c = j + k * CREG_W, left = n - k * CREG_W;
-        hi[k] = v_load_part(ch->hi + c, left), lo[k] = v_load_part(ch->lo + c, left);
-        k1[k] = v_load_part(ch->k1 + c, left), k2[k] = v_load_part(ch->k2 + c, left);
-        scale[k] = v_load_part(ch->scale + c, left);
-    }
-    for (int i = 0; i < rows; i++)
-        for (int k = 0; k < vecs; k++) {
-            const ptrdiff_t at = i * stride + j + k * CREG_W, left = n - k * CREG_W;
-            const vf g = v_load_part(dy + at, left), v = v_load_part(x + at, left);
-            v_put_part(dx + at, grad_affine(g, v, hi[k], lo[k], k1[k], k2[k], scale[k]), left, stream);
-        }
-}
-
-CREG_INLINE void columns_grad_rows(const float *dy, const float *x, float *dx, int rows, ptrdiff_t stride, ptrdiff_t j,
-                                   ptrdiff_t end, const creg_channels *ch, int stream)
-{
-    for (; j + CREG_LINE <= end; j += CREG_LINE) /* main loop */
-        column_grad(dy, x, dx, rows, stride, j, CREG_LINE, LINE_VECS, ch, stream);
-    for (; j < end; j += CREG_W) column_grad(dy, x, dx, rows, stride, j, end - j, 1, ch, 0); /* tail */
-}
-
-CREG_INLINE void flat_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t from, ptrdiff_t c,
-                               const flat_channels *ch, int stream)
-{
-    const ptrdiff_t step = CREG_W % c;
-    for (ptrdiff_t j = 0, k = from % c; j < n; j += CREG_W) {
-        const vf hi = v_load(ch->hi + k), lo = v_load(ch->lo + k), k1 = v_load(ch->k1 + k), k2 = v_load(ch->k2 + k);
-        const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j);
-        fetch_ahead(dy + j, stream);
-        fetch_ahead(x + j, stream);
-        if (!stream) __builtin_prefetch(dx + j + WRITE_AHEAD);
-        v_put_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, v_load(ch->scale + k)), n - j, stream);
-        k += step;
-        if (k >= c) k -= c;
-    }
-}
-
-static void flat_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch,
-                      int stream)
-{
-    flat_channels flat;
-    repeat_channels(flat.hi, ch->hi, c);
-    repeat_channels(flat.lo, ch->lo, c);
-    repeat_channels(flat.scale, ch->scale, c);
-    repeat_channels(flat.k1, ch->k1, c);
-    repeat_channels(flat.k2, ch->k2, c);
-    const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) flat_grad_run(dy, x, dx, lead, 0, c, &flat, 0);
-    if (stream) flat_grad_run(dy + lead, x + lead, dx + lead, end - lead, lead, c, &flat, 1);
-    flat_grad_run(dy + end, x + end, dx + end, n - end, end, c, &flat, 0);
-}
-
-static void columns_grad(const float *dy, const float *x, float *dx, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t c0,
-                         ptrdiff_t c1, const creg_channels *ch, int where)
-{
-    const int stream = where == CREG_STREAM;
-    ptrdiff_t i = 0;
-    if (any_exact(ch, c0, c1)) {
-        for (; i < rows; i++)
-            for (ptrdiff_t c = c0; c < c1; c++) {
-                const ptrdiff_t at = i * stride + c;
-                dx[at] = ch->exact[c]
-                             ? grad_affine_exact(dy[at], x[at], ch, c)
-                             : ((dy[at] - ch->k1[c]) - ((x[at] - ch->hi[c]) - ch->lo[c]) * ch->k2[c]) * ch->scale[c];
-            }
-        return;
-    }
-    if (is_flat(c0, c1, stride, where)) {
-        flat_grad(dy, x, dx, rows * stride, stride, ch, stream);
-        return;
-    }
-    for (; where == CREG_NEAR && i + APPLY_ROWS <= rows; i += APPLY_ROWS)
-        columns_grad_rows(dy + i * stride, x + i * stride, dx + i * stride, APPLY_ROWS, stride, c0, c1, ch, stream);
-    for (; i < rows; i++) {
-        const ptrdiff_t at = i * stride, lead = stream ? unaligned_lead(dx + at + c0, c1 - c0) : 0;
-        columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0, c0 + lead, ch, 0);
-        columns_grad_rows(dy + at, x + at, dx + at, 1, stride, c0 + lead, c1, ch, stream);
-    }
-}
-
-CREG_INLINE void plane_grad_run(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t ahead, vf hi, vf lo,
-                                vf k1, vf k2, vf scale, int stream)
-{
-    ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) { /* main loop */
-        fetch_ahead(dy + j, stream);
-        fetch_ahead(x + j, stream);
-        if (!stream) __builtin_prefetch(dx + j + ahead);
-        v_put_part(dx + j, grad_affine(v_load(dy + j), v_load(x + j), hi, lo, k1, k2, scale), CREG_W, stream);
-    }
-    if (j == n) return;
-    const vf g = v_load_part(dy + j, n - j), v = v_load_part(x + j, n - j); /* tail */
-    v_store_part(dx + j, grad_affine(g, v, hi, lo, k1, k2, scale), n - j);
-}
-
-static void plane_grad(const float *dy, const float *x, float *dx, ptrdiff_t n, ptrdiff_t ahead,
-                       const creg_channels *ch, ptrdiff_t c, int stream)
-{
-    if (ch->exact[c]) {
-        for (ptrdiff_t j = 0; j < n; j++) dx[j] = grad_affine_exact(dy[j], x[j], ch, c);
-        return;
-    }
-    const vf hi = v_set1(ch->hi[c]), lo = v_set1(ch->lo[c]), k1 = v_set1(ch->k1[c]), k2 = v_set1(ch->k2[c]);
-    const vf scale = v_set1(ch->scale[c]);
-    const ptrdiff_t lead = stream ? unaligned_lead(dx, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) plane_grad_run(dy, x, dx, lead, ahead, hi, lo, k1, k2, scale, 0);
-    if (stream) plane_grad_run(dy + lead, x + lead, dx + lead, end - lead, ahead, hi, lo, k1, k2, scale, 1);
-    plane_grad_run(dy + end, x + end, dx + end, n - end, ahead, hi, lo, k1, k2, scale, 0);
-}
-
-static void creg_batch_norm_grad_apply(const float *dy, const float *x, float *dx, creg_shape shape, creg_chunk chunk,
-                                       ptrdiff_t c0, ptrdiff_t c1, const creg_channels *ch, int where)
-{
-    const int stream = where == CREG_STREAM;
-    const ptrdiff_t n = chunk.s1 - chunk.s0, ahead = planes_ahead(shape, (c1 - c0) * n);
-    if (shape.s == 1) {
-        const ptrdiff_t at = chunk.n0 * shape.c;
-        columns_grad(dy + at, x + at, dx + at, chunk.n1 - chunk.n0, shape.c, c0, c1, ch, where);
-    } else
-        for (ptrdiff_t i = chunk.n0; i < chunk.n1; i++)
-            for (ptrdiff_t c = c0; c < c1; c++) {
-                const ptrdiff_t at = (i * shape.c + c) * shape.s + chunk.s0;
-                plane_grad(dy + at, x + at, dx + at, n, ahead, ch, c, stream);
-            }
-    if (stream) v_stream_end();
+    creg_batch_norm_grad_centres(batch, task);
+    creg_batch_norm_grad_sums(batch, task);
+    creg_batch_norm_grad_merge(batch, task);
+    creg_batch_norm_grad_apply(batch, task);
 }
 
 #endif

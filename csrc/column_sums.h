@@ -36,7 +36,7 @@ static void add_partial(const float *partial, ptrdiff_t n, double *total)
     for (ptrdiff_t i = 0; i < n; i++) total[i] += (double)partial[i];
 }
 
-static void merge_chunks(const creg_norm *n, const float *partial, ptrdiff_t j0, ptrdiff_t j1, float *out)
+static void merge_partials(const creg_norm *n, const float *partial, ptrdiff_t j0, ptrdiff_t j1, float *out)
 {
     for (ptrdiff_t j = j0; j < j1; j += MERGE_TILE) {
         double total[MERGE_TILE] = {0};
@@ -48,8 +48,8 @@ static void merge_chunks(const creg_norm *n, const float *partial, ptrdiff_t j0,
 
 static void creg_merge_columns(const creg_norm *n, ptrdiff_t j0, ptrdiff_t j1)
 {
-    merge_chunks(n, n->partial_dgamma, j0, j1, n->dgamma);
-    if (n->dbeta) merge_chunks(n, n->partial_dbeta, j0, j1, n->dbeta);
+    merge_partials(n, n->partial_dgamma, j0, j1, n->dgamma);
+    if (n->dbeta) merge_partials(n, n->partial_dbeta, j0, j1, n->dbeta);
 }
 
 /* Sums over rows [i, end) of columns [j, j + size), added to the totals. */

@@ -1,21 +1,15 @@
-/* The C contract of cregkit: one table of kernels per instruction set, each kernel the maths of one block.
+/* The C contract: one table of kernels for each instruction set, each kernel the maths of one block.
  *
- * Conventions
- *   - Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t.
- *   - Arrays are C-contiguous. Only natural (4 or 8 byte) alignment is asked for; alignment never changes a bit.
- *   - y may be x and dx may be dy, exactly; apart from that an output overlaps nothing.
- *   - NULL gamma means a gain of 1, NULL beta a bias of 0. A NULL output is not written.
- *   - stream != 0 writes around the cache: for outputs so large that nothing of them would be left in it.
- *
- * Why the bits are the same everywhere
- *   - Only +, -, *, / and sqrt, each correctly rounded by IEEE 754; the build forbids contraction into fma.
- *   - A sum runs over CREG_LANES virtual lanes, whatever the register width, folded in one fixed order.
- *   - At most CREG_PANEL elements (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape
- *     alone, are merged one after another in float64.
- *
- * Which numbers are right: all finite ones, of every input. Where a float32 intermediate overflowed, or is so small
- * that lost subnormals could count, the row (channel, column sum) is computed again in float64: see creg_is_safe() and
- * gradients_are_safe() in reduce.h.
+ * Calls      Kernels never allocate, spawn threads, keep state or touch Python. Sizes are ptrdiff_t. Arrays are
+ *            C-contiguous and naturally aligned; alignment never changes a bit. y may be x and dx may be dy;
+ *            otherwise an output overlaps nothing. A NULL gamma is a gain of 1, a NULL beta a bias of 0. NULL outputs
+ *            are not written. stream: outputs are written by non-temporal stores.
+ * Bits       Only +, -, *, / and sqrt, each correctly rounded by IEEE 754, and never contracted into fma. A sum runs
+ *            over CREG_LANES virtual lanes for any vector width, reduced in one order. At most CREG_PANEL elements
+ *            (or CREG_CHUNK_ROWS rows) are summed in float32; panels and chunks, cut by the shape alone, are merged
+ *            in order in float64.
+ * Range      All finite inputs give right results: where a float32 intermediate overflows, or is so small that lost
+ *            subnormals could count, the row (channel, column sum) is computed again in float64 (safety.h).
  */
 #ifndef CREGKIT_H
 #define CREGKIT_H
@@ -29,6 +23,7 @@ enum {
     CREG_CHUNK_ROWS = 64,     /* rows of a column sum taken in float32 before float64 takes over */
     CREG_WIDE_ROWS = 16,      /* the most rows that are shared out by columns: see wide_rows.h */
     CREG_TILE = 1024,         /* columns of those that are stored together */
+    CREG_TASK = 16384,        /* elements of a task, about; a multiple of both groups below */
     CREG_DROPOUT_GROUP = 128, /* elements that share 16 Philox counters */
     CREG_NOISE_GROUP = 64     /* elements of a sample's noise that do */
 };
@@ -36,8 +31,8 @@ enum {
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
-/* Where a call's arrays are: near the core; far from it, rows to be written one after another; or beyond the cache,
- * outputs to be written around it. */
+/* Where a call's arrays are: in L2; beyond L2, where rows are written one after another; or beyond the LLC, where
+ * outputs are written with non-temporal stores. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
 
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
@@ -46,12 +41,7 @@ typedef struct {
     ptrdiff_t n, c, s;
 } creg_shape;
 
-/* A piece of every channel whose sums are taken in float32: samples [n0, n1) and elements [s0, s1) of each. */
-typedef struct {
-    ptrdiff_t n0, n1, s0, s1;
-} creg_chunk;
-
-/* What batch norm's passes read of each channel: arrays of c elements.
+/* The channels' parameters for batch norm's passes: arrays of c elements.
  *   forward:  y  = ((x - hi) - lo) * scale + bias                hi + lo = mean, scale = gamma * rstd, bias = beta
  *   backward: dx = ((dy - k1) - ((x - hi) - lo) * k2) * scale    k1 = mean(dy), k2 = rstd * mean(dy * x_hat)
  * A channel that float32 cannot hold has exact = 1 and is taken from the float64 arrays instead. */
@@ -61,12 +51,59 @@ typedef struct {
     unsigned char *exact;
 } creg_channels;
 
-/* One image: `planes` planes of height x width pixels, `pixel` floats each. See images.h. */
+/* A batch cut into chunks by its shape alone: each is `samples` samples, of planes longer than CREG_PANEL one of
+ * `pieces` pieces of `piece` elements. A task takes chunk_step chunks of channel_step channels. */
 typedef struct {
-    ptrdiff_t planes, height, width, pixel;
-} creg_image;
+    ptrdiff_t samples, pieces, piece, chunks, chunk_step, channel_step, tasks;
+} creg_cut;
 
-/* Dropout's parameters as the kernels want them. */
+/* What both directions of batch norm have in common. batch_norm_plan() fills in the cuts and `whole`. */
+typedef struct {
+    creg_shape shape;
+    int where, shared;                     /* shared: other processes hold parts of the batch */
+    int whole;                             /* each task takes whole channels through all steps */
+    creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
+    const float *x, *gamma;
+    const float *given_mean, *given_var; /* inference; NULL in training */
+    double *mean, *rstd;
+    double eps, count; /* count: values of a channel in all processes */
+    creg_channels channels;
+} creg_batch;
+
+/* chunk_mean and chunk_m2 (training) are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *beta;
+    float *y, *running_mean, *running_var;
+    double *chunk_mean, *chunk_m2, *var;
+    double momentum;
+    int unbiased;
+} creg_batch_norm;
+
+/* chunk_dy and chunk_dy_d, sums of dy and dy * (x - mean), are stored at [chunk][channel]. */
+typedef struct {
+    creg_batch batch;
+    const float *dy;
+    float *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
+} creg_batch_norm_grad;
+
+/* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and what is decided for each:
+ * see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `strange` is set where an image that
+ * must hold colours does not. */
+typedef struct {
+    ptrdiff_t n, block;
+    ptrdiff_t planes, height, width, pixel, size; /* size: floats of an image */
+    ptrdiff_t crop_height, crop_width, crop_size;
+    const float *x, *other;
+    float *y;
+    const int64_t *whole; /* of each image: the corner of its crop, or its flips, or its box */
+    const float *factors; /* of each image: its weight, or the four factors of its jitter */
+    const double *degrees;
+    float fill;
+    int channels_last, reflect, strange;
+} creg_images;
+
+/* Dropout's parameters. */
 typedef struct {
     uint32_t key[2];    /* the seed's low and high half */
     uint16_t threshold; /* top 16 bits of p: a smaller draw drops */
@@ -74,15 +111,60 @@ typedef struct {
     float scale;        /* 1 / (1 - p) */
 } creg_dropout;
 
-/* One SGD step, its constants in float32. See optimizer.h. */
+/* What decides about dropout's items: draws, or p = 0 or 1 about all of them. */
+enum { CREG_DRAWS, CREG_KEEPS_ALL, CREG_DROPS_ALL };
+
+/* Dropout of n items of `size` floats each, channels or single elements. Item i is element first + i of the random
+ * stream. A task takes `block` items, the first one `lead` more. keep: the decisions alone. */
 typedef struct {
+    creg_dropout dropout;
+    int decides, stream;
+    const float *x;
+    float *y;
+    unsigned char *keep;
+    uint64_t first;
+    ptrdiff_t n, size, block, lead;
+} creg_dropout_items;
+
+/* The L2 penalty of n weights from the sums of squares of their `panels`, and its gradient. */
+typedef struct {
+    const float *w;
+    float *dw;
+    double *panels;
+    ptrdiff_t n, n_panels, block;
+    double weight_decay, penalty;
+    int stream;
+} creg_l2;
+
+/* One SGD step of n weights, its constants in float32. velocity may be NULL. */
+typedef struct {
+    float *w, *velocity;
+    const float *dw;
+    ptrdiff_t n, block;
     float lr, weight_decay, momentum;
 } creg_sgd;
 
-/* One AdamW step (l2 = 0), or one of Adam with L2 (shrink = 1). See optimizer.h. */
+/* One AdamW step (decoupled), or one of Adam with L2, of n weights. adamw_constants() makes those in float32. */
 typedef struct {
+    float *w, *m, *v;
+    const float *dw;
+    ptrdiff_t n, block;
+    int64_t step;
+    double lr, weight_decay, betas[2];
+    int decoupled;
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
 } creg_adamw;
+
+/* Random numbers or noise of samples of `size` elements. A task takes `block` samples of uniform numbers, or of noise
+ * one of the `pieces` of `block` elements of a sample; then block is a multiple of CREG_NOISE_GROUP. */
+typedef struct {
+    uint32_t key[2];
+    const int64_t *index;
+    const float *x, *sigma;
+    float *y;
+    double *uniform;
+    ptrdiff_t samples, size, block, pieces;
+} creg_noise;
 
 /* The norms over rows. */
 enum { CREG_LAYER_NORM, CREG_RMS_NORM };

@@ -1,35 +1,15 @@
 /* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted
- * scaling.
+ * scaling. The readable twin: cregkit/oracle/dropout.py
  *
  * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
- * Saved      nothing: backward draws the same bits again, dx = dy * scale where kept.
- * Spatial    (Tompson et al., 2015, arXiv:1411.4280) the same with one decision per channel instead of per element.
- *
- * Which elements: element i of the stream belongs to group i / 128, whose 16 Philox counters give 4 x 16 words. Element
- * e of a group takes 16 bits: word e / 32 of counter (e % 32) / 2, the low half for even e, the high half for odd. That
- * is the order in which a vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements. A
- * draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of the element's own,
- * so that the probability is p to 2^-48 at the price of 16 bits.
- *
- * Speed   In the caches it is bound by Philox: 274 AVX2 instructions for 64 elements, 0.47 ns an element on one Zen 3
- * core, where a copy takes 0.11; on Zen 5 0.29 ns, with AVX-512 0.10 ns. Beyond them it runs at 0.5 to 0.9 of a copy's
- * bandwidth. The first two rounds' products and the broadcast of the round keys are shared (1.15 times faster). The
- * rounds of several vectors take turns, as one waits for its own last: on Zen 5 two took 0.8 of the time of one with
- * AVX2, two 0.75 and three 0.7 with AVX-512, four 0.8 for want of registers. x is fetched ahead: streamed stores hide
- * from the processor where the loads go (3 times at 16 and 32 MiB on Zen 5, no difference on Zen 3), and three vectors
- * are drawn faster than it fetches by itself (1.2 times at 8 to 16 MiB). An output that begins on no register boundary
- * is streamed from a place apart: 0.8 of the time of plain stores at 256 MiB on a Xeon, and 1.3 of that of an aligned
- * one. Tried there and left: pieces of 512 to 2048 elements instead of 4096 (0.95 to 1.1 of the time), the unfinished
- * line of each piece kept for the next (no difference). Ten rounds of two products for eight elements are 2.5 each,
- * which no order of them avoids. A backward pass draws the bits again, where others read the mask they stored and
- * multiply: 0.5 to 2 times as long as that multiplication, for no memory kept between the passes. Beyond the caches,
- * fetching 768 or 6144 elements ahead instead of 2048, or into the first cache, makes no difference (256 MiB, a Xeon).
- *
- * Limits   On a Xeon with AVX-512, one thread, in the first cache: Philox alone takes 0.133 ns an element, dropout
- * 0.165, a multiplication 0.019. Forward and backward of 50 000 elements on one thread, which draw twice, thus cannot
- * be more than 20 times as fast as PyTorch's there (5.4 ns; 12 times are reached), and on two threads 40 times (17 to
- * 23 are reached in the caches; two threads from 32 Ki elements on instead of 64 Ki: 0.85 of the time, none at 50 000).
- * Beyond the caches two copies take a 21st of PyTorch's time, dropout a 15th to a 20th.
+ * Saved      nothing
+ * Backward   dx = dy * scale where kept: the same bits are drawn again
+ * Spatial    (Tompson et al., 2015, arXiv:1411.4280) one decision a channel instead of one an element
+ * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of
+ *            the element's own, so that the probability is p to 2^-48.
+ * Layout     Element i of the random stream is in group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
+ *            of a group has the low (even e) or high half of word e / 32 of counter (e % 32) / 2: the order in which a
+ *            vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
@@ -42,8 +22,8 @@ enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
 /* Groups whose words are drawn at once. */
 enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1 };
 
-/* Kept elements of whole groups, scaled, plus the residual if there is one; ties count as kept. `vectors` of words are
- * drawn at a time. Returns whether there was a tie that may drop. */
+/* Kept elements of whole groups, scaled, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of
+ * words are drawn at a time. Returns whether there was a tie that may drop. */
 CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
                                     int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -70,7 +50,7 @@ CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float
     return tie && d->tie != 0;
 }
 
-/* Drops what a tie drops among elements [e0, e1) of a group; y and the residual point at element e0. */
+/* Decides the ties among elements [e0, e1) of a group; y and the residual point at element e0. */
 static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
                          const creg_dropout *d)
 {
@@ -95,7 +75,7 @@ CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y,
         dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d);
 }
 
-/* Elements [e0, e1) of a group, through a whole one on the stack. */
+/* Elements [e0, e1) of a group, through a whole group on the stack. */
 static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
                                ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
 {
@@ -108,8 +88,8 @@ static void dropout_part_group(const float *x, const float *residual, float *y, 
     memcpy(y, whole + e0, bytes);
 }
 
-/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual if there is one. Those `ahead` of them
- * are fetched meanwhile. */
+/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual unless it is NULL. Elements `ahead` of
+ * these are prefetched; 0: none. */
 CREG_INLINE void dropout_elements(const float *x, const float *residual, float *y, uint64_t first, ptrdiff_t n,
                                   ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -133,7 +113,8 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
     if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
 }
 
-/* The same from a place apart, for a y on no register boundary where groups begin, which could not be streamed. */
+/* The same through a buffer in L1, for a y that is not aligned to vectors where groups begin: non-temporal stores need
+ * that. */
 static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
                               const philox_keys *keys)
 {
@@ -146,20 +127,46 @@ static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_
     }
 }
 
-static void creg_dropout_forward(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                                 int stream)
+/* A task's items [at, end). */
+typedef struct {
+    ptrdiff_t at, end;
+} item_range;
+
+CREG_INLINE item_range items_of(const creg_dropout_items *a, ptrdiff_t task)
 {
-    const philox_keys keys = philox_keys_of(d->key);
-    const ptrdiff_t lead = (ptrdiff_t)(-first % GROUP);
-    if (stream && unaligned_lead(y + lead, 1))
-        dropout_unaligned(x, y, first, n, d, &keys);
-    else
-        dropout_elements(x, NULL, y, first, n, AHEAD, d, &keys, stream);
-    if (stream) v_stream_end();
+    return (item_range){task ? min_size(a->n, task * a->block + a->lead) : 0,
+                        min_size(a->n, (task + 1) * a->block + a->lead)};
 }
 
-/* The decisions alone, one byte each. */
-static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
+/* Whether p decides without draws. Then y is done. */
+static int decided(const creg_dropout_items *a, item_range items)
+{
+    const ptrdiff_t at = items.at * a->size;
+    const size_t bytes = sizeof(float) * (size_t)((items.end - items.at) * a->size);
+    if (a->decides == CREG_DROPS_ALL) memset(a->y + at, 0, bytes);
+    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(a->y + at, a->x + at, bytes);
+    return a->decides != CREG_DRAWS;
+}
+
+static void creg_dropout_forward(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const item_range range = items_of(a, task);
+    if (decided(a, range)) return;
+    const uint64_t first = a->first + (uint64_t)range.at;
+    const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
+    const philox_keys keys = philox_keys_of(a->dropout.key);
+    const float *x = a->x + range.at;
+    float *y = a->y + range.at;
+    if (a->stream && unaligned_lead(y + lead, 1))
+        dropout_unaligned(x, y, first, n, &a->dropout, &keys);
+    else
+        dropout_elements(x, NULL, y, first, n, AHEAD, &a->dropout, &keys, a->stream);
+    if (a->stream) v_stream_end();
+}
+
+/* Decisions [first, first + n), one byte each. */
+static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
 {
     const philox_keys keys = philox_keys_of(d->key);
     float ones[GROUP], kept[GROUP];
@@ -172,6 +179,17 @@ static void creg_dropout_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, 
     }
 }
 
+static void creg_dropout_keep(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const item_range range = items_of(a, task);
+    const ptrdiff_t n = range.end - range.at;
+    if (a->decides == CREG_DRAWS)
+        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout);
+    else
+        memset(a->keep + range.at, a->decides == CREG_KEEPS_ALL, (size_t)n);
+}
+
 CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
@@ -182,7 +200,7 @@ CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, i
 }
 
 /* y = x * factor. */
-static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int stream)
+static void scale_elements(const float *x, float *y, ptrdiff_t n, float factor, int stream)
 {
     const vf f = v_set1(factor);
     ptrdiff_t j = unaligned_lead(y, n);
@@ -192,17 +210,19 @@ static void creg_scale(const float *x, float *y, ptrdiff_t n, float factor, int 
     if (stream) v_stream_end();
 }
 
-/* Channels [first, first + channels), `size` elements each: a whole channel is kept or dropped. */
-static void creg_spatial_dropout(const float *x, float *y, uint64_t first, ptrdiff_t channels, ptrdiff_t size,
-                                 const creg_dropout *d, int stream)
+static void creg_spatial_dropout(void *items, ptrdiff_t task)
 {
+    const creg_dropout_items a = *(const creg_dropout_items *)items; /* a copy, which no store to y may alias */
+    const item_range range = items_of(&a, task);
     unsigned char keep[GROUP];
-    for (ptrdiff_t c = 0; c < channels; c++, x += size, y += size) {
-        if (c % GROUP == 0) creg_dropout_keep(keep, first + (uint64_t)c, min_size(GROUP, channels - c), d);
-        if (keep[c % GROUP])
-            creg_scale(x, y, size, d->scale, stream);
+    if (decided(&a, range)) return;
+    for (ptrdiff_t c = range.at, k = 0; c < range.end; c++, k = (k + 1) % GROUP) {
+        const ptrdiff_t at = c * a.size;
+        if (k == 0) draw_keep(keep, a.first + (uint64_t)c, min_size(GROUP, range.end - c), &a.dropout);
+        if (keep[k])
+            scale_elements(a.x + at, a.y + at, a.size, a.dropout.scale, a.stream);
         else
-            memset(y, 0, sizeof(float) * (size_t)size);
+            memset(a.y + at, 0, sizeof(float) * (size_t)a.size);
     }
 }
 

@@ -1,7 +1,15 @@
-/* Geometry of one image: crop, flip, rotation, a box filled or pasted; and the mixture of two.
+/* Geometry of images: crop, flip, rotation, a box filled or pasted; and the mixture of two. The readable twin:
+ * cregkit/oracle/images.py
  *
- * An image is `planes` planes of height x width pixels, a pixel being `pixel` floats: (channels, 1) with the channels
- * first, (1, channels) with the channels last. Everything but rotation moves numbers and computes none.
+ * Crop       y[r, c] = x[top + r, left + c], outside of x zeros or its reflection about the first and last pixel
+ * Flip       y[r, c] = x[r, w - 1 - c], or x[h - 1 - r, c], or both
+ * Rotation   y[r, c] = x at (r0 + (r - r0) cos + (c - c0) sin, c0 + (c - c0) cos - (r - r0) sin), bilinear
+ * Box        y = x, but `other` or `fill` within the box (DeVries and Taylor, 2017, arXiv:1708.04552; Yun et al., 2019,
+ *            arXiv:1905.04899)
+ * Mixture    y = weight * x + (1 - weight) * other (Zhang et al., 2018, arXiv:1710.09412)
+ * Numerics   Only rotation and mixture compute. Sine and cosine are series, exact at multiples of 90 degrees.
+ * Layout     An image is `planes` planes of height x width pixels of `pixel` floats: (channels, 1) with the channels
+ *            first, (1, channels) with the channels last.
  */
 #ifndef CREG_IMAGES_H
 #define CREG_IMAGES_H
@@ -16,11 +24,18 @@ CREG_INLINE ptrdiff_t clamp_size(ptrdiff_t a, ptrdiff_t low, ptrdiff_t high)
     return a < low ? low : a > high ? high : a;
 }
 
-static ptrdiff_t image_size(creg_image a) { return a.planes * a.height * a.width * a.pixel; }
+/* Work on image i. */
+typedef void image_step(creg_images *a, ptrdiff_t i);
+
+CREG_INLINE void each_image(creg_images *a, ptrdiff_t task, image_step *step)
+{
+    const ptrdiff_t end = min_size(a->n, (task + 1) * a->block);
+    for (ptrdiff_t i = task * a->block; i < end; i++) step(a, i);
+}
 
 /* ---- crop ---- */
 
-/* Where i lies in 0 .. n - 1 continued by reflection about its first and last: 2 1 | 0 1 2 3 | 2 1. */
+/* The index in 0 .. n - 1 that i reflects to, about the first and the last index: 2 1 | 0 1 2 3 | 2 1. */
 static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
 {
     if (n == 1) return 0;
@@ -28,37 +43,41 @@ static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
     return at < n ? at : period - at;
 }
 
-/* Pixels [from, to) of a row of which the image has none: zeros, or reflections. y points at pixel 0. */
-static void crop_outside(const float *row, float *y, ptrdiff_t from, ptrdiff_t to, ptrdiff_t left, creg_image image,
-                         int reflect)
+/* Pixels [from, to) of a row that lie outside the image: zeros, or reflections. y points at pixel 0. */
+CREG_INLINE void crop_outside(const creg_images *a, const float *row, float *y, ptrdiff_t from, ptrdiff_t to,
+                              ptrdiff_t left)
 {
-    if (!reflect) {
-        if (from < to) memset(y + from * image.pixel, 0, float_bytes((to - from) * image.pixel));
+    const ptrdiff_t pixel = a->pixel;
+    if (!a->reflect) {
+        if (from < to) memset(y + from * pixel, 0, float_bytes((to - from) * pixel));
         return;
     }
     for (ptrdiff_t i = from; i < to; i++)
-        memcpy(y + i * image.pixel, row + reflected(left + i, image.width) * image.pixel, float_bytes(image.pixel));
+        memcpy(y + i * pixel, row + reflected(left + i, a->width) * pixel, float_bytes(pixel));
 }
 
-/* y: the window of height x width pixels whose first pixel is (top, left) of x. */
-static void creg_crop_image(const float *x, float *y, creg_image image, ptrdiff_t top, ptrdiff_t left, ptrdiff_t height,
-                            ptrdiff_t width, int reflect)
+CREG_INLINE void crop_image(creg_images *images, ptrdiff_t image)
 {
-    const ptrdiff_t c0 = clamp_size(-left, 0, width), c1 = clamp_size(image.width - left, c0, width);
-    for (ptrdiff_t plane = 0; plane < image.planes; plane++, x += image.height * image.width * image.pixel)
-        for (ptrdiff_t i = 0; i < height; i++, y += width * image.pixel) {
-            const ptrdiff_t r = reflect ? reflected(top + i, image.height) : top + i;
-            if (r < 0 || r >= image.height) {
-                memset(y, 0, float_bytes(width * image.pixel));
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const ptrdiff_t top = a.whole[2 * image], left = a.whole[2 * image + 1], row = a.width * a.pixel;
+    const ptrdiff_t width = a.crop_width, c0 = clamp_size(-left, 0, width), c1 = clamp_size(a.width - left, c0, width);
+    const float *x = a.x + image * a.size;
+    float *y = a.y + image * a.crop_size;
+    for (ptrdiff_t plane = 0; plane < a.planes; plane++, x += a.height * row)
+        for (ptrdiff_t i = 0; i < a.crop_height; i++, y += width * a.pixel) {
+            const ptrdiff_t r = a.reflect ? reflected(top + i, a.height) : top + i;
+            if (r < 0 || r >= a.height) {
+                memset(y, 0, float_bytes(width * a.pixel));
                 continue;
             }
-            const float *row = x + r * image.width * image.pixel;
-            crop_outside(row, y, 0, c0, left, image, reflect);
+            crop_outside(&a, x + r * row, y, 0, c0, left);
             if (c0 < c1)
-                memcpy(y + c0 * image.pixel, row + (left + c0) * image.pixel, float_bytes((c1 - c0) * image.pixel));
-            crop_outside(row, y, c1, width, left, image, reflect);
+                memcpy(y + c0 * a.pixel, x + r * row + (left + c0) * a.pixel, float_bytes((c1 - c0) * a.pixel));
+            crop_outside(&a, x + r * row, y, c1, width, left);
         }
 }
+
+static void creg_crop_images(void *images, ptrdiff_t task) { each_image(images, task, crop_image); }
 
 /* ---- flip ---- */
 
@@ -95,25 +114,31 @@ static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
         }
 }
 
-/* Upside down, a plane is its rows in reverse order; left to right, each row is its pixels so; both, all pixels are. */
-static void creg_flip_image(const float *x, float *y, creg_image image, int flips)
+/* Upside down reverses the rows of each plane; left to right, the pixels of each row; both, the pixels of each plane.
+ */
+static void flip_image(creg_images *images, ptrdiff_t image)
 {
-    const ptrdiff_t row = image.width * image.pixel, plane = image.height * row;
-    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(image.planes * plane));
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const ptrdiff_t row = a.width * a.pixel, plane = a.height * row;
+    const int64_t flips = a.whole[image];
+    const float *x = a.x + image * a.size;
+    float *y = a.y + image * a.size;
+    if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a.size));
     if (flips == CREG_FLIP_HORIZONTAL)
-        for (ptrdiff_t i = 0; i < image.planes * image.height; i++)
-            reverse_items(x + i * row, y + i * row, image.width, image.pixel);
+        for (ptrdiff_t i = 0; i < a.planes * a.height; i++) reverse_items(x + i * row, y + i * row, a.width, a.pixel);
     if (flips == CREG_FLIP_VERTICAL)
-        for (ptrdiff_t i = 0; i < image.planes; i++) reverse_items(x + i * plane, y + i * plane, image.height, row);
+        for (ptrdiff_t i = 0; i < a.planes; i++) reverse_items(x + i * plane, y + i * plane, a.height, row);
     if (flips == (CREG_FLIP_HORIZONTAL | CREG_FLIP_VERTICAL))
-        for (ptrdiff_t i = 0; i < image.planes; i++)
-            reverse_items(x + i * plane, y + i * plane, image.height * image.width, image.pixel);
+        for (ptrdiff_t i = 0; i < a.planes; i++)
+            reverse_items(x + i * plane, y + i * plane, a.height * a.width, a.pixel);
 }
+
+static void creg_flip_images(void *images, ptrdiff_t task) { each_image(images, task, flip_image); }
 
 /* ---- rotation ---- */
 
-/* Sine and cosine of an angle in degrees, by their series about the nearest multiple of 90: exact there, and below
- * 1e-15 off elsewhere. */
+/* Sine and cosine of an angle in degrees, by their series about the nearest multiple of 90: exact there, with an error
+ * below 1e-15 elsewhere. */
 static void turn_of(double degrees, double *sine, double *cosine)
 {
     const double quarters = degrees / 90.0;
@@ -141,7 +166,7 @@ static void turn_of(double degrees, double *sine, double *cosine)
     }
 }
 
-/* Where a coordinate lies: its pixel and the weights of that and of the next. */
+/* A coordinate: its pixel, and the weights of that and of the next pixel. */
 typedef struct {
     ptrdiff_t at;
     float here, next;
@@ -161,82 +186,97 @@ CREG_INLINE float weighted(between r, between c, float v00, float v01, float v10
     return r.here * (c.here * v00 + c.next * v01) + r.next * (c.here * v10 + c.next * v11);
 }
 
-/* An output pixel all of whose four neighbours lie within, as they mostly do. */
-CREG_INLINE void rotate_inside(const float *x, float *y, creg_image image, between r, between c)
+/* The usual output pixel, with all four neighbours inside. x and y point at the image and at the pixel. */
+CREG_INLINE void rotate_inside(const creg_images *a, const float *x, float *y, between r, between c)
 {
-    const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
-    const float *at = x + r.at * row + c.at * image.pixel;
-    for (ptrdiff_t p = 0; p < image.planes; p++, at += plane, y += plane)
-        for (ptrdiff_t k = 0; k < image.pixel; k++)
-            y[k] = weighted(r, c, at[k], at[k + image.pixel], at[k + row], at[k + row + image.pixel]);
+    const ptrdiff_t row = a->width * a->pixel, plane = a->height * row, pixel = a->pixel;
+    const float *at = x + r.at * row + c.at * pixel;
+    for (ptrdiff_t p = 0; p < a->planes; p++, at += plane, y += plane)
+        for (ptrdiff_t k = 0; k < pixel; k++)
+            y[k] = weighted(r, c, at[k], at[k + pixel], at[k + row], at[k + row + pixel]);
 }
 
 /* An output pixel with neighbours outside. */
-static void rotate_edge(const float *x, float *y, creg_image image, between r, between c, float fill)
+static void rotate_edge(const creg_images *a, const float *x, float *y, between r, between c)
 {
-    const ptrdiff_t plane = image.height * image.width * image.pixel, row = image.width * image.pixel;
-    for (ptrdiff_t p = 0; p < image.planes; p++, x += plane, y += plane)
-        for (ptrdiff_t k = 0; k < image.pixel; k++) {
+    const ptrdiff_t row = a->width * a->pixel, plane = a->height * row;
+    for (ptrdiff_t p = 0; p < a->planes; p++, x += plane, y += plane)
+        for (ptrdiff_t k = 0; k < a->pixel; k++) {
             float v[4];
             for (int j = 0; j < 4; j++) {
                 const ptrdiff_t at_r = r.at + j / 2, at_c = c.at + j % 2;
-                const int inside = is_within(at_r, image.height) && is_within(at_c, image.width);
-                v[j] = inside ? x[at_r * row + at_c * image.pixel + k] : fill;
+                const int inside = is_within(at_r, a->height) && is_within(at_c, a->width);
+                v[j] = inside ? x[at_r * row + at_c * a->pixel + k] : a->fill;
             }
             y[k] = weighted(r, c, v[0], v[1], v[2], v[3]);
         }
 }
 
-/* Counterclockwise about the centre, bilinear; what comes from outside is `fill`. */
-static void creg_rotate_image(const float *x, float *y, creg_image image, double degrees, float fill)
+/* Counterclockwise about the centre. Pixels outside x are `fill`. */
+CREG_INLINE void rotate_image(creg_images *images, ptrdiff_t index)
 {
-    if (degrees == 0.0) {
-        memcpy(y, x, float_bytes(image_size(image)));
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const float *x = a.x + index * a.size;
+    float *y = a.y + index * a.size;
+    if (a.degrees[index] == 0.0) {
+        memcpy(y, x, float_bytes(a.size));
         return;
     }
     double sine, cosine;
-    turn_of(degrees, &sine, &cosine);
-    const double r0 = (double)(image.height - 1) / 2, c0 = (double)(image.width - 1) / 2;
-    for (ptrdiff_t i = 0; i < image.height; i++)
-        for (ptrdiff_t j = 0; j < image.width; j++, y += image.pixel) {
+    turn_of(a.degrees[index], &sine, &cosine);
+    const double r0 = (double)(a.height - 1) / 2, c0 = (double)(a.width - 1) / 2;
+    for (ptrdiff_t i = 0; i < a.height; i++)
+        for (ptrdiff_t j = 0; j < a.width; j++, y += a.pixel) {
             const double dr = (double)i - r0, dc = (double)j - c0;
             const between r = between_of(r0 + (dr * cosine + dc * sine));
             const between c = between_of(c0 + (dc * cosine - dr * sine));
-            if (is_within(r.at, image.height - 1) && is_within(c.at, image.width - 1))
-                rotate_inside(x, y, image, r, c);
+            if (is_within(r.at, a.height - 1) && is_within(c.at, a.width - 1))
+                rotate_inside(&a, x, y, r, c);
             else
-                rotate_edge(x, y, image, r, c, fill);
+                rotate_edge(&a, x, y, r, c);
         }
 }
+
+static void creg_rotate_images(void *images, ptrdiff_t task) { each_image(images, task, rotate_image); }
 
 /* ---- boxes and mixtures ---- */
 
-/* y = x, but `other` within the box, or `fill` where there is no other. */
-static void creg_box_image(const float *x, const float *other, float *y, creg_image image, const int64_t box[4],
-                           float fill)
+/* y = x, but within the box `other`, or `fill` where there is no other. */
+CREG_INLINE void box_image(creg_images *images, ptrdiff_t image)
 {
-    const ptrdiff_t r0 = clamp_size(box[0], 0, image.height), c0 = clamp_size(box[1], 0, image.width);
-    const ptrdiff_t r1 = clamp_size(box[2], r0, image.height), c1 = clamp_size(box[3], c0, image.width);
-    if (x != y) memcpy(y, x, float_bytes(image_size(image)));
-    const ptrdiff_t n = (c1 - c0) * image.pixel;
-    for (ptrdiff_t plane = 0; plane < image.planes; plane++)
+    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const int64_t *box = a.whole + 4 * image;
+    const ptrdiff_t r0 = clamp_size(box[0], 0, a.height), c0 = clamp_size(box[1], 0, a.width);
+    const ptrdiff_t r1 = clamp_size(box[2], r0, a.height), c1 = clamp_size(box[3], c0, a.width);
+    const ptrdiff_t n = (c1 - c0) * a.pixel;
+    const float *x = a.x + image * a.size, *other = AT(a.other, image * a.size);
+    float *y = a.y + image * a.size;
+    if (x != y) memcpy(y, x, float_bytes(a.size));
+    for (ptrdiff_t plane = 0; plane < a.planes; plane++)
         for (ptrdiff_t r = r0; r < r1; r++) {
-            const ptrdiff_t at = ((plane * image.height + r) * image.width + c0) * image.pixel;
+            const ptrdiff_t at = ((plane * a.height + r) * a.width + c0) * a.pixel;
             if (other)
                 memcpy(y + at, other + at, float_bytes(n));
             else
-                for (ptrdiff_t i = 0; i < n; i++) y[at + i] = fill;
+                for (ptrdiff_t k = 0; k < n; k++) y[at + k] = a.fill;
         }
 }
 
+static void creg_box_images(void *images, ptrdiff_t task) { each_image(images, task, box_image); }
+
 /* y = weight * x + (1 - weight) * other. */
-static void creg_mix(const float *x, const float *other, float *y, ptrdiff_t n, float weight)
+CREG_INLINE void mix_image(creg_images *a, ptrdiff_t i)
 {
-    const vf w = v_set1(weight), rest = v_set1(1.0f - weight);
-    for (ptrdiff_t i = 0; i < n; i += CREG_W) {
-        const vf mixed = v_add(v_mul(w, v_load_part(x + i, n - i)), v_mul(rest, v_load_part(other + i, n - i)));
-        v_store_part(y + i, mixed, n - i);
+    const ptrdiff_t n = a->size;
+    const float *x = a->x + i * n, *other = a->other + i * n;
+    float *y = a->y + i * n;
+    const vf w = v_set1(a->factors[i]), rest = v_set1(1.0f - a->factors[i]);
+    for (ptrdiff_t j = 0; j < n; j += CREG_W) {
+        const vf mixed = v_add(v_mul(w, v_load_part(x + j, n - j)), v_mul(rest, v_load_part(other + j, n - j)));
+        v_store_part(y + j, mixed, n - j);
     }
 }
+
+static void creg_mix_images(void *images, ptrdiff_t task) { each_image(images, task, mix_image); }
 
 #endif

@@ -1,24 +1,20 @@
-/* Colour jitter of one image with values in [0, 1]: brightness, contrast, saturation and hue, in this order.
+/* Colour jitter of images with values in [0, 1], in this order. The readable twin: cregkit/oracle/images.py
  *
- *     gray        0.299 R + 0.587 G + 0.114 B; of a one-channel image, itself                     (ITU-R BT.601)
- *     brightness  x = clip(b x)
- *     contrast    x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
- *     saturation  x = clip(s x + (1 - s) gray(x))
- *     hue         the angle of x in the hexcone of HSV turned by h turns (Smith, 1978, "Color Gamut Transform Pairs")
- *
- * clip is to [0, 1] and keeps NaN. A factor of 1 (a hue of a whole turn) leaves its step out, clipping included, and
- * one channel has neither saturation nor hue.
- *
- * Hue without branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the sector of the colour,
- * channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the nearest multiple of 6.
- * V and D stay, so that gray stays gray and nothing leaves [0, 1].
- *
- * Whether x holds colours is found by the pass that writes y, which loads all of x: the check reads no memory. An x
- * that does not makes y meaningless.
+ * Gray         0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); of any other number of channels their mean
+ * Brightness   x = clip(b x)
+ * Contrast     x = clip(c x + (1 - c) m), m the mean of gray over the image after brightness
+ * Saturation   x = clip(s x + (1 - s) gray(x))
+ * Hue          the angle of x in the hexcone of HSV, turned by h turns (Smith, 1978, "Color Gamut Transform Pairs")
+ * Numerics     clip is to [0, 1] and keeps NaN. A factor of 1 (a hue of a whole turn) skips its step, clip included.
+ *              Hue has no branches: with V the largest channel, D = V - the smallest, and w in [-1, 5) the colour's
+ *              sector, channel n of (5, 3, 1) is V - D clip(2 - |w + 6 h + n - 2|), the distance being that to the
+ *              nearest multiple of 6. V and D stay: gray stays gray and no value leaves [0, 1].
+ * Layout       The pass that writes y also finds the range of x, so that the check for colours reads no memory.
  */
 #ifndef CREG_JITTER_H
 #define CREG_JITTER_H
 
+#include "images.h"
 #include "safety.h"
 #include "stores.h"
 
@@ -34,7 +30,7 @@ typedef struct {
     vf c[3];
 } colour;
 
-/* How far colours may lie beyond [0, 1]: rounding of what made them, not another scale. */
+/* The excess over [0, 1] that counts as rounding of a colour, not as another scale. */
 #define COLOUR_EXCESS 1e-3f
 
 CREG_INLINE int range_of_colours(range seen)
@@ -42,12 +38,22 @@ CREG_INLINE int range_of_colours(range seen)
     return all_at_most(seen.high, 1.0f + COLOUR_EXCESS) && all_at_most(v_sub(v_set1(0.0f), seen.low), COLOUR_EXCESS);
 }
 
-static int creg_are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+static int are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+
+/* From several threads. */
+static void check(creg_images *a, int holds)
+{
+    if (!holds) __atomic_store_n(&a->strange, 1, __ATOMIC_RELAXED);
+}
+
+CREG_INLINE void check_colours(creg_images *a, ptrdiff_t i) { check(a, are_colours(a->x + i * a->size, a->size)); }
+
+static void creg_check_colours(void *images, ptrdiff_t task) { each_image(images, task, check_colours); }
 
 CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
 CREG_INLINE vf brightened(vf x, float factor) { return factor == 1.0f ? x : clipped(v_mul(v_set1(factor), x)); }
 
-/* With brightness applied. `seen` is widened by the colours as they were, where it is not NULL. */
+/* With brightness applied. `seen`, unless NULL, is widened by the colours before that. */
 CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v;
@@ -123,18 +129,18 @@ CREG_INLINE void turn_hue(colour *v, vf six_hue)
     }
 }
 
-/* The part of a turn that is left over whole ones, in [0, 1). */
+/* The fraction of a turn after whole turns, in [0, 1). */
 static float turn_fraction(float hue)
 {
-    if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* whole, as all floats there are */
+    if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* floats of that size are whole numbers */
     const float rest = hue - (float)(int32_t)hue, turn = rest < 0.0f ? rest + 1.0f : rest;
     return turn < 1.0f ? turn : 0.0f;
 }
 
-/* Brightness alone, which does not care what is a pixel, of n elements. */
+/* Brightness alone of n elements, whatever a pixel is. */
 static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
 {
-    if (factor == 1.0f && x == y) return creg_are_colours(x, n);
+    if (factor == 1.0f && x == y) return are_colours(x, n);
     ranges seen = no_ranges();
     ptrdiff_t i = 0;
     for (; i + RANGES * CREG_W <= n; i += RANGES * CREG_W) /* main loop */
@@ -151,12 +157,12 @@ static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
     return range_of_colours(merged(&seen));
 }
 
-/* What comes after brightness. */
+/* The steps after brightness. */
 typedef struct {
     float contrast, saturation, hue, mean;
 } recolouring;
 
-/* At most CREG_W pixels, `left` of them. */
+/* min(CREG_W, left) pixels. */
 CREG_INLINE void recolour(const colours *a, const recolouring *r, float *y, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v = load_colour(a, at, left, seen);
@@ -181,22 +187,36 @@ CREG_INLINE int recolour_all(colours a, recolouring r, float *y)
     return range_of_colours(merged(&seen));
 }
 
-/* n pixels; y like x. factors: brightness, contrast, saturation, hue. Returns whether x holds colours. */
-static int creg_jitter_image(const float *x, float *y, ptrdiff_t n, int channels, int channels_last,
-                             const float factors[4])
+CREG_INLINE recolouring recolouring_of(const float factors[4], int coloured)
 {
+    return (recolouring){.contrast = factors[1],
+                         .saturation = coloured ? factors[2] : 1.0f,
+                         .hue = coloured ? turn_fraction(factors[3]) : 0.0f};
+}
+
+/* Gray of a number of channels other than 3 is their mean, so that all values are pixels of one gray image. */
+CREG_INLINE void jitter_image(creg_images *a, ptrdiff_t i)
+{
+    const float *x = a->x + i * a->size, *factors = a->factors + 4 * i;
+    float *y = a->y + i * a->size;
+    const int coloured = a->planes * a->pixel == 3;
+    const ptrdiff_t n = coloured ? a->height * a->width : a->size;
     const colours gray = {.x = x, .n = n, .step = 1, .plane = n, .channels = 1, .brightness = factors[0]};
     const colours planes = {.x = x, .n = n, .step = 1, .plane = n, .channels = 3, .brightness = factors[0]};
     const colours pixels = {.x = x, .n = n, .step = 3, .plane = 1, .channels = 3, .brightness = factors[0]};
-    recolouring r = {.contrast = factors[1], .saturation = 1.0f};
-    if (channels == 3) {
-        r.saturation = factors[2];
-        r.hue = turn_fraction(factors[3]);
-    }
-    if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f) return brighten(x, y, n * channels, factors[0]);
-    if (r.contrast != 1.0f) r.mean = gray_mean(channels == 1 ? gray : channels_last ? pixels : planes);
-    if (channels == 1) return recolour_all(gray, r, y);
-    return channels_last ? recolour_all(pixels, r, y) : recolour_all(planes, r, y);
+    const colours *own = !coloured ? &gray : a->pixel == 3 ? &pixels : &planes;
+    recolouring r = recolouring_of(factors, coloured);
+    if (r.contrast != 1.0f) r.mean = gray_mean(*own);
+    if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f)
+        check(a, brighten(x, y, a->size, factors[0]));
+    else if (own == &gray)
+        check(a, recolour_all(gray, r, y));
+    else if (own == &pixels)
+        check(a, recolour_all(pixels, r, y));
+    else
+        check(a, recolour_all(planes, r, y));
 }
+
+static void creg_jitter_images(void *images, ptrdiff_t task) { each_image(images, task, jitter_image); }
 
 #endif

@@ -1,20 +1,15 @@
-/* Random numbers of samples, and Gaussian noise.
+/* Random numbers of samples, and Gaussian noise. The readable twin: cregkit/oracle/noise.py
  *
- * Every sample of a data set has numbers of its own, whatever batch it is in: Philox's counter holds the sample's index
- * (below 2^32) above the number's place. The seeds are derived: from one seed come others by their numbers, for an
- * epoch, and from that for a transform, so that two of them never share bits.
- *
- * Uniform    53 bits of two words: k / 2^53, k from 0 to 2^53 - 1.
+ * Uniform    k / 2^53 with 53 bits k of two words
  * Normal     Box and Muller (1958), "A Note on the Generation of Random Normal Deviates", of two words:
- *                u = (k + 1/2) / 2^31, rounded to float32;   k: upper 31 bits of the first word
- *                t = 2 k / 2^31 - 1, rounded to float32;     k: upper 31 bits of the second
- *                r = sqrt(-2 ln u),   z = r sin(pi t / 2)   and   +-r cos(pi t / 2)
- *            The half circle and a sign, the second word's lowest bit, make the whole. |z| reaches 6.66. Only + - * /
- *            and sqrt, so ln is e ln 2 + 2 artanh((m - 1)/(m + 1)) for u = m 2^e, with the odd powers after the
- *            first by a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
- *            makes its zero exact.
- * Places     64 elements take 16 counters: element 16 j + k of a group has counter 16 group + k, from whose words 0
- *            and 1 come j = 0 (sine) and 1 (cosine), from words 2 and 3 j = 2 and 3.
+ *            r = sqrt(-2 ln u),  z = r sin(pi t / 2) and +-r cos(pi t / 2); the sign is the second word's lowest bit
+ *            u = (k + 1/2) / 2^31,  t = 2 k / 2^31 - 1,  rounded to float32; k: the upper 31 bits of a word
+ * Saved      nothing: a sample's numbers are functions of the seed, its index in the data set and their place
+ * Numerics   Only + - * / and sqrt. For u = m 2^e, ln u is e ln 2 + 2 artanh((m - 1) / (m + 1)), whose odd powers after
+ *            the first are a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
+ *            makes its zero exact. |z| is at most 6.66.
+ * Layout     Philox's counter holds the sample's index above the place. Element 16 j + k of a group of 64 has counter
+ *            16 group + k: words 0 and 1 give j = 0 (sine) and 1 (cosine), words 2 and 3 give j = 2 and 3.
  */
 #ifndef CREG_NOISE_H
 #define CREG_NOISE_H
@@ -34,7 +29,7 @@ static uint64_t creg_derived_seed(uint64_t seed, uint64_t n)
 }
 
 /* Numbers 0 .. n - 1 of a sample, each in [0, 1). */
-static void creg_sample_uniform(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2])
+static void uniform_numbers(double *u, uint32_t index, ptrdiff_t n, const uint32_t key[2])
 {
     uint32_t word[4] = {0};
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -42,6 +37,14 @@ static void creg_sample_uniform(double *u, uint32_t index, ptrdiff_t n, const ui
         const uint32_t *two = word + 2 * (i % 2);
         u[i] = (double)((uint64_t)two[0] << 21 | two[1] >> 11) * 0x1p-53;
     }
+}
+
+static void creg_sample_uniform(void *noise, ptrdiff_t task)
+{
+    const creg_noise *a = noise;
+    const ptrdiff_t end = min_size((task + 1) * a->block, a->samples);
+    for (ptrdiff_t i = task * a->block; i < end; i++)
+        uniform_numbers(a->uniform + i * a->size, (uint32_t)a->index[i], a->size, a->key);
 }
 
 /* -2 ln((k + 1/2) / 2^31), square root. */
@@ -90,20 +93,31 @@ CREG_INLINE void noise_group(const float *x, float *y, uint64_t counter, float s
     }
 }
 
-/* Elements [first, first + n) of a sample, first a multiple of NOISE_GROUP. */
-static void creg_gaussian_noise(const float *x, float *y, uint32_t index, ptrdiff_t first, ptrdiff_t n, float sigma,
-                                const uint32_t key[2])
+/* Elements [first, first + n) of sample i, first a multiple of NOISE_GROUP. */
+static void add_noise(const creg_noise *a, ptrdiff_t i, ptrdiff_t first, ptrdiff_t n)
 {
-    const philox_keys keys = philox_keys_of(key);
-    uint64_t counter = (uint64_t)index << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);
-    ptrdiff_t i = 0;
-    for (; i + NOISE_GROUP <= n; i += NOISE_GROUP, counter += NOISE_COUNTERS) /* main loop */
-        noise_group(x + i, y + i, counter, sigma, &keys);
-    if (i == n) return;
-    float whole[NOISE_GROUP] = {0}; /* tail */
-    memcpy(whole, x + i, sizeof(float) * (size_t)(n - i));
+    const philox_keys keys = philox_keys_of(a->key);
+    const float *x = a->x + i * a->size + first, sigma = a->sigma[i];
+    float *y = a->y + i * a->size + first, whole[NOISE_GROUP] = {0};
+    uint64_t counter = (uint64_t)a->index[i] << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);
+    ptrdiff_t j = 0;
+    for (; j + NOISE_GROUP <= n; j += NOISE_GROUP, counter += NOISE_COUNTERS) /* main loop */
+        noise_group(x + j, y + j, counter, sigma, &keys);
+    if (j == n) return;
+    memcpy(whole, x + j, sizeof(float) * (size_t)(n - j)); /* tail */
     noise_group(whole, whole, counter, sigma, &keys);
-    memcpy(y + i, whole, sizeof(float) * (size_t)(n - i));
+    memcpy(y + j, whole, sizeof(float) * (size_t)(n - j));
+}
+
+static void creg_gaussian_noise(void *noise, ptrdiff_t task)
+{
+    const creg_noise *a = noise;
+    const ptrdiff_t i = task / a->pieces, first = task % a->pieces * a->block, at = i * a->size + first;
+    const ptrdiff_t n = min_size(a->block, a->size - first);
+    if (a->sigma[i] != 0.0f)
+        add_noise(a, i, first, n);
+    else if (a->x != a->y)
+        memcpy(a->y + at, a->x + at, sizeof(float) * (size_t)n);
 }
 
 #endif

@@ -1,14 +1,14 @@
 /* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based
- * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. Nothing is carried
- * from one draw to the next, so any element's draw can be had anywhere, in any order.
+ * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. No state passes from
+ * one draw to the next: every element's draw can be computed on its own. The readable twin: cregkit/oracle/philox.py
  *
- * Counter layout of this library
+ * Layout     of a counter:
  *   words 0, 1   low and high half of a 64-bit number n
  *   word  2      PHILOX_DRAWS: n = 16 * group + k, k = 0..15, the 16-bit draws of a group of 128 elements
- *                PHILOX_TIES:  n = element, whose word 0 decides a tie
- *                PHILOX_SEEDS: words 0 and 1 are the n-th seed derived from the key
- *                PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. (Its noise is PHILOX_DRAWS
- *                with the same n, keyed by a derived seed.)
+ *                PHILOX_TIES: n = element; word 0 of the result decides a tie
+ *                PHILOX_SEEDS: words 0 and 1 of the result are the n-th seed derived from the key
+ *                PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. Its noise is PHILOX_DRAWS
+ *                with the same n and a derived seed as key.
  *   word  3      0
  *   key          low and high half of the seed
  */
@@ -52,8 +52,8 @@ CREG_INLINE philox_keys philox_keys_of(const uint32_t key[2])
     return keys;
 }
 
-/* The first two rounds of counters n (one in the low half of each lane) whose high words are `high`. They differ in
- * word 0 alone, so that half of these rounds' products are the same for all of them. */
+/* The first two rounds of counters n (one in the low half of each lane) with the high word `high`. They differ in word
+ * 0 alone, so that all of them share half of these rounds' products. */
 CREG_INLINE void philox_first_rounds(vu n, uint32_t high, const philox_keys *keys, vu c[4])
 {
     const uint64_t p1 = (uint64_t)PHILOX_M1 * PHILOX_DRAWS;
@@ -75,9 +75,10 @@ CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
     c[3] = p0;
 }
 
-/* `vectors` times CREG_W counters from n = first on, none of which carries into the high half. Their rounds take turns,
- * so that none waits for its own last. words[i][j] holds word j of vector i in order. The counters stand in the low
- * halves of 64-bit lanes, the even and the odd ones apart, because there the product's two halves need no sorting. */
+/* `vectors` times CREG_W counters from n = first on, none of which carries into the high half. Rounds of several
+ * vectors are interleaved to hide the latency of the multiplications. words[i][j] holds word j of vector i in order.
+ * Counters are in the low halves of 64-bit lanes, even and odd ones apart: there the halves of a product need no
+ * permutation. */
 CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *keys, vu words[][4])
 {
     vu c[2 * PHILOX_TOGETHER][4];

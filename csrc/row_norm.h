@@ -35,14 +35,19 @@ typedef struct {
 
 CREG_INLINE gain_bias columns_on(gain_bias a, ptrdiff_t j) { return (gain_bias){AT(a.gamma, j), AT(a.beta, j)}; }
 
+CREG_INLINE vf norm_vector(form f, gain_bias a, vf x, ptrdiff_t j, ptrdiff_t left, row_scale row)
+{
+    vf v = normalised(f, x, row);
+    if (f.usual || a.gamma) v = v_mul(v, v_load_part(a.gamma + j, left));
+    if (f.kind == CREG_LAYER_NORM && (f.usual || a.beta)) v = v_add(v, v_load_part(a.beta + j, left));
+    return v;
+}
+
 /* y of the `left` elements from j on, at most a vector. */
 CREG_INLINE void norm_part(form f, gain_bias a, const float *x, float *y, ptrdiff_t j, ptrdiff_t left, row_scale row,
                            int stream)
 {
-    vf v = normalised(f, v_load_part(x + j, left), row);
-    if (f.usual || a.gamma) v = v_mul(v, v_load_part(a.gamma + j, left));
-    if (f.kind == CREG_LAYER_NORM && (f.usual || a.beta)) v = v_add(v, v_load_part(a.beta + j, left));
-    v_put_part(y + j, v, left, stream);
+    v_put_part(y + j, norm_vector(f, a, v_load_part(x + j, left), j, left, row), left, stream);
 }
 
 /* Whole groups of lanes from j on; returns where they end. Prefetches the row at `next`. */
@@ -71,11 +76,10 @@ CREG_INLINE void norm_short_row(form f, gain_bias a, const float *x, const float
                                 row_scale row)
 {
     const ptrdiff_t last = cols - CREG_W;
-    float tail[CREG_W];
-    v_store(tail, v_load(x + last));
+    const vf tail = v_load(x + last);
     ptrdiff_t j = norm_groups(f, a, x, next, y, 0, cols, row, 0);
     for (; j < last; j += CREG_W) norm_part(f, a, x, y, j, CREG_W, row, 0);
-    norm_part(f, columns_on(a, last), tail, y + last, 0, CREG_W, row, 0);
+    v_store(y + last, norm_vector(f, a, tail, last, CREG_W, row));
 }
 
 static void norm_row_exact(int kind, gain_bias a, const float *x, float *y, ptrdiff_t cols, double mean, double rstd)

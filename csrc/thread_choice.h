@@ -1,24 +1,22 @@
 /* The number of threads of a parallel loop, chosen loop by loop. Results do not depend on it.
  *
- * A loop ends when its last thread is done. On a busy machine the system may have stopped that thread for a time slice:
- * milliseconds, for a loop of microseconds. So every loop on several threads is judged: the time of its tasks tells
- * what half as many threads would have taken, and the difference is a gain or a loss. Losses that gains do not cover
- * halve the number of threads for a pause. Then it is doubled again, as a trial. A loss soon after the last one makes
- * the pause four times as long.
- *
- * Loops of each size (power of two of elements) are judged by themselves: a time slice is much longer than a small loop
- * and much shorter than a large one. Pauses are measured in work: the time spent in loops on fewer threads. A trial
- * therefore costs a small share of the work even where loops are rare.
- *
- * A loop after a gap may have to wake threads or to create them, which can take milliseconds too. That loss is a debt.
- * A pause begins only if gains have not paid it back when the next gap comes.
- *
- * Times are nanoseconds. Threads may choose and note at the same time: a lost update shifts a decision, no more.
+ * Problem    A loop ends when its last thread is done. On a busy machine the system may have stopped that thread for a
+ *            time slice: milliseconds, for a loop of microseconds.
+ * Policy     The time of a loop's tasks tells what half as many threads would have taken: a gain or a loss. Losses that
+ *            gains do not cover halve the threads for a pause, then they are doubled as a trial. A loss soon after the
+ *            last one makes the pause four times as long.
+ * Sizes      Loops of each size (power of two of elements) are judged apart: a time slice is much longer than a small
+ *            loop and much shorter than a large one. Pauses are measured in work, the time spent in loops on fewer
+ *            threads, so a trial costs a small share of it even where loops are rare.
+ * Wake-ups   The first loop after a gap may have to wake or create threads. That loss is a debt: a pause begins only if
+ *            gains have not paid it back by the next gap.
  */
 #ifndef CREG_THREAD_CHOICE_H
 #define CREG_THREAD_CHOICE_H
 
 #include <stdint.h>
+
+/* Times are nanoseconds. Threads may choose and note at once: a lost update shifts a decision, no more. */
 
 enum {
     CREG_MAX_THREADS = 4096,

@@ -1,6 +1,6 @@
-"""The README's performance section, from runs of ``cregkit bench --json``.
+"""The page bench/RESULTS.md, from runs of ``cregkit bench --json``.
 
-``python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json]`` prints it.
+``python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json] > bench/RESULTS.md`` writes it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,52 @@ from cregkit.benchmark.suite import OURS_OUT, PROMISED, Row
 from cregkit.verify.shapes import LADDER, TIMED_PLANES
 
 SHOWN = {*LADDER, *TIMED_PLANES.quick, (10_000_000,)}
-"""The shapes in the section's table; the run contains more."""
+"""The shapes of the table of times: the others are in the run."""
+HEAD = """\
+# Results
+
+<!-- written by python -m cregkit.benchmark.markdown: edit that, not this page -->
+How the times are taken: [cregkit/benchmark](../cregkit/benchmark/README.md). `MISSED` marks a target of the project
+that this CPU does not reach. A target is judged by its worst cell, which the last column names. Nothing was tuned on
+the held-out shapes.
+"""
+FOOT = """\
+![Fraction of the fastest copy's bandwidth, by size](performance.png)
+"""
 FORMS = (("layer_norm", "rms_norm"), ("layer_norm_forward", "rms_norm_forward"))
 
 
-def section(tuned: Report, held_out: Report | None = None) -> str:
-    """Return the promises with their measurements, the main ops by size, and RMS norm against layer norm."""
-    lines = [f"{report.machine_line(tuned.machine)}; {tuned.machine['date']}.", "", *_promises(tuned, held_out), ""]
-    lines += [
-        "Times in microseconds (lower quartiles), the speed-up over the best peer, and the bandwidth as a fraction of",
-        "that of the fastest copy of as many bytes:",
+def page(tuned: Report, held_out: Report | None = None) -> str:
+    """Return the targets and what was measured, the main ops by size, and how RMS norm compares with layer norm."""
+    lines = [
+        HEAD,
+        f"{report.machine_line(tuned.machine)}; {tuned.machine['date']}.",
+        "",
+        "## Targets",
+        "",
+        *_targets(tuned, held_out),
+        "",
+        "## Times",
+        "",
+        "Times are lower quartiles in microseconds. The ratio is the speed-up over the best peer. The last",
+        "column is the bandwidth as a fraction of the bandwidth of the fastest copy of as many bytes.",
         "",
         *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
+        "",
+        "## Layer norm against RMS norm",
+        "",
+        *rms_against_layer(tuned.rows),
+        "",
+        FOOT,
     ]
-    return "\n".join([*lines, "", *rms_against_layer(tuned.rows), ""])
+    return "\n".join(lines)
 
 
 def _is_shown(row: Row) -> bool:
     return row.case in PROMISED and row.shape in SHOWN
 
 
-def _promises(tuned: Report, held_out: Report | None) -> Iterator[str]:
+def _targets(tuned: Report, held_out: Report | None) -> Iterator[str]:
     others = {goal.what + goal.against.split(" (")[0]: goal for goal in held_out.goals} if held_out else {}
     rows = []
     for goal in tuned.goals:
@@ -45,7 +70,7 @@ def _promises(tuned: Report, held_out: Report | None) -> Iterator[str]:
         other = others.get(goal.what + goal.against.split(" (")[0])
         held = [] if held_out is None else [report.goal_cells(other)[3] if other else "-"]
         rows.append([what, against, limit, measured, *held, verdict, where])
-    headers = ("promise", "against", "limit", "measured", *(["held-out shapes"] if held_out else []), "", "worst cell")
+    headers = ("target", "against", "limit", "measured", *(["held-out shapes"] if held_out else []), "", "worst cell")
     yield from _table(headers, rows)
 
 
@@ -60,7 +85,7 @@ def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:
                 mebibytes = 8 * math.prod(shape) / (1 << 20)
                 ratio = a.seconds(OURS_OUT) / b.seconds(OURS_OUT)
                 cells.append([f"{layer} / {rms}", "x".join(map(str, shape)), f"{mebibytes:.3g}", f"{ratio:.2f}"])
-    yield "Speed-up of RMS norm over layer norm, with `out=`, by size:"
+    yield "The speed-up of RMS norm over layer norm, with `out=`, by size."
     yield ""
     yield from _table(("ops", "shape", "MiB moved", "ratio"), cells)
 
@@ -73,12 +98,12 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print the section for one run, or for a tuned and a held-out run."""
+    """Print the page made from one run, or from one run of each list of shapes."""
     if len(paths) not in (1, 2):
         print("usage: python -m cregkit.benchmark.markdown RUN.json [HELD_OUT.json]", file=sys.stderr)
         return 2
     try:
-        print(section(*map(report.read, paths)), end="")
+        print(page(*map(report.read, paths)), end="")
     except (OSError, report.ReportError) as error:
         print(f"cregkit.benchmark.markdown: {error}", file=sys.stderr)
         return 2

@@ -120,7 +120,7 @@ def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
         if name not in known:
             raise CommandError(f"--peers: unknown peer {name!r}; there are {', '.join(known)}")
         if not known[name].available():
-            raise CommandError(f"--peers: {name} is not installed; see CONTRIBUTING.md, or leave it out")
+            raise CommandError(f"--peers: {name} is not installed; install it, or leave it out")
     n_threads = cregkit.get_num_threads()
     return [peer(n_threads) for name, peer in known.items() if name in names]
 

@@ -232,7 +232,15 @@ cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
 
 
 def clear_pool():
-    """Give all memory that the pool holds back to the system. Arrays in use are not touched."""
+    """Give all memory that the pool holds back to the system. Arrays in use are not touched.
+
+    Examples
+    --------
+    >>> import cregkit as ck
+    >>> ck.clear_pool()
+    >>> ck.show_config()["pool"]["bytes"]
+    0
+    """
     release_all()
 
 

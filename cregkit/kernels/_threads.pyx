@@ -128,6 +128,15 @@ def set_num_threads(n):
 
     Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls take fewer:
     ``show_config()["thread_choice"]`` tells. A forked child computes on one thread nevertheless.
+
+    Examples
+    --------
+    >>> import cregkit as ck
+    >>> before = ck.get_num_threads()
+    >>> ck.set_num_threads(1)
+    >>> ck.get_num_threads()
+    1
+    >>> ck.set_num_threads(before)
     """
     global default_threads, threads_from
     default_threads = checked_threads(n)
@@ -135,7 +144,15 @@ def set_num_threads(n):
 
 
 def get_num_threads():
-    """The number of threads a large enough call uses at most, from where this is called."""
+    """The number of threads a large enough call uses at most, from where this is called.
+
+    Examples
+    --------
+    >>> import cregkit as ck
+    >>> with ck.num_threads(1):
+    ...     print(ck.get_num_threads())
+    1
+    """
     find_limit()
     return thread_limit()
 
@@ -193,8 +210,12 @@ class num_threads(ContextDecorator):
 
     Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
 
-    >>> with cregkit.num_threads(1):
-    ...     y = cregkit.layer_norm(x)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> with ck.num_threads(1):
+    ...     y = ck.layer_norm(np.ones((2, 8), np.float32))
     """
 
     _exact = False

@@ -1,13 +1,9 @@
-# Batch norm over any layout: checks, allocation, the cut into chunks and the loops over them. The maths is in
-# csrc/batch_norm.h.
-#
-# A batch is (n, c, s): s contiguous elements of each channel in each sample, 1 where channels come last. Chunks, the
-# pieces whose sums are taken in float32, follow from that shape alone: CREG_CHUNK_ROWS samples where s is 1; else as
-# many whole planes as fit CREG_PANEL elements, or pieces of CREG_PANEL elements of larger planes.
+# Batch norm over any layout: checks, allocation and the loops over tasks. Each kernel is a task of such a loop; how a
+# batch is cut into tasks, and the algorithm, are in csrc/batch_norm.h.
 #
 # Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
-# channels in one pass; or, mostly, where the planes of a channel fit into the caches, or there are few rows of many
-# channels, all of it for some channels, so that the second pass reads what the first one left there.
+# channels in one pass. Where the planes of a channel fit into the caches, or few rows have many channels, a task takes
+# some channels through all steps instead, so that its second pass reads from the cache.
 import numpy as np
 
 cimport numpy as cnp
@@ -20,7 +16,7 @@ from cregkit.kernels._arrays cimport (
     new_vector, number, output, refuse_overlap, writable,
 )
 from cregkit.kernels._csrc cimport (
-    creg_channels, creg_chunk, CREG_CHUNK_ROWS, CREG_FAR, CREG_NEAR, CREG_PANEL, creg_shape, CREG_STREAM,
+    creg_batch, creg_batch_norm, creg_batch_norm_grad, creg_channels, CREG_FAR, CREG_NEAR, creg_shape, CREG_STREAM,
 )
 from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
@@ -28,56 +24,8 @@ from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_
 cnp.import_array()
 
 cdef enum:
-    TASK_ELEMENTS = 16384
-    TASK_CHANNELS = 1024
-    CACHED_ELEMENTS = 524288  # of a channel: 2 MiB
-    FAR_ELEMENTS = 32768  # of a tensor: 128 KiB
-    PARAMETER_COST = 16  # a square root and a division in float64, and some
-    WHOLE_TASKS = 8  # so few whole channels keep the threads busy
-    FEW_ROWS = 64  # of which a thousand channels fit into the second cache
-    LONG_PLANE = 2048  # a run of memory that is worth starting from beyond the caches
-
-
-# What is done with chunk k, or with the parameters, of the channels [c0, c1).
-ctypedef void (*chunk_step)(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
-ctypedef void (*parameter_step)(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil
-
-
-# The tensor in chunks, and how many of them, and of the channels, make a task.
-cdef struct Cut:
-    creg_chunk *chunks
-    ptrdiff_t n_chunks, chunk_step, channel_step
-
-
-# A call's operands, and its steps.
-cdef struct Pass:
-    chunk_step first, last  # first and before are NULL where there is nothing to sum, or to prepare
-    parameter_step before, between, step
-    creg_shape shape
-    Cut summed, written
-    ptrdiff_t elements
-    const float *x
-    const float *dy
-    float *out
-    double *chunk_mean  # [chunk][channel], training forward
-    double *chunk_m2
-    float *chunk_dy  # [chunk][channel], backward
-    float *chunk_dy_d
-    double *mean
-    double *var
-    double *rstd
-    const float *gamma
-    const float *beta
-    float *dgamma
-    float *dbeta
-    const float *given_mean  # inference
-    const float *given_var
-    float *running_mean  # training forward
-    float *running_var
-    creg_channels channels
-    double eps, momentum, count  # values of a channel, those of other processes included
-    bint training, unbiased
-    int where
+    FAR_ELEMENTS = 32768  # a tensor of 128 KiB
+    PARAMETER_COST = 16  # elements that take as long as a channel's square root and division in float64
 
 
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
@@ -99,245 +47,111 @@ cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
     return shape
 
 
-cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-# Fills a cut into chunks of so many samples, of pieces of CREG_PANEL elements where a chunk is less than one plane, and
-# tasks of about so many elements; the returned array keeps the chunks alive.
-cdef cnp.ndarray cut(Cut *of, creg_shape shape, ptrdiff_t samples, ptrdiff_t task_elements):
-    cdef ptrdiff_t i, j, k = 0
-    cdef ptrdiff_t pieces = ceil_div(shape.s, CREG_PANEL) if samples == 1 else 1
-    cdef ptrdiff_t piece = shape.s if pieces == 1 else CREG_PANEL
-    of.n_chunks = ceil_div(shape.n, samples) * pieces
-    cdef cnp.ndarray memory = new_vector(of.n_chunks * sizeof(creg_chunk), cnp.NPY_UINT8)
-    of.chunks = <creg_chunk *>cnp.PyArray_DATA(memory)
-    for i in range(0, shape.n, samples):
-        for j in range(pieces):
-            of.chunks[k] = creg_chunk(i, min(i + samples, shape.n), j * piece, min((j + 1) * piece, shape.s))
-            k += 1
-    cdef ptrdiff_t of_channel = max(1, samples * piece)
-    of.channel_step = TASK_CHANNELS if shape.s == 1 else max(1, task_elements // of_channel)
-    of.chunk_step = max(1, task_elements // (of_channel * max(1, min(of.channel_step, shape.c))))
-    return memory
-
-
-cdef cnp.ndarray cut_for_sums(Pass *a):
-    cdef ptrdiff_t samples = CREG_CHUNK_ROWS if a.shape.s == 1 else max(1, CREG_PANEL // max(1, a.shape.s))
-    return cut(&a.summed, a.shape, samples, TASK_ELEMENTS)
-
-
-# Where there is nothing to sum, a task takes what lies together in memory: whole samples.
-cdef cnp.ndarray cut_for_writing(Pass *a):
-    cdef ptrdiff_t task_elements = min(4 * TASK_ELEMENTS, max(TASK_ELEMENTS, a.elements // 64))
-    return cut(&a.written, a.shape, max(1, task_elements // max(1, a.shape.c * a.shape.s)), task_elements)
-
-
-cdef void set_shape(Pass *a, creg_shape shape, int arrays) noexcept:
-    a.shape, a.elements, a.count = shape, shape.n * shape.c * shape.s, <double>shape.n * <double>shape.s
-    a.where = CREG_STREAM if streams(a.elements, arrays) else CREG_FAR if a.elements >= FAR_ELEMENTS else CREG_NEAR
-
-
-# Allocates the channels' parameters; the returned array keeps them alive.
-cdef cnp.ndarray allocate_channels(Pass *a):
-    cdef ptrdiff_t c = a.shape.c
+# Plans a call on `arrays` tensors: the cuts, and the channels' parameters, which the returned array keeps alive.
+# `sums`: whether a pass of sums comes before the one that writes.
+cdef cnp.ndarray plan(creg_batch *a, int arrays, bint sums):
+    cdef ptrdiff_t c = a.shape.c, elements = elements_of(a)
     cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)
     cdef double *wide = <double *>cnp.PyArray_DATA(memory)
     cdef float *narrow = <float *>(wide + 4 * c)
-    a.channels.mean64, a.channels.scale64 = wide, wide + c
-    a.channels.k1_64, a.channels.k2_64 = wide + 2 * c, wide + 3 * c
-    a.channels.hi, a.channels.lo, a.channels.scale = narrow, narrow + c, narrow + 2 * c
-    a.channels.bias, a.channels.k1, a.channels.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
-    a.channels.exact = <unsigned char *>(narrow + 6 * c)
-    memset(a.channels.exact, 0, c)
+    cdef creg_channels *ch = &a.channels
+    ch.mean64, ch.scale64, ch.k1_64, ch.k2_64 = wide, wide + c, wide + 2 * c, wide + 3 * c
+    ch.hi, ch.lo, ch.scale = narrow, narrow + c, narrow + 2 * c
+    ch.bias, ch.k1, ch.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
+    ch.exact = <unsigned char *>(narrow + 6 * c)
+    memset(ch.exact, 0, c)
+    a.count = <double>a.shape.n * <double>a.shape.s
+    a.where = CREG_STREAM if streams(elements, arrays) else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
+    kernels().batch_norm_plan(a, sums)
     return memory
 
 
-# Runs a step for one task of a cut.
-cdef void run_step(Pass *a, chunk_step run, Cut *of, ptrdiff_t task) noexcept nogil:
-    cdef ptrdiff_t steps = ceil_div(a.shape.c, of.channel_step)
-    cdef ptrdiff_t c0 = task % steps * of.channel_step, k, k0 = task // steps * of.chunk_step
-    for k in range(k0, min(k0 + of.chunk_step, of.n_chunks)):
-        run(a, of.chunks[k], k, c0, min(c0 + of.channel_step, a.shape.c))
+cdef ptrdiff_t elements_of(const creg_batch *a) noexcept nogil:
+    return a.shape.n * a.shape.c * a.shape.s
 
 
-cdef ptrdiff_t task_count(Pass *a, Cut *of) noexcept nogil:
-    return ceil_div(of.n_chunks, of.chunk_step) * ceil_div(a.shape.c, of.channel_step)
+# What a step over the channels costs, in elements.
+cdef ptrdiff_t channels_cost(const creg_batch *a, ptrdiff_t chunks) noexcept nogil:
+    return a.shape.c * (chunks + PARAMETER_COST)
 
 
-cdef void first_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    run_step(a, a.first, &a.summed, task)
-
-
-cdef void step_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t c0 = task * TASK_CHANNELS
-    a.step(a, c0, min(c0 + TASK_CHANNELS, a.shape.c))
-
-
-cdef void last_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    run_step(a, a.last, &a.written, task)
-
-
-cdef void whole_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    cdef ptrdiff_t step = channels_together(a), k, c0 = task * step, c1 = min(c0 + step, a.shape.c)
-    if a.before != NULL:
-        a.before(a, c0, c1)
-    if a.first != NULL:
-        for k in range(a.summed.n_chunks):
-            a.first(a, a.summed.chunks[k], k, c0, c1)
-    a.between(a, c0, c1)
-    for k in range(a.summed.n_chunks):
-        a.last(a, a.summed.chunks[k], k, c0, c1)
-
-
-# Whole channels of a task: of columns a multiple of 64, so that it cuts rows into runs of whole cache lines.
-cdef ptrdiff_t channels_together(Pass *a) noexcept nogil:
-    if a.shape.s == 1:
-        return min(<ptrdiff_t>TASK_CHANNELS, max(<ptrdiff_t>1, TASK_ELEMENTS // (64 * max(1, a.shape.n))) * 64)
-    return max(1, TASK_ELEMENTS // max(1, a.shape.n * a.shape.s))
-
-
-# A step over the channels; cost: how many numbers of a tensor take as long as one channel.
-cdef void over_channels(Pass *a, parameter_step step, ptrdiff_t cost) noexcept nogil:
-    if step != NULL:
-        a.step = step
-        parallel_for(step_task, a, ceil_div(a.shape.c, TASK_CHANNELS), a.shape.c * cost)
+cdef void find_statistics(creg_batch_norm *a) noexcept nogil:
+    cdef ptrdiff_t chunks = 0
+    if a.batch.given_mean == NULL:
+        parallel_for(kernels().batch_norm_moments, a, a.batch.summed.tasks, elements_of(&a.batch))
+        chunks = a.batch.summed.chunks
+    parallel_for(kernels().batch_norm_statistics, a, a.batch.channelwise.tasks, channels_cost(&a.batch, chunks))
 
 
 # Backwards: what the pass before read last is still in the cache.
-cdef void write(Pass *a) noexcept nogil:
-    parallel_for_backwards(last_task, a, task_count(a, &a.written), a.elements)
+cdef void normalise(creg_batch_norm *a) noexcept nogil:
+    parallel_for_backwards(kernels().batch_norm_apply, a, a.batch.written.tasks, elements_of(&a.batch))
 
 
-# Whether the second pass over a whole channel would find it in the caches, and the first one is not held up by as many
-# starts as there are short planes: from 80 MiB on those took 1.3 to 1.9 times as long (a Xeon) as two passes straight
-# through the tensor do. Few rows are taken so in inference too, where the channels' parameters are as large as the
-# rows: (20, 33333) takes 0.78 of the time forward and backward and 0.83 in inference, (64, 40001) 0.78 to 0.92. Not
-# where they are streamed: (64, 400000) took 1.04, 0.87 and 1.05.
-cdef bint by_whole_channels(Pass *a) noexcept nogil:
-    if a.shape.s == 1:
-        return a.shape.n <= FEW_ROWS and a.where != CREG_STREAM
-    if a.first == NULL or a.shape.n * a.shape.s > CACHED_ELEMENTS:
-        return False
-    return a.where != CREG_STREAM or a.shape.s >= LONG_PLANE
-
-
-# The sums, and what the channels' parameters need of them.
-cdef void find_sums(Pass *a, parameter_step between) noexcept nogil:
-    cdef ptrdiff_t chunks = 0
-    over_channels(a, a.before, PARAMETER_COST)
-    if a.first != NULL:
-        parallel_for(first_task, a, task_count(a, &a.summed), a.elements)
-        chunks = a.summed.n_chunks
-    over_channels(a, between, chunks + PARAMETER_COST)
-
-
-# All steps.
-cdef void run(Pass *a) noexcept nogil:
-    cdef ptrdiff_t whole_tasks = ceil_div(a.shape.c, channels_together(a))
-    if by_whole_channels(a) and whole_tasks >= WHOLE_TASKS:
-        parallel_for(whole_task, a, whole_tasks, a.elements)
+cdef void forward(creg_batch_norm *a) noexcept nogil:
+    if a.batch.whole:
+        parallel_for(kernels().batch_norm_whole, a, a.batch.summed.tasks, elements_of(&a.batch))
         return
-    find_sums(a, a.between)
-    write(a)
+    find_statistics(a)
+    normalise(a)
 
 
-# The rest of run() after find_sums(), when a Python function has put together what this process and others have found.
-cdef void use_sums(Pass *a, parameter_step between) noexcept nogil:
-    over_channels(a, between, PARAMETER_COST)
-    if a.elements > 0:
-        write(a)
+cdef void find_gradient_sums(creg_batch_norm_grad *a) noexcept nogil:
+    cdef ptrdiff_t tasks = a.batch.channelwise.tasks
+    parallel_for(kernels().batch_norm_grad_centres, a, tasks, channels_cost(&a.batch, 0))
+    parallel_for(kernels().batch_norm_grad_sums, a, a.batch.summed.tasks, elements_of(&a.batch))
+    parallel_for(kernels().batch_norm_grad_merge, a, tasks, channels_cost(&a.batch, a.batch.summed.chunks))
 
 
-cdef int merge_moments(Pass *a, object merge, cnp.ndarray mean, cnp.ndarray var, cnp.ndarray rstd) except -1:
-    count, mean[...], m2 = merge(a.count, mean, var * a.count)
+cdef void find_dx(creg_batch_norm_grad *a) noexcept nogil:
+    parallel_for_backwards(kernels().batch_norm_grad_apply, a, a.batch.written.tasks, elements_of(&a.batch))
+
+
+cdef void backward(creg_batch_norm_grad *a) noexcept nogil:
+    if a.batch.whole:
+        parallel_for(kernels().batch_norm_grad_whole, a, a.batch.summed.tasks, elements_of(&a.batch))
+        return
+    find_gradient_sums(a)
+    find_dx(a)
+
+
+# forward() of a part of a batch. A Python function puts together what this process and others have found.
+cdef int forward_merged(creg_batch_norm *a, object merge, cnp.ndarray mean, cnp.ndarray var,
+                        cnp.ndarray rstd) except -1:
+    mean[...] = var[...] = 0.0
+    with nogil:
+        if elements_of(&a.batch) > 0:  # else they are 0
+            find_statistics(a)
+    count, mean[...], m2 = merge(a.batch.count, mean, var * a.batch.count)
     if count < 2:
         raise ValueError(f"x must have at least two values per channel in training, got {count:g} in all processes")
-    a.count = count
+    a.batch.count = count
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant channel with eps = 0, or NaN
-        np.divide(m2, a.count, out=var)
-        np.divide(1.0, np.sqrt(var + a.eps), out=rstd)
+        np.divide(m2, a.batch.count, out=var)
+        np.divide(1.0, np.sqrt(var + a.batch.eps), out=rstd)
+    with nogil:
+        parallel_for(kernels().batch_norm_affine, a, a.batch.channelwise.tasks, channels_cost(&a.batch, 0))
+        normalise(a)
     return 0
 
 
-cdef int merge_gradient_sums(Pass *a, object merge) except -1:
-    cdef cnp.npy_intp c = a.shape.c
-    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k1_64)
-    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k2_64)
-    count, sums_dy[...], sums_dy_d[...] = merge(a.count, sums_dy.copy(), sums_dy_d.copy())
-    a.count = count
+# backward() of a part of a batch.
+cdef int backward_merged(creg_batch_norm_grad *a, object merge, cnp.ndarray dgamma, cnp.ndarray dbeta) except -1:
+    cdef cnp.npy_intp c = a.batch.shape.c
+    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.batch.channels.k1_64)
+    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.batch.channels.k2_64)
+    for sums in (dgamma, dbeta, sums_dy, sums_dy_d):
+        if sums is not None:
+            sums[...] = 0.0
+    with nogil:
+        if elements_of(&a.batch) > 0:  # else they are 0
+            find_gradient_sums(a)
+    count, sums_dy[...], sums_dy_d[...] = merge(a.batch.count, sums_dy.copy(), sums_dy_d.copy())
+    a.batch.count = count
+    with nogil:
+        parallel_for(kernels().batch_norm_grad_affine, a, a.batch.channelwise.tasks, channels_cost(&a.batch, 0))
+        find_dx(a)
     return 0
-
-
-cdef void moments(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    cdef ptrdiff_t at = k * a.shape.c
-    kernels().batch_norm_moments(a.x, a.shape, chunk, c0, c1, a.chunk_mean + at, a.chunk_m2 + at)
-
-
-cdef void statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_statistics(a.x, a.shape, a.summed.chunks, a.summed.n_chunks, a.chunk_mean, a.chunk_m2, a.eps,
-                                    c0, c1, a.mean, a.var, a.rstd, a.channels.exact)
-
-
-cdef void affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_affine(a.mean, a.rstd, a.gamma, a.beta, c0, c1, &a.channels)
-
-
-cdef void training_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    statistics(a, c0, c1)
-    affine(a, c0, c1)
-
-
-cdef void use_given_statistics(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_running(a.given_mean + c0, a.given_var + c0, a.eps, c1 - c0, a.mean + c0, a.rstd + c0,
-                                 a.channels.exact + c0)
-
-
-cdef void inference_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    use_given_statistics(a, c0, c1)
-    affine(a, c0, c1)
-
-
-# For the sums of backward: x_hat without gain and bias.
-cdef void x_hat_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    if not a.training:
-        use_given_statistics(a, c0, c1)
-    kernels().batch_norm_affine(a.mean, a.rstd, NULL, NULL, c0, c1, &a.channels)
-
-
-cdef void apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_apply(a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
-
-
-cdef void grad_sums(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    cdef ptrdiff_t at = k * a.shape.c
-    kernels().batch_norm_grad_sums(a.dy, a.x, a.shape, chunk, c0, c1, &a.channels, a.chunk_dy + at,
-                                   a.chunk_dy_d + at)
-
-
-cdef void grad_merge(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_grad_merge(a.dy, a.x, a.shape, a.summed.n_chunks, a.chunk_dy, a.chunk_dy_d, a.mean, a.rstd,
-                                    a.training, c0, c1, a.dgamma, a.dbeta, &a.channels)
-
-
-cdef void grad_affine(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    kernels().batch_norm_grad_affine(a.count, a.rstd, a.gamma, a.training, c0, c1, &a.channels)
-
-
-cdef void grad_parameters(Pass *a, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    grad_merge(a, c0, c1)
-    grad_affine(a, c0, c1)
-
-
-cdef void grad_apply(Pass *a, creg_chunk chunk, ptrdiff_t k, ptrdiff_t c0, ptrdiff_t c1) noexcept nogil:
-    if a.training:
-        kernels().batch_norm_grad_apply(a.dy, a.x, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
-    else:  # dx = dy * scale
-        kernels().batch_norm_apply(a.dy, a.out, a.shape, chunk, c0, c1, &a.channels, a.where)
 
 
 # A checked vector that `out` must not touch.
@@ -380,26 +194,37 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 2], [3, 6]], np.float32)
+    >>> mean, var = np.array([1, 2], np.float32), np.array([4, 16], np.float32)
+    >>> cregkit.batch_norm(x, mean, var, eps=0)
+    array([[0., 0.],
+           [1., 1.]], dtype=float32)
     """
-    cdef Pass a
+    cdef creg_batch_norm a
+    memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     cdef cnp.ndarray y = output(out, x_, "x")
     cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, y)
     cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
-    a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    a.before, a.first, a.between, a.last = NULL, NULL, inference_parameters, apply
-    set_shape(&a, shape, 2)
-    cdef cnp.ndarray _summed = cut_for_sums(&a) if by_whole_channels(&a) else None
-    cdef cnp.ndarray _written = cut_for_writing(&a), _channels = allocate_channels(&a)
-    cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
-    a.given_mean, a.given_var = floats(mean_), floats(var_)
-    a.x, a.out = floats(x_), floats(y)
-    a.mean, a.rstd, a.gamma, a.beta = doubles(mean64), doubles(rstd), floats(gamma_), floats(beta_)
+    a.batch.shape, a.batch.eps = shape, number(eps, "eps", 0.0, DBL_MAX)
+    cdef cnp.ndarray _channels = plan(&a.batch, 2, False)
+    cdef cnp.ndarray found = new_vector(2 * shape.c, cnp.NPY_FLOAT64)
+    a.batch.given_mean, a.batch.given_var = floats(mean_), floats(var_)
+    a.batch.mean, a.batch.rstd = doubles(found), doubles(found) + shape.c
+    a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
     with nogil:
-        run(&a)
+        forward(&a)
     return y
 
 
@@ -409,20 +234,6 @@ cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp
         writable(vector, name)
         refuse_overlap(vector, name, x, "x", False)
     return vector
-
-
-cdef void update_running(float *running, const double *batch, ptrdiff_t c, double momentum,
-                         double factor) noexcept nogil:
-    cdef ptrdiff_t i
-    if running != NULL:
-        for i in range(c):
-            running[i] = <float>((1.0 - momentum) * running[i] + momentum * (batch[i] * factor))
-
-
-cdef void running_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Pass *a = <Pass *>args
-    update_running(a.running_mean, a.mean, a.shape.c, a.momentum, 1.0)
-    update_running(a.running_var, a.var, a.shape.c, a.momentum, a.count / (a.count - 1.0) if a.unbiased else 1.0)
 
 
 def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
@@ -466,9 +277,25 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
         For a wrong dtype, layout, shape or ``channel_axis``, read-only or overlapping arrays, a single value per
         channel, or a bad ``eps`` or ``momentum``. Nothing is changed then.
 
-    Ioffe and Szegedy (2015), "Batch Normalization", arXiv:1502.03167.
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 2], [3, 6]], np.float32)
+    >>> y, mean, rstd = cregkit.batch_norm_forward(x, eps=0)
+    >>> y
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> mean, rstd
+    (array([2., 4.]), array([1. , 0.5]))
     """
-    cdef Pass a
+    cdef creg_batch_norm a
+    memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x")
     cdef creg_shape shape = shape_of(x_, "x", channel_axis)
     a.momentum = number(momentum, "momentum", 0.0, 1.0)
@@ -485,60 +312,43 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
             refuse_overlap(running_, name, beta_, "beta", False)
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
-    a.eps = number(eps, "eps", 0.0, DBL_MAX)
-    set_shape(&a, shape, 2)
-    cdef cnp.ndarray _summed = cut_for_sums(&a), _written = cut_for_writing(&a), _channels = allocate_channels(&a)
+    a.batch.shape, a.batch.eps, a.batch.shared = shape, number(eps, "eps", 0.0, DBL_MAX), merge is not None
+    cdef cnp.ndarray _channels = plan(&a.batch, 2, True)
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * shape.c, cnp.NPY_FLOAT64)
     a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
-    a.x, a.out = floats(x_), floats(y)
-    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.summed.n_chunks * shape.c
-    a.mean, a.var, a.rstd, a.gamma, a.beta = doubles(mean), doubles(var), doubles(rstd), floats(gamma_), floats(beta_)
-    a.before, a.first, a.between, a.last = NULL, moments, training_parameters, apply
+    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.batch.summed.chunks * shape.c
+    a.batch.mean, a.var, a.batch.rstd = doubles(mean), doubles(var), doubles(rstd)
+    a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
     if merge is None:
         with nogil:
-            run(&a)
+            forward(&a)
     else:
-        mean[...] = var[...] = 0.0
-        with nogil:
-            if a.elements > 0:  # else they are 0
-                find_sums(&a, statistics)
-        merge_moments(&a, merge, mean, var, rstd)
-        with nogil:
-            use_sums(&a, affine)
-    run_task(running_task, &a, 0)
+        forward_merged(&a, merge, mean, var, rstd)
+    run_task(kernels().batch_norm_update, &a, 0)
     return y, mean, rstd
 
 
-# Both backwards. a.training, a.eps, a.mean and a.rstd are set.
-cdef tuple backward(Pass *a, cnp.ndarray dy, cnp.ndarray x, object gamma, creg_shape shape, cnp.ndarray dx,
-                    object merge):
-    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, dx)
+# Both backwards. All of `a` is set that belongs to the statistics, and its shape.
+cdef tuple gradients(creg_batch_norm_grad *a, cnp.ndarray dy, cnp.ndarray x, object gamma, cnp.ndarray dx,
+                     object merge):
+    cdef ptrdiff_t c = a.batch.shape.c
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    set_shape(a, shape, 3)
-    cdef cnp.ndarray _summed = cut_for_sums(a), _written = cut_for_writing(a), _channels = allocate_channels(a)
-    cdef cnp.ndarray partial = new_vector(2 * a.summed.n_chunks * shape.c, cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(shape.c, cnp.NPY_FLOAT32)
-    a.dy, a.x, a.out = floats(dy), floats(x), floats(dx)
-    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.summed.n_chunks * shape.c
-    a.gamma, a.beta, a.dgamma, a.dbeta = floats(gamma_), NULL, floats(dgamma), floats(dbeta)
-    a.before, a.first, a.between, a.last = x_hat_parameters, grad_sums, grad_parameters, grad_apply
+    a.batch.shared = merge is not None
+    cdef cnp.ndarray _channels = plan(&a.batch, 3, True)
+    cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * c, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
+    a.dy, a.batch.x, a.dx, a.batch.gamma = floats(dy), floats(x), floats(dx), floats(gamma_)
+    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.batch.summed.chunks * c
+    a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
     if merge is None:
         with nogil:
-            run(a)
+            backward(a)
     else:
-        for sums in (dgamma, dbeta):
-            if sums is not None:
-                sums[...] = 0.0
-        memset(a.channels.k1_64, 0, 2 * shape.c * sizeof(double))  # k2_64 lies behind it
-        with nogil:
-            if a.elements > 0:  # else they are 0
-                find_sums(a, grad_merge)
-        merge_gradient_sums(a, merge)
-        with nogil:
-            use_sums(a, grad_affine)
+        backward_merged(a, merge, dgamma, dbeta)
     return dx, dgamma, dbeta
 
 
@@ -572,17 +382,37 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, or a read-only or overlapping ``out``.
+
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.array([[1, 5], [3, 9], [1, 5], [3, 9], [1, 5], [3, 9], [1, 5], [3, 9]], np.float32)
+    >>> dy = np.array([[1, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [2, 8]], np.float32)
+    >>> y, mean, rstd = cregkit.batch_norm_forward(x, eps=0)
+    >>> dx, dgamma, dbeta = cregkit.batch_norm_backward(dy, x, mean, rstd, np.ones(2, np.float32))
+    >>> dx[:2]
+    array([[ 0.5,  0. ],
+           [-0.5, -1. ]], dtype=float32)
+    >>> dgamma, dbeta
+    (array([0., 8.], dtype=float32), array([4., 8.], dtype=float32))
     """
-    cdef Pass a
+    cdef creg_batch_norm_grad a
+    memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
-    cdef cnp.npy_intp c = shape.c
+    a.batch.shape = shape_of(x_, "x", channel_axis)
+    cdef cnp.npy_intp c = a.batch.shape.c
     cdef cnp.ndarray mean_ = float64_statistics(mean, "mean", 1, &c), rstd_ = float64_statistics(rstd, "rstd", 1, &c)
     cdef cnp.ndarray dx = output(out, x_, "x")
     refuse_overlap(dx, "out", mean_, "mean", False)
     refuse_overlap(dx, "out", rstd_, "rstd", False)
-    a.training, a.mean, a.rstd = True, doubles(mean_), doubles(rstd_)
-    return backward(&a, dy_, x_, gamma, shape, dx, merge)
+    a.batch.mean, a.batch.rstd = doubles(mean_), doubles(rstd_)
+    return gradients(&a, dy_, x_, gamma, dx, merge)
 
 
 def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, channel_axis=1, out=None):
@@ -613,14 +443,30 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     ------
     TypeError, ValueError
         For a wrong dtype, layout, shape or ``channel_axis``, a read-only or overlapping ``out``, or a bad ``eps``.
+
+    References
+    ----------
+    Ioffe, S. and Szegedy, C. (2015). "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift". arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = dy = np.array([[1, 2], [3, 6]], np.float32)
+    >>> mean, var = np.array([1, 2], np.float32), np.array([4, 16], np.float32)
+    >>> cregkit.batch_norm_inference_backward(dy, x, mean, var, np.ones(2, np.float32), eps=0)[0]
+    array([[0.5, 0.5],
+           [1.5, 1.5]], dtype=float32)
     """
-    cdef Pass a
+    cdef creg_batch_norm_grad a
+    memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    a.batch.shape = shape_of(x_, "x", channel_axis)
+    cdef ptrdiff_t c = a.batch.shape.c
     cdef cnp.ndarray dx = output(out, x_, "x")
-    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, dx)
-    cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, dx)
-    cdef cnp.ndarray mean64 = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
-    a.given_mean, a.given_var = floats(mean_), floats(var_)
-    a.training, a.eps, a.mean, a.rstd = False, number(eps, "eps", 0.0, DBL_MAX), doubles(mean64), doubles(rstd)
-    return backward(&a, dy_, x_, gamma, shape, dx, None)
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", c, dx), var_ = required_parameter(var, "var", c, dx)
+    cdef cnp.ndarray found = new_vector(2 * c, cnp.NPY_FLOAT64)
+    a.batch.given_mean, a.batch.given_var, a.batch.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
+    a.batch.mean, a.batch.rstd = doubles(found), doubles(found) + c
+    return gradients(&a, dy_, x_, gamma, dx, None)

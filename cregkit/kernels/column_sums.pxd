@@ -5,7 +5,8 @@ from cregkit.kernels._csrc cimport creg_norm
 
 
 # How many chunks of n.step rows there are.
-cdef ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil
+cdef inline ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil:
+    return (n.rows + n.step - 1) // n.step
 
 # Runs a planned call. dx may be dy or x.
 cdef int run_chunks(creg_norm *n) except -1

@@ -25,10 +25,6 @@ cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil:
     return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(<ptrdiff_t>8, (rows + 15) // 16))
 
 
-cdef ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil:
-    return (n.rows + n.step - 1) // n.step
-
-
 cdef bint overwrites_input(const creg_norm *n) noexcept nogil:
     return n.dgamma != NULL and n.rows > 1 and (n.dx == n.dy or n.dx == n.x)
 

@@ -1,22 +1,21 @@
-# Dropout, element by element and channel by channel: checks, allocation and the loop over blocks. The maths, and which
-# random bits decide which element, is in csrc/dropout.h.
+# Dropout, element by element and channel by channel: checks, allocation and the loop over tasks, which are the kernels
+# of csrc/dropout.h. Which random bits decide which element is said there.
 import operator
 
 cimport numpy as cnp
 from libc.math cimport rint
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport float32_array, floats, new_array, number, output, unsigned64
-from cregkit.kernels._csrc cimport CREG_DROPOUT_GROUP
+from cregkit.kernels._csrc cimport (
+    CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, CREG_TASK,
+)
 from cregkit.kernels._runtime cimport kernels, streams
-from cregkit.kernels._threads cimport parallel_for, run_task
+from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()
-
-cdef enum:
-    TASK_ELEMENTS = 16384  # a multiple of the group
 
 
 # From the rate to the thresholds and the scale.
@@ -43,62 +42,38 @@ cdef bint drops_all(Random *r) noexcept nogil:
     return r.fixed_p >> 48 != 0
 
 
-cdef struct Elements:
-    Random random
-    const float *x
-    float *y
-    unsigned char *keep
-    ptrdiff_t n, lead  # lead: elements before the first whole group
-    int stream
-
-
-cdef Elements elements_of(Random random, ptrdiff_t n) noexcept:
-    cdef Elements a
-    a.random, a.n, a.x, a.y, a.keep, a.stream = random, n, NULL, NULL, NULL, 0
-    a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - random.offset % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
+# Of n items of `size` elements. Tasks on single elements begin where groups of draws do.
+cdef creg_dropout_items items_of(Random random, ptrdiff_t n, ptrdiff_t size) noexcept:
+    cdef creg_dropout_items a
+    memset(&a, 0, sizeof(a))
+    a.dropout, a.first, a.n, a.size = random.dropout, random.offset, n, size
+    a.decides = CREG_DROPS_ALL if drops_all(&random) else CREG_DRAWS if random.fixed_p else CREG_KEEPS_ALL
+    a.block = max(1, CREG_TASK // max(1, size))
     return a
 
 
-cdef ptrdiff_t task_start(Elements *a, ptrdiff_t task) noexcept nogil:
-    return 0 if task == 0 else min(a.n, task * TASK_ELEMENTS + a.lead)
+cdef void align(creg_dropout_items *a) noexcept:
+    a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
 
 
-cdef ptrdiff_t task_count(Elements *a) noexcept nogil:
-    return (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS
+cdef void run(creg_dropout_items *a, block_task kernel) noexcept:
+    with nogil:
+        parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n * a.size)
 
 
-# Whether nothing is left to chance: all dropped, or all kept. Then y is done.
-cdef bint is_certain(Random *r, const float *x, float *y, ptrdiff_t n) noexcept nogil:
-    if drops_all(r):
-        memset(y, 0, n * sizeof(float))
-        return True
-    if r.fixed_p == 0 and x != y:
-        memcpy(y, x, n * sizeof(float))
-    return r.fixed_p == 0
-
-
-cdef void dropout_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Elements *a = <Elements *>args
-    cdef ptrdiff_t i = task_start(a, task), end = task_start(a, task + 1)
-    if not is_certain(&a.random, a.x + i, a.y + i, end - i):
-        kernels().dropout_forward(a.x + i, a.y + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout, a.stream)
-
-
-cdef void keep_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Elements *a = <Elements *>args
-    cdef ptrdiff_t i = task_start(a, task), end = task_start(a, task + 1)
-    kernels().dropout_keep(a.keep + i, a.random.offset + <uint64_t>i, end - i, &a.random.dropout)
+cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, str name, object out):
+    cdef cnp.ndarray y = output(out, x, name)
+    a.x, a.y, a.stream = floats(x), floats(y), streams(cnp.PyArray_SIZE(x), 2)
+    run(a, kernel)
+    return y
 
 
 cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object offset, object out):
     cdef cnp.ndarray x = float32_array(x_, name)
     cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
-    cdef Elements a = elements_of(random_of(p, seed, offset, n), n)
-    cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = floats(x), floats(y), streams(n, 2)
-    with nogil:
-        parallel_for(dropout_task, &a, task_count(&a), n)
-    return y
+    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), n, 1)
+    align(&a)
+    return apply(&a, kernels().dropout_forward, x, name, out)
 
 
 def dropout(x, p=0.5, *, seed, offset=0, out=None):
@@ -129,8 +104,22 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     TypeError, ValueError
         For a wrong dtype or layout, a read-only or overlapping ``out``, or ``p``, ``seed`` or ``offset`` out of range.
 
-    Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; random bits:
-    Philox4x32-10, Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
+    References
+    ----------
+    Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). "Dropout: A Simple Way to
+    Prevent Neural Networks from Overfitting". JMLR 15.
+    Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
+    The random bits are those of Philox4x32-10.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 9, dtype=np.float32)
+    >>> cregkit.dropout(x, 0.5, seed=1)
+    array([ 0.,  4.,  0.,  8., 10.,  0., 14., 16.], dtype=float32)
+    >>> cregkit.dropout(x[4:], 0.5, seed=1, offset=4)
+    array([10.,  0., 14., 16.], dtype=float32)
     """
     return dropout_of(x, "x", p, seed, offset, out)
 
@@ -138,18 +127,41 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
 def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     """Gradient of :func:`dropout`: ``dx[i] = dy[i] / (1 - p)`` where the forward pass kept element ``i``, else 0.
 
-    The same ``p``, ``seed`` and ``offset`` draw the same bits again, so no mask is stored. Arguments and errors are
-    those of :func:`dropout`, with ``dy`` (float32, C-contiguous) in place of ``x``.
+    Parameters
+    ----------
+    dy : float32 array of any shape, C-contiguous
+        Gradient of the output.
+    p, seed, offset
+        As in the forward pass: they draw the same bits again, so that no mask is stored.
+    out : float32 array like ``dy``, optional
+        Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
     dx : float32 array like ``dy``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`dropout`.
+
+    References
+    ----------
+    Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). "Dropout: A Simple Way to
+    Prevent Neural Networks from Overfitting". JMLR 15.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.dropout_backward(np.ones(8, np.float32), 0.5, seed=1)
+    array([0., 2., 0., 2., 2., 0., 2., 2.], dtype=float32)
     """
     return dropout_of(dy, "dy", p, seed, offset, out)
 
 
 def dropout_keep(shape, p=0.5, *, seed, offset=0):
-    """The decisions of :func:`dropout` themselves, to look at.
+    """The decisions of :func:`dropout`, True with probability ``1 - p``.
 
     Parameters
     ----------
@@ -165,6 +177,18 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
     ------
     TypeError, ValueError
         For a bad shape, or ``p``, ``seed`` or ``offset`` out of range.
+
+    References
+    ----------
+    Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
+    The random bits are those of Philox4x32-10.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> cregkit.dropout_keep((2, 4), 0.5, seed=1)
+    array([[False,  True, False,  True],
+           [ True, False,  True,  True]])
     """
     cdef cnp.npy_intp dims[32]
     cdef int ndim = 0
@@ -182,49 +206,22 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
         dims[ndim] = whole
         n *= whole
         ndim += 1
-    cdef Elements a = elements_of(random_of(p, seed, offset, n), n)
+    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), n, 1)
     cdef cnp.ndarray keep = new_array(ndim, dims, cnp.NPY_BOOL)
     a.keep = <unsigned char *>cnp.PyArray_DATA(keep)
-    with nogil:
-        if drops_all(&a.random) or a.random.fixed_p == 0:
-            memset(a.keep, not drops_all(&a.random), n)
-        else:
-            parallel_for(keep_task, &a, task_count(&a), n)
+    align(&a)
+    run(&a, kernels().dropout_keep)
     return keep
-
-
-cdef struct Channels:
-    Random random
-    const float *x
-    float *y
-    ptrdiff_t channels, size, step
-    int stream
-
-
-cdef void spatial_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Channels *a = <Channels *>args
-    cdef ptrdiff_t c = task * a.step, at = c * a.size
-    cdef ptrdiff_t channels = min(a.step, a.channels - c)
-    if not is_certain(&a.random, a.x + at, a.y + at, channels * a.size):
-        kernels().spatial_dropout(a.x + at, a.y + at, a.random.offset + <uint64_t>c, channels, a.size,
-                                  &a.random.dropout, a.stream)
 
 
 cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object offset, object out):
     cdef cnp.ndarray x = float32_array(x_, name)
     if x.ndim < 2:
         raise ValueError(f"{name} must have shape (samples, channels, ...), got {(<object>x).shape}")
-    cdef Channels a
-    cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
-    a.channels = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 1)
-    a.size = n // a.channels if a.channels else 0
-    a.random = random_of(p, seed, offset, a.channels)
-    a.step = max(1, TASK_ELEMENTS // max(1, a.size))
-    cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = floats(x), floats(y), streams(n, 2)
-    with nogil:
-        parallel_for(spatial_task, &a, (a.channels + a.step - 1) // a.step, n)
-    return y
+    cdef ptrdiff_t channels = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 1)
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(x) // channels if channels else 0
+    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, channels), channels, size)
+    return apply(&a, kernels().spatial_dropout, x, name, out)
 
 
 def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
@@ -248,7 +245,21 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
     TypeError, ValueError
         As for :func:`dropout`, and for an ``x`` with fewer than two dimensions.
 
-    Tompson et al. (2015), "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280.
+    References
+    ----------
+    Tompson, J., Goroshin, R., Jain, A., LeCun, Y. and Bregler, C. (2015). "Efficient Object Localization Using
+    Convolutional Networks". arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 9, dtype=np.float32).reshape(1, 4, 2)
+    >>> cregkit.spatial_dropout(x, 0.5, seed=1)
+    array([[[ 0.,  0.],
+            [ 6.,  8.],
+            [ 0.,  0.],
+            [14., 16.]]], dtype=float32)
     """
     return spatial_of(x, "x", p, seed, offset, out)
 
@@ -256,10 +267,34 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
 def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     """Gradient of :func:`spatial_dropout`: ``dx[n, c] = dy[n, c] / (1 - p)`` where the channel was kept, else 0.
 
-    Arguments and errors are those of :func:`spatial_dropout`, with ``dy`` (float32, C-contiguous) in place of ``x``.
+    Parameters
+    ----------
+    dy : float32 array, shape (N, C, ...), C-contiguous
+        Gradient of the output.
+    p, seed, offset
+        As in the forward pass: they draw the same bits again, so that no mask is stored.
+    out : float32 array like ``dy``, optional
+        Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
     dx : float32 array like ``dy``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`spatial_dropout`.
+
+    References
+    ----------
+    Tompson, J., Goroshin, R., Jain, A., LeCun, Y. and Bregler, C. (2015). "Efficient Object Localization Using
+    Convolutional Networks". arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.spatial_dropout_backward(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0]
+    array([0., 2., 0., 2.], dtype=float32)
     """
     return spatial_of(dy, "dy", p, seed, offset, out)

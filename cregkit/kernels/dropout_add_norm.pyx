@@ -11,7 +11,7 @@ from cregkit.kernels._arrays cimport (
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.row_norm cimport norm_call, row_statistic, run_backward, run_forward
+from cregkit.kernels.row_norm cimport begin_call, row_statistic, run_backward, run_forward
 
 cnp.import_array()
 
@@ -36,7 +36,8 @@ cdef cnp.ndarray new_like(cnp.ndarray x):
 cdef tuple forward(int kind, object x_, object residual_, object gamma_, object beta_, object p, object eps,
                    object seed, object offset, object out):
     cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
-    cdef creg_norm n = norm_call(kind, x, 4)
+    cdef creg_norm n
+    begin_call(&n, kind, x, 4)
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
@@ -91,6 +92,17 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
         ``seed`` or ``offset``.
 
     Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, mean, rstd = ck.dropout_add_layer_norm_forward(x, residual, p=0.1, seed=7)
+    >>> np.array_equal(h, residual + ck.dropout(x, 0.1, seed=7))
+    True
+    >>> np.array_equal(y, ck.layer_norm(h))
+    True
     """
     return forward(CREG_LAYER_NORM, x, residual, gamma, beta, p, eps, seed, offset, out)
 
@@ -109,6 +121,17 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
         ``1 / sqrt(mean(h**2) + eps)`` of each row.
 
     Touvron et al. (2023), "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, rstd = ck.dropout_add_rms_norm_forward(x, residual, p=0.1, seed=7)
+    >>> np.array_equal(h, residual + ck.dropout(x, 0.1, seed=7))
+    True
+    >>> np.array_equal(y, ck.rms_norm(h))
+    True
     """
     return forward(CREG_RMS_NORM, x, residual, gamma, None, p, eps, seed, offset, out)
 
@@ -122,7 +145,8 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cnp.PyArray_DIM(h, h.ndim - 1))
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
-    cdef creg_norm n = norm_call(kind, h, 3 if random.fixed_p == 0 else 4)
+    cdef creg_norm n
+    begin_call(&n, kind, h, 3 if random.fixed_p == 0 else 4)
     cdef cnp.ndarray dresidual = new_like(h), dx = dresidual, dgamma = None, dbeta = None
     if gamma is not None:
         dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
@@ -169,6 +193,16 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a bad ``p``, ``seed`` or ``offset``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, mean, rstd = ck.dropout_add_layer_norm_forward(x, residual, p=0.1, seed=7)
+    >>> dx, dresidual, *_ = ck.dropout_add_layer_norm_backward(np.ones_like(y), h, mean, rstd, p=0.1, seed=7)
+    >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
+    True
     """
     return backward(CREG_LAYER_NORM, dy, h, mean, rstd, gamma, p, dh, seed, offset)
 
@@ -183,5 +217,15 @@ def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, se
     -------
     dx, dresidual : float32 arrays like ``h``
     dgamma : float32 array, shape (features,); None without ``gamma``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x, residual = np.random.default_rng(0).standard_normal((2, 16, 64), dtype=np.float32)
+    >>> y, h, rstd = ck.dropout_add_rms_norm_forward(x, residual, p=0.1, seed=7)
+    >>> dx, dresidual, _ = ck.dropout_add_rms_norm_backward(np.ones_like(y), h, rstd, p=0.1, seed=7)
+    >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
+    True
     """
     return backward(CREG_RMS_NORM, dy, h, None, rstd, gamma, p, dh, seed, offset)

@@ -1,5 +1,5 @@
-# Transforms of images, one decision for each image: checks, allocation and the loop over images. The maths is in
-# csrc/images.h and csrc/jitter.h.
+# Transforms of images, one decision for each image: checks, allocation and the loop over tasks. Each kernel of
+# csrc/images.h and csrc/jitter.h is such a task.
 import operator
 
 import numpy as np
@@ -9,43 +9,17 @@ from libc.float cimport FLT_MAX
 from libc.math cimport floorf
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_number, floats, is_channels_last, new_array, output,
     per_sample, refuse_overlap,
 )
-from cregkit.kernels._csrc cimport creg_image
+from cregkit.kernels._csrc cimport creg_images, CREG_TASK
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport block_task, parallel_for
 
 cnp.import_array()
-
-cdef enum:
-    TASK_ELEMENTS = 16384
-
-
-cdef extern from * nogil:
-    """
-    static inline void creg_set_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
-    """
-    void creg_set_flag(int *flag)
-
-
-# A batch of images, what is decided for each, and how many of them make a task.
-cdef struct Images:
-    creg_image image
-    ptrdiff_t n, size, size_out, step
-    int channels, last
-    const float *x
-    const float *other
-    float *y
-    const int64_t *whole  # corners, flips or boxes
-    const float *factors
-    const double *angles
-    float fill
-    ptrdiff_t height, width  # of the window
-    int reflect
-    int outside  # set where an image that must hold colours does not
 
 
 cdef cnp.ndarray image_array(object x, str name):
@@ -55,45 +29,39 @@ cdef cnp.ndarray image_array(object x, str name):
     return float32_array(x, name)
 
 
-cdef Images images_of(cnp.ndarray x, object channel_axis) except *:
-    cdef Images a
+cdef creg_images images_of(cnp.ndarray x, object channel_axis) except *:
+    cdef creg_images a
+    memset(&a, 0, sizeof(a))
     if x.ndim != 4:
         raise ValueError(f"x must have shape (samples, channels, height, width), or (samples, height, width, channels) "
                          f"with channel_axis=-1, got {(<object>x).shape}")
-    a.last = is_channels_last(x, channel_axis)
+    cdef bint last = is_channels_last(x, channel_axis)
+    a.channels_last = last
     a.n = cnp.PyArray_DIM(x, 0)
     a.size = cnp.PyArray_DIM(x, 1) * cnp.PyArray_DIM(x, 2) * cnp.PyArray_DIM(x, 3)
     if a.size == 0:
         raise ValueError(f"x must have at least one channel, row and column, got shape {(<object>x).shape}")
-    a.image.planes = 1 if a.last else cnp.PyArray_DIM(x, 1)
-    a.image.height = cnp.PyArray_DIM(x, 1 if a.last else 2)
-    a.image.width = cnp.PyArray_DIM(x, 2 if a.last else 3)
-    a.image.pixel = cnp.PyArray_DIM(x, 3) if a.last else 1
-    a.channels = <int>min(a.image.planes * a.image.pixel, <ptrdiff_t>1 << 30)
-    a.x, a.other, a.y, a.whole, a.factors, a.angles = floats(x), NULL, NULL, NULL, NULL, NULL
-    a.size_out, a.fill, a.height, a.width, a.reflect = a.size, 0.0, a.image.height, a.image.width, 0
-    a.outside = 0
+    a.planes, a.pixel = 1 if last else cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(x, 3) if last else 1
+    a.height, a.width = cnp.PyArray_DIM(x, 1 if last else 2), cnp.PyArray_DIM(x, 2 if last else 3)
+    a.x = floats(x)
     return a
 
 
-cdef void run(Images *a, block_task task) noexcept:
-    a.step = max(1, TASK_ELEMENTS // a.size_out)
+# A kernel over images, with outputs of so many elements.
+cdef void run(creg_images *a, block_task kernel, ptrdiff_t size) noexcept:
+    a.block = max(1, CREG_TASK // size)
     with nogil:
-        parallel_for(task, a, (a.n + a.step - 1) // a.step, a.n * a.size_out)
+        parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n * size)
 
 
-cdef ptrdiff_t task_end(Images *a, ptrdiff_t task) noexcept nogil:
-    return min(a.n, (task + 1) * a.step)
-
-
-cdef cnp.ndarray whole_numbers(object values, str name, Images *a, ptrdiff_t k):
+cdef cnp.ndarray whole_numbers(object values, str name, creg_images *a, ptrdiff_t k):
     cdef cnp.ndarray checked = per_sample(values, name, cnp.NPY_INT64, a.n, k)
     a.whole = <const int64_t *>cnp.PyArray_DATA(checked)
     return checked
 
 
 # Whether all of k whole numbers for each image lie in [low, high].
-cdef int check_whole(Images *a, str name, ptrdiff_t k, int64_t low, int64_t high) except -1:
+cdef int check_whole(creg_images *a, str name, ptrdiff_t k, int64_t low, int64_t high) except -1:
     cdef ptrdiff_t i
     for i in range(a.n * k):
         if not low <= a.whole[i] <= high:
@@ -101,7 +69,7 @@ cdef int check_whole(Images *a, str name, ptrdiff_t k, int64_t low, int64_t high
     return 0
 
 
-cdef int check_factors(Images *a, str name, ptrdiff_t k, ptrdiff_t column, float low, float high) except -1:
+cdef int check_factors(creg_images *a, str name, ptrdiff_t k, ptrdiff_t column, float low, float high) except -1:
     cdef ptrdiff_t i
     cdef float value
     for i in range(a.n):
@@ -115,20 +83,12 @@ cdef int check_factors(Images *a, str name, ptrdiff_t k, ptrdiff_t column, float
     return 0
 
 
-cdef cnp.ndarray output_of(Images *a, object out, cnp.ndarray x, tuple others):
+cdef cnp.ndarray output_of(creg_images *a, object out, cnp.ndarray x, tuple others):
     cdef cnp.ndarray y = output(out, x, "x")
     for other, name in others:
         refuse_overlap(y, "out", other, name, False)
     a.y = floats(y)
     return y
-
-
-cdef void crop_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i
-    for i in range(task * a.step, task_end(a, task)):
-        kernels().crop_image(a.x + i * a.size, a.y + i * a.size_out, a.image, a.whole[2 * i], a.whole[2 * i + 1],
-                             a.height, a.width, a.reflect)
 
 
 def crop_images(x, corners, size, *, mode="zero", channel_axis=1):
@@ -154,22 +114,41 @@ def crop_images(x, corners, size, *, mode="zero", channel_axis=1):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or values out of range.
+
+    References
+    ----------
+    Shorten, C. and Khoshgoftaar, T. M. (2019). "A survey on Image Data Augmentation for Deep Learning". Journal of Big
+    Data 6, 60.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.crop_images(x, np.array([[-1, 1]]), 2)[0, 0]
+    array([[0., 0.],
+           [2., 3.]], dtype=float32)
+    >>> cregkit.crop_images(x, np.array([[-1, 1]]), 2, mode="reflect")[0, 0]
+    array([[5., 6.],
+           [2., 3.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray _corners = whole_numbers(corners, "corners", &a, 2)
     check_whole(&a, "corners", 2, -(<int64_t>1 << 40), <int64_t>1 << 40)
     if mode not in ("zero", "reflect"):
         raise ValueError(f"mode must be 'zero' or 'reflect', got {mode!r}")
     a.reflect = mode == "reflect"
-    a.height, a.width = window_size(size, a.n * a.channels)
+    cdef ptrdiff_t channels = a.planes * a.pixel
+    a.crop_height, a.crop_width = window_size(size, a.n * channels)
+    a.crop_size = a.crop_height * a.crop_width * channels
+    cdef int rows = 1 if a.channels_last else 2
     cdef cnp.npy_intp shape[4]
-    shape[0], shape[1 if a.last else 2], shape[2 if a.last else 3], shape[3 if a.last else 1] = (
-        a.n, a.height, a.width, a.channels)
-    a.size_out = a.height * a.width * a.channels
+    shape[0], shape[1 if rows == 2 else 3] = a.n, channels
+    shape[rows], shape[rows + 1] = a.crop_height, a.crop_width
     cdef cnp.ndarray y = new_array(4, shape, cnp.NPY_FLOAT32)
     a.y = floats(y)
-    run(&a, crop_task)
+    run(&a, kernels().crop_images, a.crop_size)
     return y
 
 
@@ -183,15 +162,10 @@ cdef tuple window_size(object size, ptrdiff_t planes):
     return height, width
 
 
-cdef void flip_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i
-    for i in range(task * a.step, task_end(a, task)):
-        kernels().flip_image(a.x + i * a.size, a.y + i * a.size, a.image, <int>a.whole[i])
-
-
 def flip_images(x, flips, *, channel_axis=1, out=None):
-    """Each image as it is (0), left to right (1), upside down (2) or both (3), as ``flips[i]`` says.
+    """Each image unchanged (0), mirrored left to right (1), upside down (2) or both (3), as ``flips[i]`` says.
+
+    ``y[i, :, r, c]`` is ``x[i, :, r, W - 1 - c]`` with bit 0 of ``flips[i]``, ``x[i, :, H - 1 - r, c]`` with bit 1.
 
     Parameters
     ----------
@@ -209,21 +183,29 @@ def flip_images(x, flips, *, channel_axis=1, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or values out of range.
+
+    References
+    ----------
+    Shorten, C. and Khoshgoftaar, T. M. (2019). "A survey on Image Data Augmentation for Deep Learning". Journal of Big
+    Data 6, 60.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.flip_images(x, np.array([1]))[0, 0]
+    array([[3., 2., 1.],
+           [6., 5., 4.],
+           [9., 8., 7.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray flips_ = whole_numbers(flips, "flips", &a, 1)
     check_whole(&a, "flips", 1, 0, 3)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((flips_, "flips"),))
-    run(&a, flip_task)
+    run(&a, kernels().flip_images, a.size)
     return y
-
-
-cdef void rotate_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i
-    for i in range(task * a.step, task_end(a, task)):
-        kernels().rotate_image(a.x + i * a.size, a.y + i * a.size, a.image, a.angles[i], a.fill)
 
 
 def rotate_images(x, degrees, fill=0.0, *, channel_axis=1):
@@ -248,28 +230,34 @@ def rotate_images(x, degrees, fill=0.0, *, channel_axis=1):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or values out of range.
+
+    References
+    ----------
+    Shorten, C. and Khoshgoftaar, T. M. (2019). "A survey on Image Data Augmentation for Deep Learning". Journal of Big
+    Data 6, 60.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.rotate_images(x, np.array([90.0]))[0, 0]
+    array([[3., 6., 9.],
+           [2., 5., 8.],
+           [1., 4., 7.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray degrees_ = per_sample(degrees, "degrees", cnp.NPY_FLOAT64, a.n, 1)
-    a.angles = doubles(degrees_)
+    a.degrees = doubles(degrees_)
     cdef ptrdiff_t i
     for i in range(a.n):
-        if not -1e9 <= a.angles[i] <= 1e9:
-            raise ValueError(f"degrees must hold angles from -1e9 to 1e9, got {a.angles[i]}")
+        if not -1e9 <= a.degrees[i] <= 1e9:
+            raise ValueError(f"degrees must hold angles from -1e9 to 1e9, got {a.degrees[i]}")
     a.fill = float32_number(fill, "fill", -FLT_MAX, FLT_MAX)
     cdef cnp.ndarray y = output_of(&a, None, x_, ())
-    run(&a, rotate_task)
+    run(&a, kernels().rotate_images, a.size)
     return y
-
-
-cdef void box_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i, at
-    for i in range(task * a.step, task_end(a, task)):
-        at = i * a.size
-        kernels().box_image(a.x + at, a.other + at if a.other != NULL else NULL, a.y + at, a.image, a.whole + 4 * i,
-                            a.fill)
 
 
 def cutout_images(x, boxes, fill=0.0, *, channel_axis=1, out=None):
@@ -294,14 +282,27 @@ def cutout_images(x, boxes, fill=0.0, *, channel_axis=1, out=None):
     TypeError, ValueError
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a ``fill`` that is not finite.
 
-    DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552.
+    References
+    ----------
+    DeVries, T. and Taylor, G. W. (2017). "Improved Regularization of Convolutional Neural Networks with Cutout".
+    arXiv:1708.04552.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.cutout_images(x, np.array([[0, 0, 2, 2]]))[0, 0]
+    array([[0., 0., 3.],
+           [0., 0., 6.],
+           [7., 8., 9.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray boxes_ = whole_numbers(boxes, "boxes", &a, 4)
     a.fill = float32_number(fill, "fill", -FLT_MAX, FLT_MAX)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((boxes_, "boxes"),))
-    run(&a, box_task)
+    run(&a, kernels().box_images, a.size)
     return y
 
 
@@ -326,25 +327,29 @@ def cutmix_images(x, other, boxes, *, channel_axis=1, out=None):
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
 
-    Yun et al. (2019), "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
-    arXiv:1905.04899.
+    References
+    ----------
+    Yun, S., Han, D., Oh, S. J., Chun, S., Choe, J. and Yoo, Y. (2019). "CutMix: Regularization Strategy to Train Strong
+    Classifiers with Localizable Features". arXiv:1905.04899.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.cutmix_images(x, -x, np.array([[0, 0, 2, 2]]))[0, 0]
+    array([[-1., -2.,  3.],
+           [-4., -5.,  6.],
+           [ 7.,  8.,  9.]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray other_ = float32_like(other, "other", x_, "x")
     cdef cnp.ndarray boxes_ = whole_numbers(boxes, "boxes", &a, 4)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((other_, "other"), (boxes_, "boxes")))
     a.other = floats(other_)
-    run(&a, box_task)
+    run(&a, kernels().box_images, a.size)
     return y
-
-
-cdef void mix_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i, at
-    for i in range(task * a.step, task_end(a, task)):
-        at = i * a.size
-        kernels().mix(a.x + at, a.other + at, a.y + at, a.size, a.factors[i])
 
 
 def mixup_images(x, other, weight, *, out=None):
@@ -366,47 +371,38 @@ def mixup_images(x, other, weight, *, out=None):
     TypeError, ValueError
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a ``weight`` out of range.
 
-    Zhang et al. (2018), "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412.
+    References
+    ----------
+    Zhang, H., Cisse, M., Dauphin, Y. N. and Lopez-Paz, D. (2018). "mixup: Beyond Empirical Risk Minimization".
+    arXiv:1710.09412.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.mixup_images(x, -x, np.array([0.75], np.float32))[0, 0]
+    array([[0.5, 1. , 1.5],
+           [2. , 2.5, 3. ],
+           [3.5, 4. , 4.5]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, 1)
+    cdef creg_images a = images_of(x_, 1)
     cdef cnp.ndarray other_ = float32_like(other, "other", x_, "x")
     cdef cnp.ndarray weight_ = per_sample(weight, "weight", cnp.NPY_FLOAT32, a.n, 1)
     a.factors = floats(weight_)
     check_factors(&a, "weight", 1, 0, 0.0, 1.0)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((other_, "other"), (weight_, "weight")))
     a.other = floats(other_)
-    run(&a, mix_task)
+    run(&a, kernels().mix_images, a.size)
     return y
 
 
-cdef void jitter_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t i, at
-    cdef int fine
-    for i in range(task * a.step, task_end(a, task)):
-        at = i * a.size
-        if a.channels in (1, 3):
-            fine = kernels().jitter_image(a.x + at, a.y + at, a.image.height * a.image.width, a.channels, a.last,
-                                          a.factors + 4 * i)
-        else:  # their gray is the mean of the channels, so that all values are the pixels of one gray image
-            fine = kernels().jitter_image(a.x + at, a.y + at, a.size, 1, 0, a.factors + 4 * i)
-        if not fine:
-            creg_set_flag(&a.outside)
-
-
-cdef void colours_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Images *a = <Images *>args
-    cdef ptrdiff_t first = task * a.step
-    if not kernels().are_colours(a.x + first * a.size, (task_end(a, task) - first) * a.size):
-        creg_set_flag(&a.outside)
-
-
-cdef int check_channels(Images *a, object x, object channel_axis) except -1:
-    cdef ptrdiff_t i
-    for i in range(a.n if a.channels not in (1, 3) else 0):
+cdef int check_channels(creg_images *a, object x, object channel_axis) except -1:
+    cdef ptrdiff_t i, channels = a.planes * a.pixel
+    for i in range(a.n if channels not in (1, 3) else 0):
         if a.factors[4 * i + 2] != 1.0 or a.factors[4 * i + 3] != floorf(a.factors[4 * i + 3]):
-            raise ValueError(f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {a.channels} "
+            raise ValueError(f"x must have 3 channels (red, green, blue) or 1 for saturation and hue, got {channels} "
                              f"in shape {x.shape} with channel_axis={channel_axis}: leave them at 1 and 0")
     return 0
 
@@ -445,10 +441,22 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
         For a wrong dtype, layout, shape or number of channels, a read-only or overlapping ``out``, or values or factors
         out of range.
 
-    Hue: Smith (1978), "Color Gamut Transform Pairs".
+    References
+    ----------
+    Smith, A. R. (1978). "Color Gamut Transform Pairs". SIGGRAPH. (The hue.)
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> cregkit.jitter_images(x / 16, np.array([[2, 1, 1, 0]], np.float32))[0, 0]
+    array([[0.125, 0.25 , 0.375],
+           [0.5  , 0.625, 0.75 ],
+           [0.875, 1.   , 1.   ]], dtype=float32)
     """
     cdef cnp.ndarray x_ = image_array(x, "x")
-    cdef Images a = images_of(x_, channel_axis)
+    cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray factors_ = per_sample(factors, "factors", cnp.NPY_FLOAT32, a.n, 4)
     a.factors = floats(factors_)
     cdef ptrdiff_t column
@@ -457,10 +465,10 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     check_channels(&a, x_, channel_axis)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((factors_, "factors"),))
     if out is not None:  # which stays as it is where x is refused; a new array is thrown away
-        run(&a, colours_task)
-    if not a.outside:
-        run(&a, jitter_task)
-    if a.outside:
+        run(&a, kernels().check_colours, a.size)
+    if not a.strange:
+        run(&a, kernels().jitter_images, a.size)
+    if a.strange:
         raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x_)!s} to {np.nanmax(x_)!s}: divide 8-bit "
                          f"images by 255; standardise images and add noise after the jitter")
     return y

@@ -33,6 +33,14 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
 
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> ck.layer_norm(x).round(3)
+    array([[-1.342, -0.447,  0.447,  1.342]], dtype=float32)
     """
     return norm_forward(CREG_LAYER_NORM, float32_rows(x, "x"), gamma, beta, eps, out, None, None)
 
@@ -48,6 +56,14 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     mean, rstd : float64 arrays, shape ``x.shape[:-1]``
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
         the gradients their accuracy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> y, mean, rstd = ck.layer_norm_forward(np.array([[1, 2, 3, 4]], np.float32))
+    >>> mean, rstd.round(3)
+    (array([2.5]), array([0.894]))
     """
     cdef cnp.ndarray x_ = float32_rows(x, "x"), mean = row_statistic(x_), rstd = row_statistic(x_)
     return norm_forward(CREG_LAYER_NORM, x_, gamma, beta, eps, out, mean, rstd), mean, rstd
@@ -80,5 +96,16 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> dy = np.array([[1, 0, 0, 0]], np.float32)
+    >>> y, mean, rstd = ck.layer_norm_forward(x)
+    >>> dx, dgamma, dbeta = ck.layer_norm_backward(dy, x, mean, rstd)
+    >>> dx.round(3), dgamma
+    (array([[ 0.268, -0.358, -0.089,  0.179]], dtype=float32), None)
     """
     return norm_backward(CREG_LAYER_NORM, dy, x, mean, rstd, gamma, out)

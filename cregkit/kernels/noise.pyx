@@ -1,37 +1,27 @@
-# Random numbers of samples, and Gaussian noise: checks, allocation and the loop over blocks. The maths, and which bits
-# make which number, is in csrc/noise.h.
+# Random numbers of samples, and Gaussian noise: checks, allocation and the loops over tasks, which are the kernels of
+# csrc/noise.h. Which bits make which number is said there.
 import operator
 
 cimport numpy as cnp
 from libc.float cimport FLT_MAX
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     doubles, float32_array, floats, int64_vector, new_array, output, per_sample, refuse_overlap, unsigned64,
 )
+from cregkit.kernels._csrc cimport creg_noise, CREG_TASK
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for
 
 cnp.import_array()
 
 cdef enum:
-    TASK_ELEMENTS = 16384  # a multiple of the group
     TASK_SAMPLES = 256
 
 
-cdef struct Noise:
-    uint32_t key[2]
-    const int64_t *index
-    const float *x
-    const float *sigma
-    float *y
-    double *uniform
-    ptrdiff_t samples, size, pieces  # pieces: tasks for each sample
-
-
-cdef void set_key(Noise *a, uint64_t seed) noexcept nogil:
+cdef void set_key(creg_noise *a, uint64_t seed) noexcept nogil:
     a.key[0], a.key[1] = <uint32_t>seed, <uint32_t>(seed >> 32)
 
 
@@ -84,13 +74,6 @@ def derive_seed(seed, *numbers):
     return derived
 
 
-cdef void uniform_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Noise *a = <Noise *>args
-    cdef ptrdiff_t i
-    for i in range(task * TASK_SAMPLES, min(a.samples, (task + 1) * TASK_SAMPLES)):
-        kernels().sample_uniform(a.uniform + i * a.size, <uint32_t>a.index[i], a.size, a.key)
-
-
 def sample_uniform(index, n, *, seed):
     """Random numbers that belong to samples: uniform in [0, 1), functions of ``(seed, index, place)`` alone.
 
@@ -114,9 +97,23 @@ def sample_uniform(index, n, *, seed):
     TypeError, ValueError
         For a wrong dtype, layout or shape, or ``index``, ``n`` or ``seed`` out of range.
 
-    Random bits: Philox4x32-10, Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
+    References
+    ----------
+    Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
+    The random bits are those of Philox4x32-10.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> u = cregkit.sample_uniform(np.array([3, 5]), 2, seed=1)
+    >>> u.shape, bool((u == np.floor(u * 2**53) / 2**53).all())
+    ((2, 2), True)
+    >>> bool((cregkit.sample_uniform(np.array([5]), 1, seed=1)[0] == u[1, :1]).all())
+    True
     """
-    cdef Noise a
+    cdef creg_noise a
+    memset(&a, 0, sizeof(a))
     cdef cnp.ndarray index_ = int64_vector(index, "index")
     cdef ptrdiff_t samples = cnp.PyArray_DIM(index_, 0)
     check_index(index_)
@@ -128,23 +125,13 @@ def sample_uniform(index, n, *, seed):
         raise ValueError(f"n must be from 0 to 2**32 numbers that fit in memory, got {numbers}")
     cdef cnp.npy_intp shape[2]
     shape[0], shape[1] = samples, numbers
-    a.samples, a.size = samples, numbers
+    a.samples, a.size, a.block = samples, numbers, TASK_SAMPLES
     set_key(&a, unsigned64(seed, "seed"))
     cdef cnp.ndarray u = new_array(2, shape, cnp.NPY_FLOAT64)
     a.index, a.uniform = <const int64_t *>cnp.PyArray_DATA(index_), doubles(u)
     with nogil:
-        parallel_for(uniform_task, &a, (samples + TASK_SAMPLES - 1) // TASK_SAMPLES, samples * a.size)
+        parallel_for(kernels().sample_uniform, &a, (samples + TASK_SAMPLES - 1) // TASK_SAMPLES, samples * a.size)
     return u
-
-
-cdef void noise_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Noise *a = <Noise *>args
-    cdef ptrdiff_t i = task // a.pieces, first = task % a.pieces * TASK_ELEMENTS
-    cdef ptrdiff_t at = i * a.size + first, n = min(<ptrdiff_t>TASK_ELEMENTS, a.size - first)
-    if a.sigma[i] != 0.0:
-        kernels().gaussian_noise(a.x + at, a.y + at, <uint32_t>a.index[i], first, n, a.sigma[i], a.key)
-    elif a.x != a.y:
-        memcpy(a.y + at, a.x + at, n * sizeof(float))
 
 
 def gaussian_noise(x, sigma, index, *, seed, out=None):
@@ -174,12 +161,27 @@ def gaussian_noise(x, sigma, index, *, seed, out=None):
     TypeError, ValueError
         For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or values out of range.
 
-    Box and Muller (1958), "A Note on the Generation of Random Normal Deviates"; random bits: Philox4x32-10.
+    References
+    ----------
+    Box, G. E. P. and Muller, M. E. (1958). "A Note on the Generation of Random Normal Deviates". Annals of Mathematical
+    Statistics 29(2).
+    Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
+    The random bits are those of Philox4x32-10.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.zeros((2, 3), np.float32)
+    >>> cregkit.gaussian_noise(x, np.array([0, 1], np.float32), np.array([3, 5]), seed=1)
+    array([[ 0.        ,  0.        ,  0.        ],
+           [ 1.3592352 , -0.7112957 , -0.07587919]], dtype=float32)
     """
     cdef cnp.ndarray x_ = float32_array(x, "x")
     if x_.ndim == 0:
         raise ValueError("x must have shape (samples, ...), got a scalar array")
-    cdef Noise a
+    cdef creg_noise a
+    memset(&a, 0, sizeof(a))
     a.samples = cnp.PyArray_DIM(x_, 0)
     a.size = cnp.PyArray_SIZE(x_) // a.samples if a.samples else 0
     if a.size >> 32:
@@ -197,7 +199,7 @@ def gaussian_noise(x, sigma, index, *, seed, out=None):
     for other, name in ((sigma_, "sigma"), (index_, "index")):
         refuse_overlap(y, "out", other, name, False)
     a.x, a.y, a.index = floats(x_), floats(y), <const int64_t *>cnp.PyArray_DATA(index_)
-    a.pieces = (a.size + TASK_ELEMENTS - 1) // TASK_ELEMENTS
+    a.block, a.pieces = CREG_TASK, (a.size + CREG_TASK - 1) // CREG_TASK
     with nogil:
-        parallel_for(noise_task, &a, a.samples * a.pieces, a.samples * a.size)
+        parallel_for(kernels().gaussian_noise, &a, a.samples * a.pieces, a.samples * a.size)
     return y

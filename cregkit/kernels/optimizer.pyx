@@ -1,49 +1,27 @@
-# Weight decay and the fused optimiser steps: checks and the loop over blocks. The maths is in csrc/optimizer.h.
+# Weight decay and the fused optimiser steps: checks and the loops over tasks. Each kernel of csrc/optimizer.h is such a
+# task.
 import operator
 
 cimport numpy as cnp
 from libc.float cimport DBL_MAX, FLT_MAX
-from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
+from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_number, floats, new_vector, number, output, refuse_overlap,
     writable,
 )
-from cregkit.kernels._csrc cimport creg_adamw, CREG_PANEL, creg_sgd
+from cregkit.kernels._csrc cimport creg_adamw, creg_l2, CREG_PANEL, creg_sgd, CREG_TASK
 from cregkit.kernels._runtime cimport kernels, streams
-from cregkit.kernels._threads cimport parallel_for, run_task
+from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()
 
-cdef enum:
-    TASK_ELEMENTS = 16384
 
-
-cdef struct Elements:
-    const float *x
-    float *y
-    double *panels
-    double penalty
-    ptrdiff_t n, n_panels
-    float factor
-    int stream
-
-
-cdef void squares_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Elements *a = <Elements *>args
-    cdef ptrdiff_t i = task * CREG_PANEL
-    a.panels[task] = kernels().sum_squares(a.x + i, min(<ptrdiff_t>CREG_PANEL, a.n - i))
-
-
-# From weight_decay to the penalty.
-cdef void penalty_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Elements *a = <Elements *>args
-    cdef double total = 0.0
-    cdef ptrdiff_t i
-    for i in range(a.n_panels):
-        total += a.panels[i]
-    a.penalty = a.penalty * 0.5 * total
+# A kernel over n elements, CREG_TASK of them a task.
+cdef void run(block_task kernel, void *record, ptrdiff_t n) noexcept:
+    with nogil:
+        parallel_for(kernel, record, (n + CREG_TASK - 1) // CREG_TASK, n)
 
 
 def l2_penalty(w, weight_decay):
@@ -63,24 +41,30 @@ def l2_penalty(w, weight_decay):
     ------
     TypeError, ValueError
         For a wrong dtype or layout, or a bad ``weight_decay``.
+
+    References
+    ----------
+    Krogh, A. and Hertz, J. A. (1992). "A Simple Weight Decay Can Improve Generalization". NIPS 4.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.l2_penalty(np.array([1, -2], np.float32), 0.5)
+    1.25
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
-    cdef Elements a
-    a.penalty = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
-    a.x, a.n = floats(w_), cnp.PyArray_SIZE(w_)
+    cdef creg_l2 a
+    memset(&a, 0, sizeof(a))
+    a.weight_decay = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
+    a.w, a.n = floats(w_), cnp.PyArray_SIZE(w_)
     a.n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
     cdef cnp.ndarray panels = new_vector(a.n_panels, cnp.NPY_FLOAT64)
     a.panels = doubles(panels)
     with nogil:
-        parallel_for(squares_task, &a, a.n_panels, a.n)
-        run_task(penalty_task, &a, 0)
+        parallel_for(kernels().sum_squares, &a, a.n_panels, a.n)
+        run_task(kernels().l2_penalty, &a, 0)
     return a.penalty
-
-
-cdef void scale_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Elements *a = <Elements *>args
-    cdef ptrdiff_t i = task * TASK_ELEMENTS
-    kernels().scale(a.x + i, a.y + i, min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), a.factor, a.stream)
 
 
 def l2_gradient(w, weight_decay, *, out=None):
@@ -102,30 +86,27 @@ def l2_gradient(w, weight_decay, *, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype or layout, a read-only or overlapping ``out``, or a bad ``weight_decay``.
+
+    References
+    ----------
+    Krogh, A. and Hertz, J. A. (1992). "A Simple Weight Decay Can Improve Generalization". NIPS 4.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.l2_gradient(np.array([1, -2], np.float32), 0.5)
+    array([ 0.5, -1. ], dtype=float32)
     """
     cdef cnp.ndarray w_ = float32_array(w, "w")
-    cdef Elements a
-    a.factor = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    cdef creg_l2 a
+    memset(&a, 0, sizeof(a))
+    a.weight_decay = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     cdef cnp.ndarray dw = output(out, w_, "w")
-    a.x, a.y, a.n, a.stream = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), streams(cnp.PyArray_SIZE(w_), 2)
-    with nogil:
-        parallel_for(scale_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
+    a.w, a.dw, a.n, a.block = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), CREG_TASK
+    a.stream = streams(a.n, 2)
+    run(kernels().l2_gradient, &a, a.n)
     return dw
-
-
-cdef struct Sgd:
-    float *w
-    const float *dw
-    float *velocity
-    ptrdiff_t n
-    creg_sgd step
-
-
-cdef void sgd_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef Sgd *a = <Sgd *>args
-    cdef ptrdiff_t i = task * TASK_ELEMENTS
-    kernels().sgd_step(a.w + i, a.dw + i, a.velocity + i if a.velocity != NULL else NULL,
-                       min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), &a.step)
 
 
 # An array that a step changes in place, apart from the others it reads or changes.
@@ -158,61 +139,35 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
+
+    References
+    ----------
+    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). "On the importance of initialization and momentum in
+    deep learning". ICML.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> w, dw = np.array([1, -2], np.float32), np.array([2, 4], np.float32)
+    >>> cregkit.sgd_step(w, dw, 0.5)
+    >>> w
+    array([ 0., -4.], dtype=float32)
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)
     cdef cnp.ndarray velocity_ = None
     if velocity is not None:
         velocity_ = updated(velocity, "velocity", w_, ((w_, "w"), (dw_, "dw")))
-    cdef Sgd a
-    a.step.lr = float32_number(lr, "lr", 0.0, FLT_MAX)
-    a.step.weight_decay = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
-    a.step.momentum = float32_number(momentum, "momentum", 0.0, 1.0)
-    if a.step.momentum > 0.0 and velocity is None:
+    cdef creg_sgd a
+    memset(&a, 0, sizeof(a))
+    a.lr = float32_number(lr, "lr", 0.0, FLT_MAX)
+    a.weight_decay = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    a.momentum = float32_number(momentum, "momentum", 0.0, 1.0)
+    if a.momentum > 0.0 and velocity is None:
         raise ValueError(f"velocity is missing: momentum {momentum} needs it; pass zeros like w before the first step")
-    a.w, a.dw, a.velocity, a.n = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_)
-    with nogil:
-        parallel_for(sgd_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
-
-
-cdef struct AdamW:
-    float *w
-    const float *dw
-    float *m
-    float *v
-    ptrdiff_t n
-    ptrdiff_t t
-    double rate, decay, beta1, beta2
-    bint decoupled
-    creg_adamw step
-
-
-# base**n by squaring: only products, each correctly rounded, so the same bits with any maths library.
-cdef double power(double base, ptrdiff_t n) noexcept nogil:
-    cdef double result = 1.0
-    while n > 0:
-        if n & 1:
-            result *= base
-        base *= base
-        n >>= 1
-    return result
-
-
-# From the arguments to the constants of this step.
-cdef void adamw_constants_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef AdamW *a = <AdamW *>args
-    a.step.shrink = <float>(1.0 - a.rate * a.decay) if a.decoupled else 1.0
-    a.step.l2 = 0.0 if a.decoupled else <float>a.decay
-    a.step.beta1, a.step.one_minus_beta1 = <float>a.beta1, <float>(1.0 - a.beta1)
-    a.step.beta2, a.step.one_minus_beta2 = <float>a.beta2, <float>(1.0 - a.beta2)
-    a.step.step_size = <float>(a.rate / (1.0 - power(a.beta1, a.t)))
-    a.step.inv_sqrt_bias2 = <float>(1.0 / sqrt(1.0 - power(a.beta2, a.t)))
-
-
-cdef void adamw_task(void *args, ptrdiff_t task) noexcept nogil:
-    cdef AdamW *a = <AdamW *>args
-    cdef ptrdiff_t i = task * TASK_ELEMENTS
-    kernels().adamw_step(a.w + i, a.dw + i, a.m + i, a.v + i, min(<ptrdiff_t>TASK_ELEMENTS, a.n - i), &a.step)
+    a.w, a.dw, a.velocity, a.n, a.block = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_), CREG_TASK
+    run(kernels().sgd_step, &a, a.n)
 
 
 cdef double beta_of(object beta_, str name) except? -1:
@@ -248,27 +203,39 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     TypeError, ValueError
         For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
 
-    Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:1711.05101; Kingma and Ba (2015),
-    "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
+    References
+    ----------
+    Loshchilov, I. and Hutter, F. (2019). "Decoupled Weight Decay Regularization". arXiv:1711.05101.
+    Kingma, D. P. and Ba, J. (2015). "Adam: A Method for Stochastic Optimization". arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> w, dw = np.array([1, -2], np.float32), np.array([2, 4], np.float32)
+    >>> m, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
+    >>> cregkit.adamw_step(w, dw, m, v, 1, 0.5, betas=(0.5, 0.75), eps=0, weight_decay=0)
+    >>> w, m, v
+    (array([ 0.5, -2.5], dtype=float32), array([1., 2.], dtype=float32), array([1., 4.], dtype=float32))
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)
     cdef cnp.ndarray m_ = updated(m, "m", w_, ((w_, "w"), (dw_, "dw")))
     cdef cnp.ndarray v_ = updated(v, "v", w_, ((w_, "w"), (dw_, "dw"), (m_, "m")))
-    cdef AdamW a
-    a.rate, a.decay = number(lr, "lr", 0.0, FLT_MAX), number(weight_decay, "weight_decay", 0.0, FLT_MAX)
+    cdef creg_adamw a
+    memset(&a, 0, sizeof(a))
+    a.lr, a.weight_decay = number(lr, "lr", 0.0, FLT_MAX), number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
-    a.beta1, a.beta2, a.decoupled = beta_of(betas[0], "betas[0]"), beta_of(betas[1], "betas[1]"), decoupled
+    a.betas[0], a.betas[1] = beta_of(betas[0], "betas[0]"), beta_of(betas[1], "betas[1]")
     try:
         count = operator.index(step)
     except TypeError:
         raise TypeError(f"step must be a whole number, got {type(step).__name__}") from None
     if not 1 <= count < 1 << 63:
         raise ValueError(f"step must be from 1 (the first step) to 2**63 - 1, got {count}")
-    a.t = count
-    a.step.eps = float32_number(eps, "eps", 0.0, FLT_MAX)
-    a.w, a.dw, a.m, a.v, a.n = floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_)
-    with nogil:
-        run_task(adamw_constants_task, &a, 0)
-        parallel_for(adamw_task, &a, (a.n + TASK_ELEMENTS - 1) // TASK_ELEMENTS, a.n)
+    a.step, a.decoupled, a.eps = count, bool(decoupled), float32_number(eps, "eps", 0.0, FLT_MAX)
+    a.w, a.dw, a.m, a.v, a.n, a.block = (
+        floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_), CREG_TASK)
+    run_task(kernels().adamw_constants, &a, 0)
+    run(kernels().adamw_step, &a, a.n)

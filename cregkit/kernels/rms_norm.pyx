@@ -33,6 +33,14 @@ def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
 
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> ck.rms_norm(x).round(3)
+    array([[0.365, 0.73 , 1.095, 1.461]], dtype=float32)
     """
     return norm_forward(CREG_RMS_NORM, float32_rows(x, "x"), gamma, None, eps, out, None, None)
 
@@ -47,6 +55,14 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
     y : float32 array like ``x``
     rstd : float64 array, shape ``x.shape[:-1]``
         ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> y, rstd = ck.rms_norm_forward(np.array([[1, 2, 3, 4]], np.float32))
+    >>> rstd.round(3)
+    array([0.365])
     """
     cdef cnp.ndarray x_ = float32_rows(x, "x"), rstd = row_statistic(x_)
     return norm_forward(CREG_RMS_NORM, x_, gamma, None, eps, out, None, rstd), rstd
@@ -78,5 +94,16 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     ------
     TypeError, ValueError
         For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cregkit as ck
+    >>> x = np.array([[1, 2, 3, 4]], np.float32)
+    >>> dy = np.array([[1, 0, 0, 0]], np.float32)
+    >>> y, rstd = ck.rms_norm_forward(x)
+    >>> dx, dgamma = ck.rms_norm_backward(dy, x, rstd, np.ones(4, np.float32))
+    >>> dx.round(3), dgamma.round(3)
+    (array([[ 0.353, -0.024, -0.037, -0.049]], dtype=float32), array([0.365, 0.   , 0.   , 0.   ], dtype=float32))
     """
     return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)[:2]

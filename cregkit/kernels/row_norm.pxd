@@ -5,8 +5,8 @@ from libc.stddef cimport ptrdiff_t
 from cregkit.kernels._csrc cimport creg_norm
 
 
-# A call over the last axis of x, of which all else is NULL or 0. `arrays` of x's size are read or written.
-cdef creg_norm norm_call(int kind, cnp.ndarray x, int arrays) noexcept
+# Makes n a call over the last axis of x, of which all else is NULL or 0. `arrays` of x's size are read or written.
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int arrays) noexcept
 
 # Run a planned call.
 cdef int run_forward(creg_norm *n) except -1

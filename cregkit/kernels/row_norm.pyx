@@ -17,12 +17,11 @@ from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backwa
 cnp.import_array()
 
 
-cdef creg_norm norm_call(int kind, cnp.ndarray x, int arrays) noexcept:
-    cdef creg_norm n
-    memset(&n, 0, sizeof(n))
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int arrays) noexcept:
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(x)
+    memset(n, 0, sizeof(n[0]))
     n.kind, n.cols = kind, cnp.PyArray_DIM(x, x.ndim - 1)
-    n.rows, n.stream = cnp.PyArray_SIZE(x) // n.cols, streams(cnp.PyArray_SIZE(x), arrays)
-    return n
+    n.rows, n.stream = size // n.cols, streams(size, arrays)
 
 
 cdef cnp.ndarray row_statistic(cnp.ndarray x):
@@ -61,7 +60,7 @@ cdef int run_forward(creg_norm *n) except -1:
     if apart:
         n.gamma = n.beta = NULL
     n.step = rows_per_task(n.rows, n.cols)
-    if leaves_threads_idle(n):
+    if is_wide(n) and leaves_threads_idle(n):
         wide_forward(n)
     else:
         run_parallel(forward_task, n, chunks_of(n), n.rows * n.cols)
@@ -73,7 +72,8 @@ cdef int run_forward(creg_norm *n) except -1:
 
 cdef cnp.ndarray norm_forward(int kind, cnp.ndarray x, object gamma, object beta, object eps, object out,
                               cnp.ndarray mean, cnp.ndarray rstd):
-    cdef creg_norm n = norm_call(kind, x, 2)
+    cdef creg_norm n
+    begin_call(&n, kind, x, 2)
     cdef cnp.ndarray gamma_ = float32_vector(gamma, "gamma", n.cols), beta_ = float32_vector(beta, "beta", n.cols)
     cdef cnp.ndarray y = output(out, x, "x")
     if out is not None:
@@ -95,7 +95,8 @@ cdef int run_backward(creg_norm *n) except -1:
 
 cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object out):
     cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
-    cdef creg_norm n = norm_call(kind, x_, 3)
+    cdef creg_norm n
+    begin_call(&n, kind, x_, 3)
     cdef bint centred = kind == CREG_LAYER_NORM
     if centred:
         mean_ = float64_statistics(mean, "mean", x_.ndim - 1, cnp.PyArray_DIMS(x_))

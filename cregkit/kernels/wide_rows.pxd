@@ -1,11 +1,12 @@
 # Norms of few wide rows, each of which is shared by its columns.
-from cregkit.kernels._csrc cimport creg_norm
+from cregkit.kernels._csrc cimport CREG_PANEL, CREG_WIDE_ROWS, creg_norm
 
 
 # Whether backward goes this way: by the shape alone, because the order of the sums over rows depends on it.
-cdef bint is_wide(const creg_norm *n) noexcept nogil
+cdef inline bint is_wide(const creg_norm *n) noexcept nogil:
+    return 0 < n.rows <= CREG_WIDE_ROWS and n.cols >= 2 * CREG_PANEL
 
-# Whether forward does, where no bit depends on it: if whole rows would leave threads idle.
+# Whether forward of such rows does, where no bit depends on it: if whole rows would leave threads idle.
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil
 
 # Run a planned call.

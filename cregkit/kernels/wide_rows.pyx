@@ -3,7 +3,7 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._arrays cimport doubles, new_vector
-from cregkit.kernels._csrc cimport CREG_PANEL, CREG_TILE, CREG_WIDE_ROWS, creg_norm, creg_wide_row
+from cregkit.kernels._csrc cimport CREG_PANEL, CREG_TILE, creg_norm, creg_wide_row
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, run_task, thread_limit
 from cregkit.kernels.column_sums cimport keep_overwritten, mend_sums
@@ -11,17 +11,11 @@ from cregkit.kernels.column_sums cimport keep_overwritten, mend_sums
 cnp.import_array()
 
 
-cdef ptrdiff_t WIDE_COLUMNS = 2 * CREG_PANEL, IDLE_ELEMENTS = 32 * 1024
-
-
-cdef bint is_wide(const creg_norm *n) noexcept nogil:
-    return 0 < n.rows <= CREG_WIDE_ROWS and n.cols >= WIDE_COLUMNS
+cdef ptrdiff_t IDLE_ELEMENTS = 32 * 1024
 
 
 # Sharing rows costs a second loop, and reads each row twice from further away (csrc/TUNING.md).
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil:
-    if not is_wide(n):
-        return False
     cdef ptrdiff_t threads = thread_limit(), turns = (n.rows + threads - 1) // threads, idle = turns * threads - n.rows
     return idle * 7 > n.rows and idle * n.cols >= IDLE_ELEMENTS * threads
 

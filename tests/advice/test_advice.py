@@ -1,4 +1,4 @@
-"""The advice: regimes, rates, and that every line of code it prints does what it says."""
+"""The advice: regimes, rates, warnings, code that does what it says, the command and the prompt."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def names(advice):
         (92, 94.1, "test above train"),
     ],
 )
-def test_regime(train, test, regime):
+def test_accuracies_set_the_regime(train, test, regime):
     advice = ck.advise(train, test)
     assert advice.regime == regime
     assert advice.gap == pytest.approx(train - test, abs=1e-9)
@@ -76,7 +76,7 @@ def test_regime(train, test, regime):
         ("good", "0.05-0.1", "0.0001", []),
     ],
 )
-def test_rates_of_a_gap(regime, dropout, decay, others):
+def test_the_gap_sets_the_rates(regime, dropout, decay, others):
     advice = ck.advise(*ACCURACIES[regime])
     assert names(advice) == ["dropout", "weight decay", *others]
     assert remedy(advice, "dropout").rate == dropout
@@ -92,7 +92,7 @@ def test_rates_of_a_gap(regime, dropout, decay, others):
         ("llm", "RMSNorm", ("0.1", "0.1", "0.1")),
     ],
 )
-def test_what_a_model_changes(model, norm, rates):
+def test_the_model_sets_norm_and_dropout(model, norm, rates):
     for regime, rate in zip(("gap over 10", "gap 5-10", "gap under 5"), rates, strict=True):
         advice = ck.advise(*ACCURACIES[regime], model=model)
         assert names(advice).count(norm) == 1
@@ -125,7 +125,7 @@ def test_users_of_adam_get_adamw():
     assert "SGD(" in remedy(ck.advise(99, 60, optimizer="sgd"), "weight decay").code
 
 
-def test_test_above_train_is_looked_into_first():
+def test_test_above_train_advises_to_check_the_measurement():
     advice = ck.advise(85, 90)
     assert names(advice) == ["measure both in evaluation mode", "look for leakage"]
     assert any("above training accuracy" in warning for warning in advice.warnings)
@@ -133,17 +133,18 @@ def test_test_above_train_is_looked_into_first():
     assert not ck.advise(95, 95).warnings
 
 
-def test_doubts_are_told():
-    assert any("capacity" in warning for warning in ck.advise(70, 50).warnings)
-    assert any("noisy labels" in warning for warning in ck.advise(60, 58).warnings)
-    assert any("both in percent?" in warning for warning in ck.advise(99, 0.6).warnings)
+@pytest.mark.parametrize(
+    ("accuracies", "words"), [((70, 50), "capacity"), ((60, 58), "noisy labels"), ((99, 0.6), "both in percent?")]
+)
+def test_doubtful_accuracies_give_a_warning(accuracies, words):
+    assert any(words in warning for warning in ck.advise(*accuracies).warnings)
 
 
 # The code ------------------------------------------------------------------------------------------------------------
 
 
 def every_remedy():
-    """Yield each different remedy with the model it was advised for."""
+    """Yield each different remedy once."""
     seen = set()
     for accuracies, model, optimizer, size in itertools.product(ACCURACIES.values(), MODELS, OPTIMIZERS, (None, 8, 64)):
         for found in ck.advise(*accuracies, model=model, optimizer=optimizer, batch_size=size).remedies:
@@ -153,7 +154,7 @@ def every_remedy():
 
 
 def executed(code, **given):
-    """Run a line as its reader would, after the imports, and return all names."""
+    """Run a line after the imports, and return all names."""
     scope = dict(given)
     exec(rules.IMPORTS, scope)
     exec(f"result = {code}" if code.startswith("ck.train.fit") else code, scope)
@@ -161,7 +162,7 @@ def executed(code, **given):
 
 
 def samples(code):
-    """Return an input of the shape the line speaks of."""
+    """Return an input of the shape in the line."""
     rng = np.random.default_rng(0)
     if "(N, H, W" in code:
         shape = (4, 8, 8, 64)
@@ -175,7 +176,7 @@ def samples(code):
 
 
 def small_fit():
-    """Return what the lines with ``fit`` need: a network with random labels, which it can only overfit."""
+    """Return the names that lines with ``fit`` use: a network, and random labels that it can only overfit."""
     rng = np.random.default_rng(0)
     network = ck.Sequential(ck.Linear(4, 16, seed=0), ck.ReLU(), ck.Linear(16, 2, seed=1))
     x, x_val = rng.standard_normal((2, 16, 4), dtype=np.float32)
@@ -229,7 +230,7 @@ def check_augmentation(found):
         assert 0 < flipped.sum() < len(x)
         np.testing.assert_array_equal(changed[flipped], x[flipped][..., ::-1])
     else:
-        assert np.abs(changed - x).std() == pytest.approx(0.06, abs=0.01)  # of |N(0, 0.1)|: 0.0603
+        assert np.abs(changed - x).std() == pytest.approx(0.06, abs=0.01)  # the deviation of |N(0, 0.1)| is 0.0603
 
 
 def check_early_stopping(found):
@@ -276,7 +277,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("found", list(every_remedy()))
-def test_the_code_does_what_it_says(found):
+def test_the_code_of_a_remedy_does_what_it_says(found):
     assert "\n" not in found.code
     CHECKS[found.name](found)
 
@@ -299,7 +300,7 @@ def test_the_code_does_what_it_says(found):
         ((1, 0), ValueError, "look like fractions"),
     ],
 )
-def test_wrong_accuracies(arguments, error, words):
+def test_wrong_accuracies_are_refused(arguments, error, words):
     with pytest.raises(error) as caught:
         ck.advise(*arguments)
     assert words in str(caught.value)
@@ -315,13 +316,13 @@ def test_wrong_accuracies(arguments, error, words):
         ({"history": "log.csv"}, TypeError, "or a history, not both"),
     ],
 )
-def test_wrong_options(options, error, words):
+def test_wrong_options_are_refused(options, error, words):
     with pytest.raises(error) as caught:
         ck.advise(99, 60, **options)
     assert words in str(caught.value)
 
 
-def test_the_command_prints_all_of_the_advice(capsys):
+def test_the_command_prints_the_whole_advice(capsys):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60", "--model", "cnn", "--batch-size", "8"]
     assert commands.main([*argv, "--optimizer", "adam"]) == 0
     out, err = capsys.readouterr()
@@ -337,10 +338,14 @@ def test_the_command_prints_all_of_the_advice(capsys):
     assert rules.IMPORTS in out
 
 
-def test_json_to_the_screen_and_to_a_file(capsys, tmp_path):
+def test_json_without_a_path_is_printed(capsys):
     argv = ["advise", "--train-acc", "99", "--test-acc", "60"]
     assert commands.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ck.advise(99, 60).to_dict()
+
+
+def test_json_with_a_path_is_written_there(capsys, tmp_path):
+    argv = ["advise", "--train-acc", "99", "--test-acc", "60"]
     path = tmp_path / "advice.json"
     assert commands.main([*argv, "--json", str(path)]) == 0
     assert capsys.readouterr().out == ""
@@ -370,8 +375,8 @@ def test_the_prompt_has_every_rule(capsys):
     assert f"under {rules.BATCH_NORM_FROM} samples" in text
 
 
-def test_the_readme_has_the_rates_of_the_rules():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_the_room_has_the_rates_of_the_rules():
+    text = Path(rules.__file__).with_name("README.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     of_regime = {row[0]: row for row in rows if len(row) == 5}
     assert set(rules.REGIMES) <= set(of_regime)
@@ -399,7 +404,7 @@ def test_the_readme_has_the_rates_of_the_rules():
         (["--history", "."], ".: Is a directory"),
     ],
 )
-def test_a_mistake_costs_one_line(argv, named, capsys, tmp_path, monkeypatch):
+def test_a_wrong_argument_prints_one_line_and_writes_nothing(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert commands.main(["advise", *argv]) == 2
     out, err = capsys.readouterr()
@@ -418,7 +423,7 @@ def test_the_choices_of_the_command_are_those_of_the_rules(capsys):
     assert command.STDOUT == "-"
 
 
-def test_advice_needs_no_kernels_and_loads_only_when_asked_for():
+def test_advice_loads_on_first_use_and_without_kernels():
     code = (
         "import sys, cregkit; assert 'cregkit.advice' not in sys.modules; cregkit.advise(99, 60); "
         "assert not [name for name in sys.modules if name.startswith(('cregkit.kernels', 'cregkit.train'))]"

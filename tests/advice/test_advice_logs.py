@@ -1,6 +1,6 @@
-"""Training logs: ours, those of Keras and Lightning, what is read from them, and what is no log at all.
+"""Training logs of cregkit, Keras and Lightning: what is read from them, and files that are no log.
 
-The files in logs/ were written by Keras 3 and Lightning 2 themselves, in short trainings on noisy points:
+Keras 3 and Lightning 2 wrote the files in logs/, in short trainings on noisy points:
 keras.csv by CSVLogger, keras_sparse.csv with separator=";" and validation every second epoch, lightning.csv with
 metrics by step and by epoch, a learning-rate monitor, and a test at the end.
 """
@@ -38,10 +38,10 @@ def our_history():
     return history
 
 
-# What the loggers wrote -----------------------------------------------------------------------------------------------
+# Logs of the loggers --------------------------------------------------------------------------------------------------
 
 
-def test_keras(capsys):
+def test_a_log_of_keras_is_read(capsys):
     with open(LOGS / "keras.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     curves = logs.read(LOGS / "keras.csv")
@@ -65,7 +65,7 @@ def test_keras(capsys):
     assert f"turned up after epoch {advice.history.turned_up_epoch}:" in out
 
 
-def test_keras_with_semicolons_and_epochs_without_validation():
+def test_a_log_of_keras_with_semicolons_and_missing_validation_is_read():
     curves = logs.read(LOGS / "keras_sparse.csv")
     assert curves.epochs == (0, 1, 2)
     assert list(np.isnan(curves.test_acc)) == [True, False, True]
@@ -74,7 +74,7 @@ def test_keras_with_semicolons_and_epochs_without_validation():
     assert advice.history.best_epoch == 1
 
 
-def test_lightning():
+def test_a_log_of_lightning_is_read():
     with open(LOGS / "lightning.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     curves = logs.read(LOGS / "lightning.csv")
@@ -90,7 +90,7 @@ def test_lightning():
     assert ck.advise(history=LOGS / "lightning.csv").history.epochs == 12
 
 
-def test_ours_is_the_same_from_each_source(tmp_path):
+def test_a_history_gives_the_same_advice_from_each_source(tmp_path):
     history = our_history()
     history.to_json(tmp_path / "history.json")
     history.to_csv(tmp_path / "history.csv")
@@ -105,12 +105,12 @@ def test_ours_is_the_same_from_each_source(tmp_path):
     assert not any("averages the training accuracy" in warning or "fractions" in warning for warning in advice.warnings)
 
 
-def test_ours_is_in_percent_however_small():
+def test_a_history_is_in_percent_even_below_1():
     history = History([1.0], [0.9], [1.0], [0.8], [0.1])
     assert (ck.advise(history=history).train_acc, ck.advise(history=history).test_acc) == (0.9, 0.8)
 
 
-def test_the_history_of_keras_as_a_mapping():
+def test_a_keras_history_is_read_as_a_mapping():
     advice = ck.advise(history={"accuracy": [0.5, 0.99], "val_accuracy": [0.5, 0.6], "loss": [1.0, 0.1]})
     assert (advice.train_acc, advice.test_acc, advice.regime) == (99, 60, "gap over 10")
     assert any("no test loss" in warning for warning in advice.warnings)
@@ -119,7 +119,7 @@ def test_the_history_of_keras_as_a_mapping():
 # Variants of the formats ----------------------------------------------------------------------------------------------
 
 
-def test_percent_stays_percent(tmp_path):
+def test_a_log_in_percent_is_not_scaled(tmp_path):
     path = written(tmp_path, "epoch,train_acc,val_acc", "0,50,1", "1,99,0.5")
     advice = ck.advise(history=path)
     assert (advice.train_acc, advice.test_acc) == (99, 0.5)
@@ -131,31 +131,31 @@ def test_percent_stays_percent(tmp_path):
     "header",
     ["Train/Acc,Val/Acc", "train_accuracy,val_accuracy", "acc,val_acc", "training-acc,validation.acc", "acc,test_acc"],
 )
-def test_other_spellings(tmp_path, header):
+def test_other_spellings_of_columns_are_read(tmp_path, header):
     advice = ck.advise(history=written(tmp_path, header, "0.9,0.8", "0.95,0.85"))
     assert (advice.train_acc, advice.test_acc) == (95, 85)
 
 
-def test_steps_of_an_epoch_are_averaged(tmp_path):
+def test_the_steps_of_an_epoch_are_averaged(tmp_path):
     lines = ["epoch,step,train_acc,val_acc", "0,1,0.2,", "0,2,0.4,", "0,3,,0.25", "1,4,0.6,", "1,5,0.8,", "1,5,,0.5"]
     curves = logs.read(written(tmp_path, *lines))
     np.testing.assert_allclose(curves.train_acc, [30, 70])
     np.testing.assert_allclose(curves.test_acc, [25, 50])
 
 
-def test_a_tab_separated_file_with_a_byte_order_mark(tmp_path):
+def test_a_tab_separated_file_with_a_byte_order_mark_is_read(tmp_path):
     path = tmp_path / "log.tsv"
     path.write_bytes("epoch\taccuracy\tval_accuracy\r\n3\t0.9\t0.8\r\n".encode("utf-8-sig"))
     assert logs.read(path).epochs == (3,)
 
 
-def test_json_with_a_byte_order_mark(tmp_path):
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
     path = tmp_path / "history.json"
     path.write_text('{"accuracy": [0.9], "val_accuracy": [0.8]}', encoding="utf-8-sig")
     assert len(logs.read(path).epochs) == 1
 
 
-def test_a_resumed_run_goes_on(tmp_path):
+def test_the_epochs_of_a_resumed_run_are_joined(tmp_path):
     lines = ["epoch,accuracy,val_accuracy", "0,0.5,0.5", "1,0.6,0.6", "0,0.7,0.7", "1,0.8,0.8"]
     advice = ck.advise(history=written(tmp_path, *lines))
     assert advice.history.epochs == 4
@@ -163,18 +163,18 @@ def test_a_resumed_run_goes_on(tmp_path):
     assert any("start again" in warning for warning in advice.warnings)
 
 
-def test_figures_of_train_and_test_that_share_no_epoch(tmp_path):
+def test_train_and_test_figures_of_different_epochs_are_used(tmp_path):
     advice = ck.advise(history=written(tmp_path, "epoch,train_acc,test_acc", "0,0.8,", "1,0.9,", "2,,0.7"))
     assert (advice.train_acc, advice.test_acc) == (90, 70)
 
 
-def test_a_line_cut_short_while_the_run_goes_on(tmp_path):
+def test_a_truncated_last_line_is_read(tmp_path):
     curves = logs.read(written(tmp_path, "epoch,accuracy,val_accuracy", "0,0.5,0.5", "1,0.6"))
     assert curves.epochs == (0, 1)
     assert math.isnan(curves.test_acc[1])
 
 
-# What is no log -------------------------------------------------------------------------------------------------------
+# Files that are no log ------------------------------------------------------------------------------------------------
 
 GOOD_HEADER = b"epoch,accuracy,val_accuracy\n"
 NO_LOGS = {
@@ -210,7 +210,7 @@ NO_LOGS = {
 
 
 @pytest.mark.parametrize(("content", "words"), NO_LOGS.values(), ids=NO_LOGS)
-def test_what_is_no_log_costs_one_line(content, words, tmp_path, capsys):
+def test_a_file_that_is_no_log_prints_one_line(content, words, tmp_path, capsys):
     path = tmp_path / "log"
     path.write_bytes(content)
     assert commands.main(["advise", "--history", str(path)]) == 2
@@ -222,7 +222,7 @@ def test_what_is_no_log_costs_one_line(content, words, tmp_path, capsys):
     assert words in err
 
 
-def test_an_epoch_of_ours_without_any_figure_diverged(tmp_path):
+def test_an_epoch_without_any_figure_is_refused_as_diverged(tmp_path):
     nan = math.nan
     history = History([1.0, nan], [50.0, nan], [1.0, nan], [50.0, nan], [0.0, nan])
     history.to_json(tmp_path / "h.json")
@@ -233,7 +233,7 @@ def test_an_epoch_of_ours_without_any_figure_diverged(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_run_of_ours_that_diverged(tmp_path, bad):
+def test_a_loss_that_is_not_finite_is_refused_as_diverged(tmp_path, bad):
     history = History([1.0, bad], [50.0, 50.0], [1.0, 1.0], [50.0, 50.0], [0.0, 0.0])
     history.to_json(tmp_path / "h.json")
     history.to_csv(tmp_path / "h.csv")
@@ -244,32 +244,32 @@ def test_a_run_of_ours_that_diverged(tmp_path, bad):
             ck.advise(history=source)
 
 
-def test_a_history_without_a_test_set():
+def test_a_history_without_a_test_set_is_refused():
     history = History()
     history.record((0.5, 90.0), (math.nan, math.nan))
     with pytest.raises(ValueError, match="found no figure in the column test_acc"):
         ck.advise(history=history)
 
 
-def test_a_history_of_the_wrong_type():
+def test_a_history_of_a_wrong_type_is_refused():
     with pytest.raises(TypeError, match="history must be a path, a History or a mapping of lists, got int"):
         ck.advise(history=3)
 
 
-# What the curves tell -------------------------------------------------------------------------------------------------
+# Noise and turns of curves --------------------------------------------------------------------------------------------
 
 
-def test_noise_leaves_out_the_trend():
+def test_the_noise_of_a_curve_does_not_include_its_trend():
     epochs = np.arange(40.0)
     assert figures.noise(3 * epochs) == pytest.approx(0, abs=1e-12)
     zigzag = figures.noise(3 * epochs + (-1) ** np.arange(40))
-    # 20 differences, in turn 3 + 2 and 3 - 2: their sample variance is 4 * 20 / 19
+    # 20 differences, alternately 3 + 2 and 3 - 2: their sample variance is 4 * 20 / 19
     assert zigzag == pytest.approx(math.sqrt(4 * 20 / 19 / 2))
     assert figures.noise(epochs[: figures.MIN_EPOCHS - 1]) is None
 
 
 def turns(loss_of, *, epochs, noise, seeds=200):
-    """Return the epoch at which each seed's loss turned up, None where it did not."""
+    """Return the epoch at which the loss of each seed turned up, or None."""
     found = []
     for seed in range(seeds):
         rng = np.random.default_rng([epochs, seed])
@@ -281,21 +281,21 @@ def turns(loss_of, *, epochs, noise, seeds=200):
 
 
 @pytest.mark.parametrize("epochs", [10, 30, 100])
-def test_noise_alone_is_no_turn(epochs):
+def test_a_noisy_curve_has_no_turn(epochs):
     flat = turns(lambda t: 1 + 0 * t, epochs=epochs, noise=0.1)
     falling = turns(lambda t: 1 + np.exp(-5 * t), epochs=epochs, noise=0.1)
     assert sum(turn is not None for turn in flat + falling) <= 0.02 * len(flat + falling)
 
 
 @pytest.mark.parametrize("epochs", [10, 30, 100])
-def test_a_turn_is_found_where_it_is(epochs):
+def test_a_turn_is_found_at_its_epoch(epochs):
     found = turns(lambda t: 1 + 2 * np.exp(-12 * t) + 2 * np.maximum(0, t - 0.3), epochs=epochs, noise=0.1)
     seen = [turn / epochs for turn in found if turn is not None]
     assert len(seen) >= 0.95 * len(found)
     assert np.median(seen) == pytest.approx(0.3, abs=0.05)
 
 
-def test_a_loss_that_turned_up_calls_for_early_stopping():
+def test_a_loss_that_turned_up_advises_early_stopping():
     epochs = np.arange(20)
     curve = {"train_acc": [95.0] * 20, "val_acc": [93.0] * 20, "val_loss": (1 + (epochs - 8) ** 2 / 100).tolist()}
     advice = ck.advise(history=curve)
@@ -308,14 +308,14 @@ def test_a_loss_that_turned_up_calls_for_early_stopping():
     assert "early stopping" not in [remedy.name for remedy in flat.remedies]
 
 
-def test_a_gap_within_its_noise_of_a_limit_is_told():
+def test_a_gap_close_to_a_limit_gives_a_warning():
     train = [90.0 + (-1) ** epoch for epoch in range(20)]
     advice = ck.advise(history={"train_acc": train, "val_acc": [81.0] * 20})
     assert any("either side of 10" in warning for warning in advice.warnings)
     assert not any("either side of 5" in warning for warning in advice.warnings)
 
 
-def test_a_loss_still_falling_in_an_underfit():
+def test_an_underfit_with_a_falling_loss_gives_a_warning():
     curve = {"train_acc": [50.0] * 9, "val_acc": [50.0] * 9, "val_loss": [2 - 0.1 * epoch for epoch in range(9)]}
     assert any("still be falling" in warning for warning in ck.advise(history=curve).warnings)
     assert not any("still be falling" in w for w in ck.advise(history={**curve, "val_loss": [1.0] * 9}).warnings)
@@ -327,21 +327,24 @@ def test_few_epochs_show_no_turn(tmp_path, capsys):
     assert "Too few epochs with a test loss" in capsys.readouterr().out
 
 
-# Our history's files --------------------------------------------------------------------------------------------------
+# Files of our history -------------------------------------------------------------------------------------------------
 
 
-def test_history_round_trip(tmp_path):
+def test_a_history_survives_a_json_file(tmp_path):
     history = our_history()
     history.interrupted = True
     history.to_json(tmp_path / "h.json")
     assert History.from_json(tmp_path / "h.json") == history
-    history.interrupted = False
+
+
+def test_a_history_survives_a_csv_file(tmp_path):
+    history = our_history()
     history.to_csv(tmp_path / "h.csv")
     assert History.from_csv(tmp_path / "h.csv") == history
     assert (tmp_path / "h.csv").read_text().startswith("epoch,train_loss,train_acc,test_loss,test_acc,gap,seconds\n0,")
 
 
-def test_history_without_a_test_set_round_trip(tmp_path):
+def test_a_history_without_a_test_set_survives_its_files(tmp_path):
     history = History()
     history.record((0.5, 90.0), (math.nan, math.inf), 0.25)
     history.to_json(tmp_path / "h.json")
@@ -363,7 +366,7 @@ def test_history_without_a_test_set_round_trip(tmp_path):
         (History.from_csv, "epoch,gap\n0\n", "each row must have as many cells as the header, 2"),
     ],
 )
-def test_a_file_that_is_no_history_of_ours(read, content, words, tmp_path):
+def test_a_file_that_is_no_history_is_refused(read, content, words, tmp_path):
     path = tmp_path / "h"
     path.write_text(content)
     with pytest.raises(ValueError, match=words):

@@ -1,4 +1,4 @@
-"""Augmentation of images and data sets: one stream for any batch, order and workers; bad settings are refused."""
+"""Augmentation of images and data sets: one stream for any batch, order and worker; wrong settings are refused."""
 
 from __future__ import annotations
 
@@ -72,24 +72,43 @@ def share(changed: Any, p: float) -> None:
     assert abs(np.mean(changed) - p) < 5 * np.sqrt(p * (1 - p) / len(changed))
 
 
-def test_probabilities_and_ranges() -> None:
-    n = 20_000
-    x = np.tile(np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4), (n, 1, 1, 1))
-    index = np.arange(n)
-    share(aug.HorizontalFlip(0.3)(x, index=index, seed=2)[:, 0, 0, 0] == 3, 0.3)
-    share(aug.RandomApply(aug.HorizontalFlip(1.0), 0.7)(x, index=index, seed=2)[:, 0, 0, 0] == 3, 0.7)
-    windows = aug.RandomCrop((1, 2))(x, index=index, seed=2)[:, 0, 0, 0]
+N = 20_000
+RAMPS = np.tile(np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4), (N, 1, 1, 1))
+
+
+def first_pixels(transform: aug.Transform) -> Array:
+    """The first pixel of each augmented ramp: 3 where it was flipped."""
+    y: Array = transform(RAMPS, index=np.arange(N), seed=2)
+    return y[:, 0, 0, 0]
+
+
+def test_a_flip_has_its_probability() -> None:
+    share(first_pixels(aug.HorizontalFlip(0.3)) == 3, 0.3)
+
+
+def test_random_apply_has_its_probability() -> None:
+    share(first_pixels(aug.RandomApply(aug.HorizontalFlip(1.0), 0.7)) == 3, 0.7)
+
+
+def test_crops_are_uniform() -> None:
+    windows = first_pixels(aug.RandomCrop((1, 2)))
     for first in range(3):
         share(windows == first, 1 / 3)
-    one = aug.OneOf(aug.HorizontalFlip(1.0), aug.Cutout((9, 99), fill=7), aug.Compose(), weights=(1, 2, 1))
-    y = one(x, index=index, seed=2)[:, 0, 0, 0]
+
+
+def test_one_of_chooses_by_its_weights() -> None:
+    y = first_pixels(aug.OneOf(aug.HorizontalFlip(1.0), aug.Cutout((9, 99), fill=7), aug.Compose(), weights=(1, 2, 1)))
     share(y == 3, 0.25)
     share(y == 7, 0.5)
-    bright = aug.ColorJitter(brightness=(0.5, 0.75))(np.ones((n, 1, 1, 1), np.float32), index=index, seed=3).ravel()
+
+
+def test_brightness_covers_its_range() -> None:
+    ones = np.ones((N, 1, 1, 1), np.float32)
+    bright = aug.ColorJitter(brightness=(0.5, 0.75))(ones, index=np.arange(N), seed=3).ravel()
     assert 0.5 <= bright.min() < 0.51 < 0.74 < bright.max() <= 0.75
 
 
-def test_places_in_a_composition_are_independent() -> None:
+def test_transforms_in_a_composition_are_independent() -> None:
     x = np.arange(20_000, dtype=np.float32)[:, None, None, None] + np.zeros((1, 1, 1, 2), np.float32)
     x[..., 1] = -1
     one = aug.HorizontalFlip()(x, index=range(20_000), seed=4)[:, 0, 0, 0] < 0
@@ -99,7 +118,7 @@ def test_places_in_a_composition_are_independent() -> None:
 
 
 @pytest.mark.parametrize("mix", [aug.Mixup(0.4), aug.Mixup(1.0), aug.CutMix()], ids=repr)
-def test_mixtures(mix: Any) -> None:
+def test_a_mixture_is_the_same_in_any_batch(mix: Any) -> None:
     augmentation = aug.Augmentation(PIPELINE, mix=mix, classes=7, seed=5)
     x, soft = augmentation((X, LABELS), np.arange(40), epoch=2)
     rows = [31, 4, 18]
@@ -113,7 +132,7 @@ def test_mixtures(mix: Any) -> None:
     assert augmentation(pairs, rows, epoch=2)[0].tobytes() == part.tobytes()
 
 
-def test_soft_labels_are_the_shares_of_the_images() -> None:
+def test_soft_labels_are_the_shares_of_the_mixed_images() -> None:
     x = np.arange(40, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 20, 20), np.float32)
     for mix in (aug.Mixup(1.0), aug.CutMix()):
         mixed, soft = aug.Augmentation(mix=mix, classes=40, seed=6)((x, np.arange(40)), np.arange(40), epoch=0)
@@ -123,7 +142,7 @@ def test_soft_labels_are_the_shares_of_the_images() -> None:
         assert soft[np.arange(40), np.arange(40)].std() > 0.1
 
 
-def test_weights_are_of_the_beta_distribution() -> None:
+def test_mixup_weights_have_the_beta_distribution() -> None:
     from scipy import stats
 
     weights = aug.Mixup(0.4)._weights(np.arange(20_000), 3)
@@ -150,7 +169,7 @@ def run_fit(batch_size: int, epochs: int = 3, **options: Any) -> tuple[list[Arra
     return seen, net
 
 
-def test_a_fit_trains_on_augmented_samples_whatever_the_batches() -> None:
+def test_a_fit_trains_on_the_same_samples_for_any_batch_size() -> None:
     for_all, net = run_fit(40)
     wanted, _ = aug.Augmentation(PIPELINE, mix=aug.CutMix(), classes=7, seed=11)((X, LABELS), np.arange(40), epoch=1)
     assert np.array_equal(np.stack(for_all[40:80]), wanted.reshape(40, -1))
@@ -161,7 +180,7 @@ def test_a_fit_trains_on_augmented_samples_whatever_the_batches() -> None:
     assert all(np.isfinite(p.value).all() for p in net.parameters())
 
 
-def test_a_resumed_fit_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+def test_a_resumed_fit_continues_with_the_same_samples(tmp_path: Path) -> None:
     file = tmp_path / "run.npz"
     run_fit(16, 1, checkpoint=file)
     _, resumed = run_fit(16, 3, checkpoint=file, resume=True)
@@ -171,7 +190,7 @@ def test_a_resumed_fit_goes_on_with_the_same_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_pytorchs_workers_give_the_same_samples(persistent: bool) -> None:
+def test_workers_of_a_data_loader_give_the_same_samples(persistent: bool) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS))
 
@@ -192,18 +211,22 @@ def test_pytorchs_workers_give_the_same_samples(persistent: bool) -> None:
     assert samples(2, 7) == alone
 
 
-def test_a_data_set_for_pytorch_is_a_sequence() -> None:
+def test_an_augmented_data_set_is_a_sequence() -> None:
     dataset = aug.AugmentedDataset((X, LABELS), aug.Augmentation(aug.HorizontalFlip(), seed=3))
     x, label = dataset[-1]
     assert (len(dataset), x.shape, label) == (40, (3, 12, 10), LABELS[39])
     assert x.tobytes() == dataset[39][0].tobytes()
-    for i in (40, -41):
-        with pytest.raises(IndexError, match=rf"index must be in \[-40, 40\), .* got {i}"):
-            dataset[i]
+
+
+@pytest.mark.parametrize("i", [40, -41])
+def test_an_index_beyond_the_data_set_is_refused(i: int) -> None:
+    dataset = aug.AugmentedDataset((X, LABELS), aug.Augmentation(aug.HorizontalFlip(), seed=3))
+    with pytest.raises(IndexError, match=rf"index must be in \[-40, 40\), .* got {i}"):
+        dataset[i]
 
 
 @given(st.data())
-def test_any_composition_is_blind_to_batches(data: st.DataObject) -> None:
+def test_any_composition_gives_the_same_samples_in_any_batch(data: st.DataObject) -> None:
     simple = [aug.HorizontalFlip(0.4), aug.Rotation(45), aug.Cutout(4), aug.ColorJitter(0.5), aug.VerticalFlip(0.6)]
     some = st.lists(st.sampled_from(simple), min_size=1, max_size=3)
     trees = st.recursive(
@@ -270,7 +293,7 @@ CHANGING: list[tuple[aug.Transform, Array, type[Exception], str]] = [
     ids=["half", "never", "always", "one", "two", "no weight", "nested"],
 )
 @pytest.mark.parametrize(("transform", "x", "error", "message"), CHANGING, ids=[repr(row[0])[:30] for row in CHANGING])
-def test_what_changes_samples_is_refused_in_any_batch(
+def test_a_transform_that_changes_shape_or_dtype_is_refused_in_any_batch(
     transform: aug.Transform, x: Array, error: type[Exception], message: str, composed: Any, n: int
 ) -> None:
     before, some = x.tobytes(), x[:n]
@@ -279,7 +302,7 @@ def test_what_changes_samples_is_refused_in_any_batch(
     assert x.tobytes() == before
 
 
-def test_samples_of_lists_may_differ() -> None:
+def test_samples_of_a_list_may_change_their_type() -> None:
     class Split(aug.Transform):
         def apply(self, x: Any, index: Any, seed: int, *, overwrite: bool) -> Any:
             return tuple(sentence.split() for sentence in x)
@@ -302,7 +325,7 @@ def test_a_transform_must_keep_the_number_of_samples() -> None:
 
 
 @pytest.mark.parametrize("p", [0, 0.5, 1])
-def test_the_result_is_never_the_input(p: float) -> None:
+def test_the_result_never_shares_memory_with_the_input(p: float) -> None:
     view = np.moveaxis(np.ascontiguousarray(np.moveaxis(X, 1, -1)), -1, 1)
     for transform in (aug.RandomApply(aug.HorizontalFlip(), p), aug.OneOf(aug.Compose(), aug.Cutout(3))):
         y = transform(X, index=range(40), seed=1)
@@ -310,7 +333,7 @@ def test_the_result_is_never_the_input(p: float) -> None:
         assert np.array_equal(transform(view, index=range(40), seed=1), y)
 
 
-def test_a_view_of_the_input_is_not_written_to() -> None:
+def test_a_view_of_the_input_is_not_written() -> None:
     class Flat(aug.Transform):
         def apply(self, x: Array, index: Any, seed: int, *, overwrite: bool) -> Array:
             return x.reshape(len(x), -1)
@@ -341,7 +364,7 @@ def test_tensors_are_read_as_arrays() -> None:
     ],
     ids=["8 bits", "standardised", "one value", "-inf", "inf and NaN", "a little too bright"],
 )
-def test_colours_are_from_0_to_1(x: Array, message: str) -> None:
+def test_colours_outside_0_to_1_are_refused(x: Array, message: str) -> None:
     before = x.tobytes()
     for jitter in (aug.ColorJitter(0.001), aug.ColorJitter(), aug.ColorJitter(hue=0.1, saturation=0.2)):
         with pytest.raises(ValueError, match=message):
@@ -351,12 +374,15 @@ def test_colours_are_from_0_to_1(x: Array, message: str) -> None:
     assert x.tobytes() == before
 
 
-def test_colours_may_be_rounded() -> None:
+def test_colours_outside_0_to_1_by_rounding_are_accepted() -> None:
     x = X.copy()
     x[0, 0, 0, :3] = 1.0000001, -1e-7, 1.0009
     y = aug.ColorJitter(0.2, 0.2, 0.2)(x, index=range(40), seed=1)
     near = aug.ColorJitter(0.2, 0.2, 0.2)(np.clip(x, 0, 1), index=range(40), seed=1)
     np.testing.assert_allclose(y, near, rtol=0, atol=2e-3)
+
+
+def test_a_rotated_white_image_is_a_colour_image() -> None:
     turned = aug.Rotation(30)(np.ones_like(X), index=range(40), seed=1)
     assert aug.ColorJitter(0.2)(turned, index=range(40), seed=1).max() <= 1
 
@@ -382,14 +408,23 @@ def test_brightness_and_contrast_take_any_number_of_channels(channels: int) -> N
     y = aug.ColorJitter(0.3, 0.3)(x, index=range(9), seed=1)
     of_last = aug.ColorJitter(0.3, 0.3, channel_axis=-1)(last, index=range(9), seed=1)
     np.testing.assert_allclose(np.moveaxis(of_last, -1, 1), y, rtol=0, atol=1e-6)
-    if channels not in (1, 3):
-        mean = x.mean(axis=(1, 2, 3), keepdims=True)
-        flat = aug.ColorJitter(contrast=(0.25, 0.25))(x, index=range(9), seed=1)
-        np.testing.assert_allclose(flat, 0.25 * x + 0.75 * mean, rtol=0, atol=1e-6)
-        for jitter in (aug.ColorJitter(hue=0.1), aug.ColorJitter(saturation=0.1), aug.ColorJitter(0.1, hue=0.1)):
-            for n in (0, 1, 9):
-                with pytest.raises(ValueError, match=f"3 channels .* or 1 for saturation and hue, got {channels}"):
-                    jitter(x[:n], index=range(n), seed=1)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7, 13])
+def test_contrast_of_other_channels_than_1_and_3_uses_the_mean_of_all(channels: int) -> None:
+    x = np.random.default_rng(3).random((9, channels, 6, 5), dtype=np.float32)
+    mean = x.mean(axis=(1, 2, 3), keepdims=True)
+    flat = aug.ColorJitter(contrast=(0.25, 0.25))(x, index=range(9), seed=1)
+    np.testing.assert_allclose(flat, 0.25 * x + 0.75 * mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7, 13])
+def test_saturation_and_hue_of_other_channels_than_1_and_3_are_refused(channels: int) -> None:
+    x = np.random.default_rng(3).random((9, channels, 6, 5), dtype=np.float32)
+    for jitter in (aug.ColorJitter(hue=0.1), aug.ColorJitter(saturation=0.1), aug.ColorJitter(0.1, hue=0.1)):
+        for n in (0, 1, 9):
+            with pytest.raises(ValueError, match=f"3 channels .* or 1 for saturation and hue, got {channels}"):
+                jitter(x[:n], index=range(n), seed=1)
 
 
 def fit_cropped() -> None:
@@ -496,14 +531,14 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
-def test_bad_settings(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_settings_are_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     before = X.tobytes()
     with pytest.raises(error, match=message):
         call()
     assert X.tobytes() == before
 
 
-def test_augmenting_calls_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_calls_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for op in (name for name in functional.__all__ if name.endswith("_images")):
         kernel = getattr(functional, op)

@@ -1,4 +1,4 @@
-"""Augmentation of audio: the ratio of noise, gains, shifts, and pitch and length of a stretched tone."""
+"""Augmentation of audio: signal-to-noise ratio, gain, shift, and pitch and length of stretched tones."""
 
 from __future__ import annotations
 
@@ -31,34 +31,46 @@ def test_a_stretched_tone_keeps_its_pitch(rate: float) -> None:
 
 
 @pytest.mark.parametrize(("semitones", "wanted"), [(12, 880.0), (-12, 220.0), (7, 440 * 2 ** (7 / 12))])
-def test_a_shifted_tone_has_the_other_pitch(semitones: float, wanted: float) -> None:
+def test_a_shifted_tone_has_its_new_pitch(semitones: float, wanted: float) -> None:
     pytest.importorskip("librosa", reason="librosa is not installed")
     y = aug.pitch_shift(TONE, semitones, RATE)
     assert y.shape == TONE.shape
     assert abs(pitch(y[0]) / wanted - 1) < 0.01
 
 
-def test_stretch_and_shift_in_batches() -> None:
+def test_a_stretched_clip_is_the_same_in_any_batch() -> None:
     pytest.importorskip("librosa", reason="librosa is not installed")
     stretch = aug.TimeStretch((0.9, 1.1), length=2500)
     y = stretch(CLIPS[:3], index=[4, 5, 6], seed=1)
     assert y.shape == (3, 2500)
     assert y[1].tobytes() == stretch(CLIPS[1:2], index=[5], seed=1)[0].tobytes()
+
+
+def test_a_faster_clip_ends_in_silence() -> None:
+    pytest.importorskip("librosa", reason="librosa is not installed")
     fast = aug.TimeStretch(2.0)(CLIPS[:1], index=[0], seed=1)
     assert fast.shape == (1, 3000)
     assert not fast[0, 1500:].any()
+
+
+def test_a_pitch_shift_keeps_the_shape() -> None:
+    pytest.importorskip("librosa", reason="librosa is not installed")
     assert aug.PitchShift(2, RATE)(CLIPS[:2], index=[0, 1], seed=1).shape == (2, 3000)
 
 
 @pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
-def test_noise_has_its_ratio(snr: float) -> None:
+def test_noise_has_its_signal_to_noise_ratio(snr: float) -> None:
     noise = (aug.AddNoise(snr)(TONE, index=[3], seed=2) - TONE).astype(np.float64)
     got = 10 * np.log10(np.square(TONE).mean() / np.square(noise).mean())
     assert abs(got - snr) < 0.3
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
+def test_silence_gets_no_noise(snr: float) -> None:
     assert not aug.AddNoise(snr)(np.zeros((1, 50), np.float32), index=[0], seed=2).any()
 
 
-def test_gains_are_decibels() -> None:
+def test_gains_are_in_decibels() -> None:
     y = aug.Gain((20, 20))(CLIPS, index=range(8), seed=1)
     np.testing.assert_allclose(y, 10 * CLIPS, rtol=1e-6)
     ratios = aug.Gain(6)(CLIPS, index=range(8), seed=1)[:, 0] / CLIPS[:, 0]
@@ -66,7 +78,7 @@ def test_gains_are_decibels() -> None:
     assert ratios.std() > 0.1
 
 
-def test_shifts() -> None:
+def test_shifts_are_uniform_and_leave_silence_or_wrap() -> None:
     x = np.tile(np.arange(1, 101, dtype=np.float32), (200, 1))
     y = aug.TimeShift(0.02, 1000)(x, index=range(200), seed=1)
     shifts = set()
@@ -117,6 +129,6 @@ NAN[3, 7] = np.nan
         (lambda: aug.Gain(3)(TONE.astype(np.float64), index=[0], seed=1), TypeError, "x must be a float32 array"),
     ],
 )
-def test_bad_calls(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_calls_are_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

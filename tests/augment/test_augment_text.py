@@ -1,4 +1,4 @@
-"""Augmentation of text: words change, punctuation, case and streams stay, and no sentence becomes empty."""
+"""Augmentation of text: words change; punctuation, case and streams stay; no sentence becomes empty."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_swaps_keep_words_places_and_capitals() -> None:
 
 
 @needs_regex
-def test_deletion_leaves_at_least_a_word() -> None:
+def test_deletion_leaves_at_least_one_word() -> None:
     lengths = []
     for i in range(300):
         (y,) = aug.RandomDeletion(0.5)([FOX], index=[i], seed=3)
@@ -73,7 +73,7 @@ def test_deletion_leaves_at_least_a_word() -> None:
         assert y[0].isupper()
         assert y.endswith("!")
         assert "  " not in y
-    assert abs(sum(lengths) / 300 - 5.5) < 0.6  # 11 words, it's counts as one of ten
+    assert abs(sum(lengths) / 300 - 5.5) < 0.6  # half of 11 words
     assert aug.RandomDeletion(1.0)(["A b c."], index=[5], seed=1)[0] in ("A.", "B.", "C.")
 
 
@@ -90,7 +90,7 @@ TRANSFORMS = [
 @needs_regex
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: type(t).__name__)
 @given(sentences=st.lists(st.one_of(st.sampled_from(SENTENCES), st.text(max_size=30)), min_size=1, max_size=6))
-def test_any_sentences(transform: Any, sentences: list[str]) -> None:
+def test_any_sentence_gives_the_same_in_any_batch_and_stays_nonempty(transform: Any, sentences: list[str]) -> None:
     before, index = list(sentences), range(7, 7 + len(sentences))
     whole = transform(sentences, index=index, seed=5, epoch=1)
     assert sentences == before
@@ -104,7 +104,7 @@ def test_a_thesaurus_function_must_give_a_list() -> None:
         aug.SynonymReplacement(lambda w: None, 1.0)(["A"], index=[0], seed=1)  # type: ignore[arg-type,return-value]
 
 
-def test_words_without_regex(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_regex_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "regex", None)
     words._compiled.cache_clear()
     for transform in (aug.RandomSwap(), aug.RandomDeletion(), aug.SynonymReplacement(THESAURUS)):
@@ -113,7 +113,7 @@ def test_words_without_regex(monkeypatch: pytest.MonkeyPatch) -> None:
     assert aug.BackTranslation(list)(["one two"], index=[0], seed=1) == ["one two"]
 
 
-KINDS = {  # words with | around each
+KINDS = {  # each word is between |
     "Devanagari": "|मेरी| |बिल्ली| |दूध| |पीती| |है|।",
     "joiners of Devanagari": "|क्‍ष| |क्‌ष| |डॉ॰| |सिंह| |३.१४|॥",
     "Tamil": "|எனது| |பூனை| |பால்| |குடிக்கிறது|.",
@@ -159,7 +159,7 @@ KINDS = {  # words with | around each
 
 @needs_regex
 @pytest.mark.parametrize("kind", KINDS)
-def test_words_and_what_is_between(kind: str) -> None:
+def test_a_text_is_split_into_words_and_the_text_between(kind: str) -> None:
     between, inside = KINDS[kind].split("|")[::2], KINDS[kind].split("|")[1::2]
     assert words.split("".join(KINDS[kind].split("|"))) == (inside, between)
 
@@ -229,21 +229,21 @@ def test_words_end_where_grapheme_clusters_end(text: str, regex: Any) -> None:
         *("http://a(", "http://a!", "www.", "://", "a'", "a.b ", "a, ", "(a) ", "a\n", " "),
     ],
 )
-def test_long_texts_take_linear_time(unit: str) -> None:  # quadratic, these would take hours
+def test_long_texts_take_linear_time(unit: str) -> None:  # in quadratic time they would take hours
     text = unit * (1_000_000 // len(unit))
     assert "".join(piece for pieces in words.split(text) for piece in pieces)
 
 
 @needs_regex
-def test_a_million_characters() -> None:
+def test_a_text_of_a_million_characters_is_augmented() -> None:
     text = "Some words, " * 83_333
     assert len(aug.RandomSwap()([text], index=[0], seed=1)[0]) == len(text)
     assert aug.RandomDeletion(1.0)([text], index=[0], seed=1)[0].strip(" ,").casefold() in ("some", "words")
 
 
 @needs_regex
-def test_a_long_sentence_beside_many_short_ones() -> None:
-    sentences = ["a b c " * 100_000, *["One two"] * 20_000]  # numbers for the longest for each were 48 GB
+def test_a_long_sentence_beside_short_ones_takes_little_memory() -> None:
+    sentences = ["a b c " * 100_000, *["One two"] * 20_000]  # padding all to the longest would need 48 GB
     assert aug.RandomSwap()(sentences, index=range(len(sentences)), seed=1)[1:] == ["Two one"] * 20_000
 
 
@@ -305,13 +305,13 @@ def test_synonyms_replace_whole_words_alone() -> None:
         ("O'Brien", "the", "O'Brien"),
         ("l'été", "The", "L'été"),
         ("e\u0301te\u0301", "The", "E\u0301te\u0301"),
-        ("fox", "E\u0301", "Fox"),  # one letter, though two code points
+        ("fox", "E\u0301", "Fox"),  # one letter of two code points
         ("straße", "THE", "STRASSE"),
         ("ﬁnd", "The", "Find"),
         ("ǆungla", "The", "ǅungla"),
         ("ǅungla", "the", "ǆungla"),
         ("fox", "ǅungla", "Fox"),
-        ("ılık", "The", "ılık"),  # Ilık is ilık in other languages
+        ("ılık", "The", "ılık"),  # the lower case of Ilık depends on the language
         ("ılık", "THE", "ılık"),
         ("İzmir", "the", "İzmir"),
         ("ა", "The", "ა"),
@@ -324,11 +324,11 @@ def test_synonyms_replace_whole_words_alone() -> None:
     ],
 )
 @needs_regex
-def test_case_follows_the_place(word: str, like: str, cased: str) -> None:
+def test_the_case_of_a_word_follows_its_place(word: str, like: str, cased: str) -> None:
     assert in_case_of(word, like) == cased
 
 
-def test_back_translation_asks_once_and_in_batches() -> None:
+def test_back_translation_translates_each_sentence_once_in_batches() -> None:
     asked: list[list[str]] = []
 
     def translate(sentences: list[str]) -> list[str]:
@@ -351,8 +351,8 @@ needs_wordnet = pytest.mark.skipif(
 
 
 @needs_wordnet
-def test_synonyms_of_wordnet() -> None:
-    pytest.importorskip("nltk", reason="NLTK is not installed")  # which needs regex
+def test_wordnet_gives_synonyms() -> None:
+    pytest.importorskip("nltk", reason="NLTK is not installed")  # NLTK needs regex
     synonyms = aug.wordnet_synonyms(WORDNET)
     assert "large" in synonyms("big")
     assert "hound" in synonyms("dog")
@@ -365,7 +365,7 @@ def test_synonyms_of_wordnet() -> None:
     assert pickle.loads(pickle.dumps(transform))(["A big house!"], index=[0], seed=1) == [y]
 
 
-def test_a_directory_without_wordnet(tmp_path: Any) -> None:
+def test_a_directory_without_wordnet_is_refused(tmp_path: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"must contain WordNet, data.noun is missing; .*wordnet-base"):
         aug.wordnet_synonyms(tmp_path)
 
@@ -386,6 +386,6 @@ def test_a_directory_without_wordnet(tmp_path: Any) -> None:
         (lambda: aug.BackTranslation(lambda s: [])(["a"], index=[0], seed=1), ValueError, "a string for each of 1"),
     ],
 )
-def test_bad_calls(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_calls_are_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""An augmented data set in other processes, however they are started, and its copies."""
+"""An augmented data set in worker processes of every start method, its copies, and images of several sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPOCHS = (1, 2, 2**64 - 1)
 
 
 def at(dataset: Any, epoch: int) -> list[bytes]:
-    """The samples of an epoch, of a data set of its own."""
+    """The samples of an epoch, from a new data set."""
     fresh = data_set()
     fresh.set_epoch(epoch)
     return samples(fresh)
@@ -33,7 +33,7 @@ def samples(dataset: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_of_a_pool_hear_of_the_epoch(method: str) -> None:
+def test_workers_of_a_pool_use_the_new_epoch(method: str) -> None:
     dataset = data_set()
     dataset.set_epoch(9)
     with multiprocessing.get_context(method).Pool(2, hold, (dataset,)) as pool:
@@ -45,7 +45,7 @@ def test_workers_of_a_pool_hear_of_the_epoch(method: str) -> None:
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["new workers", "persistent workers"])
 @pytest.mark.parametrize("method", METHODS)
-def test_pytorchs_workers_hear_of_the_epoch(method: str, persistent: bool) -> None:
+def test_workers_of_a_data_loader_use_the_new_epoch(method: str, persistent: bool) -> None:
     data = pytest.importorskip("torch.utils.data", reason="PyTorch is not installed")
     dataset = data_set()
     loader = data.DataLoader(
@@ -61,7 +61,7 @@ def test_pytorchs_workers_hear_of_the_epoch(method: str, persistent: bool) -> No
         assert [x.numpy().tobytes() for batch, _ in loader for x in batch] == at(dataset, epoch)
 
 
-def test_joblib_sends_the_epoch_that_is() -> None:
+def test_workers_of_joblib_use_the_new_epoch() -> None:
     joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     dataset = data_set()
     for epoch in EPOCHS:
@@ -98,14 +98,14 @@ if __name__ == "__main__":
 """
 
 
-def test_nothing_is_left_at_exit(tmp_path: Any) -> None:
+def test_programs_with_workers_exit_without_warnings(tmp_path: Any) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     ended = run_python("-W", "error", str(program))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-def test_many_data_sets_take_no_files() -> None:
+def test_many_data_sets_keep_no_open_files() -> None:
     one = data_set()
     gc.collect()
     before = len(os.listdir("/dev/fd"))
@@ -124,7 +124,7 @@ SIZES = ((9, 12), (8, 8), (20, 9), (9, 12), (9, 12), (10, 10))
 
 
 @pytest.mark.parametrize("kind", ["pairs", "list of arrays", "array of objects", "views"])
-def test_images_of_different_sizes_are_cropped_in_any_batch(kind: str) -> None:
+def test_images_of_different_sizes_are_cropped_to_the_same_in_any_batch(kind: str) -> None:
     pairs = images(*SIZES)
     objects = np.empty(len(pairs), object)
     objects[:] = [x for x, _ in pairs]
@@ -150,7 +150,7 @@ def test_images_of_different_sizes_are_cropped_in_any_batch(kind: str) -> None:
         assert np.array_equal(dataset[4][0], x[4])
 
 
-def test_images_that_stay_different_are_refused_with_their_sizes() -> None:
+def test_images_that_keep_different_sizes_are_refused() -> None:
     augmentation = aug.Augmentation(aug.HorizontalFlip(), seed=1)
     with pytest.raises(ValueError, match=r"one shape .* got \(3, 9, 12\) and \(3, 8, 8\): .* RandomCrop"):
         augmentation(images(*SIZES), [0, 1], epoch=0)
@@ -158,7 +158,7 @@ def test_images_that_stay_different_are_refused_with_their_sizes() -> None:
         aug.Augmentation(seed=1)(images(*SIZES), [0, 1], epoch=0)
 
 
-def test_a_view_of_images_is_augmented_in_any_batch() -> None:
+def test_a_view_of_images_is_augmented_to_the_same_in_any_batch() -> None:
     last = np.ascontiguousarray(np.moveaxis(X, 1, -1))
     augmentation = aug.Augmentation(aug.RandomApply(aug.HorizontalFlip()), seed=3)
     whole, _ = augmentation((X, np.arange(12)), range(12), epoch=0)

@@ -1,6 +1,6 @@
-"""The benchmark: its statistics, who is timed and who is void, what it calls slower, and its command line.
+"""The benchmark: statistics, wrong results, goals, comparisons, and the command line.
 
-The peers here are made up, so that no other library is needed.
+The peers are made up, so that the tests need no other library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DROPOUT = next(case for case in cases.CASES if case.name == "dropout")
 
 
 class Right(Peer):
-    """Gives the oracle's results."""
+    """Returns the results of the oracle."""
 
     name, package, pool = "right", "numpy", "openmp"
 
@@ -38,7 +38,7 @@ class Right(Peer):
 
 
 class Garbage(Right):
-    """Gives results that are wrong in one element."""
+    """Returns results with one wrong element."""
 
     name = "garbage"
 
@@ -65,7 +65,7 @@ def row(case="layer_norm", shape=(512, 768), **seconds):
     return Row(case, shape, 8 * math.prod(shape), times(**seconds))
 
 
-def test_a_measurement_is_made_of_robust_statistics():
+def test_a_measurement_has_median_quartile_deviation_and_best():
     samples = [5.0, 1.0, 3.0, 2.0, 4.0, 1000.0, 2.5]
     measured = Measurement.of(samples)
     assert measured == Measurement(median=3.0, quartile=2.0, mad=1.0, best=1.0, n=7)
@@ -74,7 +74,7 @@ def test_a_measurement_is_made_of_robust_statistics():
         Measurement.of([])
 
 
-def test_the_quartile_bears_interference_in_most_samples():
+def test_the_quartile_ignores_interference_in_most_samples():
     assert Measurement.of([1.0] * 4 + [50.0] * 6).quartile == 1.0
 
 
@@ -88,11 +88,11 @@ def test_contestants_take_turns(monkeypatch):
     }
     measured = measure(contestants, budget=0.0)
     assert [m.n for m in measured.values()] == [timing.MIN_ROUNDS] * 2
-    assert "".join(calls).endswith("(a(a[b[b" * timing.MIN_ROUNDS)  # an untimed call first, as the pool changes
+    assert "".join(calls).endswith("(a(a[b[b" * timing.MIN_ROUNDS)  # an untimed call where the pool changes
     assert pauses == [timing.PAUSE_SECONDS] * 2 * timing.MIN_ROUNDS
 
 
-def test_short_calls_are_repeated_until_a_sample_can_be_timed():
+def test_short_calls_are_repeated_within_a_sample():
     calls = []
     timing.measure({"a": Contestant(lambda: calls.append(0))}, budget=0.0)
     assert len(calls) > 100 * timing.MIN_ROUNDS
@@ -131,7 +131,7 @@ def test_every_copy_copies(n):
     assert len(contestants) == (4 if 2 * x.nbytes >= roofline.THREADED_BYTES else 1)
 
 
-def test_a_wrong_result_is_void():
+def test_a_peer_with_a_wrong_result_is_void():
     measured = suite.measure_row(LAYER_NORM, (3, 16), [Right(1), Garbage(1)], 1, 0.0)
     assert set(measured.times) == {OURS, OURS_OUT, "right", COPY + "numpy"}
     assert set(measured.void) == {"garbage"}
@@ -147,7 +147,7 @@ def test_a_wrong_result_of_ours_voids_the_row(monkeypatch):
 
 
 @pytest.mark.parametrize(("p", "scale", "wrong"), [(0.1, 1.0, ""), (0.2, 8 / 9, "not 0.1"), (0.1, 1.01, "x / (1")])
-def test_dropout_by_other_random_numbers_is_judged_by_scale_and_share(p, scale, wrong):
+def test_dropout_of_a_peer_is_judged_by_scale_and_share(p, scale, wrong):
     arguments = DROPOUT.arguments((200, 200), np.random.default_rng(0), 0.0)
     other = cregkit.dropout(arguments["x"], p, seed=1) * np.float32(scale)
     prepared = Prepared(lambda: other, lambda y: {"y": y}, random=True)
@@ -156,17 +156,17 @@ def test_dropout_by_other_random_numbers_is_judged_by_scale_and_share(p, scale, 
     assert bool(wrong) == bool(complaint)
 
 
-def test_threads_are_as_before_after_a_row():
+def test_a_row_restores_the_number_of_threads():
     before = cregkit.get_num_threads()
     suite.measure_row(LAYER_NORM, (512, 512), [], before + 1, 0.0)
     assert cregkit.get_num_threads() == before
 
 
-def test_a_large_op_is_timed_on_one_thread_too():
+def test_a_large_op_is_also_timed_on_one_thread():
     assert OURS_SERIAL in suite.ours(LAYER_NORM, LAYER_NORM.arguments((512, 512), np.random.default_rng(0), 0.0), 2)
 
 
-def test_a_row_knows_ratio_and_share():
+def test_a_row_gives_the_ratio_to_peers_and_the_share_of_the_copy():
     measured = row(ours=2.0, out=1.0, copy=0.5, slow=8.0, fast=6.0)
     assert measured.best(["slow", "fast", "absent"]) == "fast"
     assert measured.ratio("fast") == 3.0
@@ -202,7 +202,7 @@ FUSED = [case for case in cases.CASES if case.op.startswith("dropout_add_")]
 
 
 def test_sublayers_are_judged_at_their_sizes():
-    """Forward and backward together, against each peer; small ones and other rates are not judged."""
+    """Forward and backward together, against each peer; small shapes and other p are not judged."""
     pair = [f"dropout_add_rms_norm_{direction}[p = 0.5]" for direction in ("forward", "backward")]
     rows = [row(case, (1024, 512), ours=1.0, unfused=t, torch=4.0) for case, t in zip(pair, (1.0, 2.5), strict=True)]
     rows += [row(case, (32, 256), ours=1.0, unfused=0.1, torch=0.1) for case in pair]
@@ -216,8 +216,8 @@ def test_sublayers_are_judged_at_their_sizes():
 
 @pytest.mark.parametrize("case", FUSED, ids=lambda case: case.name)
 @pytest.mark.parametrize("peer", [peers.Unfused, peers.Torch, peers.OnnxRuntime], ids=lambda peer: peer.name)
-def test_peers_of_the_sublayer_are_right(peer, case):
-    """Each computes what the case asks for, with its own random numbers where it draws; ONNX Runtime draws none."""
+def test_peers_of_the_sublayer_have_right_results(peer, case):
+    """Each peer computes the case with its own random numbers; ONNX Runtime has no dropout."""
     if not peer.available():
         pytest.skip(f"{peer.name} is not installed")
     arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
@@ -235,7 +235,7 @@ def test_no_other_op_has_an_unfused_form():
 
 
 @pytest.mark.parametrize(("name", "scale", "wrong"), [("h", 1.01, "h - residual is not x"), ("y", 1.01, "y is off by")])
-def test_a_peer_that_draws_is_judged_by_the_sum_it_has_drawn(name, scale, wrong):
+def test_a_random_peer_is_judged_by_its_own_dropout(name, scale, wrong):
     case = next(case for case in FUSED if case.name == "dropout_add_layer_norm_forward[p = 0.5]")
     arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
     y, h, *_ = functional.dropout_add_layer_norm_forward(**arguments | {"seed": 1})
@@ -246,7 +246,7 @@ def test_a_peer_that_draws_is_judged_by_the_sum_it_has_drawn(name, scale, wrong)
         assert bool(found) == bool(complaint)
 
 
-def test_at_most_means_at_most():
+def test_an_at_most_goal_is_reached_below_its_limit():
     assert goals.Goal("", "", 1.0, 0.9, at_most=True).reached
     assert not goals.Goal("", "", 1.0, 1.1, at_most=True).reached
 
@@ -266,13 +266,13 @@ def test_noise_is_no_slowdown():
     assert not changes[0].slower
 
 
-def test_calls_that_were_held_up_are_no_slowdown():
+def test_interrupted_calls_are_no_slowdown():
     held_up = {OURS: Measurement(16.0, 16.0, 0.1, 0.99, 9), COPY + "numpy": Measurement(0.5, 0.5, 0.0, 0.5, 9)}
     changes = report.compare([row(ours=1.0, copy=0.5)], [Row("layer_norm", (512, 768), 0, held_up)])
     assert [(change.factor, change.slower) for change in changes] == [(16.0, False)]
 
 
-def test_a_machine_that_is_slower_as_a_whole_is_no_slowdown():
+def test_a_slower_machine_is_no_slowdown():
     changes = report.compare([row(ours=1.0, copy=0.5)], [row(ours=3.0, copy=1.5)])
     assert [change.slower for change in changes] == [False]
 
@@ -283,14 +283,14 @@ def test_a_report_survives_its_file(tmp_path):
     assert report.read(str(tmp_path / "run.json")) == written
 
 
-def test_the_held_out_shapes_of_every_case_are_no_tuned_ones():
+def test_every_case_has_shapes_and_other_held_out_shapes():
     assert set(PROMISED) <= {case.name for case in cases.CASES}
     for case in cases.CASES:
         assert not set(case.timed.tuned) & set(case.timed.held_out)
         assert len(case.timed.quick) == 3
 
 
-def test_calls_are_judged_by_what_numpy_takes_for_the_array():
+def test_call_overhead_is_judged_by_numpys_allocation():
     judged = goals.call_overhead(0.0)
     assert [goal.limit for goal in judged] == [1.4, 1.0, 2.4]
     assert all(0.05 < goal.value < 1e4 and goal.against.startswith("np.empty_like") for goal in judged)
@@ -302,7 +302,7 @@ def test_the_import_is_timed_beyond_numpy(monkeypatch):
     assert (goal.value, goal.reached) == (pytest.approx(400.0), False)
 
 
-def test_a_python_of_its_own_is_timed():
+def test_the_start_of_another_python_is_timed():
     assert goals._start("import time; time.sleep(0.05)") > 0.05
 
 
@@ -314,7 +314,7 @@ def test_a_wheel_is_judged_by_its_size(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """A benchmark of two rows, a peer that is right and one that is not installed."""
+    """A benchmark of two rows, with a right peer and one that is not installed."""
     monkeypatch.setattr(suite, "plan", lambda **_: [(LAYER_NORM, (1, 16)), (LAYER_NORM, (4, 16))])
     monkeypatch.setattr(command, "PEERS", (Right, Missing))
     monkeypatch.setattr(command, "ROW_SECONDS", 0.0)
@@ -322,7 +322,7 @@ def small(monkeypatch):
     monkeypatch.setattr(command, "import_time", lambda: goals.Goal("import", "", 60.0, 1.0))
 
 
-def test_the_command_prints_and_writes(small, capsys, tmp_path):
+def test_the_command_prints_the_rows_and_writes_them(small, capsys, tmp_path):
     assert commands.main(["bench", "--json", str(tmp_path / "run.json")]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -353,7 +353,7 @@ def test_the_command_fails_if_an_op_is_wrong(small, capsys, monkeypatch):
     assert "VOID cregkit in layer_norm 1x16: y is off" in capsys.readouterr().out
 
 
-def test_an_interrupt_leaves_what_was_measured(small, capsys, tmp_path, monkeypatch):
+def test_an_interrupt_keeps_the_measured_rows(small, capsys, tmp_path, monkeypatch):
     measured = iter([row(shape=(1, 16), ours=1.0, copy=0.5)])
 
     def interrupted(*_):
@@ -378,7 +378,7 @@ def test_a_quick_run_that_takes_too_long_is_cut_short(small, capsys, monkeypatch
     assert "cut short" in capsys.readouterr().out
 
 
-def test_a_picture(small, capsys, tmp_path):
+def test_the_command_draws_a_picture(small, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     assert commands.main(["bench", "--png", str(tmp_path / "speed.png")]) == 0
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
@@ -398,7 +398,7 @@ def test_a_picture(small, capsys, tmp_path):
         (["--wheel", "absent.whl"], "absent.whl: No such file or directory"),
     ],
 )
-def test_a_mistake_costs_one_line(small, argv, named, capsys, tmp_path, monkeypatch):
+def test_a_wrong_argument_prints_one_line(small, argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     elsewhere = {"format": 1, "machine": {"cpu": "Z80"}, "rows": [], "goals": [], "complete": True}
     (tmp_path / "text.json").write_text("no JSON")
@@ -418,7 +418,7 @@ def test_no_peer_is_imported_unless_it_is_used():
     assert done.stdout == "set()\n", done.stderr
 
 
-def test_the_readme_section_shows_promises_and_ratios(capsys, tmp_path):
+def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
     rows = [
         row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
         row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
@@ -429,7 +429,7 @@ def test_the_readme_section_shows_promises_and_ratios(capsys, tmp_path):
     assert markdown.main([path, path]) == 0
     out = capsys.readouterr().out
     assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
-    assert "more" not in out
+    assert "| more |" not in out
     assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
     assert markdown.main([]) == 2
     assert markdown.main([str(tmp_path / "none.json")]) == 2

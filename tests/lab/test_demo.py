@@ -1,4 +1,4 @@
-"""The demonstration, in little: what it prints, what it writes, and that its words follow from its numbers."""
+"""The demonstration, with few epochs: what it prints and writes, and that its conclusion follows from its numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def in_tmp(tmp_path, monkeypatch):
 @pytest.fixture
 def without_matplotlib(monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
-        monkeypatch.setitem(sys.modules, name, None)  # makes its import fail
+        monkeypatch.setitem(sys.modules, name, None)  # its import fails
 
 
-def test_prints_and_writes_the_same_numbers(in_tmp, without_matplotlib, capsys):
+def test_the_demo_prints_and_writes_the_same_numbers(in_tmp, without_matplotlib, capsys):
     assert commands.main(["demo", "--seeds", "2", "--epochs", "8", "--json", "result.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -55,7 +55,7 @@ def test_prints_and_writes_the_same_numbers(in_tmp, without_matplotlib, capsys):
     assert result["layer_norm"]["max_error"] <= 1e-6
 
 
-def test_epoch_lines_of_a_full_run():
+def test_five_epochs_of_a_run_are_printed():
     history = History()
     for epoch in range(300):
         history.record((0.0, 90.0 + epoch / 100), (0.0, 80.0))
@@ -63,7 +63,7 @@ def test_epoch_lines_of_a_full_run():
     assert command._epoch_lines(history)[1] == "  epoch  75   train  90.8 %   test  80.0 %   gap  10.8"
 
 
-def test_quiet_prints_table_and_conclusion_alone(in_tmp, without_matplotlib, capsys):
+def test_quiet_prints_the_table_and_the_conclusion_alone(in_tmp, without_matplotlib, capsys):
     assert commands.main(["demo", "--seeds", "1", "--epochs", "2", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Accuracy after 2 epochs, one seed"
@@ -77,7 +77,7 @@ def _has_colour(image, colour):
     return (np.abs(image - wanted).max(axis=-1) < 0.01).any()
 
 
-def test_picture(in_tmp, capsys):
+def test_the_picture_shows_boundaries_and_curves(in_tmp, capsys):
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread
 
@@ -108,17 +108,20 @@ def _runs(**finals):
     return runs
 
 
-def test_conclusion_follows_from_the_numbers():
+def test_the_conclusion_names_the_best_regularisation():
     sentence = demo.conclusion(
         _runs(plain=[(100, 80), (98, 90), (99, 82)], dropout=[(90, 88), (92, 89), (91, 87)], both=[(80, 70)] * 3)
     )
     assert sentence == (
         "Best on the test set: dropout, 4.0 points above plain (ahead on 2 of 3 seeds), with a gap of 3.0 against 15.0."
     )
+
+
+def test_the_conclusion_says_when_no_regularisation_helped():
     assert "No regularisation" in demo.conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
 
 
-def test_training_sets_are_noisy_and_shared_while_the_test_set_is_clean(monkeypatch):
+def test_configurations_share_noisy_training_sets(monkeypatch):
     from cregkit.lab.data import circle_data, inside_circle
 
     test = circle_data(50, seed=demo.TEST_SEED)

@@ -1,4 +1,4 @@
-"""The experiments in little: all rows are there, effects go the way they are said to, sentences follow the table."""
+"""The experiments, with small budgets: complete tables, effects of the claimed sign, sentences that fit the table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytest.importorskip("matplotlib")
 def measured(experiment, rows, seeds=3, epochs=None):
     """Return the table of the first ``rows`` rows, at a smaller budget than the experiment's own."""
     trials = {row: [] for row in experiment.rows[:rows]}
-    with one_thread():  # as in a run: these networks are too small to share
+    with one_thread():  # as in a run: these networks are too small for more threads
         for seed in range(seeds):
             for trial in itertools.islice(experiment.trials(seed, epochs or experiment.epochs), rows):
                 trials[trial.row].append(trial)
@@ -61,14 +61,14 @@ def test_every_row_and_column_is_filled_and_drawn(name):
             assert len(result.table.values(row, column.key)) == 1
             assert all(column.key in trial.figures for trial in result.table.trials[row])
     assert re.fullmatch(r"[A-Z].*\.", result.sentence)
-    assert {outcome for _, outcome in result.claims} <= {UNDECIDED}  # one seed proves nothing
+    assert {outcome for _, outcome in result.claims} <= {UNDECIDED}  # one seed decides no claim
     assert figures.png(result).startswith(b"\x89PNG")
 
 
-# Effects, over seeds. A claim that the numbers contradict is tested to be contradicted.
+# Effects, over seeds. Claims that the numbers contradict are tested to be contradicted.
 
 
-def test_a_network_learns_noise_by_heart_and_then_guesses():
+def test_a_network_overfits_shuffled_labels_and_then_guesses():
     table = measured(random_labels.EXPERIMENT, 2, seeds=2, epochs=30)
     assert (table.values(random_labels.SHUFFLED, "train_acc") > 95).all()
     guessed = table.values(random_labels.SHUFFLED, "test_acc")
@@ -76,12 +76,12 @@ def test_a_network_learns_noise_by_heart_and_then_guesses():
     assert (table.values(random_labels.TRUE, "test_acc") > 85).all()
 
 
-def test_batch_statistics_hurt_in_batches_of_two():
+def test_batch_norm_hurts_in_batches_of_two():
     table = measured(batch_size.EXPERIMENT, 1, epochs=6)
     assert verdict(batch_size.EXPERIMENT, "2 samples per batch", table) == CONFIRMED
 
 
-def test_forgetting_eval_costs_accuracy_and_answers_change():
+def test_forgetting_eval_costs_accuracy_and_changes_answers():
     table = measured(mlp.EXPERIMENT, len(mlp.ROWS), seeds=2, epochs=5)
     accuracy = [table.values((mlp.FORGOTTEN, size), "test_acc") for size in ("128", "32", "8", "2")]
     for larger, smaller in itertools.pairwise([table.values(mlp.EVAL, "test_acc"), *accuracy]):
@@ -99,32 +99,32 @@ def test_early_stopping_saves_most_epochs():
     ).all()
 
 
-def test_rms_norm_is_as_accurate():
+def test_rms_norm_is_as_accurate_as_layer_norm():
     table = measured(ln_vs_rms.EXPERIMENT, 4, epochs=40)
     assert abs(table.mean(ln_vs_rms.TEST_ACC, "rms") - table.mean(ln_vs_rms.TEST_ACC, "ln")) < 2
     assert (table.values(ln_vs_rms.GRADIENT, "ln") > 0).all()
 
 
-def test_the_plain_network_learns_at_every_rate_it_is_said_to_diverge_at():
+def test_the_plain_network_learns_at_rate_0_1():
     table = measured(batchnorm_lr.EXPERIMENT, 3, seeds=2)
     assert verdict(batchnorm_lr.EXPERIMENT, "fails at rate 0.1", table) == CONTRADICTED
 
 
-def test_every_network_fails_at_an_absurd_rate(monkeypatch):
+def test_every_network_fails_at_a_rate_of_1e6(monkeypatch):
     monkeypatch.setattr(batchnorm_lr, "RATES", (1e6,))
     monkeypatch.setattr(batchnorm_lr, "ROWS", [("1e+06",)])
     (trial,) = batchnorm_lr.EXPERIMENT.trials(0, 20)
     assert trial.figures["plain_failed"] == trial.figures["bn_failed"] == 100
 
 
-# Sentences: made-up tables with one outcome and its opposite.
+# Sentences, on made-up tables with one outcome and its opposite.
 
 
 def interval(mean, reach=0.1):
     return Interval(mean, mean - reach, mean + reach)
 
 
-def test_compared():
+def test_compared_says_the_sign_and_whether_it_is_chance():
     assert compared(interval(2)) == "2.0 points higher"
     assert compared(interval(-2)) == "2.0 points lower"
     assert compared(interval(-2, 3), "wider", "narrower") == "2.0 points narrower (not significant)"
@@ -136,7 +136,7 @@ def gaps(*rows):
                      for row, train, test in rows})  # fmt: skip
 
 
-def test_narrowest():
+def test_narrowest_names_the_row_with_the_smallest_gap():
     plain, other = ("plain",), ("other",)
     table = gaps((plain, [100, 100], [80, 81]), (other, [95, 96], [90, 91]))
     assert narrowest(table, [plain, other], plain) == (
@@ -146,7 +146,7 @@ def test_narrowest():
     assert narrowest(table, [plain, other], plain) == "the gap is smallest with plain: 9.5 points"
 
 
-def test_sentence_of_overfit():
+def test_the_sentence_of_overfit_follows_its_table():
     good = {row: ([90, 91], [88, 89]) if row[1] == "dropout" else ([100, 100], [80, 81]) for row in overfit.ROWS}
     table = gaps(*((row, *values) for row, values in good.items()))
     sentence = overfit.EXPERIMENT.conclude(table)
@@ -157,7 +157,7 @@ def test_sentence_of_overfit():
     assert overfit.EXPERIMENT.conclude(table).count("the gap is smallest with none: 4.5 points") == 2
 
 
-def test_sentence_of_random_labels():
+def test_the_sentence_of_random_labels_follows_its_table():
     def sentence(plain, with_dropout):
         values = {"dropout": (with_dropout, [10, 11])}
         rows = [(row, *values.get(row[1], ([plain, plain], [10, 11]))) for row in random_labels.ROWS]
@@ -169,7 +169,7 @@ def test_sentence_of_random_labels():
     assert "no remedy reduces the training accuracy" in sentence(100, [100, 100])
 
 
-def test_sentence_of_spatial_dropout():
+def test_the_sentence_of_spatial_dropout_follows_its_table():
     def sentence(groups):
         rows = [(row, [100, 101], groups if row == ("groups of 4",) else [90, 91]) for row in spatial_dropout.ROWS]
         return spatial_dropout.EXPERIMENT.conclude(gaps(*rows))
@@ -178,7 +178,7 @@ def test_sentence_of_spatial_dropout():
     assert "leaves a gap 5.0 points wider, with a test accuracy 5.0 points lower" in sentence([85, 86])
 
 
-def test_sentence_of_label_smoothing():
+def test_the_sentence_of_label_smoothing_follows_its_table():
     def sentence(best):
         good = {"test_acc": [95, 96], "gap": [5, 4], "test_loss": [0.1, 0.1]}
         bad = {"test_acc": [90, 91], "gap": [10, 9], "test_loss": [0.5, 0.5]}
@@ -209,7 +209,7 @@ def test_sentence_of_label_smoothing():
         (5, 5, "The plain network fails to learn at rates of 5 and above, the BatchNorm network at 5 and above."),
     ],
 )
-def test_sentence_of_batchnorm_lr(plain, bn, expected):
+def test_the_sentence_of_batchnorm_lr_follows_its_table(plain, bn, expected):
     def failed(rate, first):
         return [100.0 if first is not None and rate >= first else 0.0] * 2
 
@@ -224,7 +224,7 @@ def test_sentence_of_batchnorm_lr(plain, bn, expected):
     assert verdict(batchnorm_lr.EXPERIMENT, "BatchNorm tolerates", table) == outcome
 
 
-def test_sentence_of_early_stopping():
+def test_the_sentence_of_early_stopping_follows_its_table():
     def sentence(gain):
         of_row = {"best_epoch": [30, 50], "best_acc": [95, 95], "last_acc": [90, 90], "gain": gain, "saved": [900, 940],
                   "saved_share": [90, 94], "seconds_saved": [1, 2]}  # fmt: skip
@@ -235,7 +235,7 @@ def test_sentence_of_early_stopping():
     assert sentence([-5, -5]).endswith("is 5.0 points lower than after the last.")
 
 
-def test_sentence_of_ln_vs_rms():
+def test_the_sentence_of_ln_vs_rms_follows_its_table():
     def table(accuracy, ratio):
         of_row = {"ln": [90, 90], "rms": [accuracy] * 2, "ratio": [ratio] * 2}
         return Table.of(dict.fromkeys(ln_vs_rms.ROWS, of_row))
@@ -254,7 +254,7 @@ def test_sentence_of_ln_vs_rms():
         assert verdict(ln_vs_rms.EXPERIMENT, words, worse) == CONTRADICTED
 
 
-def test_sentence_of_batch_size():
+def test_the_sentence_of_batch_size_follows_its_table():
     def table(small, large):
         return Table.of({
             row: {"bn": [90, 90], "ln": [90, 90], "lead": [small if int(row[0]) < 32 else large] * 2}
@@ -272,7 +272,7 @@ def test_sentence_of_batch_size():
         assert verdict(batch_size.EXPERIMENT, words, helped) == CONTRADICTED
 
 
-def test_sentence_of_mlp():
+def test_the_sentence_of_mlp_follows_its_table():
     def sentence(forgotten):
         table = Table.of({
             row: {"test_acc": [forgotten if row[0] == mlp.FORGOTTEN else 90] * 2, "changed": [7, 7]} for row in mlp.ROWS
@@ -287,7 +287,7 @@ def test_sentence_of_mlp():
 # The parts.
 
 
-def test_networks_of_a_seed_start_alike():
+def test_networks_of_a_seed_have_the_same_initial_weights():
     task = training.digits(0, 50)
     plain, other = (
         training.perceptron(task, (8, 8), 3, norm=norm, dropout=p) for norm, p in ((None, 0.0), ("batch", 0.5))
@@ -299,19 +299,22 @@ def test_networks_of_a_seed_start_alike():
     assert (another.value != weights[0][0]).any()
 
 
-def test_tasks_split_by_seed():
+def test_digits_are_split_by_the_seed():
     first, again, other = (training.digits(seed, 100, 200) for seed in (0, 0, 1))
     assert (len(first.train[0]), len(first.test[0])) == (100, 200)
     np.testing.assert_array_equal(first.train[0], again.train[0])
     assert (first.train[0] != other.train[0]).any()
     assert 0 <= first.train[0].min() < first.train[0].max() == 1
+
+
+def test_breast_cancer_is_standardised():
     cancer = training.breast_cancer(0, 60)
     assert len(cancer.train[0]) + len(cancer.test[0]) == 569
     np.testing.assert_allclose(cancer.train[0].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(cancer.train[0].std(axis=0), 1, atol=1e-5)
 
 
-def test_upscaled_digits_are_the_digits():
+def test_upscaled_digits_repeat_each_pixel():
     x, _ = training.digits(0, 5).train
     large, _ = mlp._upscaled((x, np.arange(5)))
     assert large.shape == (5, 784)
@@ -330,7 +333,7 @@ def test_group_dropout_drops_neighbours_together():
     np.testing.assert_array_equal(layer(x), x)
 
 
-def test_stopping_on_paper_is_early_stopping():
+def test_stop_on_paper_finds_what_early_stopping_does():
     task = training.circle(0)
     histories, states = {}, {}
     for real in (True, False):
@@ -349,7 +352,7 @@ def test_stopping_on_paper_is_early_stopping():
         np.testing.assert_array_equal(value, states[False][0][name])
 
 
-def test_toggle_switches_what_the_row_names():
+def test_toggle_sets_the_modes_of_the_row():
     task = training.digits(0, 20)
     network = training.perceptron(task, (8,), 0, norm="batch", dropout=0.5)
     modes = {}

@@ -1,4 +1,4 @@
-"""``cregkit lab``: its command line, its files, what Ctrl-C leaves, and what intervals and verdicts are made of."""
+"""``cregkit lab``: intervals and verdicts, the command line, files, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -75,18 +75,21 @@ def toy(monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "toy", EXPERIMENT)
 
 
-def test_spread():
+def test_a_spread_is_mean_and_sample_deviation():
     assert Spread.of([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)))
     assert Spread.of([2.0]) == (2.0, None)
     assert str(Spread.of([2.0])) == "2.0"
     assert math.isnan(Spread.of([1.0, math.nan]).mean)
+
+
+def test_a_spread_is_shown_with_sensible_digits():
     shown = [Spread(mean, 0.25).shown(None) for mean in (0.0123, 1.234, 98.76, 12345.6, 0.0)]
     assert shown == ["0.0123 ± 0.2500", "1.23 ± 0.25", "98.8 ± 0.2", "12346 ± 0", "0.00 ± 0.25"]
 
 
-def test_interval_is_students():
+def test_an_interval_is_that_of_students_t():
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
-    reach = 2.7764451 * math.sqrt(2.5) / math.sqrt(5)  # the tabulated quantile for four degrees of freedom
+    reach = 2.7764451 * math.sqrt(2.5) / math.sqrt(5)  # the quantile of Student's t for four degrees of freedom
     interval = Interval.of(values)
     assert interval == (3.0, pytest.approx(3 - reach), pytest.approx(3 + reach))
     assert interval.sign == 1
@@ -97,7 +100,7 @@ def test_interval_is_students():
 
 
 @pytest.mark.parametrize("values", [[7.0], [1.0, math.nan], [math.inf, 1.0]])
-def test_what_tells_nothing_has_an_endless_interval(values):
+def test_one_value_or_nan_gives_an_infinite_interval(values):
     assert Interval.of(values)[1:] == (-math.inf, math.inf)
 
 
@@ -113,12 +116,12 @@ def test_what_tells_nothing_has_an_endless_interval(values):
         (-math.inf, math.inf, UNDECIDED),
     ],
 )
-def test_verdict_is_where_the_interval_lies(low, high, verdict):
+def test_the_verdict_follows_from_the_interval(low, high, verdict):
     claim = Claim("between 1 and 2", lambda table: Interval((low + high) / 2, low, high), least=1.0, most=2.0)
     assert claim.verdict(Table([], {})) == verdict
 
 
-def test_table_pairs_seeds():
+def test_differences_in_a_table_are_paired_by_seed():
     table = Table.of({("a",): {"x": [1.0, 5.0]}, ("b",): {"x": [2.0, 6.0]}})
     assert table.difference(("b",), ("a",), "x") == (1.0, 1.0, 1.0)
     assert table.cells([Column("x", "x"), Column("y", "y")]) == [["a", "3.0 ± 2.8", ""], ["b", "4.0 ± 2.8", ""]]
@@ -126,12 +129,12 @@ def test_table_pairs_seeds():
     assert table.seeds == 2
 
 
-def test_curves_of_different_lengths():
+def test_curves_of_different_lengths_are_padded_with_nan():
     trials = [Trial(("a",), {}, {"c": [1.0, 2.0]}), Trial(("a",), {}, {"c": [3.0]})]
     np.testing.assert_array_equal(Table([("a",)], {("a",): trials}).curves(("a",), "c"), [[1, 2], [3, math.nan]])
 
 
-def test_run_takes_settings_or_defaults():
+def test_a_run_takes_settings_or_the_defaults_of_its_experiment():
     steps = []
     result = run(EXPERIMENT, Settings(seeds=2), steps.append)
     assert steps == ["a, seed 0", "b, seed 0", "a, seed 1", "b, seed 1"]
@@ -143,7 +146,7 @@ def test_run_takes_settings_or_defaults():
 
 
 @pytest.mark.parametrize(("calls", "seeds", "missing"), [(1, 1, [("b",)]), (2, 1, []), (3, 1, []), (4, 2, [])])
-def test_interrupt_leaves_whole_seeds_or_the_rows_of_the_first(calls, seeds, missing):
+def test_an_interrupt_keeps_whole_seeds_or_rows_of_the_first(calls, seeds, missing):
     def trials(seed, epochs):
         for number, trial in enumerate(_trials(seed, epochs)):
             if 2 * seed + number == calls:
@@ -160,7 +163,7 @@ def test_interrupt_leaves_whole_seeds_or_the_rows_of_the_first(calls, seeds, mis
     assert result.caption.startswith("Cut short")
 
 
-def test_list_names_every_experiment(capsys):
+def test_lab_list_names_every_experiment(capsys):
     assert commands.main(["lab", "list"]) == 0
     out = capsys.readouterr().out
     for name, experiment in EXPERIMENTS.items():
@@ -195,7 +198,7 @@ def test_list_names_every_experiment(capsys):
         (["list", "--seeds", "3"], "list takes no options"),
     ],
 )
-def test_a_mistake_costs_one_line(argv, named, capsys, in_tmp):
+def test_a_wrong_argument_prints_one_line(argv, named, capsys, in_tmp):
     assert commands.main(["lab", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -206,11 +209,11 @@ def test_a_mistake_costs_one_line(argv, named, capsys, in_tmp):
 
 
 @pytest.mark.parametrize(("package", "argv"), [("sklearn", []), ("matplotlib", ["--png", "mlp.png"])])
-def test_a_missing_package_costs_one_line(package, argv, capsys, in_tmp, monkeypatch):
+def test_a_missing_package_prints_one_line(package, argv, capsys, in_tmp, monkeypatch):
     from cregkit.lab.experiments import training
 
     training._bundled.cache_clear()
-    monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
+    monkeypatch.setitem(sys.modules, package, None)  # its import fails
     monkeypatch.setattr(command, "can_draw", lambda: package != "matplotlib")
     assert commands.main(["lab", "mlp", *argv]) == 2
     err = capsys.readouterr().err
@@ -219,7 +222,7 @@ def test_a_missing_package_costs_one_line(package, argv, capsys, in_tmp, monkeyp
     assert os.listdir(in_tmp) == []
 
 
-def test_table_and_files_have_the_same_numbers(toy, in_tmp, capsys):
+def test_the_table_and_all_files_have_the_same_numbers(toy, in_tmp, capsys):
     pytest.importorskip("matplotlib")
     files = {"json": "toy.json", "csv": "toy.csv", "png": "toy.png", "html": "toy.html"}
     assert commands.main(["lab", "toy", *(text for kind, name in files.items() for text in (f"--{kind}", name))]) == 0
@@ -253,7 +256,7 @@ def test_table_and_files_have_the_same_numbers(toy, in_tmp, capsys):
 
 
 class _Page(HTMLParser):
-    """Notes tags, what is never closed, and everything that a browser would fetch."""
+    """Records tags, unclosed tags, and everything that a browser would fetch."""
 
     def __init__(self):
         super().__init__()
@@ -269,7 +272,7 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_stands_alone_and_fits_a_phone(tmp_path):
+def test_the_page_needs_no_other_file_and_fits_a_phone(tmp_path):
     results = [run(replace(EXPERIMENT, name=name), Settings()) for name in ("first", "second")]
     page.write(str(tmp_path / "page.html"), results, "a <machine>", lambda result: PNG)
     text = (tmp_path / "page.html").read_text()
@@ -288,7 +291,7 @@ def test_page_stands_alone_and_fits_a_phone(tmp_path):
     assert "a &lt;machine&gt;" in text
 
 
-def test_all_runs_every_experiment(monkeypatch, in_tmp, capsys):
+def test_lab_all_runs_every_experiment(monkeypatch, in_tmp, capsys):
     toys = {name: replace(EXPERIMENT, name=name) for name in ("one", "two")}
     monkeypatch.setattr(command, "EXPERIMENTS", toys)
     assert commands.main(["lab", "all", "--seeds", "2", "--json", "all.json", "--html", "all.html"]) == 0
@@ -305,7 +308,7 @@ def test_a_page_without_matplotlib_has_tables_and_says_so(toy, in_tmp, capsys, m
     assert "<table>" in text
 
 
-def test_interrupted_run_writes_what_there_is(monkeypatch, in_tmp, capsys):
+def test_an_interrupted_run_writes_its_finished_rows(monkeypatch, in_tmp, capsys):
     def interrupted(seed, epochs):
         if seed == 1:
             raise KeyboardInterrupt
@@ -322,7 +325,7 @@ def test_interrupted_run_writes_what_there_is(monkeypatch, in_tmp, capsys):
     assert second["rows"][0]["figures"]["value"]["values"] == [1.0]
 
 
-def test_interrupt_ends_a_real_run_with_a_partial_table(tmp_path):
+def test_an_interrupted_process_writes_its_finished_seeds(tmp_path):
     pytest.importorskip("sklearn")
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "cregkit", "lab", "batchnorm-lr", "--seeds", "1000", "--epochs", "2",
@@ -334,7 +337,7 @@ def test_interrupt_ends_a_real_run_with_a_partial_table(tmp_path):
         preexec_fn=heeds_ctrl_c,
     )  # fmt: skip
     assert process.stdout.readline().startswith("cregkit")
-    for _ in range(4):  # question and setup: what comes next are the trainings
+    for _ in range(4):  # question and setup; the trainings follow
         process.stdout.readline()
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
@@ -349,11 +352,11 @@ def test_interrupt_ends_a_real_run_with_a_partial_table(tmp_path):
                 seeds[(line["row"],)].append(int(line["seed"]))
     whole = len(seeds[("0.01",)])
     assert whole < 1000
-    allowed = ([0], []) if whole <= 1 else (list(range(whole)),)  # on a slow machine the first seed may not be over
+    allowed = ([0], []) if whole <= 1 else (list(range(whole)),)  # on a slow machine the first seed may be unfinished
     assert all(of_row in allowed for of_row in seeds.values())
 
 
-def test_json_has_no_nan(tmp_path):
+def test_json_files_have_no_nan(tmp_path):
     writing.write_json(str(tmp_path / "toy.json"), [run(EXPERIMENT, Settings(seeds=1))])
     text = (tmp_path / "toy.json").read_text()
     assert "NaN" not in text
@@ -362,6 +365,6 @@ def test_json_has_no_nan(tmp_path):
     assert (claim["mean"], claim["low"], claim["high"]) == (10.0, None, None)
 
 
-def test_picture_is_a_png():
+def test_the_picture_is_a_png():
     pytest.importorskip("matplotlib")
     assert figures.png(run(EXPERIMENT, Settings())).startswith(PNG)

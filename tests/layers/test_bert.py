@@ -1,4 +1,4 @@
-"""BERT checkpoints: PyTorch's hidden states from files made here, and what a file that does not fit is told."""
+"""BERT checkpoints written here: hidden states of PyTorch, gradients, and files that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS |= {"norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm"}
 
 
 def checkpoint(n_layers, d_model, n_heads, d_ff, prefix="", old_norms=False):
-    """PyTorch's own encoder with random weights, and its tensors by the names of Hugging Face's BERT."""
+    """The tensors of a random PyTorch encoder by their names in Hugging Face's BERT, and its forward."""
     torch.manual_seed(d_model + n_heads)
     layer = torch.nn.TransformerEncoderLayer(d_model, n_heads, d_ff, 0.0, "gelu", 1e-12, batch_first=True)
     encoder = torch.nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False).eval()
@@ -69,7 +69,7 @@ def checkpoint(n_layers, d_model, n_heads, d_ff, prefix="", old_norms=False):
         (4, 128, 2, 512, "bert.", True),
     ],
 )
-def test_the_hidden_states_are_pytorchs(tmp_path, n_layers, d_model, n_heads, d_ff, prefix, old_norms):
+def test_the_hidden_states_are_those_of_pytorch(tmp_path, n_layers, d_model, n_heads, d_ff, prefix, old_norms):
     tensors, hidden_states = checkpoint(n_layers, d_model, n_heads, d_ff, prefix, old_norms)
     path = tmp_path / "model.safetensors"
     safetensors_torch.save_file(tensors, path)
@@ -88,7 +88,7 @@ def test_the_hidden_states_are_pytorchs(tmp_path, n_layers, d_model, n_heads, d_
     assert np.abs(again - hidden_states(ids, np.zeros_like(ids), np.zeros_like(padding))).max() < 1e-4
 
 
-def test_it_trains(tmp_path):
+def test_a_loaded_encoder_has_finite_gradients_of_all_parameters(tmp_path):
     tensors, _ = checkpoint(2, 16, 2, 32)
     safetensors_torch.save_file(tensors, tmp_path / "model.safetensors")
     encoder = BertEncoder.from_safetensors(tmp_path / "model.safetensors", 2).train()
@@ -97,30 +97,63 @@ def test_it_trains(tmp_path):
     assert all(np.isfinite(p.grad).all() and p.grad.any() for p in encoder.parameters())
 
 
-def test_files_that_do_not_fit(tmp_path):
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def tensors(path):
+    """The tensors of a small encoder, saved at `path`."""
     tensors, _ = checkpoint(1, 16, 2, 32)
-    path = tmp_path / "model.safetensors"
+    safetensors_torch.save_file(tensors, path)
+    return tensors
+
+
+def test_a_missing_file_is_an_error(path):
     with pytest.raises(FileNotFoundError):
         BertEncoder.from_safetensors(path, 2)
+
+
+def test_a_file_of_another_format_is_refused(path):
     path.write_bytes(b"not such a file")
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         BertEncoder.from_safetensors(path, 2)
-    safetensors_torch.save_file(tensors, path)
+
+
+@pytest.mark.usefixtures("tensors")
+def test_without_a_config_n_heads_is_needed(path):
     with pytest.raises(ValueError, match="n_heads is missing"):
         BertEncoder.from_safetensors(path)
+
+
+@pytest.mark.usefixtures("tensors")
+def test_n_heads_must_divide_d_model(path):
     with pytest.raises(ValueError, match="n_heads must divide d_model"):
         BertEncoder.from_safetensors(path, 3)
+
+
+@pytest.mark.usefixtures("tensors")
+def test_a_config_that_is_no_json_is_refused(path, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json must be JSON"):
         BertEncoder.from_safetensors(path)
-    (tmp_path / "config.json").unlink()
+
+
+def test_a_missing_array_is_named(path, tensors):
     safetensors_torch.save_file({name: t for name, t in tensors.items() if "query.bias" not in name}, path)
     with pytest.raises(ValueError, match=r"no array encoder\.layer\.0\.attention\.self\.query\.bias"):
         BertEncoder.from_safetensors(path, 2)
+
+
+def test_an_array_of_a_wrong_shape_is_named(path, tensors):
     wrong = {"encoder.layer.0.output.dense.bias": torch.zeros(5)}
     safetensors_torch.save_file(tensors | wrong, path)
     with pytest.raises(ValueError, match=r"encoder\.layer\.0\.output\.dense\.bias must have shape \(16,\), got \(5,\)"):
         BertEncoder.from_safetensors(path, 2)
+
+
+def test_a_file_of_another_model_is_refused(path):
     safetensors_torch.save_file({"other": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="a BERT encoder has exactly one"):
         BertEncoder.from_safetensors(path, 2)

@@ -1,4 +1,4 @@
-"""What a config.json and a file's arrays say of an encoder is done, or refused by name."""
+"""Every setting in config.json and every array of a file is used or refused by name."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ ACTIVATIONS |= {"swish": ACTIVATIONS["silu"], "gelu": GELU, "gelu_python": GELU}
 ACTIVATIONS |= {f"gelu_{kind}": gelu_tanh for kind in ("new", "fast", "accurate", "pytorch_tanh", "python_tanh")}
 
 
-def test_all_activations_that_are_read_are_tried():
+def test_every_activation_that_is_read_is_tested():
     assert ACTIVATIONS.keys() == bert_config.ACTIVATIONS.keys()
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_activation_is_that_of_hidden_act(name, tmp_path):
+def test_hidden_act_sets_the_activation(name, tmp_path):
     wanted = hidden_states(draw_arrays(), IDS, np.arange(7), ACTIVATIONS[name])
     assert_reads(write(tmp_path, hidden_act=name), wanted)
 
 
-def test_the_activations_can_be_told_apart():
+def test_the_activations_give_different_results():
     results = [hidden_states(draw_arrays(), IDS, np.arange(7), activation) for activation in ACTIVATIONS.values()]
     distinct = [results[0]]
     for result in results:
@@ -74,7 +74,7 @@ PREFIXES = {"bert": "bert.", "electra": "electra."} | dict.fromkeys(ROBERTA, "ro
 
 
 def rows_of_roberta(ids, padding):
-    """The rows of the table of positions, token by token as the paper's code counts them."""
+    """The rows of the position table, counted token by token."""
     rows = np.full(ids.shape, padding)
     for sequence, row in zip(ids, rows, strict=True):
         last = padding
@@ -87,7 +87,7 @@ def rows_of_roberta(ids, padding):
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("model_type", PREFIXES)
-def test_positions_are_those_of_model_type(model_type, whole, tmp_path):
+def test_model_type_sets_the_positions(model_type, whole, tmp_path):
     first = 2 if model_type in ROBERTA else 0
     arrays = prefixed(PREFIXES[model_type] if whole else "", ONE_SEGMENT)
     assert_reads(write(tmp_path, arrays, model_type=model_type), hidden_states(ONE_SEGMENT, IDS, first + np.arange(7)))
@@ -104,7 +104,7 @@ def test_roberta_does_not_count_padding(padding, tmp_path):
     assert_reads(path, hidden_states(ONE_SEGMENT, IDS, padding + 1 + np.arange(7)))
 
 
-def test_bert_counts_padding_as_any_token(tmp_path):
+def test_bert_counts_padding(tmp_path):
     ids = IDS.copy()
     ids[0, 2:5] = 3
     assert_reads(write(tmp_path, pad_token_id=3), hidden_states(draw_arrays(), ids, np.arange(7)), ids)
@@ -135,12 +135,12 @@ def test_roberta_has_fewer_positions_than_rows(tmp_path):
         (["CamembertForTokenClassification"], 2),
     ],
 )
-def test_without_model_type_the_class_tells_the_family(architectures, first, tmp_path):
+def test_without_model_type_the_architecture_sets_the_family(architectures, first, tmp_path):
     path = write(tmp_path, ONE_SEGMENT, model_type="none", architectures=architectures)
     assert_reads(path, hidden_states(ONE_SEGMENT, IDS, first + np.arange(7)))
 
 
-def test_without_a_word_it_is_bert_unless_it_may_be_roberta(tmp_path):
+def test_without_model_type_and_architecture_only_a_certain_bert_is_read(tmp_path):
     assert_reads(write(tmp_path, model_type="none"), hidden_states(draw_arrays(), IDS, np.arange(7)))
     for arrays in (ONE_SEGMENT, prefixed("roberta.", draw_arrays())):
         with pytest.raises(ValueError, match=r"config\.json: model_type is missing and must be bert"):
@@ -210,37 +210,37 @@ REFUSED = {
     "hidden_dropout_prob": [1.5, -0.1, "0.1", None],
     "attention_probs_dropout_prob": [1.5, None, [0.1]],
     "pad_token_id": ["0", 1.0, [0]],
-    # of other encoders, and inventions
+    # keys of other encoders, and made-up keys
     "embedding_norm": [True], "rope_theta": [10000.0], "norm_first": [False], "feed_forward_type": ["geglu"],
     "use_bias": [False], "layer_norm_epsilon": [1e-3], "attention_window": [512], "per_layer_config": [{"0": {}}],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
-def test_a_value_that_is_not_done_is_refused_by_name(key, value, tmp_path):
+def test_an_unsupported_value_is_refused_by_name(key, value, tmp_path):
     path = write(tmp_path, **{key: value})
     shown = re.escape(repr(value)[:12])
     with pytest.raises(ValueError, match=rf"config\.json: {key} .*{shown}"):
         BertEncoder.from_safetensors(path)
 
 
-def test_every_key_that_is_read_is_tried_with_a_wrong_value():
+def test_every_key_that_is_read_is_tested_with_a_wrong_value():
     keys = bert_config.READ | bert_config.OFF | bert_config.FIXED.keys() | bert_config.SIZES.keys()
     assert keys - {"architectures"} <= REFUSED.keys()
 
 
 @pytest.mark.parametrize("value", [-1, WORDS, PLACES, PLACES - 1, None])
-def test_roberta_needs_an_id_of_padding_and_positions_behind_it(value, tmp_path):
+def test_roberta_needs_a_padding_id_that_leaves_positions(value, tmp_path):
     with pytest.raises(ValueError, match=f"pad_token_id must be an id from 0 to {PLACES - 2}, so that .*, got {value}"):
         BertEncoder.from_safetensors(write(tmp_path, model_type="roberta", pad_token_id=value))
 
 
-def test_the_last_position_may_be_the_only_one(tmp_path):
+def test_a_roberta_with_one_position_is_read(tmp_path):
     encoder = BertEncoder.from_safetensors(write(tmp_path, model_type="roberta", pad_token_id=PLACES - 2))
     assert encoder.max_length == 1
 
 
-def test_two_rows_of_positions_are_too_few_without_an_id_of_padding(tmp_path):
+def test_the_default_padding_id_needs_three_rows_of_positions(tmp_path):
     arrays = draw_arrays()
     arrays["embeddings.position_embeddings.weight"] = arrays["embeddings.position_embeddings.weight"][:2]
     with pytest.raises(ValueError, match=r"pad_token_id must be an id from 0 to 0, .*, got the default 1"):
@@ -253,7 +253,7 @@ OFF = {
     "adapters": {"adapters": {}, "config_map": {}, "fusion_config_map": {}, "fusions": {}},
     "cross_attention_hidden_size": None, "rope_parameters": None, "embedding_size": SIZE,
 }  # fmt: skip
-PUBLIC = {  # keys of files that people share; the sizes are ours
+PUBLIC = {  # keys of published files; the sizes are ours
     "multilingual BERT": {
         "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "directionality": "bidi",
         "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": SIZE, "initializer_range": 0.02,
@@ -282,7 +282,7 @@ PUBLIC = {  # keys of files that people share; the sizes are ours
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_keys_that_leave_the_hidden_states_alone_are_accepted(name, tmp_path):
+def test_keys_that_do_not_change_the_hidden_states_are_ignored(name, tmp_path):
     assert_reads(write(tmp_path, **PUBLIC[name]), hidden_states(draw_arrays(), IDS, np.arange(7)))
 
 
@@ -321,17 +321,24 @@ def test_another_model_is_refused_by_its_model_type_before_its_keys_and_arrays(t
         BertEncoder.from_safetensors(path)
 
 
-def test_the_number_of_heads_is_told_once(tmp_path):
+def test_n_heads_may_repeat_the_config(tmp_path):
     path = write(tmp_path)
     assert np.array_equal(BertEncoder.from_safetensors(path, HEADS)(IDS), BertEncoder.from_safetensors(path)(IDS))
+
+
+def test_n_heads_that_differs_from_the_config_is_refused(tmp_path):
+    path = write(tmp_path)
     with pytest.raises(ValueError, match=r"n_heads must be 2, the num_attention_heads in .*config\.json, got 4"):
         BertEncoder.from_safetensors(path, 4)
+
+
+def test_n_heads_is_needed_where_the_config_has_none(tmp_path):
     path = write(tmp_path, num_attention_heads="none")
     with pytest.raises(ValueError, match=r"n_heads is missing: pass it, because .* has no num_attention_heads"):
         BertEncoder.from_safetensors(path)
 
 
-def test_dropout_is_that_of_the_config_unless_given(tmp_path):
+def test_the_config_sets_dropout_unless_it_is_given(tmp_path):
     def probabilities(path, **given):
         encoder = BertEncoder.from_safetensors(path, **given)
         block = encoder.blocks[1]
@@ -343,7 +350,7 @@ def test_dropout_is_that_of_the_config_unless_given(tmp_path):
     assert probabilities(path, dropout=0.5) == (0.5, 0.5, 0.5, 0.5)
 
 
-def test_the_norms_have_the_eps_of_the_config(tmp_path):
+def test_layer_norm_eps_sets_the_eps_of_the_norms(tmp_path):
     encoder = BertEncoder.from_safetensors(write(tmp_path, layer_norm_eps=1e-3))
     assert {encoder.norm.eps, encoder.blocks[0].norm1.eps, encoder.blocks[1].norm2.eps} == {1e-3}
     assert BertEncoder.from_safetensors(write(tmp_path, layer_norm_eps="none")).norm.eps == 1e-12
@@ -353,7 +360,7 @@ def test_the_norms_have_the_eps_of_the_config(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
-def test_other_floats_are_read_exactly(name, tmp_path):
+def test_float16_bfloat16_and_float64_are_read_exactly(name, tmp_path):
     special = np.array([0.0, -0.0, 1e-40, 6e-8, 65504, np.inf, -np.inf, np.nan], np.float32)
     arrays = draw_arrays()
     arrays["embeddings.word_embeddings.weight"][0, :8] = special
@@ -397,7 +404,7 @@ def test_integer_weights_are_refused(tmp_path):
         "discriminator_predictions.dense.weight",
     ],
 )
-def test_buffers_and_heads_are_left_aside(name, tmp_path):
+def test_buffers_and_heads_are_ignored(name, tmp_path):
     arrays = draw_arrays() | {name: np.arange(PLACES)}
     assert_reads(write(tmp_path, arrays), hidden_states(draw_arrays(), IDS, np.arange(7)))
 
@@ -432,7 +439,7 @@ def test_two_encoders_in_a_file_are_refused(tmp_path):
             BertEncoder.from_safetensors(write(tmp_path, arrays))
 
 
-def test_one_array_by_two_names_is_refused(tmp_path):
+def test_an_array_under_two_names_is_refused(tmp_path):
     arrays = draw_arrays() | {"encoder.layer.0.output.LayerNorm.gamma": np.zeros(SIZE, np.float32)}
     with pytest.raises(ValueError, match=r"LayerNorm\.gamma and .*LayerNorm\.weight name the same array"):
         BertEncoder.from_safetensors(write(tmp_path, arrays))
@@ -457,7 +464,7 @@ def test_a_missing_array_is_named(name, tmp_path):
 # ---- the encoder itself ----
 
 
-def test_a_saved_encoder_comes_back(tmp_path):
+def test_a_saved_encoder_is_loaded_with_the_same_results(tmp_path):
     path = write(tmp_path, ONE_SEGMENT, model_type="roberta", hidden_act="silu", pad_token_id=3)
     read = BertEncoder.from_safetensors(path)
     read.save(tmp_path / "state.npz")
@@ -468,7 +475,7 @@ def test_a_saved_encoder_comes_back(tmp_path):
     assert np.array_equal(made.eval()(IDS), read(IDS))
 
 
-def test_gradients_of_roberta_are_those_of_bert_in_other_rows():
+def test_gradients_of_roberta_are_those_of_bert_in_shifted_rows():
     bert = BertEncoder(WORDS, 9, 1, SIZE, HEADS, FF, 0.0, seed=1)
     roberta = BertEncoder(WORDS, 9, 1, SIZE, HEADS, FF, 0.0, padding_id=2, seed=1)
     state = bert.state_dict()

@@ -1,4 +1,4 @@
-"""Layers under any order of calls: each result is right, or a clear error leaves the layer as it was."""
+"""Random sequences of calls on a network: every result is right, or an error leaves the network unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gradients(layer: ck.Layer) -> list[bytes]:
 
 
 class LayerMachine(RuleBasedStateMachine):
-    """A network beside copies of it, made afresh for every forward and backward, which have nothing to forget."""
+    """Compares a network with a new copy for every forward and backward, which has no history."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["dtype", "features", "list"]))
     def refused_at_the_door(self, kind: str) -> None:
-        """The first layer refuses: nothing has happened, and a forward that waits for its backward still does."""
+        """The first layer refuses the input: the state does not change."""
         bad: Any = {
             "dtype": np.ones((2, FEATURES)),
             "features": np.ones((2, FEATURES + 1), np.float32),
@@ -122,7 +122,7 @@ class LayerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.training)
     @rule()
     def refused_within(self) -> None:
-        """The second layer refuses a single sample after the first has taken it: no backward may mix the two."""
+        """The second layer refuses one sample after the first layer computed it: no backward may use both forwards."""
         before = frozen(self.network)
         with pytest.raises(ValueError, match="two values per channel"):
             self.network(np.ones((1, FEATURES), np.float32))
@@ -157,7 +157,7 @@ class LayerMachine(RuleBasedStateMachine):
     @precondition(lambda self: all(gradients(self.network)))
     @rule()
     def step(self) -> None:
-        """A step between forward and backward is the caller's own choice; here it ends the pending forward."""
+        """A step; it ends a pending forward, because the copies would see the new weights."""
         for parameter in self.network.parameters():
             assert parameter.grad is not None
             ck.sgd_step(parameter.value, parameter.grad, lr=0.01)

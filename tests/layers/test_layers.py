@@ -1,4 +1,4 @@
-"""Every layer against finite differences, in training and in evaluation, and what all layers promise."""
+"""Every layer: gradients by finite differences in both modes, the contract of layers, and each layer's own formula."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS, FEATURES = 6, 5
 
 
 def _randomised(layer):
-    """Give every parameter and buffer of floats a value of its own, so that no term of a gradient is 0 or 1."""
+    """Set every float parameter and buffer to random values, so that no term of a gradient is 0 or 1."""
     rng = np.random.default_rng(7)
     for name, value in layer.state_dict().items():
         if value.dtype == np.float32:
@@ -76,7 +76,7 @@ def test_gradients_match_finite_differences(name, training):
 
 
 @pytest.mark.parametrize("name", ["linear", "layer_norm", "rms_norm"])
-def test_gradients_with_leading_axes(name):
+def test_gradients_with_leading_axes_match_finite_differences(name):
     x = np.random.default_rng(0).normal(size=(2, 3, FEATURES)).astype(np.float32)
     assert_gradients(_made(name, True), x)
 
@@ -95,7 +95,7 @@ def test_backward_needs_a_forward_of_its_own(name, training):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_dy_of_the_wrong_shape_is_refused_and_can_be_mended(name):
+def test_after_a_dy_of_the_wrong_shape_backward_works(name):
     layer = _made(name, True)
     y = layer(_input(name))
     with pytest.raises(ValueError, match="dy"):
@@ -104,7 +104,7 @@ def test_a_dy_of_the_wrong_shape_is_refused_and_can_be_mended(name):
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if "sequential" not in name])
-def test_call_is_forward(name):
+def test_calling_a_layer_is_its_forward(name):
     layer = _made(name, False)
     x = _input(name)
     np.testing.assert_array_equal(layer(x), layer.forward(x))
@@ -122,8 +122,12 @@ def test_train_and_eval_reach_every_layer_and_return_self():
     assert all(layer.training for layer in (outer, *outer.layers, *inner.layers))
 
 
+def _nested():
+    return Sequential(Linear(3, 4, seed=1), Sequential(BatchNorm(4), Dropout(0.5)), RMSNorm(4), Linear(4, 1, False))
+
+
 def test_parameters_have_dotted_names_and_only_weights_decay():
-    network = Sequential(Linear(3, 4, seed=1), Sequential(BatchNorm(4), Dropout(0.5)), RMSNorm(4), Linear(4, 1, False))
+    network = _nested()
     assert [(p.name, p.decay) for p in network.parameters()] == [
         ("0.weight", True),
         ("0.bias", False),
@@ -132,13 +136,17 @@ def test_parameters_have_dotted_names_and_only_weights_decay():
         ("2.gamma", False),
         ("3.weight", True),
     ]
+    assert next(iter(network.parameters())).value is network.layers[0].weight
+
+
+def test_parameters_have_float32_gradients_after_a_backward():
+    network = _nested()
     assert all(parameter.grad is None for parameter in network.parameters())
     y = network(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
     network.backward(np.ones_like(y))
     for parameter in network.parameters():
         assert parameter.grad is not None
         assert (parameter.grad.shape, parameter.grad.dtype) == (parameter.value.shape, np.float32)
-    assert next(iter(network.parameters())).value is network.layers[0].weight
 
 
 def test_evaluation_changes_no_state():
@@ -149,7 +157,7 @@ def test_evaluation_changes_no_state():
         np.testing.assert_array_equal(value, before[name])
 
 
-# --- what each layer adds
+# --- each layer's own behaviour
 
 
 def test_linear_is_matmul_plus_bias():
@@ -159,23 +167,27 @@ def test_linear_is_matmul_plus_bias():
     np.testing.assert_array_equal(layer(np.array([[1, 10]], dtype=np.float32)), [[21.5, 42.5, 65.0]])
 
 
-def test_linear_starts_within_its_bound_and_from_its_seed():
+def test_linear_starts_uniform_within_its_bound():
     layer = Linear(16, 400, seed=5)
     for value in (layer.weight, layer.bias):
         assert np.abs(value).max() <= 0.25
         assert abs(value.std() - 0.25 / math.sqrt(3)) < 0.01
+
+
+def test_a_seed_gives_linear_the_same_weights():
+    layer = Linear(16, 400, seed=5)
     np.testing.assert_array_equal(layer.weight, Linear(16, 400, seed=5).weight)
     assert (layer.weight != Linear(16, 400, seed=6).weight).any()
 
 
-def test_relu_lets_nan_through():
+def test_relu_passes_nan_on():
     x = np.array([-1, 0, 2, np.nan], dtype=np.float32)
     layer = ReLU()
     np.testing.assert_array_equal(layer(x), [0, 0, 2, np.nan])
     np.testing.assert_array_equal(layer.backward(np.full(4, 3, dtype=np.float32)), [0, 0, 3, 3])
 
 
-def test_sigmoid_has_no_overflow_and_keeps_its_tails():
+def test_sigmoid_is_accurate_in_its_tails_without_overflow():
     x = np.array([-3e38, -100, -80, 0, 20, 3e38, -np.inf, np.inf], dtype=np.float32)
     layer = Sigmoid()
     exact = [0, 0, 1 / (1 + math.exp(80)), 0.5, 1 / (1 + math.exp(-20)), 1, 0, 1]
@@ -185,7 +197,7 @@ def test_sigmoid_has_no_overflow_and_keeps_its_tails():
     assert np.isfinite(dx).all()
 
 
-def test_gelu_is_the_exact_form():
+def test_gelu_is_x_times_the_normal_distribution_function():
     x = np.concatenate([np.linspace(-12, 12, 2001), [-3e38, 3e38, -np.inf, np.inf]]).astype(np.float32)
     exact = np.array([float(v) * 0.5 * math.erfc(-float(v) / math.sqrt(2)) if v > -np.inf else 0.0 for v in x])
     layer = GELU()
@@ -217,8 +229,8 @@ def logistic(v):
     ],
     ids=["silu", "gelu_tanh"],
 )
-def test_gated_activations_are_right_to_rounding_in_both_tails(layer, logit, steepness):
-    """Both are x * s(logit(x)) with s the logistic function; 1 - s is s(-logit)."""
+def test_silu_and_gelu_tanh_are_accurate_in_both_tails(layer, logit, steepness):
+    """Both are x * s(logit(x)), where s is the logistic function and 1 - s(z) = s(-z)."""
     finite = [float(v) for v in EVERYWHERE[:4001]]
     y = layer(EVERYWHERE)
     np.testing.assert_allclose(y[:4001], [v * logistic(logit(v)) for v in finite], rtol=7e-8, atol=1e-45)
@@ -230,7 +242,7 @@ def test_gated_activations_are_right_to_rounding_in_both_tails(layer, logit, ste
     assert np.isnan(layer(np.array([np.nan], np.float32))).all()
 
 
-def test_gelu_tanh_is_the_textbook_formula_where_that_does_not_cancel():
+def test_gelu_tanh_follows_the_textbook_formula():
     x = np.linspace(-3, 6, 2001, dtype=np.float32)
     v = x.astype(np.float64)
     wanted = 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
@@ -238,7 +250,7 @@ def test_gelu_tanh_is_the_textbook_formula_where_that_does_not_cancel():
     assert 1e-4 < np.abs(GELUTanh()(x) - GELU()(x)).max() < 5e-4
 
 
-def test_dropout_follows_its_seed_and_moves_its_offset_on():
+def test_dropout_follows_its_seed_and_advances_its_offset():
     layer = Dropout(0.3, seed=11)
     x = np.ones((3, 50), dtype=np.float32)
     assert (layer.seed, layer.offset) == (11, 0)
@@ -248,9 +260,16 @@ def test_dropout_follows_its_seed_and_moves_its_offset_on():
     np.testing.assert_array_equal(y, functional.dropout(x, 0.3, seed=11, offset=256))
     assert layer.offset == 512
     np.testing.assert_array_equal(layer.backward(x), y)
+
+
+def test_dropout_in_evaluation_returns_its_input_and_keeps_its_offset():
+    layer = Dropout(0.3, seed=11)
+    x = np.ones((3, 50), dtype=np.float32)
+    layer(x)
+    offset = layer.offset
     layer.eval()
     assert layer(x) is x
-    assert layer.offset == 512
+    assert layer.offset == offset
 
 
 def test_dropout_backward_draws_the_bits_of_its_forward():
@@ -261,7 +280,7 @@ def test_dropout_backward_draws_the_bits_of_its_forward():
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
-def test_spatial_dropout_counts_channels():
+def test_spatial_dropout_drops_whole_channels():
     layer = SpatialDropout(0.5, seed=2)
     x = np.ones((4, 40, 3, 3), dtype=np.float32)
     y = layer(x)
@@ -271,32 +290,44 @@ def test_spatial_dropout_counts_channels():
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
-def test_seeds_of_every_kind():
+def test_an_integer_seed_is_itself():
     assert draw_seed(2**64 - 1) == 2**64 - 1
     assert draw_seed(np.int64(5)) == 5
+
+
+def test_without_a_seed_every_draw_differs():
     assert draw_seed(None) != draw_seed(None)
-    for make in (np.random.default_rng, np.random.SeedSequence):
-        shared = make(3)
-        first, second = draw_seed(shared), draw_seed(shared)
-        assert first != second
-        assert draw_seed(make(3)) == first
-        assert 0 <= first < 2**64
 
 
-def test_batch_norm_running_statistics():
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.SeedSequence])
+def test_a_generator_gives_reproducible_seeds_that_differ(make):
+    shared = make(3)
+    first, second = draw_seed(shared), draw_seed(shared)
+    assert first != second
+    assert draw_seed(make(3)) == first
+    assert 0 <= first < 2**64
+
+
+def test_batch_norm_updates_running_statistics_by_momentum():
     x = np.random.default_rng(0).normal(3, 2, size=(8, 2)).astype(np.float32)
     for unbiased in (False, True):
         layer = BatchNorm(2, momentum=0.25, unbiased=unbiased)
         layer(x)
         np.testing.assert_allclose(layer.running_mean, 0.25 * x.mean(axis=0), rtol=1e-5)
         np.testing.assert_allclose(layer.running_var, 0.75 + 0.25 * x.var(axis=0, ddof=unbiased), rtol=1e-5)
+
+
+def test_batch_norm_in_evaluation_normalises_by_running_statistics():
+    x = np.random.default_rng(0).normal(3, 2, size=(8, 2)).astype(np.float32)
+    layer = BatchNorm(2, momentum=0.25, unbiased=True)
+    layer(x)
     y = layer.eval()(x)
     np.testing.assert_allclose(y, (x - layer.running_mean) / np.sqrt(layer.running_var + 1e-5), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
-def test_wrong_number_of_features_is_named(make, training):
+def test_norms_refuse_a_wrong_number_of_features_and_keep_their_state(make, training):
     layer = make(4)
     layer.training = training
     before = layer.state_dict()
@@ -307,7 +338,7 @@ def test_wrong_number_of_features_is_named(make, training):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_no_silent_cast(name):
+def test_layers_refuse_float64(name):
     with pytest.raises(TypeError, match="x"):
         _made(name, True)(_input(name).astype(np.float64))
 
@@ -340,6 +371,6 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
-def test_mistakes_are_named(mistake, error, named):
+def test_wrong_arguments_are_refused_by_name(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()

@@ -1,4 +1,4 @@
-"""State of layers as arrays and as files: what goes in comes out, and what does not fit changes nothing."""
+"""State of layers as arrays and files: saved state is restored, state that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _network(seed):
     network = Sequential(
         Linear(3, 4, seed=seed), BatchNorm(4), ReLU(), Dropout(0.5, seed=seed), Sequential(LayerNorm(4), RMSNorm(4))
     )
-    y = network(X + np.float32(seed))  # moves the running statistics and the offset
+    y = network(X + np.float32(seed))  # changes the running statistics and the offset
     network.backward(np.ones_like(y))
     return network
 
@@ -32,7 +32,7 @@ def _state_differs(first, second):
     return any((value != second[name]).any() for name, value in first.items())
 
 
-def test_names_dtypes_and_shapes():
+def test_state_dict_has_dotted_names_dtypes_and_shapes():
     assert {name: (value.dtype.name, value.shape) for name, value in _network(1).state_dict().items()} == {
         "0.weight": ("float32", (4, 3)),
         "0.bias": ("float32", (4,)),
@@ -57,7 +57,7 @@ def test_state_dict_is_a_copy():
 
 
 @pytest.mark.parametrize("through_file", [False, True], ids=["dict", "file"])
-def test_a_loaded_network_goes_on_as_the_saved_one(through_file, tmp_path):
+def test_a_loaded_network_continues_as_the_saved_one(through_file, tmp_path):
     saved, loaded = _network(1), _network(2)
     arrays = [parameter.value for parameter in loaded.parameters()]
     assert _state_differs(saved.state_dict(), loaded.state_dict())
@@ -70,24 +70,24 @@ def test_a_loaded_network_goes_on_as_the_saved_one(through_file, tmp_path):
     assert_same_state(loaded.state_dict(), saved.state_dict())
     for parameter, array in zip(loaded.parameters(), arrays, strict=True):
         assert parameter.value is array
-    for _ in range(2):  # the masks too
+    for _ in range(2):  # the same masks
         np.testing.assert_array_equal(loaded(X), saved(X))
     np.testing.assert_array_equal(loaded.eval()(X), saved.eval()(X))
 
 
-def test_values_that_are_not_finite_are_state_like_any_other():
+def test_values_that_are_not_finite_are_loaded():
     layer = LayerNorm(2)
     layer.load_state_dict({"gamma": np.array([np.nan, np.inf], np.float32), "beta": np.zeros(2, np.float32)})
     np.testing.assert_array_equal(layer.gamma, [np.nan, np.inf])
 
 
-def test_arrays_of_the_layer_itself_may_be_loaded_crosswise():
+def test_a_layer_may_load_its_own_arrays_swapped():
     layer = LayerNorm(2)
     layer.load_state_dict({"gamma": layer.beta, "beta": layer.gamma})
     np.testing.assert_array_equal([layer.gamma, layer.beta], [[0, 0], [1, 1]])
 
 
-def test_loading_forgets_a_pending_forward():
+def test_loading_drops_a_pending_forward():
     network = _network(1)
     y = network(X)
     network.load_state_dict(network.state_dict())
@@ -148,7 +148,7 @@ def test_all_misfits_are_named_at_once():
         _network(2).load_state_dict(state)
 
 
-def test_an_array_that_cannot_be_written_stops_the_load_before_it_begins():
+def test_a_read_only_parameter_stops_the_load_before_it_begins():
     layer = LayerNorm(2)
     layer.beta.flags.writeable = False
     with pytest.raises(ValueError, match="beta of the layer is read-only"):
@@ -227,7 +227,7 @@ def test_a_missing_file_changes_nothing(tmp_path):
     assert_same_state(network.state_dict(), before)
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file_alone(tmp_path, monkeypatch):
     path = tmp_path / "network.npz"
     _network(1).save(path)
     content = path.read_bytes()

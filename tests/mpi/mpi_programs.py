@@ -1,6 +1,6 @@
-"""What the ranks of test_mpi.py run: ``mpiexec -n N python mpi_programs.py NAME [ARGUMENT...]``.
+"""Programs for the ranks of test_mpi.py: ``mpiexec -n N python mpi_programs.py NAME [ARGUMENT...]``.
 
-Each program compares with what one process computes on the whole batch, and prints one line from rank 0.
+Each program compares with one process on the whole batch; rank 0 prints one line.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def training(fixed_order: str = "", bucket_bytes: str = "2000", augmented: str =
         losses.append(state.history.train_loss[-1])
 
     optimizer = SGD(net, lr=0.05, momentum=0.9, weight_decay=1e-4)
-    # 50 steps; the last batch of each epoch has fewer samples than there may be ranks
+    # 50 steps; the last batch of an epoch may have fewer samples than there are ranks
     history = fit(net, softmax_cross_entropy, optimizer, data(131, 0), data(64, 1), 10, batch_size=32, seed=7,
                   callbacks=[watch, *([AugmentBatches(augmentation, (1, 4, 5))] if augmented else [])],
                   parallel=together)  # fmt: skip
@@ -121,12 +121,12 @@ def training(fixed_order: str = "", bucket_bytes: str = "2000", augmented: str =
 
 @program
 def masks() -> dict[str, str]:
-    """Dropout's decisions for the samples of a batch, put together from the ranks."""
+    """Dropout decisions for the samples of a batch, gathered from the ranks."""
     found = {}
     x = np.ones((11, 3, 7), np.float32)
     for layer in (ck.Dropout(0.5, seed=9), ck.SpatialDropout(0.5, seed=9)):
         together = mpi.DataParallel(ck.Sequential(layer))
-        for _ in range(2):  # the second batch goes on behind the first
+        for _ in range(2):  # the second batch continues after the first
             own = together.own(np.arange(len(x)))
             gathered = comm.allgather(layer(x[own]))
         found[type(layer).__name__] = np.concatenate(gathered).tobytes().hex()
@@ -147,7 +147,7 @@ def stopping(path: str, epochs: str, resume: str = "") -> dict[str, object]:
 
 @program
 def mismatch(kind: str) -> str:
-    """What is said where a rank's network is another."""
+    """The error where one rank has another network."""
     net = network()
     odd = comm.rank == comm.size - 1
     if odd and kind == "shape":
@@ -217,7 +217,7 @@ def diverging(kind: str, path: str) -> dict[str, object]:
 
 @program
 def bad_step() -> str:
-    """A step that one rank cannot take is taken by none, and all hear why."""
+    """A step that fails in one rank is taken by none, and every rank raises its error."""
     net = network()
     together = mpi.DataParallel(net)
     optimizer = SGD(net, lr=0.1)
@@ -237,7 +237,7 @@ def bad_step() -> str:
 
 @program
 def ids() -> list[float]:
-    """A transformer on ids; the last batch has fewer samples than there may be ranks."""
+    """A transformer on ids; the last batch may have fewer samples than there are ranks."""
     x = np.random.default_rng(0).integers(0, 11, (35, 6))
     net = ck.Transformer(11, 6, 1, 16, 2, dropout=0.2, seed=1)
     both = (x.astype(np.uint8), x[:, ::-1].copy())
@@ -249,7 +249,7 @@ def ids() -> list[float]:
 
 @program
 def other_seed(path: str) -> str:
-    """A run that one rank cannot go on with is gone on with by none."""
+    """A checkpoint that one rank refuses is refused by all."""
     for seed, resume in ((7, False), (8 if comm.rank == comm.size - 1 else 7, True)):
         net = network()
         try:
@@ -262,7 +262,7 @@ def other_seed(path: str) -> str:
 
 @program
 def no_file(path: str) -> str:
-    """An error of the rank that writes reaches all."""
+    """Every rank raises the error of the rank that writes."""
     net = network()
     try:
         fit(net, softmax_cross_entropy, SGD(net), data(20, 0), None, 1, checkpoint=path, parallel=mpi.DataParallel(net))

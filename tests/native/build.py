@@ -142,7 +142,7 @@ def check(name: str, lengths: str, folder: Path) -> Result:
 
 
 def main() -> int:
-    """See above."""
+    """Run the variants on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--lengths", choices=["all", "few", "smoke"], default="few")

@@ -411,34 +411,7 @@ static void wide_trial(trial *t, int kind)
 static void wide_layer_norm_trial(trial *t) { wide_trial(t, CREG_LAYER_NORM); }
 static void wide_rms_norm_trial(trial *t) { wide_trial(t, CREG_RMS_NORM); }
 
-/* ---- batch norm: chunks of samples or pieces of planes, channels in two halves ---- */
-
-typedef struct {
-    const trial *t;
-    creg_shape shape;
-    creg_chunk *chunks;
-    ptrdiff_t n_chunks;
-    const float *x, *dy, *gamma, *beta, *given_mean, *given_var;
-    float *y, *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
-    double *chunk_mean, *chunk_m2, *mean, *var, *rstd;
-    creg_channels channels;
-    int training;
-} batch;
-
-static void cut(batch *b) /* as cregkit/kernels/batch_norm.pyx does */
-{
-    const creg_shape shape = b->shape;
-    const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : CREG_PANEL / shape.s > 1 ? CREG_PANEL / shape.s : 1;
-    const ptrdiff_t pieces = samples == 1 ? (shape.s + CREG_PANEL - 1) / CREG_PANEL : 1;
-    const ptrdiff_t piece = pieces == 1 ? shape.s : CREG_PANEL;
-    b->n_chunks = (shape.n + samples - 1) / samples * pieces;
-    b->chunks = take(sizeof(creg_chunk) * (size_t)b->n_chunks, 0);
-    ptrdiff_t k = 0;
-    for (ptrdiff_t i = 0; i < shape.n; i += samples)
-        for (ptrdiff_t j = 0; j < pieces; j++)
-            b->chunks[k++] =
-                (creg_chunk){i, at_most(i + samples, shape.n), j * piece, at_most((j + 1) * piece, shape.s)};
-}
+/* ---- batch norm: a chunk a task, channels in two halves ---- */
 
 static creg_channels new_channels(ptrdiff_t c)
 {
@@ -457,135 +430,86 @@ static creg_channels new_channels(ptrdiff_t c)
     return ch;
 }
 
-static creg_chunk half_of_chunk(const batch *b, ptrdiff_t i, ptrdiff_t *c0, ptrdiff_t *c1)
+static void halve(creg_cut *cut, ptrdiff_t c)
 {
-    const ptrdiff_t half = b->shape.c / 2;
-    *c0 = i % 2 ? half : 0;
-    *c1 = i % 2 ? b->shape.c : half;
-    return b->chunks[i / 2];
+    cut->chunk_step = 1;
+    cut->channel_step = (c + 1) / 2;
+    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * cut->chunks;
 }
 
-static void moments_task(void *args, ptrdiff_t i)
+static void plan(const trial *t, creg_batch *b, int sums)
 {
-    const batch *b = args;
-    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_moments(b->x, b->shape, chunk, c0, c1, b->chunk_mean + at, b->chunk_m2 + at);
+    t->kernels->batch_norm_plan(b, sums);
+    halve(&b->summed, b->shape.c);
+    b->written = b->summed;
+    halve(&b->channelwise, b->shape.c);
+    b->channels = new_channels(b->shape.c);
 }
 
-static void statistics_task(void *args, ptrdiff_t i)
+static void batch_forward(trial *t, creg_batch_norm *a)
 {
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_statistics(b->x, b->shape, b->chunks, b->n_chunks, b->chunk_mean, b->chunk_m2, b->t->eps,
-                                         c0, c1, b->mean, b->var, b->rstd, b->channels.exact);
-    b->t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, c0, c1, &b->channels);
-}
-
-static void apply_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_apply(b->x, b->y, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-}
-
-static void grad_sums_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1, at = i / 2 * b->shape.c;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_grad_sums(b->dy, b->x, b->shape, chunk, c0, c1, &b->channels, b->chunk_dy + at,
-                                        b->chunk_dy_d + at);
-}
-
-static void grad_affine_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    half_of_chunk(b, i, &c0, &c1);
-    b->t->kernels->batch_norm_grad_merge(b->dy, b->x, b->shape, b->n_chunks, b->chunk_dy, b->chunk_dy_d, b->mean,
-                                         b->rstd, b->training, c0, c1, b->dgamma, b->dbeta, &b->channels);
-    b->t->kernels->batch_norm_grad_affine((double)b->shape.n * (double)b->shape.s, b->rstd, b->gamma, b->training, c0,
-                                          c1, &b->channels);
-}
-
-static void grad_apply_task(void *args, ptrdiff_t i)
-{
-    const batch *b = args;
-    ptrdiff_t c0, c1;
-    const creg_chunk chunk = half_of_chunk(b, i, &c0, &c1);
-    if (b->training)
-        b->t->kernels->batch_norm_grad_apply(b->dy, b->x, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-    else
-        b->t->kernels->batch_norm_apply(b->dy, b->dx, b->shape, chunk, c0, c1, &b->channels, b->t->stream);
-}
-
-static void batch_forward(trial *t, batch *b)
-{
+    creg_batch *b = &a->batch;
     const ptrdiff_t c = b->shape.c;
+    const int training = !b->given_mean;
     b->mean = doubles(c);
     b->rstd = doubles(c);
-    b->channels = new_channels(c);
+    plan(t, b, training);
     protect(PROT_READ);
-    if (b->training) {
-        b->var = doubles(c);
-        b->chunk_mean = doubles(b->n_chunks * c);
-        b->chunk_m2 = doubles(b->n_chunks * c);
-        parallel_for(moments_task, b, 2 * b->n_chunks);
-        parallel_for(statistics_task, b, 2);
-        hash_doubles(t, b->var, c);
-    } else {
-        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
-        t->kernels->batch_norm_affine(b->mean, b->rstd, b->gamma, b->beta, 0, c, &b->channels);
+    if (training) {
+        a->var = doubles(c);
+        a->chunk_mean = doubles(b->summed.chunks * c);
+        a->chunk_m2 = doubles(b->summed.chunks * c);
+        parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
     }
-    parallel_for(apply_task, b, 2 * b->n_chunks);
+    parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
+    if (training) hash_doubles(t, a->var, c);
+    parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
     hash_doubles(t, b->mean, c);
     hash_doubles(t, b->rstd, c);
 }
 
-static void batch_backward(trial *t, batch *b)
+static void batch_backward(trial *t, creg_batch_norm_grad *a)
 {
+    creg_batch *b = &a->batch;
     const ptrdiff_t c = b->shape.c;
-    b->channels = new_channels(c);
-    b->chunk_dy = floats(b->n_chunks * c);
-    b->chunk_dy_d = floats(b->n_chunks * c);
-    if (!b->training)
-        t->kernels->batch_norm_running(b->given_mean, b->given_var, t->eps, c, b->mean, b->rstd, b->channels.exact);
-    t->kernels->batch_norm_affine(b->mean, b->rstd, NULL, NULL, 0, c, &b->channels);
-    parallel_for(grad_sums_task, b, 2 * b->n_chunks);
-    parallel_for(grad_affine_task, b, 2);
-    parallel_for(grad_apply_task, b, 2 * b->n_chunks);
+    plan(t, b, 1);
+    a->chunk_dy = floats(b->summed.chunks * c);
+    a->chunk_dy_d = floats(b->summed.chunks * c);
+    parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
+    parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
+    parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
+    parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
     protect(PROT_READ | PROT_WRITE);
-    if (b->dgamma) hash_floats(t, b->dgamma, c);
-    if (b->dbeta) hash_floats(t, b->dbeta, c);
+    if (a->dgamma) hash_floats(t, a->dgamma, c);
+    if (a->dbeta) hash_floats(t, a->dbeta, c);
 }
 
 static void batch_trial(trial *t, creg_shape shape, int training)
 {
     const ptrdiff_t n = shape.n * shape.c * shape.s;
-    batch b = {.t = t, .shape = shape, .training = training};
+    creg_batch_norm forward = {.batch = {.shape = shape, .where = t->stream, .eps = t->eps}};
+    creg_batch *b = &forward.batch;
     float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    b.x = x;
-    b.dy = input(n, ORDINARY);
-    b.gamma = t->plain ? NULL : positive_input(shape.c);
-    b.beta = t->plain ? NULL : input(shape.c, ORDINARY);
-    b.given_mean = training ? NULL : input(shape.c, t->values);
-    b.given_var = training ? NULL : positive_input(shape.c);
-    b.y = t->in_place ? x : floats(n);
-    cut(&b);
+    b->x = x;
+    b->count = (double)shape.n * (double)shape.s;
+    creg_batch_norm_grad backward = {.dy = input(n, ORDINARY)};
+    b->gamma = t->plain ? NULL : positive_input(shape.c);
+    forward.beta = t->plain ? NULL : input(shape.c, ORDINARY);
+    b->given_mean = training ? NULL : input(shape.c, t->values);
+    b->given_var = training ? NULL : positive_input(shape.c);
+    forward.y = t->in_place ? x : floats(n);
     float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1));
     memcpy(kept, x, sizeof(float) * (size_t)n);
-    batch_forward(t, &b);
-    hash_floats(t, b.y, n);
+    batch_forward(t, &forward);
+    hash_floats(t, forward.y, n);
     if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
     free(kept);
-    b.dx = t->in_place ? x : floats(n);
-    b.dgamma = t->plain ? NULL : floats(shape.c);
-    b.dbeta = t->plain ? NULL : floats(shape.c);
-    batch_backward(t, &b);
-    hash_floats(t, b.dx, n);
+    backward.batch = *b;
+    backward.dx = t->in_place ? x : floats(n);
+    backward.dgamma = t->plain ? NULL : floats(shape.c);
+    backward.dbeta = t->plain ? NULL : floats(shape.c);
+    batch_backward(t, &backward);
+    hash_floats(t, backward.dx, n);
 }
 
 static creg_shape columns_of(const trial *t) { return (creg_shape){t->n > 300 ? 3 : 7 * t->rows, t->n, 1}; }
@@ -598,194 +522,170 @@ static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); 
 
 /* ---- elements, in two blocks ---- */
 
-typedef struct {
-    const trial *t;
-    const float *x, *dw;
-    float *y, *w, *velocity, *m, *v;
-    unsigned char *keep;
-    uint64_t first;
-    creg_dropout dropout;
-    creg_sgd sgd;
-    creg_adamw adamw;
-} elements;
-
-static ptrdiff_t half_of(const elements *e, ptrdiff_t i, ptrdiff_t *n)
+static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t size)
 {
-    const ptrdiff_t half = e->t->n / 2;
-    *n = i ? e->t->n - half : half;
-    return i ? half : 0;
+    return (creg_dropout_items){.dropout = dropout_of(t),
+                                .decides = CREG_DRAWS,
+                                .stream = t->stream,
+                                .first = t->seed >> 20,
+                                .n = n,
+                                .size = size,
+                                .block = (n + 1) / 2};
 }
 
-static void dropout_task(void *args, ptrdiff_t i)
+static void dropped_trial(trial *t, block_task *task, ptrdiff_t n, ptrdiff_t size)
 {
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->dropout_forward(e->x + at, e->y + at, e->first + (uint64_t)at, n, &e->dropout, e->t->stream);
-}
-
-static void keep_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->dropout_keep(e->keep + at, e->first + (uint64_t)at, n, &e->dropout);
-}
-
-static void scale_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->scale(e->x + at, e->y + at, n, 0.37f, e->t->stream);
-}
-
-static void sgd_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->sgd_step(e->w + at, e->dw + at, e->velocity ? e->velocity + at : NULL, n, &e->sgd);
-}
-
-static void adamw_task(void *args, ptrdiff_t i)
-{
-    const elements *e = args;
-    ptrdiff_t n, at = half_of(e, i, &n);
-    e->t->kernels->adamw_step(e->w + at, e->dw + at, e->m + at, e->v + at, n, &e->adamw);
-}
-
-static void element_trial(trial *t, block_task *task)
-{
-    float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
-    elements e = {.t = t, .x = x, .y = t->in_place ? x : floats(t->n), .first = t->seed >> 20};
-    e.dropout = dropout_of(t);
+    float *x = t->in_place ? changed(n * size, t->values) : input(n * size, t->values);
+    creg_dropout_items a = items_of(t, n, size);
+    a.x = x;
+    a.y = t->in_place ? x : floats(n * size);
     protect(PROT_READ);
-    parallel_for(task, &e, 2);
+    parallel_for(task, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.y, t->n);
+    hash_floats(t, a.y, n * size);
 }
 
-static void dropout_trial(trial *t) { element_trial(t, dropout_task); }
-static void scale_trial(trial *t) { element_trial(t, scale_task); }
+static void dropout_trial(trial *t) { dropped_trial(t, t->kernels->dropout_forward, t->n, 1); }
+static void spatial_dropout_trial(trial *t)
+{
+    dropped_trial(t, t->kernels->spatial_dropout, t->n > 300 ? 5 : 133, t->n);
+}
 
 static void dropout_keep_trial(trial *t)
 {
-    elements e = {.t = t, .keep = take((size_t)t->n, 0), .first = t->seed >> 20, .dropout = dropout_of(t)};
-    parallel_for(keep_task, &e, 2);
-    for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, e.keep[i]);
+    creg_dropout_items a = items_of(t, t->n, 1);
+    a.keep = take((size_t)t->n, 0);
+    parallel_for(t->kernels->dropout_keep, &a, 2);
+    for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, a.keep[i]);
 }
 
-static void spatial_dropout_trial(trial *t)
+static void l2_penalty_trial(trial *t)
 {
-    const ptrdiff_t channels = t->n > 300 ? 5 : 133;
-    float *x = t->in_place ? changed(channels * t->n, t->values) : input(channels * t->n, t->values);
-    float *y = t->in_place ? x : floats(channels * t->n);
-    const creg_dropout dropout = dropout_of(t);
+    creg_l2 a = {.w = input(t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
+    a.panels = doubles(a.n_panels);
     protect(PROT_READ);
-    t->kernels->spatial_dropout(x, y, t->seed >> 20, channels, t->n, &dropout, t->stream);
+    parallel_for(t->kernels->sum_squares, &a, a.n_panels);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, y, channels * t->n);
+    hash_doubles(t, a.panels, a.n_panels);
 }
 
-static void sum_squares_trial(trial *t)
+static void l2_gradient_trial(trial *t)
 {
-    const float *x = input(t->n, t->values);
+    float *w = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    creg_l2 a = {.w = w, .n = t->n, .block = (t->n + 1) / 2, .weight_decay = (double)0.37f, .stream = t->stream};
+    a.dw = t->in_place ? w : floats(t->n);
     protect(PROT_READ);
-    for (ptrdiff_t i = 0; i < t->n; i += CREG_PANEL) {
-        const double sum = t->kernels->sum_squares(x + i, at_most(CREG_PANEL, t->n - i));
-        hash_doubles(t, &sum, 1);
-    }
+    parallel_for(t->kernels->l2_gradient, &a, 2);
     protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, a.dw, t->n);
 }
 
 static void sgd_step_trial(trial *t)
 {
-    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .sgd = {0.05f, 0.01f, 0.9f}};
-    e.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
+    const float *dw = input(t->n, ORDINARY);
+    creg_sgd a = {.w = changed(t->n, t->values), .dw = dw, .n = t->n, .block = (t->n + 1) / 2};
+    a.lr = 0.05f, a.weight_decay = 0.01f, a.momentum = 0.9f;
+    a.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
     protect(PROT_READ);
-    parallel_for(sgd_task, &e, 2);
+    parallel_for(t->kernels->sgd_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.w, t->n);
-    if (e.velocity) hash_floats(t, e.velocity, t->n);
+    hash_floats(t, a.w, t->n);
+    if (a.velocity) hash_floats(t, a.velocity, t->n);
 }
 
 static void adamw_step_trial(trial *t)
 {
-    elements e = {.t = t, .w = changed(t->n, t->values), .dw = input(t->n, ORDINARY), .m = changed(t->n, ORDINARY)};
-    e.v = floats(t->n);
-    for (ptrdiff_t i = 0; i < t->n; i++) e.v[i] = 1.0f + random_float() * 0.25f;
-    e.adamw = (creg_adamw){
-        t->plain ? 1.0f : 0.999f, t->plain ? 0.01f : 0.0f, 0.9f, 0.1f, 0.999f, 0.001f, 0.001f, 10.0f, 1e-8f};
+    const float *dw = input(t->n, ORDINARY);
+    creg_adamw a = {.w = changed(t->n, t->values), .dw = dw};
+    a.m = changed(t->n, ORDINARY);
+    a.v = floats(t->n);
+    for (ptrdiff_t i = 0; i < t->n; i++) a.v[i] = 1.0f + random_float() * 0.25f;
+    a.n = t->n, a.block = (t->n + 1) / 2;
+    a.shrink = t->plain ? 1.0f : 0.999f, a.l2 = t->plain ? 0.01f : 0.0f;
+    a.beta1 = 0.9f, a.one_minus_beta1 = 0.1f, a.beta2 = 0.999f, a.one_minus_beta2 = 0.001f;
+    a.step_size = 0.001f, a.inv_sqrt_bias2 = 10.0f, a.eps = 1e-8f;
     protect(PROT_READ);
-    parallel_for(adamw_task, &e, 2);
+    parallel_for(t->kernels->adamw_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, e.w, t->n);
-    hash_floats(t, e.m, t->n);
-    hash_floats(t, e.v, t->n);
+    hash_floats(t, a.w, t->n);
+    hash_floats(t, a.m, t->n);
+    hash_floats(t, a.v, t->n);
 }
 
-/* ---- samples: noise in two blocks; images of one row and of several, in both layouts ---- */
+/* ---- samples: noise in two pieces; images of one row and of several, in both layouts ---- */
 
 static void gaussian_noise_trial(trial *t)
 {
     float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
-    float *y = t->in_place ? x : floats(t->n);
-    const uint32_t key[2] = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)};
+    const int64_t index = (uint32_t)t->seed;
+    const float sigma = 0.7f;
     const ptrdiff_t half = t->n / 2 / CREG_NOISE_GROUP * CREG_NOISE_GROUP;
+    creg_noise a = {.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)}, .index = &index, .x = x, .sigma = &sigma};
+    a.y = t->in_place ? x : floats(t->n);
+    a.samples = 1, a.size = t->n, a.block = half + CREG_NOISE_GROUP;
+    a.pieces = (a.size + a.block - 1) / a.block;
     protect(PROT_READ);
-    t->kernels->gaussian_noise(x + half, y + half, (uint32_t)t->seed, half, t->n - half, 0.7f, key);
-    t->kernels->gaussian_noise(x, y, (uint32_t)t->seed, 0, half, 0.7f, key);
+    parallel_for(t->kernels->gaussian_noise, &a, a.pieces);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, y, t->n);
+    hash_floats(t, a.y, t->n);
 }
 
 static void sample_uniform_trial(trial *t)
 {
-    double *u = doubles(t->n);
     const uint64_t seed = t->kernels->derived_seed(t->seed, 7);
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    t->kernels->sample_uniform(u, (uint32_t)t->seed, t->n, key);
-    hash_doubles(t, u, t->n);
+    const int64_t index = (uint32_t)t->seed;
+    creg_noise a = {.key = {(uint32_t)seed, (uint32_t)(seed >> 32)}, .index = &index, .uniform = doubles(t->n)};
+    a.samples = 1, a.size = t->n, a.block = 1;
+    t->kernels->sample_uniform(&a, 0);
+    hash_doubles(t, a.uniform, t->n);
 }
 
-typedef enum { FLIP, BOX, PASTE, MIX, JITTER, CROP, ROTATE } image_op;
-
-/* `y` like `x`, but for a crop, which has a row and three columns more. */
-static void image_call(const trial *t, image_op op, creg_image a, const float *x, const float *other, float *y)
-{
-    const ptrdiff_t n = a.planes * a.height * a.width * a.pixel;
-    const int64_t box[4] = {-1, a.width / 3, a.height / 2 + 1, a.width - 1};
-    const float factors[4] = {1.3f, 0.6f, 1.7f, -0.3f};
-    if (op == FLIP) t->kernels->flip_image(x, y, a, (int)(t->seed % 4));
-    if (op == BOX) t->kernels->box_image(x, NULL, y, a, box, 0.5f);
-    if (op == PASTE) t->kernels->box_image(x, other, y, a, box, 0.5f);
-    if (op == MIX) t->kernels->mix(x, other, y, n, 0.3f);
-    if (op == JITTER) t->kernels->jitter_image(x, y, a.height * a.width, 3, a.pixel == 3, factors);
-    if (op == CROP) t->kernels->crop_image(x, y, a, -1, -2, a.height + 1, a.width + 3, t->plain);
-    if (op == ROTATE) t->kernels->rotate_image(x, y, a, (double)(t->seed % 720) - 360.5, 0.25f);
-}
-
-static void image_trial(trial *t, image_op op)
+/* One image with channels first, one with channels last; `y` like `x`, but for a crop, which has a row and three
+ * columns more. */
+static void image_trial(trial *t, block_task *task, int crop, int paste)
 {
     for (int last = 0; last < 2; last++) {
-        const creg_image a = {last ? 1 : 3, t->n > 300 ? 1 : at_most(t->rows, 3), t->n, last ? 3 : 1};
-        const ptrdiff_t n = 3 * a.height * a.width;
-        if (n == 0) return;
-        const ptrdiff_t size = op == CROP ? 3 * (a.height + 1) * (a.width + 3) : n;
-        float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-        const float *other = input(n, ORDINARY);
-        float *y = t->in_place ? x : floats(size);
+        creg_images a = {.n = 1, .block = 1, .planes = last ? 1 : 3, .width = t->n, .pixel = last ? 3 : 1};
+        a.height = t->n > 300 ? 1 : at_most(t->rows, 3);
+        a.size = 3 * a.height * a.width;
+        if (a.size == 0) return;
+        const int64_t box[4] = {-1, a.width / 3, a.height / 2 + 1, a.width - 1}, corner[2] = {-1, -2};
+        const int64_t flips = (int64_t)(t->seed % 4);
+        const float factors[4] = {1.3f, 0.6f, 1.7f, -0.3f}, weight = 0.3f;
+        const double degrees = (double)(t->seed % 720) - 360.5;
+        a.crop_height = a.height + 1, a.crop_width = a.width + 3, a.crop_size = 3 * a.crop_height * a.crop_width;
+        const ptrdiff_t size = crop ? a.crop_size : a.size;
+        float *x = t->in_place ? changed(a.size, t->values) : input(a.size, t->values);
+        const float *other = input(a.size, ORDINARY);
+        a.x = x;
+        a.y = t->in_place ? x : floats(size);
+        a.other = paste ? other : NULL;
+        a.whole = crop ? corner : task == t->kernels->flip_images ? &flips : box;
+        a.factors = task == t->kernels->mix_images ? &weight : factors;
+        a.degrees = &degrees;
+        a.fill = task == t->kernels->rotate_images ? 0.25f : 0.5f;
+        a.reflect = t->plain;
         protect(PROT_READ);
-        image_call(t, op, a, x, other, y);
+        task(&a, 0);
         protect(PROT_READ | PROT_WRITE);
-        hash_floats(t, y, size);
+        hash_floats(t, a.y, size);
     }
 }
 
-static void flip_trial(trial *t) { image_trial(t, FLIP); }
-static void box_trial(trial *t) { image_trial(t, BOX); }
-static void paste_trial(trial *t) { image_trial(t, PASTE); }
-static void mix_trial(trial *t) { image_trial(t, MIX); }
-static void jitter_trial(trial *t) { image_trial(t, JITTER); }
-static void crop_trial(trial *t) { image_trial(t, CROP); }
-static void rotate_trial(trial *t) { image_trial(t, ROTATE); }
+static void flip_trial(trial *t) { image_trial(t, t->kernels->flip_images, 0, 0); }
+static void box_trial(trial *t) { image_trial(t, t->kernels->box_images, 0, 0); }
+static void paste_trial(trial *t) { image_trial(t, t->kernels->box_images, 0, 1); }
+static void mix_trial(trial *t) { image_trial(t, t->kernels->mix_images, 0, 1); }
+static void jitter_trial(trial *t) { image_trial(t, t->kernels->jitter_images, 0, 0); }
+static void crop_trial(trial *t) { image_trial(t, t->kernels->crop_images, 1, 0); }
+static void rotate_trial(trial *t) { image_trial(t, t->kernels->rotate_images, 0, 0); }
+
+static int holds_colours(const trial *t, const float *x)
+{
+    creg_images a = {.n = 1, .block = 1, .size = t->n, .x = x};
+    t->kernels->check_colours(&a, 0);
+    return !a.strange;
+}
 
 static void are_colours_trial(trial *t)
 {
@@ -793,7 +693,7 @@ static void are_colours_trial(trial *t)
     float *z = changed(t->n, ORDINARY);
     for (ptrdiff_t i = 0; i < t->n; i++) z[i] = y[i] - 0.5f; /* in [0, 1) */
     protect(PROT_READ);
-    hash_word(t, (uint64_t)(t->kernels->are_colours(x, t->n) + 2 * t->kernels->are_colours(z, t->n)));
+    hash_word(t, (uint64_t)(holds_colours(t, x) + 2 * holds_colours(t, z)));
     protect(PROT_READ | PROT_WRITE);
 }
 
@@ -860,8 +760,8 @@ static const op ops[] = {
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},
-    {"sum_squares", sum_squares_trial, 0, 1},
-    {"scale", scale_trial, 1, 2},
+    {"sum_squares", l2_penalty_trial, 0, 1},
+    {"scale", l2_gradient_trial, 1, 2},
     {"sgd_step", sgd_step_trial, 0, 1},
     {"adamw_step", adamw_step_trial, 0, 1},
     {"gaussian_noise", gaussian_noise_trial, 1, 2},

@@ -45,7 +45,7 @@ def test_whole_channels_are_kept_or_dropped(op: DropoutOp, p: float, shape: tupl
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE + CHANNELWISE)
-def test_nan_and_inf_are_dropped_too(op: DropoutOp) -> None:
+def test_nan_and_inf_are_dropped(op: DropoutOp) -> None:
     x = np.tile([[np.nan], [np.inf], [-np.inf]], (1, 200))
     keep = oracle.dropout_keep(x.shape, 0.5, seed=SEED)
     y = op(x, 0.5, seed=SEED)
@@ -55,16 +55,21 @@ def test_nan_and_inf_are_dropped_too(op: DropoutOp) -> None:
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE + CHANNELWISE)
-def test_p_zero_copies_and_p_one_gives_zeros(op: DropoutOp) -> None:
+def test_p_0_copies(op: DropoutOp) -> None:
     x = np.array([[1.0, -2.0, np.nan], [np.inf, 0.0, 3e38]])
     copy = op(x, 0.0, seed=SEED)
     assert np.array_equal(copy, x, equal_nan=True)
     assert not np.shares_memory(copy, x)
+
+
+@pytest.mark.parametrize("op", ELEMENTWISE + CHANNELWISE)
+def test_p_1_gives_zeros(op: DropoutOp) -> None:
+    x = np.array([[1.0, -2.0, np.nan], [np.inf, 0.0, 3e38]])
     assert np.array_equal(op(x, 1.0, seed=SEED), np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("k", [1, 31, 127, 128, 129, 1000])
-def test_offset_continues_where_a_split_began(k: int) -> None:
+def test_an_offset_continues_the_stream_of_a_split(k: int) -> None:
     x = np.random.default_rng(1).standard_normal(2000)
     whole = oracle.dropout(x, 0.4, seed=SEED, offset=11)
     assert np.array_equal(oracle.dropout(x[k:], 0.4, seed=SEED, offset=11 + k), whole[k:])
@@ -72,13 +77,13 @@ def test_offset_continues_where_a_split_began(k: int) -> None:
     assert not np.array_equal(oracle.dropout(x, 0.4, seed=SEED, offset=11 + k), whole)
 
 
-def test_offset_of_spatial_dropout_counts_channels() -> None:
+def test_the_offset_of_spatial_dropout_counts_channels() -> None:
     x = np.random.default_rng(2).standard_normal((50, 6, 4))
     whole = oracle.spatial_dropout(x, 0.4, seed=SEED)
     assert np.array_equal(oracle.spatial_dropout(x[20:], 0.4, seed=SEED, offset=20 * 6), whole[20:])
 
 
-def test_seeds_give_unrelated_masks() -> None:
+def test_masks_of_different_seeds_are_independent() -> None:
     """Two independent fair masks agree on half of n elements, within five standard deviations."""
     n = 100_000
     masks = [oracle.dropout_keep(n, 0.5, seed=seed) for seed in (SEED, SEED + 1, SEED + 2**32)]
@@ -87,7 +92,7 @@ def test_seeds_give_unrelated_masks() -> None:
         assert abs(agreement - n / 2) <= 5 * (n / 4) ** 0.5
 
 
-def test_defaults_are_half_and_no_offset() -> None:
+def test_the_defaults_are_p_one_half_and_offset_0() -> None:
     x = np.ones((8, 16))
     for op in ELEMENTWISE + CHANNELWISE:
         assert np.array_equal(op(x, seed=SEED), op(x, 0.5, seed=SEED, offset=0))
@@ -95,7 +100,7 @@ def test_defaults_are_half_and_no_offset() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0, 2)])
-def test_no_elements(shape: tuple[int, ...]) -> None:
+def test_zero_elements_give_empty_results(shape: tuple[int, ...]) -> None:
     assert oracle.dropout_keep(shape, 0.5, seed=SEED, offset=9).shape == shape
     for op in ELEMENTWISE:
         assert op(np.zeros(shape), 0.5, seed=SEED, offset=9).shape == shape

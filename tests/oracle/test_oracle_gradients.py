@@ -41,7 +41,7 @@ def assert_gradient(actual: Array | None, f: Callable[[Array], Array], at: Array
 
 
 def draw(*shapes: tuple[int, ...]) -> list[Array]:
-    """Independent arrays, read-only so that an op that writes to its inputs fails."""
+    """Independent arrays; read-only, so that an op that writes to its inputs fails."""
     rng = np.random.default_rng(10)
     arrays = [rng.standard_normal(shape) + 0.5 for shape in shapes]
     for array in arrays:
@@ -58,7 +58,9 @@ def in_layout(shape: tuple[int, ...], channel_axis: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("eps", EPSILONS)
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("shift", [False, True])
-def test_layer_norm(shape: tuple[int, ...], eps: float, affine: bool, shift: bool) -> None:
+def test_gradients_of_layer_norm_match_central_differences(
+    shape: tuple[int, ...], eps: float, affine: bool, shift: bool
+) -> None:
     x, dy, scale, beta = draw(shape, shape, shape[-1:], shape[-1:])
     gamma = scale if affine else None
     _, mean, rstd = oracle.layer_norm_forward(x, gamma, beta if shift else None, eps)
@@ -75,7 +77,7 @@ def test_layer_norm(shape: tuple[int, ...], eps: float, affine: bool, shift: boo
 @pytest.mark.parametrize("shape", ROW_SHAPES)
 @pytest.mark.parametrize("eps", EPSILONS)
 @pytest.mark.parametrize("affine", [False, True])
-def test_rms_norm(shape: tuple[int, ...], eps: float, affine: bool) -> None:
+def test_gradients_of_rms_norm_match_central_differences(shape: tuple[int, ...], eps: float, affine: bool) -> None:
     x, dy, scale = draw(shape, shape, shape[-1:])
     gamma = scale if affine else None
     _, rstd = oracle.rms_norm_forward(x, gamma, eps)
@@ -92,7 +94,9 @@ def test_rms_norm(shape: tuple[int, ...], eps: float, affine: bool) -> None:
 @pytest.mark.parametrize("eps", EPSILONS)
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("shift", [False, True])
-def test_batch_norm(shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool, shift: bool) -> None:
+def test_gradients_of_batch_norm_match_central_differences(
+    shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool, shift: bool
+) -> None:
     layout = in_layout(shape, channel_axis)
     x, dy, scale, beta = draw(layout, layout, (shape[1],), (shape[1],))
     gamma = scale if affine else None
@@ -115,7 +119,9 @@ def test_batch_norm(shape: tuple[int, ...], channel_axis: int, eps: float, affin
 @pytest.mark.parametrize("channel_axis", [1, -1])
 @pytest.mark.parametrize("eps", EPSILONS)
 @pytest.mark.parametrize("affine", [False, True])
-def test_batch_norm_inference(shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool) -> None:
+def test_gradients_of_batch_norm_inference_match_central_differences(
+    shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool
+) -> None:
     layout = in_layout(shape, channel_axis)
     x, dy, scale, beta, mean, deviation = draw(layout, layout, *[(shape[1],)] * 4)
     gamma = scale if affine else None
@@ -136,7 +142,7 @@ def test_batch_norm_inference(shape: tuple[int, ...], channel_axis: int, eps: fl
 
 @pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_dropout(shape: tuple[int, ...], p: float) -> None:
+def test_the_gradient_of_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
     x, dy = draw(shape, shape)
     dx = oracle.dropout_backward(dy, p, seed=1, offset=7)
     assert_gradient(dx, lambda at: oracle.dropout(at, p, seed=1, offset=7), x, dy)
@@ -144,22 +150,22 @@ def test_dropout(shape: tuple[int, ...], p: float) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (2, 3, 2, 2)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_spatial_dropout(shape: tuple[int, ...], p: float) -> None:
+def test_the_gradient_of_spatial_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
     x, dy = draw(shape, shape)
     dx = oracle.spatial_dropout_backward(dy, p, seed=1, offset=7)
     assert_gradient(dx, lambda at: oracle.spatial_dropout(at, p, seed=1, offset=7), x, dy)
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
-def test_l2(shape: tuple[int, ...]) -> None:
+def test_the_gradient_of_the_l2_penalty_matches_central_differences(shape: tuple[int, ...]) -> None:
     (w,) = draw(shape)
     dw = oracle.l2_gradient(w, 0.3)
     assert_gradient(dw, lambda at: np.array(oracle.l2_penalty(at, 0.3)), w, np.array(1.0))
 
 
 @pytest.mark.parametrize("scale", [3e38, 1e-45])
-def test_extreme_rows_have_the_gradient_of_an_ordinary_one(scale: float) -> None:
-    """Without eps a norm does not see the scale of x: y is the same and dx is divided by it."""
+def test_without_eps_the_gradient_of_an_extreme_row_is_that_of_the_scaled_row(scale: float) -> None:
+    """Without eps a norm does not depend on the scale of x; dx is divided by it."""
     x, dy, gamma = draw((3, 5), (3, 5), (5,))
     _, mean, rstd = oracle.layer_norm_forward(x, eps=0.0)
     _, scaled_mean, scaled_rstd = oracle.layer_norm_forward(x * scale, eps=0.0)

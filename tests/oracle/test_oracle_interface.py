@@ -1,4 +1,4 @@
-"""What the ops of the oracle have in common: their signatures, and how results reach the caller."""
+"""All ops of the oracle: signatures, the `out` argument, and the dtypes that they accept."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ SIGNATURES = {
 }
 
 
-def test_all_names_every_op() -> None:
+def test_every_public_op_has_a_signature_here() -> None:
     assert sorted(oracle.__all__) == sorted(SIGNATURES)
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_signatures(name: str) -> None:
+def test_the_signature_is_the_documented_one(name: str) -> None:
     signature = inspect.signature(getattr(oracle, name))
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     assert str(inspect.Signature(bare)) == SIGNATURES[name]
 
 
 def inputs() -> dict[str, Array]:
-    """Arguments by name, of the shape (4, 3, 3), which every op takes with three channels on either end."""
+    """Arguments by name. Every op accepts the shape (4, 3, 3): three channels in either layout."""
     rng = np.random.default_rng(12)
     arrays = {name: rng.standard_normal((4, 3, 3)) for name in ("x", "dy", "w")}
     arrays |= {name: rng.uniform(1, 2, 3) for name in ("gamma", "beta", "channel_mean", "channel_var")}
@@ -143,7 +143,7 @@ def as_tuple(results: Any) -> tuple[Array, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-def test_calls_cover_every_op_with_an_out() -> None:
+def test_every_op_with_an_out_is_called_here() -> None:
     assert set(CALLS) == {name for name, signature in SIGNATURES.items() if "out=" in signature}
 
 

@@ -89,8 +89,8 @@ def test_batch_norm_is_exact(case: str, channel_axis: int) -> None:
         assert abs(rstd64[c] - rstd) <= 2e-15 * rstd
 
 
-def test_many_values_at_a_large_offset() -> None:
-    """A channel of 2**17 values around 1e6: adding them one by one must not wear the mean away."""
+def test_a_long_channel_at_a_large_offset_is_accurate() -> None:
+    """A channel of 2**17 values around 1e6: rounding errors of a running sum must not add up."""
     x = (1e6 + np.random.default_rng(4).standard_normal((2**17, 2))).astype(np.float32)
     xhat, mean, rstd = exact_standardise(x[:, 1], 1e-5, centre=True)
     y, mean64, rstd64 = oracle.batch_norm_forward(x)
@@ -116,8 +116,8 @@ def test_gamma_and_beta_scale_and_shift_the_last_axis(shape: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("spatial", [(), (3,), (3, 2), (3, 2, 2)])
 @pytest.mark.parametrize("channel_axis", [1, -1])
-def test_batch_norm_layouts(spatial: tuple[int, ...], channel_axis: int) -> None:
-    """Each channel, laid out as one row, is layer-normalised; gamma and beta act per channel."""
+def test_batch_norm_of_a_channel_is_layer_norm_of_a_row(spatial: tuple[int, ...], channel_axis: int) -> None:
+    """Each channel, as one row, gives the results of layer norm; gamma and beta are per channel."""
     rng = np.random.default_rng(6)
     shape = (5, 4, *spatial) if channel_axis == 1 else (5, *spatial, 4)
     x, gamma, beta = rng.standard_normal(shape), rng.standard_normal(4), rng.standard_normal(4)
@@ -134,7 +134,7 @@ def test_batch_norm_layouts(spatial: tuple[int, ...], channel_axis: int) -> None
         assert abs(rstd[c] - row_rstd) <= 1e-14
 
 
-def test_batch_norm_inference_formula() -> None:
+def test_batch_norm_inference_follows_its_formula() -> None:
     x = np.array([[1.0, 2.0, 3.0], [5.0, 6.0, np.inf]])
     mean, var = np.array([1.0, 2.0, 4.0]), np.array([3.0, 8.0, 0.0])
     assert oracle.batch_norm(x, mean, var, eps=1.0).tolist() == [[0.0, 0.0, -1.0], [2.0, 4 / 3, np.inf]]
@@ -154,7 +154,7 @@ def test_running_statistics_move_by_momentum(unbiased: bool, dtype: type[np.floa
     assert_close(running_var, np.array([0.75 + var[0] / 4, 1.5 + var[1] / 4]), np.finfo(dtype).eps)
 
 
-def test_running_statistics_are_each_optional() -> None:
+def test_each_running_statistic_is_optional() -> None:
     x = np.array([[0.0], [2.0]])
     running_mean, running_var = np.zeros(1), np.ones(1)
     oracle.batch_norm_forward(x, running_mean=running_mean)
@@ -217,24 +217,28 @@ def test_nan_and_inf_stay_in_their_channel(bad: float) -> None:
     assert np.isfinite(running_var[[0, 2]]).all()
 
 
-def test_constant_rows() -> None:
-    """Standardised to 0 while eps is positive, 0/0 with eps = 0: the mean of equal values is that value."""
+def test_constant_rows_become_zero() -> None:
+    """The mean of equal values is exactly that value."""
     x = np.full((2, 1000), 1 / 3)
     y, mean, rstd = oracle.layer_norm_forward(x)
     assert np.array_equal(y, np.zeros_like(x))
     assert mean.tolist() == [1 / 3, 1 / 3]
     assert_close(rstd, np.full(2, 1e-5**-0.5), 1e-15)
+    assert np.array_equal(oracle.rms_norm(np.zeros((2, 3))), np.zeros((2, 3)))
+
+
+def test_constant_rows_with_eps_0_become_nan() -> None:
+    x = np.full((2, 1000), 1 / 3)
     y, mean, rstd = oracle.layer_norm_forward(x, eps=0.0)
     assert np.isinf(rstd).all()
     assert np.isnan(y).all()
     assert np.isnan(oracle.layer_norm_backward(x, x, mean, rstd)[0]).all()
     assert np.isnan(oracle.rms_norm(np.zeros((2, 3)), eps=0.0)).all()
-    assert np.array_equal(oracle.rms_norm(np.zeros((2, 3))), np.zeros((2, 3)))
     assert np.isnan(oracle.batch_norm_forward(x, eps=0.0)[0]).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4)])
-def test_no_rows(shape: tuple[int, ...]) -> None:
+def test_zero_rows_give_empty_results_and_zero_sums(shape: tuple[int, ...]) -> None:
     x, gamma, beta = np.zeros(shape), np.ones(4), np.ones(4)
     y, mean, rstd = oracle.layer_norm_forward(x, gamma, beta)
     dx, dgamma, dbeta = oracle.layer_norm_backward(x, x, mean, rstd, gamma)

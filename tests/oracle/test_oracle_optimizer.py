@@ -31,14 +31,21 @@ def assert_close(actual: Array, expected: Array) -> None:
     assert np.max(np.abs(actual - expected)) <= 1e-15 * STEPS * np.max(np.abs(expected))
 
 
-def test_l2_penalty_and_gradient() -> None:
+def test_the_l2_penalty_is_half_weight_decay_times_the_sum_of_squares() -> None:
     w = np.array([[3.0, -4.0], [12.0, 0.0]])
     penalty = oracle.l2_penalty(w, 0.5)
     assert type(penalty) is float
     assert penalty == 0.25 * 169
-    assert oracle.l2_gradient(w, 0.5).tolist() == [[1.5, -2.0], [6.0, 0.0]]
     assert oracle.l2_penalty(np.zeros(0), 0.5) == 0.0
     assert oracle.l2_penalty(np.float32([3e38]), 2.0) == float(np.float32(3e38)) ** 2
+
+
+def test_the_l2_gradient_is_weight_decay_times_w() -> None:
+    w = np.array([[3.0, -4.0], [12.0, 0.0]])
+    assert oracle.l2_gradient(w, 0.5).tolist() == [[1.5, -2.0], [6.0, 0.0]]
+
+
+def test_the_l2_penalty_of_nan_is_nan_and_of_inf_is_inf() -> None:
     assert math.isnan(oracle.l2_penalty(np.array([1.0, np.nan]), 0.5))
     assert oracle.l2_penalty(np.array([1.0, np.inf]), 0.5) == math.inf
 
@@ -59,7 +66,7 @@ def test_sgd_follows_its_recurrence(weight_decay: float, momentum: float | None)
         assert_close(velocity, speed)
 
 
-def test_sgd_momentum_needs_velocity() -> None:
+def test_sgd_with_momentum_needs_a_velocity() -> None:
     w = np.ones(3)
     with pytest.raises(ValueError, match=r"velocity must be an array for momentum=0\.9, got None"):
         oracle.sgd_step(w, w, LR, momentum=0.9)
@@ -70,7 +77,7 @@ def test_sgd_momentum_needs_velocity() -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(("betas", "eps"), [((0.9, 0.999), 1e-8), ((0.5, 0.7), 0.3)])
 def test_adamw_follows_the_paper(decoupled: bool, weight_decay: float, betas: tuple[float, float], eps: float) -> None:
-    """Loshchilov & Hutter's algorithm 2, with bias-corrected moments of their own."""
+    """Loshchilov and Hutter, algorithm 2."""
     w, gradients = weights_and_gradients()
     m, v = np.zeros_like(w), np.zeros_like(w)
     expected, first, second = w.copy(), np.zeros_like(w), np.zeros_like(w)
@@ -89,7 +96,7 @@ def test_adamw_follows_the_paper(decoupled: bool, weight_decay: float, betas: tu
     assert_close(v, second)
 
 
-def test_adamw_defaults() -> None:
+def test_adamw_has_the_defaults_of_its_paper() -> None:
     ours, theirs = ([np.full(3, 2.0), np.zeros(3), np.zeros(3)] for _ in range(2))
     dw = np.array([1e-8, -1.0, 5.0])
     oracle.adamw_step(ours[0], dw, *ours[1:], 1, LR)
@@ -97,14 +104,19 @@ def test_adamw_defaults() -> None:
         theirs[0], dw, *theirs[1:], 1, LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=True
     )
     assert np.array_equal(ours, theirs)
-    # The first step of Adam is lr * g / (|g| + eps), whatever the size of g.
-    assert_close(ours[0], 2.0 * (1 - LR * 0.01) - LR * dw / (np.abs(dw) + 1e-8))
 
 
-def test_float32_state_is_rounded_once() -> None:
-    """The steps on float32 arrays are those on the same values in float64, each array rounded at the end.
+def test_the_first_step_of_adamw_is_lr_times_g_over_its_magnitude_plus_eps() -> None:
+    dw = np.array([1e-8, -1.0, 5.0])
+    w, m, v = np.full(3, 2.0), np.zeros(3), np.zeros(3)
+    oracle.adamw_step(w, dw, m, v, 1, LR)
+    assert_close(w, 2.0 * (1 - LR * 0.01) - LR * dw / (np.abs(dw) + 1e-8))
 
-    Among this many elements, a velocity rounded before it moves w would show in some.
+
+def test_sgd_on_float32_rounds_each_array_once() -> None:
+    """The step is that on the same values in float64, each array rounded at the end.
+
+    Among this many elements, some would differ if the velocity were rounded before it moves w.
     """
     w, (dw, start, *_) = weights_and_gradients(np.float32, (50, 40))
     velocity = start.astype(np.float32)
@@ -114,6 +126,9 @@ def test_float32_state_is_rounded_once() -> None:
     assert np.array_equal(w, wide_w.astype(np.float32))
     assert np.array_equal(velocity, wide_velocity.astype(np.float32))
 
+
+def test_adamw_on_float32_rounds_each_array_once() -> None:
+    w, (dw, start, *_) = weights_and_gradients(np.float32, (50, 40))
     m, v = start.astype(np.float32), np.square(start).astype(np.float32)
     wide = [array.astype(np.float64) for array in (w, m, v)]
     assert oracle.adamw_step(w, dw, m, v, 3, LR) is None
@@ -123,7 +138,7 @@ def test_float32_state_is_rounded_once() -> None:
         assert np.array_equal(narrow, array.astype(np.float32))
 
 
-def test_infinite_gradients_spoil_their_element_alone() -> None:
+def test_a_bad_gradient_stays_in_its_element() -> None:
     dw = np.array([np.inf, 1.0, np.nan])
     w, velocity, m, v = np.ones(3), np.zeros(3), np.zeros(3), np.zeros(3)
     oracle.sgd_step(w, dw, LR, momentum=0.9, velocity=velocity)

@@ -1,4 +1,4 @@
-"""The generator against its published vectors, the drop decision against a scalar reading of its definition."""
+"""Philox against its published vectors, and dropout decisions against a scalar implementation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def decisions_one_by_one(size: int, p: float, seed: int, offset: int) -> list[bo
 
 
 @pytest.mark.parametrize("case", KNOWN_ANSWERS)
-def test_known_answers(case: str) -> None:
+def test_words_are_the_published_ones(case: str) -> None:
     counter, key, words = KNOWN_ANSWERS[case]
     answer = philox4x32_10(np.array(counter, dtype=np.uint32), np.array(key, dtype=np.uint32))
     assert answer.dtype == np.uint32
@@ -95,7 +95,7 @@ def test_decisions_depend_on_both_halves_of_the_seed(seed: int) -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_a_tie_is_settled_by_the_next_32_bits(offset: int) -> None:
-    """p is built from an element's own 48 bits: it is kept at exactly that p and dropped one 2**-48 above."""
+    """An element is kept where p equals its own 48 bits, and dropped where p is 2**-48 larger."""
     for i in range(0, 300, 23):
         sixteen, tie = bits_of_one_element(offset + i, SEED)
         own = sixteen * 2**32 + tie
@@ -103,8 +103,8 @@ def test_a_tie_is_settled_by_the_next_32_bits(offset: int) -> None:
         assert dropped(300, (own + 1) / 2**48, SEED, offset)[i]
 
 
-def test_decisions_with_ties_among_thousands() -> None:
-    """First 16 bits shared by several of 4000 elements, whose tie words fall on both sides of the rest of p."""
+def test_ties_among_thousands_of_elements_are_decided_one_by_one() -> None:
+    """Several of 4000 elements share their first 16 bits with p; their tie words are below and above its other bits."""
     size = 4000
     bits = [bits_of_one_element(i, SEED) for i in range(size)]
     sixteens = [sixteen for sixteen, _ in bits]
@@ -118,8 +118,8 @@ def test_decisions_with_ties_among_thousands() -> None:
     assert {bool(d) for d, s in zip(decisions, sixteens, strict=True) if s == shared} == {False, True}
 
 
-def test_small_p_lives_in_the_tie_bits() -> None:
-    """p below 2**-16: a drop needs 16 zero bits and then a tie word below the rest of p."""
+def test_p_below_2_to_minus_16_is_decided_by_the_tie_bits() -> None:
+    """A drop needs 16 zero bits, then a tie word below the other bits of p."""
     size = 300_000
     zeros = np.flatnonzero(dropped(size, 2.0**-16, SEED, 0)).tolist()
     bits = [bits_of_one_element(i, SEED) for i in zeros]
@@ -132,7 +132,7 @@ def test_small_p_lives_in_the_tie_bits() -> None:
 
 
 def test_p_is_rounded_to_48_bits_half_to_even() -> None:
-    """Half a step above an element's own bits, p rounds up, and drops it, only if those bits are odd."""
+    """p is half a step above the bits of an element: it rounds up, and drops it, only if they are odd."""
     parities = set()
     for i in range(32):
         sixteen, tie = bits_of_one_element(i, SEED)
@@ -149,13 +149,13 @@ def test_zero_drops_nothing_and_one_everything() -> None:
     assert dropped(100_000, 1.0 - 2.0**-53, SEED, 0).all()
 
 
-def test_no_elements() -> None:
+def test_zero_elements_give_an_empty_mask() -> None:
     assert dropped(0, 0.5, SEED, 0).shape == (0,)
     assert dropped(0, 0.5, SEED, 77).shape == (0,)
 
 
 @pytest.mark.parametrize("p", [2.0**-10, 0.1, 0.5, 0.9])
-def test_rate(p: float) -> None:
+def test_the_share_of_dropped_elements_is_p(p: float) -> None:
     """The count of drops among n is binomial: within five standard deviations of n * p."""
     n = 1_000_000
     count = int(dropped(n, p, SEED, 0).sum())

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # A wheel may hold these beside the Python files, stubs and advice that git tracks in cregkit/.
 WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit-*.dist-info/*"]
 SDIST_EXTRAS = ["PKG-INFO", "setup.cfg", "cregkit.egg-info/*"]
+NOT_IN_WHEEL = ["*.pyx", "*.pxd", "*/README.md"]
 NOT_IN_SDIST = [".*", ".*/*"]  # files for development
 
 
@@ -36,9 +37,9 @@ def problems(found: set[str], wanted: set[str], extras: list[str]) -> list[str]:
 
 
 def wheel_problems(path: Path) -> list[str]:
-    """A wheel holds the package and its extensions, and no C or Cython sources."""
+    """A wheel holds the package and its extensions: no C or Cython sources, no pages of the rooms."""
     found = set(zipfile.ZipFile(path).namelist())
-    wanted = {name for name in tracked() if name.startswith("cregkit/") and not name.endswith((".pyx", ".pxd"))}
+    wanted = {name for name in tracked() if name.startswith("cregkit/") and not matches(name, NOT_IN_WHEEL)}
     modules = {PurePath(name).name.split(".")[0] for name in found if name.endswith(".so")}
     kernels = {PurePath(name).stem for name in tracked() if name.endswith(".pyx")}
     lost = [f"missing extension {name}" for name in sorted(kernels - modules)]
@@ -55,7 +56,7 @@ def sdist_problems(path: Path) -> list[str]:
 
 
 def main() -> int:
-    """See above."""
+    """Check the folder on the command line."""
     folder = Path(sys.argv[1])
     checks = {
         **dict.fromkeys(folder.glob("*.whl"), wheel_problems),

@@ -87,7 +87,7 @@ def large_calls() -> list[Call]:
 
 
 def main() -> int:
-    """See above."""
+    """Make the calls on the command line."""
     kinds = zip((small_calls(), refused_calls(), large_calls()), map(int, sys.argv[1:]), strict=True)
     grown = [growth(calls, n) for calls, n in kinds]
     print("bytes grown:", *grown)

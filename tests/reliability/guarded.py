@@ -116,7 +116,7 @@ regions: defaultdict[str, Region] = defaultdict(lambda: Region(1 << 17))
 
 
 def main() -> int:
-    """See above."""
+    """Run all ops, and print the number of calls."""
     faulthandler.enable()  # its traceback names the op that touched a page
     lengths, shift = {"few": FEW, "all": ALL}[sys.argv[1]], int(sys.argv[2]) if len(sys.argv) > 2 else 0
     calls = 0

@@ -62,7 +62,7 @@ def try_one(python: str, folder: Path) -> str:
 
 
 def main() -> int:
-    """See above."""
+    """Test with the chosen Pythons."""
     found = list(interpreters().items())
     chosen = found if sys.argv[1:] == ["all"] else list(dict(found[:1] + found[-1:]).items())
     wrong = 0

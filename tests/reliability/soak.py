@@ -201,18 +201,18 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "kernels stay within their arrays": driver("release"),
     "the C driver notices broken kernels": pytest("tests/native/test_native.py", "-k", "sees"),
     "no invalid memory, no undefined behaviour": driver("sanitized"),
-    "nothing uninitialised (valgrind)": driver("valgrind", lengths="smoke"),
+    "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
     "no data race (ThreadSanitizer)": driver("threads"),
     "AArch64 gives the same bits (QEMU)": driver("aarch64"),
     "AVX-512 gives the same bits (SIMDe)": driver("avx512"),
     "every op within its arrays, from Python": guarded,
-    "touching memory beside them is seen": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
+    "touching memory beside arrays is seen": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
     "the tests under ASan and UBSan": sanitized,
     "coverage-guided fuzzing of the kernels": libfuzzer,
     "no bit changes between releases": pytest("tests/ops/test_golden.py"),
     "any call is right or refused": pytest("tests/reliability/test_fuzz.py"),
     "layers in any order of calls": pytest("tests/layers/test_layer_machine.py"),
-    "bad calls say what is wrong": pytest(
+    "errors name argument, value and mend": pytest(
         "tests/reliability/test_bad_calls.py", "tests/ops/test_buffers.py", "-k", "bad or refused"
     ),
     "damaged and hostile files": pytest("tests/reliability/test_untrusted_files.py"),
@@ -227,8 +227,8 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "interrupts": pytest(
         "tests/commands", "tests/train", "tests/benchmark", "tests/lab", "tests/reliability", "-k", "interrupt or ctrl"
     ),
-    "every supported Python there is": pythons,
-    "runs cut off go on with the same bits": pytest("tests/train/test_checkpoint.py"),
+    "every supported Python found": pythons,
+    "interrupted runs resume bit-identically": pytest("tests/train/test_checkpoint.py"),
 }
 
 
@@ -251,7 +251,7 @@ def write_readme(tallies: dict[str, Tally], command: str, seconds: float) -> Non
 
 
 def main() -> int:
-    """See above."""
+    """Test every promise, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")

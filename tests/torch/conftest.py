@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """PyTorch tensors of every size go to the kernels, whose calls are noted by name."""
+    """Send PyTorch tensors of every size to the kernels, and record the names of calls."""
     from cregkit.torch import attention, autograd, bridge
 
     names: list[str] = []

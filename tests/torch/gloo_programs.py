@@ -1,6 +1,6 @@
-"""What the processes of test_torch_distributed.py run: ``python gloo_programs.py RANK RANKS MEETING NAME``.
+"""Programs for the processes of test_torch_distributed.py: ``python gloo_programs.py RANK RANKS MEETING NAME``.
 
-Each program compares with what one process computes on the whole batch, and prints one line from rank 0.
+Each program compares with one process on the whole batch; rank 0 prints one line.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def batch_norm() -> dict[str, float]:
                     mine = mine.contiguous(memory_format=torch.channels_last)
                 mine.requires_grad_()
                 everything = x.double().requires_grad_()
-                # PyTorch's own refuses the CPU where processes share a batch; alone it is the batch norm of float64
+                # PyTorch's SyncBatchNorm refuses the CPU for several processes; alone, it is batch norm in float64
                 y = nn.functional.batch_norm(
                     everything, whole.running_mean, whole.running_var, whole.weight, whole.bias, True,
                     1.0 if momentum is None else momentum, whole.eps,
@@ -93,7 +93,7 @@ def network() -> nn.Module:
 
 @program
 def training() -> dict[str, object]:
-    """The loss of 50 steps with the processes' parts, and alone with whole batches and PyTorch's own modules."""
+    """The losses of 50 steps: in all processes, and in one with whole batches and the modules of PyTorch."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(240) % 4
     images = torch.randn(240, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) * 0.3
@@ -124,7 +124,7 @@ def training() -> dict[str, object]:
 
 @program
 def evaluation() -> dict[str, float]:
-    """In evaluation nothing is exchanged: each process may call as often as it likes."""
+    """In evaluation processes exchange nothing: each makes a different number of calls."""
     own = cregkit.torch.convert(nn.SyncBatchNorm(3)).eval()
     x = torch.randn(50_000, 3)
     for _ in range(RANK):
@@ -158,7 +158,7 @@ def mistakes() -> dict[str, str]:
 
 @program
 def lost() -> str:
-    """A process ends; the others find out in the next exchange."""
+    """One process ends; the others notice in the next exchange."""
     layer = cregkit.torch.convert(nn.SyncBatchNorm(3))
     layer(torch.randn(4, 3))
     if RANK == RANKS - 1:
@@ -175,4 +175,4 @@ if __name__ == "__main__":
     result = PROGRAMS[sys.argv[4]]()
     if RANK == 0:
         print(json.dumps(result))
-    dist.destroy_process_group()  # left to the end of Python, gloo aborts in one of six processes that lost another
+    dist.destroy_process_group()  # otherwise gloo aborts at the end of Python in one of six processes that lost another

@@ -1,4 +1,4 @@
-"""cregkit.torch: what the modules compute, where they fall back, memory, random numbers, threads."""
+"""cregkit.torch: results of the modules, fallbacks, graphs, memory, random numbers, threads, attention."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPS = {
     ids=str,
 )
 @pytest.mark.parametrize("layout", ["1d", "2d", "channels_last"])
-def test_batch_norm_over_steps(layout, options, kernel_calls):
+def test_batch_norm_has_the_results_of_pytorch_over_steps(layout, options, kernel_calls):
     """Training steps, then evaluation with a gradient: outputs, gradients, running statistics and their counter."""
     shape = X["1d" if layout == "1d" else "2d"]
     kind = nn.BatchNorm1d if layout == "1d" else nn.BatchNorm2d
@@ -66,8 +66,8 @@ def test_batch_norm_over_steps(layout, options, kernel_calls):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_second_derivatives(name, kernel_calls):
-    """Double backward computes PyTorch's formula, whose first derivative is the kernel's; the mask stays the same."""
+def test_second_derivatives_are_those_of_pytorch(name, kernel_calls):
+    """Double backward uses the formula of PyTorch and the mask of the forward."""
     x = torch.randn(6, 4, 5, requires_grad=True)
     torch.manual_seed(3)
     y = OPS[name](functional, x)
@@ -90,8 +90,8 @@ def test_second_derivatives(name, kernel_calls):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_gradcheck_in_float64(name, kernel_calls):
-    """The float64 path is PyTorch's own: numerically right, first and second derivative."""
+def test_float64_passes_gradcheck(name, kernel_calls):
+    """float64 tensors use the ops of PyTorch: first and second derivatives are right."""
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
 
     def op(x):
@@ -120,7 +120,7 @@ FALLBACKS = {
 @pytest.mark.parametrize("what", FALLBACKS)
 @pytest.mark.parametrize("name", OPS)
 def test_other_tensors_fall_back(name, what, kernel_calls):
-    """What is no plain dense float32 CPU tensor gives exactly what PyTorch gives."""
+    """Every tensor that is not plain, dense, float32 and on the CPU gives the result of PyTorch exactly."""
     x = FALLBACKS[what](torch.randn(6, 4, 5))
     results = []
     for module in (F, functional):
@@ -166,7 +166,7 @@ def test_transforms_fall_back(kernel_calls):
 
 
 class Doubled(torch.nn.Parameter):
-    """A parameter that PyTorch's ops see with twice its value."""
+    """A parameter whose value PyTorch's ops see doubled."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -178,7 +178,7 @@ class Doubled(torch.nn.Parameter):
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "rms_norm"])
 def test_subclasses_among_the_parameters_fall_back(name, place, kernel_calls):
-    """A weight, bias or statistic that redefines PyTorch's ops is left to them."""
+    """With a weight, bias or statistic that redefines PyTorch's ops, those ops compute."""
     x = torch.randn(6, 5)
     values = [torch.rand(5) + 1, torch.rand(5) + 1]
     values[place] = Doubled(values[place], requires_grad=False)
@@ -193,7 +193,7 @@ def test_subclasses_among_the_parameters_fall_back(name, place, kernel_calls):
 
 
 def test_dispatch_modes_see_every_op(kernel_calls):
-    """Under a dispatch mode PyTorch's ops compute, forward and backward, so that nothing is missed."""
+    """Under a dispatch mode PyTorch's ops compute forward and backward, so that the mode sees every op."""
 
     class Names(torch.utils._python_dispatch.TorchDispatchMode):
         def __init__(self):
@@ -223,8 +223,8 @@ def small_model():
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("training", [True, False])
-def test_graphs_of_a_converted_model(training, kernel_calls):
-    """Compiled, exported, scripted and traced, a converted model computes what PyTorch's computes, by its ops."""
+def test_graphs_of_a_converted_model_have_its_results(training, kernel_calls):
+    """A compiled, exported, scripted or traced converted model has the results of PyTorch, by PyTorch's ops."""
     torch.manual_seed(0)
     stock = small_model().train(training)
     x = torch.randn(8, 2, 5, 5)
@@ -255,7 +255,7 @@ def test_graphs_of_a_converted_model(training, kernel_calls):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_fx_keeps_converted_modules_whole(training, kernel_calls):
-    """A symbolic trace has a node for each module, as PyTorch's has; the graph computes and trains as the model."""
+    """A symbolic trace has one node for each module; the graph computes and trains as the model."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -287,8 +287,8 @@ def test_fx_keeps_converted_modules_whole(training, kernel_calls):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own
 @pytest.mark.parametrize("dynamo", [True, False], ids=["exported program", "traced"])
-def test_onnx_of_a_converted_model(dynamo, kernel_calls):
-    """The file computes what PyTorch's model computes, in ONNX Runtime, and was made of PyTorch's ops."""
+def test_an_onnx_file_of_a_converted_model_has_its_results(dynamo, kernel_calls):
+    """The file consists of PyTorch's ops; ONNX Runtime computes the results of the PyTorch model."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     if dynamo:
@@ -315,7 +315,7 @@ def test_onnx_of_a_converted_model(dynamo, kernel_calls):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiled_attention_and_dropout_train(dtype, kernel_calls):
-    """torch.compile of a converted transformer layer takes PyTorch's ops; its gradients arrive."""
+    """torch.compile of a converted transformer layer uses PyTorch's ops and gives gradients."""
     torch.manual_seed(0)
     layer = ct.convert(nn.TransformerEncoderLayer(16, 2, 32, dropout=0.2, batch_first=True)).to(dtype)
     x = torch.randn(3, 7, 16, dtype=dtype)
@@ -326,7 +326,7 @@ def test_compiled_attention_and_dropout_train(dtype, kernel_calls):
 
 
 def test_memory_is_shared_and_recycled():
-    """A kernel reads the tensor's own memory; its output's goes back to the pool when the tensor dies."""
+    """A kernel reads the memory of the tensor; the memory of its output returns to the pool with the tensor."""
     seen = []
     original = autograd.kernels.layer_norm
 
@@ -345,7 +345,7 @@ def test_memory_is_shared_and_recycled():
     held = cregkit.show_config()["pool"]
     del y
     gc.collect()
-    assert cregkit.show_config()["pool"] == held  # a part of it lives
+    assert cregkit.show_config()["pool"] == held  # a view of it is alive
     address = part.data_ptr()
     del part
     gc.collect()
@@ -355,8 +355,8 @@ def test_memory_is_shared_and_recycled():
 
 
 @pytest.mark.parametrize("n", [50, 5000, 300_000])
-def test_dropout_follows_the_seed(n):
-    """manual_seed reproduces the mask, whatever the threads; successive masks differ; backward has forward's mask."""
+def test_dropout_follows_manual_seed(n):
+    """manual_seed reproduces the mask for any number of threads; backward has the same mask; the next one differs."""
     x = torch.randn(n) + 3
     masks = []
     before = torch.get_num_threads()
@@ -378,8 +378,8 @@ def test_dropout_follows_the_seed(n):
     assert abs(kept - 0.7) <= 5 * (0.21 / n) ** 0.5
 
 
-def test_masks_are_the_kernels():
-    """Small, large, transposed and in place: one mask for one seed, that of cregkit.dropout_keep in memory order."""
+def test_masks_are_those_of_dropout_keep():
+    """Small, large, transposed and in place: a seed gives the mask of cregkit.dropout_keep, in the order of memory."""
     for shape in ((64, 100), (512, 300)):
         x = torch.rand(shape) + 1
         torch.manual_seed(1)
@@ -396,8 +396,8 @@ def test_masks_are_the_kernels():
         assert torch.equal(x != 0, keep)
 
 
-def test_inplace_dropout_and_what_autograd_saved(kernel_calls):
-    """Overwriting what backward needs is an error, as in PyTorch; else gradients are right."""
+def test_inplace_dropout_of_a_saved_tensor_is_an_error(kernel_calls):
+    """Overwriting a tensor that backward needs is an error, as in PyTorch; otherwise gradients are right."""
     x = torch.rand(8, 6, requires_grad=True)
     for module in (F, functional):
         saved = x.exp()  # its backward needs the result
@@ -410,7 +410,7 @@ def test_inplace_dropout_and_what_autograd_saved(kernel_calls):
     assert torch.equal(x.grad, torch.where(y[0] != 0, 4.0, 0.0))
 
 
-def test_inplace_dropout_of_a_leaf_changes_nothing(kernel_calls):
+def test_inplace_dropout_of_a_leaf_is_an_error_that_changes_nothing(kernel_calls):
     leaf = torch.rand(6, 4, requires_grad=True)
     before = leaf.detach().clone()
     for x in (leaf, leaf.t(), leaf[:3]):
@@ -422,8 +422,8 @@ def test_inplace_dropout_of_a_leaf_changes_nothing(kernel_calls):
     assert not torch.equal(leaf, before)
 
 
-def test_inplace_dropout_of_a_view_of_a_result(kernel_calls):
-    """The gradient of the whole follows, dropped where its view was."""
+def test_inplace_dropout_of_a_view_has_the_right_gradient(kernel_calls):
+    """The gradient of the whole tensor is dropped where its view was dropped."""
     x = torch.rand(6, 4, requires_grad=True)
     whole = x * 2
     functional.dropout(whole[:3], 0.5, inplace=True)
@@ -433,7 +433,7 @@ def test_inplace_dropout_of_a_view_of_a_result(kernel_calls):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_inplace_dropout_drops_nan(bad, kernel_calls):
+def test_inplace_dropout_drops_nan_and_inf(bad, kernel_calls):
     for name, shape in (("dropout", (64, 50)), ("dropout1d", (8, 6, 5)), ("dropout2d", (8, 6, 5, 5))):
         x = torch.full(shape, bad, requires_grad=True)
         y = getattr(functional, name)(x.clone(), 0.5, inplace=True)
@@ -464,8 +464,8 @@ def backward(y, model):
     return [parameter.grad for parameter in model.parameters()]
 
 
-def test_python_threads(kernel_calls):
-    """Replicas in threads, as DataParallel runs them, compute what they compute one after the other."""
+def test_modules_in_python_threads_give_the_same_results(kernel_calls):
+    """Replicas in threads, as in DataParallel, have the results of sequential calls."""
     model = ct.convert(nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.ReLU(), nn.RMSNorm(64), nn.Linear(64, 8)))
     batches = [torch.randn(100, 32) for _ in range(8)]
     expected = [model(x).detach() for x in batches]
@@ -485,8 +485,8 @@ def test_python_threads(kernel_calls):
     assert all(map(torch.equal, found, expected))
 
 
-def test_threads_follow_torch(monkeypatch):
-    """A kernel runs on PyTorch's number of threads, and cregkit's own number is left as it was."""
+def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch):
+    """A kernel uses PyTorch's number of threads; that of cregkit does not change."""
     seen = []
     monkeypatch.setattr(autograd.kernels, "layer_norm", lambda x, *_: (seen.append(cregkit.get_num_threads()), x)[1])
     before, own = torch.get_num_threads(), cregkit.get_num_threads()
@@ -502,8 +502,8 @@ def test_threads_follow_torch(monkeypatch):
 
 @needs_openmp
 @pytest.mark.parametrize("order", ["torch, cregkit.functional", "cregkit.functional, torch"])
-def test_one_openmp_runtime(order):
-    """Whichever comes first, both compute on the same runtime."""
+def test_pytorch_and_cregkit_share_one_openmp_runtime(order):
+    """In either order of imports, both use the same runtime."""
     code = f"""
 import {order}, numpy as np, re
 cregkit.functional.layer_norm(np.zeros((4096, 64), np.float32))
@@ -515,8 +515,8 @@ print(len(libraries), libraries)
     assert done.stdout.startswith("1 "), done.stdout + done.stderr
 
 
-def test_dlpack_in():
-    """cregkit.functional reads tensors in place, and refuses what it cannot read."""
+def test_functional_reads_tensors_in_place():
+    """cregkit.functional reads tensors in place, and refuses those it cannot read."""
     x = torch.randn(16, 8)
     assert torch.equal(torch.from_numpy(cregkit.layer_norm(x)), torch.from_numpy(cregkit.layer_norm(x.numpy())))
     out = torch.empty(16, 8)
@@ -527,7 +527,7 @@ def test_dlpack_in():
             cregkit.functional.layer_norm(bad)
 
 
-def test_dlpack_from_jax():
+def test_functional_reads_jax_arrays():
     jax = pytest.importorskip("jax")
     x = np.random.default_rng(0).standard_normal((16, 8), dtype=np.float32)
     assert np.array_equal(cregkit.layer_norm(jax.numpy.asarray(x)), cregkit.layer_norm(x))
@@ -535,8 +535,8 @@ def test_dlpack_from_jax():
         cregkit.layer_norm(jax.numpy.asarray(x).astype("float16"))
 
 
-def test_exact_far_from_zero():
-    """Rows around 1e5: cregkit's layer norm is right where float32 sums are not."""
+def test_layer_norm_is_accurate_far_from_zero():
+    """Rows around 1e5, where plain float32 sums lose the variance."""
     x = 1e5 + torch.randn(512, 512)
     y = F.layer_norm(x.double(), (512,))
     assert float((functional.layer_norm(x, (512,)) - y).abs().max()) <= 2e-6
@@ -556,14 +556,14 @@ MASKS = {
     },
     "hopeless rows": lambda n, h, t, s: {"attn_mask": (torch.arange(t) == 1)[:, None].expand(t, s)},
 }
-TINY = 1e-12  # drops nothing, and takes the path of dropout
+TINY = 1e-12  # drops nothing, but uses the code of dropout
 
 
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"kdim": 6, "vdim": 10}, {"bias": False}], ids=str)
-def test_attention_of_every_kind(options, need_weights, masks, kernel_calls):
-    """With a rate that drops nothing, against PyTorch in float64: outputs, weights, gradients."""
+def test_attention_has_the_results_of_pytorch(options, need_weights, masks, kernel_calls):
+    """Outputs, weights and gradients against PyTorch in float64, with a p that drops nothing."""
     torch.manual_seed(0)
     n, h, t, s, e = 3, 2, 5, 7, 8
     shapes = [(t, n, e), (s, n, options.get("kdim", e)), (s, n, options.get("vdim", e))]
@@ -586,8 +586,8 @@ def test_attention_of_every_kind(options, need_weights, masks, kernel_calls):
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_attention_drops_weights(batched, kernel_calls):
-    """Weights are 0 or softmax / (1 - p); gradients, and theirs, by finite differences."""
+def test_attention_drops_and_scales_its_weights(batched, kernel_calls):
+    """Weights are 0 or softmax / (1 - p); first and second derivatives match finite differences."""
     torch.manual_seed(0)
     module = ct.MultiheadAttention(8, 2, dropout=0.3)
     exact = nn.MultiheadAttention(8, 2).eval()
@@ -619,8 +619,8 @@ def test_attention_drops_weights(batched, kernel_calls):
     torch.testing.assert_close(difference / (2 * step), second, rtol=5e-2, atol=0.1)
 
 
-def test_attention_errors(kernel_calls):
-    """Wrong shapes raise what PyTorch raises."""
+def test_attention_raises_the_errors_of_pytorch(kernel_calls):
+    """Wrong shapes raise the errors of PyTorch."""
     ours, stock = ct.MultiheadAttention(8, 2, dropout=0.2), nn.MultiheadAttention(8, 2, dropout=0.2)
     x = torch.randn(5, 3, 8)
     bad = [
@@ -641,8 +641,8 @@ def test_attention_errors(kernel_calls):
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_encoder_layer_in_evaluation(batch_first):
-    """PyTorch's fast path and its ordinary one give the same through a converted layer."""
+def test_an_encoder_in_evaluation_has_the_results_of_pytorch(batch_first):
+    """A converted layer has the results of both the fast and the ordinary path of PyTorch."""
     torch.manual_seed(0)
     stock = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(64, 4, 128, batch_first=batch_first), 2, enable_nested_tensor=False
@@ -656,8 +656,8 @@ def test_encoder_layer_in_evaluation(batch_first):
         torch.testing.assert_close(ours(x), stock(x))
 
 
-def test_inference_mode_and_no_grad(kernel_calls):
-    """Kernels compute there too, and keep nothing for a backward."""
+def test_kernels_compute_in_inference_mode_and_no_grad(kernel_calls):
+    """Kernels compute without gradients too, and save nothing for a backward."""
     model = ct.convert(nn.Sequential(nn.LayerNorm(8), nn.RMSNorm(8), nn.BatchNorm1d(8), nn.Dropout(0.5)))
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -667,8 +667,8 @@ def test_inference_mode_and_no_grad(kernel_calls):
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")  # PyTorch's own, of RMSNorm
-def test_autocast(kernel_calls):
-    """Under autocast the results are of PyTorch's dtypes."""
+def test_autocast_gives_the_dtypes_of_pytorch(kernel_calls):
+    """Under autocast results have the dtypes of PyTorch."""
     torch.manual_seed(0)
     stock = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.RMSNorm(8))
     ours = ct.convert(copy.deepcopy(stock))
@@ -679,21 +679,30 @@ def test_autocast(kernel_calls):
         assert attention(x, x, x)[0].dtype == nn.MultiheadAttention(8, 2, dropout=0.1)(x, x, x)[0].dtype
 
 
-def test_requirements():
+def test_an_old_pytorch_is_refused():
     with pytest.raises(ImportError, match=r"needs PyTorch 2\.4 or newer, got 1\.13\.1: pip install --upgrade"):
         _requirements.check("1.13.1")
+
+
+def test_a_pytorch_built_from_source_is_accepted():
     _requirements.check("2.10.0a0+git")
+
+
+def test_without_pytorch_the_error_says_what_to_install():
     done = run_python("-c", "import sys; sys.modules['torch'] = None; import cregkit.torch")
     assert (
         "ImportError: cregkit.torch needs PyTorch, which is not installed: pip install 'cregkit[torch]'" in done.stderr
     )
+
+
+def test_no_other_room_imports_pytorch():
     done = run_python(
         "-c", "import sys, cregkit.functional, cregkit.layers, cregkit.commands; print('torch' in sys.modules)"
     )
     assert done.stdout == "False\n"
 
 
-def test_pickle_of_modules():
+def test_modules_can_be_pickled_and_deep_copied():
     module = ct.BatchNorm2d(4)
     module(torch.randn(8, 4, 5, 5))
     for again in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):

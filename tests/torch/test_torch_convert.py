@@ -1,4 +1,4 @@
-"""convert, revert and report: what is swapped, what stays the same, and what is refused."""
+"""convert, revert and report: which modules are swapped, what stays the same, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = {
 
 
 class Net(nn.Module):
-    """Nested, with a shared module, a subclass of a stock one and what cregkit has no kernel for."""
+    """Nested modules: a shared one, a subclass of a PyTorch module, and one without a kernel."""
 
     def __init__(self):
         super().__init__()
@@ -55,8 +55,8 @@ def kinds(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_module_but_for_forward(kind):
-    """Constructor, repr, state dict keys, flags and defaults are PyTorch's; state goes both ways."""
+def test_a_module_differs_from_pytorchs_in_its_forward_alone(kind):
+    """Constructor, repr, state dict, flags and defaults are those of PyTorch; each loads the state of the other."""
     torch.manual_seed(0)
     stock, ours = KINDS[kind](nn), KINDS[kind](ct)
     assert isinstance(ours, type(stock))
@@ -96,7 +96,7 @@ def test_convert_keeps_everything_but_the_class():
     assert kinds(ct.revert(model)) == kinds(Net()) | {"mine": type(model.mine)}
 
 
-def test_an_optimizer_built_before_goes_on():
+def test_an_optimizer_made_before_convert_still_works():
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     ct.convert(model)
@@ -117,13 +117,13 @@ def test_an_optimizer_built_before_goes_on():
     ],
     ids=str,
 )
-def test_only_and_skip(choice, expected):
-    """Classes, names, which stand for all within, and both."""
+def test_only_and_skip_choose_the_modules(choice, expected):
+    """Both take classes, names of modules with everything in them, or a mixture."""
     model = ct.convert(Net(), **choice)
     assert {entry.name for entry in ct.report(model).swapped} == expected
 
 
-def test_bad_choices_change_nothing():
+def test_a_wrong_choice_is_refused_and_changes_nothing():
     model = Net()
     before = kinds(model)
     for choice, error, text in [
@@ -139,14 +139,17 @@ def test_bad_choices_change_nothing():
         with pytest.raises(error, match=text):
             ct.convert(model, **choice)
     assert kinds(model) == before
-    for function in (ct.convert, ct.revert, ct.report):
-        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got OrderedDict"):
-            function(model.state_dict())
+
+
+@pytest.mark.parametrize("function", [ct.convert, ct.revert, ct.report])
+def test_a_state_dict_instead_of_a_model_is_refused(function):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got OrderedDict"):
+        function(Net().state_dict())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_frozen_graph_is_refused_or_left():
-    """A TorchScript model cannot be converted; a TorchScript part of a model is left and reported."""
+def test_torchscript_is_refused_or_reported():
+    """A TorchScript model is refused; a TorchScript part of a model is reported and not swapped."""
     frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Dropout(0.1)).eval()))
     with pytest.raises(TypeError, match="got a TorchScript module, whose graph is fixed"):
         ct.convert(frozen)
@@ -156,7 +159,7 @@ def test_a_frozen_graph_is_refused_or_left():
     assert entries["1"].swapped
 
 
-def test_report():
+def test_the_report_says_why_a_module_is_not_swapped():
     model = Net()
     model.lazy = nn.LazyBatchNorm1d()
     model.patched = nn.Dropout(0.1)
@@ -178,18 +181,21 @@ def test_report():
     lines = str(ct.report(model)).splitlines()
     assert lines[0] == "9 of 15 modules computed by cregkit"
     assert "left     MyNorm                   mine" in "\n".join(lines)
+
+
+def test_the_report_counts_modules_that_could_be_swapped():
     assert str(ct.report(ct.Dropout())) == "1 of 1 modules computed by cregkit\nswapped  Dropout  (model)"
     assert str(ct.report(nn.ReLU())) == "0 of 0 modules computed by cregkit"
 
 
-def test_a_lazy_module_is_swapped_once_it_is_initialised():
+def test_a_lazy_module_is_swapped_after_it_is_initialised():
     model = ct.convert(nn.Sequential(nn.LazyBatchNorm1d()))
     model(torch.randn(4, 3))
     assert type(ct.convert(model)[0]) is ct.BatchNorm1d
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_precision_computes_as_pytorch_does(dtype):
+def test_other_dtypes_have_the_bits_of_pytorch(dtype):
     torch.manual_seed(0)
     stock = nn.Sequential(nn.Linear(512, 512), nn.LayerNorm(512), nn.BatchNorm1d(512), nn.RMSNorm(512)).to(dtype)
     ours = ct.convert(copy.deepcopy(stock))
@@ -197,8 +203,8 @@ def test_other_precision_computes_as_pytorch_does(dtype):
     assert torch.equal(ours(x), stock(x))
 
 
-def test_save_and_load():
-    """A state dict saved after a step goes into PyTorch's model with weights_only=True; the same results."""
+def test_pytorch_loads_the_state_of_a_converted_model():
+    """PyTorch's model loads the state dict with weights_only=True, and gives the same results."""
     torch.manual_seed(0)
     model = ct.convert(Net())
     model(torch.randn(4, 5, 12)).sum().backward()

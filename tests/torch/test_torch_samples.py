@@ -1,4 +1,4 @@
-"""PyTorch's own samples of these ops and modules, forward and gradient, against PyTorch in float64; its error cases."""
+"""PyTorch's samples of these ops and modules: results and gradients against float64, and its error cases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = [info for info in module_db if hasattr(__import__("cregkit.torch").tor
 DTYPES = [torch.float32, torch.float64]
 
 
-def test_the_samples_are_found():
+def test_every_module_with_a_kernel_has_samples():
     assert {*OPS} == {*NORMS, "dropout", "dropout2d"}  # PyTorch has none for dropout1d
     assert {info.module_cls.__name__ for info in MODULES} == {
         "BatchNorm1d", "BatchNorm2d", "LayerNorm", "RMSNorm", "MultiheadAttention", "TransformerEncoderLayer"
@@ -36,8 +36,8 @@ def test_the_samples_are_found():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NORMS)
-def test_norms_of_samples(name, dtype, kernel_calls):
-    """The kernels in float32, PyTorch's own in float64; both against float64."""
+def test_norms_have_the_results_of_pytorch_on_its_samples(name, dtype, kernel_calls):
+    """Kernels in float32 against PyTorch in float64."""
     for sample in OPS[name].sample_inputs("cpu", dtype, requires_grad=True):
         arguments = sample.input, sample.args, sample.kwargs
         results = []
@@ -52,8 +52,8 @@ def test_norms_of_samples(name, dtype, kernel_calls):
 
 
 @pytest.mark.parametrize("name", ["dropout", "dropout2d"])
-def test_dropout_of_samples(name, kernel_calls):
-    """Each element is 0 or scaled, and so is its gradient; what PyTorch leaves alone is left alone."""
+def test_dropout_drops_or_scales_on_the_samples_of_pytorch(name, kernel_calls):
+    """Each element and its gradient is 0 or scaled, and unchanged where PyTorch does not change it."""
     for sample in OPS[name].sample_inputs("cpu", torch.float32, requires_grad=True):
         (x,) = fresh([sample.input])
         p, training = sample.kwargs.get("p", 0.5), sample.kwargs.get("training", True)
@@ -72,16 +72,16 @@ def test_dropout_of_samples(name, kernel_calls):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_errors_of_samples(name, kernel_calls):
-    """What PyTorch refuses is refused with the same error."""
+def test_error_samples_raise_the_errors_of_pytorch(name, kernel_calls):
+    """PyTorch's error samples raise the same errors."""
     for case in OPS[name].error_inputs("cpu") if OPS[name].error_inputs_func else ():
         sample = case.sample_input
         with pytest.raises(case.error_type, match=case.error_regex):
             getattr(functional, name)(sample.input, *sample.args, **sample.kwargs)
 
 
-def test_errors_of_other_arguments(kernel_calls):
-    """The same for mistakes that PyTorch has no sample of."""
+def test_wrong_arguments_raise_the_errors_of_pytorch(kernel_calls):
+    """Wrong arguments for which PyTorch has no sample."""
     x = torch.randn(4, 6, 5)
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("dropout", (x, 1.5), {}),
@@ -111,7 +111,7 @@ def test_errors_of_other_arguments(kernel_calls):
 
 
 def outcome(module: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[type, str] | None:
-    """The error of a call, None if there was none."""
+    """The error of a call, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -123,8 +123,8 @@ def outcome(module: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("info", MODULES, ids=lambda info: info.module_cls.__name__)
-def test_modules_of_samples(info, training, kernel_calls):
-    """Outputs, gradients and state of a converted module against PyTorch's in float64."""
+def test_modules_have_the_results_of_pytorch_on_its_samples(info, training, kernel_calls):
+    """Outputs, gradients and state of a converted module against PyTorch in float64."""
     for case in info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=True, training=training):
         stock = info.module_cls(*case.constructor_input.args, **case.constructor_input.kwargs).train(training)
         if case.forward_input is None:

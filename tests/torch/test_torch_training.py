@@ -1,4 +1,4 @@
-"""Training with converted models: without dropout the loss curve is PyTorch's, with it the accuracy is."""
+"""Training converted models: the loss curve of PyTorch without dropout, its accuracy with dropout."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def digits():
 
 
 @pytest.mark.parametrize("name", [*MODELS, "digits"])
-def test_loss_curve_without_dropout(name, kernel_calls):
-    """50 steps: as near to PyTorch's curve in float64 as PyTorch's own float32 curve, but for rounding."""
+def test_without_dropout_the_loss_curve_is_that_of_pytorch(name, kernel_calls):
+    """Over 50 steps, within ten times the distance between PyTorch's float32 and float64 curves."""
     torch.manual_seed(0)
     if name == "digits":
         make = digits_cnn
@@ -95,8 +95,8 @@ def test_loss_curve_without_dropout(name, kernel_calls):
     assert kernel_calls
 
 
-def test_digits_with_dropout_reach_the_same_accuracy(kernel_calls):
-    """Five seeds: the means differ by less than the spreads, and both learn."""
+def test_with_dropout_the_digits_reach_the_accuracy_of_pytorch(kernel_calls):
+    """Over five seeds the means differ by less than the sum of the standard deviations."""
     x, y = digits()
     accuracies = {}
     for change in (ct.revert, ct.convert):
@@ -119,8 +119,8 @@ def test_digits_with_dropout_reach_the_same_accuracy(kernel_calls):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_train_save_load_into_stock(name, kernel_calls):
-    """Converted, trained with dropout, saved, loaded into PyTorch's model: the same predictions."""
+def test_pytorch_loads_a_model_trained_with_the_kernels(name, kernel_calls):
+    """After training with dropout, the unconverted model makes the same predictions."""
     make, shape = MODELS[name]
     torch.manual_seed(0)
     model = ct.convert(make(0.2))

@@ -1,4 +1,4 @@
-"""cregkit.torch.TransformerEncoderLayer: PyTorch's results, one pass where it can, step by step where it must."""
+"""cregkit.torch.TransformerEncoderLayer: the results of PyTorch; fused where possible, otherwise step by step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layer(norm_first=False, p=0.0, **options):
 
 
 def passes(norm_first):
-    """How many additions to the residual stream have a norm behind them."""
+    """The number of additions to the residual stream that are followed by a norm."""
     return 1 if norm_first else 2
 
 
@@ -48,8 +48,8 @@ MASKS = {
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @ORDERS
-def test_pytorchs_results(norm_first, training, masks, kernel_calls):
-    """Outputs and all gradients against float64, one pass for each norm behind an addition."""
+def test_the_layer_has_the_results_of_pytorch(norm_first, training, masks, kernel_calls):
+    """Outputs and all gradients against float64; one fused pass for each norm after an addition."""
     results = []
     x = torch.randn(N, T, D, requires_grad=True)
     made = layer(norm_first, 0.0 if training else 0.3).train(training)
@@ -76,7 +76,7 @@ def test_pytorchs_results(norm_first, training, masks, kernel_calls):
     ids=str,
 )
 @ORDERS
-def test_other_arguments(norm_first, options, kernel_calls):
+def test_the_layer_has_the_results_of_pytorch_with_other_arguments(norm_first, options, kernel_calls):
     results = []
     x = torch.randn(N, T, D, requires_grad=True)
     for module, dtype in zip(twins(layer(norm_first, **options)), (torch.float32, torch.float64), strict=True):
@@ -88,7 +88,7 @@ def test_other_arguments(norm_first, options, kernel_calls):
 
 
 @ORDERS
-def test_one_sequence_without_a_batch(norm_first, kernel_calls):
+def test_one_sequence_without_a_batch_has_the_results_of_pytorch(norm_first, kernel_calls):
     ours, stock = twins(layer(norm_first))
     x = torch.randn(T, D)
     assert_close([ours(x)], [stock(x.double())])
@@ -96,7 +96,7 @@ def test_one_sequence_without_a_batch(norm_first, kernel_calls):
 
 
 def watch(made, *names):
-    """Hooks on parts of a layer that note their calls, and so forbid the one pass."""
+    """Hooks on parts of a layer that record their calls, and so prevent the fused pass."""
     seen = []
     for name in names:
         made.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
@@ -105,12 +105,9 @@ def watch(made, *names):
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @ORDERS
-def test_the_bits_of_step_by_step(norm_first, p, kernel_calls):
-    """One pass drops and computes what the layer's own modules would: results and gradients are equal to the bit.
-
-    (Batch second: attention gives a transposed view of batches that come first, which ``Dropout`` drops from in the
-    order of memory.)
-    """
+def test_the_fused_pass_has_the_bits_of_separate_modules(norm_first, p, kernel_calls):
+    """The batch is the second axis: with batch_first, attention returns a transposed view, and ``Dropout`` drops in the
+    order of memory."""
     fused = ct.convert(layer(norm_first, p, batch_first=False))
     stepwise = copy.deepcopy(fused)
     seen = watch(stepwise, "norm1", "norm2")
@@ -131,8 +128,8 @@ def test_the_bits_of_step_by_step(norm_first, p, kernel_calls):
 @pytest.mark.parametrize("part", ["norm1", "norm2", "dropout1", "dropout2", "dropout", "linear1", "self_attn"])
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 @ORDERS
-def test_hooks_run(norm_first, kind, part, kernel_calls):
-    """Each kind of hook on each part of the layer is called once a step; the other norms stay one pass."""
+def test_hooks_on_every_part_are_called(norm_first, kind, part, kernel_calls):
+    """Each kind of hook on each part is called once in a step; the other norms remain fused."""
     made = ct.convert(layer(norm_first, 0.2))
     seen = []
     getattr(made.get_submodule(part), f"register_{kind}_hook")(lambda *_: seen.append(part))
@@ -150,7 +147,7 @@ def test_global_hooks_see_every_module(kernel_calls):
         made(torch.randn(N, T, D))
     finally:
         handle.remove()
-    # attention uses its output projection's weights without calling it
+    # attention uses the weights of its output projection without calling it
     assert {*map(id, seen)} == {id(module) for name, module in made.named_modules() if "out_proj" not in name}
     assert FORWARD not in kernel_calls
 
@@ -193,8 +190,8 @@ def everything_dropped(made):
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_changed_parts_are_called(change, norm_first, fused, kernel_calls):
-    """What has been put in the place of a norm or dropout computes, as in PyTorch's layer."""
+def test_replaced_parts_are_called(change, norm_first, fused, kernel_calls):
+    """A module in the place of a norm or dropout computes, as in the layer of PyTorch."""
     stock = layer(norm_first)
     change(stock)
     ours = ct.convert(copy.deepcopy(stock))
@@ -215,7 +212,7 @@ OTHER = {
 @pytest.mark.parametrize("what", OTHER)
 @ORDERS
 def test_other_tensors_fall_back(norm_first, what, kernel_calls):
-    """Where nothing goes to the kernel, the result is that of PyTorch's own code."""
+    """Tensors that no kernel takes have the results of PyTorch."""
     change, view = OTHER[what]
     stock = change(layer(norm_first))
     ours = ct.convert(copy.deepcopy(stock))
@@ -234,7 +231,7 @@ def test_autocast_and_transforms_fall_back(kernel_calls):
     x, v = torch.randn(N, T, D), torch.randn(N, T, D)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(ours(x), stock(x))
-    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):  # the other has no forward-mode derivative
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):  # other backends have no forward-mode derivative
         assert torch.equal(torch.func.jvp(ours, (x,), (v,))[1], torch.func.jvp(stock, (x,), (v,))[1])
     gradients = [torch.func.grad(lambda x, made=made: made(x).sin().sum())(x) for made in (ours, stock)]
     assert torch.equal(*gradients)
@@ -242,8 +239,8 @@ def test_autocast_and_transforms_fall_back(kernel_calls):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_evaluation_without_gradients_is_pytorchs_fast_path(kernel_calls):
-    """Nested tensors too. Batch second, where PyTorch has none, it is one pass for each norm."""
+def test_evaluation_without_gradients_uses_the_fast_path_of_pytorch(kernel_calls):
+    """Also for nested tensors. Where PyTorch has no fast path (batch second), norms are fused."""
     stock = layer().eval()
     ours = ct.convert(copy.deepcopy(stock))
     x = torch.randn(N, T, D)
@@ -263,8 +260,8 @@ def test_evaluation_without_gradients_is_pytorchs_fast_path(kernel_calls):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @ORDERS
-def test_graphs(norm_first, kernel_calls):
-    """Compiled, exported and traced, a converted layer computes what PyTorch's computes, by its ops."""
+def test_graphs_of_the_layer_have_its_results(norm_first, kernel_calls):
+    """A compiled, exported or traced converted layer has the results of PyTorch, by PyTorch's ops."""
     stock = layer(norm_first)
     x = torch.randn(N, T, D)
     expected = stock(x)
@@ -279,8 +276,8 @@ def test_graphs(norm_first, kernel_calls):
     assert kernel_calls == []
 
 
-def test_the_function_and_its_second_derivative(kernel_calls):
-    """Double backward computes PyTorch's formula through both outputs; either output may stay unused."""
+def test_the_fused_function_has_the_derivatives_of_pytorch(kernel_calls):
+    """Double backward uses the formula of PyTorch through both outputs; either output may be unused."""
     x, residual = (torch.randn(4, 5, requires_grad=True) for _ in range(2))
     weight, bias = torch.randn(5, requires_grad=True), torch.randn(5, requires_grad=True)
     inputs = (x, residual, weight, bias)
@@ -309,7 +306,7 @@ def test_the_function_and_its_second_derivative(kernel_calls):
         return [y, h, *results]
 
     assert_close(derivatives(ours, torch.float32), derivatives(stock, torch.float64), 1e-4)
-    assert kernel_calls.count(BACKWARD) == 6  # once for each gradient; once more where the second one reaches h
+    assert kernel_calls.count(BACKWARD) == 6  # once for each gradient, once more where the second derivative reaches h
 
 
 def test_frozen_parts_get_no_gradient(kernel_calls):
@@ -322,8 +319,8 @@ def test_frozen_parts_get_no_gradient(kernel_calls):
     }  # fmt: skip
 
 
-def test_built_directly():
-    """The constructor takes PyTorch's arguments and swaps the parts too; state and pickle go both ways."""
+def test_a_layer_made_directly_is_a_converted_layer():
+    """The constructor takes the arguments of PyTorch and swaps the parts; state, pickle and revert work."""
     stock, ours = (
         kind(D, 2, 24, batch_first=True) for kind in (nn.TransformerEncoderLayer, ct.TransformerEncoderLayer)
     )
@@ -339,22 +336,24 @@ def test_built_directly():
     assert {type(part) for part in ct.revert(ours).modules()} == {type(part) for part in stock.modules()}
 
 
-def test_only_and_skip():
-    """A layer is left with any part it would compute; alone, it computes PyTorch's parts in one pass."""
+def test_skip_of_a_fused_part_keeps_the_layer_of_pytorch():
+    """A layer is not swapped if a part that it would fuse is skipped."""
     assert type(ct.convert(layer(), skip="norm1")) is nn.TransformerEncoderLayer
     assert type(ct.convert(layer(), skip=nn.Dropout)) is nn.TransformerEncoderLayer
-    assert type(ct.convert(layer(norm_first=True), skip="norm1")) is ct.TransformerEncoderLayer  # no addition before it
+    assert (
+        type(ct.convert(layer(norm_first=True), skip="norm1")) is ct.TransformerEncoderLayer
+    )  # norm1 follows no addition
     assert type(ct.convert(layer(), skip="self_attn")) is ct.TransformerEncoderLayer
     alone = ct.convert(layer(), only=nn.TransformerEncoderLayer)
     assert [entry.name for entry in ct.report(alone).swapped] == [""]
 
 
-def test_only_the_layer_is_one_pass(kernel_calls):
+def test_a_layer_with_the_parts_of_pytorch_is_fused(kernel_calls):
     ct.convert(layer(), only=nn.TransformerEncoderLayer)(torch.randn(N, T, D))
     assert kernel_calls == [FORWARD] * 2
 
 
-def test_the_report_tells_what_is_step_by_step():
+def test_the_report_says_what_is_not_fused():
     made = ct.convert(layer())
     assert {entry.note for entry in ct.report(made).entries} == {""}
     made.norm2 = MyNorm(D)
@@ -367,8 +366,8 @@ def test_the_report_tells_what_is_step_by_step():
     assert ct.report(ct.convert(layer().half())).entries[0].note.startswith("falls back to PyTorch's: parameters are")
 
 
-def test_errors_are_pytorchs(kernel_calls):
-    """A mask of a wrong shape or type, and an input of a wrong width."""
+def test_the_layer_raises_the_errors_of_pytorch(kernel_calls):
+    """For a mask of a wrong shape or dtype, and an input of a wrong width."""
     stock = layer()
     ours = ct.convert(copy.deepcopy(stock))
     x = torch.randn(N, T, D)
@@ -382,6 +381,6 @@ def test_errors_are_pytorchs(kernel_calls):
         assert errors[0] == errors[1]
 
 
-def test_small_layers_are_pytorchs():
+def test_small_layers_use_the_ops_of_pytorch():
     assert transformer.takes(torch.randn(128, 128), "dropout_add_layer_norm")
     assert not transformer.takes(torch.randn(N, T, D), "dropout_add_layer_norm")

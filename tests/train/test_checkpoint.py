@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was cut off and goes on has the bits of one that was not."""
+"""Checkpoints: an interrupted run resumes bit-identically; damaged files and other runs are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _PowerCutError(Exception):
 
 
 class Run:
-    """All that one run is made of, the same for every seed."""
+    """Network, optimiser and callbacks of one run."""
 
     def __init__(self, optimizer=AdamW, patience=4, seed=1, **settings):
         self.network = Sequential(
@@ -73,13 +73,13 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 7])
 @pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
-def test_a_resumed_run_has_the_same_bits(optimizer, cut, path):
+def test_a_resumed_run_is_bit_identical(optimizer, cut, path):
     whole = Run(optimizer, patience=100).fit()
     with pytest.raises(_PowerCutError):
         Run(optimizer, patience=100).fit(cut=cut, checkpoint=path)
     with np.load(path, allow_pickle=False) as archive:
         assert len(archive["history/gap"]) == cut
-    resumed = Run(optimizer, patience=100, seed=9)  # whatever it starts with, the file replaces it
+    resumed = Run(optimizer, patience=100, seed=9)  # the file replaces these initial values
     resumed.fit(checkpoint=path, resume=True)
     assert resumed.result() == whole.result()
     assert len(resumed.history) == len(resumed.history.seconds) == EPOCHS
@@ -87,7 +87,7 @@ def test_a_resumed_run_has_the_same_bits(optimizer, cut, path):
 
 
 @pytest.mark.parametrize("cut", [2, 5])
-def test_early_stopping_goes_on_too(cut, path):
+def test_a_run_with_early_stopping_resumes_bit_identically(cut, path):
     whole = Run(patience=3).fit(100)
     assert cut < len(whole.history) < 100
     with pytest.raises(_PowerCutError):
@@ -95,21 +95,21 @@ def test_early_stopping_goes_on_too(cut, path):
     assert Run(patience=3, seed=9).fit(100, checkpoint=path, resume=True).result() == whole.result()
 
 
-def test_a_run_that_is_over_comes_back_as_it_ended(path):
+def test_a_finished_run_is_loaded_as_it_ended(path):
     whole = Run(patience=3).fit(100, checkpoint=path)
     assert whole.stopping.stopped
     again = Run(patience=3, seed=9).fit(100, checkpoint=path, resume=True)
     assert again.result() == whole.result()
 
 
-def test_more_epochs_are_those_of_the_longer_run(path):
+def test_resuming_with_more_epochs_gives_the_longer_run(path):
     Run(patience=100).fit(5, checkpoint=path)
     longer = Run(patience=100, seed=9).fit(checkpoint=path, resume=True)
     assert longer.result() == Run(patience=100).fit().result()
 
 
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox, np.random.SFC64])
-def test_any_generator_goes_on(kind, path):
+def test_any_generator_resumes_its_stream(kind, path):
     def order():
         return np.random.Generator(kind(3))
 
@@ -118,11 +118,11 @@ def test_any_generator_goes_on(kind, path):
     assert Run(patience=100).fit(checkpoint=path, resume=True, seed=order()).result() == whole.result()
 
 
-def test_resume_without_a_file_starts(path):
+def test_resume_without_a_file_starts_a_run(path):
     assert Run().fit(checkpoint=path, resume=True).result() == Run().fit().result()
 
 
-def test_a_file_that_is_there_is_not_overwritten(path):
+def test_an_existing_file_is_not_overwritten(path):
     Run().fit(2, checkpoint=path)
     content = path.read_bytes()
     with pytest.raises(FileExistsError, match=r"resume=True.*run\.npz"):
@@ -130,7 +130,7 @@ def test_a_file_that_is_there_is_not_overwritten(path):
     assert path.read_bytes() == content
 
 
-def test_a_folder_that_is_not_there_is_seen_before_training(tmp_path):
+def test_a_missing_folder_is_an_error_before_training(tmp_path):
     run = Run()
     before = run.network.state_dict()
     with pytest.raises(FileNotFoundError, match="none"):
@@ -213,6 +213,10 @@ def _refused(run, path, message, **options):
 def test_another_run_is_refused(options, named, path):
     Run().fit(2, checkpoint=path)
     _refused(Run(), path, f"another run: {named}", **options)
+
+
+def test_another_optimizer_is_refused(path):
+    Run().fit(2, checkpoint=path)
     _refused(Run(SGD), path, "another run: optimizer was AdamW, is SGD")
 
 
@@ -226,13 +230,13 @@ def test_another_run_is_refused(options, named, path):
         (AdamW, {"eps": 1e-6}, "eps was 1e-08, is 1e-06"),
     ],
 )
-def test_another_setting_of_the_optimizer_is_refused(optimizer, settings, named, path):
+def test_other_settings_of_the_optimizer_are_refused(optimizer, settings, named, path):
     Run(optimizer).fit(2, checkpoint=path)
     _refused(Run(optimizer, **settings), path, f"another run: {named}")
 
 
-def test_an_optimizer_that_changed_its_step_goes_on_with_that_of_the_file(path):
-    """The settings are those it was made with: the same object may go on from its own file."""
+def test_an_optimizer_resumes_with_the_lr_of_the_file(path):
+    """The file compares the settings that the optimiser was made with, so the same object may resume."""
     whole = Run(patience=100).fit()
     run = Run(patience=100)
     with pytest.raises(_PowerCutError):
@@ -241,7 +245,7 @@ def test_an_optimizer_that_changed_its_step_goes_on_with_that_of_the_file(path):
     assert run.fit(checkpoint=path, resume=True).result() == whole.result()
 
 
-# What a resumed run may have otherwise, and what it may not: the table in the docstring of fit
+# What a resumed run may change and what it may not: the table in the docstring of fit
 
 
 def _layers(**changed):
@@ -367,7 +371,7 @@ OTHER = {
 }
 
 
-def test_a_callback_that_counts_goes_on(path):
+def test_a_callback_with_a_counter_resumes(path):
     decay = _Decay(0.5)
     _go(path, callbacks=[decay])
     assert len(_go(path, epochs=5, callbacks=[decay], resume=True)) == 5
@@ -388,14 +392,14 @@ def test_a_resumed_run_with_other_settings_is_refused_by_name(named, path):
 
 
 @pytest.mark.parametrize("seed", [None, 4, np.random.default_rng(8)])
-def test_a_resumed_run_without_a_seed_takes_over_the_order_of_the_file(seed, path):
+def test_a_resumed_run_takes_the_order_of_the_file(seed, path):
     whole = _go(None, 6)
     _go(path)
     assert _go(path, 6, seed=seed, resume=True) == whole
 
 
 @pytest.mark.parametrize("patience", [2, 4, 40])
-def test_a_run_that_stopped_goes_on_with_more_patience_as_if_it_had_had_it_from_the_start(patience, path):
+def test_a_stopped_run_resumed_with_more_patience_gives_the_patient_run(patience, path):
     def made(patience):
         return Run(patience=patience, optimizer=Adam)
 
@@ -405,13 +409,13 @@ def test_a_run_that_stopped_goes_on_with_more_patience_as_if_it_had_had_it_from_
     assert made(patience).fit(60, checkpoint=path, resume=True).result() == whole.result()
 
 
-def test_less_patience_than_was_used_is_refused(path):
+def test_less_patience_than_the_file_used_is_refused(path):
     run = Run(patience=5).fit(60, checkpoint=path)
     assert run.stopping.stopped
     _refused(Run(patience=3), path, "patience must be at least 5, got 3, which would have ended the fit", epochs=60)
 
 
-def test_less_patience_that_was_never_used_goes_on(path):
+def test_less_patience_that_the_file_did_not_use_is_accepted(path):
     whole = Run(patience=4).fit(60)
     with pytest.raises(_PowerCutError):
         Run(patience=50).fit(60, cut=len(whole.history) - 1, checkpoint=path)
@@ -423,13 +427,13 @@ class _Stop(Callback):
         state.stop = state.epoch == 1
 
 
-def test_a_run_that_another_callback_stopped_is_over(path):
+def test_a_run_that_another_callback_stopped_is_finished(path):
     whole = _go(path, 9, callbacks=[_Stop()])
     assert len(whole) == 2
     assert _go(path, 9, callbacks=[_Stop()], resume=True) == whole
 
 
-def test_a_part_that_is_trained_alone_must_be_the_same(path):
+def test_a_run_of_another_part_of_the_network_is_refused(path):
     _go(path, optimizer=lambda network: SGD(network.layers[0]))
     with pytest.raises(ValueError, match=r"trained\.4\.weight is new"):
         _go(path, optimizer=lambda network: SGD(network.layers[4]), resume=True)
@@ -448,7 +452,7 @@ def test_an_epoch_that_diverged_is_not_written(path):
         if state.epoch == 2:
             state.optimizer.lr = 1e30
 
-    for _ in range(2):  # and a resumed run diverges again in the same step
+    for _ in range(2):  # the resumed run diverges again in the same step
         with pytest.warns(DivergenceWarning, match="epoch 3, step 1"):
             history = _go(path, 9, callbacks=[diverge], resume=True)
         assert (len(history), history.diverged.epoch) == (4, 3)
@@ -456,7 +460,7 @@ def test_an_epoch_that_diverged_is_not_written(path):
             assert len(file["history/gap"]) == 3
 
 
-def test_lists_of_different_lengths_are_damage(path):
+def test_histories_of_different_lengths_are_refused(path):
     Run().fit(2, checkpoint=path)
     _rewrite(path, lambda arrays: arrays.update({"history/gap": np.zeros(1)}))
     _refused(Run(seed=9), path, "the lists of its history must have one length")
@@ -481,5 +485,8 @@ def test_a_state_of_early_stopping_that_does_not_fit_changes_nothing():
         after = stopping.state_dict()
         assert after.keys() == before.keys()
         assert all((after[name] == before[name]).all() for name in before)
+
+
+def test_the_state_of_early_stopping_must_be_a_mapping():
     with pytest.raises(TypeError, match="state must be a mapping"):
-        stopping.load_state_dict(3)
+        Run(patience=4).stopping.load_state_dict(3)

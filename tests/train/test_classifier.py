@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: scikit-learn's own checks, searches, and what its parameters do."""
+"""The scikit-learn estimator: the checks of scikit-learn, searches, parameters, divergence."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _fitted(**options):
     return RegularizedMLPClassifier(**{"epochs": 3, "random_state": 0, **options}).fit(X, Y)
 
 
-def test_scikit_learns_own_checks():
+def test_the_estimator_passes_the_checks_of_scikit_learn():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Skipping check")  # those for pandas and for the array API, where not there
+        warnings.filterwarnings("ignore", "Skipping check")  # skipped checks of missing packages: pandas, the array API
         results = check_estimator(RegularizedMLPClassifier(epochs=40))
     assert sum(result["status"] == "passed" for result in results) >= 40
 
 
-def test_grid_search_over_dropout_weight_decay_and_norm():
+def test_a_grid_search_tries_dropout_weight_decay_and_norm():
     grid = {"dropout": [0.0, 0.4], "weight_decay": [0.0, 0.1], "norm": [None, "batch", "layer", "rms"]}
     estimator = RegularizedMLPClassifier((16,), epochs=12, lr=0.01, random_state=0)
     search = GridSearchCV(estimator, grid, cv=2).fit(X, Y)
@@ -48,7 +48,7 @@ def test_grid_search_over_dropout_weight_decay_and_norm():
     assert search.best_estimator_.get_params()["norm"] == search.best_params_["norm"]
 
 
-def test_it_learns_in_a_pipeline_and_any_labels():
+def test_it_learns_labels_of_any_type_in_a_pipeline():
     names = np.array(["zero", "one"], dtype=object)[(Y > 4).astype(int)]
     pipeline = make_pipeline(StandardScaler(), RegularizedMLPClassifier(epochs=30, random_state=0)).fit(X, names)
     assert pipeline.score(X, names) > 0.95
@@ -59,7 +59,7 @@ def test_it_learns_in_a_pipeline_and_any_labels():
     np.testing.assert_array_equal(pipeline.classes_[probability.argmax(axis=1)], pipeline.predict(X))
 
 
-def test_layers_follow_the_parameters():
+def test_the_parameters_set_the_layers():
     def kinds(**options):
         return [type(layer) for layer in _fitted(epochs=1, **options).network_.layers]
 
@@ -79,13 +79,13 @@ def test_a_seed_gives_the_same_bits():
     assert (_fitted(dropout=0.3, label_smoothing=0.5).predict_proba(X) != first).any()
 
 
-def test_weights_of_the_start_do_not_depend_on_the_regularisation():
+def test_initial_weights_do_not_depend_on_the_regularisation():
     plain, other = (_fitted(lr=0.0, **options).network_ for options in ({}, {"dropout": 0.5, "norm": "layer"}))
     np.testing.assert_array_equal(plain.layers[0].weight, other.layers[0].weight)
     np.testing.assert_array_equal(plain.layers[-1].weight, other.layers[-1].weight)
 
 
-def test_early_stopping_holds_out_a_part_and_keeps_the_best():
+def test_early_stopping_holds_out_samples_and_keeps_the_best_epoch():
     classifier = _fitted(epochs=300, early_stopping=True, patience=3, lr=0.03, validation_fraction=0.2)
     losses = classifier.history_.test_loss
     assert classifier.n_iter_ == len(losses) == int(np.argmin(losses)) + 4 < 300
@@ -104,7 +104,7 @@ DIVERGING = {"lr": 1e30, "random_state": 0}
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"dropout": 0.3}, {"early_stopping": True}, {"epochs": 2}])
-def test_a_training_that_diverges_is_an_error_and_leaves_the_estimator_as_it_was(options):
+def test_a_fit_that_diverges_is_an_error_and_changes_nothing(options):
     classifier = _fitted(**options)
     before = classifier.predict_proba(X)
     classifier.set_params(**{**DIVERGING, **options})
@@ -117,7 +117,7 @@ def test_a_training_that_diverges_is_an_error_and_leaves_the_estimator_as_it_was
     assert len(classifier.classes_) == before.shape[1]
 
 
-def test_a_search_gives_a_diverged_training_the_score_for_errors():
+def test_a_search_gives_a_diverged_fit_its_error_score():
     grid = {"lr": [0.01, 1e30]}
     search = GridSearchCV(RegularizedMLPClassifier(epochs=5, random_state=0), grid, cv=2, error_score=-1.0)
     with warnings.catch_warnings():
@@ -154,18 +154,18 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "error", "named"), MISTAKES)
-def test_mistakes_are_named(options, error, named):
+def test_wrong_parameters_are_refused_by_name(options, error, named):
     with pytest.raises(error, match=named):
         _fitted(**options)
 
 
-def test_predicting_before_fitting():
+def test_predicting_before_a_fit_is_an_error():
     for method in ("predict", "predict_proba"):
         with pytest.raises(NotFittedError):
             getattr(RegularizedMLPClassifier(), method)(X)
 
 
-def test_predicting_after_a_first_fit_that_diverged():
+def test_predicting_after_a_first_fit_that_diverged_is_an_error():
     classifier = RegularizedMLPClassifier(**DIVERGING)
     with pytest.raises(DivergenceError):
         classifier.fit(X, Y)

@@ -1,4 +1,4 @@
-"""The fit loop: what a step sees, what is measured, how it ends, and early stopping."""
+"""The fit loop: steps, history, callbacks, Ctrl-C, early stopping, divergence, integer inputs, errors."""
 
 from __future__ import annotations
 
@@ -53,15 +53,20 @@ def _same(first, second):
     return all((value == second[name]).all() for name, value in first.items())
 
 
-def test_the_loop_by_hand():
-    """Each epoch a new permutation, each batch forward, loss, backward, step; then both sets in evaluation mode."""
+def test_fit_does_what_the_loop_by_hand_does():
+    """Each epoch: a new permutation; forward, loss, backward and step for each batch; then both sets evaluated."""
     network, by_hand = _network(), _network()
     history = _fit(network)
     optimizer, order, expected = AdamW(by_hand, 0.02), np.random.default_rng(4), History()
     for _ in range(3):
         by_hand.train()
         shuffled = order.permutation(33)
-        for rows in (shuffled[:8], shuffled[8:16], shuffled[16:24], shuffled[24:]):  # 33 = 4 * 8 + 1: no batch of one
+        for rows in (
+            shuffled[:8],
+            shuffled[8:16],
+            shuffled[16:24],
+            shuffled[24:],
+        ):  # no batch of one
             _, gradient = softmax_cross_entropy(by_hand(X[rows]), CLASSES[rows])
             by_hand.backward(gradient)
             optimizer.step()
@@ -88,9 +93,12 @@ def test_the_network_learns():
     assert not network.training
 
 
-def test_same_seed_same_bits_and_a_generator_goes_on():
+def test_a_seed_gives_the_same_bits():
     assert _fit(_network()) == _fit(_network())
     assert _fit(_network()) != _fit(_network(), seed=5)
+
+
+def test_a_generator_continues_its_stream_in_the_next_fit():
     two, one, order = _network(), _network(), np.random.default_rng(4)
     optimizer = AdamW(two, 0.02)
     _fit(two, 2, seed=order, optimizer=optimizer)
@@ -99,7 +107,7 @@ def test_same_seed_same_bits_and_a_generator_goes_on():
     assert _same(one.state_dict(), two.state_dict())
 
 
-def test_measuring_leaves_the_state_alone():
+def test_evaluate_and_predict_change_no_state():
     network = _network()
     network(X)
     before = network.state_dict()
@@ -108,7 +116,7 @@ def test_measuring_leaves_the_state_alone():
     assert _same(before, network.state_dict())
 
 
-def test_large_sets_are_measured_in_parts():
+def test_large_sets_are_evaluated_in_parts():
     x = RNG.normal(size=(9001, 6)).astype(np.float32)
     classes = RNG.integers(3, size=9001)
     network = _network().eval()
@@ -120,7 +128,7 @@ def test_large_sets_are_measured_in_parts():
 
 
 @pytest.mark.parametrize("shape", [(33,), (33, 1)])
-def test_binary_targets_with_smoothing(shape):
+def test_binary_targets_of_both_shapes_are_learned(shape):
     labels = (CLASSES[:33] > 0).astype(np.float32).reshape(shape)
     loss = functools.partial(binary_cross_entropy, label_smoothing=0.1)
     network = _network(outputs=1)
@@ -131,19 +139,27 @@ def test_binary_targets_with_smoothing(shape):
     assert history.train_loss[-1] == pytest.approx(loss(logits, labels.reshape(-1, 1))[0])
 
 
-def test_no_test_set_and_no_accuracy_are_nan():
+def test_without_a_test_set_its_figures_are_nan():
     history = _fit(_network(), 2, test=None)
     assert all(map(math.isnan, history.test_loss + history.test_acc + history.gap))
-    target = (X[:33, :3].copy(),) * 2
-    network = Sequential(Linear(3, 3, seed=1))
-    history = _fit(network, 2, target, target, mean_squared_error)
+
+
+REGRESSION = (X[:33, :3].copy(),) * 2
+
+
+def test_a_regression_has_no_accuracy():
+    history = _fit(Sequential(Linear(3, 3, seed=1)), 2, REGRESSION, REGRESSION, mean_squared_error)
     assert history.test_loss[1] < history.test_loss[0]
     assert all(map(math.isnan, history.train_acc))
-    history = _fit(network, 1, target, target, mean_squared_error, accuracy=lambda outputs, targets: 42.0)
+
+
+def test_accuracy_may_be_any_function():
+    network = Sequential(Linear(3, 3, seed=1))
+    history = _fit(network, 1, REGRESSION, REGRESSION, mean_squared_error, accuracy=lambda outputs, targets: 42.0)
     assert history.train_acc == [42.0]
 
 
-def test_inputs_of_any_shape():
+def test_inputs_may_have_any_shape():
     class Flatten(Linear):
         def forward(self, x):
             return super().forward(x.reshape(len(x), -1))
@@ -180,7 +196,7 @@ class _Log(Callback):
         self.calls.append(("end", state.epoch, state.network.training))
 
 
-def test_callbacks_are_called_in_turn():
+def test_callbacks_are_called_in_order():
     log, seen = _Log(), []
     _fit(_network(), 2, callbacks=[log, lambda state: seen.append((state.epoch, state.epochs, len(state.history)))])
     epoch = [("batch", -1, True)] * 4 + [("epoch", 0, False)] + [("batch", 0, True)] * 4 + [("epoch", 1, False)]
@@ -201,7 +217,7 @@ def test_a_callback_can_stop_the_fit_and_set_the_step_size():
 
 
 class _PressCtrlC(Callback):
-    """Ctrl-C after a number of batches, as often as asked for."""
+    """Presses Ctrl-C `times` times after a number of batches."""
 
     def __init__(self, batches, times=1):
         self.left, self.times = batches, times
@@ -215,7 +231,7 @@ class _PressCtrlC(Callback):
 
 @pytest.fixture
 def _sigint():
-    """Python's own handler, which a test run in the background of a shell does not have."""
+    """Sets Python's own handler, which tests in the background of a shell do not have."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -241,7 +257,7 @@ def test_a_second_ctrl_c_raises():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_handler_of_the_program_is_left_alone():
+def test_a_signal_handler_of_the_program_is_kept():
     pressed = []
     before = signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
     try:
@@ -251,7 +267,7 @@ def test_a_handler_of_the_program_is_left_alone():
     assert (pressed, len(history), history.interrupted) == ([1], 3, False)
 
 
-def test_a_fit_in_another_thread():
+def test_a_fit_in_another_thread_has_the_same_bits():
     results = []
     thread = threading.Thread(target=lambda: results.append(_fit(_network())))
     thread.start()
@@ -278,9 +294,9 @@ class _Terminal:
 def test_the_progress_bar_shows_the_figures(monkeypatch):
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setitem(sys.modules, "rich.console", None)  # makes its import fail: the plain bar
+    monkeypatch.setitem(sys.modules, "rich.console", None)  # its import fails, so the plain bar is used
     history = _fit(_network(), 2)
-    assert terminal.text == ""
+    assert terminal.text == "", "no bar unless it is wanted"
     _fit(_network(), 2, progress=True)
     assert "2/2" in terminal.text
     assert (
@@ -296,7 +312,7 @@ def test_the_progress_bar_shows_the_figures(monkeypatch):
 
 
 def _stopping_on(values, **options):
-    """Feed the figures of a fit to an EarlyStopping whose network counts the epochs in its weight."""
+    """Run EarlyStopping on these figures; the weight of the network counts the epochs."""
     network = Linear(1, 1, bias=False, seed=0)
     stopping = EarlyStopping(**options)
 
@@ -339,14 +355,14 @@ def test_early_stopping_keeps_the_best_epoch(values, options, best, run):
     )
 
 
-def test_nothing_but_nan_stops_and_keeps_the_network():
+def test_early_stopping_on_nan_alone_keeps_the_network():
     stopping, epochs, weight = _stopping_on([NAN] * 9, patience=3)
     assert (stopping.best_epoch, epochs, stopping.epochs_saved, weight) == (None, 3, 6, 2)
     assert math.isnan(stopping.best_value)
     assert "was NaN in every epoch" in str(stopping)
 
 
-def test_the_restored_state_has_running_statistics_and_dropout_offset():
+def test_early_stopping_restores_running_statistics_and_dropout_offset():
     states = []
     network, stopping = _network(), EarlyStopping(patience=2)
     history = _fit(network, 200, callbacks=[lambda state: states.append(state.network.state_dict()), stopping])
@@ -360,11 +376,16 @@ def test_the_restored_state_has_running_statistics_and_dropout_offset():
 
 
 @pytest.mark.usefixtures("_sigint")
-def test_the_best_state_comes_back_after_ctrl_c_and_a_second_fit_starts_anew():
+def test_the_best_state_is_restored_after_ctrl_c():
     network, stopping = _network(), EarlyStopping(patience=50, monitor="train_acc")
     history = _fit(network, 10, callbacks=[stopping, _PressCtrlC(18)])
     assert stopping.best_epoch == int(np.argmax(history.train_acc))
     assert evaluate(network, softmax_cross_entropy, TRAIN)[1] == max(history.train_acc)
+
+
+def test_early_stopping_starts_again_in_a_second_fit():
+    network, stopping = _network(), EarlyStopping(patience=50, monitor="train_acc")
+    _fit(network, 10, callbacks=[stopping])
     _fit(network, 1, callbacks=[stopping])
     assert stopping.best_epoch == 0
 
@@ -406,7 +427,7 @@ def test_a_fit_that_diverges_ends_with_finite_weights_and_outputs(network, optim
 
 
 class _Odd(Callback):
-    """Does something once, before batch ``batch`` of epoch ``epoch``."""
+    """Calls `do` once, before batch ``batch`` of epoch ``epoch``."""
 
     def __init__(self, epoch, batch, do):
         self.left, self.epoch, self.do = batch, epoch, do
@@ -425,7 +446,7 @@ def _with_nan(state, x):
     return x
 
 
-def test_weights_and_optimizer_are_those_before_the_step_that_was_not_taken():
+def test_a_divergence_leaves_weights_and_optimizer_before_its_step():
     network, by_hand = _plain(), _plain()
     optimizer, other, order = AdamW(network, 0.02), AdamW(by_hand, 0.02), np.random.default_rng(4)
     history = _diverging(
@@ -446,10 +467,14 @@ def test_weights_and_optimizer_are_those_before_the_step_that_was_not_taken():
     assert not network.training
 
 
-def test_a_divergence_goes_to_a_file_and_back(tmp_path):
+def test_a_divergence_is_saved_with_the_history(tmp_path):
     history = _diverging(_plain(), callbacks=[_Odd(1, 3, _with_nan)])
     history.to_json(tmp_path / "run.json")
     assert History.from_json(tmp_path / "run.json").diverged == history.diverged
+
+
+def test_a_divergence_with_another_key_is_refused(tmp_path):
+    _diverging(_plain(), callbacks=[_Odd(1, 3, _with_nan)]).to_json(tmp_path / "run.json")
     (tmp_path / "run.json").write_text((tmp_path / "run.json").read_text().replace('"epoch"', '"when"'))
     with pytest.raises(ValueError, match="is not a cregkit history"):
         History.from_json(tmp_path / "run.json")
@@ -459,7 +484,7 @@ def test_a_gradient_that_is_not_finite_ends_the_fit_before_its_step():
     def steep(outputs, targets):
         value, gradient = softmax_cross_entropy(outputs, targets)
         steep.calls += 1
-        if steep.calls == 4:  # two before training, to see that the targets suit
+        if steep.calls == 4:  # two calls before training check the targets
             gradient = np.full_like(gradient, np.inf)
         return value, gradient
 
@@ -470,7 +495,7 @@ def test_a_gradient_that_is_not_finite_ends_the_fit_before_its_step():
     assert _all_finite(network.state_dict())
 
 
-def test_running_statistics_that_are_not_finite_go_back_with_all_else():
+def test_running_statistics_that_are_not_finite_restore_the_last_epoch():
     network, states = _network(), []
     optimizer = AdamW(network, 0.02)
     callbacks = [
@@ -483,11 +508,11 @@ def test_running_statistics_that_are_not_finite_go_back_with_all_else():
     assert _same(optimizer.state_dict(), states[1][1])
 
 
-def test_an_update_that_overflows_unseen_by_the_loss_is_found_after_the_epoch():
+def test_an_overflow_that_the_loss_does_not_show_is_found_after_the_epoch():
     network = Sequential(Embedding(7, 3, seed=0))
 
     def huge(state, x):
-        state.network.layers[0].weight[6] = np.inf  # a token that no sample has
+        state.network.layers[0].weight[6] = np.inf  # a token in no sample
         return x
 
     ids = np.arange(32) % 6
@@ -500,7 +525,7 @@ def test_an_update_that_overflows_unseen_by_the_loss_is_found_after_the_epoch():
     assert _all_finite(network.state_dict())
 
 
-def test_what_a_callback_leaves_is_looked_at_too(tmp_path):
+def test_a_nan_that_a_callback_writes_is_found(tmp_path):
     def spoil(state):
         if state.epoch == 1:
             state.network.layers[0].weight[0, 0] = np.nan
@@ -523,15 +548,18 @@ def test_moments_that_overflow_are_found():
         value, gradient = softmax_cross_entropy(outputs, targets)
         return value, gradient * np.float32(1e25)
 
-    history = _diverging(network, loss=steep, optimizer=optimizer)  # squares of the gradient are inf, weights stay
+    history = _diverging(network, loss=steep, optimizer=optimizer)  # squares of the gradient overflow, weights do not
     assert history.diverged.what.startswith("after this step v.0.weight")
     assert _all_finite(optimizer.state_dict())
 
 
-def test_a_nan_in_the_data_or_the_first_weights_ends_the_fit_at_once():
+def test_a_nan_in_the_data_ends_the_fit_before_its_first_step():
     x = X.copy()
     x[:33, 2] = np.nan
     assert _diverging(_plain(), train=(x[:33], CLASSES[:33])).diverged == Divergence(0, 0, "the loss is nan")
+
+
+def test_a_nan_in_the_initial_weights_ends_the_fit_before_its_first_step():
     network = _plain()
     network.layers[0].weight[0, 0] = np.nan
     assert _diverging(network).diverged == Divergence(0, 0, "the loss is nan")
@@ -543,7 +571,7 @@ def test_a_nan_in_the_test_set_is_no_divergence():
     assert math.isnan(history.test_loss[-1])
 
 
-def test_early_stopping_gives_its_best_epoch_back_after_a_divergence():
+def test_early_stopping_restores_its_best_epoch_after_a_divergence():
     network, states, stopping = _network(), [], EarlyStopping(9, monitor="train_loss")
     watch = [lambda state: states.append(state.network.state_dict()), stopping, _Odd(2, 0, _with_nan)]
     _diverging(network, callbacks=watch)
@@ -551,14 +579,14 @@ def test_early_stopping_gives_its_best_epoch_back_after_a_divergence():
     assert _same(network.state_dict(), states[stopping.best_epoch])
 
 
-def test_a_callback_cannot_go_on_after_a_divergence():
+def test_a_callback_cannot_continue_after_a_divergence():
     def go_on(state):
         state.stop = False
 
     assert len(_diverging(_plain(), 9, callbacks=[go_on, _Odd(1, 0, _with_nan)])) == 2
 
 
-def test_the_step_by_hand_refuses_what_is_not_finite():
+def test_train_step_refuses_a_loss_or_gradient_that_is_not_finite():
     network = _plain()
     optimizer, before = AdamW(network), network.state_dict()
 
@@ -576,9 +604,12 @@ def test_the_step_by_hand_refuses_what_is_not_finite():
         assert optimizer.steps == 0
 
 
-def test_nan_is_no_answer_to_any_accuracy():
+def test_class_accuracy_counts_nan_as_wrong():
     logits = np.array([[np.nan, 0, 0], [1, 0, 0]], np.float32)
     assert class_accuracy(logits, np.array([0, 0])) == 50
+
+
+def test_binary_accuracy_counts_nan_as_wrong():
     logits, targets = np.array([np.nan, np.nan, 1], np.float32), np.array([0, 1, 1], np.float32)
     assert binary_accuracy(logits, targets) == pytest.approx(100 / 3)
 
@@ -640,7 +671,7 @@ def test_an_embedding_alone_is_fitted():
     assert history.train_loss[-1] < 1e-3
 
 
-def test_evaluation_sends_a_bounded_number_of_ids_through_the_network_at_once():
+def test_predict_sends_at_most_4096_ids_at_once():
     sizes = []
 
     class Watched(Embedding):
@@ -653,7 +684,7 @@ def test_evaluation_sends_a_bounded_number_of_ids_through_the_network_at_once():
     assert sum(sizes) == 100 * 300
 
 
-def test_inputs_that_the_layers_do_not_take_are_refused_before_training():
+def test_invalid_ids_are_refused_before_training():
     ids, labels = np.zeros((20, 6), np.int64), np.zeros((20, 6), np.int64)
     late = ids.copy()
     late[17, 4] = 11
@@ -669,8 +700,11 @@ def test_inputs_that_the_layers_do_not_take_are_refused_before_training():
         with pytest.raises(error, match=message):
             _fit(network, train=(x, labels), test=None)
         assert _same(network.state_dict(), before)
+
+
+def test_ids_for_a_network_of_floats_are_refused_before_training():
     with pytest.raises(TypeError, match="x must be a float32 array, got a int64 array"):
-        _fit(_plain(), train=(ids, CLASSES[:20]), test=None)
+        _fit(_plain(), train=(np.zeros((20, 6), np.int64), CLASSES[:20]), test=None)
 
 
 # Mistakes
@@ -711,19 +745,22 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "error", "named"), MISTAKES)
-def test_mistakes_are_named_before_training(options, error, named):
+def test_wrong_arguments_are_refused_by_name_before_training(options, error, named):
     with pytest.raises(error, match=named):
         _mistake(**options)
 
 
-def test_mistakes_of_early_stopping():
-    for options, named in (
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
         ({"patience": 0}, "patience"),
         ({"min_delta": -1}, "min_delta"),
         ({"monitor": "loss"}, "monitor must be one of 'train_loss'"),
-    ):
-        with pytest.raises(ValueError, match=named):
-            EarlyStopping(**options)
+    ],
+)
+def test_wrong_options_of_early_stopping_are_refused_by_name(options, named):
+    with pytest.raises(ValueError, match=named):
+        EarlyStopping(**options)
 
 
 def test_the_network_must_be_a_layer():

@@ -1,4 +1,4 @@
-"""The losses: their definitions, their gradients, PyTorch's numbers, and what they refuse."""
+"""The losses: definitions, gradients, the results of PyTorch, extreme logits, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _log_softmax(z):
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("targets", [CLASSES, SOFT], ids=["classes", "soft"])
-def test_softmax_cross_entropy_is_its_definition(targets, smoothing):
+def test_softmax_cross_entropy_follows_its_definition(targets, smoothing):
     t = np.eye(5)[targets] if targets.ndim == 1 else targets.astype(np.float64)
     t = (1 - smoothing) * t + smoothing / 5
     log_p = _log_softmax(LOGITS)
@@ -44,7 +44,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_are_the_slopes_of_the_losses(name):
+def test_gradients_match_finite_differences(name):
     loss, z = LOSSES[name]
     _, gradient = loss(z)
     for index in np.ndindex(z.shape):
@@ -56,7 +56,7 @@ def test_gradients_are_the_slopes_of_the_losses(name):
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_losses_are_those_of_pytorch(smoothing):
+def test_softmax_cross_entropy_has_the_results_of_pytorch(smoothing):
     torch = pytest.importorskip("torch")
     z = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     for targets in (CLASSES, SOFT):
@@ -66,17 +66,27 @@ def test_losses_are_those_of_pytorch(smoothing):
         loss, dlogits = softmax_cross_entropy(LOGITS, targets, label_smoothing=smoothing)
         assert loss == pytest.approx(theirs.item(), rel=1e-12)
         np.testing.assert_allclose(dlogits, gradient.numpy(), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_binary_cross_entropy_has_the_results_of_pytorch(smoothing):
+    torch = pytest.importorskip("torch")
+    z = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     smoothed = torch.tensor(BITS.astype(np.float64) * (1 - smoothing) + 0.5 * smoothing)
     theirs = torch.nn.BCEWithLogitsLoss()(z, smoothed)
     (gradient,) = torch.autograd.grad(theirs, z)
     loss, dlogits = binary_cross_entropy(LOGITS, BITS, label_smoothing=smoothing)
     assert loss == pytest.approx(theirs.item(), rel=1e-12)
     np.testing.assert_allclose(dlogits, gradient.numpy(), rtol=1e-7, atol=1e-12)
-    squares = torch.nn.MSELoss()(z, torch.tensor(SOFT.astype(np.float64)))
+
+
+def test_mean_squared_error_has_the_result_of_pytorch():
+    torch = pytest.importorskip("torch")
+    squares = torch.nn.MSELoss()(torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(SOFT.astype(np.float64)))
     assert mean_squared_error(LOGITS, SOFT)[0] == pytest.approx(squares.item(), rel=1e-12)
 
 
-def test_softmax_of_two_classes_is_the_binary_loss():
+def test_softmax_of_two_classes_gives_the_binary_loss():
     pair = np.stack([np.zeros(7, np.float32), LOGITS[:, 0]], axis=1)
     two = softmax_cross_entropy(pair, BITS[:, 0].astype(np.int64), label_smoothing=0.2)
     one = binary_cross_entropy(LOGITS[:, 0], BITS[:, 0], label_smoothing=0.2)
@@ -94,11 +104,15 @@ def test_rows_may_have_several_axes():
         loss, dlogits = softmax_cross_entropy(logits, targets, label_smoothing=0.1)
         assert loss == wanted[0]
         np.testing.assert_array_equal(dlogits, wanted[1].reshape(logits.shape))
+
+
+def test_flat_targets_for_rows_of_several_axes_are_refused():
+    logits, classes = np.zeros((4, 3, 2, 5), np.float32), np.zeros((4, 3, 2), np.int64)
     with pytest.raises(ValueError, match=r"targets must have shape \(4, 3, 2\), one for each row, got \(24,\)"):
         softmax_cross_entropy(logits, classes.ravel())
 
 
-def test_logits_where_exp_overflows():
+def test_logits_whose_exp_overflows_give_the_exact_loss():
     z = np.array([[3e38, -3e38, 0.0], [0.0, 1e4, 0.0]], dtype=np.float32)
     assert softmax_cross_entropy(z, np.array([0, 1]))[0] == 0
     loss, dlogits = softmax_cross_entropy(z, np.array([0, 0]))
@@ -106,14 +120,14 @@ def test_logits_where_exp_overflows():
     np.testing.assert_array_equal(dlogits, [[0, 0, 0], [-0.5, 0.5, 0]])
 
 
-def test_a_class_ruled_out_costs_nothing():
+def test_a_logit_of_minus_infinity_excludes_its_class():
     z = np.array([[0.0, -np.inf, 0.0]], dtype=np.float32)
     assert softmax_cross_entropy(z, np.array([2]))[0] == pytest.approx(math.log(2))
     assert softmax_cross_entropy(z, np.array([1]))[0] == math.inf
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_diverged_network_has_no_finite_loss_and_no_warning(value):
+def test_logits_that_are_not_finite_give_no_finite_loss_and_no_warning(value):
     z = np.full((2, 3), value, dtype=np.float32)
     ones = np.ones((2, 3), dtype=np.float32)
     for loss, _ in (softmax_cross_entropy(z, np.array([0, 1])), mean_squared_error(z, ones)):
@@ -144,6 +158,6 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
-def test_mistakes_are_named(mistake, error, named):
+def test_wrong_arguments_are_refused_by_name(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()

@@ -1,4 +1,4 @@
-"""The loss, the data, and the network: gradients, training, and what each regularisation touches."""
+"""RegularizedNetwork: its loss and data, gradients, training, and what weight decay changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGURATIONS = {
 
 
 class _WithLoss(RegularizedNetwork):
-    """The network with its loss on top, as one function to differentiate: the mean loss, times dy."""
+    """The network followed by its loss, as one layer with one output."""
 
     targets = TRAIN[1][:9, None]
 
@@ -37,7 +37,7 @@ class _WithLoss(RegularizedNetwork):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_gradients_of_the_whole_network(name, training):
+def test_gradients_of_the_whole_network_match_finite_differences(name, training):
     network = _WithLoss(8, seed=3, **CONFIGURATIONS[name])
     rng = np.random.default_rng(0)
     network.load_state_dict(
@@ -50,7 +50,7 @@ def test_gradients_of_the_whole_network(name, training):
     assert_gradients(network, TRAIN[0][:9])
 
 
-def test_loss_equals_its_definition():
+def test_the_loss_follows_its_definition():
     z = np.array([-2.0, 0.0, 0.5, 3.0], dtype=np.float32)
     t = np.array([0.0, 1.0, 0.25, 1.0], dtype=np.float32)
     s = 1 / (1 + np.exp(-z.astype(np.float64)))
@@ -60,7 +60,7 @@ def test_loss_equals_its_definition():
     assert dlogits.dtype == np.float32
 
 
-def test_loss_holds_at_logits_where_the_definition_overflows():
+def test_the_loss_is_exact_where_its_definition_overflows():
     z = np.array([3e38, -3e38, 30.0], dtype=np.float32)
     loss, dlogits = binary_cross_entropy(z, np.array([1, 0, 1], dtype=np.float32))
     assert loss == pytest.approx(math.log1p(math.exp(-30)) / 3, rel=1e-12)
@@ -68,20 +68,27 @@ def test_loss_holds_at_logits_where_the_definition_overflows():
     assert binary_cross_entropy(z, np.array([0, 0, 1], dtype=np.float32))[0] == pytest.approx(1e38, rel=1e-6)
 
 
-def test_circle_data():
+def test_circle_data_are_float32_points_labelled_by_the_circle():
     points, labels = circle_data()
     assert (points.shape, points.dtype, labels.shape, labels.dtype) == ((200, 2), np.float32, (200,), np.float32)
     assert np.abs(points).max() <= 2
     np.testing.assert_array_equal(labels, points[:, 0] ** 2 + points[:, 1] ** 2 < 1.5)
-    points, labels = circle_data(20_000, seed=0)
+
+
+def test_circle_data_have_the_share_of_the_circle_within():
+    _, labels = circle_data(20_000, seed=0)
     assert abs(labels.mean() - 1.5 * math.pi / 16) < 0.01
+
+
+def test_noise_flips_its_share_of_labels_alone():
+    points, labels = circle_data(20_000, seed=0)
     noisy_points, noisy = circle_data(20_000, seed=0, noise=0.1)
     np.testing.assert_array_equal(noisy_points, points)
     assert abs((noisy != labels).mean() - 0.1) < 0.01
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_same_seed_same_history(name):
+def test_a_seed_gives_the_same_history(name):
     def history(seed):
         return RegularizedNetwork(8, seed=seed, **CONFIGURATIONS[name]).fit(TRAIN, TEST, 3, batch_size=7)
 
@@ -89,7 +96,7 @@ def test_same_seed_same_history(name):
     assert history(5) != history(6)
 
 
-def test_networks_that_differ_in_regularisation_start_alike():
+def test_initial_weights_and_order_do_not_depend_on_the_regularisation():
     plain = RegularizedNetwork(8, seed=5)
     dropped = RegularizedNetwork(8, seed=5, dropout_p=0.5, weight_decay=0.1, norm="batch")
     np.testing.assert_array_equal(plain.layers[0].weight, dropped.layers[0].weight)
@@ -107,13 +114,15 @@ def test_the_network_learns_the_circle():
     assert probability[0] > 0.9 > 0.1 > probability[1]
 
 
+def test_on_epoch_is_called_after_each_epoch():
+    seen = []
+    RegularizedNetwork(8).fit(TRAIN, TEST, 4, on_epoch=lambda epoch, so_far: seen.append((epoch, len(so_far))))
+    assert seen == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
 def test_history_is_an_evaluation_of_both_sets():
     network = RegularizedNetwork(8, dropout_p=0.5, norm="batch")
-    seen = []
-    history = network.fit(
-        TRAIN, TEST, 4, batch_size=8, on_epoch=lambda epoch, so_far: seen.append((epoch, len(so_far)))
-    )
-    assert seen == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    history = network.fit(TRAIN, TEST, 4, batch_size=8)
     assert (history.train_loss[-1], history.train_acc[-1]) == network.evaluate(TRAIN)
     assert (history.test_loss[-1], history.test_acc[-1]) == network.evaluate(TEST)
     assert history.gap == [a - b for a, b in zip(history.train_acc, history.test_acc, strict=True)]
@@ -121,7 +130,7 @@ def test_history_is_an_evaluation_of_both_sets():
     assert history.test_acc[-1] == pytest.approx(100 * ((probability >= 0.5) == (TEST[1] == 1)).mean())
 
 
-def test_evaluation_and_prediction_leave_the_state_alone():
+def test_evaluation_and_prediction_change_no_state():
     network = RegularizedNetwork(8, dropout_p=0.5, norm="batch")
     before = network.state_dict()
     network.evaluate(TEST)
@@ -130,8 +139,8 @@ def test_evaluation_and_prediction_leave_the_state_alone():
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_weight_decay_touches_weights_alone():
-    """With targets equal to the predictions there is no gradient: what moves, moves by decay."""
+def test_weight_decay_changes_weights_alone():
+    """Targets equal to the predictions give no gradient: only decay changes parameters."""
     network = RegularizedNetwork(4, norm="batch").eval()
     for parameter in network.parameters():
         parameter.value[...] += 0.25
@@ -143,7 +152,7 @@ def test_weight_decay_touches_weights_alone():
         np.testing.assert_allclose(parameter.value, factor * before[parameter.name], rtol=0, atol=1e-6)
 
 
-def test_a_step_is_sgd():
+def test_a_step_follows_sgd():
     network = RegularizedNetwork(4)
     x, targets = TRAIN[0][:8], TRAIN[1][:8, None]
     before = {parameter.name: parameter.value.copy() for parameter in network.parameters()}
@@ -188,7 +197,7 @@ def test_a_saved_network_predicts_the_same(tmp_path):
     np.testing.assert_array_equal(other.predict_proba(TEST[0]), network.predict_proba(TEST[0]))
 
 
-def test_history_records():
+def test_record_appends_to_every_list_of_the_history():
     history = History()
     history.record((0.5, 90.0), (0.75, 80.0))
     assert history == History([0.5], [90.0], [0.75], [80.0], [10.0])
@@ -221,12 +230,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
-def test_mistakes_are_named(mistake, error, named):
+def test_wrong_arguments_are_refused_by_name(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()
 
 
-def test_a_network_that_diverges_says_so_and_keeps_answers():
+def test_a_network_that_diverges_warns_and_predicts_finite_numbers():
     network = RegularizedNetwork(lr=1e30, seed=0)
     with pytest.warns(DivergenceWarning, match=r"epoch 0, step \d+"):
         history = network.fit(TRAIN, TEST, 20)

@@ -1,4 +1,4 @@
-"""Optimisers: PyTorch's steps, what decays, and state that goes on where it was saved."""
+"""Optimisers: the steps of PyTorch, what decays, saved state, and steps that cannot be taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cregkit.layers import LayerNorm, Linear, ReLU, Sequential
 from cregkit.train import SGD, Adam, AdamW
 
 STEPS = 100
-# Of each array's largest magnitude: each step rounds weight, moments and change to float32, by up to 2**-24 each.
+# Relative to the largest magnitude of an array: each step rounds to float32, by up to 2**-24.
 TOLERANCE = STEPS * 2.0**-24
 
 OPTIMIZERS = {
@@ -36,7 +36,7 @@ def _made(name, seed=1):
 
 
 def _give_gradients(network, step):
-    """Set gradients that depend on the step alone, of very different sizes."""
+    """Set gradients of very different sizes that depend on the step alone."""
     rng = np.random.default_rng(step)
     for layer in network.layers:
         for name in layer._parameters:
@@ -45,7 +45,7 @@ def _give_gradients(network, step):
 
 
 @each_optimizer
-def test_a_hundred_steps_are_those_of_pytorch(name):
+def test_a_hundred_steps_have_the_results_of_pytorch(name):
     torch = pytest.importorskip("torch")
     network, optimizer = _made(name)
     kind, options = OPTIMIZERS[name]
@@ -72,7 +72,7 @@ def test_a_hundred_steps_are_those_of_pytorch(name):
 
 
 @each_optimizer
-def test_a_step_is_that_of_the_oracle(name):
+def test_a_step_has_the_result_of_the_oracle(name):
     network, optimizer = _made(name)
     _give_gradients(network, 0)
     kind, options = OPTIMIZERS[name]
@@ -83,7 +83,7 @@ def test_a_step_is_that_of_the_oracle(name):
             options.get("weight_decay", 0.01 if kind is AdamW else 0.0) if parameter.name.endswith("weight") else 0.0
         )
         if kind is SGD:
-            oracle.sgd_step(w, parameter.grad, options["lr"], weight_decay=decay)  # from rest, momentum changes nothing
+            oracle.sgd_step(w, parameter.grad, options["lr"], weight_decay=decay)  # a first step has no momentum
         else:
             others = {key: options[key] for key in ("betas", "eps") if key in options}
             m, v = np.zeros_like(w), np.zeros_like(w)
@@ -116,11 +116,15 @@ def test_lr_can_be_set_between_steps_and_by_group():
         change = parameter.value - before[parameter.name]
         rate = 0.25 if parameter.decay else 0.0
         np.testing.assert_allclose(change, -rate * parameter.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_negative_lr_is_refused():
+    optimizer = SGD(_network(), 0.5)
     with pytest.raises(ValueError, match="lr"):
         optimizer.lr = -1
 
 
-def test_an_optimizer_of_one_layer_leaves_the_others():
+def test_an_optimizer_of_one_layer_changes_that_layer_alone():
     network = _network()
     optimizer = Adam(network.layers[-1])
     before = network.state_dict()
@@ -137,7 +141,7 @@ def _run(network, optimizer, steps):
 
 
 @each_optimizer
-def test_a_loaded_optimizer_goes_on_with_the_same_bits(name):
+def test_a_loaded_optimizer_continues_with_the_same_bits(name):
     network, optimizer = _made(name)
     _run(network, optimizer, range(3))
     optimizer.lr *= 0.5
@@ -189,7 +193,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "error", "named"), MISTAKES)
-def test_mistakes_are_named(mistake, error, named):
+def test_wrong_arguments_are_refused_by_name(mistake, error, named):
     with pytest.raises(error, match=named):
         mistake()
 
@@ -259,8 +263,9 @@ def test_a_step_that_cannot_be_taken_whole_changes_nothing(what, name):
     assert optimizer.steps == 2
 
 
-def test_errors_of_a_step_name_what_is_wrong():
-    for what, message in (
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
         ("lr of the second group", r"groups\[1\]\.lr must be finite and at least 0, got nan"),
         ("lr beyond float32", r"groups\[1\]\.lr must be finite in float32, got 1e\+39"),
         ("gradient of NaN", r"the gradient of 3\.bias is not finite"),
@@ -268,12 +273,14 @@ def test_errors_of_a_step_name_what_is_wrong():
         ("read-only bias", r"3\.bias must be writeable, got a read-only array"),
         ("layer put in", r"network must have the parameters .* got .* 4\.weight, 4\.bias"),
         ("groups without a name", r"groups must hold .* 0\.bias"),
-    ):
-        network, optimizer = _made("adamw")
-        _give_gradients(network, 0)
-        BROKEN[what](network, optimizer)
-        with pytest.raises(ValueError, match=message):
-            optimizer.step()
+    ],
+)
+def test_an_error_of_a_step_names_what_is_wrong(what, message):
+    network, optimizer = _made("adamw")
+    _give_gradients(network, 0)
+    BROKEN[what](network, optimizer)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
 
 
 def test_momentum_cannot_be_switched_on_without_its_velocity():
@@ -288,7 +295,7 @@ def test_momentum_cannot_be_switched_on_without_its_velocity():
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
 @pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
-def test_rates_that_no_optimizer_has_are_not_loaded(name, value):
+def test_invalid_rates_and_steps_are_not_loaded(name, value):
     network, optimizer = _made("adam")
     _run(network, optimizer, range(2))
     before = optimizer.state_dict()
