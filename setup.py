@@ -25,23 +25,33 @@ KERNELS = [
 ]  # fmt: skip
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))
-CYTHON_HEADERS = sorted(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))
+CYTHON_HEADERS = sorted({"cregkit/kernels/_csrc.pxd", *(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))})
 
 
-KERNEL = re.compile(r"^CREG_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)\)", re.MULTILINE)
-TABLE = """# Made by setup.py from csrc/kernels.def.
+DECLARATIONS = """# The C contract: made by setup.py from csrc/cregkit.h and csrc/kernels.def.
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+
 cdef extern from "cregkit.h" nogil:
-    ctypedef struct creg_kernels:
-        const char *isa
 """
 
 
-def declare_kernels():
-    """Write the table's declaration for Cython, unless it is there already."""
-    target = Path("cregkit/kernels/_kernels.pxi")
-    kernels = KERNEL.findall(Path("csrc/kernels.def").read_text())
-    lines = [f"        {result} (*{name})({' '.join(args.split())}) noexcept nogil\n" for result, name, args in kernels]
-    text = TABLE + "".join(lines)
+def declare_c():
+    """Write _csrc.pxd, the constants, records and kernels of the C contract, unless it is up to date."""
+    header = re.sub(r"/\*.*?\*/", "", Path("csrc/cregkit.h").read_text(), flags=re.DOTALL)
+    text = DECLARATIONS
+    for names in re.findall(r"enum \{(.*?)\};", header, re.DOTALL):
+        text += "".join(f"    const int {name}\n" for name in re.findall(r"CREG_\w+", names))
+    for fields, name in re.findall(r"typedef struct \{([^{}#]*)\} (\w+);", header):
+        text += f"\n    ctypedef struct {name}:\n"
+        for base, declarators in re.findall(r"((?:const |unsigned )?\w+) ([^;]+);", fields):
+            text += "".join(f"        {base} {declarator.strip()}\n" for declarator in declarators.split(","))
+    text += "\n    ctypedef struct creg_kernels:\n        const char *isa\n"
+    kernels = re.findall(r"^CREG_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)\)", Path("csrc/kernels.def").read_text(), re.M)
+    for result, name, arguments in kernels:
+        text += f"        {result} (*{name})({' '.join(arguments.split())}) noexcept nogil\n"
+    target = Path("cregkit/kernels/_csrc.pxd")
     if not target.exists() or target.read_text() != text:
         target.write_text(text)
 
@@ -180,7 +190,7 @@ class SourceArchive(sdist):
         ]
         for pattern in patterns:
             files.extend(str(path) for path in Path().glob(pattern) if path.suffix != ".pyc")
-        generated = (".c", ".pxi")
+        generated = (".c", "_csrc.pxd")
         files.files = [p for p in files.files if not (p.endswith(generated) and Path(p).parts[0] == "cregkit")]
         files.remove_duplicates()
         super().make_distribution()
@@ -198,7 +208,7 @@ def extension(name, sources=()):
     )
 
 
-declare_kernels()
+declare_c()
 setup(
     ext_modules=cythonize(
         [extension("_runtime", C_SOURCES), *[extension(name) for name in KERNELS]],

@@ -144,10 +144,6 @@ CREG_INLINE double chunk_count(batch_chunk chunk)
     return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0);
 }
 
-/* v_load_part() that becomes a plain load where `left` is literal: the arithmetic takes a plain load from memory as its
- * operand, a masked one with AVX-512 not. */
-CREG_INLINE vf load_left(const float *p, ptrdiff_t left) { return left >= CREG_W ? v_load(p) : v_load_part(p, left); }
-
 /* ---- sums of a chunk's columns: of d and d^2 about a provisional mean hi, or of dy and dy * d about hi + lo ---- */
 
 typedef struct {
@@ -193,8 +189,8 @@ CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t 
         const shifted ctx = {x, hi};
         t = rows_terms(shifted_terms, &ctx, rows, o->stride, j, cut);
     }
-    v_put_part(o->a + j, v_add(load_left(o->a + j, left), t.a), left, 0);
-    v_put_part(o->b + j, v_add(load_left(o->b + j, left), t.b), left, 0);
+    v_put_part(o->a + j, v_add(v_load_part(o->a + j, left), t.a), left, 0);
+    v_put_part(o->b + j, v_add(v_load_part(o->b + j, left), t.b), left, 0);
 }
 
 CREG_INLINE void add_rows(const columns *o, ptrdiff_t i, int rows, int grad)
@@ -423,12 +419,12 @@ CREG_INLINE channel load_channels(const creg_channels *ch, ptrdiff_t c, ptrdiff_
 {
     const vf none = v_set1(0.0f);
     channel v = {.bias = none, .k1 = none, .k2 = none};
-    v.hi = load_left(ch->hi + c, left), v.lo = load_left(ch->lo + c, left);
-    v.scale = load_left(ch->scale + c, left);
+    v.hi = v_load_part(ch->hi + c, left), v.lo = v_load_part(ch->lo + c, left);
+    v.scale = v_load_part(ch->scale + c, left);
     if (grad)
-        v.k1 = load_left(ch->k1 + c, left), v.k2 = load_left(ch->k2 + c, left);
+        v.k1 = v_load_part(ch->k1 + c, left), v.k2 = v_load_part(ch->k2 + c, left);
     else
-        v.bias = load_left(ch->bias + c, left);
+        v.bias = v_load_part(ch->bias + c, left);
     return v;
 }
 
@@ -441,9 +437,9 @@ CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
 /* Elements [at, at + CREG_W), or the `left` that are left. */
 CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, const channel *c, int grad, int stream)
 {
-    vf v = v_sub(v_sub(load_left(t->x + at, left), c->hi), c->lo);
+    vf v = v_sub(v_sub(v_load_part(t->x + at, left), c->hi), c->lo);
     if (grad)
-        v = v_mul(v_sub(v_sub(load_left(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
+        v = v_mul(v_sub(v_sub(v_load_part(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
     else
         v = v_add(v_mul(v, c->scale), c->bias);
     v_put_part(t->out + at, v, left, stream);

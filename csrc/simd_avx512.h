@@ -18,8 +18,18 @@ CREG_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
 CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm512_maskz_loadu_ps(w, p); }
 CREG_INLINE vf v_only(vf a, vw w) { return _mm512_maskz_mov_ps(w, a); }
-CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return v_load_window(p, v_window(n)); }
-CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n) { _mm512_mask_storeu_ps(p, v_window(n), a); }
+/* GCC keeps a mask of ones: literal full widths take no mask. */
+CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
+{
+    return __builtin_constant_p(n) && n >= CREG_W ? v_load(p) : v_load_window(p, v_window(n));
+}
+CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
+{
+    if (__builtin_constant_p(n) && n >= CREG_W)
+        v_store(p, a);
+    else
+        _mm512_mask_storeu_ps(p, v_window(n), a);
+}
 
 CREG_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 CREG_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
