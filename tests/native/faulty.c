@@ -1,5 +1,6 @@
-/* Tables with one faulty kernel: tests/native/test_native.py checks that the driver detects it. The driver is compiled
- * with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on scale's arguments. */
+/* Tables with one kernel that does what no kernel may, for tests/native/test_native.py to see that the driver notices: the
+ * driver is compiled with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on scale's arguments.
+ */
 #include "cregkit.h"
 
 static void faulty_scale(const creg_kernels *right, int rank, const float *x, float *y, ptrdiff_t n, float factor,
