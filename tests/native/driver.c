@@ -1,11 +1,11 @@
-/* Every kernel of every table this CPU runs, against pages that must not be touched, on all short lengths and around
- * the sizes where the code changes course: the same bits from all, and from in place and streamed calls.
+/* Runs every kernel of every table of this CPU beside guard pages, on all short lengths and around the sizes where the
+ * code branches. All tables must give the same bits, also in place and with non-temporal stores.
  *
  *     driver LENGTHS THREADS [OP]     LENGTHS: all, few (for emulators), smoke (for valgrind);
- *                                     THREADS: 1 to 16; OP: this one only
+ *                                     THREADS: 1 to 16; OP: only this op
  *
- * Prints one line per op: its name, the hash of all its results, how many trials it had, and the tables. Exit code 0; 1
- * where two trials that must agree do not, or a sentinel changed; 3 where a page was touched that must not be. */
+ * Prints one line per op: its name, the hash of all its results, the number of trials, and the tables. Exit code 1: two
+ * trials disagree, or a sentinel changed. Exit code 3: a guard page was accessed. Exit code 0: neither. */
 #define _GNU_SOURCE
 #include "float_mode.h"
 #include "trials.h"
@@ -37,7 +37,7 @@ static int n_tables(void)
     return n;
 }
 
-/* All ways to run one trial: each must give the first one's hash. Returns how many agreed, or -1. */
+/* Runs one trial in all ways: each must give the hash of the first. Returns how many agree, or -1. */
 static int all_ways(const op *o, trial base, uint64_t *hash)
 {
     int trials = 0;

@@ -1,5 +1,5 @@
-/* Every kernel of a table called as cregkit/kernels/ calls it, on inputs that are the same on every machine, and a hash
- * of all that came out. */
+/* Calls every kernel of a table as cregkit/kernels/ does, on inputs that are the same on every machine, and hashes all
+ * results. */
 #ifndef TRIALS_H
 #define TRIALS_H
 
@@ -11,13 +11,13 @@
 
 typedef enum { ORDINARY, OFFSET, HUGE_VALUES, TINY_VALUES, SPECIAL, KINDS } kind;
 
-/* One trial: which kernels on what. rows and n mean what the op makes of them. */
+/* One trial: kernels and their inputs. Each op derives its shape from rows and n. */
 typedef struct {
     const creg_kernels *kernels;
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
-    int stream;   /* how outputs are written: 0, not around the cache; some ops know two such ways */
+    int stream;   /* how outputs are stored. 0: without non-temporal stores; some ops have two ways with them */
     int in_place; /* the output is the input */
     uint64_t seed, hash;
     double p, eps;
@@ -77,7 +77,7 @@ static float *positive_input(ptrdiff_t n) /* in [1/2, 3/2) */
     return a;
 }
 
-/* What a kernel changes in place. */
+/* An array that a kernel changes in place. */
 static float *changed(ptrdiff_t n, kind values)
 {
     float *a = take(sizeof(float) * (size_t)n, 0);
@@ -94,7 +94,7 @@ static void hash_word(trial *t, uint64_t word) /* FNV-1a over whole words */
     t->hash ^= t->hash >> 29;
 }
 
-/* NaN is NaN: its sign and payload are not part of the promise. */
+/* All NaN have one hash, because their sign and payload are not promised. */
 static void hash_floats(trial *t, const float *a, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -247,7 +247,7 @@ static void rows_trial(trial *t, int kind)
     n->dy = input(size, ORDINARY);
     n->y = t->in_place ? x : floats(size);
     take_statistics(n);
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
     parallel_for(norm_chunk, &a, a.chunks);
@@ -279,7 +279,7 @@ static creg_dropout dropout_of(const trial *t)
 
 enum { TILED_ROWS = 8 };
 
-/* Plain trials drop nothing, those of tiny values everything, as p = 0 and p = 1 do. */
+/* Plain trials have p = 0, trials of tiny values p = 1. */
 static void residual_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -354,7 +354,7 @@ static void wide_grad_tile(void *args, ptrdiff_t i)
     a->kernels->wide_grad_tile(&a->n, i);
 }
 
-/* Plain trials are of a norm by itself, those of tiny values drop everything. */
+/* Plain trials compute the norm without dropout or addition; trials of tiny values drop all elements. */
 static void wide_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -384,7 +384,7 @@ static void wide_trial(trial *t, int kind)
         n->dropout = &dropout;
         n->dropped = floats(size);
     }
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
     parallel_for(wide_sums, &a, n->rows * a.panels);
@@ -411,7 +411,7 @@ static void wide_trial(trial *t, int kind)
 static void wide_layer_norm_trial(trial *t) { wide_trial(t, CREG_LAYER_NORM); }
 static void wide_rms_norm_trial(trial *t) { wide_trial(t, CREG_RMS_NORM); }
 
-/* ---- batch norm: a chunk a task, channels in two halves ---- */
+/* ---- batch norm: one chunk per task, channels in two halves ---- */
 
 static creg_channels new_channels(ptrdiff_t c)
 {
@@ -663,8 +663,8 @@ static void sample_uniform_trial(trial *t)
     hash_doubles(t, a.uniform, t->n);
 }
 
-/* One image with channels first, one with channels last; `y` like `x`, but for a crop, which has a row and three
- * columns more. */
+/* One image with channels first, one with channels last. `y` has the shape of `x`; a crop has one row and three columns
+ * more. */
 static void image_trial(trial *t, block_task *task, int crop, int paste)
 {
     for (int last = 0; last < 2; last++) {
@@ -720,7 +720,7 @@ static void are_colours_trial(trial *t)
     protect(PROT_READ | PROT_WRITE);
 }
 
-/* ---- column sums that float32 may not hold, and gain and bias in float64 ---- */
+/* ---- column sums that may overflow float32, and gain and bias in float64 ---- */
 
 static void column_sums_trial(trial *t)
 {
@@ -759,13 +759,13 @@ static void column_sums_trial(trial *t)
     hash_sums(t, n);
 }
 
-/* ---- all of them ---- */
+/* ---- the list of ops ---- */
 
 typedef struct {
     const char *name;
     void (*run)(trial *t);
     int in_place; /* whether the output may be the input */
-    int streams;  /* how many values of stream there are */
+    int streams;  /* the number of values of stream */
 } op;
 
 static const op ops[] = {
@@ -800,8 +800,7 @@ static const op ops[] = {
 };
 enum { OPS = sizeof ops / sizeof *ops };
 
-/* Runs the trial on the same inputs each time. Returns whether every sentinel is as it was; the hash is in the trial.
- */
+/* Runs the trial on the same inputs each time, and stores its hash. Returns whether every sentinel is unchanged. */
 static int run_trial(const op *o, trial *t)
 {
     random_state = t->seed;
