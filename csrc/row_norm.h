@@ -147,7 +147,7 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     const int centred = f.kind == CREG_LAYER_NORM, stream = n->stream;
     float *y = n->y + first * cols;
     short_rows found[2];
-    if (centred && batches) layer_norm_short_shift(x, cols, &rest, found);
+    if (centred) layer_norm_short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
         short_rows *s = centred ? found + k % 2 : found;
         if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
@@ -178,7 +178,7 @@ CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const 
 {
     const ptrdiff_t batches = is_short(n->cols) ? rows / CREG_BATCH : 0, done = batches * CREG_BATCH;
     const ptrdiff_t at = done * n->cols;
-    norm_batches(f, n, x, fetch, first, batches);
+    if (batches) norm_batches(f, n, x, fetch, first, batches);
     norm_single_rows(f, n, x + at, AT(fetch, at), first + done, rows - done);
 }
 

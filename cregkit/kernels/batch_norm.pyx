@@ -317,7 +317,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * shape.c, cnp.NPY_FLOAT64)
-    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
+    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), bool(unbiased)
     a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.batch.summed.chunks * shape.c
     a.batch.mean, a.var, a.batch.rstd = doubles(mean), doubles(var), doubles(rstd)
     a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)

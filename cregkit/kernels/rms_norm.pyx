@@ -106,4 +106,4 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     >>> dx.round(3), dgamma.round(3)
     (array([[ 0.353, -0.024, -0.037, -0.049]], dtype=float32), array([0.365, 0.   , 0.   , 0.   ], dtype=float32))
     """
-    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)[:2]
+    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)

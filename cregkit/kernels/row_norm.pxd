@@ -16,7 +16,7 @@ cdef int run_backward(creg_norm *n) except -1
 cdef cnp.ndarray row_statistic(cnp.ndarray x)
 
 # The whole ops, from their arguments. Forward returns y and fills mean and rstd, if they are given; backward returns
-# dx, dgamma and dbeta.
+# dx, dgamma and, for layer norm, dbeta.
 cdef cnp.ndarray norm_forward(int kind, cnp.ndarray x, object gamma, object beta, object eps, object out,
                               cnp.ndarray mean, cnp.ndarray rstd)
 cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object out)

@@ -114,4 +114,4 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
     n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gamma_), doubles(mean_), doubles(rstd_)
     n.dx, n.dgamma, n.dbeta = floats(dx), floats(dgamma), floats(dbeta)
     run_backward(&n)
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta) if centred else (dx, dgamma)

@@ -430,19 +430,25 @@ static creg_channels new_channels(ptrdiff_t c)
     return ch;
 }
 
-static void halve(creg_cut *cut, ptrdiff_t c)
+static void halve(creg_cut *cut, ptrdiff_t c, ptrdiff_t chunk_step)
 {
-    cut->chunk_step = 1;
+    cut->chunk_step = chunk_step;
     cut->channel_step = (c + 1) / 2;
-    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * cut->chunks;
+    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * (cut->chunks / chunk_step);
 }
 
+/* In place, a task takes whole channels. Without gamma, affine has a loop of its own, as in a shared batch. */
 static void plan(const trial *t, creg_batch *b, int sums)
 {
+    b->shared = t->plain && !t->in_place;
     t->kernels->batch_norm_plan(b, sums);
-    halve(&b->summed, b->shape.c);
+    b->whole = t->in_place;
+    halve(&b->summed, b->shape.c, b->whole ? b->summed.chunks : 1);
     b->written = b->summed;
-    halve(&b->channelwise, b->shape.c);
+    if (b->whole)
+        b->channelwise = b->summed;
+    else
+        halve(&b->channelwise, b->shape.c, 1);
     b->channels = new_channels(b->shape.c);
 }
 
@@ -459,11 +465,21 @@ static void batch_forward(trial *t, creg_batch_norm *a)
         a->var = doubles(c);
         a->chunk_mean = doubles(b->summed.chunks * c);
         a->chunk_m2 = doubles(b->summed.chunks * c);
-        parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
     }
-    parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
-    if (training) hash_doubles(t, a->var, c);
-    parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
+    if (b->whole)
+        parallel_for(t->kernels->batch_norm_whole, a, b->summed.tasks);
+    else {
+        if (training) parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
+        parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
+        if (b->shared) parallel_for(t->kernels->batch_norm_affine, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
+    }
+    if (training) {
+        a->running_mean = changed(c, ORDINARY);
+        a->running_var = changed(c, ORDINARY);
+        parallel_for(t->kernels->batch_norm_update, a, 1);
+        hash_doubles(t, a->var, c);
+    }
     hash_doubles(t, b->mean, c);
     hash_doubles(t, b->rstd, c);
 }
@@ -475,10 +491,15 @@ static void batch_backward(trial *t, creg_batch_norm_grad *a)
     plan(t, b, 1);
     a->chunk_dy = floats(b->summed.chunks * c);
     a->chunk_dy_d = floats(b->summed.chunks * c);
-    parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
-    parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
-    parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
-    parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
+    if (b->whole)
+        parallel_for(t->kernels->batch_norm_grad_whole, a, b->summed.tasks);
+    else {
+        parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
+        parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
+        if (b->shared) parallel_for(t->kernels->batch_norm_grad_affine, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
+    }
     protect(PROT_READ | PROT_WRITE);
     if (a->dgamma) hash_floats(t, a->dgamma, c);
     if (a->dbeta) hash_floats(t, a->dbeta, c);
@@ -565,6 +586,7 @@ static void l2_penalty_trial(trial *t)
     a.panels = doubles(a.n_panels);
     protect(PROT_READ);
     parallel_for(t->kernels->sum_squares, &a, a.n_panels);
+    parallel_for(t->kernels->l2_penalty, &a, 1);
     protect(PROT_READ | PROT_WRITE);
     hash_doubles(t, a.panels, a.n_panels);
 }
@@ -601,10 +623,11 @@ static void adamw_step_trial(trial *t)
     a.v = floats(t->n);
     for (ptrdiff_t i = 0; i < t->n; i++) a.v[i] = 1.0f + random_float() * 0.25f;
     a.n = t->n, a.block = (t->n + 1) / 2;
-    a.shrink = t->plain ? 1.0f : 0.999f, a.l2 = t->plain ? 0.01f : 0.0f;
-    a.beta1 = 0.9f, a.one_minus_beta1 = 0.1f, a.beta2 = 0.999f, a.one_minus_beta2 = 0.001f;
-    a.step_size = 0.001f, a.inv_sqrt_bias2 = 10.0f, a.eps = 1e-8f;
+    a.lr = 0.001, a.weight_decay = t->plain ? 0.01 : 1.0, a.betas[0] = 0.9, a.betas[1] = 0.999, a.eps = 1e-8f;
+    a.decoupled = !t->plain, a.step = 1000000;
     protect(PROT_READ);
+    parallel_for(t->kernels->adamw_constants, &a, 1);
+    a.inv_sqrt_bias2 = 10.0f;
     parallel_for(t->kernels->adamw_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, a.w, t->n);
