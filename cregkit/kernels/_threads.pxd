@@ -32,10 +32,10 @@ cdef inline int find_limit_for(int ndim, cnp.npy_intp *shape) except -1:
 # arithmetic belongs in tasks.
 cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil
 
-# Runs tasks 0 .. n_tasks - 1, over threads where `elements` numbers are worth it, each of which takes neighbouring ones
-# in order, or backwards. Call it without the GIL.
+# Runs tasks 0 .. n_tasks - 1, on several threads if the loop has enough `elements`. A thread runs neighbouring tasks,
+# in order or in reverse order. The caller must not hold the GIL.
 cdef void parallel_for(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
 cdef void parallel_for_backwards(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept nogil
 
-# The same for a caller that holds the GIL, which is released where the work outweighs letting go of it.
+# The same for a caller that holds the GIL. Large loops release it.
 cdef void run_parallel(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t elements) noexcept

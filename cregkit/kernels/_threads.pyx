@@ -1,4 +1,4 @@
-# How many threads a call uses, and the parallel loop that every op runs its tasks in.
+# The number of threads of a call, and the parallel loop that runs the tasks of an op.
 import operator
 from contextlib import ContextDecorator
 from contextvars import ContextVar
@@ -311,7 +311,7 @@ cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
     creg_float_mode_leave(mode)
 
 
-# One after another, in this thread.
+# Runs all tasks in this thread.
 cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint backwards) noexcept nogil:
     cdef uint64_t mode = creg_float_mode_enter()
     cdef ptrdiff_t k

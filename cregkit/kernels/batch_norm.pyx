@@ -50,7 +50,7 @@ cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
 
 
 # Plans a call on `arrays` tensors: the cuts, and the channels' parameters, which the returned array keeps alive.
-# `sums`: whether a pass of sums comes before the one that writes.
+# `sums`: whether a pass of sums precedes the pass that writes.
 cdef cnp.ndarray plan(creg_batch *a, int arrays, bint sums):
     cdef ptrdiff_t c = a.shape.c, elements = elements_of(a)
     cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)

@@ -14,7 +14,7 @@ cnp.import_array()
 cdef ptrdiff_t IDLE_ELEMENTS = 32 * 1024
 
 
-# Dividing rows by columns costs a second loop, and the second read of a row misses the caches (csrc/TUNING.md).
+# Dividing rows by columns costs a second loop, and reads each row again from a slower cache (csrc/TUNING.md).
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil:
     cdef ptrdiff_t threads = thread_limit(), turns = (n.rows + threads - 1) // threads, idle = turns * threads - n.rows
     return idle * 7 > n.rows and idle * n.cols >= IDLE_ELEMENTS * threads
