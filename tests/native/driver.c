@@ -1,11 +1,11 @@
-/* Runs every kernel of every table of this CPU beside guard pages, on all short lengths and around the sizes where the
- * code branches. All tables must give the same bits, also in place and with non-temporal stores.
+/* Runs every kernel of every table of this CPU, on arrays beside guard pages, for all short lengths and lengths around
+ * the limits of other code paths. All tables must give the same bits, also in place and with non-temporal stores.
  *
  *     driver LENGTHS THREADS [OP]     LENGTHS: all, few (for emulators), smoke (for valgrind);
  *                                     THREADS: 1 to 16; OP: only this op
  *
- * Prints one line per op: its name, the hash of all its results, the number of trials, and the tables. Exit code 1: two
- * trials disagree, or a sentinel changed. Exit code 3: a guard page was accessed. Exit code 0: neither. */
+ * Prints one line per op: its name, the hash of its results, the number of trials, and the tables. Exit code 0; 1 if
+ * two trials that must agree do not, or a sentinel changed; 3 if a guard page or a protected input was accessed. */
 #define _GNU_SOURCE
 #include "float_mode.h"
 #include "trials.h"
@@ -26,7 +26,7 @@ static void tell(const char *what)
 static void on_fault(int signal)
 {
     (void)signal;
-    tell("memory fault"); /* fprintf in a handler: the process is over either way */
+    tell("memory fault"); /* fprintf is unsafe in a handler, but the process ends here */
     _exit(3);
 }
 
@@ -37,7 +37,7 @@ static int n_tables(void)
     return n;
 }
 
-/* Runs one trial in all ways: each must give the hash of the first. Returns how many agree, or -1. */
+/* Runs a trial in all ways, each of which must give the hash of the first. Returns their number, or -1. */
 static int all_ways(const op *o, trial base, uint64_t *hash)
 {
     int trials = 0;

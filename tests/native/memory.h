@@ -1,9 +1,10 @@
-/* Memory that detects accesses outside arrays.
+/* Memory that detects accesses beyond the arrays of a trial.
  *
- * AT_START puts an array directly after a guard page, AT_END directly before one. Sentinel bytes are on its other side.
- * Inputs are write-protected while a kernel runs. ON_HEAP takes the exact size from malloc, so that AddressSanitizer
- * and valgrind detect the accesses. Outputs on the heap stay uninitialised, so that valgrind detects unwritten
- * elements. */
+ * AT_START and AT_END place an array directly after, or directly before, a guard page, with sentinel bytes on its other
+ * side; inputs are write-protected while a kernel runs. ON_HEAP allocates the exact size with malloc, for
+ * AddressSanitizer and valgrind; outputs there stay uninitialised, so that these tools detect elements that a kernel
+ * does not write.
+ */
 #ifndef MEMORY_H
 #define MEMORY_H
 
@@ -69,7 +70,7 @@ static void protect(int rights)
         if (regions[i].input && mprotect(regions[i].start, region_bytes, rights)) die("mprotect");
 }
 
-/* Releases all arrays. Returns whether every sentinel is unchanged. */
+/* Frees all arrays. Returns whether all sentinels are unchanged. */
 static int give_back(void)
 {
     int whole = 1;

@@ -1,5 +1,5 @@
-/* Calls every kernel of a table as cregkit/kernels/ does, on inputs that are the same on every machine, and hashes all
- * results. */
+/* Trials: each calls kernels of a table as cregkit/kernels/ does, on inputs that are the same on every machine, and
+ * hashes the outputs. */
 #ifndef TRIALS_H
 #define TRIALS_H
 
@@ -11,13 +11,13 @@
 
 typedef enum { ORDINARY, OFFSET, HUGE_VALUES, TINY_VALUES, SPECIAL, KINDS } kind;
 
-/* One trial: kernels and their inputs. Each op derives its shape from rows and n. */
+/* One trial. Its op defines the meaning of rows and n. */
 typedef struct {
     const creg_kernels *kernels;
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
-    int stream;   /* how outputs are stored. 0: without non-temporal stores; some ops have two ways with them */
+    int stream;   /* whether stores are non-temporal, or batch norm's CREG_NEAR, CREG_FAR or CREG_STREAM */
     int in_place; /* the output is the input */
     uint64_t seed, hash;
     double p, eps;
@@ -94,7 +94,7 @@ static void hash_word(trial *t, uint64_t word) /* FNV-1a over whole words */
     t->hash ^= t->hash >> 29;
 }
 
-/* All NaN have one hash, because their sign and payload are not promised. */
+/* All NaN are equal: sign and payload of NaN are not specified. */
 static void hash_floats(trial *t, const float *a, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -279,7 +279,7 @@ static creg_dropout dropout_of(const trial *t)
 
 enum { TILED_ROWS = 8 };
 
-/* Plain trials have p = 0, trials of tiny values p = 1. */
+/* Plain trials drop nothing (p = 0), trials of tiny values drop everything (p = 1). */
 static void residual_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -354,7 +354,7 @@ static void wide_grad_tile(void *args, ptrdiff_t i)
     a->kernels->wide_grad_tile(&a->n, i);
 }
 
-/* Plain trials compute the norm without dropout or addition; trials of tiny values drop all elements. */
+/* Plain trials run a norm alone; trials of tiny values drop everything. */
 static void wide_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -683,7 +683,7 @@ static void image_trial(trial *t, block_task *task, int crop, int paste)
         a.x = x;
         a.y = t->in_place ? x : floats(size);
         a.other = paste ? other : NULL;
-        a.whole = crop ? corner : task == t->kernels->flip_images ? &flips : box;
+        a.geometry = crop ? corner : task == t->kernels->flip_images ? &flips : box;
         a.factors = task == t->kernels->mix_images ? &weight : factors;
         a.degrees = &degrees;
         a.fill = task == t->kernels->rotate_images ? 0.25f : 0.5f;
@@ -707,7 +707,7 @@ static int holds_colours(const trial *t, const float *x)
 {
     creg_images a = {.n = 1, .block = 1, .size = t->n, .x = x};
     t->kernels->check_colours(&a, 0);
-    return !a.strange;
+    return !a.out_of_range;
 }
 
 static void are_colours_trial(trial *t)
@@ -765,7 +765,7 @@ typedef struct {
     const char *name;
     void (*run)(trial *t);
     int in_place; /* whether the output may be the input */
-    int streams;  /* the number of values of stream */
+    int streams;  /* the number of values of `stream` */
 } op;
 
 static const op ops[] = {
@@ -800,7 +800,7 @@ static const op ops[] = {
 };
 enum { OPS = sizeof ops / sizeof *ops };
 
-/* Runs the trial on the same inputs each time, and stores its hash. Returns whether every sentinel is unchanged. */
+/* Runs a trial, on the same inputs each time, and sets its hash. Returns whether all sentinels are unchanged. */
 static int run_trial(const op *o, trial *t)
 {
     random_state = t->seed;
