@@ -15,7 +15,7 @@ Print the version, the CPU, the instruction set in use and those available, and:
   thread choice  how many parallel loops ran, how many of them took fewer threads, and why
   pool           recycled memory of large outputs
   last cache     size of the last-level cache
-  streams from   total traffic of a call above which its outputs bypass the caches
+  streams from   total traffic of a call from which its outputs use non-temporal stores
 
 environment:
   CREGKIT_ISA      use this instruction set instead of the best one

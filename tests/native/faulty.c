@@ -1,6 +1,5 @@
-/* Tables whose l2_gradient does what no kernel may, for tests/native/test_native.py to see that the driver notices: the
- * driver is compiled with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on x, y, n, stream
- * and rank.
+/* Tables with a faulty l2_gradient: tests/native/test_native.py checks that the driver detects it. The driver is
+ * compiled with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on x, y, n, stream and rank.
  */
 #include "cregkit.h"
 
