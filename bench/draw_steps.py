@@ -21,7 +21,7 @@ HEIGHT = 0.38
 
 
 def picture(run: dict[str, Any]) -> Figure:
-    """Return a pair of bars for each step, in per cent of the step without dropout, the dearest on top."""
+    """Return a pair of bars for each step, in per cent of the step without dropout, the most expensive on top."""
     steps = sorted(run["steps"], key=lambda step: step["stock"])
     figure = Figure(figsize=(8.4, 0.42 * len(steps) + 1.2), layout="constrained")
     ax = figure.subplots()

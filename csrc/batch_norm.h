@@ -18,21 +18,22 @@
 #include "safety.h"
 #include "stores.h"
 
-#define LARGE_BIAS 0x1p+100f /* only with such a bias may y be finite where x_hat * gamma overflows */
+/* y can be finite although x_hat * gamma overflows only with a bias above this. */
+#define LARGE_BIAS 0x1p+100f
 
 enum {
-    /* Channels whose running sums stay in L1 together. */
+    /* The number of channels whose running sums fit in L1. */
     COLUMN_TILE = 1024,
-    /* Rows that give the provisional mean. */
+    /* The number of leading rows whose mean is the provisional mean. */
     LEADING_ROWS = 16,
-    /* Rows summed in registers before the running sums are updated. */
+    /* The number of rows that are summed in registers before the running sums are updated. */
     SUM_ROWS = 4,
-    /* Rows that share one load of their channels' parameters. */
+    /* The number of rows that share one load of their channels' parameters. */
     APPLY_ROWS = 4,
     LINE_VECS = CREG_LINE / CREG_W,
-    /* Rows of at most so many channels are written as one run beyond L2. */
+    /* Beyond L2, rows of at most this many channels are written as one run. */
     FLAT_CHANNELS = 1024,
-    /* Rows of fewer channels are written as one run everywhere. */
+    /* Rows of fewer channels than this are always written as one run. */
     SHORT_ROW = 64
 };
 
@@ -40,13 +41,13 @@ enum {
 
 enum {
     TASK_CHANNELS = 1024,
-    /* Elements of a channel (2 MiB) whose second pass still finds them in the cache. */
+    /* The second pass over a channel of at most this many elements (2 MiB) hits the cache. */
     CACHED_ELEMENTS = 524288,
-    /* Tasks of whole channels that keep the threads busy. */
+    /* This many tasks of whole channels keep the threads busy. */
     WHOLE_TASKS = 8,
-    /* A thousand channels of so many rows fit into L2. */
+    /* A thousand channels of this many rows fit in L2. */
     FEW_ROWS = 64,
-    /* A plane long enough for the hardware prefetcher to reach full speed beyond the caches. */
+    /* Planes of this many elements let hardware prefetchers reach full speed beyond the LLC. */
     LONG_PLANE = 2048
 };
 
@@ -61,7 +62,7 @@ static creg_cut with_tasks(creg_cut cut, creg_shape shape, ptrdiff_t chunk_step,
     return cut;
 }
 
-/* Chunks of so many samples, or of a piece of a plane where they are longer than CREG_PANEL, and tasks of about so many
+/* Chunks of `samples` samples, or of a piece of a plane longer than CREG_PANEL, and tasks of about `task_elements`
  * elements. */
 static creg_cut chunks_of(creg_shape shape, ptrdiff_t samples, ptrdiff_t task_elements)
 {
@@ -75,15 +76,15 @@ static creg_cut chunks_of(creg_shape shape, ptrdiff_t samples, ptrdiff_t task_el
     return with_tasks(cut, shape, task_elements / of_chunk, channels);
 }
 
-/* Of columns a multiple of 64, so that rows are cut into whole cache lines. */
+/* The channels of a task of whole channels. A multiple of 64 for columns, so that tasks divide rows at cache lines. */
 static ptrdiff_t channels_together(creg_shape shape)
 {
     if (shape.s == 1) return min_size(TASK_CHANNELS, max_size(1, CREG_TASK / (64 * max_size(1, shape.n))) * 64);
     return max_size(1, CREG_TASK / max_size(1, shape.n * shape.s));
 }
 
-/* Whether tasks take whole channels through all steps: the second pass finds a channel in the cache, and the first one
- * is not slowed down by many starts at short planes. Columns of few rows are taken so in inference too, where the
+/* Whether tasks take whole channels through all steps. Then the second pass hits the cache. Short planes are excluded
+ * beyond the LLC, because each start of a plane slows the first pass down. Columns of few rows include inference, whose
  * channels' parameters are as large as the rows. See TUNING.md. */
 static int by_whole_channels(const creg_batch *b, int sums)
 {
@@ -94,7 +95,7 @@ static int by_whole_channels(const creg_batch *b, int sums)
     return sums && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
 }
 
-/* Fills in `whole` and the cuts. Tasks that only write take what is contiguous in memory: whole samples. */
+/* Sets `whole` and the cuts. Tasks of the pass that writes take whole samples, which are contiguous in memory. */
 static void creg_batch_norm_plan(creg_batch *b, int sums)
 {
     const creg_shape shape = b->shape;
@@ -121,7 +122,7 @@ CREG_INLINE batch_chunk chunk_at(const creg_batch *b, const creg_cut *cut, ptrdi
     return (batch_chunk){n0, min_size(n0 + cut->samples, b->shape.n), s0, min_size(s0 + cut->piece, b->shape.s)};
 }
 
-/* What a task takes: chunks [k0, k1) of the channels [c0, c1). */
+/* The part of a task: chunks [k0, k1) of channels [c0, c1). */
 typedef struct {
     ptrdiff_t k0, k1, c0, c1;
 } batch_part;
@@ -133,7 +134,7 @@ CREG_INLINE batch_part part_of_task(const creg_batch *b, const creg_cut *cut, pt
     return (batch_part){k0, min_size(k0 + cut->chunk_step, cut->chunks), c0, min_size(c0 + cut->channel_step, c)};
 }
 
-/* Where channel c of a chunk begins. */
+/* The index of the first element of channel c in a chunk. */
 CREG_INLINE ptrdiff_t start_of(creg_shape shape, batch_chunk chunk, ptrdiff_t c)
 {
     return (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
@@ -269,7 +270,7 @@ static void creg_batch_norm_moments(void *batch, ptrdiff_t task)
 
 /* ---- the channels' parameters ---- */
 
-/* From the chunks' moments: mean, and in var the sum of squared deviations. moments_merge() of every channel. */
+/* Merges the chunks' moments, as moments_merge() does: the mean, and in var the sum of squared deviations. */
 static void merge_chunks(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
 {
     const creg_batch *b = &a->batch;
@@ -296,7 +297,7 @@ static void training_statistics(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_
     const double count = (double)shape.n * (double)shape.s, eps = b->eps;
     double *mean = b->mean, *var = a->var, *rstd = b->rstd;
     merge_chunks(a, c0, c1);
-    for (ptrdiff_t c = c0; c < c1; c++) { /* a loop of its own, which is vectorised */
+    for (ptrdiff_t c = c0; c < c1; c++) { /* a separate loop, which compilers vectorise */
         var[c] = var[c] / count;
         rstd[c] = 1.0 / sqrt(var[c] + eps);
     }
@@ -317,7 +318,7 @@ static void given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
     double *restrict mean = b->mean + c0, *restrict rstd = b->rstd + c0;
     unsigned char *restrict exact = b->channels.exact + c0;
     const double eps = b->eps;
-    for (ptrdiff_t i = 0; i < n; i++) { /* a loop of its own, which is vectorised */
+    for (ptrdiff_t i = 0; i < n; i++) { /* a separate loop, which compilers vectorise */
         mean[i] = given_mean[i];
         rstd[i] = 1.0 / sqrt((double)var[i] + eps);
     }
@@ -325,7 +326,7 @@ static void given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
         exact[i] = (fabs(mean[i]) >= 0x1p+100) & (fabs(mean[i]) < (double)INFINITY);
 }
 
-/* Whether float32 holds it to full precision. */
+/* Whether float32 holds a to full precision. */
 CREG_INLINE int fits_float(double a)
 {
     return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
@@ -338,7 +339,7 @@ static void set_centres(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
     split_means(b->mean + c0, ch->hi + c0, ch->lo + c0, n);
 }
 
-/* scale = rstd * gamma, and whether it needs float64. */
+/* scale = rstd * gamma, and whether the scale needs float64. */
 static void set_scales(const creg_batch *b, const float *restrict gamma, ptrdiff_t c0, ptrdiff_t n)
 {
     const double *restrict rstd = b->rstd + c0;
@@ -400,9 +401,9 @@ static void creg_batch_norm_update(void *batch, ptrdiff_t task)
 
 /* ---- the pass that writes y, or with `grad` dx ----
  *
- * `grad` and, apart from rows of columns, `stream` are literal where these are inlined. */
+ * Where these functions are inlined, `grad` is literal and, except for rows of columns, `stream` too. */
 
-/* dy is read with `grad` alone. */
+/* dy is read only with `grad`. */
 typedef struct {
     const float *dy, *x;
     float *out;
@@ -410,7 +411,7 @@ typedef struct {
 
 CREG_INLINE tensors tensors_at(const tensors *t, ptrdiff_t at) { return (tensors){t->dy + at, t->x + at, t->out + at}; }
 
-/* The parameters of CREG_W channels, or of one in every lane. */
+/* The parameters of CREG_W channels, or of one channel in all lanes. */
 typedef struct {
     vf hi, lo, scale, bias, k1, k2;
 } channel;
@@ -434,7 +435,7 @@ CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
                      v_set1(ch->bias[c]), v_set1(ch->k1[c]), v_set1(ch->k2[c])};
 }
 
-/* Elements [at, at + CREG_W), or the `left` that are left. */
+/* Elements [at, at + left), at most a vector. */
 CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, const channel *c, int grad, int stream)
 {
     vf v = v_sub(v_sub(v_load_part(t->x + at, left), c->hi), c->lo);
@@ -459,7 +460,7 @@ CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channe
         t->out[at] = d32 * ch->scale[c] + ch->bias[c];
 }
 
-/* `rows` rows of `vecs` vectors from column j on, of which `n` elements are left: a cache line, or less at the end. */
+/* `rows` rows of `vecs` vectors, columns [j, j + n): a cache line, or less in the tail. */
 CREG_INLINE void write_line(const tensors *t, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t n, int vecs,
                             const creg_channels *ch, int grad, int stream)
 {
@@ -479,15 +480,15 @@ CREG_INLINE void write_rows(tensors t, int rows, ptrdiff_t stride, ptrdiff_t j, 
 
 CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, int grad, int stream)
 {
-    fetch_ahead(t->x + j, stream);
-    if (grad) fetch_ahead(t->dy + j, stream);
+    prefetch_ahead(t->x + j, stream);
+    if (grad) prefetch_ahead(t->dy + j, stream);
     if (!stream) __builtin_prefetch(t->out + j + ahead);
 }
 
-/* Rows of all c channels as one run of elements. Vectors need not begin and end with a row, which counts where rows are
- * short, and non-temporal stores fill whole cache lines one after another: stores to several rows in turn would split
- * the lines that the write-combining buffers gather. In L2 it is 1.5x slower than APPLY_ROWS rows at a time, because
- * each vector of x needs its own load of the parameters. The flat parameters repeat the first ones after the last. */
+/* Rows of all c channels as one run of elements. Vectors cross the ends of rows, which saves tails of short rows, and
+ * non-temporal stores fill cache lines in order: alternating between rows would flush write-combining buffers before
+ * they are full. In L2, APPLY_ROWS rows at a time are faster, because they share each load of the parameters. The flat
+ * parameters repeat the first ones after the last, so that a vector of them may start at any channel. */
 CREG_INLINE void flat_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t c, const creg_channels *flat,
                           int grad, int stream)
 {
@@ -513,9 +514,9 @@ CREG_INLINE void repeat_channels(float *to, const float *from, ptrdiff_t c)
 
 CREG_INLINE void write_flat(tensors t, ptrdiff_t n, ptrdiff_t c, const creg_channels *ch, int grad, int stream)
 {
-    float place[6][FLAT_CHANNELS + CREG_LINE];
+    float buffer[6][FLAT_CHANNELS + CREG_LINE];
     const creg_channels flat = {
-        .hi = place[0], .lo = place[1], .scale = place[2], .bias = place[3], .k1 = place[4], .k2 = place[5]};
+        .hi = buffer[0], .lo = buffer[1], .scale = buffer[2], .bias = buffer[3], .k1 = buffer[4], .k2 = buffer[5]};
     repeat_channels(flat.hi, ch->hi, c);
     repeat_channels(flat.lo, ch->lo, c);
     repeat_channels(flat.scale, ch->scale, c);
@@ -540,7 +541,7 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 /* Rows of the channels [c0, c1). */
 CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1, int grad)
 {
-    const creg_channels channels = b->channels, *ch = &channels; /* a copy, which no store may alias */
+    const creg_channels channels = b->channels, *ch = &channels; /* a copy: stores cannot alias it */
     const ptrdiff_t stride = b->shape.c;
     const int where = b->where, stream = where == CREG_STREAM;
     ptrdiff_t i = 0;
@@ -590,7 +591,7 @@ CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg
 CREG_INLINE void write_chunk(const tensors *t, const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
                              int grad)
 {
-    const creg_channels channels = b->channels; /* a copy, which no store may alias */
+    const creg_channels channels = b->channels; /* a copy: stores cannot alias it */
     const creg_shape shape = b->shape;
     const int stream = b->where == CREG_STREAM;
     const ptrdiff_t n = chunk.s1 - chunk.s0;
@@ -598,7 +599,7 @@ CREG_INLINE void write_chunk(const tensors *t, const creg_batch *b, batch_chunk 
         write_columns(tensors_at(t, chunk.n0 * shape.c), chunk.n1 - chunk.n0, b, c0, c1, grad);
         return;
     }
-    /* The distance of the prefetch for write: within the sample's run, or to the next sample. */
+    /* The distance of the prefetch for write: within the sample's channels, or to the next sample. */
     const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
     for (; chunk.n0 < chunk.n1; chunk.n0++)
         for (ptrdiff_t c = c0; c < c1; c++)
@@ -613,7 +614,7 @@ CREG_INLINE void write_task(tensors t, const creg_batch *b, ptrdiff_t task, int 
     if (b->where == CREG_STREAM) v_stream_end();
 }
 
-/* y of x; or, at inference, dx of dy. */
+/* y from x or, at inference, dx from dy. */
 static CREG_NOINLINE void apply_task(const float *x, float *y, const creg_batch *b, ptrdiff_t task)
 {
     write_task((tensors){x, x, y}, b, task, 0);
@@ -687,7 +688,7 @@ static void exact_grad_sums(const creg_batch_norm_grad *a, ptrdiff_t c)
     a->batch.channels.k2_64[c] = sum_dy_d;
 }
 
-/* Whether the gradients of channel c are so small that they lose bits to underflow. */
+/* Whether all gradients of channel c are so small that products lose bits to underflow, and one is not 0. */
 static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
 {
     float largest = 0.0f;
@@ -700,21 +701,22 @@ static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptr
     return largest > 0.0f;
 }
 
-/* Magnitudes of a channel's means of dy and dy * x_hat, times the count. They tell whether float32 is enough, except
- * where they are small: then the gradients themselves decide. */
+/* Magnitudes of a channel's means of dy and dy * x_hat, times the count. Unless they are small, they show whether
+ * float32 is enough; if they are small, the gradients decide. */
 CREG_INLINE double channel_means(const creg_batch *b, ptrdiff_t c)
 {
     return fabs(b->channels.k1_64[c]) + fabs(b->channels.k2_64[c] * b->rstd[c]);
 }
 
-/* A channel of zeros, as of dead units, differs from one whose sums cancelled in its first and last gradient. */
+/* The first and the last gradient distinguish a channel of zeros, such as a dead unit's, from one whose sums cancelled.
+ */
 CREG_INLINE int channel_is_plain(double means, double count, double rstd, float first, float last)
 {
     return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) |
            ((means == 0.0) & zeros_are_plain(rstd) & (first == 0.0f) & (last == 0.0f));
 }
 
-/* Sums the channels of [c, end) that need float64 again. */
+/* Computes the sums of those channels of [c, end) that need float64 again. */
 static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
 {
     const creg_batch *b = &a->batch;
@@ -724,12 +726,12 @@ static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm_grad *a, double c
         if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(a->dy, b->shape, c);
         if (!exact) continue;
         exact_grad_sums(a, c);
-        if (!b->given_mean) b->channels.exact[c] = 1; /* else dx = dy * scale, which no sum enters */
+        if (!b->given_mean) b->channels.exact[c] = 1; /* at inference, dx = dy * scale does not depend on the sums */
     }
 }
 
-/* Whether the sums of all channels of [c, end) are plainly right; of so few values that float32 never is, there may be
- * none to read. */
+/* Whether float32 is clearly enough for the sums of all channels of [c, end). Batches of at most CREG_FEW values, which
+ * may be empty, are not read. */
 CREG_INLINE int grad_sums_are_plain(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
 {
     const creg_batch *b = &a->batch;
@@ -758,7 +760,7 @@ static void find_grad_means(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
     float *restrict k1 = ch->k1 + c0, *restrict k2 = ch->k2 + c0;
     unsigned char *restrict exact = ch->exact + c0;
     int any = 0;
-    for (ptrdiff_t c = 0; c < n; c++) { /* loops of their own, which are vectorised */
+    for (ptrdiff_t c = 0; c < n; c++) { /* separate loops, which compilers vectorise */
         k1_64[c] /= count;
         k2_64[c] = k2_64[c] * rstd[c] / count; /* mean(dy * x_hat), for now */
         any |= grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
@@ -772,7 +774,7 @@ static void find_grad_means(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
     }
 }
 
-/* At inference dx = dy * scale: y of dy with the centre and bias set to 0 here. */
+/* At inference dx = dy * scale: the forward formula on dy, with mean and bias set to 0 here. */
 static void creg_batch_norm_grad_affine(void *batch, ptrdiff_t task)
 {
     const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
@@ -790,7 +792,7 @@ static void creg_batch_norm_grad_affine(void *batch, ptrdiff_t task)
     memset(ch->bias + c, 0, sizeof(float) * (size_t)n);
 }
 
-/* From the chunks' sums: those of the batch, left in k1_64 (of dy) and k2_64 (of dy * d), dgamma and dbeta. */
+/* Merges the chunks' sums of dy (into k1_64) and of dy * d (into k2_64), and computes dgamma and dbeta. */
 static void creg_batch_norm_grad_merge(void *batch, ptrdiff_t task)
 {
     const creg_batch_norm_grad *a = batch;

@@ -1,4 +1,5 @@
-/* dgamma and dbeta of the norms over rows: sums over rows of dy * x_hat and dy.
+/* dgamma and dbeta of the norms over rows: sums over rows of dy * x_hat and dy. The readable twins:
+ * cregkit/oracle/layer_norm.py and cregkit/oracle/rms_norm.py
  *
  * Layout     A chunk of rows is summed in float32, by the norms' backward; the chunks are merged in float64, in order.
  * Numerics   Where a float32 sum may overflow or underflow, its chunk is summed again in float64.
@@ -8,7 +9,7 @@
 
 #include "safety.h"
 
-/* Where the sums of the chunk that holds a row go; NULL if there are none. */
+/* The partial sums of the chunk that holds a row; NULL without gamma. */
 CREG_INLINE float *chunk_dgamma(const creg_norm *n, ptrdiff_t row)
 {
     return AT(n->partial_dgamma, row / n->step * n->cols);
@@ -84,7 +85,7 @@ static void creg_merge_columns_exact(const creg_norm *n, ptrdiff_t j0, ptrdiff_t
     }
 }
 
-/* Whether a chunk's float32 sums can neither overflow, nor underflow because all of dy is small. */
+/* Whether a chunk's float32 sums can neither overflow nor, because all of dy is small, underflow. */
 static int creg_chunk_is_safe(const creg_norm *n, ptrdiff_t chunk)
 {
     const ptrdiff_t i = chunk * n->step;
@@ -92,7 +93,7 @@ static int creg_chunk_is_safe(const creg_norm *n, ptrdiff_t chunk)
     return all_at_most(largest, 0x1p+80f) && (!all_at_most(largest, 0x1.fffffep-81f) || all_at_most(largest, 0.0f));
 }
 
-/* x, and nothing for the second sum. */
+/* x; the second sum is 0. */
 CREG_INLINE vf2 plain_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     return (vf2){v_load_cut((const float *)ctx + at, cut), v_set1(0.0f)};
@@ -105,7 +106,7 @@ static int were_safe(const float *sums, ptrdiff_t n)
     return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT || no_small_product(sums, NULL, n);
 }
 
-/* Whether none of the merged sums is infinite or NaN, nor all of them small. */
+/* Whether the merged sums are finite, and the largest magnitudes of dgamma and of dbeta are 0 or not small. */
 static int creg_sums_were_safe(const creg_norm *n)
 {
     return were_safe(n->dgamma, n->cols) && (!n->dbeta || were_safe(n->dbeta, n->cols));

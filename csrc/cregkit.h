@@ -18,21 +18,29 @@
 #include <stdint.h>
 
 enum {
-    CREG_LANES = 64,          /* virtual lanes of a sum */
-    CREG_PANEL = 4096,        /* elements of a row (or plane) summed in float32 before float64 takes over */
-    CREG_CHUNK_ROWS = 64,     /* rows of a column sum taken in float32 before float64 takes over */
-    CREG_WIDE_ROWS = 16,      /* the most rows that are shared out by columns: see wide_rows.h */
-    CREG_TILE = 1024,         /* columns of those that are stored together */
-    CREG_TASK = 16384,        /* elements of a task, about; a multiple of both groups below */
-    CREG_DROPOUT_GROUP = 128, /* elements that share 16 Philox counters */
-    CREG_NOISE_GROUP = 64     /* elements of a sample's noise that do */
+    /* The virtual lanes of a sum. */
+    CREG_LANES = 64,
+    /* A panel: at most this many elements of a row (or plane) are summed in float32. */
+    CREG_PANEL = 4096,
+    /* A chunk: at most this many rows of a column sum are added in float32. */
+    CREG_CHUNK_ROWS = 64,
+    /* At most this many wide rows are divided by columns (wide_rows.h). */
+    CREG_WIDE_ROWS = 16,
+    /* The columns of a tile, which one task of wide rows' backward writes. */
+    CREG_TILE = 1024,
+    /* The approximate number of elements of a task; a multiple of both groups below. */
+    CREG_TASK = 16384,
+    /* The elements of dropout that share 16 Philox counters. */
+    CREG_DROPOUT_GROUP = 128,
+    /* The elements of a sample's noise that share 16 Philox counters. */
+    CREG_NOISE_GROUP = 64
 };
 
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
 
-/* Where a call's arrays are: in L2; beyond L2, where rows are written one after another; or beyond the LLC, where
- * outputs are written with non-temporal stores. */
+/* Where a call's arrays fit: in L2 (NEAR); beyond L2 (FAR), where rows are written one after another; or beyond the LLC
+ * (STREAM), where outputs are written with non-temporal stores. */
 enum { CREG_NEAR, CREG_FAR, CREG_STREAM };
 
 /* A batch seen as (n, c, s): n samples, c channels, s contiguous elements of a channel in a sample (1: channels last).
@@ -57,7 +65,7 @@ typedef struct {
     ptrdiff_t samples, pieces, piece, chunks, chunk_step, channel_step, tasks;
 } creg_cut;
 
-/* What both directions of batch norm have in common. batch_norm_plan() fills in the cuts and `whole`. */
+/* The part of a call that forward and backward of batch norm share. batch_norm_plan() sets the cuts and `whole`. */
 typedef struct {
     creg_shape shape;
     int where, shared;                     /* shared: other processes hold parts of the batch */
@@ -87,20 +95,20 @@ typedef struct {
     float *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
 } creg_batch_norm_grad;
 
-/* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and what is decided for each:
- * see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `strange` is set where an image that
- * must hold colours does not. */
+/* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and the parameters of each
+ * image: see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `out_of_range` is set where an
+ * image that must hold colours holds other values. */
 typedef struct {
     ptrdiff_t n, block;
     ptrdiff_t planes, height, width, pixel, size; /* size: floats of an image */
     ptrdiff_t crop_height, crop_width, crop_size;
     const float *x, *other;
     float *y;
-    const int64_t *whole; /* of each image: the corner of its crop, or its flips, or its box */
-    const float *factors; /* of each image: its weight, or the four factors of its jitter */
+    const int64_t *geometry; /* of each image: the corner of its crop, or its flips, or its box */
+    const float *factors;    /* of each image: its weight, or the four factors of its jitter */
     const double *degrees;
     float fill;
-    int channels_last, reflect, strange;
+    int channels_last, reflect, out_of_range;
 } creg_images;
 
 /* Dropout's parameters. */
@@ -111,11 +119,11 @@ typedef struct {
     float scale;        /* 1 / (1 - p) */
 } creg_dropout;
 
-/* What decides about dropout's items: draws, or p = 0 or 1 about all of them. */
+/* How dropout decides: by a draw for each item, or without draws because p = 0 (keeps all) or p = 1 (drops all). */
 enum { CREG_DRAWS, CREG_KEEPS_ALL, CREG_DROPS_ALL };
 
-/* Dropout of n items of `size` floats each, channels or single elements. Item i is element first + i of the random
- * stream. A task takes `block` items, the first one `lead` more. keep: the decisions alone. */
+/* Dropout of n items of `size` floats each: channels, or single elements. Item i has draw first + i of the random
+ * stream. A task takes `block` items, the first task `lead` more. `keep` receives the decisions without x and y. */
 typedef struct {
     creg_dropout dropout;
     int decides, stream;
@@ -144,7 +152,7 @@ typedef struct {
     float lr, weight_decay, momentum;
 } creg_sgd;
 
-/* One AdamW step (decoupled), or one of Adam with L2, of n weights. adamw_constants() makes those in float32. */
+/* One step of AdamW (decoupled), or of Adam with L2, of n weights. adamw_constants() sets the float32 constants. */
 typedef struct {
     float *w, *m, *v;
     const float *dw;
@@ -169,7 +177,7 @@ typedef struct {
 /* The norms over rows. */
 enum { CREG_LAYER_NORM, CREG_RMS_NORM };
 
-/* What is known of a wide row. exact: float32 is not enough for it. */
+/* Statistics and gradient means of a wide row. exact: float32 is not enough for the row. */
 typedef struct {
     double mean, rstd, mean_g, mean_g_x_hat;
     int exact;
@@ -188,7 +196,7 @@ typedef struct {
     float *y, *h, *dx, *dropped;
     double *mean, *rstd; /* written forward, read backward */
     const creg_dropout *dropout;
-    uint64_t offset; /* the place of x[0] in the random stream */
+    uint64_t offset; /* the position of x[0] in the random stream */
 
     /* Column sums (column_sums.h): dgamma and dbeta from the partial sums of each chunk of `step` rows. exact[k] marks
      * a chunk whose sums are computed again in float64. A single chunk's partial sums may be dgamma and dbeta. */
@@ -196,7 +204,7 @@ typedef struct {
     float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
     unsigned char *exact;
 
-    /* Wide rows (wide_rows.h): two sums of each panel of each row, and what is known of each row. */
+    /* Wide rows (wide_rows.h): two sums of each panel of each row, and the statistics of each row. */
     double *panel_sums;
     creg_wide_row *wide;
 } creg_norm;
@@ -212,11 +220,11 @@ typedef struct {
 /* The tables this CPU and its operating system can run, best first; NULL past the end. */
 const creg_kernels *creg_kernels_ranked(int rank);
 
-/* Its name, from CPUID where there is one. */
+/* The CPU's name from CPUID; an empty string on other architectures than x86-64. */
 void creg_cpu_name(char name[49]);
 
-/* Forced, for kernels to be made of small functions. A build that is instrumented may leave it to the compiler: what
- * has been inlined everywhere takes such a build minutes. */
+/* Forced inlining lets kernels consist of small functions. An instrumented build defines it as `static inline`, because
+ * forced inlining makes its compilation take minutes. */
 #ifndef CREG_INLINE
 #define CREG_INLINE static inline __attribute__((always_inline))
 #endif

@@ -1,4 +1,4 @@
-/* Which instruction sets this CPU has and its operating system saves. */
+/* Selects the instruction sets that the CPU has and whose registers the operating system saves. */
 #include "cregkit.h"
 
 #include <string.h>
@@ -8,7 +8,7 @@
 
 extern const creg_kernels creg_kernels_avx2, creg_kernels_avx512;
 
-/* The registers the operating system saves on a context switch: without its word a wide register is not safe to use. */
+/* The registers that the operating system saves on a context switch. Others must not be used. */
 static uint64_t saved_registers(void)
 {
     unsigned eax, ebx, ecx, edx;

@@ -4,9 +4,9 @@
  * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
  * Saved      nothing
  * Backward   dx = dy * scale where kept: the same bits are drawn again
- * Spatial    (Tompson et al., 2015, arXiv:1411.4280) one decision a channel instead of one an element
- * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, once in 65536, is decided by a 32-bit draw of
- *            the element's own, so that the probability is p to 2^-48.
+ * Spatial    (Tompson et al., 2015, arXiv:1411.4280) one decision per channel instead of one per element
+ * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, one in 65536, is a tie: a second draw of 32
+ *            bits decides, so that the probability is p to 2^-48.
  * Layout     Element i of the random stream is in group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
  *            of a group has the low (even e) or high half of word e / 32 of counter (e % 32) / 2: the order in which a
  *            vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
@@ -18,12 +18,15 @@
 #include "safety.h"
 #include "stores.h"
 
-enum { GROUP = CREG_DROPOUT_GROUP, COUNTERS = 16 };
-/* Groups whose words are drawn at once. */
-enum { TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1 };
+enum {
+    GROUP = CREG_DROPOUT_GROUP,
+    COUNTERS = 16,
+    /* The number of groups whose words are drawn at once. */
+    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1
+};
 
-/* Kept elements of whole groups, scaled, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of
- * words are drawn at a time. Returns whether there was a tie that may drop. */
+/* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
+ * at a time. Returns whether there was a tie that a second draw may drop. */
 CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
                                     int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -50,7 +53,7 @@ CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float
     return tie && d->tie != 0;
 }
 
-/* Decides the ties among elements [e0, e1) of a group; y and the residual point at element e0. */
+/* Decides the ties of elements [e0, e1) of a group; y and the residual point at element e0. */
 static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
                          const creg_dropout *d)
 {
@@ -75,7 +78,7 @@ CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y,
         dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d);
 }
 
-/* Elements [e0, e1) of a group, through a whole group on the stack. */
+/* Elements [e0, e1) of a group, copied into a full group on the stack. */
 static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
                                ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
 {
@@ -88,8 +91,8 @@ static void dropout_part_group(const float *x, const float *residual, float *y, 
     memcpy(y, whole + e0, bytes);
 }
 
-/* Elements [first, first + n) of the stream: y = dropout(x), plus the residual unless it is NULL. Elements `ahead` of
- * these are prefetched; 0: none. */
+/* y = dropout(x) with draws [first, first + n) of the random stream, plus the residual unless it is NULL. Prefetches
+ * `ahead` elements ahead; 0: no prefetch. */
 CREG_INLINE void dropout_elements(const float *x, const float *residual, float *y, uint64_t first, ptrdiff_t n,
                                   ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
 {
@@ -113,17 +116,16 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
     if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
 }
 
-/* The same through a buffer in L1, for a y that is not aligned to vectors where groups begin: non-temporal stores need
- * that. */
+/* The same through a buffer in L1, where y is not aligned at the start of a group, as non-temporal stores need. */
 static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
                               const philox_keys *keys)
 {
-    float place[CREG_PANEL];
+    float buffer[CREG_PANEL];
     for (ptrdiff_t i = 0, step; i < n; i += step) {
         const uint64_t at = first + (uint64_t)i;
         step = min_size(CREG_PANEL - (ptrdiff_t)(at % GROUP), n - i);
-        dropout_elements(x + i, NULL, place, at, step, AHEAD, d, keys, 0);
-        stream_row(place, y + i, step);
+        dropout_elements(x + i, NULL, buffer, at, step, READ_AHEAD, d, keys, 0);
+        stream_row(buffer, y + i, step);
     }
 }
 
@@ -138,7 +140,7 @@ CREG_INLINE item_range items_of(const creg_dropout_items *a, ptrdiff_t task)
                         min_size(a->n, (task + 1) * a->block + a->lead)};
 }
 
-/* Whether p decides without draws. Then y is done. */
+/* Whether p = 0 or p = 1, which need no draws; then writes y. */
 static int decided(const creg_dropout_items *a, item_range items)
 {
     const ptrdiff_t at = items.at * a->size;
@@ -161,7 +163,7 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     if (a->stream && unaligned_lead(y + lead, 1))
         dropout_unaligned(x, y, first, n, &a->dropout, &keys);
     else
-        dropout_elements(x, NULL, y, first, n, AHEAD, &a->dropout, &keys, a->stream);
+        dropout_elements(x, NULL, y, first, n, READ_AHEAD, &a->dropout, &keys, a->stream);
     if (a->stream) v_stream_end();
 }
 
@@ -212,7 +214,7 @@ static void scale_elements(const float *x, float *y, ptrdiff_t n, float factor, 
 
 static void creg_spatial_dropout(void *items, ptrdiff_t task)
 {
-    const creg_dropout_items a = *(const creg_dropout_items *)items; /* a copy, which no store to y may alias */
+    const creg_dropout_items a = *(const creg_dropout_items *)items; /* a copy: stores to y cannot alias it */
     const item_range range = items_of(&a, task);
     unsigned char keep[GROUP];
     if (decided(&a, range)) return;

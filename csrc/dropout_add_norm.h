@@ -1,14 +1,14 @@
 /* The end of a transformer's sublayer in one pass over memory: dropout, addition and a norm (Vaswani et al., 2017,
- * "Attention Is All You Need", arXiv:1706.03762, section 5.4).
+ * "Attention Is All You Need", arXiv:1706.03762, section 5.4). The readable twin: cregkit/oracle/dropout_add_norm.py
  *
  * Forward    h = residual + dropout(x),  y = norm(h): layer norm or RMS norm
- * Saved      h, and the norm's mean and rstd.
- * Backward   dresidual = dh + the norm's gradient of dy at h  (dh: the gradient of h from elsewhere)
+ * Saved      h, and the norm's mean and rstd
+ * Backward   dresidual = dh + the norm's gradient of dy at h  (dh: the gradient of h from its other uses)
  *            dx = dropout's gradient of dresidual, from the same draws
- * Layout     A tile of whole rows goes through all steps while it is in L1. The steps are the functions of dropout.h
- * and row_norm.h, so the bits are those of the separate ops. A streamed output that is read again is first made in a
- * buffer that stays in L1. The readable twin is cregkit/oracle/dropout_add_norm.py. In creg_norm, backward's dresidual
- * is dx and its dx dropped.
+ * Layout     A tile of whole rows passes through all steps while it is in L1. The steps are the functions of
+ *            dropout.h and row_norm.h, so the bits are those of the separate ops. An output that a later step reads
+ *            is computed in a buffer in L1 before it is written with non-temporal stores. In creg_norm, dx and
+ *            dropped are this backward's dresidual and dx.
  */
 #ifndef CREG_DROPOUT_ADD_NORM_H
 #define CREG_DROPOUT_ADD_NORM_H
@@ -18,8 +18,8 @@
 
 enum { TILE_ELEMENTS = 1024 };
 
-/* Rows of a tile: whole batches of short ones. Tiles are larger where their ends would cut groups of draws, because a
- * part of a group costs as much as a whole one. */
+/* The rows of a tile, a multiple of CREG_BATCH for short rows. Tiles are larger where their ends would cut groups of
+ * draws, because a part of a group costs as much as a full group. */
 CREG_INLINE ptrdiff_t tile_rows(const creg_norm *n)
 {
     const int cuts = n->dropout && (n->cols % CREG_DROPOUT_GROUP || n->offset % CREG_DROPOUT_GROUP);
@@ -32,7 +32,7 @@ CREG_INLINE philox_keys dropout_keys(const creg_norm *n)
     return philox_keys_of(n->dropout ? n->dropout->key : (const uint32_t[2]){0, 0});
 }
 
-/* h = residual + x; without x, plus 0, which makes 0 of a residual of -0. Prefetches x `ahead` elements on. */
+/* h = residual + x, or residual + 0 without x, which turns -0 into 0. Prefetches x `ahead` elements ahead. */
 CREG_INLINE void add_elements(const float *x, const float *residual, float *h, ptrdiff_t n, ptrdiff_t ahead)
 {
     const vf zero = v_set1(0.0f);
@@ -65,13 +65,13 @@ static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, p
     for (ptrdiff_t i = 0; i < rows; i += step) {
         const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
         const ptrdiff_t ahead = i + 2 * tile <= rows ? size : 0;
-        /* The time that drawing takes covers the prefetch of both inputs. Without draws, the residual is prefetched
-         * while the norm is written. */
-        const float *fetch = n->x && !n->dropout && ahead ? n->residual + at + ahead : NULL;
+        /* The prefetches of both inputs complete while random bits are drawn. Without draws, the residual is
+         * prefetched while the norm is written. */
+        const float *prefetched = n->x && !n->dropout && ahead ? n->residual + at + ahead : NULL;
         float *h = apart ? buffer : n->h + at;
         add_dropped(n, &keys, h, at, size, ahead);
         if (apart) stream_row(h, n->h + at, size);
-        norm_rows(n, h, fetch, first + i, tile);
+        norm_rows(n, h, prefetched, first + i, tile);
     }
     if (n->stream) v_stream_end();
 }

@@ -1,5 +1,5 @@
-/* The floating point mode that kernels run in: IEEE 754's default, round to nearest with subnormals kept. A process may
- * have set others, thread by thread, which would make bits depend on the thread. enter returns what leave restores. */
+/* The floating-point mode of kernels: IEEE 754's default, round to nearest with subnormals. A process may set other
+ * modes per thread, on which bits would depend. enter returns the mode that leave restores. */
 #ifndef CREG_FLOAT_MODE_H
 #define CREG_FLOAT_MODE_H
 

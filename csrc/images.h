@@ -1,4 +1,4 @@
-/* Geometry of images: crop, flip, rotation, a box filled or pasted; and the mixture of two. The readable twin:
+/* Geometry of images: crop, flip, rotation, a box filled or pasted; and the mixture of two images. The readable twin:
  * cregkit/oracle/images.py
  *
  * Crop       y[r, c] = x[top + r, left + c], outside of x zeros or its reflection about the first and last pixel
@@ -24,7 +24,7 @@ CREG_INLINE ptrdiff_t clamp_size(ptrdiff_t a, ptrdiff_t low, ptrdiff_t high)
     return a < low ? low : a > high ? high : a;
 }
 
-/* Work on image i. */
+/* Processes image i. */
 typedef void image_step(creg_images *a, ptrdiff_t i);
 
 CREG_INLINE void each_image(creg_images *a, ptrdiff_t task, image_step *step)
@@ -43,7 +43,7 @@ static ptrdiff_t reflected(ptrdiff_t i, ptrdiff_t n)
     return at < n ? at : period - at;
 }
 
-/* Pixels [from, to) of a row that lie outside the image: zeros, or reflections. y points at pixel 0. */
+/* Pixels [from, to) of an output row, which lie outside the image: zeros or reflections. y points at pixel 0. */
 CREG_INLINE void crop_outside(const creg_images *a, const float *row, float *y, ptrdiff_t from, ptrdiff_t to,
                               ptrdiff_t left)
 {
@@ -58,8 +58,8 @@ CREG_INLINE void crop_outside(const creg_images *a, const float *row, float *y, 
 
 CREG_INLINE void crop_image(creg_images *images, ptrdiff_t image)
 {
-    const creg_images a = *images; /* a copy, which no store to y may alias */
-    const ptrdiff_t top = a.whole[2 * image], left = a.whole[2 * image + 1], row = a.width * a.pixel;
+    const creg_images a = *images; /* a copy: stores to y cannot alias it */
+    const ptrdiff_t top = a.geometry[2 * image], left = a.geometry[2 * image + 1], row = a.width * a.pixel;
     const ptrdiff_t width = a.crop_width, c0 = clamp_size(-left, 0, width), c1 = clamp_size(a.width - left, c0, width);
     const float *x = a.x + image * a.size;
     float *y = a.y + image * a.crop_size;
@@ -81,7 +81,7 @@ static void creg_crop_images(void *images, ptrdiff_t task) { each_image(images, 
 
 /* ---- flip ---- */
 
-/* Both ends at once, so that y may be x. */
+/* From both ends at once, because y may be x. */
 static void reverse_floats(const float *x, float *y, ptrdiff_t n)
 {
     ptrdiff_t i = 0, j = n;
@@ -114,13 +114,13 @@ static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
         }
 }
 
-/* Upside down reverses the rows of each plane; left to right, the pixels of each row; both, the pixels of each plane.
- */
+/* A vertical flip reverses the rows of each plane, a horizontal flip the pixels of each row, both flips the pixels of
+ * each plane. */
 static void flip_image(creg_images *images, ptrdiff_t image)
 {
-    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const creg_images a = *images; /* a copy: stores to y cannot alias it */
     const ptrdiff_t row = a.width * a.pixel, plane = a.height * row;
-    const int64_t flips = a.whole[image];
+    const int64_t flips = a.geometry[image];
     const float *x = a.x + image * a.size;
     float *y = a.y + image * a.size;
     if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a.size));
@@ -196,7 +196,7 @@ CREG_INLINE void rotate_inside(const creg_images *a, const float *x, float *y, b
             y[k] = weighted(r, c, at[k], at[k + pixel], at[k + row], at[k + row + pixel]);
 }
 
-/* An output pixel with neighbours outside. */
+/* An output pixel with a neighbour outside the image. */
 static void rotate_edge(const creg_images *a, const float *x, float *y, between r, between c)
 {
     const ptrdiff_t row = a->width * a->pixel, plane = a->height * row;
@@ -215,7 +215,7 @@ static void rotate_edge(const creg_images *a, const float *x, float *y, between 
 /* Counterclockwise about the centre. Pixels outside x are `fill`. */
 CREG_INLINE void rotate_image(creg_images *images, ptrdiff_t index)
 {
-    const creg_images a = *images; /* a copy, which no store to y may alias */
+    const creg_images a = *images; /* a copy: stores to y cannot alias it */
     const float *x = a.x + index * a.size;
     float *y = a.y + index * a.size;
     if (a.degrees[index] == 0.0) {
@@ -241,11 +241,11 @@ static void creg_rotate_images(void *images, ptrdiff_t task) { each_image(images
 
 /* ---- boxes and mixtures ---- */
 
-/* y = x, but within the box `other`, or `fill` where there is no other. */
+/* y = x outside the box; within it `other`, or `fill` if `other` is NULL. */
 CREG_INLINE void box_image(creg_images *images, ptrdiff_t image)
 {
-    const creg_images a = *images; /* a copy, which no store to y may alias */
-    const int64_t *box = a.whole + 4 * image;
+    const creg_images a = *images; /* a copy: stores to y cannot alias it */
+    const int64_t *box = a.geometry + 4 * image;
     const ptrdiff_t r0 = clamp_size(box[0], 0, a.height), c0 = clamp_size(box[1], 0, a.width);
     const ptrdiff_t r1 = clamp_size(box[2], r0, a.height), c1 = clamp_size(box[3], c0, a.width);
     const ptrdiff_t n = (c1 - c0) * a.pixel;

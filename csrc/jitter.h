@@ -30,7 +30,7 @@ typedef struct {
     vf c[3];
 } colour;
 
-/* The excess over [0, 1] that counts as rounding of a colour, not as another scale. */
+/* Values that exceed [0, 1] by at most this are rounded colours; others have another scale. */
 #define COLOUR_EXCESS 1e-3f
 
 CREG_INLINE int range_of_colours(range seen)
@@ -40,10 +40,10 @@ CREG_INLINE int range_of_colours(range seen)
 
 static int are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
 
-/* From several threads. */
+/* Several threads may call it at once. */
 static void check(creg_images *a, int holds)
 {
-    if (!holds) __atomic_store_n(&a->strange, 1, __ATOMIC_RELAXED);
+    if (!holds) __atomic_store_n(&a->out_of_range, 1, __ATOMIC_RELAXED);
 }
 
 CREG_INLINE void check_colours(creg_images *a, ptrdiff_t i) { check(a, are_colours(a->x + i * a->size, a->size)); }
@@ -53,7 +53,7 @@ static void creg_check_colours(void *images, ptrdiff_t task) { each_image(images
 CREG_INLINE vf clipped(vf x) { return v_min(v_set1(1.0f), v_max(v_set1(0.0f), x)); }
 CREG_INLINE vf brightened(vf x, float factor) { return factor == 1.0f ? x : clipped(v_mul(v_set1(factor), x)); }
 
-/* With brightness applied. `seen`, unless NULL, is widened by the colours before that. */
+/* min(CREG_W, left) pixels after brightness. Colours before brightness widen `seen`, unless it is NULL. */
 CREG_INLINE colour load_colour(const colours *a, ptrdiff_t at, ptrdiff_t left, ranges *seen)
 {
     colour v;
@@ -129,7 +129,7 @@ CREG_INLINE void turn_hue(colour *v, vf six_hue)
     }
 }
 
-/* The fraction of a turn after whole turns, in [0, 1). */
+/* The hue without whole turns, in [0, 1). */
 static float turn_fraction(float hue)
 {
     if (hue >= 0x1p24f || hue <= -0x1p24f) return 0.0f; /* floats of that size are whole numbers */
@@ -137,7 +137,7 @@ static float turn_fraction(float hue)
     return turn < 1.0f ? turn : 0.0f;
 }
 
-/* Brightness alone of n elements, whatever a pixel is. */
+/* Brightness of n elements, in any layout. */
 static int brighten(const float *x, float *y, ptrdiff_t n, float factor)
 {
     if (factor == 1.0f && x == y) return are_colours(x, n);
@@ -177,7 +177,7 @@ CREG_INLINE void recolour(const colours *a, const recolouring *r, float *y, ptrd
     store_colour(y, a, at, left, &v);
 }
 
-/* Compiled for each layout, which is constant where this is inlined. */
+/* Compiled once per layout, which is constant where this function is inlined. */
 CREG_INLINE int recolour_all(colours a, recolouring r, float *y)
 {
     ranges seen = no_ranges();
@@ -194,7 +194,7 @@ CREG_INLINE recolouring recolouring_of(const float factors[4], int coloured)
                          .hue = coloured ? turn_fraction(factors[3]) : 0.0f};
 }
 
-/* Gray of a number of channels other than 3 is their mean, so that all values are pixels of one gray image. */
+/* Without 3 channels, gray is the mean of the channels: all values are treated as pixels of one gray image. */
 CREG_INLINE void jitter_image(creg_images *a, ptrdiff_t i)
 {
     const float *x = a->x + i * a->size, *factors = a->factors + 4 * i;

@@ -1,8 +1,9 @@
-/* Layer norm (Ba, Kiros and Hinton, 2016, "Layer Normalization", arXiv:1607.06450): statistics, terms and formula.
+/* Layer norm (Ba, Kiros and Hinton, 2016, "Layer Normalization", arXiv:1607.06450): statistics, terms and formula. The
+ * readable twin: cregkit/oracle/layer_norm.py
  *
  * Forward    mean = sum(x) / n,  var = sum((x - mean)^2) / n,  rstd = 1 / sqrt(var + eps)
  *            x_hat = (x - mean) * rstd,  y = x_hat * gamma + beta
- * Saved      mean and rstd, float64.
+ * Saved      mean and rstd, float64
  * Backward   g = dy * gamma
  *            dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat))
  *            dgamma = sum over rows of dy * x_hat,  dbeta = sum over rows of dy
@@ -10,7 +11,6 @@
  *            so y is as accurate at an offset of 1e6 as at 0. x * rstd - mean * rstd would cancel. Forward and backward
  *            use the same split, hence the same bits of x_hat.
  * Layout     row_norm.h: the loops over rows.
- * The readable twin is cregkit/oracle/layer_norm.py.
  */
 #ifndef CREG_LAYER_NORM_H
 #define CREG_LAYER_NORM_H
@@ -43,7 +43,7 @@ CREG_INLINE void layer_norm_short_shift(const float *x, ptrdiff_t cols, const pa
     for (int i = 0; i < CREG_BATCH; i++) s->shift[i] *= per;
 }
 
-/* Not inlined: compilers vectorise it over the rows only as a function of its own. */
+/* Not inlined: compilers vectorise the loop over the rows only in a separate function. */
 static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col, double eps)
 {
     int unsafe = 0;

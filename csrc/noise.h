@@ -4,12 +4,12 @@
  * Normal     Box and Muller (1958), "A Note on the Generation of Random Normal Deviates", of two words:
  *            r = sqrt(-2 ln u),  z = r sin(pi t / 2) and +-r cos(pi t / 2); the sign is the second word's lowest bit
  *            u = (k + 1/2) / 2^31,  t = 2 k / 2^31 - 1,  rounded to float32; k: the upper 31 bits of a word
- * Saved      nothing: a sample's numbers are functions of the seed, its index in the data set and their place
+ * Saved      nothing: a sample's numbers are functions of the seed, its index in the data set and their position
  * Numerics   Only + - * / and sqrt. For u = m 2^e, ln u is e ln 2 + 2 artanh((m - 1) / (m + 1)), whose odd powers after
  *            the first are a minimax polynomial, and so are sine and cosine, the latter as (1 - t^2) times one, which
  *            makes its zero exact. |z| is at most 6.66.
- * Layout     Philox's counter holds the sample's index above the place. Element 16 j + k of a group of 64 has counter
- *            16 group + k: words 0 and 1 give j = 0 (sine) and 1 (cosine), words 2 and 3 give j = 2 and 3.
+ * Layout     Philox's counter holds the sample's index above the position. Element 16 j + k of a group of 64 has
+ * counter 16 group + k: words 0 and 1 give j = 0 (sine) and 1 (cosine), words 2 and 3 give j = 2 and 3.
  */
 #ifndef CREG_NOISE_H
 #define CREG_NOISE_H
@@ -47,7 +47,7 @@ static void creg_sample_uniform(void *noise, ptrdiff_t task)
         uniform_numbers(a->uniform + i * a->size, (uint32_t)a->index[i], a->size, a->key);
 }
 
-/* -2 ln((k + 1/2) / 2^31), square root. */
+/* sqrt(-2 ln((k + 1/2) / 2^31)). */
 CREG_INLINE vf normal_radius(vu words)
 {
     const vf u = v_mul(v_add(v_upper_bits(words), v_set1(0.5f)), v_set1(0x1p-31f)), one = v_set1(1.0f);

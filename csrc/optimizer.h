@@ -7,7 +7,7 @@
  *            with L2 in Adam's gradient instead (Kingma and Ba, 2015, arXiv:1412.6980)  g = dw + weight_decay * w;
  *            m = beta1 * m + (1 - beta1) * g,  v = beta2 * v + (1 - beta2) * g^2
  *            w -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
- * Numerics   Constants are computed in float64 and rounded once. A sum of squares that float32 cannot hold is taken
+ * Numerics   Constants are computed in float64 and rounded once. A sum of squares that float32 cannot hold is computed
  *            again in float64.
  * Layout     Blocks of elements; sums of panels of CREG_PANEL elements, merged in float64.
  */
@@ -17,7 +17,7 @@
 #include "dropout.h"
 #include "safety.h"
 
-/* Of a panel, whatever the magnitude of its elements. */
+/* The sum of squares of a panel, correct for elements of any magnitude. */
 static void creg_sum_squares(void *l2, ptrdiff_t task)
 {
     const creg_l2 *a = l2;
@@ -64,7 +64,7 @@ static void creg_sgd_step(void *sgd, ptrdiff_t task)
     if (j < n) sgd_part(w + j, dw + j, AT(velocity, j), n - j, a);                            /* tail */
 }
 
-/* base^n by squaring: only products, each correctly rounded, so the same bits with any maths library. */
+/* base^n by squaring. Its correctly rounded products give the same bits with any maths library. */
 static double power(double base, int64_t n)
 {
     double result = 1.0;
@@ -102,7 +102,7 @@ CREG_INLINE void adamw_part(const creg_adamw *a, ptrdiff_t at, ptrdiff_t n)
 
 static void creg_adamw_step(void *adamw, ptrdiff_t task)
 {
-    const creg_adamw a = *(const creg_adamw *)adamw; /* a copy, which no store to w may alias */
+    const creg_adamw a = *(const creg_adamw *)adamw; /* a copy: stores to w cannot alias it */
     const ptrdiff_t end = min_size((task + 1) * a.block, a.n);
     ptrdiff_t j = task * a.block;
     for (; j + CREG_W <= end; j += CREG_W) adamw_part(&a, j, CREG_W); /* main loop */

@@ -1,8 +1,8 @@
 /* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based
- * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. No state passes from
- * one draw to the next: every element's draw can be computed on its own. The readable twin: cregkit/oracle/philox.py
+ * generator: ten rounds of two 32x32->64 bit products turn (counter, key) into four random words. There is no state:
+ * each draw can be computed alone. The readable twin: cregkit/oracle/philox.py
  *
- * Layout     of a counter:
+ * Layout     a counter's words:
  *   words 0, 1   low and high half of a 64-bit number n
  *   word  2      PHILOX_DRAWS: n = 16 * group + k, k = 0..15, the 16-bit draws of a group of 128 elements
  *                PHILOX_TIES: n = element; word 0 of the result decides a tie
@@ -52,8 +52,8 @@ CREG_INLINE philox_keys philox_keys_of(const uint32_t key[2])
     return keys;
 }
 
-/* The first two rounds of counters n (one in the low half of each lane) with the high word `high`. They differ in word
- * 0 alone, so that all of them share half of these rounds' products. */
+/* The first two rounds of counters n (one in the low half of each lane) with the high word `high`. The counters differ
+ * in word 0 alone, so they share half of the products of these rounds. */
 CREG_INLINE void philox_first_rounds(vu n, uint32_t high, const philox_keys *keys, vu c[4])
 {
     const uint64_t p1 = (uint64_t)PHILOX_M1 * PHILOX_DRAWS;
@@ -76,9 +76,9 @@ CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
 }
 
 /* `vectors` times CREG_W counters from n = first on, none of which carries into the high half. Rounds of several
- * vectors are interleaved to hide the latency of the multiplications. words[i][j] holds word j of vector i in order.
- * Counters are in the low halves of 64-bit lanes, even and odd ones apart: there the halves of a product need no
- * permutation. */
+ * vectors are interleaved to hide the latency of the multiplications. words[i][j] receives word j of vector i, in
+ * order. Even and odd counters are in separate vectors, in the low halves of 64-bit lanes, where the halves of a
+ * product need no permutation. */
 CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *keys, vu words[][4])
 {
     vu c[2 * PHILOX_TOGETHER][4];

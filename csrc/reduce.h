@@ -44,7 +44,7 @@ typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, const vw *cut);
 CREG_INLINE vf v_load_cut(const float *p, const vw *cut) { return cut ? v_load_window(p, *cut) : v_load(p); }
 CREG_INLINE vf v_cut(vf a, const vw *cut) { return cut ? v_only(a, *cut) : a; }
 
-/* A group of lanes of which only the first n <= CREG_LANES are there. */
+/* A group of lanes of which only the first n <= CREG_LANES hold elements. */
 typedef struct {
     ptrdiff_t n;
     vw cut[CREG_VECS];
@@ -57,8 +57,8 @@ CREG_INLINE part part_of(ptrdiff_t n)
     return p;
 }
 
-/* Register k of a group, or of a part of one: whether nothing of it is there, and where to cut it, if at all. A cut
- * costs as much as another addition. */
+/* Vector k of a group, or of a part of one (p is not NULL): whether it holds no element, and its window, NULL for a
+ * full vector. A window costs as much as an addition. */
 CREG_INLINE int is_empty(const part *p, int k) { return p && p->n <= k * CREG_W; }
 CREG_INLINE const vw *cut_of(const part *p, int k) { return p && p->n < (k + 1) * CREG_W ? p->cut + k : NULL; }
 
@@ -71,7 +71,7 @@ CREG_INLINE acc acc_zero(void)
     return a;
 }
 
-/* The lanes folded into one register, which v_sum() folds further. */
+/* The horizontal reduction down to one vector, which v_sum() reduces further. */
 CREG_INLINE vf acc_fold(acc a)
 {
     for (int half = CREG_VECS / 2; half > 0; half /= 2)
@@ -83,7 +83,8 @@ CREG_INLINE float acc_sum(acc a) { return v_sum(acc_fold(a)); }
 
 CREG_INLINE vf2 add2(vf2 x, vf2 y) { return (vf2){v_add(x.a, y.a), v_add(x.b, y.b)}; }
 
-/* Adds the terms of one group of lanes, or of four, `step` apart; of whole groups, or of the same part of each. */
+/* Adds the terms of one group of lanes, or of four groups `step` apart. p is NULL for full groups, else the part that
+ * each group has. */
 CREG_INLINE void add_groups(terms of, const void *ctx, ptrdiff_t at, const part *p, int groups, ptrdiff_t step, acc *a,
                             acc *b)
 {
@@ -147,7 +148,7 @@ CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, const vw *cut)
     return (vf2){d, v_mul(d, d)};
 }
 
-/* The sum of a group of lanes, or of the part of it that is there, down to a register. */
+/* The horizontal reduction of a group of lanes, or of a part of one, down to one vector. */
 CREG_INLINE vf group_fold(const float *x, const part *p)
 {
     acc a;
@@ -182,7 +183,7 @@ CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t st
     }
 }
 
-/* a and b together. */
+/* The moments of the union of a and b. */
 CREG_INLINE moments moments_merge(moments a, moments b)
 {
     const double count = a.count + b.count, delta = b.mean - a.mean;
@@ -199,7 +200,7 @@ CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
     return total;
 }
 
-/* x^2, and nothing for the second sum: the compiler drops it. */
+/* x^2; the second sum is 0, and the compiler removes it. */
 CREG_INLINE vf2 square_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const vf v = v_load_cut((const float *)ctx + at, cut);
@@ -215,7 +216,8 @@ CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
     return total;
 }
 
-/* hi + lo = mean, in float32. Two functions, since GCC 12 takes (double)(float)v of a vector for v, and lo for 0. */
+/* hi + lo = mean, in float32. Two functions, because GCC 12 simplifies (double)(float)v of vectors to v, and lo to 0.
+ */
 static CREG_NOINLINE void round_means(const double *restrict mean, float *restrict hi, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) hi[i] = (float)mean[i];
@@ -227,7 +229,7 @@ static CREG_NOINLINE void split_means(const double *restrict mean, float *restri
     for (ptrdiff_t i = 0; i < n; i++) lo[i] = (float)(mean[i] - (double)hi[i]);
 }
 
-/* The float64 forms: `pieces` runs of n elements. Eight lanes, so that they vectorise with a fixed order. */
+/* Sums in float64 of `pieces` runs of n elements. Eight lanes allow vectorisation in a fixed order. */
 static double exact_sum(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n, double centre, int square)
 {
     double lane[8] = {0};

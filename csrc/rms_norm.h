@@ -1,13 +1,12 @@
 /* RMS norm (Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467): statistics, terms and
- * formula.
+ * formula. The readable twin: cregkit/oracle/rms_norm.py
  *
  * Forward    rstd = 1 / sqrt(sum(x^2) / n + eps),  x_hat = x * rstd,  y = x_hat * gamma
- * Saved      rstd, float64.
+ * Saved      rstd, float64
  * Backward   g = dy * gamma
  *            dx = rstd * (g - x_hat * mean(g * x_hat))
  *            dgamma = sum over rows of dy * x_hat
- * Layout     row_norm.h: the loops over rows. To them it is a norm whose mean, beta and mean(g) are 0.
- * The readable twin is cregkit/oracle/rms_norm.py.
+ * Layout     row_norm.h: the loops over rows, for which it is a norm whose mean, beta and mean(g) are 0.
  */
 #ifndef CREG_RMS_NORM_H
 #define CREG_RMS_NORM_H
@@ -45,7 +44,7 @@ static CREG_NOINLINE void rms_norm_short_statistics(const float *x, ptrdiff_t co
     rms_norm_short_finish(s, 1.0 / (double)cols, eps);
 }
 
-/* Nothing, and g * x. */
+/* 0, and g * x. */
 CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const grad_operands *o = ctx;

@@ -1,12 +1,13 @@
-/* The norms over rows: the loops that layer norm and RMS norm share.
+/* The norms over rows: the loops that layer norm and RMS norm share. The readable twins:
+ * cregkit/oracle/layer_norm.py and cregkit/oracle/rms_norm.py
  *
- * Forward    statistics of a row, then y = x_hat * gamma + beta while the row is in L1. Short rows are taken CREG_BATCH
- *            at a time, with one number of each row in a vector.
- * Backward   means of g and g * x_hat of a row, then dx, and what the row adds to its chunk's dgamma and dbeta.
- * Saved      mean and rstd of each row, float64.
+ * Forward    statistics of a row, then y = x_hat * gamma + beta while the row is in L1. Short rows are processed
+ *            CREG_BATCH at a time, with one number of each row in a vector.
+ * Saved      mean and rstd of each row, float64
+ * Backward   means of g and g * x_hat of a row, then dx, and the row's terms of its chunk's dgamma and dbeta
  * Numerics   Rows that float32 cannot hold (safety.h) are computed in float64, by the functions named _exact.
- * Layout     The formulas are those of layer_norm.h and rms_norm.h. A `form` tells which of them; its fields are
- * literal constants where it is made, for which the compiler specialises the loops.
+ * Layout     layer_norm.h and rms_norm.h hold the formulas. A `form` selects one; its fields are literal constants
+ *            where it is constructed, so the compiler specialises the loops for it.
  */
 #ifndef CREG_ROW_NORM_H
 #define CREG_ROW_NORM_H
@@ -15,8 +16,7 @@
 #include "layer_norm.h"
 #include "rms_norm.h"
 
-/* Literal constants. usual: forward, gamma is there, and beta for layer norm; backward, gamma is there and dh is not.
- */
+/* Literal constants. usual: forward has gamma, and beta for layer norm; backward has gamma and no dh. */
 typedef struct {
     int kind, usual;
 } form;
@@ -28,7 +28,7 @@ CREG_INLINE vf normalised(form f, vf x, row_scale row)
 
 /* ---- forward ---- */
 
-/* Gain and bias from some column on; centred norms alone have a bias. */
+/* Gain and bias, starting at a given column; only centred norms have a bias. */
 typedef struct {
     const float *gamma, *beta;
 } gain_bias;
@@ -43,14 +43,14 @@ CREG_INLINE vf norm_vector(form f, gain_bias a, vf x, ptrdiff_t j, ptrdiff_t lef
     return v;
 }
 
-/* y of the `left` elements from j on, at most a vector. */
+/* y of elements [j, j + left), at most a vector. */
 CREG_INLINE void norm_part(form f, gain_bias a, const float *x, float *y, ptrdiff_t j, ptrdiff_t left, row_scale row,
                            int stream)
 {
     v_put_part(y + j, norm_vector(f, a, v_load_part(x + j, left), j, left, row), left, stream);
 }
 
-/* Whole groups of lanes from j on; returns where they end. Prefetches the row at `next`. */
+/* Full groups of lanes from j on; returns the index behind the last one. Prefetches the row at `next`. */
 CREG_INLINE ptrdiff_t norm_groups(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t j,
                                   ptrdiff_t cols, row_scale row, int stream)
 {
@@ -96,7 +96,7 @@ CREG_INLINE row_statistics statistics_of(int kind, const float *x, ptrdiff_t col
                                  : layer_norm_finish(row_moments(x, cols), x, cols, eps);
 }
 
-CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
                                   ptrdiff_t rows)
 {
     const gain_bias a = {n->gamma, n->beta};
@@ -109,7 +109,7 @@ CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, co
         if (k < lag) continue;
         const ptrdiff_t i = k - lag, at = i * cols;
         const row_statistics row = found[i % 2];
-        const float *next = fetch ? fetch + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
+        const float *next = prefetched ? prefetched + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
         if (!row.safe)
             norm_row_exact(f.kind, a, x + at, y + at, cols, row.mean, row.rstd);
         else if (stream)
@@ -128,17 +128,18 @@ CREG_INLINE row_scale short_scale(int kind, const float *hi, const float *lo, co
 }
 
 /* A batch with a row that needs float64 or a second pass. Not specialised: it is rare. */
-static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first)
+static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const float *x, const float *prefetched,
+                                            ptrdiff_t first)
 {
     if (n->kind == CREG_RMS_NORM)
-        norm_single_rows((form){CREG_RMS_NORM, 0}, n, x, fetch, first, CREG_BATCH);
+        norm_single_rows((form){CREG_RMS_NORM, 0}, n, x, prefetched, first, CREG_BATCH);
     else
-        norm_single_rows((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, CREG_BATCH);
+        norm_single_rows((form){CREG_LAYER_NORM, 0}, n, x, prefetched, first, CREG_BATCH);
 }
 
-/* Batches of short rows. Layer norm finds the provisional means of the next batch before the sums of this one, which
- * hides the latency of their reductions; so it prefetches a batch further. */
-CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+/* Batches of short rows. Layer norm computes the provisional means of the next batch before the sums of this one, which
+ * hides the latency of their horizontal reductions; so its prefetches are a batch further ahead. */
+CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
                               ptrdiff_t batches)
 {
     const gain_bias a = {n->gamma, n->beta};
@@ -147,7 +148,7 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     const int centred = creg_is_centred(f.kind), stream = n->stream;
     float *y = n->y + first * cols;
     short_rows found[2];
-    if (centred && batches) layer_norm_short_shift(x, cols, &rest, found);
+    if (centred) layer_norm_short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
         short_rows *s = centred ? found + k % 2 : found;
         if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
@@ -156,11 +157,11 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
         else
             rms_norm_short_statistics(x, cols, &rest, n->eps, s);
         if (s->unsafe) {
-            norm_unsafe_batch(n, x, AT(fetch, k * size), first);
+            norm_unsafe_batch(n, x, AT(prefetched, k * size), first);
             continue;
         }
         const ptrdiff_t ahead = centred ? 2 : 1;
-        const float *next = fetch ? fetch + k * size : k + ahead < batches ? x + ahead * size : x;
+        const float *next = prefetched ? prefetched + k * size : k + ahead < batches ? x + ahead * size : x;
         for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
             const row_scale row = short_scale(f.kind, s->hi, s->lo, s->scale, i);
             if (stream)
@@ -173,41 +174,41 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     }
 }
 
-CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
                               ptrdiff_t rows)
 {
     const ptrdiff_t batches = is_short(n->cols) ? rows / CREG_BATCH : 0, done = batches * CREG_BATCH;
     const ptrdiff_t at = done * n->cols;
-    norm_batches(f, n, x, fetch, first, batches);
-    norm_single_rows(f, n, x + at, AT(fetch, at), first + done, rows - done);
+    if (batches) norm_batches(f, n, x, prefetched, first, batches);
+    norm_single_rows(f, n, x + at, AT(prefetched, at), first + done, rows - done);
 }
 
-static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
                                         ptrdiff_t rows)
 {
     if (n->gamma)
-        norm_rows_of((form){CREG_RMS_NORM, 1}, n, x, fetch, first, rows);
+        norm_rows_of((form){CREG_RMS_NORM, 1}, n, x, prefetched, first, rows);
     else
-        norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, fetch, first, rows);
+        norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, prefetched, first, rows);
 }
 
-static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first,
+static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
                                           ptrdiff_t rows)
 {
     if (n->gamma && n->beta)
-        norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, fetch, first, rows);
+        norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, prefetched, first, rows);
     else
-        norm_rows_of((form){CREG_LAYER_NORM, 0}, n, x, fetch, first, rows);
+        norm_rows_of((form){CREG_LAYER_NORM, 0}, n, x, prefetched, first, rows);
 }
 
-/* y of rows [first, first + rows), read from x; the caller ends streamed stores. Prefetches as many rows of `fetch`, or
- * the next rows of x if it is NULL. */
-static void norm_rows(const creg_norm *n, const float *x, const float *fetch, ptrdiff_t first, ptrdiff_t rows)
+/* y of rows [first, first + rows), read from x; the caller ends non-temporal stores. Prefetches as many rows of
+ * `prefetched`, or the next rows of x if it is NULL. */
+static void norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first, ptrdiff_t rows)
 {
     if (n->kind == CREG_RMS_NORM)
-        rms_norm_rows(n, x, fetch, first, rows);
+        rms_norm_rows(n, x, prefetched, first, rows);
     else
-        layer_norm_rows(n, x, fetch, first, rows);
+        layer_norm_rows(n, x, prefetched, first, rows);
 }
 
 static void creg_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
@@ -226,7 +227,7 @@ static void creg_affine_rows(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows
 
 /* ---- backward ---- */
 
-/* What backward reads and writes, from some row and column on. */
+/* The inputs and outputs of backward, starting at a given row and column. */
 typedef struct {
     const float *dy, *x, *gamma, *dh;
     float *dx, *dgamma, *dbeta;
@@ -237,7 +238,8 @@ CREG_INLINE grad_block rows_on(grad_block b, ptrdiff_t at)
     return (grad_block){b.dy + at, b.x + at, b.gamma, AT(b.dh, at), b.dx + at, b.dgamma, b.dbeta};
 }
 
-/* Sums of a row's terms. The functions are named in the calls: a pointer chosen before keeps accumulators in memory. */
+/* Sums of a row's terms. Each call names its function: through a pointer chosen before, the accumulators would stay in
+ * memory. */
 CREG_INLINE sums grad_panel_sums(int kind, const grad_operands *o, ptrdiff_t at, ptrdiff_t n)
 {
     return kind == CREG_RMS_NORM ? panel_sums(rms_norm_grad_terms, o, at, n)
@@ -273,7 +275,7 @@ CREG_INLINE grad_means norm_grad_means(int kind, grad_block b, ptrdiff_t cols, d
     return grad_means_of(g, g_d, cols, rstd);
 }
 
-/* A row of a block, and what is known of it. Flat: compilers keep a nested copy of the block in memory. */
+/* A row of a block, its scale and its means. Not nested: compilers would keep a nested block in memory. */
 typedef struct {
     const float *dy, *x, *gamma, *dh;
     float *dx, *dgamma, *dbeta;
@@ -286,7 +288,7 @@ CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, floa
     return (grad_row){b.dy, b.x, b.gamma, b.dh, b.dx, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
 }
 
-/* The `left` elements from j on, at most a vector. */
+/* Elements [j, j + left), at most a vector. */
 CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
 {
     const vf dv = v_load_part(r->dy + j, left), x_hat = normalised(f, v_load_part(r->x + j, left), r->row);
@@ -354,7 +356,7 @@ CREG_INLINE double mean_at(int kind, const creg_norm *n, ptrdiff_t i)
     return creg_is_centred(kind) ? n->mean[i] : 0.0;
 }
 
-/* `follow` more rows lie behind these. */
+/* `follow` more rows come after these. */
 CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
                                        ptrdiff_t follow, int stream)
 {
@@ -370,7 +372,8 @@ CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b,
     }
 }
 
-/* CREG_BATCH short rows, the next ones `ahead` elements on. Does nothing and returns 0 if a row needs float64. */
+/* CREG_BATCH short rows; prefetches the rows `ahead` elements on. Returns 0, with nothing written, if a row needs
+ * float64. */
 CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t ahead,
                                 const part *rest, int stream)
 {
@@ -441,7 +444,7 @@ static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, grad_block b,
         norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, b, first, rows, follow, stream);
 }
 
-/* dx of rows [first, first + rows), and what dgamma and dbeta of their chunk gain; `follow` more rows lie behind. */
+/* dx of rows [first, first + rows), and their terms of the chunk's dgamma and dbeta; `follow` more rows come after. */
 static void norm_grad_rows(const creg_norm *n, float *dx, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t follow, int stream)
 {
     const ptrdiff_t at = first * n->cols;

@@ -1,18 +1,20 @@
-/* What the norms over rows share below their loops: sums of short rows, and what is known of one row. */
+/* Helpers of the norms over rows: sums of short rows, and the statistics of a row. */
 #ifndef CREG_ROWS_H
 #define CREG_ROWS_H
 
 #include "safety.h"
 #include "stores.h"
 
-/* Short rows are taken this many at a time. The latency of the horizontal reductions, the square root and the division
- * of a single short row would dominate. */
-enum { CREG_BATCH = 8 };
+enum {
+    /* Short rows are processed this many at a time. The latency of the horizontal reductions, the square root and the
+     * division of a single short row would dominate. */
+    CREG_BATCH = 8
+};
 
 CREG_INLINE int is_short(ptrdiff_t cols) { return cols < 4 * CREG_LANES && cols >= CREG_W && cols > CREG_FEW; }
 
-/* Rows by which statistics run ahead of writing: the processor writes a row during the latency of the next row's
- * reduction, square root and division. Not where two rows would crowd L1. */
+/* The number of rows, 0 or 1, by which statistics run ahead of writing: the CPU writes a row during the latency of the
+ * next row's horizontal reduction, square root and division. 0 for rows of which two do not fit in L1. */
 CREG_INLINE ptrdiff_t row_lag(ptrdiff_t cols) { return cols <= 2048; }
 
 /* A row's mean (hi + lo) and scale, in vectors. RMS norm has no mean. */
@@ -39,7 +41,7 @@ typedef struct {
     int unsafe; /* some row needs more than one pass of float32 */
 } short_rows;
 
-/* What backward reads of a row, and its means of g and g * x_hat, g = dy * gamma. */
+/* The inputs of a row's backward; and its means of g and g * x_hat, g = dy * gamma. */
 typedef struct {
     const float *dy, *x, *gamma;
     row_scale row;
@@ -55,8 +57,8 @@ CREG_INLINE vf grad_load(const grad_operands *o, ptrdiff_t at, const vw *cut)
     return o->gamma ? v_mul(g, v_load_cut(o->gamma + at, cut)) : g;
 }
 
-/* panel_sums() of a short row, down to one vector for each sum; `rest` is the part of a group at its end. Lanes start
- * with their first terms, not at 0, so 0 must be added at last: it makes 0 of -0. */
+/* panel_sums() of a short row, reduced to one vector for each sum; `rest` is its tail, a part of a group. Lanes start
+ * with their first terms instead of 0, so the caller adds 0 at the end, which turns -0 into 0. */
 CREG_INLINE vf2 short_folds(terms of, const void *ctx, ptrdiff_t n, const part *rest)
 {
     const ptrdiff_t whole = n - rest->n;

@@ -1,14 +1,17 @@
-/* Whether float32 is enough for a row's (channel's, chunk's) intermediates; where it is not, float64 takes over. */
+/* Whether float32 is enough for the intermediates of a row (channel, chunk). Otherwise they are computed in float64. */
 #ifndef CREG_SAFETY_H
 #define CREG_SAFETY_H
 
 #include "reduce.h"
 
-/* Rows (channels) of at most this many values always take float64: their gradients are differences that cancel. */
-enum { CREG_FEW = 4 };
+enum {
+    /* Rows (channels) of at most this many values are always computed in float64: their gradients are differences that
+     * cancel. */
+    CREG_FEW = 4
+};
 
-/* Whether float32 squares are enough: none overflowed or was NaN, and variance + eps is so far above 2^-126 that what
- * underflowed squares lost is below half an ulp. This bounds rstd to [2^-64, 2^48], which backward relies on. */
+/* Whether float32 squares are enough: none overflowed or was NaN, and variance + eps is so far above 2^-126 that the
+ * loss from underflowed squares is below half an ulp. This bounds rstd to [2^-64, 2^48], on which backward relies. */
 CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 {
     return (m2 - m2 == 0.0) & (variance_plus_eps >= 0x1p-96) & (variance_plus_eps <= 0x1p+128);
@@ -27,8 +30,10 @@ typedef struct {
     vf low, high;
 } range;
 
-/* Independent ranges, updated in turn: each hides the latency of the others. */
-enum { RANGES = 4 };
+enum {
+    /* Independent ranges are updated in turn, which hides the latency of minimum and maximum. */
+    RANGES = 4
+};
 typedef struct {
     range of[RANGES];
 } ranges;
@@ -101,21 +106,21 @@ static CREG_NOINLINE int no_small_product(const float *a, const float *b, ptrdif
     return all_at_most(products, 0.0f) || !all_at_most(products, 0x1.fffffep+69f);
 }
 
-/* Whether |mean(g)| + |mean(g * x_hat)|, g = dy * gamma, alone proves that float32 is enough for a row's dx. Means that
- * are too small for that may have cancelled or underflowed. */
+/* Whether |mean(g)| + |mean(g * x_hat)|, g = dy * gamma, alone proves that float32 is enough for a row's dx. Smaller
+ * means may be the result of cancellation or underflow. */
 CREG_INLINE int means_are_plain(double means)
 {
     return (means >= SMALLEST_SAFE_GRADIENT) & (means <= 1.0 / SMALLEST_SAFE_GRADIENT);
 }
 
-/* Whether a row with means of 0 and a few gradients of 0 may be taken for a row of zeros: up to this rstd (any eps of
- * at least 1e-7) underflowed products give a subnormal dx at most. */
+/* Whether a row whose means and some of whose gradients are 0 may be treated as a row of zeros: up to this rstd (any
+ * eps of at least 1e-7), underflowed products change dx by a subnormal number at most. */
 CREG_INLINE int zeros_are_plain(double rstd) { return rstd <= 0x1p+12; }
 
 CREG_INLINE int gradients_are_safe(double means, double rstd, const float *dy, const float *gamma, ptrdiff_t n)
 {
     if (!(means <= 1.0 / SMALLEST_SAFE_GRADIENT)) return 0; /* or NaN */
-    /* A few elements tell a row of zeros, such as padding, from one whose means cancelled. */
+    /* Three elements distinguish a row of zeros, such as padding, from one whose means cancelled. */
     const int zero =
         (means == 0.0) & zeros_are_plain(rstd) & (dy[0] == 0.0f) & (dy[n / 2] == 0.0f) & (dy[n - 1] == 0.0f);
     return means_are_plain(means) || zero || no_small_product(dy, gamma, n);

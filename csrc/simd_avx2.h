@@ -1,4 +1,4 @@
-/* AVX2: 8 floats a register. The operations are described in simd_scalar.h. */
+/* AVX2: 8 floats per vector. The operations are described in simd_scalar.h. */
 #ifndef CREG_SIMD_AVX2_H
 #define CREG_SIMD_AVX2_H
 
@@ -10,7 +10,7 @@ typedef __m256i vm; /* all bits of a lane */
 typedef __m256i vu;
 typedef __m256i vw;
 
-/* Slides over ones followed by zeros. */
+/* Windows are loaded from an array of ones followed by zeros. */
 CREG_INLINE vw v_window(ptrdiff_t n)
 {
     static const int32_t window[2 * CREG_W] = {-1, -1, -1, -1, -1, -1, -1, -1};
@@ -26,7 +26,7 @@ CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm256_maskload_ps(p
 CREG_INLINE vf v_only(vf a, vw w) { return _mm256_and_ps(a, _mm256_castsi256_ps(w)); }
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
-    return n >= CREG_W ? v_load(p) : v_load_window(p, v_window(n)); /* a masked load costs more, even of all */
+    return n >= CREG_W ? v_load(p) : v_load_window(p, v_window(n)); /* a masked load of a full vector costs more */
 }
 CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
 {
@@ -35,7 +35,7 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
         return;
     }
     if (n <= 0) return;
-    __m128 rest = _mm256_castps256_ps128(a); /* by halves: a masked store takes some CPUs 40 steps */
+    __m128 rest = _mm256_castps256_ps128(a); /* by halves: a masked store takes 40 micro-operations on some CPUs */
     if (n & 4) {
         _mm_storeu_ps(p, rest);
         rest = _mm256_extractf128_ps(a, 1);
@@ -74,11 +74,11 @@ CREG_INLINE float v_sum(vf a)
     __m128 h2 = _mm_add_ps(h4, _mm_movehl_ps(h4, h4));
     return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
 }
-CREG_INLINE vf add_halves(vf a, vf b) /* those of a, behind them those of b */
+CREG_INLINE vf add_halves(vf a, vf b) /* the halves of a added, then those of b */
 {
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
-CREG_INLINE vf add_pairs(vf a, vf b) /* the second to the first of each half, a's and b's by turns */
+CREG_INLINE vf add_pairs(vf a, vf b) /* 64-bit halves of each 128 bits added, those of a and b interleaved */
 {
     const __m256d c = _mm256_castps_pd(a), d = _mm256_castps_pd(b);
     return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(c, d)), _mm256_castpd_ps(_mm256_unpackhi_pd(c, d)));

@@ -1,4 +1,4 @@
-/* AVX-512 (F, BW, DQ, VL): 16 floats a register, masks for tails. The operations are described in simd_scalar.h. */
+/* AVX-512 (F, BW, DQ, VL): 16 floats per vector, masks for tails. The operations are described in simd_scalar.h. */
 #ifndef CREG_SIMD_AVX512_H
 #define CREG_SIMD_AVX512_H
 
@@ -18,7 +18,7 @@ CREG_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
 CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm512_maskz_loadu_ps(w, p); }
 CREG_INLINE vf v_only(vf a, vw w) { return _mm512_maskz_mov_ps(w, a); }
-/* GCC keeps a mask of ones: literal full widths take no mask. */
+/* GCC does not remove a mask of ones, so literal full widths use unmasked instructions. */
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
     return __builtin_constant_p(n) && n >= CREG_W ? v_load(p) : v_load_window(p, v_window(n));
@@ -61,11 +61,11 @@ CREG_INLINE float v_sum(vf a)
     return _mm_cvtss_f32(_mm_add_ss(h2, _mm_movehdup_ps(h2)));
 }
 
-CREG_INLINE vf add_halves(vf a, vf b) /* those of a, behind them those of b */
+CREG_INLINE vf add_halves(vf a, vf b) /* the halves of a added, then those of b */
 {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
 }
-CREG_INLINE vf add_quarters(vf a, vf b) /* the second to the first of each half */
+CREG_INLINE vf add_quarters(vf a, vf b) /* the two quarters of each half of a added, then those of b */
 {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
 }

@@ -1,4 +1,4 @@
-/* AArch64 NEON: 4 floats a register. The operations are described in simd_scalar.h. */
+/* AArch64 NEON: 4 floats per vector. The operations are described in simd_scalar.h. */
 #ifndef CREG_SIMD_NEON_H
 #define CREG_SIMD_NEON_H
 
@@ -24,7 +24,7 @@ CREG_INLINE vw v_window(ptrdiff_t n)
 CREG_INLINE vf v_set1(float a) { return vdupq_n_f32(a); }
 CREG_INLINE vf v_load(const float *p) { return vld1q_f32(p); }
 CREG_INLINE void v_store(float *p, vf a) { vst1q_f32(p, a); }
-CREG_INLINE void v_stream(float *p, vf a) { vst1q_f32(p, a); } /* no streaming store that pays */
+CREG_INLINE void v_stream(float *p, vf a) { vst1q_f32(p, a); } /* non-temporal stores are not faster here */
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
     float part[CREG_W] = {0};

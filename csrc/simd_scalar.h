@@ -1,7 +1,7 @@
 /* Any CPU: four floats in a 16-byte vector of GCC and Clang, which they turn into SSE2, AltiVec or plain C.
  *
- * Every simd_<isa>.h defines these same operations over its own CREG_W floats, and says how many vectors of random
- * words are best drawn at once (PHILOX_TOGETHER). The op headers are written against them.
+ * Every simd_<isa>.h defines these operations over CREG_W floats, and the number of vectors of random words that are
+ * fastest to draw at once (PHILOX_TOGETHER). The op headers use no others.
  *
  *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
  *   vw  a window of leading lanes
@@ -24,7 +24,7 @@ typedef ptrdiff_t vw; /* how many lanes */
 
 CREG_INLINE vf v_set1(float a) { return (vf){a, a, a, a}; }
 
-/* Loads and stores of whole vectors. A stream is a non-temporal store where there is one, and needs p aligned. */
+/* Loads and stores of full vectors. v_stream is a non-temporal store, where there is one; p must be aligned. */
 CREG_INLINE vf v_load(const float *p)
 {
     vf a;
@@ -33,9 +33,9 @@ CREG_INLINE vf v_load(const float *p)
 }
 CREG_INLINE void v_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
 CREG_INLINE void v_stream(float *p, vf a) { v_store(p, a); }
-CREG_INLINE void v_stream_end(void) {} /* makes the streamed stores visible to other threads */
+CREG_INLINE void v_stream_end(void) {} /* makes non-temporal stores visible to other threads */
 
-/* Less than a vector, in functions of their own: inlined branches made the compiler slow and the kernels large. */
+/* Less than a vector. Not inlined: the branches would make compilation slow and the kernels large. */
 static CREG_NOINLINE vf v_load_few(const float *p, ptrdiff_t n)
 {
     return n == 3 ? (vf){p[0], p[1], p[2]} : n == 2 ? (vf){p[0], p[1]} : n == 1 ? (vf){p[0]} : (vf){0};
@@ -49,8 +49,8 @@ static CREG_NOINLINE void v_store_few(float *p, vf a, ptrdiff_t n)
     if (n == 3) p[2] = a[2];
 }
 
-/* The first n floats only (any n: none when n <= 0, all when n >= CREG_W). The other lanes are 0, and memory beyond is
- * neither read nor written. */
+/* The first n floats: none when n <= 0, all when n >= CREG_W. Other lanes are 0; memory beyond them is neither read nor
+ * written. */
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n) { return n >= CREG_W ? v_load(p) : v_load_few(p, n); }
 CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
 {
@@ -60,9 +60,9 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
         v_store_few(p, a, n);
 }
 
-CREG_INLINE vf v_keep(vm keep, vf a) { return (vf)(keep & (vm)a); } /* +0 in the other lanes, whatever a holds there */
+CREG_INLINE vf v_keep(vm keep, vf a) { return (vf)(keep & (vm)a); } /* +0 in the other lanes, even where a is NaN */
 
-/* The same through a window of the first n lanes, which is made once for many vectors. */
+/* The same with a window of the first n lanes, which serves many vectors. */
 CREG_INLINE vw v_window(ptrdiff_t n) { return n >= CREG_W ? CREG_W : n <= 0 ? 0 : n; }
 CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w); }
 CREG_INLINE vf v_only(vf a, vw w)
@@ -81,13 +81,13 @@ CREG_INLINE vf v_sqrt(vf a) { return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]),
 
 CREG_INLINE vm v_equal(vf a, vf b) { return a == b; }
 CREG_INLINE vf v_select(vm which, vf a, vf b) { return (vf)((which & (vm)a) | (~which & (vm)b)); } /* which ? a : b */
-/* a > b ? a : b and a < b ? a : b: where one is NaN, b. */
+/* a > b ? a : b and a < b ? a : b, which give b where either is NaN. */
 CREG_INLINE vf v_max(vf a, vf b) { return v_select(a > b, a, b); }
 CREG_INLINE vf v_min(vf a, vf b) { return v_select(a < b, a, b); }
 CREG_INLINE vf v_reverse(vf a) { return (vf){a[3], a[2], a[1], a[0]}; } /* the last lane first */
 
-/* A positive normal a as m * 2^e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves e in the
- * place of the exponent. */
+/* Splits a positive normal a into m * 2^e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves e in
+ * the exponent's bits. */
 CREG_INLINE vf v_split(vf a, vf *e)
 {
     const vm exponent = ((vm)a - 0x3F3504F3) >> 23;
@@ -103,7 +103,7 @@ CREG_INLINE void v_sums(const vf v[8], float out[8])
     for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
 }
 
-/* Philox's arithmetic. Only the low 32 bits of each number count; products leave their high half above them. */
+/* Arithmetic of Philox. Only the low 32 bits of each number are used; products have their high half above them. */
 CREG_INLINE vu vu_set1(uint64_t a) { return (vu){a, a}; }
 CREG_INLINE vu vu_even_counters(uint64_t first) { return (vu){first, first + 2}; } /* first, first + 2, first + 4 ... */
 CREG_INLINE vu vu_add(vu a, vu b) { return a + b; }
@@ -113,15 +113,15 @@ CREG_INLINE vu vu_mul32(vu a, uint32_t b) /* low half of a times b, all 64 bits 
 }
 CREG_INLINE vu vu_xor(vu a, vu b) { return a ^ b; }
 CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; } /* high half of a, xor b, xor c */
-/* Low halves in turn: even[0], odd[0], even[1] ... as 32-bit words. */
+/* The low halves, interleaved as 32-bit words: even[0], odd[0], even[1] ... */
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return (even & 0xFFFFFFFFu) | (odd << 32); }
 
-/* The upper 31 bits of each 32-bit word as a float, rounded to the nearest. */
+/* The upper 31 bits of each 32-bit word as a float, rounded to nearest. */
 CREG_INLINE vf v_upper_bits(vu words) { return __builtin_convertvector((vm)((vu_words)words >> 1), vf); }
-/* The sign flipped where the word is odd. */
+/* a with the sign flipped where the word is odd. */
 CREG_INLINE vf v_odd_negated(vf a, vu words) { return (vf)((vu_words)a ^ ((vu_words)words << 31)); }
 
-/* draws holds 2 * CREG_W numbers of 16 bits, the low half of each word first: draw >= threshold decides keep. */
+/* `draws` holds 2 * CREG_W numbers of 16 bits, the low half of each word first. A draw >= threshold keeps. */
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {
     const vu_kept k = (vu_draws)draws >= threshold;

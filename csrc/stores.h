@@ -1,21 +1,22 @@
-/* Prefetches and stores: how the passes over memory move their data. The measurements are in TUNING.md. */
+/* Prefetches and stores of the passes over memory. Measurements: TUNING.md. */
 #ifndef CREG_STORES_H
 #define CREG_STORES_H
 
 #include "reduce.h"
 
 enum {
-    /* Elements of a cache line. */
+    /* The elements of a cache line. */
     CREG_LINE = 64 / sizeof(float),
-    /* How far ahead a pass prefetches what it reads from beyond the LLC. */
-    AHEAD = 2048,
-    /* How far ahead a pass prefetches for write. Stores retire in order: one that misses L1 holds up those behind it.
+    /* The distance, in elements, of prefetches of inputs that lie beyond the LLC. */
+    READ_AHEAD = 2048,
+    /* The distance, in elements, of prefetches for write. Stores retire in order: one that misses L1 stalls the next.
      */
     WRITE_AHEAD = 512
 };
 
-/* Prefetches a group of lanes: hardware prefetchers stop at page boundaries, and idle while a row is read from L1 a
- * second time. With streaming stores it goes to L2, because they share L1's few line fill buffers. */
+/* Prefetches a group of lanes. Hardware prefetchers stop at page boundaries, and idle while a row is read from L1 a
+ * second time. With non-temporal stores the prefetch goes to L2, because both would share L1's few line fill buffers.
+ */
 CREG_INLINE void prefetch_group(const float *p, int stream)
 {
     for (int j = 0; j < CREG_LANES; j += CREG_LINE)
@@ -25,22 +26,22 @@ CREG_INLINE void prefetch_group(const float *p, int stream)
             __builtin_prefetch(p + j);
 }
 
-/* Prefetches what a streaming pass reads next: streaming stores hide the pattern of its loads from some hardware
+/* Prefetches the input of a pass with non-temporal stores, which hide the pattern of its loads from some hardware
  * prefetchers. */
-CREG_INLINE void fetch_ahead(const float *p, int stream)
+CREG_INLINE void prefetch_ahead(const float *p, int stream)
 {
-    if (stream) __builtin_prefetch(p + AHEAD, 0, 2);
+    if (stream) __builtin_prefetch(p + READ_AHEAD, 0, 2);
 }
 
-/* Elements before p reaches a cache line, at most n. Streaming stores need aligned vectors, and are fast only for lines
- * that they write whole. */
+/* The number of elements, at most n, before p reaches a cache line. Non-temporal stores need aligned vectors, and are
+ * fast only for cache lines that they write in full. */
 CREG_INLINE ptrdiff_t unaligned_lead(const float *p, ptrdiff_t n)
 {
     const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(float) % CREG_LINE);
     return off ? min_size(CREG_LINE - off, n) : 0;
 }
 
-/* How many of n elements fill whole cache lines. */
+/* The largest multiple of a cache line in n elements. */
 CREG_INLINE ptrdiff_t whole_lines(ptrdiff_t n) { return n / CREG_LINE * CREG_LINE; }
 
 CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
@@ -53,7 +54,7 @@ CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
         v_store(p, a);
 }
 
-/* Copies cached elements to memory with streaming stores. */
+/* Copies elements from the cache to memory with non-temporal stores. */
 CREG_INLINE void stream_row(const float *from, float *to, ptrdiff_t n)
 {
     ptrdiff_t j = unaligned_lead(to, n);

@@ -16,34 +16,39 @@
 
 #include <stdint.h>
 
-/* Times are nanoseconds. Threads may choose and note at once: a lost update shifts a decision, no more. */
+/* Times are in nanoseconds. Several threads may choose and note at once: a lost update only delays a decision. */
 
 enum {
     CREG_MAX_THREADS = 4096,
-    CREG_GAP = 1000000,              /* threads that had no work for so long may sleep */
-    CREG_PATIENCE = 100000,          /* losses up to this, or up to the time of a loop, are borne */
-    CREG_FIRST_PAUSE = 8,            /* in loops like the one that lost */
-    CREG_LONGEST_PAUSE = 1000000000, /* the two loops of 10 ms that a trial may lose are 2 % of it */
-    CREG_SOON = 100000000,           /* two losses with less work between them have one cause */
+    /* Threads without work for this long may sleep. */
+    CREG_GAP = 1000000,
+    /* Losses up to this, or up to the time of a loop, are tolerated. */
+    CREG_PATIENCE = 100000,
+    /* The first pause is as long as this many loops like the one that lost. */
+    CREG_FIRST_PAUSE = 8,
+    /* The two loops of 10 ms that a trial may lose are 2 % of the longest pause. */
+    CREG_LONGEST_PAUSE = 1000000000,
+    /* Two losses with less work than this between them have one cause. */
+    CREG_SOON = 100000000,
     CREG_SIZES = 64
 };
 
-/* What is known of the loops of one size. */
+/* The state of the loops of one size. */
 typedef struct {
-    _Atomic int64_t reduced; /* the number of threads they may take, 0: any */
+    _Atomic int64_t reduced; /* the largest number of threads allowed; 0: no limit */
     _Atomic int64_t credit;  /* gains less losses, at most a loop's patience */
-    _Atomic int64_t owed;    /* what waking threads has lost, less the gains since then */
-    _Atomic int64_t pause;   /* the length of the last one */
-    _Atomic int64_t left;    /* of it */
+    _Atomic int64_t owed;    /* time lost by waking threads, less the gains since then */
+    _Atomic int64_t pause;   /* length of the last pause */
+    _Atomic int64_t left;    /* remaining time of the pause */
     _Atomic int64_t calm;    /* work on several threads since the last pause began */
 } creg_size;
 
 typedef struct {
     creg_size sizes[CREG_SIZES];
-    _Atomic int64_t ended, threads;   /* when the last loop on several threads ended, and how many it had */
-    _Atomic int64_t loops, fewer;     /* loops worth several threads, and those of them that took fewer */
+    _Atomic int64_t ended, threads;   /* end and thread count of the last loop on several threads */
+    _Atomic int64_t loops, fewer;     /* loops worth several threads, and how many of them used fewer than wanted */
     _Atomic int64_t used, took, half; /* the loop that began the last pause, and its time on half as many threads */
-    _Atomic int64_t debt;             /* what began it if no single loop did */
+    _Atomic int64_t debt;             /* the time lost by waking threads that began the last pause; 0: a single loop */
 } creg_choice;
 
 /* A loop on several threads, and the time that all its tasks would have taken on one. */
@@ -66,7 +71,7 @@ static inline int creg_choose_threads(creg_choice *choice, int64_t elements, int
     return (int)reduced;
 }
 
-/* After a loop on fewer threads than were wanted, which took so long. */
+/* Call after a loop on fewer threads than wanted, with the time it took. */
 static inline void creg_note_fewer(creg_choice *choice, int64_t elements, int64_t took)
 {
     creg_size *size = creg_size_of(choice, elements);
@@ -94,7 +99,7 @@ static inline void creg_pause(creg_choice *choice, const creg_loop *loop, int64_
     choice->debt = debt;
 }
 
-/* After a loop on several threads. */
+/* Call after a loop on several threads. */
 static inline void creg_note_loop(creg_choice *choice, const creg_loop *loop)
 {
     creg_size *size = creg_size_of(choice, loop->elements);

@@ -1,4 +1,5 @@
-/* The norms over rows, plain or behind dropout and addition, for few wide rows: each row is shared by its columns.
+/* The norms over rows, plain or after dropout and addition, for few wide rows: tasks divide each row by columns. The
+ * readable twins: cregkit/oracle/layer_norm.py, rms_norm.py and dropout_add_norm.py
  *
  * Forward    1. sums of panels of CREG_PANEL columns of a row, after h = residual + dropout(x)
  *            2. a row's statistics from the sums of its panels, merged in order in float64
@@ -6,8 +7,8 @@
  * Backward   1. sums of panels,  2. a row's means of g and g * x_hat
  *            3. dx of a tile of CREG_TILE columns of all rows, with the tile's dgamma and dbeta
  * Layout     The formulas are those of row_norm.h and dropout_add_norm.h, so the bits are those of whole rows. A tile's
- *            dgamma and dbeta stay in L1 over all rows; chunks of rows would need as much memory for theirs as the
- *            rows themselves.
+ *            dgamma and dbeta stay in L1 over all rows; the partial sums of chunks of rows would need as much memory
+ *            as the rows.
  */
 #ifndef CREG_WIDE_ROWS_H
 #define CREG_WIDE_ROWS_H
@@ -91,7 +92,7 @@ static void creg_wide_write(const creg_norm *n, ptrdiff_t panel, ptrdiff_t row)
     if (n->stream) v_stream_end();
 }
 
-/* Columns from j on of the first row. */
+/* The first row, from column j on. */
 CREG_INLINE grad_block wide_block(const creg_norm *n, ptrdiff_t j)
 {
     return (grad_block){n->dy + j, n->x + j,         AT(n->gamma, j), AT(n->dh, j),
@@ -131,7 +132,7 @@ static void creg_wide_grad_means(const creg_norm *n, ptrdiff_t row)
     out->mean_g_x_hat = means.g_x_hat;
 }
 
-/* Columns [j, j + size) of all rows, then dropout's gradient of them, which reads dx from the cache. */
+/* dx in columns [j, j + size) of all rows, then dropout's gradient of it, which reads dx from L1. */
 CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff_t size)
 {
     const philox_keys keys = dropout_keys(n);

@@ -2,5 +2,5 @@
 
 ``timing`` takes interleaved samples, ``roofline`` provides the copies, ``peers`` wraps the other libraries, ``suite``
 measures a row, ``goals`` judges the rows, ``report`` writes and compares runs, ``plot`` draws them, and ``markdown``
-writes the README's performance section. ``cregkit bench`` runs them all, on the shapes of ``cregkit.verify.shapes``.
+writes ``bench/RESULTS.md``. ``cregkit bench`` runs them all, on the shapes of ``cregkit.verify.shapes``.
 """

@@ -20,9 +20,10 @@ HEAD = """\
 # Results
 
 <!-- written by python -m cregkit.benchmark.markdown: edit that, not this page -->
-How the times are taken: [cregkit/benchmark](../cregkit/benchmark/README.md). `MISSED` marks a target of the project
-that this CPU does not reach. A target is judged by its worst cell, which the last column names. Nothing was tuned on
-the held-out shapes.
+[cregkit/benchmark](../cregkit/benchmark/README.md) describes how the times are measured. `MISSED` marks a target of the
+project that this CPU does not reach. Most targets are judged by their worst cell (an op at one shape), which the last
+column names. Nothing was tuned on the held-out shapes. Peers are other libraries; `unfused` is cregkit's own ops, one
+after another.
 """
 FOOT = """\
 ![Fraction of the fastest copy's bandwidth, by size](performance.png)

@@ -64,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     called = next((word for word in argv if not word.startswith("-")), None)
     try:
-        options = _parser(called).parse_args(argv)
+        parser = _parser(called)
+        options, unknown = parser.parse_known_args(argv)
+        if unknown:
+            parser.prog = f"cregkit {called}"  # not "cregkit", whose --help says nothing about the subcommand
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as stop:  # how argparse ends --help, --version and mistakes
         return int(stop.code or 0)
     try:

@@ -133,7 +133,7 @@ def _print(console: Console, advice: Advice) -> None:
     if advice.remedies:
         console.line()
         console.line(f"These lines need: {rules.IMPORTS}")
-        console.line("Other names and sizes in them are examples; replace them by yours.")
+        console.line("Other names and sizes in them are examples; replace them with yours.")
     if advice.warnings:
         console.line()
     for warning in advice.warnings:

@@ -8,8 +8,14 @@ from cregkit.commands.console import Console
 from cregkit.config import show_config
 
 DESCRIPTION = """\
-Print the version, the instruction set chosen and those available, the OpenMP runtime, and the number of threads with
-where that number came from.
+Print the version, the CPU, the instruction set in use and those available, and:
+
+  openmp         year and month of the OpenMP specification of the build; none: one thread
+  threads from   the setting or limit that gave the number of threads
+  thread choice  how many parallel loops ran, how many of them took fewer threads, and why
+  pool           recycled memory of large outputs
+  last cache     size of the last-level cache
+  streams from   total traffic of a call from which its outputs use non-temporal stores
 
 environment:
   CREGKIT_ISA      use this instruction set instead of the best one
@@ -18,6 +24,8 @@ environment:
 example:
   cregkit info
 """
+
+_UNITS = {"last_cache": " bytes", "streams_from": " bytes"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
     width = max(map(len, config))
     console = Console()
     for key, value in config.items():
-        console.line(f"{key.replace('_', ' '):<{width}}  {_shown(value)}")
+        console.line(f"{key.replace('_', ' '):<{width}}  {_shown(value)}{_UNITS.get(key, '')}")
     return 0
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return "; ".join(f"{name.replace('_', ' ')}: {_shown(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return str(value) if value not in (None, {}) else "none"

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=count, metavar="N", help="epochs of each training (default: the experiment's)")
     parser.add_argument("--json", metavar="FILE", help="write machine, metrics of every seed, curves and verdicts")
     parser.add_argument("--csv", metavar="FILE", help="write experiment, row, seed, metric and value, one per line")
-    parser.add_argument("--png", metavar="FILE", help="plot one experiment")
+    parser.add_argument("--png", metavar="FILE", help="write the plot of the experiment as PNG")
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page with tables and plots")
 
 
@@ -145,7 +145,7 @@ def _chosen(options: argparse.Namespace) -> list[Experiment]:
             raise CommandError("--png takes one experiment; use --html for all")
         return list(EXPERIMENTS.values())
     if options.name not in EXPERIMENTS:
-        known = ", ".join((*EXPERIMENTS, ALL, DISTRIBUTED))
+        known = ", ".join((*EXPERIMENTS, LIST, ALL, DISTRIBUTED))
         raise CommandError(f"unknown experiment {options.name!r}; there are {known}")
     if options.png and not can_draw():
         raise CommandError("--png needs matplotlib: pip install 'cregkit[lab]'")

@@ -4,7 +4,7 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint64_t
 
 
-# Checked arrays. All raise TypeError or ValueError that names the argument, says what came and how to mend it.
+# Checked arrays. Each function raises a TypeError or ValueError that names the argument, the value and the remedy.
 cdef cnp.ndarray float32_array(object a, str name)
 cdef cnp.ndarray float32_rows(object a, str name)
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
@@ -17,13 +17,13 @@ cdef cnp.ndarray writable(cnp.ndarray a, str name)
 cdef cnp.ndarray output(object out, cnp.ndarray like, str name)
 cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1
 
-# Fresh arrays, and the data pointers of optional ones (None: NULL).
+# New arrays, and the data pointers of optional arrays (None: NULL).
 cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype)
 cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype)
 cdef float *floats(cnp.ndarray a) noexcept
 cdef double *doubles(cnp.ndarray a) noexcept
 
-# Checked numbers: within [low, high], never NaN. DBL_MAX as high: any finite one.
+# Checked numbers: within [low, high], not NaN. With high = DBL_MAX, any finite number of at least low.
 cdef double number(object value, str name, double low, double high) except? -1
 cdef float float32_number(object value, str name, double low, double high) except? -1
 cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF

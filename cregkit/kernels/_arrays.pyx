@@ -38,7 +38,7 @@ cdef bint is_plain(cnp.ndarray a, int dtype) noexcept:
             and not cnp.PyArray_ISBYTESWAPPED(a))
 
 
-# The array behind `a`, which must be C-contiguous numbers of this type: never a copy, never a cast.
+# `a` as an array, without a copy or cast; it must be C-contiguous and hold numbers of this type.
 cdef cnp.ndarray checked_array(object a, str name, int dtype):
     if not cnp.PyArray_CheckExact(a):
         a = foreign_array(a, name, dtype)
@@ -126,7 +126,7 @@ cdef cnp.ndarray int64_vector(object a, str name):
     return x
 
 
-# One number (k = 1) or k of them for each of n samples: shape (n,) or (n, k).
+# One number (k = 1) or k numbers for each of n samples: shape (n,) or (n, k).
 cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k):
     cdef cnp.ndarray x = checked_array(a, name, dtype)
     cdef tuple wanted = tuple([n] if k == 1 else [n, k])

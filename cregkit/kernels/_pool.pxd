@@ -2,5 +2,5 @@
 cimport numpy as cnp
 
 
-# A fresh array, its memory from the pool where that pays. Elements are not set.
+# A new, uninitialised array. Large arrays take their memory from the pool.
 cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype)

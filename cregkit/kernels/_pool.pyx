@@ -1,13 +1,12 @@
 # Recycled memory for large arrays.
 #
-# The first touch of a fresh 128 MiB costs more than any op on it: the kernel has to find, clear and map every page. So
-# large outputs come from a pool of blocks that earlier outputs gave back. NumPy's allocation handlers (NEP 49) make
-# this invisible: an array allocated under a handler is an ordinary array that owns its data, and frees it with that
-# handler.
+# The first touch of 128 MiB of new memory costs more than any op on it: the kernel has to find, clear and map every
+# page. So large outputs reuse blocks of freed outputs. This uses NumPy's allocation handlers (NEP 49): an array
+# allocated under a handler is an ordinary array that owns its data, and frees it with that handler.
 #
-# The pool holds freed blocks only, newest last, at most `limit_bytes` of them; the oldest go first when it is full. It
-# gives way: where memory cannot be had, all blocks go back to the system, and it is asked once more. A lock guards the
-# pool, because arrays may die on any thread; a fork takes the lock first, so that the child's pool is whole.
+# The pool holds freed blocks only, newest last, at most `limit_bytes` in total. When full, it releases the oldest.
+# If an allocation fails, the pool releases all blocks and tries once more. A lock guards the pool, because any thread
+# may free an array. A fork takes the lock first, so that the child's pool is consistent.
 import os
 
 from cregkit.kernels._cpu import memory_bytes
@@ -34,8 +33,8 @@ cdef extern from * nogil:
     static void creg_pool_unlock(void) { pthread_mutex_unlock(&creg_pool_mutex); }
     static void creg_pool_watch_forks(void) { pthread_atfork(creg_pool_lock, creg_pool_unlock, creg_pool_unlock); }
 
-    /* Whole pages, huge ones where they fit and are offered: fewer faults now, fewer TLB misses later. Mapped, because
-     * malloc may keep what is freed: after the first large free, glibc takes blocks of up to 32 MiB from its heap. */
+    /* Huge pages, where they fit and the system has them, save page faults and TLB misses. mmap, because malloc may not
+     * return freed memory: after the first large free, glibc takes blocks of up to 32 MiB from its heap. */
     static void *creg_pages(size_t size)
     {
         const size_t huge = (size_t)1 << 21, spare = size < huge ? 0 : huge;
@@ -80,10 +79,11 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     MAX_BLOCKS = 256
     ALIGNMENT = 64
-    SMALLEST = 64 * 1024  # elements: smaller arrays are recycled well enough by malloc
+    # Elements of the smallest pooled array: malloc recycles smaller ones well enough.
+    SMALLEST = 64 * 1024
     HUGE_PAGE = 2 * 1024 * 1024
 
-# A freed block. Its memory begins with its own size, on a cache line of its own; an array's data follow.
+# A freed block. Its memory begins with its size, in a separate cache line; the data of an array follow.
 cdef struct Block:
     size_t size
     void *memory
@@ -132,7 +132,7 @@ cdef void release_oldest() noexcept nogil:
     forget(0)
 
 
-# Lets go of the oldest blocks until `size` more bytes fit.
+# Releases the oldest blocks until `size` more bytes fit.
 cdef void make_room(size_t size) noexcept nogil:
     while n_held > 0 and (n_held == MAX_BLOCKS or held_bytes + size > limit_bytes):
         release_oldest()
@@ -205,7 +205,7 @@ cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 creg_pool_watch_forks()
 
 
-# An array of NumPy's own memory. (A try block would cost a tenth of the smallest op.)
+# An array in NumPy's default memory. (A try block would cost a tenth of the smallest op.)
 cdef cnp.ndarray numpy_array(int ndim, cnp.npy_intp *shape, int dtype):
     cdef PyObject *a = array_or_null(ndim, shape, dtype, 0)
     if a == NULL:
@@ -232,7 +232,7 @@ cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
 
 
 def clear_pool():
-    """Give all memory that the pool holds back to the system. Arrays in use are not touched.
+    """Release all memory that the pool holds. Arrays in use are not affected.
 
     Examples
     --------
@@ -245,12 +245,12 @@ def clear_pool():
 
 
 def pool_statistics():
-    """What the pool holds, what it may hold, and how often it had a block: a dict of whole numbers."""
+    """Return the pool's contents, limit, hits and misses as a dict of whole numbers."""
     return {"blocks": n_held, "bytes": held_bytes, "limit_bytes": limit_bytes, "hits": hits, "misses": misses}
 
 
 def _choose_limit():
-    """CREGKIT_POOL_MB, else a sixteenth of the memory that this process may use but no more than 1 GiB."""
+    """Set the limit: CREGKIT_POOL_MB, else a sixteenth of the memory that this process may use, at most 1 GiB."""
     global limit_bytes
     wanted = os.environ.get("CREGKIT_POOL_MB", "").strip()
     if wanted:

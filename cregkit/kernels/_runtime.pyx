@@ -17,7 +17,7 @@ cdef const creg_kernels *kernels() noexcept nogil:
 
 
 def available_isas():
-    """Names of the instruction sets this CPU can run, best first."""
+    """Return the names of the instruction sets this CPU can run, best first."""
     names = []
     cdef int rank = 0
     while creg_kernels_ranked(rank) != NULL:
@@ -27,12 +27,12 @@ def available_isas():
 
 
 def current_isa():
-    """Name of the instruction set in use."""
+    """Return the name of the instruction set in use."""
     return table.isa.decode()
 
 
 def use_isa(str name):
-    """Use another instruction set from here on, in the whole process: for `cregkit check` and the tests."""
+    """Select the instruction set of all later calls of the process, for `cregkit check` and the tests."""
     global table
     names = available_isas()
     if name not in names:
@@ -41,7 +41,7 @@ def use_isa(str name):
 
 
 def cpu_name():
-    """The CPU's own name for itself, or "" where it has none."""
+    """Return the CPU's name from CPUID, or "" where there is none."""
     cdef char name[49]
     creg_cpu_name(name)
     return name.decode("ascii", "replace").strip()
@@ -59,13 +59,13 @@ _choose_isa()
 
 # ---- sizes ----
 
-# Elements of a task over rows: enough to outweigh its start, few enough to balance the threads. Tasks of large arrays
+# Elements of a task over rows: enough to amortise its start, few enough to balance the threads. Tasks of large arrays
 # are larger, because the first row of a task is not prefetched.
 cdef ptrdiff_t TASK_ELEMENTS = 16 * 1024, LARGE_TASK_ELEMENTS = 128 * 1024, LARGE_TASKS = 128
 
-# From this much traffic, inputs and outputs together, outputs are written by non-temporal stores: they would be evicted
-# from the LLC before anyone reads them, and a cached store reads memory first. 80 MiB are enough whatever the LLC's
-# size, because other cores share it. Measured in csrc/TUNING.md.
+# Above this much traffic of inputs and outputs, use non-temporal stores: outputs would be evicted from the LLC before
+# they are read, and a cached store reads memory first. At most 80 MiB, because other cores share the LLC. Measurements:
+# csrc/TUNING.md.
 LAST_CACHE_BYTES = last_cache_bytes()
 STREAM_BYTES = min(80 << 20, max(8 << 20, LAST_CACHE_BYTES)) if LAST_CACHE_BYTES else 80 << 20
 cdef ptrdiff_t stream_bytes = STREAM_BYTES

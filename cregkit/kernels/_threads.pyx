@@ -1,4 +1,4 @@
-# How many threads a call uses, and the parallel loop that every op runs its tasks in.
+# The number of threads of a call, and the parallel loop that runs the tasks of an op.
 import operator
 from contextlib import ContextDecorator
 from contextvars import ContextVar
@@ -48,12 +48,12 @@ cdef extern from * nogil:
     #define CREG_OPENMP 0
     #endif
 
-    /* The limit (0: none) that the last large call from a thread found in its context, and whether it is to be used
-     * whatever it costs. */
+    /* The limit (0: none) that a thread's last large call found in its context, and whether loops must use all threads.
+     */
     static _Thread_local int creg_thread_limit = 0, creg_exact = 0;
 
-    /* Whether this process was forked: the OpenMP runtime's threads do not survive a fork, and a parallel loop in the
-     * child would wait for them for ever. */
+    /* Whether this process was forked. OpenMP's threads do not survive a fork, and a parallel loop in the child would
+     * wait for them forever. */
     static int creg_forked = 0;
     static void creg_note_fork(void) { creg_forked = 1; }
     static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
@@ -87,9 +87,7 @@ cdef extern from * nogil:
 creg_watch_forks()
 creg_forked = is_forked()
 
-# Numbers that make one more thread worth waking. On two threads that were awake (Zen 5), the norms are 1.2-1.4x faster
-# at 32 Ki numbers and 1.3-1.6x at 64 Ki; dropout is 1.1x slower at 32 Ki and 0.9-1.4x as fast at 64 Ki. Beside a busy
-# process, calls of 64 Ki to 256 Ki numbers take 1.01-1.05x as long as on one thread.
+# A loop uses one more thread for each this many elements (csrc/TUNING.md).
 cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
 
 # ---- the number of threads ----
@@ -109,7 +107,7 @@ _choose_threads()
 
 
 def openmp_version():
-    """The OpenMP specification (yyyymm) of the runtime this was built with, 0 without OpenMP."""
+    """Return the version (yyyymm) of the OpenMP specification of this build, 0 without OpenMP."""
     return CREG_OPENMP
 
 
@@ -124,10 +122,10 @@ cdef int checked_threads(object n) except -1:
 
 
 def set_num_threads(n):
-    """Let every call use up to ``n`` threads (1 to 4096), in the whole process. Results do not depend on it.
+    """Let all calls of the process use up to ``n`` threads (1 to 4096). Results do not depend on it.
 
-    Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls take fewer:
-    ``show_config()["thread_choice"]`` tells. A forked child computes on one thread nevertheless.
+    Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls use fewer:
+    ``show_config()["thread_choice"]`` reports it. A forked child computes on one thread regardless.
 
     Examples
     --------
@@ -144,7 +142,7 @@ def set_num_threads(n):
 
 
 def get_num_threads():
-    """The number of threads a large enough call uses at most, from where this is called.
+    """Return the largest number of threads that a call in this context uses.
 
     Examples
     --------
@@ -158,7 +156,7 @@ def get_num_threads():
 
 
 def threads_origin():
-    """What set the number of threads that get_num_threads() tells."""
+    """Return what set the number of threads that get_num_threads() returns."""
     if creg_forked:
         return "forked process: OpenMP threads do not survive a fork"
     find_limit()
@@ -171,8 +169,8 @@ cdef class Block:
     cdef bint exact, open
 
 
-# The blocks entered in the current context, innermost last. A block may be left in another context than it was entered
-# in, or stay open longer than a block within it, so that any of them may be closed.
+# The blocks entered in the current context, innermost last. A block may be left in a context other than the one it was
+# entered in, or before a block within it, so any of them may be closed.
 cdef object entered_blocks = ContextVar("cregkit_num_threads", default=())
 
 open_blocks = 0
@@ -186,7 +184,7 @@ cdef tuple still_open():
     return entered
 
 
-# Parallel loops run without the GIL, but a context is found with the GIL alone: calls look here first.
+# Parallel loops run without the GIL, but reading a context needs the GIL, so calls do this first.
 cdef int find_limit() except -1:
     global creg_thread_limit, creg_exact
     cdef tuple still
@@ -203,12 +201,12 @@ cdef int find_limit() except -1:
 class num_threads(ContextDecorator):
     """Context manager and decorator: calls within the block use up to ``n`` threads (1 to 4096).
 
-    The innermost open block of the current context (:mod:`contextvars`) counts. So other threads and other asyncio
-    tasks are not affected, while tasks and :func:`asyncio.to_thread` calls that the block starts are, until it ends. A
-    generator shares the context of its consumer: a block that it is suspended in holds there too. One object may be
-    entered by several threads or tasks, and again within its own block.
+    The innermost open block of the current context (:mod:`contextvars`) applies. Other threads and other asyncio tasks
+    are not affected. Tasks and :func:`asyncio.to_thread` calls that the block starts are affected until it ends. A
+    generator shares the context of its consumer: while it is suspended in a block, the block applies to the consumer.
+    Several threads or tasks may enter one object, and its own block may enter it again.
 
-    Results do not depend on the number of threads. A forked child computes on one thread nevertheless.
+    Results do not depend on the number of threads. A forked child computes on one thread regardless.
 
     Examples
     --------
@@ -269,9 +267,9 @@ class num_threads(ContextDecorator):
 
 
 class exact_threads(num_threads):
-    """A num_threads block whose loops take all ``n`` threads, however busy the CPUs are: for tests and checks.
+    """A num_threads block whose loops use all ``n`` threads, however busy the CPUs are: for tests and checks.
 
-    That holds for the number of threads of a num_threads block within it too.
+    The loops of a num_threads block within it use all threads of that block.
     """
 
     _exact = True
@@ -284,7 +282,7 @@ cdef int thread_limit() noexcept nogil:
 
 
 def thread_choice():
-    """How many loops took fewer threads than they might have, why the last ones began to, and which do now."""
+    """Return how many loops used fewer threads than wanted, why the last pause began, and the current limits."""
     find_limit()
     now = {1 << i: creg_threads.sizes[i].reduced for i in range(CREG_SIZES)}
     now = {elements: threads for elements, threads in now.items() if 0 < threads < thread_limit()}
@@ -313,7 +311,7 @@ cdef void run_task(block_task task, void *args, ptrdiff_t i) noexcept nogil:
     creg_float_mode_leave(mode)
 
 
-# One after another, in this thread.
+# Runs all tasks in this thread.
 cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint backwards) noexcept nogil:
     cdef uint64_t mode = creg_float_mode_enter()
     cdef ptrdiff_t k
@@ -322,19 +320,17 @@ cdef void run_serially(block_task task, void *args, ptrdiff_t n_tasks, bint back
     creg_float_mode_leave(mode)
 
 
-# The tasks that one thread begins with, alone in a cache line: a run of neighbours. Threads that take turns at every
-# task both leap through memory instead, and each turn waits for the stores before it. Whoever is done helps the others,
-# so that a thread which the system disturbs holds nobody up. Taking half of what is left of a share at a time took 0.8
-# (layer norm backward) and 0.9 (the norms) of the time of turns within the last cache, and as long beyond it (2
-# threads, Zen 5); OpenMP's static schedule is as fast but waits for the slowest, guided is slightly slower.
+# A share, in a cache line of its own: the run of neighbouring tasks that one thread begins with, which keeps its memory
+# accesses contiguous. A thread that finishes its share takes tasks of others, so that a thread which the system stops
+# does not delay the loop. At each step a thread takes half of the tasks left in a share (csrc/TUNING.md).
 #
-# `ran` tasks is what the thread took first, and `time` how long these took.
+# `ran` and `time`: the number and the duration of the tasks that the thread took first.
 cdef struct Share:
     int64_t taken, first, count, ran, time
     int64_t apart[3]
 
 
-# What the threads of a loop work on. What all of them read lies behind the shares, which they write.
+# The state of a loop. Fields that all threads read come after the shares, which they write.
 cdef struct Team:
     Share shares[MAX_SHARES]
     block_task task
@@ -353,7 +349,7 @@ cdef void share_out(Team *team, block_task task, void *args, int64_t n_tasks, in
         team.shares[i].count = n_tasks * (i + 1) // n - team.shares[i].first
 
 
-# Runs tasks until none is left, those of the thread's own share first.
+# Runs tasks until none is left, beginning with the thread's own share.
 cdef void run_shares(Team *team, int thread) noexcept nogil:
     cdef uint64_t mode = creg_float_mode_enter()
     cdef Share *own = &team.shares[thread % team.n_shares]
@@ -378,8 +374,9 @@ cdef void run_shares(Team *team, int thread) noexcept nogil:
         team.ran, team.time = done, creg_nanoseconds() - began
 
 
-# What all tasks would have taken on one thread. The system may have stopped the caller in its first tasks or in the
-# others, so that the shorter time of a task counts. Where it ran no others, the first tasks of other threads tell more.
+# The time that all tasks would have taken on one thread. The system may have stopped the caller during its first tasks
+# or during the others, so the shorter time per task counts. If the caller ran only its first tasks, those of the other
+# threads are used as well.
 cdef int64_t serial_time(const Team *team, int64_t n_tasks) noexcept nogil:
     cdef const Share *first = &team.shares[0]
     cdef double of_task = <double>first.time / first.ran if first.ran else INFINITY

@@ -1,9 +1,9 @@
-# Batch norm over any layout: checks, allocation and the loops over tasks. Each kernel is a task of such a loop; how a
-# batch is cut into tasks, and the algorithm, are in csrc/batch_norm.h.
+# Batch norm over any layout: checks, allocation and the loops over tasks. The kernels are the tasks of these loops. The
+# algorithm, and how a batch is divided into tasks, are in csrc/batch_norm.h.
 #
-# Training takes two passes over the chunks with a step over the channels between them. A task is one chunk of some
-# channels in one pass. Where the planes of a channel fit into the caches, or few rows have many channels, a task takes
-# some channels through all steps instead, so that its second pass reads from the cache.
+# Training makes two passes over the chunks, with a step over the channels between them. A task is some chunks of some
+# channels in one pass. Where the planes of a channel fit in the caches, or few rows have many channels, a task takes
+# some channels through all steps instead, so that its second pass hits the cache.
 import numpy as np
 
 cimport numpy as cnp
@@ -24,8 +24,10 @@ from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_
 cnp.import_array()
 
 cdef enum:
-    FAR_ELEMENTS = 32768  # a tensor of 128 KiB
-    PARAMETER_COST = 16  # elements that take as long as a channel's square root and division in float64
+    # Tensors of at least this many elements (128 KiB) count as beyond L2.
+    FAR_ELEMENTS = 32768
+    # A channel's square root and division in float64 take as long as this many elements.
+    PARAMETER_COST = 16
 
 
 cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
@@ -48,7 +50,7 @@ cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
 
 
 # Plans a call on `arrays` tensors: the cuts, and the channels' parameters, which the returned array keeps alive.
-# `sums`: whether a pass of sums comes before the one that writes.
+# `sums`: whether a pass of sums precedes the pass that writes.
 cdef cnp.ndarray plan(creg_batch *a, int arrays, bint sums):
     cdef ptrdiff_t c = a.shape.c, elements = elements_of(a)
     cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)
@@ -70,7 +72,7 @@ cdef ptrdiff_t elements_of(const creg_batch *a) noexcept nogil:
     return a.shape.n * a.shape.c * a.shape.s
 
 
-# What a step over the channels costs, in elements.
+# The cost of a step over the channels, in elements.
 cdef ptrdiff_t channels_cost(const creg_batch *a, ptrdiff_t chunks) noexcept nogil:
     return a.shape.c * (chunks + PARAMETER_COST)
 
@@ -83,7 +85,7 @@ cdef void find_statistics(creg_batch_norm *a) noexcept nogil:
     parallel_for(kernels().batch_norm_statistics, a, a.batch.channelwise.tasks, channels_cost(&a.batch, chunks))
 
 
-# Backwards: what the pass before read last is still in the cache.
+# In reverse order, because the end of the tensor is still in the cache after the previous pass.
 cdef void normalise(creg_batch_norm *a) noexcept nogil:
     parallel_for_backwards(kernels().batch_norm_apply, a, a.batch.written.tasks, elements_of(&a.batch))
 
@@ -115,12 +117,12 @@ cdef void backward(creg_batch_norm_grad *a) noexcept nogil:
     find_dx(a)
 
 
-# forward() of a part of a batch. A Python function puts together what this process and others have found.
+# forward() of a part of a batch. `merge` combines the moments of this process with those of the others.
 cdef int forward_merged(creg_batch_norm *a, object merge, cnp.ndarray mean, cnp.ndarray var,
                         cnp.ndarray rstd) except -1:
     mean[...] = var[...] = 0.0
     with nogil:
-        if elements_of(&a.batch) > 0:  # else they are 0
+        if elements_of(&a.batch) > 0:  # the moments of an empty part stay 0
             find_statistics(a)
     count, mean[...], m2 = merge(a.batch.count, mean, var * a.batch.count)
     if count < 2:
@@ -144,7 +146,7 @@ cdef int backward_merged(creg_batch_norm_grad *a, object merge, cnp.ndarray dgam
         if sums is not None:
             sums[...] = 0.0
     with nogil:
-        if elements_of(&a.batch) > 0:  # else they are 0
+        if elements_of(&a.batch) > 0:  # the sums of an empty part stay 0
             find_gradient_sums(a)
     count, sums_dy[...], sums_dy_d[...] = merge(a.batch.count, sums_dy.copy(), sums_dy_d.copy())
     a.batch.count = count
@@ -154,7 +156,7 @@ cdef int backward_merged(creg_batch_norm_grad *a, object merge, cnp.ndarray dgam
     return 0
 
 
-# A checked vector that `out` must not touch.
+# A checked vector that `out` must not overlap.
 cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
     cdef cnp.ndarray vector = float32_vector(value, name, c)
     refuse_overlap(out, "out", vector, name, False)
@@ -317,7 +319,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * shape.c, cnp.NPY_FLOAT64)
-    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), unbiased
+    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), bool(unbiased)
     a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.batch.summed.chunks * shape.c
     a.batch.mean, a.var, a.batch.rstd = doubles(mean), doubles(var), doubles(rstd)
     a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
@@ -330,7 +332,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     return y, mean, rstd
 
 
-# Both backwards. All of `a` is set that belongs to the statistics, and its shape.
+# Backward in training and at inference. The caller has set the shape and the statistics of `a`.
 cdef tuple gradients(creg_batch_norm_grad *a, cnp.ndarray dy, cnp.ndarray x, object gamma, cnp.ndarray dx,
                      object merge):
     cdef ptrdiff_t c = a.batch.shape.c

@@ -4,14 +4,15 @@ from libc.stddef cimport ptrdiff_t
 from cregkit.kernels._csrc cimport creg_norm
 
 
-# How many chunks of n.step rows there are.
+# The number of chunks of n.step rows.
 cdef inline ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil:
     return (n.rows + n.step - 1) // n.step
 
 # Runs a planned call. dx may be dy or x.
 cdef int run_chunks(creg_norm *n) except -1
 
-# For a call whose rows are one chunk, summed into dgamma and dbeta by another loop. Before it: keeps a copy, returned,
-# of what dx overwrites, if the sums may need it again. After it: sums again in float64, if float32 was not enough.
+# For a call whose rows are one chunk, which another loop sums into dgamma and dbeta. Call keep_overwritten before that
+# loop: it copies the array that dx overwrites, if the sums may need it again, and returns the copy. Call mend_sums
+# after that loop: it computes the sums again in float64, if float32 was not enough.
 cdef object keep_overwritten(creg_norm *n)
 cdef int mend_sums(creg_norm *n) except -1

@@ -1,8 +1,8 @@
 # dgamma and dbeta of the norms over rows: the loops over chunks of rows and tiles of columns. The maths is in
 # csrc/column_sums.h.
 #
-# Float32 sums that come out infinite, NaN or small are computed again: in float64 for each chunk whose dy are not safe,
-# from the partial sums for the others. That needs dy and x. Where dx overwrites one of them, a chunk that is not safe
+# Float32 sums that are infinite, NaN or small are computed again: in float64 for chunks whose dy are not safe, from the
+# partial sums for the other chunks. That needs dy and x. Where dx overwrites one of them, a chunk that is not safe
 # waits until its rows have been copied; n.exact marks it.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
@@ -16,11 +16,11 @@ from cregkit.kernels._threads cimport parallel_for, run_task
 cnp.import_array()
 
 
-# Columns of a task that merges, and elements of a task that scans.
+# Columns of a task that merges partial sums, and elements of a task that scans dy.
 cdef ptrdiff_t MERGE_COLUMNS = 1024, SCAN_ELEMENTS = 64 * 1024
 
 
-# At least eight rows: each chunk's sums are stored and read again, as much as a row.
+# At least eight rows, because the sums of a chunk cost as many stores and loads as a row.
 cdef ptrdiff_t rows_per_chunk(ptrdiff_t rows) noexcept nogil:
     return min(<ptrdiff_t>CREG_CHUNK_ROWS, max(<ptrdiff_t>8, (rows + 15) // 16))
 
@@ -36,7 +36,7 @@ cdef bint any_marked(const creg_norm *n) noexcept nogil:
     return memchr(n.exact, 1, chunks_of(n)) != NULL
 
 
-# Gives the call marks, none of which is set; the returned array holds them.
+# Sets n.exact to new marks, all 0; the returned array owns them.
 cdef cnp.ndarray new_marks(creg_norm *n):
     cdef cnp.ndarray marks = new_vector(chunks_of(n), cnp.NPY_UINT8)
     n.exact = <unsigned char *>cnp.PyArray_DATA(marks)
@@ -89,7 +89,7 @@ cdef void verdict_task(void *args, ptrdiff_t task) noexcept nogil:
     verdict.safe = kernels().sums_were_safe(verdict.n)
 
 
-# Whether float32 was enough for the sums. A single product always is right.
+# Whether float32 was enough for the sums. Sums over one row are single products, which need no check.
 cdef bint sums_were_safe(const creg_norm *n) noexcept nogil:
     cdef Verdict verdict = Verdict(n, True)
     if n.rows > 1:
@@ -97,7 +97,7 @@ cdef bint sums_were_safe(const creg_norm *n) noexcept nogil:
     return verdict.safe
 
 
-# Merges the chunks' sums; whether float32 was enough for them.
+# Merges the chunks' sums; returns whether float32 was enough for them.
 cdef bint merge(creg_norm *n) noexcept nogil:
     parallel_for(merge_task, n, merge_tasks(n), chunks_of(n) * n.cols)
     return sums_were_safe(n)
@@ -106,7 +106,7 @@ cdef bint merge(creg_norm *n) noexcept nogil:
 # ---- chunks ----
 
 
-# Cuts the rows into chunks; the returned array holds their sums.
+# Divides the rows into chunks; the returned array owns their partial sums.
 cdef cnp.ndarray cut_rows(creg_norm *n):
     if n.dgamma == NULL:
         n.step = rows_per_task(n.rows, n.cols)
@@ -140,7 +140,7 @@ cdef void waiting_task(void *args, ptrdiff_t chunk) noexcept nogil:
     run_chunk(<creg_norm *>args, chunk)
 
 
-# What dx overwrites (dy, x or both, if they are one array) is read from a copy instead.
+# Makes the call read `copy` in place of each input that dx overwrites: dy, x, or both if they are one array.
 cdef void read_from(creg_norm *n, const float *copy) noexcept nogil:
     cdef const float *overwritten = n.dx
     if n.dy == overwritten:
@@ -149,7 +149,7 @@ cdef void read_from(creg_norm *n, const float *copy) noexcept nogil:
         n.x = copy
 
 
-# Runs the chunks that wait, from a copy of their rows, which is returned to be kept until all is merged.
+# Runs the waiting chunks on a copy of their rows. Returns the copy, which must live until the sums are merged.
 cdef cnp.ndarray run_waiting(creg_norm *n):
     cdef ptrdiff_t k, at, size = n.step * n.cols, elements = n.rows * n.cols
     cdef cnp.ndarray copy = new_vector(elements, cnp.NPY_FLOAT32)
@@ -209,7 +209,8 @@ cdef object keep_overwritten(creg_norm *n):
 
 
 cdef int mend_sums(creg_norm *n) except -1:
-    if n.dgamma == NULL or overwrites_input(n) or sums_were_safe(n):  # in place without a copy: all dy were safe
+    # In place without a copy: keep_overwritten found that all dy are safe.
+    if n.dgamma == NULL or overwrites_input(n) or sums_were_safe(n):
         return 0
     n.step, n.partial_dgamma, n.partial_dbeta = n.rows, n.dgamma, n.dbeta
     cdef cnp.ndarray _marks = mark_unsafe_chunks(n)

@@ -1,4 +1,4 @@
-# What the ops that draw random bits share: rate, seed and position, checked.
+# The checked rate, seed and position in the random stream, for ops that draw random bits.
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint64_t
 
@@ -15,5 +15,5 @@ cdef struct Random:
 # From p, seed and offset, for n draws.
 cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *
 
-# Whether p = 1: no draw would say so.
+# Whether p = 1, which draws cannot express.
 cdef bint drops_all(Random *r) noexcept nogil

@@ -1,5 +1,5 @@
-# Dropout, element by element and channel by channel: checks, allocation and the loop over tasks, which are the kernels
-# of csrc/dropout.h. Which random bits decide which element is said there.
+# Dropout of elements and of channels: checks, allocation and the loop over tasks, which are the kernels of
+# csrc/dropout.h. That header defines which random bits decide which element.
 import operator
 
 cimport numpy as cnp
@@ -18,7 +18,7 @@ from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 cnp.import_array()
 
 
-# From the rate to the thresholds and the scale.
+# Computes the thresholds and the scale from the rate.
 cdef void rate_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Random *r = <Random *>args
     r.fixed_p = <uint64_t>rint(r.rate * 281474976710656.0)
@@ -42,7 +42,7 @@ cdef bint drops_all(Random *r) noexcept nogil:
     return r.fixed_p >> 48 != 0
 
 
-# Of n items of `size` elements. Tasks on single elements begin where groups of draws do.
+# The record of dropout of n items of `size` elements.
 cdef creg_dropout_items items_of(Random random, ptrdiff_t n, ptrdiff_t size) noexcept:
     cdef creg_dropout_items a
     memset(&a, 0, sizeof(a))
@@ -52,6 +52,7 @@ cdef creg_dropout_items items_of(Random random, ptrdiff_t n, ptrdiff_t size) noe
     return a
 
 
+# Makes tasks on single elements begin at groups of draws.
 cdef void align(creg_dropout_items *a) noexcept:
     a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
 

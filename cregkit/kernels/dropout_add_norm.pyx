@@ -1,5 +1,5 @@
-# Dropout, addition to the residual stream and a norm in one pass over memory: checks and allocation. The
-# loops are in row_norm.pyx, the maths in csrc/dropout_add_norm.h.
+# Dropout, addition to the residual stream and a norm in one pass over memory: checks and allocation. The loops are in
+# row_norm.pyx, the maths in csrc/dropout_add_norm.h.
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t
@@ -16,7 +16,7 @@ from cregkit.kernels.row_norm cimport begin_call, row_statistic, run_backward, r
 cnp.import_array()
 
 
-# As random_of(), but p = 0 draws nothing and needs no seed.
+# Like random_of(), but p = 0 needs no seed, because it draws nothing.
 cdef Random draws_of(object p, object seed, object offset, ptrdiff_t n) except *:
     cdef double rate = number(p, "p", 0.0, 1.0)
     if seed is None and rate > 0.0:
@@ -24,7 +24,7 @@ cdef Random draws_of(object p, object seed, object offset, ptrdiff_t n) except *
     return random_of(rate, 0 if seed is None else seed, offset, n)
 
 
-# NULL where there is nothing to draw.
+# NULL where p = 0, which draws nothing.
 cdef creg_dropout *draws(Random *random) noexcept nogil:
     return &random.dropout if random.fixed_p != 0 else NULL
 
@@ -61,13 +61,13 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
                                    out=None):
     """Dropout, addition and layer norm in one pass over memory.
 
-    ``h = residual + dropout(x, p)``, ``y = layer_norm(h, gamma, beta, eps)``: the end of a sublayer of a transformer.
+    ``h = residual + dropout(x, p)``, ``y = layer_norm(h, gamma, beta, eps)``: the end of a transformer's sublayer.
     The bits are those of :func:`dropout`, a NumPy addition and :func:`layer_norm_forward` one after another.
 
     Parameters
     ----------
     x, residual : float32 arrays, shape (..., features), C-contiguous
-        What the sublayer gave, and what went into it.
+        Output and input of the sublayer.
     gamma, beta : float32 arrays, shape (features,), optional
         Gain and bias; without them 1 and 0.
     p : float
@@ -91,7 +91,9 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``p``, ``eps``,
         ``seed`` or ``offset``.
 
-    Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
+    References
+    ----------
+    Vaswani, A. et al. (2017). "Attention Is All You Need". arXiv:1706.03762.
 
     Examples
     --------
@@ -120,7 +122,9 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
     rstd : float64 array, shape ``x.shape[:-1]``
         ``1 / sqrt(mean(h**2) + eps)`` of each row.
 
-    Touvron et al. (2023), "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971.
+    References
+    ----------
+    Touvron, H. et al. (2023). "LLaMA: Open and Efficient Foundation Language Models". arXiv:2302.13971.
 
     Examples
     --------
@@ -181,12 +185,12 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
     p, seed, offset
         Those of the forward pass.
     dh : float32 array like ``h``, optional
-        Gradient of ``h`` itself, where something besides the norm reads it.
+        Gradient of ``h`` from its uses other than the norm.
 
     Returns
     -------
     dx, dresidual : float32 arrays like ``h``
-        For ``p = 0``, where they are equal, one and the same array.
+        One and the same array for ``p = 0``.
     dgamma, dbeta : float32 arrays, shape (features,); None without ``gamma``
 
     Raises

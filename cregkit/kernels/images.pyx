@@ -1,5 +1,5 @@
-# Transforms of images, one decision for each image: checks, allocation and the loop over tasks. Each kernel of
-# csrc/images.h and csrc/jitter.h is such a task.
+# Transforms of images, with parameters for each image: checks, allocation and the loop over tasks, which are the
+# kernels of csrc/images.h and csrc/jitter.h.
 import operator
 
 import numpy as np
@@ -47,7 +47,7 @@ cdef creg_images images_of(cnp.ndarray x, object channel_axis) except *:
     return a
 
 
-# A kernel over images, with outputs of so many elements.
+# Runs a kernel over images whose outputs have `size` elements each.
 cdef void run(creg_images *a, block_task kernel, ptrdiff_t size) noexcept:
     a.block = max(1, CREG_TASK // size)
     with nogil:
@@ -56,16 +56,16 @@ cdef void run(creg_images *a, block_task kernel, ptrdiff_t size) noexcept:
 
 cdef cnp.ndarray whole_numbers(object values, str name, creg_images *a, ptrdiff_t k):
     cdef cnp.ndarray checked = per_sample(values, name, cnp.NPY_INT64, a.n, k)
-    a.whole = <const int64_t *>cnp.PyArray_DATA(checked)
+    a.geometry = <const int64_t *>cnp.PyArray_DATA(checked)
     return checked
 
 
-# Whether all of k whole numbers for each image lie in [low, high].
+# Raises unless all k whole numbers of each image are in [low, high].
 cdef int check_whole(creg_images *a, str name, ptrdiff_t k, int64_t low, int64_t high) except -1:
     cdef ptrdiff_t i
     for i in range(a.n * k):
-        if not low <= a.whole[i] <= high:
-            raise ValueError(f"{name} must hold whole numbers from {low} to {high}, got {a.whole[i]}")
+        if not low <= a.geometry[i] <= high:
+            raise ValueError(f"{name} must hold whole numbers from {low} to {high}, got {a.geometry[i]}")
     return 0
 
 
@@ -423,8 +423,8 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     Parameters
     ----------
     x : float32 array, shape (N, C, H, W), or (N, H, W, C) with ``channel_axis=-1``; C-contiguous
-        Values from 0 to 1; what is rounded may exceed them by 1e-3, a quarter of a step of 8 bits. NaN stays in its
-        image. Saturation and hue need 3 channels (red, green, blue), or 1, where they change nothing.
+        Values from 0 to 1; rounded values may exceed them by 1e-3, a quarter of a step of 8 bits. NaN affects only its
+        own image. Saturation and hue need 3 channels (red, green, blue), or 1, where they change nothing.
     factors : float32 array, shape (N, 4)
         ``b``, ``c``, ``s``, at least 0, and ``h`` of each image.
     channel_axis : 1 or -1
@@ -464,11 +464,11 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
         check_factors(&a, "factors", 4, column, -FLT_MAX if column == 3 else 0.0, FLT_MAX)
     check_channels(&a, x_, channel_axis)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((factors_, "factors"),))
-    if out is not None:  # which stays as it is where x is refused; a new array is thrown away
+    if out is not None:  # a refused x must not change it
         run(&a, kernels().check_colours, a.size)
-    if not a.strange:
+    if not a.out_of_range:
         run(&a, kernels().jitter_images, a.size)
-    if a.strange:
+    if a.out_of_range:
         raise ValueError(f"x must hold values from 0 to 1, got {np.nanmin(x_)!s} to {np.nanmax(x_)!s}: divide 8-bit "
                          f"images by 255; standardise images and add noise after the jitter")
     return y

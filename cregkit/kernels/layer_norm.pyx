@@ -1,4 +1,4 @@
-# Layer norm over the last axis: its signatures. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h.
+# Layer norm over the last axis: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h.
 cimport numpy as cnp
 
 from cregkit.kernels._arrays cimport float32_rows
@@ -32,7 +32,9 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     TypeError, ValueError
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
 
-    Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+    References
+    ----------
+    Ba, J. L., Kiros, J. R. and Hinton, G. E. (2016). "Layer Normalization". arXiv:1607.06450.
 
     Examples
     --------

@@ -1,5 +1,5 @@
 # Random numbers of samples, and Gaussian noise: checks, allocation and the loops over tasks, which are the kernels of
-# csrc/noise.h. Which bits make which number is said there.
+# csrc/noise.h. That header defines how bits become numbers.
 import operator
 
 cimport numpy as cnp
@@ -75,7 +75,7 @@ def derive_seed(seed, *numbers):
 
 
 def sample_uniform(index, n, *, seed):
-    """Random numbers that belong to samples: uniform in [0, 1), functions of ``(seed, index, place)`` alone.
+    """Random numbers that belong to samples: uniform in [0, 1), functions of ``(seed, index, position)`` alone.
 
     A sample's row is the same in any batch, in any order; its first numbers do not depend on ``n``.
 
@@ -84,7 +84,7 @@ def sample_uniform(index, n, *, seed):
     index : int64 array, shape (N,), C-contiguous
         Numbers of the samples in their data set, 0 to 2**32 - 1.
     n : int
-        How many numbers for each, 0 to 2**32.
+        Numbers per sample, 0 to 2**32.
     seed : int
         0 to 2**64 - 1: names the stream of random bits.
 
@@ -137,7 +137,7 @@ def sample_uniform(index, n, *, seed):
 def gaussian_noise(x, sigma, index, *, seed, out=None):
     """Gaussian noise on samples: ``y[i] = x[i] + sigma[i] * z``, with ``z`` of the standard normal distribution.
 
-    Element ``j`` of sample ``i`` (in flat C order) gets a number from ``(seed, index[i], j)`` alone, whatever the
+    The noise of element ``j`` of sample ``i`` (in flat C order) depends on ``(seed, index[i], j)`` alone, not on the
     batch, the number of threads or the instruction set. ``|z|`` is at most 6.66.
 
     Parameters

@@ -1,5 +1,5 @@
-# Weight decay and the fused optimiser steps: checks and the loops over tasks. Each kernel of csrc/optimizer.h is such a
-# task.
+# Weight decay and the fused optimiser steps: checks and the loops over tasks, which are the kernels of
+# csrc/optimizer.h.
 import operator
 
 cimport numpy as cnp
@@ -18,7 +18,7 @@ from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 cnp.import_array()
 
 
-# A kernel over n elements, CREG_TASK of them a task.
+# Runs a kernel over n elements, in tasks of CREG_TASK elements.
 cdef void run(block_task kernel, void *record, ptrdiff_t n) noexcept:
     with nogil:
         parallel_for(kernel, record, (n + CREG_TASK - 1) // CREG_TASK, n)
@@ -109,7 +109,7 @@ def l2_gradient(w, weight_decay, *, out=None):
     return dw
 
 
-# An array that a step changes in place, apart from the others it reads or changes.
+# A checked array that a step changes in place. It must not overlap the others that the step reads or changes.
 cdef cnp.ndarray updated(object a, str name, cnp.ndarray w, tuple others):
     cdef cnp.ndarray x = writable(float32_like(a, name, w, "w"), name)
     for other, other_name in others:

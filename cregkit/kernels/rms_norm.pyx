@@ -1,4 +1,4 @@
-# RMS norm over the last axis: its signatures. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
+# RMS norm over the last axis: the Python functions. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
 cimport numpy as cnp
 
 from cregkit.kernels._arrays cimport float32_rows
@@ -32,7 +32,9 @@ def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
     TypeError, ValueError
         For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
 
-    Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+    References
+    ----------
+    Zhang, B. and Sennrich, R. (2019). "Root Mean Square Layer Normalization". arXiv:1910.07467.
 
     Examples
     --------
@@ -106,4 +108,4 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     >>> dx.round(3), dgamma.round(3)
     (array([[ 0.353, -0.024, -0.037, -0.049]], dtype=float32), array([0.365, 0.   , 0.   , 0.   ], dtype=float32))
     """
-    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)[:2]
+    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)

@@ -46,13 +46,13 @@ cdef void affine_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().affine_rows(n, first, min(n.step, n.rows - first))
 
 
-# Whether x_hat * gamma may overflow on the way to a finite x_hat * gamma + beta. Against what overflows, a bias of less
-# than 2^100 is lost in rounding.
+# Whether x_hat * gamma may overflow although x_hat * gamma + beta is finite. A bias below 2^100 cannot make that
+# difference: it is lost in rounding.
 cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
     return n.beta != NULL and not kernels().are_at_most(n.beta, 2.0**100, n.cols)
 
 
-# Where the gain may overflow, gain and bias follow in a loop of their own, in float64.
+# Where the gain may overflow, a second loop applies gain and bias in float64.
 cdef int run_forward(creg_norm *n) except -1:
     cdef const float *gamma = n.gamma
     cdef const float *beta = n.beta
@@ -114,4 +114,4 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
     n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gamma_), doubles(mean_), doubles(rstd_)
     n.dx, n.dgamma, n.dbeta = floats(dx), floats(dgamma), floats(dbeta)
     run_backward(&n)
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta) if centred else (dx, dgamma)

@@ -1,12 +1,13 @@
-# Norms of few wide rows, each of which is shared by its columns.
+# Norms of few wide rows, whose tasks divide each row by columns.
 from cregkit.kernels._csrc cimport CREG_PANEL, CREG_WIDE_ROWS, creg_norm
 
 
-# Whether backward goes this way: by the shape alone, because the order of the sums over rows depends on it.
+# Whether backward divides rows by columns. The shape alone decides, because the order of the sums over rows depends on
+# it.
 cdef inline bint is_wide(const creg_norm *n) noexcept nogil:
     return 0 < n.rows <= CREG_WIDE_ROWS and n.cols >= 2 * CREG_PANEL
 
-# Whether forward of such rows does, where no bit depends on it: if whole rows would leave threads idle.
+# Whether forward divides such rows by columns, which changes no bit: if whole rows would leave threads idle.
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil
 
 # Run a planned call.

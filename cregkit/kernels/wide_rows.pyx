@@ -14,7 +14,7 @@ cnp.import_array()
 cdef ptrdiff_t IDLE_ELEMENTS = 32 * 1024
 
 
-# Sharing rows costs a second loop, and reads each row twice from further away (csrc/TUNING.md).
+# Dividing rows by columns costs a second loop, and reads each row again from a slower cache (csrc/TUNING.md).
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil:
     cdef ptrdiff_t threads = thread_limit(), turns = (n.rows + threads - 1) // threads, idle = turns * threads - n.rows
     return idle * 7 > n.rows and idle * n.cols >= IDLE_ELEMENTS * threads
@@ -24,7 +24,7 @@ cdef ptrdiff_t panels(const creg_norm *n) noexcept nogil:
     return (n.cols + CREG_PANEL - 1) // CREG_PANEL
 
 
-# Neighbouring tasks, which one thread runs, are the same columns of all rows: they share gamma, beta and tile sums.
+# A thread runs neighbouring tasks. These are the same columns of all rows, which share gamma, beta and a tile's sums.
 cdef void sums_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef const creg_norm *n = <const creg_norm *>args
     kernels().wide_sums(n, task // n.rows, task % n.rows)
@@ -39,7 +39,7 @@ cdef void write_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels().wide_write(n, task // n.rows, task % n.rows)
 
 
-# One thread merges the rows' statistics: about a hundred additions a row.
+# One thread merges the rows' statistics, with about a hundred additions per row.
 cdef void forward(creg_norm *n) noexcept nogil:
     cdef ptrdiff_t i
     parallel_for(sums_task, n, n.rows * panels(n), n.rows * n.cols)

@@ -96,7 +96,7 @@ def conclusion(runs: Runs) -> str:
     gap = {name: statistics.mean(_final(of_seeds, "gap")) for name, of_seeds in runs.items()}
     best = max(test, key=lambda name: statistics.mean(test[name]))
     if best == "plain":
-        return "No regularisation raised the mean test accuracy over that of the plain network here."
+        return "No remedy raised the mean test accuracy above that of the plain network."
     gain = statistics.mean(test[best]) - statistics.mean(test["plain"])
     wins = sum(ours > plain for ours, plain in zip(test[best], test["plain"], strict=True))
     return (

@@ -68,7 +68,12 @@ class Table:
         return max(map(len, self.trials.values()), default=0)
 
     def values(self, row: Row, key: str) -> NDArray[np.float64]:
-        """Return a metric by seed; NaN if the row lacks it."""
+        """Return a metric by seed; NaN if the row lacks it. A row or metric that the table lacks is an error."""
+        if row not in self.trials:
+            raise ValueError(f"no row {row!r} in the table; there are {self.rows}")
+        keys = {key for of_row in self.trials.values() for trial in of_row for key in trial.figures}
+        if key not in keys and not self.missing:
+            raise ValueError(f"no trial has the metric {key!r}; there are {sorted(keys)}")
         return np.array([trial.figures.get(key, math.nan) for trial in self.trials[row]], dtype=np.float64)
 
     def mean(self, row: Row, key: str) -> float:
@@ -169,6 +174,49 @@ class Experiment:
         Common claims that the table can judge.
     size
         Width and height of the plot in inches.
+
+    Examples
+    --------
+    Each row is a tuple with a text for each label. Each trial has the metrics that the columns name by their keys.
+
+    >>> from cregkit.lab import figures
+    >>> from cregkit.lab.experiments import running, training
+    >>> from cregkit.lab.experiments.words import compared
+    >>> from cregkit.lab.framework import TRAIN_TEST_GAP, Claim, Experiment, Settings, Trial, difference_of
+    >>> from cregkit.train import SGD
+    >>> NARROW, WIDE = ROWS = [("8",), ("128",)]
+    >>> def trials(seed, epochs):
+    ...     task = training.circle(seed)
+    ...     for row in ROWS:
+    ...         network = training.perceptron(task, (int(row[0]),), seed)
+    ...         history = training.train(network, task, SGD(network, 0.5), epochs, seed, batch_size=16)
+    ...         yield Trial(row, training.outcome(network, task, history))
+    >>> def conclude(table):
+    ...     gap = compared(table.difference(WIDE, NARROW, "gap"), "wider", "narrower")
+    ...     return f"With 128 neurons instead of 8, the gap is {gap}."
+    >>> def draw(figure, table):
+    ...     figures.gap_bars(figure.subplots(), table, table.rows, [name for (name,) in table.rows])
+    >>> experiment = Experiment(
+    ...     name="width",
+    ...     question="Does a wider hidden layer overfit more?",
+    ...     setup=f"{training.CIRCLE_SETUP}; one hidden layer, SGD",
+    ...     seeds=5,
+    ...     epochs=300,
+    ...     labels=("neurons",),
+    ...     rows=ROWS,
+    ...     columns=TRAIN_TEST_GAP,
+    ...     trials=trials,
+    ...     conclude=conclude,
+    ...     draw=draw,
+    ...     claims=[Claim("a wider layer has a wider gap", difference_of(WIDE, NARROW, "gap"))],
+    ... )
+    >>> result = running.run(experiment, Settings(seeds=1, epochs=2))
+    >>> result.table.rows
+    [('8',), ('128',)]
+    >>> result.sentence.startswith("With 128 neurons instead of 8, the gap is ")
+    True
+    >>> [verdict for _, verdict in result.claims]
+    ['undecided']
     """
 
     name: str
@@ -184,6 +232,15 @@ class Experiment:
     draw: Callable[[Any, Table], None]
     claims: Sequence[Claim] = ()
     size: tuple[float, float] = (5.6, 4.6)
+
+    def __post_init__(self) -> None:
+        """Refuse rows that are not tuples with a text for each label."""
+        for row in self.rows:
+            if not isinstance(row, tuple) or len(row) != len(self.labels):
+                raise ValueError(
+                    f"experiment {self.name}: each row must be a tuple with a text for each of the labels "
+                    f"{self.labels!r}, got {row!r}"
+                )
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,8 @@ class Interval(NamedTuple):
             mean = float(np.mean(values))
         if len(values) < 2 or not math.isfinite(mean):
             return cls(mean, -math.inf, math.inf)
-        from scipy.special import stdtrit
-
         error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        reach = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * error
+        reach = t_quantile(len(values) - 1) * error
         return cls(mean, mean - reach, mean + reach)
 
     def __neg__(self) -> Interval:
@@ -69,5 +67,15 @@ class Interval(NamedTuple):
         """Format the mean and its interval."""
         unit = unit and f" {unit}"
         if math.isinf(self.high):
-            return f"{self.mean:.{decimals}f}{unit}, no interval from one seed"
+            cause = "from one seed" if math.isfinite(self.mean) else "of values that are not finite"
+            return f"{self.mean:.{decimals}f}{unit}, no interval {cause}"
         return f"{self.mean:.{decimals}f}{unit}, 95 % interval {self.low:.{decimals}f} to {self.high:.{decimals}f}"
+
+
+def t_quantile(freedom: int) -> float:
+    """Return the two-sided ``CONFIDENCE`` quantile of Student's t, by SciPy."""
+    try:
+        from scipy.special import stdtrit
+    except ImportError as error:
+        raise ImportError("the interval over several seeds needs SciPy: pip install 'cregkit[lab]'") from error
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -54,7 +54,7 @@ def test_help_names_every_command_and_gives_examples(capsys):
         (["demo", "--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["demo", "--seeds", "many"], "got 'many'"),
         (["demo", "--epochs", "1.5"], "--epochs"),
-        (["demo", "--colour"], "--colour"),
+        (["demo", "--colour"], "cregkit demo: unrecognized arguments: --colour (see cregkit demo --help)"),
         (["demo", "--json", "missing/result.json"], "missing/result.json: No such file or directory"),
         (["demo", "--png", "."], ".: Is a directory"),
     ],

@@ -117,8 +117,8 @@ def test_the_conclusion_names_the_best_regularisation():
     )
 
 
-def test_the_conclusion_says_when_no_regularisation_helped():
-    assert "No regularisation" in demo.conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
+def test_the_conclusion_says_when_no_remedy_helped():
+    assert "No remedy" in demo.conclusion(_runs(plain=[(100, 90)], dropout=[(90, 90)]))
 
 
 def test_configurations_share_noisy_training_sets(monkeypatch):

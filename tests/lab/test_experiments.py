@@ -129,6 +129,7 @@ def test_compared_says_the_sign_and_whether_it_is_chance():
     assert compared(interval(-2)) == "2.0 points lower"
     assert compared(interval(-2, 3), "wider", "narrower") == "2.0 points narrower (not significant)"
     assert compared(Interval(2, -math.inf, math.inf)) == "2.0 points higher (one seed)"
+    assert compared(Interval.of([1.0, math.inf])) == "inf points higher (not finite)"
 
 
 def gaps(*rows):

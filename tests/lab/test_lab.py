@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
+import importlib
 import json
 import math
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -21,7 +23,7 @@ from support import heeds_ctrl_c
 
 from cregkit import commands
 from cregkit.commands import lab as command
-from cregkit.lab import figures, page, writing
+from cregkit.lab import experiments, figures, page, writing
 from cregkit.lab.experiments import EXPERIMENTS
 from cregkit.lab.experiments.running import run
 from cregkit.lab.framework import (
@@ -125,7 +127,6 @@ def test_differences_in_a_table_are_paired_by_seed():
     table = Table.of({("a",): {"x": [1.0, 5.0]}, ("b",): {"x": [2.0, 6.0]}})
     assert table.difference(("b",), ("a",), "x") == (1.0, 1.0, 1.0)
     assert table.cells([Column("x", "x"), Column("y", "y")]) == [["a", "3.0 ± 2.8", ""], ["b", "4.0 ± 2.8", ""]]
-    assert np.isnan(table.values(("a",), "y")).all()
     assert table.seeds == 2
 
 
@@ -163,24 +164,55 @@ def test_an_interrupt_keeps_whole_seeds_or_rows_of_the_first(calls, seeds, missi
     assert result.caption.startswith("Cut short")
 
 
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        ([Trial(("a",), {}), Trial(("c",), {})], r"yields \[\('c',\)\], not in rows: \[\('a',\), \('b',\)\]"),
+        ([Trial(("a",), {})], r"each row once per seed, got 0 trials of \('b',\) for 1 seed$"),
+        ([Trial(("a",), {}), Trial(("b",), {}), Trial(("b",), {})], r"got 2 trials of \('b',\)"),
+        (
+            [Trial(("a",), {"value": 1.0}), Trial(("b",), {})],
+            r"no trial has the metrics \['other'\] of the columns; there are \['value'\]",
+        ),
+    ],
+)
+def test_trials_that_do_not_fit_rows_or_columns_are_refused(trials, words):
+    with pytest.raises(ValueError, match=words):
+        run(replace(EXPERIMENT, trials=lambda seed, epochs: iter(trials)), Settings(seeds=2))
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(["a"], ("row",)), ([("a",)], ("row", "other")), ([("a",)], "row")])
+def test_rows_that_do_not_fit_the_labels_are_refused(rows, labels):
+    with pytest.raises(ValueError, match="experiment toy: each row must be a tuple with a text for each of the labels"):
+        replace(EXPERIMENT, rows=rows, labels=labels)
+
+
+def test_a_row_or_metric_that_the_table_lacks_is_refused():
+    table = run(EXPERIMENT, Settings(seeds=2)).table
+    with pytest.raises(ValueError, match=r"no row \('c',\) in the table; there are \[\('a',\), \('b',\)\]"):
+        table.mean(("c",), "value")
+    with pytest.raises(ValueError, match=r"no trial has the metric 'height'; there are \['other', 'value'\]"):
+        table.difference(("a",), ("b",), "height")
+    assert np.isnan(table.values(("a",), "other")).all()  # a metric of another row
+
+
+def test_an_interval_of_values_that_are_not_finite_says_so():
+    assert Interval.of([1.0, math.nan]).shown() == "nan, no interval of values that are not finite"
+    assert Interval.of([1.0]).shown() == "1.0, no interval from one seed"
+
+
 def test_lab_list_names_every_experiment(capsys):
     assert commands.main(["lab", "list"]) == 0
     out = capsys.readouterr().out
     for name, experiment in EXPERIMENTS.items():
         assert re.search(rf"^{name} +{re.escape(experiment.question)}$", out, re.MULTILINE)
-    assert list(EXPERIMENTS) == [
-        "overfit",
-        "random-labels",
-        "spatial-dropout",
-        "label-smoothing",
-        "batchnorm-lr",
-        "early-stopping",
-        "ln-vs-rms",
-        "batch-size",
-        "mlp",
-        "transformer",
-        "augmentation",
-    ]
+
+
+def test_every_module_with_an_experiment_is_listed():
+    modules = [importlib.import_module(f"{experiments.__name__}.{found.name}")
+               for found in pkgutil.iter_modules(experiments.__path__)]  # fmt: skip
+    written = {module.EXPERIMENT.name: module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")}
+    assert written == EXPERIMENTS, "name the module in cregkit/lab/experiments/__init__.py, twice"
 
 
 @pytest.mark.parametrize(
@@ -188,6 +220,7 @@ def test_lab_list_names_every_experiment(capsys):
     [
         ([], "NAME"),
         (["overfitting"], "unknown experiment 'overfitting'; there are overfit, random-labels"),
+        (["overfitting"], "list, all, distributed"),
         (["mlp", "--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["mlp", "--epochs", "few"], "got 'few'"),
         (["mlp", "--json", "missing/result.json"], "missing/result.json: No such file or directory"),
@@ -208,7 +241,9 @@ def test_a_wrong_argument_prints_one_line(argv, named, capsys, in_tmp):
     assert os.listdir(in_tmp) == []
 
 
-@pytest.mark.parametrize(("package", "argv"), [("sklearn", []), ("matplotlib", ["--png", "mlp.png"])])
+@pytest.mark.parametrize(
+    ("package", "argv"), [("sklearn", []), ("scipy.special", ["--seeds", "2"]), ("matplotlib", ["--png", "mlp.png"])]
+)
 def test_a_missing_package_prints_one_line(package, argv, capsys, in_tmp, monkeypatch):
     from cregkit.lab.experiments import training
 

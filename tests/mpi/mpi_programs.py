@@ -68,7 +68,7 @@ def batch_norm() -> dict[str, float]:
 
 @program
 def one_value() -> str:
-    """One value a channel in all ranks together is refused in all."""
+    """One value per channel, over all ranks together, is refused in every rank."""
     try:
         mpi.SyncBatchNorm(3)(np.ones((int(comm.rank == 0), 3), np.float32))
     except ValueError as error:

@@ -120,7 +120,7 @@ def test_ranks_that_differ_are_named(kind: str, message: str) -> None:
 
 @pytest.mark.parametrize(("kind", "message"), [("failing", "a rank without luck"), ("killed", "signal 9")])
 def test_a_rank_that_ends_ends_all_ranks(kind: str, message: str) -> None:
-    """Within the time limit of `started`: without an end of all, the other ranks would wait for ever."""
+    """Within the time limit of `started`: if not all ranks ended, the others would wait for ever."""
     done = started(3, kind)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr

@@ -1,11 +1,11 @@
-/* Every kernel of every table this CPU runs, against pages that must not be touched, on all short lengths and around
- * the sizes where the code changes course: the same bits from all, and from in place and streamed calls.
+/* Runs every kernel of every table of this CPU, on arrays beside guard pages, for all short lengths and lengths around
+ * the limits of other code paths. All tables must give the same bits, also in place and with non-temporal stores.
  *
  *     driver LENGTHS THREADS [OP]     LENGTHS: all, few (for emulators), smoke (for valgrind);
- *                                     THREADS: 1 to 16; OP: this one only
+ *                                     THREADS: 1 to 16; OP: only this op
  *
- * Prints one line per op: its name, the hash of all its results, how many trials it had, and the tables. Exit code 0; 1
- * where two trials that must agree do not, or a sentinel changed; 3 where a page was touched that must not be. */
+ * Prints one line per op: its name, the hash of its results, the number of trials, and the tables. Exit code 0; 1 if
+ * two trials that must agree do not, or a sentinel changed; 3 if a guard page or a protected input was accessed. */
 #define _GNU_SOURCE
 #include "float_mode.h"
 #include "trials.h"
@@ -26,7 +26,7 @@ static void tell(const char *what)
 static void on_fault(int signal)
 {
     (void)signal;
-    tell("memory fault"); /* fprintf in a handler: the process is over either way */
+    tell("memory fault"); /* fprintf is unsafe in a handler, but the process ends here */
     _exit(3);
 }
 
@@ -37,7 +37,7 @@ static int n_tables(void)
     return n;
 }
 
-/* All ways to run one trial: each must give the first one's hash. Returns how many agreed, or -1. */
+/* Runs a trial in all ways, each of which must give the hash of the first. Returns their number, or -1. */
 static int all_ways(const op *o, trial base, uint64_t *hash)
 {
     int trials = 0;

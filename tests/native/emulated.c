@@ -1,5 +1,5 @@
-/* The kernels for AVX-512 on any CPU: csrc/isa_avx512.c without its target, on emulated/immintrin.h, as the best table
- * of this CPU. The driver is compiled with -Dcreg_kernels_ranked=emulated_ranked. */
+/* The AVX-512 kernels on any CPU: csrc/isa_avx512.c without its compiler target, with emulated/immintrin.h, as the best
+ * table of this CPU. The driver is compiled with -Dcreg_kernels_ranked=emulated_ranked. */
 #include "cregkit.h"
 
 #define CREG_ISA "avx512-emulated"

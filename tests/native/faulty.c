@@ -1,33 +1,32 @@
-/* Tables with one kernel that does what no kernel may, for tests/native/test_native.py to see that the driver notices: the
- * driver is compiled with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on scale's arguments.
+/* Tables with a faulty l2_gradient: tests/native/test_native.py checks that the driver detects it. The driver is
+ * compiled with -Dcreg_kernels_ranked=faulty_ranked, this file with FAULT, a statement on x, y, n, stream and rank.
  */
 #include "cregkit.h"
 
-static void faulty_scale(const creg_kernels *right, int rank, const float *x, float *y, ptrdiff_t n, float factor,
-                         int stream)
+static void faulty_gradient(int rank, void *l2, ptrdiff_t task)
 {
-    right->scale(x, y, n, factor, stream);
+    creg_kernels_ranked(rank)->l2_gradient(l2, task);
+    const creg_l2 *a = l2;
+    const float *x = a->w;
+    float *y = a->dw;
+    const ptrdiff_t n = a->n;
+    const int stream = a->stream;
     if (n > 0) FAULT;
-    (void)rank;
+    (void)x, (void)y, (void)stream;
 }
 
-#define RANK(r)                                                                                                        \
-    static void scale_##r(const float *x, float *y, ptrdiff_t n, float factor, int stream)                             \
-    {                                                                                                                  \
-        faulty_scale(creg_kernels_ranked(r), r, x, y, n, factor, stream);                                              \
-    }
-RANK(0)
-RANK(1)
-RANK(2)
+static void gradient_0(void *l2, ptrdiff_t task) { faulty_gradient(0, l2, task); }
+static void gradient_1(void *l2, ptrdiff_t task) { faulty_gradient(1, l2, task); }
+static void gradient_2(void *l2, ptrdiff_t task) { faulty_gradient(2, l2, task); }
 
 const creg_kernels *faulty_ranked(int rank);
 const creg_kernels *faulty_ranked(int rank)
 {
     static creg_kernels tables[3];
-    static void (*const scales[3])(const float *, float *, ptrdiff_t, float, int) = {scale_0, scale_1, scale_2};
+    static void (*const gradients[3])(void *, ptrdiff_t) = {gradient_0, gradient_1, gradient_2};
     const creg_kernels *right = creg_kernels_ranked(rank);
     if (!right) return NULL;
     tables[rank] = *right;
-    tables[rank].scale = scales[rank];
+    tables[rank].l2_gradient = gradients[rank];
     return &tables[rank];
 }

@@ -1,5 +1,5 @@
-/* For libFuzzer: bytes become an op, sizes, options and a seed, and all tables must give the same bits, in place and
- * streamed, within their arrays. Built with AddressSanitizer and UBSan. */
+/* For libFuzzer: bytes become an op, sizes, options and a seed. All tables must give the same bits, also in place and
+ * with non-temporal stores, within their arrays. Built with AddressSanitizer and UBSan. */
 #include "trials.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

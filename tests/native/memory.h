@@ -1,9 +1,9 @@
-/* Memory that tells on whoever touches what is not theirs.
+/* Memory that detects accesses beyond the arrays of a trial.
  *
- * AT_START and AT_END put an array right behind, or right before, a page that must not be touched, with sentinel bytes
- * on its other side; inputs are write-protected while a kernel runs. ON_HEAP takes exactly as many bytes from malloc,
- * for AddressSanitizer and valgrind to watch; outputs there stay uninitialised, so that an element that is not written
- * shows.
+ * AT_START and AT_END place an array directly after, or directly before, a guard page, with sentinel bytes on its other
+ * side; inputs are write-protected while a kernel runs. ON_HEAP allocates the exact size with malloc, for
+ * AddressSanitizer and valgrind; outputs there stay uninitialised, so that these tools detect elements that a kernel
+ * does not write.
  */
 #ifndef MEMORY_H
 #define MEMORY_H
@@ -23,7 +23,7 @@ static const unsigned char sentinel = 0xA5;
 typedef enum { ON_HEAP, AT_START, AT_END } placement;
 
 typedef struct {
-    unsigned char *data, *start; /* start: the first byte behind the leading guard page */
+    unsigned char *data, *start; /* start: the first byte after the leading guard page */
     size_t bytes;
     int input;
 } region;
@@ -50,7 +50,7 @@ static unsigned char *new_region(void)
 
 static void *take(size_t bytes, int input)
 {
-    if (used == REGIONS || bytes > region_bytes - SENTINELS) die("a trial needs more memory than there is");
+    if (used == REGIONS || bytes > region_bytes - SENTINELS) die("a trial needs more memory than a region has");
     region *r = &regions[used++];
     r->bytes = bytes;
     r->input = input;
@@ -62,7 +62,7 @@ static void *take(size_t bytes, int input)
     return r->data;
 }
 
-/* Between protect(PROT_READ) and protect(PROT_READ | PROT_WRITE) nobody can write to an input. */
+/* Between protect(PROT_READ) and protect(PROT_READ | PROT_WRITE), writing to an input faults. */
 static void protect(int rights)
 {
     if (place == ON_HEAP) return;
@@ -70,7 +70,7 @@ static void protect(int rights)
         if (regions[i].input && mprotect(regions[i].start, region_bytes, rights)) die("mprotect");
 }
 
-/* Gives all arrays back. Returns whether every sentinel is as it was. */
+/* Frees all arrays. Returns whether all sentinels are unchanged. */
 static int give_back(void)
 {
     int whole = 1;

@@ -1,5 +1,5 @@
-/* csrc/thread_choice.h as a library for tests/ops/test_thread_choice.py, and as a program for ThreadSanitizer: many threads
- * choose and note at once. */
+/* csrc/thread_choice.h as a library for tests/ops/test_thread_choice.py, and as a program for ThreadSanitizer: many
+ * threads choose and record at the same time. */
 #include "thread_choice.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* Every kernel of a table called as cregkit/kernels/ calls it, on inputs that are the same on every machine, and a hash
- * of all that came out. */
+/* Trials: each calls kernels of a table as cregkit/kernels/ does, on inputs that are the same on every machine, and
+ * hashes the outputs. */
 #ifndef TRIALS_H
 #define TRIALS_H
 
@@ -11,13 +11,13 @@
 
 typedef enum { ORDINARY, OFFSET, HUGE_VALUES, TINY_VALUES, SPECIAL, KINDS } kind;
 
-/* One trial: which kernels on what. rows and n mean what the op makes of them. */
+/* One trial. Its op defines the meaning of rows and n. */
 typedef struct {
     const creg_kernels *kernels;
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
-    int stream;   /* how outputs are written: 0, not around the cache; some ops know two such ways */
+    int stream;   /* whether stores are non-temporal, or batch norm's CREG_NEAR, CREG_FAR or CREG_STREAM */
     int in_place; /* the output is the input */
     uint64_t seed, hash;
     double p, eps;
@@ -77,7 +77,7 @@ static float *positive_input(ptrdiff_t n) /* in [1/2, 3/2) */
     return a;
 }
 
-/* What a kernel changes in place. */
+/* An array that a kernel changes in place. */
 static float *changed(ptrdiff_t n, kind values)
 {
     float *a = take(sizeof(float) * (size_t)n, 0);
@@ -94,7 +94,7 @@ static void hash_word(trial *t, uint64_t word) /* FNV-1a over whole words */
     t->hash ^= t->hash >> 29;
 }
 
-/* NaN is NaN: its sign and payload are not part of the promise. */
+/* All NaN are equal: sign and payload of NaN are not specified. */
 static void hash_floats(trial *t, const float *a, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -247,7 +247,7 @@ static void rows_trial(trial *t, int kind)
     n->dy = input(size, ORDINARY);
     n->y = t->in_place ? x : floats(size);
     take_statistics(n);
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
     parallel_for(norm_chunk, &a, a.chunks);
@@ -279,7 +279,7 @@ static creg_dropout dropout_of(const trial *t)
 
 enum { TILED_ROWS = 8 };
 
-/* Plain trials drop nothing, those of tiny values everything, as p = 0 and p = 1 do. */
+/* Plain trials drop nothing (p = 0), trials of tiny values drop everything (p = 1). */
 static void residual_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -354,7 +354,7 @@ static void wide_grad_tile(void *args, ptrdiff_t i)
     a->kernels->wide_grad_tile(&a->n, i);
 }
 
-/* Plain trials are of a norm by itself, those of tiny values drop everything. */
+/* Plain trials run a norm alone; trials of tiny values drop everything. */
 static void wide_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
@@ -384,7 +384,7 @@ static void wide_trial(trial *t, int kind)
         n->dropout = &dropout;
         n->dropped = floats(size);
     }
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward, should forward overwrite it */
+    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
     parallel_for(wide_sums, &a, n->rows * a.panels);
@@ -411,7 +411,7 @@ static void wide_trial(trial *t, int kind)
 static void wide_layer_norm_trial(trial *t) { wide_trial(t, CREG_LAYER_NORM); }
 static void wide_rms_norm_trial(trial *t) { wide_trial(t, CREG_RMS_NORM); }
 
-/* ---- batch norm: a chunk a task, channels in two halves ---- */
+/* ---- batch norm: one chunk per task, channels in two halves ---- */
 
 static creg_channels new_channels(ptrdiff_t c)
 {
@@ -430,19 +430,25 @@ static creg_channels new_channels(ptrdiff_t c)
     return ch;
 }
 
-static void halve(creg_cut *cut, ptrdiff_t c)
+static void halve(creg_cut *cut, ptrdiff_t c, ptrdiff_t chunk_step)
 {
-    cut->chunk_step = 1;
+    cut->chunk_step = chunk_step;
     cut->channel_step = (c + 1) / 2;
-    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * cut->chunks;
+    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * (cut->chunks / chunk_step);
 }
 
+/* In place, a task takes whole channels. Without gamma, affine has a loop of its own, as in a shared batch. */
 static void plan(const trial *t, creg_batch *b, int sums)
 {
+    b->shared = t->plain && !t->in_place;
     t->kernels->batch_norm_plan(b, sums);
-    halve(&b->summed, b->shape.c);
+    b->whole = t->in_place;
+    halve(&b->summed, b->shape.c, b->whole ? b->summed.chunks : 1);
     b->written = b->summed;
-    halve(&b->channelwise, b->shape.c);
+    if (b->whole)
+        b->channelwise = b->summed;
+    else
+        halve(&b->channelwise, b->shape.c, 1);
     b->channels = new_channels(b->shape.c);
 }
 
@@ -459,11 +465,21 @@ static void batch_forward(trial *t, creg_batch_norm *a)
         a->var = doubles(c);
         a->chunk_mean = doubles(b->summed.chunks * c);
         a->chunk_m2 = doubles(b->summed.chunks * c);
-        parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
     }
-    parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
-    if (training) hash_doubles(t, a->var, c);
-    parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
+    if (b->whole)
+        parallel_for(t->kernels->batch_norm_whole, a, b->summed.tasks);
+    else {
+        if (training) parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
+        parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
+        if (b->shared) parallel_for(t->kernels->batch_norm_affine, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
+    }
+    if (training) {
+        a->running_mean = changed(c, ORDINARY);
+        a->running_var = changed(c, ORDINARY);
+        parallel_for(t->kernels->batch_norm_update, a, 1);
+        hash_doubles(t, a->var, c);
+    }
     hash_doubles(t, b->mean, c);
     hash_doubles(t, b->rstd, c);
 }
@@ -475,10 +491,15 @@ static void batch_backward(trial *t, creg_batch_norm_grad *a)
     plan(t, b, 1);
     a->chunk_dy = floats(b->summed.chunks * c);
     a->chunk_dy_d = floats(b->summed.chunks * c);
-    parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
-    parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
-    parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
-    parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
+    if (b->whole)
+        parallel_for(t->kernels->batch_norm_grad_whole, a, b->summed.tasks);
+    else {
+        parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
+        parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
+        if (b->shared) parallel_for(t->kernels->batch_norm_grad_affine, a, b->channelwise.tasks);
+        parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
+    }
     protect(PROT_READ | PROT_WRITE);
     if (a->dgamma) hash_floats(t, a->dgamma, c);
     if (a->dbeta) hash_floats(t, a->dbeta, c);
@@ -565,6 +586,7 @@ static void l2_penalty_trial(trial *t)
     a.panels = doubles(a.n_panels);
     protect(PROT_READ);
     parallel_for(t->kernels->sum_squares, &a, a.n_panels);
+    parallel_for(t->kernels->l2_penalty, &a, 1);
     protect(PROT_READ | PROT_WRITE);
     hash_doubles(t, a.panels, a.n_panels);
 }
@@ -601,10 +623,11 @@ static void adamw_step_trial(trial *t)
     a.v = floats(t->n);
     for (ptrdiff_t i = 0; i < t->n; i++) a.v[i] = 1.0f + random_float() * 0.25f;
     a.n = t->n, a.block = (t->n + 1) / 2;
-    a.shrink = t->plain ? 1.0f : 0.999f, a.l2 = t->plain ? 0.01f : 0.0f;
-    a.beta1 = 0.9f, a.one_minus_beta1 = 0.1f, a.beta2 = 0.999f, a.one_minus_beta2 = 0.001f;
-    a.step_size = 0.001f, a.inv_sqrt_bias2 = 10.0f, a.eps = 1e-8f;
+    a.lr = 0.001, a.weight_decay = t->plain ? 0.01 : 1.0, a.betas[0] = 0.9, a.betas[1] = 0.999, a.eps = 1e-8f;
+    a.decoupled = !t->plain, a.step = 1000000;
     protect(PROT_READ);
+    parallel_for(t->kernels->adamw_constants, &a, 1);
+    a.inv_sqrt_bias2 = 10.0f;
     parallel_for(t->kernels->adamw_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, a.w, t->n);
@@ -640,8 +663,8 @@ static void sample_uniform_trial(trial *t)
     hash_doubles(t, a.uniform, t->n);
 }
 
-/* One image with channels first, one with channels last; `y` like `x`, but for a crop, which has a row and three
- * columns more. */
+/* One image with channels first, one with channels last. `y` has the shape of `x`; a crop has one row and three columns
+ * more. */
 static void image_trial(trial *t, block_task *task, int crop, int paste)
 {
     for (int last = 0; last < 2; last++) {
@@ -660,7 +683,7 @@ static void image_trial(trial *t, block_task *task, int crop, int paste)
         a.x = x;
         a.y = t->in_place ? x : floats(size);
         a.other = paste ? other : NULL;
-        a.whole = crop ? corner : task == t->kernels->flip_images ? &flips : box;
+        a.geometry = crop ? corner : task == t->kernels->flip_images ? &flips : box;
         a.factors = task == t->kernels->mix_images ? &weight : factors;
         a.degrees = &degrees;
         a.fill = task == t->kernels->rotate_images ? 0.25f : 0.5f;
@@ -684,7 +707,7 @@ static int holds_colours(const trial *t, const float *x)
 {
     creg_images a = {.n = 1, .block = 1, .size = t->n, .x = x};
     t->kernels->check_colours(&a, 0);
-    return !a.strange;
+    return !a.out_of_range;
 }
 
 static void are_colours_trial(trial *t)
@@ -697,7 +720,7 @@ static void are_colours_trial(trial *t)
     protect(PROT_READ | PROT_WRITE);
 }
 
-/* ---- column sums that float32 may not hold, and gain and bias in float64 ---- */
+/* ---- column sums that may overflow float32, and gain and bias in float64 ---- */
 
 static void column_sums_trial(trial *t)
 {
@@ -736,13 +759,13 @@ static void column_sums_trial(trial *t)
     hash_sums(t, n);
 }
 
-/* ---- all of them ---- */
+/* ---- the list of ops ---- */
 
 typedef struct {
     const char *name;
     void (*run)(trial *t);
     int in_place; /* whether the output may be the input */
-    int streams;  /* how many values of stream there are */
+    int streams;  /* the number of values of `stream` */
 } op;
 
 static const op ops[] = {
@@ -777,8 +800,7 @@ static const op ops[] = {
 };
 enum { OPS = sizeof ops / sizeof *ops };
 
-/* Runs the trial on the same inputs each time. Returns whether every sentinel is as it was; the hash is in the trial.
- */
+/* Runs a trial, on the same inputs each time, and sets its hash. Returns whether all sentinels are unchanged. */
 static int run_trial(const op *o, trial *t)
 {
     random_state = t->seed;

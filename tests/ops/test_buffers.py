@@ -44,7 +44,7 @@ def refused(error: type[Exception], name: str, arguments: Arguments) -> Iterator
     with pytest.raises(error, match=rf"(?<!\w){re.escape(name)}(?!\w)") as caught:
         yield
     assert type(caught.value) is error
-    assert len(str(caught.value)) > len(name) + 20, "says what came and how to mend it"
+    assert len(str(caught.value)) > len(name) + 20, "says what came and how to fix it"
     assert bits(arrays) == before
 
 

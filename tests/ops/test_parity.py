@@ -74,6 +74,15 @@ def test_running_statistics_agree_with_the_oracle(case: cases.Case, unbiased: bo
         assert_parity(case, arguments_of(case, shape, 3.0) | {"unbiased": unbiased, "momentum": momentum})
 
 
+@pytest.mark.parametrize("unbiased", [None, 0.0, 0.5, 2, "", np.True_])
+def test_unbiased_is_taken_by_its_truth_value(unbiased: object) -> None:
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    running = [np.ones(2, np.float32) for _ in range(2)]
+    for variance, flag in zip(running, (unbiased, bool(unbiased)), strict=True):
+        functional.batch_norm_forward(x, running_var=variance, unbiased=flag)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(*running)
+
+
 @pytest.mark.parametrize(
     ("op", "changes"),
     [

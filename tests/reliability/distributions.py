@@ -1,4 +1,4 @@
-"""Checks that the wheels and sdists of a folder hold the right files alone: ``distributions.py FOLDER``."""
+"""Checks that the wheels and sdists of a folder hold exactly the right files: ``distributions.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems(found: set[str], wanted: set[str], extras: list[str]) -> list[str]:
 
 
 def wheel_problems(path: Path) -> list[str]:
-    """A wheel holds the package and its extensions: no C or Cython sources, no pages of the rooms."""
+    """A wheel holds the package and its extensions: no C or Cython sources, no README.md of a room."""
     found = set(zipfile.ZipFile(path).namelist())
     wanted = {name for name in tracked() if name.startswith("cregkit/") and not matches(name, NOT_IN_WHEEL)}
     modules = {PurePath(name).name.split(".")[0] for name in found if name.endswith(".so")}

@@ -205,14 +205,14 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "no data race (ThreadSanitizer)": driver("threads"),
     "AArch64 gives the same bits (QEMU)": driver("aarch64"),
     "AVX-512 gives the same bits (SIMDe)": driver("avx512"),
-    "every op within its arrays, from Python": guarded,
-    "touching memory beside arrays is seen": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
+    "ops stay within their arrays, from Python": guarded,
+    "access beside an array is detected": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
     "the tests under ASan and UBSan": sanitized,
     "coverage-guided fuzzing of the kernels": libfuzzer,
     "no bit changes between releases": pytest("tests/ops/test_golden.py"),
-    "any call is right or refused": pytest("tests/reliability/test_fuzz.py"),
-    "layers in any order of calls": pytest("tests/layers/test_layer_machine.py"),
-    "errors name argument, value and mend": pytest(
+    "any call is right or raises an error": pytest("tests/reliability/test_fuzz.py"),
+    "layers work in any order of calls": pytest("tests/layers/test_layer_machine.py"),
+    "errors name argument, value and fix": pytest(
         "tests/reliability/test_bad_calls.py", "tests/ops/test_buffers.py", "-k", "bad or refused"
     ),
     "damaged and hostile files": pytest("tests/reliability/test_untrusted_files.py"),

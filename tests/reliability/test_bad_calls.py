@@ -1,4 +1,4 @@
-"""Bad calls: the exact exception, and in its message the argument, the value that came and the mend."""
+"""Bad calls: the exact exception, and in its message the argument, the value that came and how to fix it."""
 
 from __future__ import annotations
 
@@ -459,7 +459,7 @@ def test_an_error_shows_the_value_that_came(call: str, given: str) -> None:
 
 
 @pytest.mark.parametrize(("call", "error", "name", "came", "wanted"), CALLS, ids=[row[0] for row in CALLS])
-def test_a_bad_call_names_argument_value_and_mend(
+def test_a_bad_call_names_argument_value_and_fix(
     call: str, error: type[Exception], name: str, came: str, wanted: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -499,7 +499,7 @@ COMMANDS: list[tuple[str, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("command", "option", "came", "wanted"), COMMANDS, ids=[row[0] for row in COMMANDS])
-def test_a_bad_command_names_option_value_and_mend(
+def test_a_bad_command_names_option_value_and_fix(
     command: str, option: str, came: str, wanted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert commands.main(command.format(file=__file__).split()) == 2

@@ -302,7 +302,7 @@ def test_an_onnx_file_of_a_converted_model_has_its_results(dynamo, kernel_calls)
     expected = stock(x).detach()
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, of what it replaces and of constants in traces
+        warnings.simplefilter("ignore")  # PyTorch warns of functions that it replaces and of constants in traces
         if dynamo:
             torch.onnx.export(ct.convert(stock), (x,), dynamo=True, verbose=False).save(buffer)
         else:

@@ -16,7 +16,7 @@ from torch_support import assert_close, fresh, gradients_of, tensors_in, twins  
 from cregkit.torch import functional  # noqa: E402
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the module warns of what it is built on
+    warnings.simplefilter("ignore")  # the module warns of a deprecated module that it imports
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
 

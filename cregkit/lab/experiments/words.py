@@ -32,6 +32,8 @@ def narrowest(table: Table, rows: Sequence[Row], baseline: Row) -> str:
 
 
 def _doubt(interval: Interval) -> str:
+    if not math.isfinite(interval.mean):
+        return " (not finite)"
     if interval.sign:
         return ""
     return " (one seed)" if math.isinf(interval.high) else " (not significant)"

@@ -1,5 +1,5 @@
-/* AVX-512 for CPUs without it: SIMDe's portable intrinsics, with those that its releases lack. A masked load or store
- * touches only what its mask selects, and a stream to a place that is not aligned faults, as on the CPU. */
+/* AVX-512 for CPUs without it: SIMDe's portable intrinsics, and those that its releases lack. As on the CPU, a masked
+ * load or store accesses only the selected elements, and a non-temporal store to an unaligned address faults. */
 #ifndef EMULATED_IMMINTRIN_H
 #define EMULATED_IMMINTRIN_H
 
