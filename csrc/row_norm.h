@@ -426,22 +426,22 @@ CREG_INLINE void norm_grad_rows_of(form f, const creg_norm *n, grad_block b, ptr
     }
 }
 
-static CREG_NOINLINE void rms_norm_grad_rows(const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+static CREG_NOINLINE void rms_norm_grad_rows(const creg_norm *n, const grad_block *b, ptrdiff_t first, ptrdiff_t rows,
                                              ptrdiff_t follow, int stream)
 {
-    if (b.gamma && !b.dh)
-        norm_grad_rows_of((form){CREG_RMS_NORM, 1}, n, b, first, rows, follow, stream);
+    if (b->gamma && !b->dh)
+        norm_grad_rows_of((form){CREG_RMS_NORM, 1}, n, *b, first, rows, follow, stream);
     else
-        norm_grad_rows_of((form){CREG_RMS_NORM, 0}, n, b, first, rows, follow, stream);
+        norm_grad_rows_of((form){CREG_RMS_NORM, 0}, n, *b, first, rows, follow, stream);
 }
 
-static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
+static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, const grad_block *b, ptrdiff_t first, ptrdiff_t rows,
                                                ptrdiff_t follow, int stream)
 {
-    if (b.gamma && !b.dh)
-        norm_grad_rows_of((form){CREG_LAYER_NORM, 1}, n, b, first, rows, follow, stream);
+    if (b->gamma && !b->dh)
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 1}, n, *b, first, rows, follow, stream);
     else
-        norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, b, first, rows, follow, stream);
+        norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, *b, first, rows, follow, stream);
 }
 
 /* dx of rows [first, first + rows), and their terms of the chunk's dgamma and dbeta; `follow` more rows come after. */
@@ -451,9 +451,9 @@ static void norm_grad_rows(const creg_norm *n, float *dx, ptrdiff_t first, ptrdi
     const grad_block b = {n->dy + at,           n->x + at, n->gamma, AT(n->dh, at), dx, chunk_dgamma(n, first),
                           chunk_dbeta(n, first)};
     if (n->kind == CREG_RMS_NORM)
-        rms_norm_grad_rows(n, b, first, rows, follow, stream);
+        rms_norm_grad_rows(n, &b, first, rows, follow, stream);
     else
-        layer_norm_grad_rows(n, b, first, rows, follow, stream);
+        layer_norm_grad_rows(n, &b, first, rows, follow, stream);
 }
 
 static void creg_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
