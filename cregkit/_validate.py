@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,6 +65,12 @@ def float32(name: str, value: object) -> NDArray[np.float32]:
     if not isinstance(value, np.ndarray) or value.dtype != _FLOAT32:
         raise TypeError(f"{name} must be a float32 array, got {kind(value)}; use np.asarray({name}, dtype=np.float32)")
     return value
+
+
+def state(value: object) -> None:
+    """Raise TypeError if ``value`` is not a mapping, as the state of a layer or a callback is."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {type(value).__name__}")
 
 
 def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:

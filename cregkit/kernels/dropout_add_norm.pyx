@@ -158,12 +158,15 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = (floats(dy), floats(h), floats(dh), floats(gamma), doubles(mean),
                                                 doubles(rstd))
     n.dx, n.dgamma, n.dbeta = floats(dresidual), floats(dgamma), floats(dbeta)
+    cdef float *dropped = NULL
     if random.fixed_p != 0:
         dx = new_like(h)
+        dropped = floats(dx)
     if drops_all(&random):
-        memset(floats(dx), 0, cnp.PyArray_NBYTES(dx))
-    elif random.fixed_p != 0:
-        n.dropped, n.dropout, n.offset = floats(dx), &random.dropout, random.offset
+        with nogil:
+            memset(dropped, 0, n.rows * n.cols * sizeof(float))
+    elif dropped != NULL:
+        n.dropped, n.dropout, n.offset = dropped, &random.dropout, random.offset
     run_backward(&n)
     return (dx, dresidual, dgamma) if mean is None else (dx, dresidual, dgamma, dbeta)
 

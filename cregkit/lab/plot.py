@@ -14,9 +14,8 @@ from matplotlib.patches import Circle
 
 from cregkit.lab.data import RADIUS_SQUARED, inside_circle
 from cregkit.lab.demo import Run, Runs
+from cregkit.lab.figures import FAINT, INK, TEST, TRAIN
 
-_TRAIN, _TEST = "#c2571a", "#1f5f8b"  # distinguishable with every common colour blindness
-_INK, _FAINT = "#333333", "#8a8a8a"
 _GRID = 200
 
 
@@ -46,11 +45,11 @@ def draw(path: str, runs: Runs) -> None:
         _draw_boundary(axes[0, column], of_seeds[0])
         _draw_curves(axes[1, column], of_seeds)
         axes[1, column].set_ylim(lowest, 100.5)
-        axes[0, column].set_title(name, fontsize=13, color=_INK, fontweight="bold", pad=8)
+        axes[0, column].set_title(name, fontsize=13, color=INK, fontweight="bold", pad=8)
         if column:
             axes[1, column].set_yticklabels([])
-    axes[1, 0].set_ylabel("accuracy (%)", color=_INK)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=6, frameon=False, fontsize=10, labelcolor=_INK)
+    axes[1, 0].set_ylabel("accuracy (%)", color=INK)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=6, frameon=False, fontsize=10, labelcolor=INK)
     figure.savefig(path, format="png", dpi=150, facecolor="white")
 
 
@@ -67,8 +66,8 @@ def _draw_boundary(ax: Any, run: Run) -> None:
         vmin=-0.5,
         vmax=1.5,
     )
-    ax.contour(ticks, ticks, probability, levels=[0.5], colors=_INK, linewidths=1.6)
-    ax.add_patch(Circle((0, 0), math.sqrt(RADIUS_SQUARED), fill=False, color=_INK, linestyle=(0, (4, 3)), linewidth=1))
+    ax.contour(ticks, ticks, probability, levels=[0.5], colors=INK, linewidths=1.6)
+    ax.add_patch(Circle((0, 0), math.sqrt(RADIUS_SQUARED), fill=False, color=INK, linestyle=(0, (4, 3)), linewidth=1))
     points, labels = run.train
     colours = np.where(labels == 1, "#a50f15", "#08519c")
     ax.scatter(*points.T, s=20, c=colours, edgecolors="white", linewidths=0.7, zorder=3)
@@ -79,7 +78,7 @@ def _draw_boundary(ax: Any, run: Run) -> None:
 
 
 def _draw_curves(ax: Any, runs: Sequence[Run]) -> None:
-    for figure, colour in (("train_acc", _TRAIN), ("test_acc", _TEST)):
+    for figure, colour in (("train_acc", TRAIN), ("test_acc", TEST)):
         curves = np.array([getattr(run.history, figure) for run in runs])
         mean, deviation = curves.mean(axis=0), curves.std(axis=0, ddof=1 if len(runs) > 1 else 0)
         epochs = np.arange(len(mean))
@@ -87,12 +86,12 @@ def _draw_curves(ax: Any, runs: Sequence[Run]) -> None:
         ax.plot(epochs, mean, color=colour, linewidth=1.2)
     gap = np.mean([run.history.gap[-1] for run in runs])
     label = f"final gap {gap:.1f}".replace("-", "\N{MINUS SIGN}")
-    ax.text(0.97, 0.06, label, transform=ax.transAxes, ha="right", fontsize=12, color=_INK)
-    ax.set_xlabel("epoch", color=_INK)
-    ax.tick_params(colors=_FAINT, labelcolor=_INK)
+    ax.text(0.97, 0.06, label, transform=ax.transAxes, ha="right", fontsize=12, color=INK)
+    ax.set_xlabel("epoch", color=INK)
+    ax.tick_params(colors=FAINT, labelcolor=INK)
     ax.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(_FAINT)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
 
 
 def _lowest_accuracy(runs: Runs) -> float:
@@ -107,10 +106,10 @@ def _legend() -> list[Line2D]:
         return Line2D([], [], linestyle="", marker="o", label=label, **style)
 
     return [
-        Line2D([], [], color=_TRAIN, label="training accuracy"),
-        Line2D([], [], color=_TEST, label="test accuracy"),
+        Line2D([], [], color=TRAIN, label="training accuracy"),
+        Line2D([], [], color=TEST, label="test accuracy"),
         marker("label 1", color="#a50f15", markersize=5),
         marker("label 0", color="#08519c", markersize=5),
         marker("wrong label", markerfacecolor="none", markeredgecolor="black", markersize=9),
-        Line2D([], [], color=_INK, linestyle=(0, (4, 3)), linewidth=1, label="true boundary"),
+        Line2D([], [], color=INK, linestyle=(0, (4, 3)), linewidth=1, label="true boundary"),
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import _files as files
+from cregkit import _validate as validate
 from cregkit._files import Path
 
 Array: TypeAlias = NDArray[np.float32]
@@ -255,8 +256,7 @@ class Layer:
 
 def matching(own: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return copies of the arrays of ``state`` if every one matches ``own``; raise an error that lists all problems."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    validate.state(state)
     problems = []
     if missing := sorted(own.keys() - state.keys()):
         problems.append(f"missing {', '.join(missing)}")

@@ -204,8 +204,7 @@ class EarlyStopping(Callback):
 
 def _split(state: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Return copies of the best epoch's arrays, by their names in the network, and all other entries."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    validate.state(state)
     best = {name: array for name, array in state.items() if str(name).startswith(_BEST)}
     if odd := [name for name, array in best.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"state does not fit, nothing was loaded: {', '.join(odd)} must be arrays")

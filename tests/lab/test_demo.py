@@ -81,7 +81,7 @@ def test_the_picture_shows_boundaries_and_curves(in_tmp, capsys):
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread
 
-    from cregkit.lab import plot
+    from cregkit.lab import figures
 
     assert commands.main(["demo", "--seeds", "1", "--epochs", "4", "--png", "picture.png"]) == 0
     assert str(in_tmp / "picture.png") in capsys.readouterr().out
@@ -92,8 +92,8 @@ def test_the_picture_shows_boundaries_and_curves(in_tmp, capsys):
         assert _has_colour(column, "#a50f15")
         assert _has_colour(column, "#08519c")
     for column in np.array_split(curves, 5, axis=1):
-        assert _has_colour(column, plot._TRAIN)
-        assert _has_colour(column, plot._TEST)
+        assert _has_colour(column, figures.TRAIN)
+        assert _has_colour(column, figures.TEST)
 
 
 def _runs(**finals):
