@@ -53,6 +53,13 @@ def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     return number
 
 
+def channel_axis(value: int) -> int:
+    """Return the axis of the channels, which must be 1 or -1."""
+    if value not in (1, -1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
+    return value
+
+
 def within(requirement: str, values: NDArray[Any], low: float, high: float) -> None:
     """Raise ValueError if a value is NaN or outside [low, high]; the message shows the first such value."""
     if values.size and not (low <= values.min() and values.max() <= high):
@@ -79,11 +86,11 @@ def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
         raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
 
 
-def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int) -> None:
-    """Raise a clearer error for a failed forward if ``x`` does not have ``expected`` features on ``axis``."""
+def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int, name: str = "num_features") -> None:
+    """Raise ValueError if ``x`` does not have as many features on ``axis`` as argument ``name`` of the layer says."""
     shape = np.shape(x)
-    if len(shape) > axis % max(len(shape), 1) and shape[axis] != expected:
+    if -len(shape) <= axis < len(shape) and shape[axis] != expected:
         raise ValueError(
-            f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "
+            f"x must have {name}={expected} features on axis {axis} for this {type(layer).__name__}, "
             f"got {shape[axis]} (shape {shape})"
         ) from None
