@@ -82,5 +82,6 @@ class GroupNorm(Layer):
         return y
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
-        dx, self.dgamma, self.dbeta = group_norm_backward(dy, *saved, self.gamma, channel_axis=self.channel_axis)
+        x, mean, rstd = saved
+        dx, self.dgamma, self.dbeta = group_norm_backward(dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis)
         return dx

@@ -88,11 +88,10 @@ class InstanceNorm(Layer):
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         self.channel_axis = validate.channel_axis(channel_axis)
-        zeros, ones = np.zeros(num_features, dtype=np.float32), np.ones(num_features, dtype=np.float32)
-        self.gamma: Array | None = ones.copy() if affine else None
-        self.beta: Array | None = zeros.copy() if affine else None
-        self.running_mean: Array | None = zeros if track_running_stats else None
-        self.running_var: Array | None = ones if track_running_stats else None
+        self.gamma: Array | None = np.ones(num_features, dtype=np.float32) if affine else None
+        self.beta: Array | None = np.zeros(num_features, dtype=np.float32) if affine else None
+        self.running_mean: Array | None = np.zeros(num_features, dtype=np.float32) if track_running_stats else None
+        self.running_var: Array | None = np.ones(num_features, dtype=np.float32) if track_running_stats else None
 
     def forward(self, x: Array) -> Array:
         """Normalise with the statistics of each sample, or in evaluation with the running statistics, if tracked."""
@@ -101,11 +100,11 @@ class InstanceNorm(Layer):
             y = batch_norm(
                 x, self.running_mean, self.running_var, self.gamma, self.beta, self.eps, channel_axis=self.channel_axis
             )
-            self._saved = (x, None, None)
+            self._saved = (x, self.running_mean, self.running_var, True)
             return y
         shape = np.shape(x)
         if math.prod(shape[2:] if self.channel_axis == 1 else shape[1:-1]) == 1:
-            raise ValueError(f"x must have at least two positions per channel, after samples and channels, got {shape}")
+            raise ValueError(f"x must have at least two positions per channel of a sample, got shape {shape}")
         y, mean, rstd = instance_norm_forward(
             x,
             self.gamma,
@@ -116,17 +115,17 @@ class InstanceNorm(Layer):
             self.eps,
             channel_axis=self.channel_axis,
         )
-        self._saved = (x, mean, rstd)
+        self._saved = (x, mean, rstd, False)
         return y
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
-        x, mean, rstd = saved
-        if mean is None:
+        x, mean, spread, running = saved
+        if running:
             dx, self.dgamma, self.dbeta = batch_norm_inference_backward(
-                dy, x, self.running_mean, self.running_var, self.gamma, self.eps, channel_axis=self.channel_axis
+                dy, x, mean, spread, self.gamma, self.eps, channel_axis=self.channel_axis
             )
         else:
             dx, self.dgamma, self.dbeta = instance_norm_backward(
-                dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis
+                dy, x, mean, spread, self.gamma, channel_axis=self.channel_axis
             )
         return dx

@@ -14,6 +14,8 @@ from cregkit.layers import (
     BatchNorm,
     Dropout,
     GELUTanh,
+    GroupNorm,
+    InstanceNorm,
     LayerNorm,
     Linear,
     ReLU,
@@ -50,13 +52,29 @@ LAYERS = {
     "spatial_dropout": lambda: SpatialDropout(0.4, seed=3),
     "batch_norm": lambda: BatchNorm(FEATURES),
     "batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1),
+    "group_norm": lambda: GroupNorm(2, 6),
+    "group_norm_last": lambda: GroupNorm(2, 6, channel_axis=-1),
+    "group_norm_not_affine": lambda: GroupNorm(3, 6, affine=False),
+    "instance_norm": lambda: InstanceNorm(3),
+    "instance_norm_last": lambda: InstanceNorm(3, affine=True, channel_axis=-1),
+    "instance_norm_tracked": lambda: InstanceNorm(3, affine=True, track_running_stats=True),
     "layer_norm": lambda: LayerNorm(FEATURES),
     "rms_norm": lambda: RMSNorm(FEATURES),
     "sequential": lambda: Sequential(
         Linear(FEATURES, 4, seed=1), BatchNorm(4), GELU(), Dropout(0.3, seed=2), LayerNorm(4), Linear(4, 2, seed=3)
     ),
 }
-SHAPES = {"batch_norm": (ROWS, FEATURES, 3), "batch_norm_last": (2, 3, FEATURES), "spatial_dropout": (3, 4, 5)}
+SHAPES = {
+    "batch_norm": (ROWS, FEATURES, 3),
+    "batch_norm_last": (2, 3, FEATURES),
+    "spatial_dropout": (3, 4, 5),
+    "group_norm": (3, 6, 2),
+    "group_norm_last": (2, 2, 2, 6),
+    "group_norm_not_affine": (2, 6, 3),
+    "instance_norm": (2, 3, 5),
+    "instance_norm_last": (2, 5, 3),
+    "instance_norm_tracked": (2, 3, 2, 3),
+}
 
 
 def _input(name, seed=0):
@@ -361,6 +379,16 @@ MISTAKES = [
     (lambda: BatchNorm(3, eps=float("inf")), ValueError, "eps"),
     (lambda: BatchNorm(3, channel_axis=2), ValueError, "channel_axis"),
     (lambda: BatchNorm(3)(np.ones((1, 3), dtype=np.float32)), ValueError, "x"),
+    (lambda: BatchNorm(3)(np.ones(3, dtype=np.float32)), ValueError, "x must have at least two dimensions"),
+    (lambda: GroupNorm(0, 4), ValueError, "num_groups"),
+    (lambda: GroupNorm(2.0, 4), TypeError, "num_groups"),
+    (lambda: GroupNorm(2, 0), ValueError, "num_channels"),
+    (lambda: GroupNorm(3, 4), ValueError, "num_channels must be a multiple of num_groups=3, got 4"),
+    (lambda: GroupNorm(2, 4, eps=-1), ValueError, "eps"),
+    (lambda: GroupNorm(2, 4, channel_axis=0), ValueError, "channel_axis"),
+    (lambda: InstanceNorm(0), ValueError, "num_features"),
+    (lambda: InstanceNorm(3, momentum=2), ValueError, "momentum"),
+    (lambda: InstanceNorm(3, channel_axis=2), ValueError, "channel_axis"),
     (lambda: LayerNorm(3, eps=-1e-9), ValueError, "eps"),
     (lambda: LayerNorm("3"), TypeError, "num_features"),
     (lambda: RMSNorm(3, eps=float("nan")), ValueError, "eps"),
