@@ -17,7 +17,17 @@ from cregkit import functional
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, ROWS, Shape
+from cregkit.verify.shapes import (
+    COLUMNS,
+    ELEMENTS,
+    GROUPS,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    PLANES,
+    ROWS,
+    Shape,
+)
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -56,15 +66,17 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
-# A shape of each family with few elements, and one with about four million.
+# A shape of each family in OPS with few elements, and one with about four million.
 SMALL = {
     **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
+    PLANES: (4, 5, 3),
+    GROUPS: (4, 6, 3),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
     **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
-    MAPS: (64, 64, 1024),
+    **dict.fromkeys((MAPS, PLANES, GROUPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),
 }

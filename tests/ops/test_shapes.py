@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from support import bits, each_case, each_isa, results_of
 
 from cregkit.verify import cases
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS, Shape
+from cregkit.verify.shapes import (
+    CHANNELS_LAST,
+    COLUMNS,
+    ELEMENTS,
+    GROUPS,
+    GROUPS_LAST,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    PLANES,
+    ROWS,
+    Shape,
+)
 
 side = st.integers(1, 40)
 # At least four channels (and 16 weights): one sum alone may cancel by chance, which leaves no scale for its error.
@@ -29,6 +41,17 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
     CHANNELS_LAST: st.one_of(
         st.tuples(st.integers(2, 9), side, channels),
         st.tuples(st.integers(2, 4), side, side, channels),
+    ),
+    GROUPS: st.one_of(
+        st.tuples(st.integers(0, 9), channels),
+        st.tuples(st.integers(0, 9), channels, side),
+        st.tuples(st.integers(1, 5), channels, side, side),
+        st.tuples(st.integers(1, 3), st.just(4), st.integers(4000, 4300)),
+    ),
+    GROUPS_LAST: st.one_of(
+        st.tuples(st.integers(0, 9), side, channels),
+        st.tuples(st.integers(1, 4), side, side, channels),
+        st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([320, 640, 1280])),
     ),
     ELEMENTS: st.one_of(st.tuples(st.integers(16, 5000)), st.tuples(st.just(0)), st.tuples(side, side, channels)),
     IMAGES: st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), side, side),

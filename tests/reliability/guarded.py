@@ -25,7 +25,18 @@ from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa
 from cregkit import functional
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS
+from cregkit.verify.shapes import (
+    CHANNELS_LAST,
+    COLUMNS,
+    ELEMENTS,
+    GROUPS,
+    GROUPS_LAST,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    PLANES,
+    ROWS,
+)
 
 PAGE = mmap.PAGESIZE
 SENTINEL = 0xA5
@@ -38,6 +49,8 @@ SHAPES = {
     COLUMNS: (5, N),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),
+    GROUPS: (1, 6, N),
+    GROUPS_LAST: (2, 3, N),
     MAPS: (2, 3, N),
     ELEMENTS: (N,),
     IMAGES: (1, 3, 2, N),
