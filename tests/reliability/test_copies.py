@@ -183,6 +183,8 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "ReLU": (ck.ReLU, layer_run(ROWS)),
     "Sigmoid": (ck.Sigmoid, layer_run(ROWS)),
     "BatchNorm": (lambda: ck.BatchNorm(8), layer_run(ROWS)),
+    "GroupNorm": (lambda: ck.GroupNorm(1, 3), layer_run(IMAGES)),
+    "InstanceNorm": (lambda: ck.InstanceNorm(3, affine=True, track_running_stats=True), layer_run(IMAGES)),
     "LayerNorm": (lambda: ck.LayerNorm(8), layer_run(ROWS)),
     "RMSNorm": (lambda: ck.RMSNorm(8), layer_run(ROWS)),
     "Linear": (lambda: ck.Linear(8, 3, seed=1), layer_run(ROWS)),
