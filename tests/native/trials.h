@@ -150,7 +150,7 @@ static ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 typedef struct {
     const creg_kernels *kernels;
     creg_norm n;
-    ptrdiff_t chunks, panels;
+    ptrdiff_t chunks;
 } norm_call;
 
 static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t step)
@@ -159,7 +159,6 @@ static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t ste
         .kernels = t->kernels,
         .n = {.kind = kind, .stream = t->stream, .rows = rows, .cols = t->n, .eps = t->eps, .step = step},
         .chunks = (rows + step - 1) / step,
-        .panels = (t->n + CREG_PANEL - 1) / CREG_PANEL,
     };
 }
 
@@ -318,42 +317,6 @@ static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, CREG_RMS_NO
 
 /* ---- wide rows: all rows by panels, then by tiles ---- */
 
-static void wide_sums(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_sums(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_statistics(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_statistics(&a->n, i);
-}
-
-static void wide_write(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_write(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_grad_sums(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_sums(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_grad_means(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_means(&a->n, i);
-}
-
-static void wide_grad_tile(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_tile(&a->n, i);
-}
-
 /* Plain trials run a norm alone; trials of tiny values drop everything. */
 static void wide_trial(trial *t, int kind)
 {
@@ -362,14 +325,15 @@ static void wide_trial(trial *t, int kind)
     creg_wide_row row[CREG_WIDE_ROWS];
     norm_call a = norm_of(t, kind, at_most(t->rows, CREG_WIDE_ROWS), 1);
     creg_norm *n = &a.n;
-    const ptrdiff_t size = n->rows * n->cols;
+    const ptrdiff_t size = n->rows * n->cols, panels = (n->cols + CREG_PANEL - 1) / CREG_PANEL;
     n->wide = row;
+    take_statistics(n);
     n->offset = t->seed >> 20;
     float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
     n->x = x;
     n->dy = input(size, ORDINARY);
     n->y = t->in_place ? x : floats(size);
-    n->panel_sums = doubles(2 * n->rows * a.panels);
+    n->panel_sums = doubles(2 * n->rows * panels);
     n->dx = floats(size);
     if (!t->plain) {
         n->x = drops_all ? NULL : x;
@@ -387,17 +351,17 @@ static void wide_trial(trial *t, int kind)
     float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
-    parallel_for(wide_sums, &a, n->rows * a.panels);
-    parallel_for(wide_statistics, &a, n->rows);
-    parallel_for(wide_write, &a, n->rows * a.panels);
+    parallel_for(t->kernels->wide_sums, n, n->rows * panels);
+    parallel_for(t->kernels->wide_statistics, n, n->rows);
+    parallel_for(t->kernels->wide_write, n, n->rows * panels);
     hash_floats(t, n->y, size);
     if (n->h) hash_floats(t, n->h, size);
     if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
     free(kept);
     if (n->h) n->x = n->h;
-    parallel_for(wide_grad_sums, &a, n->rows * a.panels);
-    parallel_for(wide_grad_means, &a, n->rows);
-    parallel_for(wide_grad_tile, &a, (n->cols + CREG_TILE - 1) / CREG_TILE);
+    parallel_for(t->kernels->wide_grad_sums, n, n->rows * panels);
+    parallel_for(t->kernels->wide_grad_means, n, n->rows);
+    parallel_for(t->kernels->wide_grad_tile, n, (n->cols + CREG_TILE - 1) / CREG_TILE);
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, n->dx, size);
     if (n->dropped) hash_floats(t, n->dropped, size);
