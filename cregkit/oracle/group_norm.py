@@ -264,8 +264,8 @@ def instance_norm_forward(
     """Instance normalisation, with what backward needs.
 
     The running statistics are updated in place: ``running = (1 - momentum) * running + momentum * batch``, where
-    batch is the mean over the samples of each channel's means (unbiased variances). In inference, ``batch_norm``
-    normalises with them.
+    batch is the mean over the samples of each channel's means (unbiased variances). Without samples they stay. In
+    inference, ``batch_norm`` normalises with them.
 
     Parameters
     ----------
@@ -303,9 +303,9 @@ def instance_norm_forward(
     """
     x = channels_first(x, channel_axis)
     y, mean, var, rstd = _normalise(x, x.shape[1], gamma, beta, eps)
-    if running_mean is not None:
+    if running_mean is not None and len(x):
         update_running(running_mean, mean.mean(axis=0), momentum)
-    if running_var is not None:
+    if running_var is not None and len(x):
         n = math.prod(x.shape[2:])
         update_running(running_var, var.mean(axis=0) * n / (n - 1), momentum)
     return store_channels(y, channel_axis, out), mean, rstd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
+    CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
     GROUPS,
@@ -64,6 +66,14 @@ def each_isa() -> Iterator[str]:
 
 def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Arguments:
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
+
+
+def lacks_variance(case: cases.Case, shape: Shape) -> bool:
+    """Whether a channel (of a sample) has one value: training then refuses the shape."""
+    if case.op not in ("batch_norm_forward", "instance_norm_forward"):
+        return False
+    values = math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
+    return values < 2 if case.op == "batch_norm_forward" else values < 2 * shape[0]
 
 
 # A shape of each family in OPS with few elements, and one with about four million.

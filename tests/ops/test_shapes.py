@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from support import bits, each_case, each_isa, results_of
+from support import bits, each_case, each_isa, lacks_variance, results_of
 
 from cregkit.verify import cases
 from cregkit.verify.shapes import (
@@ -65,7 +65,7 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
 def test_any_shape_agrees_with_the_oracle_and_has_the_same_bits_on_every_isa(
     case: cases.Case, data: st.DataObject
 ) -> None:
-    shape = data.draw(SHAPES[case.shapes])
+    shape = data.draw(SHAPES[case.shapes].filter(lambda shape: not lacks_variance(case, shape)))
     arguments = case.arguments(shape, np.random.default_rng(data.draw(st.integers(0, 2**32))), 0.0)
     wanted = cases.reference(case, arguments)
     found = set()

@@ -163,6 +163,9 @@ def test_no_samples_give_empty_results_and_zero_sums(shape: tuple[int, ...]) -> 
     assert dgamma is not None
     assert dbeta is not None
     assert dgamma.tolist() == dbeta.tolist() == [0.0] * 4
+    running = [np.array([2.0, 3.0, 4.0, 5.0]) for _ in range(2)]
+    assert oracle.instance_norm_forward(x, gamma, None, *running)[0].shape == shape
+    assert [a.tolist() for a in running] == [[2.0, 3.0, 4.0, 5.0]] * 2
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
