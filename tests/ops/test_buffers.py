@@ -83,6 +83,7 @@ def test_none_for_a_required_array_is_refused(op: str, name: str) -> None:
         *((op, "x", shape) for op in OPS if op.startswith("batch_norm") for shape in ((), (3,))),
         *(("batch_norm_forward", "x", shape) for shape in ((1, 5), (0, 5), (1, 5, 1), (3, 5, 0))),
         *((op, "x", shape) for op in OPS if op.startswith(("group", "instance")) for shape in ((), (3,), (3, 6, 0))),
+        *(("instance_norm_forward", "x", shape) for shape in ((3, 5), (3, 5, 1), (1, 5, 1, 1))),
         *((op, "x", shape) for op in OPS if op.endswith("_images") for shape in ((3, 5), (2, 3, 4, 0), (2, 0, 4, 4))),
         ("jitter_images", "x", (4, 2, 5, 5)),
         ("gaussian_noise", "x", ()),
