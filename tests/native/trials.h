@@ -500,6 +500,103 @@ static void planes_trial(trial *t) { batch_trial(t, planes_of(t), 1); }
 static void columns_inference_trial(trial *t) { batch_trial(t, columns_of(t), 0); }
 static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); }
 
+/* ---- group norm: two samples, one chunk per task, groups in two halves ---- */
+
+static void halve_both(creg_cut *channels, creg_cut *groups, ptrdiff_t g, ptrdiff_t together, int whole)
+{
+    halve(groups, g, whole);
+    const ptrdiff_t step = groups->channel_step;
+    halve(channels, g * together, whole);
+    channels->channel_step = step * together;
+}
+
+/* In place, a task takes whole groups, or channels last, where groups share rows, whole samples. */
+static void plan_groups(const trial *t, creg_group_norm *a)
+{
+    const ptrdiff_t g = a->groups.shape.c, c = a->channels.shape.c;
+    t->kernels->group_norm_plan(a);
+    if (a->whole && t->in_place && a->groups.shape.n > 1) return;
+    a->whole = t->in_place && a->groups.shape.n == 1;
+    halve_both(&a->channels.channelwise, &a->groups.channelwise, g, c / g, a->whole);
+    halve_both(&a->channels.summed, &a->groups.summed, g, c / g, a->whole);
+    halve_both(&a->channels.written, &a->groups.written, g, c / g, a->whole);
+}
+
+static void run_groups(trial *t, creg_group_norm *a)
+{
+    const creg_kernels *kernels = t->kernels;
+    creg_batch_norm *summed = a->by_channels || a->channels.dy ? &a->channels : &a->groups;
+    const ptrdiff_t c = a->samples * a->channels.shape.c;
+    plan_groups(t, a);
+    const ptrdiff_t sums = a->samples * summed->summed.chunks * summed->shape.c;
+    if (!a->channels.dy) {
+        a->channels.channels = new_channels(c);
+        a->channels.rstd = doubles(c);
+        a->channels.var = doubles(c);
+    }
+    summed->chunk_mean = a->channels.dy ? NULL : doubles(sums);
+    summed->chunk_m2 = a->channels.dy ? NULL : doubles(sums);
+    summed->chunk_dy = a->channels.dy ? floats(sums) : NULL;
+    summed->chunk_dy_d = a->channels.dy ? floats(sums) : NULL;
+    if (a->whole) {
+        const ptrdiff_t steps = (a->samples + a->sample_step - 1) / a->sample_step;
+        parallel_for(kernels->group_norm_whole, a, steps * a->groups.channelwise.tasks);
+        return;
+    }
+    if (a->channels.dy) parallel_for(kernels->group_norm_centres, a, a->samples * a->groups.channelwise.tasks);
+    parallel_for(kernels->group_norm_sums, a, a->samples * summed->summed.tasks);
+    parallel_for(kernels->group_norm_merge, a, a->samples * a->groups.channelwise.tasks);
+    parallel_for(kernels->group_norm_apply, a, a->samples * a->channels.written.tasks);
+}
+
+static void group_trial(trial *t, creg_shape channels, ptrdiff_t groups)
+{
+    const ptrdiff_t together = channels.c / groups, samples = 2, n = samples * channels.n * channels.c * channels.s;
+    creg_group_norm a = {.samples = samples, .by_channels = channels.n > 1 && together < CREG_LANES};
+    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    const float *dy = input(n, ORDINARY);
+    a.channels.shape = channels;
+    a.groups.shape = (creg_shape){channels.n, groups, together * channels.s};
+    a.channels.where = a.groups.where = t->stream;
+    a.groups.eps = t->eps;
+    a.channels.x = a.groups.x = x;
+    a.channels.gamma = t->plain ? NULL : positive_input(channels.c);
+    a.channels.beta = t->plain ? NULL : input(channels.c, ORDINARY);
+    a.channels.out = t->in_place ? x : floats(n);
+    a.groups.channels.mean = doubles(samples * groups);
+    a.groups.channels.exact = take((size_t)(samples * groups), 0);
+    memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
+    a.groups.rstd = doubles(samples * groups);
+    a.groups.var = doubles(samples * groups);
+    float *kept = malloc(sizeof(float) * (size_t)n);
+    memcpy(kept, x, sizeof(float) * (size_t)n);
+    run_groups(t, &a);
+    hash_floats(t, a.channels.out, n);
+    hash_doubles(t, a.groups.channels.mean, samples * groups);
+    hash_doubles(t, a.groups.rstd, samples * groups);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    free(kept);
+    a.channels.dy = dy;
+    a.channels.out = t->in_place ? x : floats(n);
+    memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
+    a.dgamma = t->plain ? NULL : floats(channels.c);
+    a.dbeta = t->plain ? NULL : floats(channels.c);
+    a.sums_dy = t->plain ? NULL : doubles(samples * channels.c);
+    a.sums_dy_x_hat = t->plain ? NULL : doubles(samples * channels.c);
+    run_groups(t, &a);
+    hash_floats(t, a.channels.out, n);
+    if (!a.dgamma) return;
+    parallel_for(t->kernels->group_norm_reduce, &a, (channels.c + 255) / 256);
+    hash_floats(t, a.dgamma, channels.c);
+    hash_floats(t, a.dbeta, channels.c);
+}
+
+static void group_planes_trial(trial *t) { group_trial(t, (creg_shape){1, t->n > 300 ? 2 : 20, t->n}, 2); }
+static void group_columns_trial(trial *t)
+{
+    group_trial(t, (creg_shape){t->n > 40 ? 3 : 67, 2 * t->n, 1}, t->n % 3 ? 2 : t->n);
+}
+
 /* ---- elements, in two blocks ---- */
 
 static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t size)
@@ -739,6 +836,8 @@ static const op ops[] = {
     {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
+    {"group_norm_planes", group_planes_trial, 1, CREG_STREAM + 1},
+    {"group_norm_columns", group_columns_trial, 1, CREG_STREAM + 1},
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},
