@@ -79,8 +79,8 @@ def lacks_variance(case: cases.Case, shape: Shape) -> bool:
 # A shape of each family in OPS with few elements, and one with about four million.
 SMALL = {
     **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
-    PLANES: (4, 5, 3),
-    GROUPS: (4, 6, 3),
+    PLANES: (4, 5, 3, 2),
+    GROUPS: (4, 6, 3, 2),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
