@@ -110,13 +110,29 @@ cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_n
     return x
 
 
-cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n):
+cdef inline bint has_shape(cnp.ndarray a, int ndim, cnp.npy_intp *shape) noexcept:
+    cdef int i
+    if a.ndim != ndim:
+        return False
+    for i in range(ndim):
+        if cnp.PyArray_DIM(a, i) != shape[i]:
+            return False
+    return True
+
+
+cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape):
     if a is None:
         return None
     cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
-    if x.ndim != 1 or cnp.PyArray_DIM(x, 0) != n:
-        raise ValueError(f"{name} must have shape ({n},), one value per feature, got {shape_of(x)}")
+    if not has_shape(x, ndim, shape):
+        wanted = tuple([shape[i] for i in range(ndim)])
+        raise ValueError(f"{name} must have shape {wanted}, one value per feature, got {shape_of(x)}")
     return x
+
+
+cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n):
+    cdef cnp.npy_intp shape = n
+    return float32_features(a, name, 1, &shape)
 
 
 cdef cnp.ndarray int64_vector(object a, str name):
@@ -149,11 +165,7 @@ cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1:
 
 cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape):
     cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT64)
-    cdef int i
-    cdef bint fits = x.ndim == ndim
-    for i in range(ndim if fits else 0):
-        fits = fits and cnp.PyArray_DIM(x, i) == shape[i]
-    if not fits:
+    if not has_shape(x, ndim, shape):
         wanted = tuple([shape[i] for i in range(ndim)])
         raise ValueError(f"{name} must have shape {wanted}, as the forward pass returned it, got {shape_of(x)}")
     return x
