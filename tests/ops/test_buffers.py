@@ -121,13 +121,13 @@ REFUSED_NUMBERS: dict[str, tuple[tuple[Any, type[Exception]], ...]] = {
     "step": (*NO_WHOLES, (0, ValueError), (-1, ValueError), (10**400, ValueError)),
     "channel_axis": NO_AXES,
     "axis": (
-        *(pair for pair in NO_AXES if pair[0] != -2),
-        *((value, ValueError) for value in ((), (0,), (-2,), (-1, -1), (1, -1), (0, 0), (-1, 2), (0, 2**70))),
+        *NO_AXES,
+        *((value, ValueError) for value in ((), (0,), (-1, -1), (1, -1), (-1, 2), (0, 2**70))),
         *((value, TypeError) for value in ((None,), (1.0,), ("1",), [0, 1], ((0, 1),))),
     ),
     "gain_offset": (
-        *((value, error) for value, error in NO_REALS if value != -1e-9),
-        *((value, ValueError) for value in (3.5e38, -3.5e38, -float("inf"))),
+        *NOT_NUMBERS,
+        *((value, ValueError) for value in (float("nan"), float("inf"), -float("inf"), 3.5e38, -3.5e38, 10**400)),
     ),
     "betas": (
         *((value, ValueError) for value in (None, 0.9, "ab", (0.9,), (0.9, 0.9, 0.9))),
