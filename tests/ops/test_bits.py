@@ -85,7 +85,9 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
 @pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
 @pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
-    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37), MATRICES: (131, 3, width)}.get(case.shapes, (131, width))
+    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37), MATRICES: (131, 3, width)}.get(
+        case.shapes, (131, width)
+    )
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
     by_row = [name for name, array in arrays_in(arguments).items() if len(array) == shape[0]]
