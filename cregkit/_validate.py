@@ -98,10 +98,7 @@ def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
 
 
 def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes) -> None:
-    """Raise a clearer error for a failed forward if ``x`` does not have ``expected`` features on ``axis``.
-
-    A tuple stands for the last axes.
-    """
+    """Raise a clearer error for a failed forward if ``x`` lacks ``expected`` features on ``axis``, or on last axes."""
     shape = np.shape(x)
     got: Axes
     if isinstance(axis, tuple):

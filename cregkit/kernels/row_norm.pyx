@@ -7,8 +7,8 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_features, float32_like, float32_rows, float64_statistics, floats, new_array, new_vector, number,
-    output, refuse_overlap,
+    doubles, float32_features, float32_like, float32_rows, float64_statistics, floats, new_array, number, output,
+    refuse_overlap,
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, creg_norm
 from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
