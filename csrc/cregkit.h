@@ -206,6 +206,12 @@ typedef struct {
     float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
     unsigned char *exact;
 
+    /* Rows across memory (channel_norm.h): the rows of a block, at neighbouring positions, are one element each of
+     * `cols` planes of `across` elements. A task takes `step` rows of a block. sums: of dy * x_hat and of dy of each
+     * plane, for each task. */
+    ptrdiff_t across;
+    double *sums;
+
     /* Wide rows (wide_rows.h): two sums of each panel of each row, and the statistics of each row. */
     double *panel_sums;
     creg_wide_row *wide;

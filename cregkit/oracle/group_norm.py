@@ -40,14 +40,9 @@ def _groups(x: Float64Array, num_groups: int) -> Float64Array:
     return x.reshape(len(x), num_groups, math.prod(x.shape[1:]) // num_groups)
 
 
-def _channels_last(x: Float64Array) -> Float64Array:
-    """Return x, of shape (N, C, ...), with its channels last, so that arrays of shape (C,) broadcast."""
-    return np.moveaxis(x, 1, -1)
-
-
 def _affine(xhat: Float64Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> Float64Array:
     """Return ``gamma * xhat + beta`` for xhat of shape (N, C, ...)."""
-    return np.moveaxis(affine(_channels_last(xhat), gamma, beta), -1, 1)
+    return np.moveaxis(affine(np.moveaxis(xhat, 1, -1), gamma, beta), -1, 1)
 
 
 def _normalise(
@@ -202,7 +197,7 @@ def group_norm_backward(
     mean, rstd = as_float64(mean)[..., np.newaxis], as_float64(rstd)[..., np.newaxis]
     num_groups = mean.shape[1]
     xhat = (_groups(x, num_groups) - mean) * rstd
-    dgamma, dbeta = affine_backward(_channels_last(dy), _channels_last(xhat.reshape(x.shape)), gamma)
+    dgamma, dbeta = affine_backward(dy, xhat.reshape(x.shape), gamma, axis=1)
     dxhat = _groups(_affine(dy, gamma, None), num_groups)
     dx = standardise_backward(dxhat, xhat, rstd, axis=2).reshape(x.shape)
     return store_channels(dx, channel_axis, out), dgamma, dbeta

@@ -26,6 +26,7 @@ from cregkit.verify.shapes import (
     IMAGES,
     IMAGES_LAST,
     MAPS,
+    MATRICES,
     PLANES,
     ROWS,
     Shape,
@@ -81,12 +82,13 @@ SMALL = {
     **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
     PLANES: (4, 5, 3, 2),
     GROUPS: (4, 6, 3, 2),
+    MATRICES: (4, 5, 3),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
     **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
-    **dict.fromkeys((MAPS, PLANES, GROUPS), (64, 64, 1024)),
+    **dict.fromkeys((MATRICES, MAPS, PLANES, GROUPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),
 }

@@ -40,6 +40,7 @@ from cregkit.verify.shapes import (
     IMAGES,
     IMAGES_LAST,
     MAPS,
+    MATRICES,
     PLANES,
     ROWS,
     Shape,
@@ -48,6 +49,7 @@ from cregkit.verify.shapes import (
 # Shapes of each family with enough elements for seven threads. No size is a multiple of a vector.
 LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     ROWS: ((701, 333), (7, 70001), (65537, 5)),
+    MATRICES: ((701, 3, 111), (7, 29, 2411)),
     COLUMNS: ((997, 251), (67, 3999)),
     PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
     CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
@@ -95,6 +97,7 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
     shape = {
         PLANES: (131, 5, 7, 7),
         CHANNELS_LAST: (131, 5, 37),
+        MATRICES: (131, 3, width),
         GROUPS: (131, 6, 7, 7),
         GROUPS_LAST: (131, 5, 36),
     }.get(case.shapes, (131, width))

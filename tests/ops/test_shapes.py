@@ -17,6 +17,7 @@ from cregkit.verify.shapes import (
     IMAGES,
     IMAGES_LAST,
     MAPS,
+    MATRICES,
     PLANES,
     ROWS,
     Shape,
@@ -31,6 +32,11 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
         st.tuples(side, st.integers(4000, 4300)),
         st.tuples(st.integers(0, 5), side, side, channels),
         st.tuples(st.integers(4, 300)),
+    ),
+    MATRICES: st.one_of(
+        st.tuples(st.integers(0, 70), side, channels),
+        st.tuples(st.integers(1, 4), st.integers(1, 4), side, channels),
+        st.tuples(st.integers(1, 3), st.integers(90, 110), channels),
     ),
     COLUMNS: st.tuples(st.integers(2, 150), st.integers(4, 150)),
     PLANES: st.one_of(

@@ -34,6 +34,7 @@ from cregkit.verify.shapes import (
     IMAGES,
     IMAGES_LAST,
     MAPS,
+    MATRICES,
     PLANES,
     ROWS,
     Shape,
@@ -47,6 +48,7 @@ ALL = (*range(1, 131), *(edge + d for edge in (256, 1024, 4096) for d in range(-
 N = 0  # stands for the length
 SHAPES = {
     ROWS: (3, N),
+    MATRICES: (2, 3, N),
     COLUMNS: (5, N),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),

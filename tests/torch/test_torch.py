@@ -34,6 +34,8 @@ OPS = {
     "instance_norm": lambda f, x: f.instance_norm(x),
     "layer_norm": lambda f, x: f.layer_norm(x, x.shape[-1:]),
     "rms_norm": lambda f, x: f.rms_norm(x, x.shape[-1:]),
+    "layer_norm_of_two_axes": lambda f, x: f.layer_norm(x, x.shape[-2:]),
+    "rms_norm_of_two_axes": lambda f, x: f.rms_norm(x, x.shape[-2:]),
 }
 
 
@@ -114,6 +116,27 @@ def test_a_single_value_per_group_raises_the_error_of_pytorch(kernel_calls):
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         functional.instance_norm(torch.randn(3, 4, 1))
     assert kernel_calls == []
+
+
+@pytest.mark.parametrize("shape", [(5,), (8, 5), (6, 8, 5)])
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_norms_over_any_number_of_axes_have_the_results_of_pytorch(kind, shape, kernel_calls):
+    """In training and evaluation; the kernels read the tensors as they are."""
+    module = kind(shape)
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    assert [entry.note for entry in ct.report(ct.convert(copy.deepcopy(module))).swapped] == [""]
+    results = [[], []]
+    x = 3 * torch.randn(6, 8, 5) + 1
+    for converted, dtype, found in zip(twins(module), (torch.float32, torch.float64), results, strict=True):
+        (leaf,) = fresh([x.requires_grad_()], dtype)
+        y = converted(leaf)
+        found += [y, *gradients_of(y, [leaf, *converted.parameters()])]
+        with torch.no_grad():
+            found.append(converted.eval()(leaf))
+    assert_close(*results)
+    name = "layer_norm" if kind is nn.LayerNorm else "rms_norm"
+    assert kernel_calls == [f"{name}_forward", f"{name}_backward", name]
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -543,7 +566,9 @@ def test_modules_in_python_threads_give_the_same_results(kernel_calls):
 def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch):
     """A kernel uses PyTorch's number of threads; that of cregkit does not change."""
     seen = []
-    monkeypatch.setattr(autograd.kernels, "layer_norm", lambda x, *_: (seen.append(cregkit.get_num_threads()), x)[1])
+    monkeypatch.setattr(
+        autograd.kernels, "layer_norm", lambda x, *_, **__: (seen.append(cregkit.get_num_threads()), x)[1]
+    )
     before, own = torch.get_num_threads(), cregkit.get_num_threads()
     try:
         for n in (1, 2, 5):
