@@ -9,7 +9,8 @@
  *            dgamma = sum of dy * x_hat, dbeta = sum of dy, over the samples and the positions of a channel
  * Layout     A sample is a batch norm of its own, with the functions of batch_norm.h: its statistics are those of
  *            groups, seen as long channels; gamma and beta are those of channels. Channels last, where a group is a few
- *            neighbouring columns, its moments are combined from those of its columns.
+ *            neighbouring columns, its moments are combined from those of its columns. With groups of one channel, a
+ *            sample has the bits of batch norm: ghost batch norm's samples are virtual batches.
  */
 #ifndef CREG_GROUP_NORM_H
 #define CREG_GROUP_NORM_H
@@ -65,6 +66,7 @@ static void creg_group_norm_plan(creg_group_norm *a)
 {
     const ptrdiff_t groups = a->groups.shape.c, together = a->channels.shape.c / groups;
     const ptrdiff_t group = a->groups.shape.n * a->groups.shape.s, sample = groups * group;
+    a->by_channels = a->groups.shape.n > 1 && together > 1 && together < CREG_LANES;
     cut_batch(&a->channels);
     cut_batch(&a->groups);
     a->channels.count = a->groups.count;
@@ -153,10 +155,9 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     double sum_g = 0.0, sum_g_x_hat = 0.0;
     int exact = 0;
     for (ptrdiff_t c = c0; c < c1; c++) {
-        const double gain = b->gamma ? (double)b->gamma[c] : 1.0, dy = ch->k1_64[c], dy_x_hat = ch->k2_64[c] * rstd;
-        if (a->sums_dy) a->sums_dy[c] = dy, a->sums_dy_x_hat[c] = dy_x_hat;
-        sum_g += gain * dy;
-        sum_g_x_hat += gain * dy_x_hat;
+        const double gain = b->gamma ? (double)b->gamma[c] : 1.0;
+        sum_g += gain * ch->k1_64[c];
+        sum_g_x_hat += gain * (ch->k2_64[c] * rstd);
         exact |= ch->exact[c];
     }
     const double k1 = rstd * (sum_g * per_count), k2 = rstd * (sum_g_x_hat * per_count) * rstd;
@@ -170,12 +171,27 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     }
 }
 
+/* The sample's terms of dgamma and dbeta. */
+static void keep_grad_sums(const group_sample *a, ptrdiff_t c0, ptrdiff_t c1)
+{
+    const creg_channels *ch = &a->channels.channels;
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        a->sums_dy[c] = ch->k1_64[c];
+        a->sums_dy_x_hat[c] = ch->k2_64[c] * a->channels.rstd[c];
+    }
+}
+
 static void group_gradients(const group_sample *a, ptrdiff_t g0, ptrdiff_t g1)
 {
+    const creg_batch_norm *channels = &a->channels;
     const ptrdiff_t c = g0 * a->together, n = (g1 - g0) * a->together;
-    merge_grad_sums(&a->channels, c, c + n);
-    set_scales(&a->channels, a->channels.gamma, c, n);
-    for (ptrdiff_t g = g0; g < g1; g++) group_means(a, g);
+    merge_grad_sums(channels, c, c + n);
+    set_scales(channels, channels->gamma, c, n);
+    if (a->sums_dy) keep_grad_sums(a, c, c + n);
+    if (a->together == 1)
+        set_grad_means(channels, c, n);
+    else
+        for (ptrdiff_t g = g0; g < g1; g++) group_means(a, g);
 }
 
 static void group_merge(const group_sample *a, ptrdiff_t task)
@@ -196,10 +212,12 @@ static void group_centres(const group_sample *a, ptrdiff_t task)
 static void group_apply(const group_sample *a, ptrdiff_t task)
 {
     const creg_batch_norm *b = &a->channels;
-    if (b->dy)
-        write_task((tensors){b->dy, b->x, b->out}, b, task, OF_GROUPS);
+    if (!b->dy)
+        write_affine(b->x, b, task);
+    else if (a->together == 1)
+        write_gradient(b, task);
     else
-        write_task((tensors){b->x, b->x, b->out}, b, task, 0);
+        write_task((tensors){b->dy, b->x, b->out}, b, task, OF_GROUPS);
 }
 
 /* ---- the kernels ---- */
