@@ -29,6 +29,7 @@ from cregkit.kernels.dropout_add_norm import (
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
 )
+from cregkit.kernels.ghost_batch_norm import ghost_batch_norm_backward, ghost_batch_norm_forward
 from cregkit.kernels.group_norm import (
     group_norm,
     group_norm_backward,
@@ -69,6 +70,8 @@ __all__ = [
     "dropout_keep",
     "flip_images",
     "gaussian_noise",
+    "ghost_batch_norm_backward",
+    "ghost_batch_norm_forward",
     "group_norm",
     "group_norm_backward",
     "group_norm_forward",
