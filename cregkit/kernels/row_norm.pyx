@@ -19,18 +19,22 @@ from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backwa
 cnp.import_array()
 
 
+# ---- axes ----
+
+
+# One axis, from 0 to x.ndim - 1.
 cdef int axis_of(object axis, cnp.ndarray x) except -1:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(
-            f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
+        raise TypeError(f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
     if not -x.ndim <= index < x.ndim:
         raise ValueError(f"axis must be from {-x.ndim} to {x.ndim - 1} for x of shape {(<object>x).shape}, got {index}")
     return index % x.ndim
 
 
-cdef int several_row_axes(object axis, cnp.ndarray x) except -1:
+# row_axes() of any argument.
+cdef int checked_row_axes(object axis, cnp.ndarray x) except -1:
     cdef list named = sorted([axis_of(one, x) for one in (axis if isinstance(axis, tuple) else (axis,))])
     cdef int axes = len(set(named))
     cdef tuple shape = (<object>x).shape, last = tuple(range(-axes, 0))
@@ -45,9 +49,9 @@ cdef int several_row_axes(object axis, cnp.ndarray x) except -1:
     return axes
 
 
-# The number of last axes of x that form a row. This is the one place that decides which axes the norms support.
+# The number of last axes of x that form a row. Here alone the norms decide which axes they support.
 cdef int row_axes(object axis, cnp.ndarray x) except -1:
-    return 1 if type(axis) is int and axis == -1 else several_row_axes(axis, x)
+    return 1 if type(axis) is int and axis == -1 else checked_row_axes(axis, x)
 
 
 cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int axes, int arrays) noexcept:
@@ -68,7 +72,7 @@ cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, int axes):
     return float32_features(a, name, axes, cnp.PyArray_DIMS(x) + x.ndim - axes)
 
 
-# ---- gain ----
+# ---- gain_offset ----
 
 
 cdef struct Gain:
