@@ -23,18 +23,22 @@ cdef enum:
     MOST_DIMENSIONS = 64  # of a NumPy array
 
 
+# ---- axes ----
+
+
+# One axis, from 0 to x.ndim - 1.
 cdef int axis_of(object axis, cnp.ndarray x) except -1:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(
-            f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
+        raise TypeError(f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
     if not -x.ndim <= index < x.ndim:
         raise ValueError(f"axis must be from {-x.ndim} to {x.ndim - 1} for x of shape {(<object>x).shape}, got {index}")
     return index % x.ndim
 
 
-cdef Axes named_axes(object axis, cnp.ndarray x) except *:
+# row_axes() of any argument.
+cdef Axes checked_row_axes(object axis, cnp.ndarray x) except *:
     if x.ndim == 0:
         raise ValueError("x must have at least one dimension, got a scalar array: pass shape (..., features)")
     cdef list named = sorted([axis_of(one, x) for one in (axis if isinstance(axis, tuple) else (axis,))])
@@ -51,10 +55,11 @@ cdef Axes named_axes(object axis, cnp.ndarray x) except *:
     return Axes(named[0], count)
 
 
+# The axes of x that form a row. Here alone the norms decide which axes they support.
 cdef Axes row_axes(object axis, cnp.ndarray x) except *:
     if type(axis) is int and axis == -1 and x.ndim > 0 and cnp.PyArray_DIM(x, x.ndim - 1) > 0:
         return Axes(x.ndim - 1, 1)
-    return named_axes(axis, x)
+    return checked_row_axes(axis, x)
 
 
 cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept:
@@ -92,7 +97,7 @@ cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes):
     return float32_features(a, name, axes.count, cnp.PyArray_DIMS(x) + axes.first)
 
 
-# ---- gain ----
+# ---- gain_offset ----
 
 
 cdef struct Gain:
