@@ -11,7 +11,7 @@ from cregkit.kernels._arrays cimport (
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.row_norm cimport begin_call, gain_of, row_statistic, run_backward, run_forward
+from cregkit.kernels.row_norm cimport Axes, begin_call, gain_of, row_statistic, run_backward, run_forward
 
 cnp.import_array()
 
@@ -29,6 +29,10 @@ cdef creg_dropout *draws(Random *random) noexcept nogil:
     return &random.dropout if random.fixed_p != 0 else NULL
 
 
+cdef Axes last_axis(cnp.ndarray x) noexcept:
+    return Axes(x.ndim - 1, 1)
+
+
 cdef cnp.ndarray new_like(cnp.ndarray x):
     return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
 
@@ -37,7 +41,7 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
                    object gain_offset, object seed, object offset, object out):
     cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
     cdef creg_norm n
-    begin_call(&n, kind, x, 1, 4)
+    begin_call(&n, kind, x, last_axis(x), 4)
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
     cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
@@ -47,8 +51,8 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
         refuse_overlap(y, "out", residual, "residual", True)
         refuse_overlap(y, "out", gamma, "gamma", False)
         refuse_overlap(y, "out", beta, "beta", False)
-    cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x, 1)
-    cdef cnp.ndarray mean = row_statistic(x, 1) if kind == CREG_LAYER_NORM else None
+    cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x, last_axis(x))
+    cdef cnp.ndarray mean = row_statistic(x, last_axis(x)) if kind == CREG_LAYER_NORM else None
     n.x, n.residual, n.gamma, n.beta = floats(x), floats(residual), floats(gain), floats(beta)
     n.y, n.h, n.mean, n.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
     n.dropout, n.offset = draws(&random), random.offset
@@ -153,7 +157,7 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
     cdef creg_norm n
-    begin_call(&n, kind, h, 1, 3 if random.fixed_p == 0 else 4)
+    begin_call(&n, kind, h, last_axis(h), 3 if random.fixed_p == 0 else 4)
     cdef cnp.ndarray dresidual = new_like(h), dx = dresidual, dgamma = None, dbeta = None
     if gamma is not None:
         dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)

@@ -6,16 +6,20 @@ from libc.stddef cimport ptrdiff_t
 from cregkit.kernels._csrc cimport creg_norm
 
 
-# Initialises n as a call whose rows are the last `axes` axes of x; all other fields are NULL or 0. The call reads and
+# Neighbouring axes of an array, over which a norm takes its statistics.
+cdef struct Axes:
+    int first, count
+
+# Initialises n as a call whose rows are these axes of x; all other fields are NULL or 0. The call reads and
 # writes `arrays` arrays of x's size.
-cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int axes, int arrays) noexcept
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept
 
 # Run a planned call.
 cdef int run_forward(creg_norm *n) except -1
 cdef int run_backward(creg_norm *n) except -1
 
 # A new array for one float64 statistic of each row of x.
-cdef cnp.ndarray row_statistic(cnp.ndarray x, int axes)
+cdef cnp.ndarray row_statistic(cnp.ndarray x, Axes axes)
 
 # The gain of a call: gain_offset + gamma, a float32 sum for each feature; gamma itself for gain_offset 0.
 cdef cnp.ndarray sum_gain(cnp.ndarray gamma, object gain_offset)

@@ -4,71 +4,100 @@ import operator
 cimport numpy as cnp
 from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stddef cimport ptrdiff_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_features, float32_like, float32_rows, float64_statistics, floats, new_array, number, output,
+    doubles, float32_array, float32_features, float32_like, float64_statistics, floats, new_array, number, output,
     refuse_overlap,
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, creg_norm
 from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
 from cregkit.kernels._threads cimport run_parallel
+from cregkit.kernels.channel_norm cimport across_backward, across_forward
 from cregkit.kernels.column_sums cimport chunks_of, run_chunks
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_forward
 
 cnp.import_array()
 
+cdef enum:
+    MOST_DIMENSIONS = 64  # of a NumPy array
 
+
+# ---- axes ----
+
+
+# One axis, from 0 to x.ndim - 1.
 cdef int axis_of(object axis, cnp.ndarray x) except -1:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(
-            f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
+        raise TypeError(f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
     if not -x.ndim <= index < x.ndim:
         raise ValueError(f"axis must be from {-x.ndim} to {x.ndim - 1} for x of shape {(<object>x).shape}, got {index}")
     return index % x.ndim
 
 
-cdef int several_row_axes(object axis, cnp.ndarray x) except -1:
+# row_axes() of any argument.
+cdef Axes checked_row_axes(object axis, cnp.ndarray x) except *:
+    if x.ndim == 0:
+        raise ValueError("x must have at least one dimension, got a scalar array: pass shape (..., features)")
     cdef list named = sorted([axis_of(one, x) for one in (axis if isinstance(axis, tuple) else (axis,))])
-    cdef int axes = len(set(named))
-    cdef tuple shape = (<object>x).shape, last = tuple(range(-axes, 0))
-    if not 0 < axes == len(named):
+    cdef int count = len(set(named))
+    cdef tuple shape = (<object>x).shape, last = tuple(range(-count, 0))
+    if not 0 < count == len(named):
         raise ValueError(f"axis must name at least one axis, and each only once, got {axis}")
-    if named[0] != x.ndim - axes:
-        raise ValueError(f"axis must be the last axis of x, or several last ones such as (-2, -1), got {axis} for x of "
-                         f"shape {shape}: pass np.ascontiguousarray(np.moveaxis(x, {tuple(named)}, {last})) and "
+    if named[count - 1] - named[0] != count - 1:
+        raise ValueError(f"axis must name one axis of x, or several neighbouring ones such as (-2, -1), got {axis} for "
+                         f"x of shape {shape}: pass np.ascontiguousarray(np.moveaxis(x, {tuple(named)}, {last})) and "
                          f"axis={last}")
-    if 0 in shape[-axes:]:
-        raise ValueError(f"x has no columns to normalise over: its axes {last} must not be empty, got shape {shape}")
-    return axes
+    if 0 in [shape[i] for i in named]:
+        raise ValueError(f"x has no columns to normalise over: its axis {axis} must not be empty, got shape {shape}")
+    return Axes(named[0], count)
 
 
-# The number of last axes of x that form a row. This is the one place that decides which axes the norms support.
-cdef int row_axes(object axis, cnp.ndarray x) except -1:
-    return 1 if type(axis) is int and axis == -1 else several_row_axes(axis, x)
+# The axes of x that form a row. Here alone the norms decide which axes they support.
+cdef Axes row_axes(object axis, cnp.ndarray x) except *:
+    if type(axis) is int and axis == -1 and x.ndim > 0 and cnp.PyArray_DIM(x, x.ndim - 1) > 0:
+        return Axes(x.ndim - 1, 1)
+    return checked_row_axes(axis, x)
 
 
-cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int axes, int arrays) noexcept:
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept:
     memset(n, 0, sizeof(n[0]))
     cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(x)
-    n.kind, n.cols = kind, shape[x.ndim - 1]
-    n.rows = cnp.PyArray_MultiplyList(shape, x.ndim - axes)
-    if axes > 1:
-        n.cols = cnp.PyArray_MultiplyList(shape + x.ndim - axes, axes)
+    cdef int after = axes.first + axes.count
+    n.kind = kind
+    n.cols = cnp.PyArray_MultiplyList(shape + axes.first, axes.count)
+    n.across = cnp.PyArray_MultiplyList(shape + after, x.ndim - after)
+    n.rows = cnp.PyArray_MultiplyList(shape, axes.first) * n.across
     n.stream = streams(n.rows * n.cols, arrays)
 
 
-cdef cnp.ndarray row_statistic(cnp.ndarray x, int axes):
-    return new_array(x.ndim - axes, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64)
+# The shape of x without the axes, and how many dimensions it has.
+cdef int rows_shape(cnp.ndarray x, Axes axes, cnp.npy_intp *shape) noexcept:
+    cdef int before = axes.first, after = x.ndim - before - axes.count
+    memcpy(shape, cnp.PyArray_DIMS(x), before * sizeof(cnp.npy_intp))
+    memcpy(shape + before, cnp.PyArray_DIMS(x) + before + axes.count, after * sizeof(cnp.npy_intp))
+    return before + after
 
 
-cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, int axes):
-    return float32_features(a, name, axes, cnp.PyArray_DIMS(x) + x.ndim - axes)
+cdef cnp.ndarray row_statistic(cnp.ndarray x, Axes axes):
+    cdef cnp.npy_intp[MOST_DIMENSIONS] shape
+    cdef int ndim = rows_shape(x, axes, shape)
+    return new_array(ndim, shape, cnp.NPY_FLOAT64)
 
 
-# ---- gain ----
+cdef cnp.ndarray given_statistic(object a, str name, cnp.ndarray x, Axes axes):
+    cdef cnp.npy_intp[MOST_DIMENSIONS] shape
+    cdef int ndim = rows_shape(x, axes, shape)
+    return float64_statistics(a, name, ndim, shape)
+
+
+cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes):
+    return float32_features(a, name, axes.count, cnp.PyArray_DIMS(x) + axes.first)
+
+
+# ---- gain_offset ----
 
 
 cdef struct Gain:
@@ -125,6 +154,9 @@ cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
 
 # Where the gain may overflow, a second loop applies gain and bias in float64.
 cdef int run_forward(creg_norm *n) except -1:
+    if n.across > 1:
+        across_forward(n)
+        return 0
     cdef const float *gamma = n.gamma
     cdef const float *beta = n.beta
     cdef bint apart = gain_may_overflow(n)
@@ -143,8 +175,8 @@ cdef int run_forward(creg_norm *n) except -1:
 
 cdef object norm_forward(int kind, object x, object gamma, object beta, object eps, object axis, object gain_offset,
                          object out, bint saves):
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), mean = None, rstd = None
-    cdef int axes = row_axes(axis, x_)
+    cdef cnp.ndarray x_ = float32_array(x, "x"), mean = None, rstd = None
+    cdef Axes axes = row_axes(axis, x_)
     if saves:
         rstd = row_statistic(x_, axes)
         if kind == CREG_LAYER_NORM:
@@ -169,19 +201,21 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
 
 
 cdef int run_backward(creg_norm *n) except -1:
+    if n.across > 1:
+        return across_backward(n)
     return wide_backward(n) if is_wide(n) else run_chunks(n)
 
 
 cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object axis,
                          object gain_offset, object out):
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
-    cdef int axes = row_axes(axis, x_)
+    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
+    cdef Axes axes = row_axes(axis, x_)
     cdef creg_norm n
     begin_call(&n, kind, x_, axes, 3)
     cdef bint centred = kind == CREG_LAYER_NORM
     if centred:
-        mean_ = float64_statistics(mean, "mean", x_.ndim - axes, cnp.PyArray_DIMS(x_))
-    cdef cnp.ndarray rstd_ = float64_statistics(rstd, "rstd", x_.ndim - axes, cnp.PyArray_DIMS(x_))
+        mean_ = given_statistic(mean, "mean", x_, axes)
+    cdef cnp.ndarray rstd_ = given_statistic(rstd, "rstd", x_, axes)
     cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), gain = gain_of(gamma_, gain_offset)
     cdef cnp.ndarray dx = output(out, x_, "x")
     if out is not None:
@@ -190,8 +224,8 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
             refuse_overlap(dx, "out", other, name, False)
     cdef cnp.ndarray dgamma = None, dbeta = None
     if gamma_ is not None:
-        dgamma = new_array(axes, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32)
-        dbeta = new_array(axes, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32) if centred else None
+        dgamma = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32)
+        dbeta = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32) if centred else None
     n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gain), doubles(mean_), doubles(rstd_)
     n.dx, n.dgamma, n.dbeta = floats(dx), floats(dgamma), floats(dbeta)
     run_backward(&n)

@@ -265,6 +265,41 @@ static void rows_trial(trial *t, int kind)
 static void layer_norm_trial(trial *t) { rows_trial(t, CREG_LAYER_NORM); }
 static void rms_norm_trial(trial *t) { rows_trial(t, CREG_RMS_NORM); }
 
+/* ---- the same norms over rows that lie across memory: two blocks ---- */
+
+static void across_trial(trial *t, int kind)
+{
+    creg_norm n = {.kind = kind, .stream = t->stream, .eps = t->eps, .across = t->n, .rows = 2 * t->n};
+    n.cols = t->n > 300 ? 5 : 70;
+    const ptrdiff_t size = n.rows * n.cols, tasks = t->kernels->channel_norm_plan(&n);
+    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    n.x = x;
+    take_gain(t, &n);
+    n.dy = input(size, ORDINARY);
+    n.y = t->in_place ? x : floats(size);
+    take_statistics(&n);
+    float *kept = malloc(sizeof(float) * (size_t)size); /* x for backward: forward may overwrite it */
+    memcpy(kept, x, sizeof(float) * (size_t)size);
+    protect(PROT_READ);
+    parallel_for(t->kernels->channel_norm_forward, &n, tasks);
+    hash_output(t, &n);
+
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
+    free(kept);
+    n.dx = t->in_place ? x : floats(size);
+    n.sums = t->plain ? NULL : doubles(2 * tasks * n.cols);
+    n.dgamma = t->plain ? NULL : floats(n.cols);
+    n.dbeta = t->plain || !creg_is_centred(kind) ? NULL : floats(n.cols);
+    parallel_for(t->kernels->channel_norm_backward, &n, tasks);
+    if (n.dgamma) parallel_for(t->kernels->channel_norm_reduce, &n, 1);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, n.dx, size);
+    hash_sums(t, &n);
+}
+
+static void across_layer_norm_trial(trial *t) { across_trial(t, CREG_LAYER_NORM); }
+static void across_rms_norm_trial(trial *t) { across_trial(t, CREG_RMS_NORM); }
+
 static creg_dropout dropout_of(const trial *t)
 {
     const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
@@ -838,6 +873,8 @@ static const op ops[] = {
     {"column_sums", column_sums_trial, 0, 1},
     {"wide_layer_norm", wide_layer_norm_trial, 1, 2},
     {"wide_rms_norm", wide_rms_norm_trial, 1, 2},
+    {"across_layer_norm", across_layer_norm_trial, 1, 2},
+    {"across_rms_norm", across_rms_norm_trial, 1, 2},
     {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
     {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
