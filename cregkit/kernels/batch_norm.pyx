@@ -212,8 +212,8 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     return y
 
 
-cdef cnp.ndarray running_statistic(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
-                         cnp.ndarray beta):
+cdef cnp.ndarray running_statistic(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y,
+                                   cnp.ndarray gamma, cnp.ndarray beta):
     cdef cnp.ndarray vector = parameter(value, name, c, y)
     if vector is not None:
         writable(vector, name)

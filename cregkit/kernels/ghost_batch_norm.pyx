@@ -68,7 +68,8 @@ cdef double unbiased_factor(double count) noexcept:
 # ---- forward ----
 
 
-cdef int refuse_single_values(cnp.ndarray x, ptrdiff_t count, ptrdiff_t last_count, object virtual_batch_size) except -1:
+cdef int refuse_single_values(cnp.ndarray x, ptrdiff_t count, ptrdiff_t last_count,
+                              object virtual_batch_size) except -1:
     if cnp.PyArray_DIM(x, 0) > 0 and count > 1 and last_count > 1:
         return 0
     raise ValueError(f"x must have at least two values per channel in each virtual batch, got shape "

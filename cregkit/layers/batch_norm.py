@@ -178,14 +178,37 @@ class BatchNorm(Layer):
         return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))
 
     def _normalise_batch(self, x: Array) -> Array:
-        affine = self.gamma, self.beta
-        running = self.running_mean, self.running_var, self.momentum
-        layout: dict[str, Any] = {"unbiased": self.unbiased, "channel_axis": self.channel_axis}
-        if self.virtual_batch_size is None:
-            y, mean, rstd = batch_norm_forward(x, *affine, *running, self.eps, **layout, merge=self._merge_moments)
-        else:
-            self._refuse_merge()
-            y, mean, rstd = ghost_batch_norm_forward(x, self.virtual_batch_size, *affine, *running, self.eps, **layout)
+        if self.virtual_batch_size is not None:
+            return self._normalise_virtual_batches(x, self.virtual_batch_size)
+        y, mean, rstd = batch_norm_forward(
+            x,
+            self.gamma,
+            self.beta,
+            self.running_mean,
+            self.running_var,
+            self.momentum,
+            self.eps,
+            unbiased=self.unbiased,
+            channel_axis=self.channel_axis,
+            merge=self._merge_moments,
+        )
+        self._saved = (x, mean, rstd)
+        return y
+
+    def _normalise_virtual_batches(self, x: Array, size: int) -> Array:
+        self._refuse_merge()
+        y, mean, rstd = ghost_batch_norm_forward(
+            x,
+            size,
+            self.gamma,
+            self.beta,
+            self.running_mean,
+            self.running_var,
+            self.momentum,
+            self.eps,
+            unbiased=self.unbiased,
+            channel_axis=self.channel_axis,
+        )
         self._saved = (x, mean, rstd)
         return y
 
@@ -248,6 +271,9 @@ class _InTurn:
     def backward(self, rows: Array) -> Array:
         """Return dx; set the gradients of gamma and beta, summed over the virtual batches."""
         dx = [norm.backward(part) for norm, part in zip(self.parts, np.split(rows, self.ends), strict=True)]
-        self.dgamma = np.sum([norm.dgamma for norm in self.parts], axis=0, dtype=np.float64).astype(np.float32)
-        self.dbeta = np.sum([norm.dbeta for norm in self.parts], axis=0, dtype=np.float64).astype(np.float32)
+        self.dgamma, self.dbeta = self._total("dgamma"), self._total("dbeta")
         return np.concatenate(dx)
+
+    def _total(self, gradient: str) -> Array:
+        total = np.array([getattr(norm, gradient) for norm in self.parts], np.float64).sum(axis=0)
+        return np.asarray(total, np.float32)
