@@ -6,8 +6,8 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_like, float64_statistics, floats, new_array, new_vector, number, output,
-    refuse_overlap, refuse_overlaps, whole_number,
+    doubles, float32_array, float32_like, float64_array, float64_statistics, floats, new_array, new_vector, number,
+    output, refuse_overlap, refuse_overlaps, whole_number,
 )
 from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, creg_group_norm, creg_shape
 from cregkit.kernels._runtime cimport kernels
@@ -297,7 +297,7 @@ cdef tuple instance_norm_of(object x, object gamma, object beta, object running_
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, y), beta_ = parameter(beta, "beta", c, y)
     running_mean_, running_var_ = running_statistics(running_mean, running_var, c, x_, y, gamma_, beta_)
     cdef double count = a.groups.shape.n * a.groups.shape.s
-    if running_var_ is not None and count < 2:
+    if running_var_ is not None and count < 2 and a.samples > 0:
         raise ValueError(f"x must have at least two values per channel of a sample to update running_var, got shape "
                          f"{(<object>x_).shape}")
     y, mean, rstd, var = forward(&a, x_, gamma, beta, eps, 0, y)
@@ -383,11 +383,11 @@ cdef tuple group_gradients(object dy, object x, object mean, object rstd, object
 
 
 # The number of groups that a forward pass returned statistics of.
-cdef object groups_of(object mean):
-    if getattr(mean, "ndim", None) != 2:
+cdef object groups_of(cnp.ndarray mean):
+    if mean.ndim != 2:
         raise ValueError(f"mean must have shape (N, num_groups), as the forward pass returned it, got "
-                         f"{getattr(mean, 'shape', type(mean).__name__)}")
-    return mean.shape[1]
+                         f"{(<object>mean).shape}")
+    return cnp.PyArray_DIM(mean, 1)
 
 
 def group_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
@@ -434,7 +434,8 @@ def group_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=No
     >>> dbeta
     array([1., 0., 0., 0., 0., 0., 0., 8.], dtype=float32)
     """
-    return group_gradients(dy, x, mean, rstd, gamma, groups_of(mean), channel_axis, out)
+    cdef cnp.ndarray mean_ = float64_array(mean, "mean")
+    return group_gradients(dy, x, mean_, rstd, gamma, groups_of(mean_), channel_axis, out)
 
 
 def instance_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
