@@ -25,15 +25,15 @@ typedef struct {
     int by_channels;
 } group_sample;
 
-/* Sample i of a batch norm, from channel c on. */
-CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c)
+/* Sample i of a batch norm, n channels from c on. */
+CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c, ptrdiff_t n)
 {
     const creg_shape shape = b->shape;
     const ptrdiff_t first = i * shape.n * shape.c * shape.s + c * shape.s, at = i * shape.c + c;
     const ptrdiff_t partial = at * b->summed.chunks;
     creg_batch_norm one = *b;
     creg_channels *ch = &one.channels;
-    one.shape.c -= c;
+    one.shape.c = n;
     one.x += first, one.dy = AT(b->dy, first), one.out = AT(b->out, first);
     one.gamma = AT(b->gamma, c), one.beta = AT(b->beta, c);
     one.chunk_mean = AT(b->chunk_mean, partial), one.chunk_m2 = AT(b->chunk_m2, partial);
@@ -46,12 +46,12 @@ CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t 
     return one;
 }
 
-/* Sample i, from group g on: not 0 only for channels first, where groups are contiguous. */
-CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g)
+/* Sample i, n groups from g on: not all groups only if shape.n is 1, so that they are contiguous. */
+CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g, ptrdiff_t n)
 {
     const ptrdiff_t together = a->channels.shape.c / a->groups.shape.c, at = i * a->channels.shape.c + g * together;
-    return (group_sample){batch_of_sample(&a->channels, i, g * together),
-                          batch_of_sample(&a->groups, i, g),
+    return (group_sample){batch_of_sample(&a->channels, i, g * together, n * together),
+                          batch_of_sample(&a->groups, i, g, n),
                           AT(a->sums_dy, at),
                           AT(a->sums_dy_x_hat, at),
                           together,
@@ -222,7 +222,7 @@ static void group_apply(const group_sample *a, ptrdiff_t task)
 CREG_INLINE void run_step(const creg_group_norm *a, ptrdiff_t per, ptrdiff_t task,
                           void (*step)(const group_sample *, ptrdiff_t))
 {
-    const group_sample one = sample_at(a, task / per, 0);
+    const group_sample one = sample_at(a, task / per, 0, a->groups.shape.c);
     step(&one, task % per);
 }
 
@@ -279,10 +279,12 @@ static void use_block(creg_batch_norm *b, block_channels *p)
 static void creg_group_norm_whole(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->groups.channelwise.tasks, first = task / per * a->sample_step;
+    const ptrdiff_t per = a->groups.channelwise.tasks, step = a->groups.channelwise.channel_step;
+    const ptrdiff_t g = task % per * step, n = min_size(step, a->groups.shape.c - g),
+                    first = task / per * a->sample_step;
     block_channels parameters;
     for (ptrdiff_t i = first; i < min_size(first + a->sample_step, a->samples); i++) {
-        group_sample one = sample_at(a, i, task % per * a->groups.channelwise.channel_step);
+        group_sample one = sample_at(a, i, g, n);
         if (a->channels.channelwise.channel_step <= BLOCK_CHANNELS) use_block(&one.channels, &parameters);
         if (a->channels.dy) group_centres(&one, 0);
         group_sums(&one, 0);

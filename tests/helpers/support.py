@@ -71,13 +71,12 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
 
 def lacks_variance(case: cases.Case, shape: Shape) -> bool:
     """Whether a channel (of a sample, of a virtual batch) has one value: training then refuses the shape."""
-    samples, values = shape[0], math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
-    if case.op == "batch_norm_forward":
-        return values < 2
-    if case.op.startswith("ghost_batch_norm"):
-        size = virtual_batch_size(samples)
-        return values // samples * (samples % size or size) < 2
-    return case.op == "instance_norm_forward" and values < 2 * samples
+    if case.op not in ("batch_norm_forward", "ghost_batch_norm_forward", "instance_norm_forward"):
+        return False
+    values = math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
+    size = virtual_batch_size(shape[0])
+    least = {"batch": shape[0], "ghost": shape[0] % size or size, "instance": 1}[case.op.partition("_")[0]]
+    return values // max(1, shape[0]) * least < 2
 
 
 # A shape of each family in OPS with few elements, and one with about four million.
