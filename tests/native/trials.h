@@ -552,6 +552,7 @@ static void plan_groups(const trial *t, creg_group_norm *a)
     t->kernels->group_norm_plan(a);
     if (a->whole && t->in_place && a->groups.shape.n > 1) return;
     a->whole = t->in_place && a->groups.shape.n == 1;
+    if (!a->whole) a->channels.channelwise.chunks = a->groups.channelwise.chunks = 1; /* the plan may have been whole */
     halve_both(&a->channels.channelwise, &a->groups.channelwise, g, c / g, a->whole);
     halve_both(&a->channels.summed, &a->groups.summed, g, c / g, a->whole);
     halve_both(&a->channels.written, &a->groups.written, g, c / g, a->whole);
