@@ -39,6 +39,13 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     return number
 
 
+def channel_axis(value: int) -> int:
+    """Return ``value``, which must be 1 or -1."""
+    if value not in (1, -1):
+        raise ValueError(f"channel_axis must be 1 or -1, got {value!r}")
+    return value
+
+
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` as a finite float in [low, high]."""
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):

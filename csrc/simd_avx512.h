@@ -112,6 +112,11 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
     return _mm512_cmpeq_epu16_mask(draws, _mm512_set1_epi16((short)threshold)) != 0;
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
+CREG_INLINE vm vm_of_bytes(const unsigned char *p)
+{
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return _mm_test_epi8_mask(bytes, bytes);
+}
 CREG_INLINE unsigned vm_bits(vm keep) { return keep; }
 
 CREG_INLINE void v_stream_end(void) { _mm_sfence(); }

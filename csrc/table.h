@@ -1,6 +1,7 @@
 /* Builds one instruction set's table from the op headers. An isa_<name>.c sets the compiler's target, includes
  * cregkit.h and its simd_<name>.h, defines CREG_TABLE and includes this. */
 #include "batch_norm.h"
+#include "drop_block.h"
 #include "dropout.h"
 #include "images.h"
 #include "jitter.h"
