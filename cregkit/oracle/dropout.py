@@ -341,7 +341,7 @@ def alpha_dropout(
     --------
     >>> from cregkit import oracle
     >>> oracle.alpha_dropout([1.0, 2.0, 3.0, 4.0], 0.5, seed=0).round(3)
-    array([ 1.666, -0.779,  3.439,  4.325])
+    array([ 1.666, -0.779,  3.438,  4.325])
     """
     return _alpha_kept(x, dropout_keep(np.shape(x), p, seed=seed, offset=offset), p, out)
 
