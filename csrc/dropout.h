@@ -25,7 +25,9 @@ enum {
     GROUP = CREG_DROPOUT_GROUP,
     COUNTERS = 16,
     /* The number of groups whose words are drawn at once. */
-    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1
+    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1,
+    /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
+    DRAWN = 3 * GROUP
 };
 
 /* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
@@ -193,16 +195,15 @@ static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const cr
     for (ptrdiff_t i = 0, step; i < n; i += step, keep += step) {
         const uint64_t at = first + (uint64_t)i;
         const ptrdiff_t e0 = (ptrdiff_t)(at % GROUP);
-        uint16_t draws[TOGETHER * GROUP];
+        const int groups = e0 + n - i > GROUP ? TOGETHER : 1;
         const uint16_t threshold = d->threshold;
+        uint16_t draws[TOGETHER * GROUP];
         unsigned char tie = 0;
-        if (e0 + n - i > GROUP) {
-            draw_groups(draws, at / GROUP, TOGETHER, keys);
-            step = min_size(TOGETHER * GROUP - e0, n - i);
-        } else {
+        if (groups == 1)
             draw_groups(draws, at / GROUP, 1, keys);
-            step = n - i;
-        }
+        else
+            draw_groups(draws, at / GROUP, TOGETHER, keys);
+        step = min_size(groups * GROUP - e0, n - i);
         for (ptrdiff_t e = 0; e < step; e++) {
             keep[e] = draws[e0 + e] >= threshold;
             tie |= draws[e0 + e] == threshold;
@@ -285,8 +286,8 @@ static void creg_dropout_by_mask(void *items, ptrdiff_t task)
     const element_range range = elements_of(a, task);
     const philox_keys keys = philox_keys_of(a->dropout.key);
     for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
-        unsigned char drawn[CREG_PANEL];
-        n = min_size(CREG_PANEL, range.end - i);
+        unsigned char drawn[DRAWN];
+        n = a->keep ? range.end - i : min_size(DRAWN, range.end - i);
         if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &keys);
         affine_elements(a->x + i, a->keep ? a->keep + i : drawn, a->y + i, n, &a->dropout, a->stream);
     }
@@ -339,9 +340,8 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
             unsigned char keep[CREG_PANEL];
             n = min_size(CREG_PANEL, a->cols - c);
             draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &keys);
-            const ptrdiff_t together = n == a->cols ? repeat_keep(keep, n) : n,
-                            step = n == a->cols ? together : a->cols;
-            for (ptrdiff_t i = at + c; i < end; i += step)
+            const ptrdiff_t together = n < a->cols ? n : repeat_keep(keep, n);
+            for (ptrdiff_t i = at + c; i < end; i += together > a->cols ? together : a->cols)
                 affine_elements(a->x + i, keep, a->y + i, min_size(together, end - i), &a->dropout, a->stream);
         }
     }
