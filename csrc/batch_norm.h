@@ -15,6 +15,7 @@
 #ifndef CREG_BATCH_NORM_H
 #define CREG_BATCH_NORM_H
 
+#include "column_sums.h"
 #include "safety.h"
 #include "stores.h"
 
@@ -83,66 +84,65 @@ static ptrdiff_t channels_together(creg_shape shape)
     return max_size(1, CREG_TASK / max_size(1, shape.n * shape.s));
 }
 
+/* Whether a pass of sums precedes the pass that writes: always, except for y at inference. */
+CREG_INLINE int has_sums(const creg_batch_norm *b) { return b->dy || !b->given_mean; }
+
 /* Whether tasks take whole channels through all steps. Then the second pass hits the cache. Short planes are excluded
  * beyond the LLC, because each start of a plane slows the first pass down. Columns of few rows include inference, whose
  * channels' parameters are as large as the rows. See TUNING.md. */
-static int by_whole_channels(const creg_batch *b, int sums)
+static int by_whole_channels(const creg_batch_norm *b)
 {
     const creg_shape shape = b->shape;
     const int streams = b->where == CREG_STREAM;
     if (b->shared || ceil_div(shape.c, channels_together(shape)) < WHOLE_TASKS) return 0;
     if (shape.s == 1) return shape.n <= FEW_ROWS && !streams;
-    return sums && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
+    return has_sums(b) && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
 }
 
-/* Sets `whole` and the cuts. Tasks of the pass that writes take whole samples, which are contiguous in memory. */
-static void creg_batch_norm_plan(creg_batch *b, int sums)
+/* Sets `count`, `whole` and the cuts; without sums, their pass has no chunks and no tasks. Tasks of the pass that
+ * writes take whole samples, which are contiguous in memory. */
+static void creg_batch_norm_plan(creg_batch_norm *b)
 {
     const creg_shape shape = b->shape;
     const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : max_size(1, CREG_PANEL / max_size(1, shape.s));
     const ptrdiff_t share = shape.n * shape.c * shape.s / 64;
     const ptrdiff_t task = min_size(4 * CREG_TASK, max_size(CREG_TASK, share));
+    b->count = (double)shape.n * (double)shape.s;
     b->summed = chunks_of(shape, samples, CREG_TASK);
     b->written = chunks_of(shape, max_size(1, task / max_size(1, shape.c * shape.s)), task);
     b->channelwise = with_tasks((creg_cut){.chunks = 1}, shape, 1, TASK_CHANNELS);
-    b->whole = by_whole_channels(b, sums);
+    b->whole = by_whole_channels(b);
     if (b->whole)
         b->summed = b->written = b->channelwise =
             with_tasks(b->summed, shape, b->summed.chunks, channels_together(shape));
+    if (!has_sums(b)) b->summed.chunks = b->summed.tasks = 0;
 }
 
-/* Samples [n0, n1) and elements [s0, s1) of each plane. */
+/* `samples` samples, `elements` elements of each plane. `start` is the index of the first element in channel 0. */
 typedef struct {
-    ptrdiff_t n0, n1, s0, s1;
+    ptrdiff_t start, samples, elements;
 } batch_chunk;
 
-CREG_INLINE batch_chunk chunk_at(const creg_batch *b, const creg_cut *cut, ptrdiff_t k)
+CREG_INLINE batch_chunk chunk_at(const creg_batch_norm *b, const creg_cut *cut, ptrdiff_t k)
 {
-    const ptrdiff_t n0 = k / cut->pieces * cut->samples, s0 = k % cut->pieces * cut->piece;
-    return (batch_chunk){n0, min_size(n0 + cut->samples, b->shape.n), s0, min_size(s0 + cut->piece, b->shape.s)};
+    const creg_shape shape = b->shape;
+    const ptrdiff_t n = k / cut->pieces * cut->samples, s = k % cut->pieces * cut->piece;
+    return (batch_chunk){n * shape.c * shape.s + s, min_size(cut->samples, shape.n - n),
+                         min_size(cut->piece, shape.s - s)};
 }
+
+CREG_INLINE double count_of(batch_chunk chunk) { return (double)chunk.samples * (double)chunk.elements; }
 
 /* The part of a task: chunks [k0, k1) of channels [c0, c1). */
 typedef struct {
     ptrdiff_t k0, k1, c0, c1;
 } batch_part;
 
-CREG_INLINE batch_part part_of_task(const creg_batch *b, const creg_cut *cut, ptrdiff_t task)
+CREG_INLINE batch_part part_of_task(const creg_batch_norm *b, const creg_cut *cut, ptrdiff_t task)
 {
     const ptrdiff_t c = b->shape.c, blocks = ceil_div(c, cut->channel_step);
     const ptrdiff_t k0 = task / blocks * cut->chunk_step, c0 = task % blocks * cut->channel_step;
     return (batch_part){k0, min_size(k0 + cut->chunk_step, cut->chunks), c0, min_size(c0 + cut->channel_step, c)};
-}
-
-/* The index of the first element of channel c in a chunk. */
-CREG_INLINE ptrdiff_t start_of(creg_shape shape, batch_chunk chunk, ptrdiff_t c)
-{
-    return (chunk.n0 * shape.c + c) * shape.s + chunk.s0;
-}
-
-CREG_INLINE double chunk_count(batch_chunk chunk)
-{
-    return (double)(chunk.n1 - chunk.n0) * (double)(chunk.s1 - chunk.s0);
 }
 
 /* ---- sums of a chunk's columns: of d and d^2 about a provisional mean hi, or of dy and dy * d about hi + lo ---- */
@@ -244,43 +244,54 @@ static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, pt
     }
 }
 
-static void chunk_moments(const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, double *mean, double *m2)
+/* ---- sums of a chunk ---- */
+
+/* The sums of n columns from channel c on, or of channel c's planes, are stored at `to`. */
+static void sum_channels(const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t c, ptrdiff_t n, ptrdiff_t to)
 {
-    const creg_shape shape = b->shape;
-    const ptrdiff_t samples = chunk.n1 - chunk.n0, stride = shape.c * shape.s;
-    if (shape.s == 1)
-        for (ptrdiff_t c = c0; c < c1; c += COLUMN_TILE)
-            columns_moments(b->x + start_of(shape, chunk, c), samples, stride, min_size(c1 - c, COLUMN_TILE), mean + c,
-                            m2 + c);
-    for (ptrdiff_t c = c0; shape.s != 1 && c < c1; c++) {
-        const moments m = panel_moments(b->x + start_of(shape, chunk, c), samples, stride, chunk.s1 - chunk.s0);
-        mean[c] = m.mean;
-        m2[c] = m.m2;
+    const creg_channels *ch = &b->channels;
+    const ptrdiff_t rows = chunk.samples, stride = b->shape.c * b->shape.s, at = chunk.start + c * b->shape.s;
+    const float *dy = AT(b->dy, at), *x = b->x + at;
+    if (b->shape.s == 1 && dy)
+        sum_columns((columns){dy, x, ch->hi + c, ch->lo + c, b->chunk_dy + to, b->chunk_dy_d + to, rows, stride, n}, 1);
+    else if (b->shape.s == 1)
+        columns_moments(x, rows, stride, n, b->chunk_mean + to, b->chunk_m2 + to);
+    else if (dy) {
+        const channel_grad_operands ctx = {dy, x, v_set1(ch->hi[c]), v_set1(ch->lo[c])};
+        const sums t = pieces_sums(channel_grad_terms, &ctx, rows, stride, chunk.elements);
+        b->chunk_dy[to] = t.a;
+        b->chunk_dy_d[to] = t.b;
+    } else {
+        const moments m = panel_moments(x, rows, stride, chunk.elements);
+        b->chunk_mean[to] = m.mean;
+        b->chunk_m2[to] = m.m2;
     }
 }
 
-static void creg_batch_norm_moments(void *batch, ptrdiff_t task)
+static void creg_batch_norm_sums(void *batch, ptrdiff_t task)
 {
-    const creg_batch_norm *a = batch;
-    const creg_batch *b = &a->batch;
+    const creg_batch_norm *b = batch;
     const batch_part part = part_of_task(b, &b->summed, task);
-    for (ptrdiff_t k = part.k0, at = k * b->shape.c; k < part.k1; k++, at += b->shape.c)
-        chunk_moments(b, chunk_at(b, &b->summed, k), part.c0, part.c1, a->chunk_mean + at, a->chunk_m2 + at);
+    const ptrdiff_t step = b->shape.s == 1 ? COLUMN_TILE : 1;
+    for (ptrdiff_t k = part.k0; k < part.k1; k++) {
+        const batch_chunk chunk = chunk_at(b, &b->summed, k);
+        for (ptrdiff_t c = part.c0; c < part.c1; c += step)
+            sum_channels(b, chunk, c, min_size(step, part.c1 - c), k * b->shape.c + c);
+    }
 }
 
 /* ---- the channels' parameters ---- */
 
 /* Merges the chunks' moments, as moments_merge() does: the mean, and in var the sum of squared deviations. */
-static void merge_chunks(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
+static void merge_moments(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
-    const creg_batch *b = &a->batch;
-    double *mean = b->mean, *m2 = a->var, merged = chunk_count(chunk_at(b, &b->summed, 0));
-    memcpy(mean + c0, a->chunk_mean + c0, sizeof(double) * (size_t)(c1 - c0));
-    memcpy(m2 + c0, a->chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
+    double *mean = b->channels.mean, *m2 = b->var, merged = count_of(chunk_at(b, &b->summed, 0));
+    memcpy(mean + c0, b->chunk_mean + c0, sizeof(double) * (size_t)(c1 - c0));
+    memcpy(m2 + c0, b->chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
     for (ptrdiff_t k = 1; k < b->summed.chunks; k++) {
-        const double count = chunk_count(chunk_at(b, &b->summed, k));
+        const double count = count_of(chunk_at(b, &b->summed, k));
         const double share = count / (merged + count), weight = merged * share;
-        const double *mean_k = a->chunk_mean + k * b->shape.c, *m2_k = a->chunk_m2 + k * b->shape.c;
+        const double *mean_k = b->chunk_mean + k * b->shape.c, *m2_k = b->chunk_m2 + k * b->shape.c;
         for (ptrdiff_t c = c0; c < c1; c++) {
             const double delta = mean_k[c] - mean[c];
             mean[c] += delta * share;
@@ -290,13 +301,12 @@ static void merge_chunks(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
     }
 }
 
-static void training_statistics(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_t c1)
+static void training_statistics(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
-    const creg_batch *b = &a->batch;
     const creg_shape shape = b->shape;
-    const double count = (double)shape.n * (double)shape.s, eps = b->eps;
-    double *mean = b->mean, *var = a->var, *rstd = b->rstd;
-    merge_chunks(a, c0, c1);
+    const double count = b->count, eps = b->eps;
+    double *mean = b->channels.mean, *var = b->var, *rstd = b->rstd;
+    merge_moments(b, c0, c1);
     for (ptrdiff_t c = c0; c < c1; c++) { /* a separate loop, which compilers vectorise */
         var[c] = var[c] / count;
         rstd[c] = 1.0 / sqrt(var[c] + eps);
@@ -312,10 +322,10 @@ static void training_statistics(const creg_batch_norm *a, ptrdiff_t c0, ptrdiff_
     }
 }
 
-static void given_statistics(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
+static void given_statistics(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t n)
 {
     const float *restrict given_mean = b->given_mean + c0, *restrict var = b->given_var + c0;
-    double *restrict mean = b->mean + c0, *restrict rstd = b->rstd + c0;
+    double *restrict mean = b->channels.mean + c0, *restrict rstd = b->rstd + c0;
     unsigned char *restrict exact = b->channels.exact + c0;
     const double eps = b->eps;
     for (ptrdiff_t i = 0; i < n; i++) { /* a separate loop, which compilers vectorise */
@@ -332,71 +342,197 @@ CREG_INLINE int fits_float(double a)
     return (a == 0.0) | ((fabs(a) >= 0x1p-126) & (fabs(a) < 0x1p+127)) | (a - a != 0.0);
 }
 
-static void set_centres(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
-{
-    const creg_channels *ch = &b->channels;
-    memcpy(ch->mean64 + c0, b->mean + c0, sizeof(double) * (size_t)n);
-    split_means(b->mean + c0, ch->hi + c0, ch->lo + c0, n);
-}
-
 /* scale = rstd * gamma, and whether the scale needs float64. */
-static void set_scales(const creg_batch *b, const float *restrict gamma, ptrdiff_t c0, ptrdiff_t n)
+static void set_scales(const creg_batch_norm *b, const float *restrict gamma, ptrdiff_t c0, ptrdiff_t n)
 {
     const double *restrict rstd = b->rstd + c0;
     double *restrict scale64 = b->channels.scale64 + c0;
     float *restrict scale = b->channels.scale + c0;
     unsigned char *restrict exact = b->channels.exact + c0;
-    if (gamma)
-        for (ptrdiff_t i = 0; i < n; i++) scale64[i] = rstd[i] * (double)gamma[c0 + i];
-    else
-        memcpy(scale64, rstd, sizeof(double) * (size_t)n);
+    for (ptrdiff_t i = 0; gamma && i < n; i++) scale64[i] = rstd[i] * (double)gamma[c0 + i];
+    if (!gamma) memcpy(scale64, rstd, sizeof(double) * (size_t)n);
     for (ptrdiff_t i = 0; i < n; i++) scale[i] = (float)scale64[i];
     for (ptrdiff_t i = 0; i < n; i++) exact[i] |= (unsigned char)!fits_float(scale64[i]);
 }
 
-static void creg_batch_norm_affine(void *batch, ptrdiff_t task)
+static void set_bias(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t n)
 {
-    const creg_batch_norm *a = batch;
-    const creg_batch *b = &a->batch;
-    const batch_part part = part_of_task(b, &b->channelwise, task);
-    const ptrdiff_t c0 = part.c0, n = part.c1 - c0;
-    set_centres(b, c0, n);
-    set_scales(b, b->gamma, c0, n);
-    if (!a->beta) {
-        memset(b->channels.bias + c0, 0, sizeof(float) * (size_t)n);
-        return;
-    }
-    memcpy(b->channels.bias + c0, a->beta + c0, sizeof(float) * (size_t)n);
-    if (creg_are_at_most(a->beta + c0, LARGE_BIAS, n)) return;
-    for (ptrdiff_t c = c0; c < c0 + n; c++) /* d * scale could overflow on the way to a finite y */
-        b->channels.exact[c] |= fabsf(a->beta[c]) > LARGE_BIAS;
+    const float *beta = b->beta;
+    float *restrict bias = b->channels.bias + c0;
+    for (ptrdiff_t i = 0; i < n; i++) bias[i] = beta ? beta[c0 + i] : 0.0f;
+    if (!beta || creg_are_at_most(beta + c0, LARGE_BIAS, n)) return;
+    for (ptrdiff_t i = 0; i < n; i++) /* d * scale could overflow on the way to a finite y */
+        b->channels.exact[c0 + i] |= fabsf(bias[i]) > LARGE_BIAS;
 }
 
-static void creg_batch_norm_statistics(void *batch, ptrdiff_t task)
+/* ---- the channels' parameters, backward ---- */
+
+static void exact_grad_sums(const creg_batch_norm *b, ptrdiff_t c)
 {
-    const creg_batch_norm *a = batch;
-    const creg_batch *b = &a->batch;
+    const creg_shape shape = b->shape;
+    double sum_dy = 0.0, sum_dy_d = 0.0;
+    for (ptrdiff_t i = 0; i < shape.n; i++)
+        for (ptrdiff_t j = 0; j < shape.s; j++) {
+            const ptrdiff_t at = (i * shape.c + c) * shape.s + j;
+            sum_dy += (double)b->dy[at];
+            sum_dy_d += (double)b->dy[at] * ((double)b->x[at] - b->channels.mean[c]);
+        }
+    b->channels.k1_64[c] = sum_dy;
+    b->channels.k2_64[c] = sum_dy_d;
+}
+
+/* Whether all gradients of channel c are so small that products lose bits to underflow, and one is not 0. */
+static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
+{
+    float largest = 0.0f;
+    for (ptrdiff_t i = 0; i < shape.n; i++)
+        for (ptrdiff_t j = 0; j < shape.s; j++) {
+            const float size = fabsf(dy[(i * shape.c + c) * shape.s + j]);
+            if (size >= (float)SMALLEST_SAFE_GRADIENT) return 0;
+            largest = size > largest ? size : largest;
+        }
+    return largest > 0.0f;
+}
+
+/* Magnitudes of a channel's means of dy and dy * x_hat, times the count. Unless they are small, they show whether
+ * float32 is enough; if they are small, the gradients decide. */
+CREG_INLINE double channel_means(const creg_batch_norm *b, ptrdiff_t c)
+{
+    return fabs(b->channels.k1_64[c]) + fabs(b->channels.k2_64[c] * b->rstd[c]);
+}
+
+/* Whether float32 is clearly enough for the sums of channel c. The first and the last gradient distinguish a channel of
+ * zeros, such as a dead unit's, from one whose sums cancelled. */
+CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
+{
+    const creg_shape shape = b->shape;
+    const float *first = b->dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
+    const double means = channel_means(b, c), rstd = b->rstd[c];
+    const int zero = (means == 0.0) & zeros_are_plain(rstd) & (*first == 0.0f) & (*last == 0.0f);
+    return creg_is_safe_rstd(rstd) & (((means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) | zero);
+}
+
+/* Computes the sums of those channels of [c, end) that need float64 again. */
+static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm *b, ptrdiff_t c, ptrdiff_t end)
+{
+    for (; c < end; c++) {
+        const double means = channel_means(b, c);
+        const int exact = b->count <= CREG_FEW || !creg_is_safe_rstd(b->rstd[c]) || !(means < INFINITY) ||
+                          (means < b->count * SMALLEST_SAFE_GRADIENT && channel_is_small(b->dy, b->shape, c));
+        if (!exact) continue;
+        exact_grad_sums(b, c);
+        if (!b->given_mean) b->channels.exact[c] = 1; /* at inference, dx = dy * scale does not depend on the sums */
+    }
+}
+
+/* Merges the chunks' sums of dy (into k1_64) and of dy * d (into k2_64), and computes dgamma and dbeta. Batches of at
+ * most CREG_FEW values may be empty. */
+static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
+{
+    double *sums_dy = b->channels.k1_64, *sums_dy_d = b->channels.k2_64;
+    memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
+    memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
+    for (ptrdiff_t k = 0, at = c0; k < b->summed.chunks; k++, at += b->shape.c) {
+        add_partial(b->chunk_dy + at, c1 - c0, sums_dy + c0);
+        add_partial(b->chunk_dy_d + at, c1 - c0, sums_dy_d + c0);
+    }
+    for (ptrdiff_t c = c0; c < c1; c += CREG_LINE) {
+        const ptrdiff_t end = min_size(c + CREG_LINE, c1);
+        int plain = b->count > CREG_FEW;
+        for (ptrdiff_t i = plain ? c : end; i < end; i++) plain &= channel_is_plain(b, i);
+        if (!plain) mend_grad_sums(b, c, end);
+    }
+    for (ptrdiff_t c = c0; b->dgamma && c < c1; c++) {
+        b->dgamma[c] = (float)(sums_dy_d[c] * b->rstd[c]);
+        b->dbeta[c] = (float)sums_dy[c];
+    }
+}
+
+/* Whether dx of a channel needs float64. */
+CREG_INLINE int grad_needs_float64(double mean_dy, double mean_dy_x_hat, double k2)
+{
+    return (fabs(mean_dy) + fabs(mean_dy_x_hat) > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(k2);
+}
+
+/* From the sums of dy and dy * d in k1_64 and k2_64 to k1 and k2. */
+static void set_grad_means(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t n)
+{
+    const creg_channels *ch = &b->channels;
+    const double *restrict rstd = b->rstd + c0, count = b->count;
+    double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
+    float *restrict k1 = ch->k1 + c0, *restrict k2 = ch->k2 + c0;
+    unsigned char *restrict exact = ch->exact + c0;
+    int any = 0;
+    for (ptrdiff_t c = 0; c < n; c++) { /* separate loops, which compilers vectorise */
+        k1_64[c] /= count;
+        k2_64[c] = k2_64[c] * rstd[c] / count; /* mean(dy * x_hat), for now */
+        any |= grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
+    }
+    for (ptrdiff_t c = 0; any && c < n; c++)
+        exact[c] |= (unsigned char)grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        k2_64[c] *= rstd[c];
+        k1[c] = (float)k1_64[c];
+        k2[c] = (float)k2_64[c];
+    }
+}
+
+/* ---- the steps over the channels ---- */
+
+/* Before backward's sums: their centres hi + lo, and rstd in float32. */
+static void creg_batch_norm_centres(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *b = batch;
     const batch_part part = part_of_task(b, &b->channelwise, task);
-    if (b->given_mean)
+    const ptrdiff_t c = part.c0, n = part.c1 - c;
+    if (b->given_mean) given_statistics(b, c, n);
+    split_means(b->channels.mean + c, b->channels.hi + c, b->channels.lo + c, n);
+    set_scales(b, NULL, c, n);
+}
+
+/* Before the pass that writes. At inference dx = dy * scale: the formula of y on dy, without mean and bias. */
+static void creg_batch_norm_affine(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *b = batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    const ptrdiff_t c = part.c0, n = part.c1 - c;
+    set_scales(b, b->gamma, c, n);
+    if (b->dy && !b->given_mean) {
+        set_grad_means(b, c, n);
+        return;
+    }
+    if (b->dy) memset(b->channels.mean + c, 0, sizeof(double) * (size_t)n);
+    split_means(b->channels.mean + c, b->channels.hi + c, b->channels.lo + c, n);
+    set_bias(b, c, n);
+}
+
+/* From the chunks' sums, or the given statistics, to the channels' statistics (forward) or dgamma and dbeta (backward).
+ */
+static void creg_batch_norm_merge(void *batch, ptrdiff_t task)
+{
+    const creg_batch_norm *b = batch;
+    const batch_part part = part_of_task(b, &b->channelwise, task);
+    if (b->dy)
+        merge_grad_sums(b, part.c0, part.c1);
+    else if (b->given_mean)
         given_statistics(b, part.c0, part.c1 - part.c0);
     else
-        training_statistics(a, part.c0, part.c1);
+        training_statistics(b, part.c0, part.c1);
     if (!b->shared) creg_batch_norm_affine(batch, task);
 }
 
-static void update_running(float *running, const double *found, ptrdiff_t c, double momentum, double factor)
+static void update_running(float *running, const double *found, const creg_batch_norm *b, double factor)
 {
-    for (ptrdiff_t i = 0; running && i < c; i++)
-        running[i] = (float)((1.0 - momentum) * (double)running[i] + momentum * (found[i] * factor));
+    for (ptrdiff_t c = 0; running && c < b->shape.c; c++)
+        running[c] = (float)((1.0 - b->momentum) * (double)running[c] + b->momentum * (found[c] * factor));
 }
 
 static void creg_batch_norm_update(void *batch, ptrdiff_t task)
 {
     (void)task;
-    const creg_batch_norm *a = batch;
-    const double factor = a->unbiased ? a->batch.count / (a->batch.count - 1.0) : 1.0;
-    update_running(a->running_mean, a->batch.mean, a->batch.shape.c, a->momentum, 1.0);
-    update_running(a->running_var, a->var, a->batch.shape.c, a->momentum, factor);
+    const creg_batch_norm *b = batch;
+    update_running(b->running_mean, b->channels.mean, b, 1.0);
+    update_running(b->running_var, b->var, b, b->unbiased ? b->count / (b->count - 1.0) : 1.0);
 }
 
 /* ---- the pass that writes y, or with `grad` dx ----
@@ -416,17 +552,10 @@ typedef struct {
     vf hi, lo, scale, bias, k1, k2;
 } channel;
 
-CREG_INLINE channel load_channels(const creg_channels *ch, ptrdiff_t c, ptrdiff_t left, int grad)
+CREG_INLINE channel load_channels(const creg_channels *ch, ptrdiff_t c, ptrdiff_t left)
 {
-    const vf none = v_set1(0.0f);
-    channel v = {.bias = none, .k1 = none, .k2 = none};
-    v.hi = v_load_part(ch->hi + c, left), v.lo = v_load_part(ch->lo + c, left);
-    v.scale = v_load_part(ch->scale + c, left);
-    if (grad)
-        v.k1 = v_load_part(ch->k1 + c, left), v.k2 = v_load_part(ch->k2 + c, left);
-    else
-        v.bias = v_load_part(ch->bias + c, left);
-    return v;
+    return (channel){v_load_part(ch->hi + c, left),   v_load_part(ch->lo + c, left), v_load_part(ch->scale + c, left),
+                     v_load_part(ch->bias + c, left), v_load_part(ch->k1 + c, left), v_load_part(ch->k2 + c, left)};
 }
 
 CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
@@ -448,7 +577,7 @@ CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, cons
 
 CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channels *ch, ptrdiff_t c, int grad)
 {
-    const double d = (double)t->x[at] - ch->mean64[c];
+    const double d = (double)t->x[at] - ch->mean[c];
     const float d32 = (t->x[at] - ch->hi[c]) - ch->lo[c];
     if (grad && ch->exact[c])
         t->out[at] = (float)(((double)t->dy[at] - ch->k1_64[c] - d * ch->k2_64[c]) * ch->scale64[c]);
@@ -465,7 +594,7 @@ CREG_INLINE void write_line(const tensors *t, int rows, ptrdiff_t stride, ptrdif
                             const creg_channels *ch, int grad, int stream)
 {
     channel of[LINE_VECS];
-    for (int k = 0; k < vecs; k++) of[k] = load_channels(ch, j + k * CREG_W, n - k * CREG_W, grad);
+    for (int k = 0; k < vecs; k++) of[k] = load_channels(ch, j + k * CREG_W, n - k * CREG_W);
     for (int i = 0; i < rows; i++)
         for (int k = 0; k < vecs; k++) write_part(t, i * stride + j + k * CREG_W, n - k * CREG_W, &of[k], grad, stream);
 }
@@ -495,14 +624,14 @@ CREG_INLINE void flat_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_
     const ptrdiff_t step = CREG_W % c;
     ptrdiff_t k = j % c;
     for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
-        const channel of = load_channels(flat, k, CREG_W, grad);
+        const channel of = load_channels(flat, k, CREG_W);
         prefetch_next(t, j, WRITE_AHEAD, grad, stream);
         write_part(t, j, CREG_W, &of, grad, stream);
         k += step;
         if (k >= c) k -= c;
     }
     if (j == end) return;
-    const channel of = load_channels(flat, k, CREG_W, grad); /* tail */
+    const channel of = load_channels(flat, k, CREG_W); /* tail */
     write_part(t, j, end - j, &of, grad, 0);
 }
 
@@ -539,7 +668,8 @@ CREG_INLINE int any_exact(const creg_channels *ch, ptrdiff_t c0, ptrdiff_t c1)
 }
 
 /* Rows of the channels [c0, c1). */
-CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch *b, ptrdiff_t c0, ptrdiff_t c1, int grad)
+CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1,
+                               int grad)
 {
     const creg_channels channels = b->channels, *ch = &channels; /* a copy: stores cannot alias it */
     const ptrdiff_t stride = b->shape.c;
@@ -588,25 +718,25 @@ CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg
     plane_run(&t, end, n, ahead, &of, grad, 0);
 }
 
-CREG_INLINE void write_chunk(const tensors *t, const creg_batch *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
+CREG_INLINE void write_chunk(const tensors *t, const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
                              int grad)
 {
     const creg_channels channels = b->channels; /* a copy: stores cannot alias it */
     const creg_shape shape = b->shape;
-    const int stream = b->where == CREG_STREAM;
-    const ptrdiff_t n = chunk.s1 - chunk.s0;
+    const ptrdiff_t n = chunk.elements;
     if (shape.s == 1) {
-        write_columns(tensors_at(t, chunk.n0 * shape.c), chunk.n1 - chunk.n0, b, c0, c1, grad);
+        write_columns(tensors_at(t, chunk.start), chunk.samples, b, c0, c1, grad);
         return;
     }
     /* The distance of the prefetch for write: within the sample's channels, or to the next sample. */
     const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
-    for (; chunk.n0 < chunk.n1; chunk.n0++)
+    for (ptrdiff_t i = 0; i < chunk.samples; i++)
         for (ptrdiff_t c = c0; c < c1; c++)
-            write_plane(tensors_at(t, start_of(shape, chunk, c)), n, ahead, &channels, c, grad, stream);
+            write_plane(tensors_at(t, chunk.start + (i * shape.c + c) * shape.s), n, ahead, &channels, c, grad,
+                        b->where == CREG_STREAM);
 }
 
-CREG_INLINE void write_task(tensors t, const creg_batch *b, ptrdiff_t task, int grad)
+CREG_INLINE void write_task(tensors t, const creg_batch_norm *b, ptrdiff_t task, int grad)
 {
     const batch_part part = part_of_task(b, &b->written, task);
     for (ptrdiff_t k = part.k0; k < part.k1; k++)
@@ -614,227 +744,28 @@ CREG_INLINE void write_task(tensors t, const creg_batch *b, ptrdiff_t task, int 
     if (b->where == CREG_STREAM) v_stream_end();
 }
 
-/* y from x or, at inference, dx from dy. */
-static CREG_NOINLINE void apply_task(const float *x, float *y, const creg_batch *b, ptrdiff_t task)
+/* y, or at inference dx from dy. */
+static CREG_NOINLINE void write_affine(const float *x, const creg_batch_norm *b, ptrdiff_t task)
 {
-    write_task((tensors){x, x, y}, b, task, 0);
+    write_task((tensors){x, x, b->out}, b, task, 0);
 }
 
 static void creg_batch_norm_apply(void *batch, ptrdiff_t task)
 {
-    const creg_batch_norm *a = batch;
-    apply_task(a->batch.x, a->y, &a->batch, task);
+    const creg_batch_norm *b = batch;
+    if (b->dy && !b->given_mean)
+        write_task((tensors){b->dy, b->x, b->out}, b, task, 1);
+    else
+        write_affine(b->dy ? b->dy : b->x, b, task);
 }
 
 static void creg_batch_norm_whole(void *batch, ptrdiff_t task)
 {
-    if (!((const creg_batch_norm *)batch)->batch.given_mean) creg_batch_norm_moments(batch, task);
-    creg_batch_norm_statistics(batch, task);
+    const creg_batch_norm *b = batch;
+    if (b->dy) creg_batch_norm_centres(batch, task);
+    creg_batch_norm_sums(batch, task);
+    creg_batch_norm_merge(batch, task);
     creg_batch_norm_apply(batch, task);
-}
-
-/* ---- backward: sums of dy and of dy * d, d = x - mean ---- */
-
-static void creg_batch_norm_grad_centres(void *batch, ptrdiff_t task)
-{
-    const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
-    const batch_part part = part_of_task(b, &b->channelwise, task);
-    if (b->given_mean) given_statistics(b, part.c0, part.c1 - part.c0);
-    set_centres(b, part.c0, part.c1 - part.c0);
-    set_scales(b, NULL, part.c0, part.c1 - part.c0);
-}
-
-static void chunk_grad_sums(const creg_batch_norm_grad *a, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1, float *sum_dy,
-                            float *sum_dy_d)
-{
-    const creg_batch *b = &a->batch;
-    const creg_channels *ch = &b->channels;
-    const ptrdiff_t samples = chunk.n1 - chunk.n0, stride = b->shape.c * b->shape.s;
-    for (ptrdiff_t c = c0; b->shape.s == 1 && c < c1; c += COLUMN_TILE) {
-        const ptrdiff_t at = start_of(b->shape, chunk, c);
-        sum_columns((columns){a->dy + at, b->x + at, ch->hi + c, ch->lo + c, sum_dy + c, sum_dy_d + c, samples, stride,
-                              min_size(c1 - c, COLUMN_TILE)},
-                    1);
-    }
-    for (ptrdiff_t c = c0; b->shape.s != 1 && c < c1; c++) {
-        const ptrdiff_t at = start_of(b->shape, chunk, c);
-        const channel_grad_operands ctx = {a->dy + at, b->x + at, v_set1(ch->hi[c]), v_set1(ch->lo[c])};
-        const sums t = pieces_sums(channel_grad_terms, &ctx, samples, stride, chunk.s1 - chunk.s0);
-        sum_dy[c] = t.a;
-        sum_dy_d[c] = t.b;
-    }
-}
-
-static void creg_batch_norm_grad_sums(void *batch, ptrdiff_t task)
-{
-    const creg_batch_norm_grad *a = batch;
-    const creg_batch *b = &a->batch;
-    const batch_part part = part_of_task(b, &b->summed, task);
-    for (ptrdiff_t k = part.k0, at = k * b->shape.c; k < part.k1; k++, at += b->shape.c)
-        chunk_grad_sums(a, chunk_at(b, &b->summed, k), part.c0, part.c1, a->chunk_dy + at, a->chunk_dy_d + at);
-}
-
-static void exact_grad_sums(const creg_batch_norm_grad *a, ptrdiff_t c)
-{
-    const creg_shape shape = a->batch.shape;
-    double sum_dy = 0.0, sum_dy_d = 0.0;
-    for (ptrdiff_t i = 0; i < shape.n; i++)
-        for (ptrdiff_t j = 0; j < shape.s; j++) {
-            const ptrdiff_t at = (i * shape.c + c) * shape.s + j;
-            sum_dy += (double)a->dy[at];
-            sum_dy_d += (double)a->dy[at] * ((double)a->batch.x[at] - a->batch.mean[c]);
-        }
-    a->batch.channels.k1_64[c] = sum_dy;
-    a->batch.channels.k2_64[c] = sum_dy_d;
-}
-
-/* Whether all gradients of channel c are so small that products lose bits to underflow, and one is not 0. */
-static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
-{
-    float largest = 0.0f;
-    for (ptrdiff_t i = 0; i < shape.n; i++)
-        for (ptrdiff_t j = 0; j < shape.s; j++) {
-            const float size = fabsf(dy[(i * shape.c + c) * shape.s + j]);
-            if (size >= (float)SMALLEST_SAFE_GRADIENT) return 0;
-            largest = size > largest ? size : largest;
-        }
-    return largest > 0.0f;
-}
-
-/* Magnitudes of a channel's means of dy and dy * x_hat, times the count. Unless they are small, they show whether
- * float32 is enough; if they are small, the gradients decide. */
-CREG_INLINE double channel_means(const creg_batch *b, ptrdiff_t c)
-{
-    return fabs(b->channels.k1_64[c]) + fabs(b->channels.k2_64[c] * b->rstd[c]);
-}
-
-/* The first and the last gradient distinguish a channel of zeros, such as a dead unit's, from one whose sums cancelled.
- */
-CREG_INLINE int channel_is_plain(double means, double count, double rstd, float first, float last)
-{
-    return ((means >= count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) |
-           ((means == 0.0) & zeros_are_plain(rstd) & (first == 0.0f) & (last == 0.0f));
-}
-
-/* Computes the sums of those channels of [c, end) that need float64 again. */
-static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
-{
-    const creg_batch *b = &a->batch;
-    for (; c < end; c++) {
-        const double means = channel_means(b, c);
-        int exact = count <= CREG_FEW || !creg_is_safe_rstd(b->rstd[c]) || !(means < INFINITY);
-        if (!exact && means < count * SMALLEST_SAFE_GRADIENT) exact = channel_is_small(a->dy, b->shape, c);
-        if (!exact) continue;
-        exact_grad_sums(a, c);
-        if (!b->given_mean) b->channels.exact[c] = 1; /* at inference, dx = dy * scale does not depend on the sums */
-    }
-}
-
-/* Whether float32 is clearly enough for the sums of all channels of [c, end). Batches of at most CREG_FEW values, which
- * may be empty, are not read. */
-CREG_INLINE int grad_sums_are_plain(const creg_batch_norm_grad *a, double count, ptrdiff_t c, ptrdiff_t end)
-{
-    const creg_batch *b = &a->batch;
-    const float *first = a->dy, *last = a->dy + (b->shape.n - 1) * b->shape.c * b->shape.s + b->shape.s - 1;
-    int plain = count > CREG_FEW;
-    for (c = plain ? c : end; c < end; c++)
-        plain &= creg_is_safe_rstd(b->rstd[c]) &
-                 channel_is_plain(channel_means(b, c), count, b->rstd[c], first[c * b->shape.s], last[c * b->shape.s]);
-    return plain;
-}
-
-/* ---- backward: the channels' parameters ---- */
-
-/* Whether dx of a channel needs float64. */
-CREG_INLINE int grad_needs_float64(double mean_dy, double mean_dy_x_hat, double k2)
-{
-    return (fabs(mean_dy) + fabs(mean_dy_x_hat) > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(k2);
-}
-
-/* From the sums of dy and dy * d in k1_64 and k2_64 to k1 and k2. */
-static void find_grad_means(const creg_batch *b, ptrdiff_t c0, ptrdiff_t n)
-{
-    const creg_channels *ch = &b->channels;
-    const double *restrict rstd = b->rstd + c0, count = b->count;
-    double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
-    float *restrict k1 = ch->k1 + c0, *restrict k2 = ch->k2 + c0;
-    unsigned char *restrict exact = ch->exact + c0;
-    int any = 0;
-    for (ptrdiff_t c = 0; c < n; c++) { /* separate loops, which compilers vectorise */
-        k1_64[c] /= count;
-        k2_64[c] = k2_64[c] * rstd[c] / count; /* mean(dy * x_hat), for now */
-        any |= grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
-    }
-    for (ptrdiff_t c = 0; any && c < n; c++)
-        exact[c] |= (unsigned char)grad_needs_float64(k1_64[c], k2_64[c], k2_64[c] * rstd[c]);
-    for (ptrdiff_t c = 0; c < n; c++) {
-        k2_64[c] *= rstd[c];
-        k1[c] = (float)k1_64[c];
-        k2[c] = (float)k2_64[c];
-    }
-}
-
-/* At inference dx = dy * scale: the forward formula on dy, with mean and bias set to 0 here. */
-static void creg_batch_norm_grad_affine(void *batch, ptrdiff_t task)
-{
-    const creg_batch *b = &((const creg_batch_norm_grad *)batch)->batch;
-    const creg_channels *ch = &b->channels;
-    const batch_part part = part_of_task(b, &b->channelwise, task);
-    const ptrdiff_t c = part.c0, n = part.c1 - part.c0;
-    set_scales(b, b->gamma, c, n);
-    if (!b->given_mean) {
-        find_grad_means(b, c, n);
-        return;
-    }
-    memset(ch->mean64 + c, 0, sizeof(double) * (size_t)n);
-    memset(ch->hi + c, 0, sizeof(float) * (size_t)n);
-    memset(ch->lo + c, 0, sizeof(float) * (size_t)n);
-    memset(ch->bias + c, 0, sizeof(float) * (size_t)n);
-}
-
-/* Merges the chunks' sums of dy (into k1_64) and of dy * d (into k2_64), and computes dgamma and dbeta. */
-static void creg_batch_norm_grad_merge(void *batch, ptrdiff_t task)
-{
-    const creg_batch_norm_grad *a = batch;
-    const creg_batch *b = &a->batch;
-    const ptrdiff_t channels = b->shape.c;
-    const batch_part part = part_of_task(b, &b->channelwise, task);
-    const double count = (double)b->shape.n * (double)b->shape.s, *rstd = b->rstd;
-    double *sums_dy = b->channels.k1_64, *sums_dy_d = b->channels.k2_64;
-    memset(sums_dy + part.c0, 0, sizeof(double) * (size_t)(part.c1 - part.c0));
-    memset(sums_dy_d + part.c0, 0, sizeof(double) * (size_t)(part.c1 - part.c0));
-    for (ptrdiff_t k = 0; k < b->summed.chunks; k++)
-        for (ptrdiff_t c = part.c0; c < part.c1; c++) {
-            sums_dy[c] += (double)a->chunk_dy[k * channels + c];
-            sums_dy_d[c] += (double)a->chunk_dy_d[k * channels + c];
-        }
-    for (ptrdiff_t c = part.c0; c < part.c1; c += CREG_LINE) {
-        const ptrdiff_t end = min_size(c + CREG_LINE, part.c1);
-        if (!grad_sums_are_plain(a, count, c, end)) mend_grad_sums(a, count, c, end);
-    }
-    for (ptrdiff_t c = part.c0; a->dgamma && c < part.c1; c++) a->dgamma[c] = (float)(sums_dy_d[c] * rstd[c]);
-    for (ptrdiff_t c = part.c0; a->dbeta && c < part.c1; c++) a->dbeta[c] = (float)sums_dy[c];
-    if (!b->shared) creg_batch_norm_grad_affine(batch, task);
-}
-
-/* ---- backward: dx ---- */
-
-static void creg_batch_norm_grad_apply(void *batch, ptrdiff_t task)
-{
-    const creg_batch_norm_grad *a = batch;
-    const creg_batch *b = &a->batch;
-    if (b->given_mean)
-        apply_task(a->dy, a->dx, b, task);
-    else
-        write_task((tensors){a->dy, b->x, a->dx}, b, task, 1);
-}
-
-static void creg_batch_norm_grad_whole(void *batch, ptrdiff_t task)
-{
-    creg_batch_norm_grad_centres(batch, task);
-    creg_batch_norm_grad_sums(batch, task);
-    creg_batch_norm_grad_merge(batch, task);
-    creg_batch_norm_grad_apply(batch, task);
 }
 
 #endif

@@ -9,25 +9,9 @@
 
 #include "safety.h"
 
-/* The partial sums of the chunk that holds a row; NULL without gamma. */
-CREG_INLINE float *chunk_dgamma(const creg_norm *n, ptrdiff_t row)
-{
-    return AT(n->partial_dgamma, row / n->step * n->cols);
-}
-CREG_INLINE float *chunk_dbeta(const creg_norm *n, ptrdiff_t row)
-{
-    return AT(n->partial_dbeta, row / n->step * n->cols);
-}
-
 CREG_INLINE void zero_sums(float *sums, ptrdiff_t cols)
 {
     if (sums) memset(sums, 0, sizeof(float) * (size_t)cols);
-}
-
-CREG_INLINE void zero_chunk_sums(const creg_norm *n, ptrdiff_t row)
-{
-    zero_sums(chunk_dgamma(n, row), n->cols);
-    zero_sums(chunk_dbeta(n, row), n->cols);
 }
 
 enum { MERGE_TILE = 256 };

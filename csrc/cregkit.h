@@ -55,7 +55,7 @@ typedef struct {
  * A channel that float32 cannot hold has exact = 1 and is taken from the float64 arrays instead. */
 typedef struct {
     float *hi, *lo, *scale, *bias, *k1, *k2;
-    double *mean64, *scale64, *k1_64, *k2_64;
+    double *mean, *scale64, *k1_64, *k2_64;
     unsigned char *exact;
 } creg_channels;
 
@@ -65,35 +65,25 @@ typedef struct {
     ptrdiff_t samples, pieces, piece, chunks, chunk_step, channel_step, tasks;
 } creg_cut;
 
-/* The part of a call that forward and backward of batch norm share. batch_norm_plan() sets the cuts and `whole`. */
+/* One call of batch norm, forward or backward; unused pointers are NULL. batch_norm_plan() sets `count`, `whole` and
+ * the cuts. The arrays of chunks are stored as [chunk][channel]: moments, or sums of dy and of dy * (x - mean). */
 typedef struct {
     creg_shape shape;
     int where, shared;                     /* shared: other processes hold parts of the batch */
     int whole;                             /* each task takes whole channels through all steps */
     creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
-    const float *x, *gamma;
-    const float *given_mean, *given_var; /* inference; NULL in training */
-    double *mean, *rstd;
-    double eps, count; /* count: values of a channel in all processes */
-    creg_channels channels;
-} creg_batch;
-
-/* chunk_mean and chunk_m2 (training) are stored at [chunk][channel]. */
-typedef struct {
-    creg_batch batch;
-    const float *beta;
-    float *y, *running_mean, *running_var;
-    double *chunk_mean, *chunk_m2, *var;
-    double momentum;
+    const float *x, *gamma, *beta;
+    const float *dy;                     /* backward */
+    const float *given_mean, *given_var; /* inference */
+    float *out;                          /* y or dx */
+    double *var, *rstd;
+    float *dgamma, *dbeta, *running_mean, *running_var;
+    double *chunk_mean, *chunk_m2;
+    float *chunk_dy, *chunk_dy_d;
+    double eps, momentum, count; /* count: values of a channel in all processes */
     int unbiased;
+    creg_channels channels;
 } creg_batch_norm;
-
-/* chunk_dy and chunk_dy_d, sums of dy and dy * (x - mean), are stored at [chunk][channel]. */
-typedef struct {
-    creg_batch batch;
-    const float *dy;
-    float *dx, *chunk_dy, *chunk_dy_d, *dgamma, *dbeta;
-} creg_batch_norm_grad;
 
 /* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and the parameters of each
  * image: see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `out_of_range` is set where an

@@ -341,7 +341,7 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
             n = min_size(CREG_PANEL, a->cols - c);
             draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &keys);
             const ptrdiff_t together = n < a->cols ? n : repeat_keep(keep, n);
-            for (ptrdiff_t i = at + c; i < end; i += together > a->cols ? together : a->cols)
+            for (ptrdiff_t i = at + c; i<end; i += together> a->cols ? together : a->cols)
                 affine_elements(a->x + i, keep, a->y + i, min_size(together, end - i), &a->dropout, a->stream);
         }
     }

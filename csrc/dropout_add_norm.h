@@ -82,15 +82,16 @@ static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, 
     const philox_keys keys = dropout_keys(n);
     const int apart = n->stream && n->dropped && n->cols <= CREG_PANEL, at_once = n->stream && !n->dropped;
     const ptrdiff_t step = tile_rows(n);
-    zero_chunk_sums(n, first);
+    grad_block b = begin_chunk(n, first);
     for (ptrdiff_t i = 0; i < rows; i += step) {
         const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
-        float *dx = apart ? buffer : n->dx + at;
-        norm_grad_rows(n, dx, first + i, tile, rows - i - tile, at_once);
-        if (apart) stream_row(dx, n->dx + at, size);
+        b.dx = apart ? buffer : n->dx + at;
+        norm_grad_rows(n, &b, first + i, tile, rows - i - tile, at_once);
+        if (apart) stream_row(b.dx, n->dx + at, size);
         if (n->dropped)
-            dropout_elements(dx, NULL, n->dropped + at, n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
+            dropout_elements(b.dx, NULL, n->dropped + at, n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
                              n->stream);
+        b = rows_on(b, size);
     }
     if (n->stream) v_stream_end();
 }

@@ -100,7 +100,7 @@ static void reverse_floats(const float *x, float *y, ptrdiff_t n)
 }
 
 /* y: n items of `size` floats in reverse order. */
-static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
+static CREG_NOINLINE void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
 {
     if (size == 1) {
         reverse_floats(x, y, n);
@@ -119,18 +119,13 @@ static void reverse_items(const float *x, float *y, ptrdiff_t n, ptrdiff_t size)
 static void flip_image(creg_images *images, ptrdiff_t image)
 {
     const creg_images a = *images; /* a copy: stores to y cannot alias it */
-    const ptrdiff_t row = a.width * a.pixel, plane = a.height * row;
     const int64_t flips = a.geometry[image];
+    const ptrdiff_t row = a.width * a.pixel, item = flips & CREG_FLIP_HORIZONTAL ? a.pixel : row;
+    const ptrdiff_t part = flips & CREG_FLIP_VERTICAL ? a.height * row : row, items = part / item;
     const float *x = a.x + image * a.size;
     float *y = a.y + image * a.size;
     if (flips == CREG_FLIP_NONE && x != y) memcpy(y, x, float_bytes(a.size));
-    if (flips == CREG_FLIP_HORIZONTAL)
-        for (ptrdiff_t i = 0; i < a.planes * a.height; i++) reverse_items(x + i * row, y + i * row, a.width, a.pixel);
-    if (flips == CREG_FLIP_VERTICAL)
-        for (ptrdiff_t i = 0; i < a.planes; i++) reverse_items(x + i * plane, y + i * plane, a.height, row);
-    if (flips == (CREG_FLIP_HORIZONTAL | CREG_FLIP_VERTICAL))
-        for (ptrdiff_t i = 0; i < a.planes; i++)
-            reverse_items(x + i * plane, y + i * plane, a.height * a.width, a.pixel);
+    for (ptrdiff_t i = 0; flips != CREG_FLIP_NONE && i < a.size; i += part) reverse_items(x + i, y + i, items, item);
 }
 
 static void creg_flip_images(void *images, ptrdiff_t task) { each_image(images, task, flip_image); }

@@ -187,13 +187,6 @@ CREG_INLINE int recolour_all(colours a, recolouring r, float *y)
     return range_of_colours(merged(&seen));
 }
 
-CREG_INLINE recolouring recolouring_of(const float factors[4], int coloured)
-{
-    return (recolouring){.contrast = factors[1],
-                         .saturation = coloured ? factors[2] : 1.0f,
-                         .hue = coloured ? turn_fraction(factors[3]) : 0.0f};
-}
-
 /* Without 3 channels, gray is the mean of the channels: all values are treated as pixels of one gray image. */
 CREG_INLINE void jitter_image(creg_images *a, ptrdiff_t i)
 {
@@ -205,7 +198,8 @@ CREG_INLINE void jitter_image(creg_images *a, ptrdiff_t i)
     const colours planes = {.x = x, .n = n, .step = 1, .plane = n, .channels = 3, .brightness = factors[0]};
     const colours pixels = {.x = x, .n = n, .step = 3, .plane = 1, .channels = 3, .brightness = factors[0]};
     const colours *own = !coloured ? &gray : a->pixel == 3 ? &pixels : &planes;
-    recolouring r = recolouring_of(factors, coloured);
+    recolouring r = {.contrast = factors[1], .saturation = 1.0f};
+    if (coloured) r.saturation = factors[2], r.hue = turn_fraction(factors[3]);
     if (r.contrast != 1.0f) r.mean = gray_mean(*own);
     if (r.contrast == 1.0f && r.saturation == 1.0f && r.hue == 0.0f)
         check(a, brighten(x, y, a->size, factors[0]));

@@ -47,6 +47,14 @@ static void creg_sample_uniform(void *noise, ptrdiff_t task)
         uniform_numbers(a->uniform + i * a->size, (uint32_t)a->index[i], a->size, a->key);
 }
 
+/* The polynomial of q with these coefficients, the highest power first. */
+CREG_INLINE vf polynomial(vf q, const float *coefficients, int n)
+{
+    vf p = v_set1(coefficients[0]);
+    for (int i = 1; i < n; i++) p = v_add(v_mul(p, q), v_set1(coefficients[i]));
+    return p;
+}
+
 /* sqrt(-2 ln((k + 1/2) / 2^31)). */
 CREG_INLINE vf normal_radius(vu words)
 {
@@ -54,26 +62,19 @@ CREG_INLINE vf normal_radius(vu words)
     vf e;
     const vf m = v_split(u, &e);
     const vf s = v_div(v_sub(m, one), v_add(m, one)), q = v_mul(s, s);
-    vf p = v_add(v_mul(v_set1(0.295842975f), q), v_set1(0.399886698f));
-    p = v_add(v_mul(p, q), v_set1(0.666666865f));
-    p = v_mul(s, v_add(v_mul(p, q), v_set1(2.0f)));
-    return v_sqrt(v_mul(v_set1(-2.0f), v_add(v_mul(e, v_set1(0.693147181f)), p)));
+    static const float artanh[] = {0.295842975f, 0.399886698f, 0.666666865f, 2.0f};
+    const vf logarithm = v_add(v_mul(e, v_set1(0.693147181f)), v_mul(s, polynomial(q, artanh, 4)));
+    return v_sqrt(v_mul(v_set1(-2.0f), logarithm));
 }
 
 CREG_INLINE void normal_pair(vu radius, vu angle, vf z[2])
 {
+    static const float sine[] = {0.000151678527f, -0.00467415759f, 0.0796899274f, -0.645963788f, 1.57079637f};
+    static const float cosine[] = {2.36013275e-05f, -0.00089353678f, 0.0199686065f, -0.233700514f, 1.0f};
     const vf one = v_set1(1.0f), r = normal_radius(radius);
     const vf t = v_sub(v_mul(v_upper_bits(angle), v_set1(0x1p-30f)), one), q = v_mul(t, t);
-    vf sine = v_add(v_mul(v_set1(0.000151678527f), q), v_set1(-0.00467415759f));
-    sine = v_add(v_mul(sine, q), v_set1(0.0796899274f));
-    sine = v_add(v_mul(sine, q), v_set1(-0.645963788f));
-    sine = v_add(v_mul(sine, q), v_set1(1.57079637f));
-    vf cosine = v_add(v_mul(v_set1(2.36013275e-05f), q), v_set1(-0.00089353678f));
-    cosine = v_add(v_mul(cosine, q), v_set1(0.0199686065f));
-    cosine = v_add(v_mul(cosine, q), v_set1(-0.233700514f));
-    cosine = v_add(v_mul(cosine, q), one);
-    z[0] = v_mul(r, v_mul(t, sine));
-    z[1] = v_odd_negated(v_mul(r, v_mul(v_sub(one, q), cosine)), angle);
+    z[0] = v_mul(r, v_mul(t, polynomial(q, sine, 5)));
+    z[1] = v_odd_negated(v_mul(r, v_mul(v_sub(one, q), polynomial(q, cosine, 5))), angle);
 }
 
 /* A whole group of a sample: y = x + sigma * z. */

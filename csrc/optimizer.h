@@ -44,26 +44,24 @@ static void creg_l2_gradient(void *l2, ptrdiff_t task)
     if (a->stream) v_stream_end();
 }
 
-CREG_INLINE void sgd_part(float *w, const float *dw, float *velocity, ptrdiff_t n, const creg_sgd *a)
+CREG_INLINE void sgd_part(const creg_sgd *a, ptrdiff_t at, ptrdiff_t n)
 {
-    const vf old = v_load_part(w, n);
-    vf g = v_add(v_load_part(dw, n), v_mul(v_set1(a->weight_decay), old));
-    if (velocity) {
-        g = v_add(v_mul(v_set1(a->momentum), v_load_part(velocity, n)), g);
-        v_put_part(velocity, g, n, 0);
+    const vf old = v_load_part(a->w + at, n);
+    vf g = v_add(v_load_part(a->dw + at, n), v_mul(v_set1(a->weight_decay), old));
+    if (a->velocity) {
+        g = v_add(v_mul(v_set1(a->momentum), v_load_part(a->velocity + at, n)), g);
+        v_put_part(a->velocity + at, g, n, 0);
     }
-    v_put_part(w, v_sub(old, v_mul(v_set1(a->lr), g)), n, 0);
+    v_put_part(a->w + at, v_sub(old, v_mul(v_set1(a->lr), g)), n, 0);
 }
 
 static void creg_sgd_step(void *sgd, ptrdiff_t task)
 {
-    const creg_sgd *a = sgd;
-    const ptrdiff_t i = task * a->block, n = min_size(a->block, a->n - i);
-    float *w = a->w + i, *velocity = AT(a->velocity, i);
-    const float *dw = a->dw + i;
-    ptrdiff_t j = 0;
-    for (; j + CREG_W <= n; j += CREG_W) sgd_part(w + j, dw + j, AT(velocity, j), CREG_W, a); /* main loop */
-    if (j < n) sgd_part(w + j, dw + j, AT(velocity, j), n - j, a);                            /* tail */
+    const creg_sgd a = *(const creg_sgd *)sgd; /* a copy: stores to w cannot alias it */
+    const ptrdiff_t end = min_size((task + 1) * a.block, a.n);
+    ptrdiff_t j = task * a.block;
+    for (; j + CREG_W <= end; j += CREG_W) sgd_part(&a, j, CREG_W); /* main loop */
+    if (j < end) sgd_part(&a, j, end - j);                          /* tail */
 }
 
 /* base^n by squaring. Its correctly rounded products give the same bits with any maths library. */

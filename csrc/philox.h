@@ -22,18 +22,15 @@ static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key i
 /* One counter. */
 CREG_INLINE void philox(uint64_t n, uint32_t stream, const uint32_t key[2], uint32_t word[4])
 {
-    uint32_t c0 = (uint32_t)n, c1 = (uint32_t)(n >> 32), c2 = stream, c3 = 0, k0 = key[0], k1 = key[1];
+    uint32_t k0 = key[0], k1 = key[1], c[4] = {(uint32_t)n, (uint32_t)(n >> 32), stream, 0};
     for (int r = 0; r < PHILOX_ROUNDS; r++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
-        const uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
+        const uint64_t p0 = (uint64_t)PHILOX_M0 * c[0], p1 = (uint64_t)PHILOX_M1 * c[2];
+        c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
+        c[1] = (uint32_t)p1;
+        c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
+        c[3] = (uint32_t)p0;
     }
-    word[0] = c0;
-    word[1] = c1;
-    word[2] = c2;
-    word[3] = c3;
+    memcpy(word, c, sizeof c);
 }
 
 /* Each round's key in every lane. */
@@ -62,7 +59,7 @@ CREG_INLINE void philox_first_rounds(vu n, uint32_t high, const philox_keys *key
     const vu q1 = vu_mul32(vu_high_xor(p0, vu_set1(0), keys->k1[0]), PHILOX_M1);
     c[0] = vu_high_xor(q1, vu_set1((uint32_t)p1), keys->k0[1]);
     c[1] = q1;
-    c[2] = vu_xor(p0, vu_set1((uint32_t)(q0 >> 32) ^ (keys->key[1] + PHILOX_W1)));
+    c[2] = p0 ^ vu_set1((uint32_t)(q0 >> 32) ^ (keys->key[1] + PHILOX_W1));
     c[3] = vu_set1((uint32_t)q0);
 }
 
@@ -86,7 +83,7 @@ CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *
         const uint64_t at = first + (uint64_t)(i * CREG_W);
         const vu n = vu_even_counters(at);
         philox_first_rounds(n, (uint32_t)(at >> 32), keys, c[2 * i]);
-        philox_first_rounds(vu_add(n, vu_set1(1)), (uint32_t)(at >> 32), keys, c[2 * i + 1]);
+        philox_first_rounds(n + 1, (uint32_t)(at >> 32), keys, c[2 * i + 1]);
     }
     for (int r = 2; r < PHILOX_ROUNDS; r++)
         for (int i = 0; i < 2 * vectors; i++) philox_round(c[i], keys->k0[r], keys->k1[r]);

@@ -444,22 +444,36 @@ static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, const grad_bl
         norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, *b, first, rows, follow, stream);
 }
 
-/* dx of rows [first, first + rows), and their terms of the chunk's dgamma and dbeta; `follow` more rows come after. */
-static void norm_grad_rows(const creg_norm *n, float *dx, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t follow, int stream)
+/* The chunk that starts at a row, its sums of dgamma and dbeta set to 0. */
+CREG_INLINE grad_block begin_chunk(const creg_norm *n, ptrdiff_t first)
 {
-    const ptrdiff_t at = first * n->cols;
-    const grad_block b = {n->dy + at,           n->x + at, n->gamma, AT(n->dh, at), dx, chunk_dgamma(n, first),
-                          chunk_dbeta(n, first)};
+    const ptrdiff_t at = first * n->cols, sums = n->partial_dgamma ? first / n->step * n->cols : 0;
+    const grad_block b = {n->dy + at,
+                          n->x + at,
+                          n->gamma,
+                          AT(n->dh, at),
+                          n->dx + at,
+                          AT(n->partial_dgamma, sums),
+                          AT(n->partial_dbeta, sums)};
+    zero_sums(b.dgamma, n->cols);
+    zero_sums(b.dbeta, n->cols);
+    return b;
+}
+
+/* dx of rows [first, first + rows), and their terms of the chunk's dgamma and dbeta; `follow` more rows come after. */
+static void norm_grad_rows(const creg_norm *n, const grad_block *b, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t follow,
+                           int stream)
+{
     if (n->kind == CREG_RMS_NORM)
-        rms_norm_grad_rows(n, &b, first, rows, follow, stream);
+        rms_norm_grad_rows(n, b, first, rows, follow, stream);
     else
-        layer_norm_grad_rows(n, &b, first, rows, follow, stream);
+        layer_norm_grad_rows(n, b, first, rows, follow, stream);
 }
 
 static void creg_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
-    zero_chunk_sums(n, first);
-    norm_grad_rows(n, n->dx + first * n->cols, first, rows, 0, n->stream);
+    const grad_block b = begin_chunk(n, first);
+    norm_grad_rows(n, &b, first, rows, 0, n->stream);
     if (n->stream) v_stream_end();
 }
 

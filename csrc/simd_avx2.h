@@ -1,13 +1,13 @@
-/* AVX2: 8 floats per vector. The operations are described in simd_scalar.h. */
+/* AVX2: 8 floats per vector. The operations are described in simd.h and simd_scalar.h. */
 #ifndef CREG_SIMD_AVX2_H
 #define CREG_SIMD_AVX2_H
 
 #include <immintrin.h>
 
 enum { CREG_W = 8, PHILOX_TOGETHER = 2 };
-typedef __m256 vf;
+#include "simd.h"
+
 typedef __m256i vm; /* all bits of a lane */
-typedef __m256i vu;
 typedef __m256i vw;
 
 /* Windows are loaded from an array of ones followed by zeros. */
@@ -19,8 +19,6 @@ CREG_INLINE vw v_window(ptrdiff_t n)
 }
 
 CREG_INLINE vf v_set1(float a) { return _mm256_set1_ps(a); }
-CREG_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-CREG_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
 CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm256_maskload_ps(p, w); }
 CREG_INLINE vf v_only(vf a, vw w) { return _mm256_and_ps(a, _mm256_castsi256_ps(w)); }
@@ -49,10 +47,6 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
     if (n & 1) _mm_store_ss(p, rest);
 }
 
-CREG_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
-CREG_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
-CREG_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
-CREG_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
 
 CREG_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
@@ -60,13 +54,6 @@ CREG_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 CREG_INLINE vm v_equal(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 CREG_INLINE vf v_select(vm which, vf a, vf b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(which)); }
 CREG_INLINE vf v_reverse(vf a) { return _mm256_permutevar8x32_ps(a, _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
-CREG_INLINE vf v_split(vf a, vf *e)
-{
-    const __m256i bits = _mm256_castps_si256(a);
-    const __m256i exponent = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3F3504F3)), 23);
-    *e = _mm256_cvtepi32_ps(exponent);
-    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(exponent, 23)));
-}
 
 CREG_INLINE float v_sum(vf a)
 {
@@ -92,33 +79,23 @@ CREG_INLINE void v_sums(const vf v[8], float out[8])
     _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(sums, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0)));
 }
 
-CREG_INLINE vu vu_set1(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
-CREG_INLINE vu vu_even_counters(uint64_t first)
+CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return (vu)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; }
+CREG_INLINE vu vu_interleave(vu even, vu odd)
 {
-    return _mm256_add_epi64(vu_set1(first), _mm256_set_epi64x(6, 4, 2, 0));
-}
-CREG_INLINE vu vu_add(vu a, vu b) { return _mm256_add_epi64(a, b); }
-CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm256_mul_epu32(a, vu_set1(b)); }
-CREG_INLINE vu vu_xor(vu a, vu b) { return _mm256_xor_si256(a, b); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return vu_xor(vu_xor(_mm256_srli_epi64(a, 32), b), c); }
-CREG_INLINE vu vu_interleave(vu even, vu odd) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA); }
-
-CREG_INLINE vf v_upper_bits(vu words) { return _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 1)); }
-CREG_INLINE vf v_odd_negated(vf a, vu words)
-{
-    return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(words, 31)));
+    return (vu)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
 }
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {
-    const __m256i t = _mm256_set1_epi16((short)threshold);
-    const __m256i k = _mm256_cmpeq_epi16(_mm256_max_epu16(draws, t), draws); /* unsigned >= */
+    const __m256i t = _mm256_set1_epi16((short)threshold), d = (__m256i)draws;
+    const __m256i k = _mm256_cmpeq_epi16(_mm256_max_epu16(d, t), d); /* unsigned >= */
     keep[0] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(k));
     keep[1] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(k, 1));
 }
 CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
 {
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(draws, _mm256_set1_epi16((short)threshold))) != 0;
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi16((__m256i)draws, _mm256_set1_epi16((short)threshold))) != 0;
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm256_and_ps(_mm256_castsi256_ps(keep), a); }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)

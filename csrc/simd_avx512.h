@@ -1,20 +1,19 @@
-/* AVX-512 (F, BW, DQ, VL): 16 floats per vector, masks for tails. The operations are described in simd_scalar.h. */
+/* AVX-512 (F, BW, DQ, VL): 16 floats per vector, masks for tails. The operations are described in simd.h and
+ * simd_scalar.h. */
 #ifndef CREG_SIMD_AVX512_H
 #define CREG_SIMD_AVX512_H
 
 #include <immintrin.h>
 
 enum { CREG_W = 16, PHILOX_TOGETHER = 3 };
-typedef __m512 vf;
+#include "simd.h"
+
 typedef __mmask16 vm;
-typedef __m512i vu;
 typedef __mmask16 vw;
 
 CREG_INLINE vw v_window(ptrdiff_t n) { return n >= CREG_W ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
 CREG_INLINE vf v_set1(float a) { return _mm512_set1_ps(a); }
-CREG_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
-CREG_INLINE void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
 CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm512_maskz_loadu_ps(w, p); }
 CREG_INLINE vf v_only(vf a, vw w) { return _mm512_maskz_mov_ps(w, a); }
@@ -31,10 +30,6 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
         _mm512_mask_storeu_ps(p, v_window(n), a);
 }
 
-CREG_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-CREG_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-CREG_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-CREG_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 
 CREG_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
@@ -44,13 +39,6 @@ CREG_INLINE vf v_select(vm which, vf a, vf b) { return _mm512_mask_blend_ps(whic
 CREG_INLINE vf v_reverse(vf a)
 {
     return _mm512_permutexvar_ps(_mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), a);
-}
-CREG_INLINE vf v_split(vf a, vf *e)
-{
-    const __m512i bits = _mm512_castps_si512(a);
-    const __m512i exponent = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3F3504F3)), 23);
-    *e = _mm512_cvtepi32_ps(exponent);
-    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(exponent, 23)));
 }
 
 CREG_INLINE float v_sum(vf a)
@@ -81,41 +69,30 @@ CREG_INLINE void v_sums(const vf v[8], float out[8])
     _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, sums)));
 }
 
-CREG_INLINE vu vu_set1(uint64_t a) { return _mm512_set1_epi64((long long)a); }
-CREG_INLINE vu vu_even_counters(uint64_t first)
+CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return (vu)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b)); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) /* GCC 12 does not combine two operators */
 {
-    return _mm512_add_epi64(vu_set1(first), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0));
+    return (vu)_mm512_ternarylogic_epi64((__m512i)(a >> 32), (__m512i)b, (__m512i)c, 0x96);
 }
-CREG_INLINE vu vu_add(vu a, vu b) { return _mm512_add_epi64(a, b); }
-CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return _mm512_mul_epu32(a, vu_set1(b)); }
-CREG_INLINE vu vu_xor(vu a, vu b) { return _mm512_xor_si512(a, b); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return _mm512_ternarylogic_epi64(_mm512_srli_epi64(a, 32), b, c, 0x96); }
 CREG_INLINE vu vu_interleave(vu even, vu odd)
 {
-    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
-}
-
-CREG_INLINE vf v_upper_bits(vu words) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 1)); }
-CREG_INLINE vf v_odd_negated(vf a, vu words)
-{
-    return _mm512_xor_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(words, 31)));
+    return (vu)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)(odd << 32));
 }
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {
-    const __mmask32 k = _mm512_cmpge_epu16_mask(draws, _mm512_set1_epi16((short)threshold));
+    const __mmask32 k = _mm512_cmpge_epu16_mask((__m512i)draws, _mm512_set1_epi16((short)threshold));
     keep[0] = (vm)k;
     keep[1] = (vm)(k >> 16);
 }
 CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
 {
-    return _mm512_cmpeq_epu16_mask(draws, _mm512_set1_epi16((short)threshold)) != 0;
+    return _mm512_cmpeq_epu16_mask((__m512i)draws, _mm512_set1_epi16((short)threshold)) != 0;
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)
 {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
-    return _mm_test_epi8_mask(bytes, bytes);
+    return _mm_cmpneq_epi8_mask(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());
 }
 CREG_INLINE unsigned vm_bits(vm keep) { return keep; }
 

@@ -1,14 +1,13 @@
-/* AArch64 NEON: 4 floats per vector. The operations are described in simd_scalar.h. */
+/* AArch64 NEON: 4 floats per vector. The operations are described in simd.h and simd_scalar.h. */
 #ifndef CREG_SIMD_NEON_H
 #define CREG_SIMD_NEON_H
 
 #include <arm_neon.h>
-#include <string.h>
 
 enum { CREG_W = 4, PHILOX_TOGETHER = 2 };
-typedef float32x4_t vf;
+#include "simd.h"
+
 typedef uint32x4_t vm; /* all bits of a lane */
-typedef uint64x2_t vu;
 typedef struct {
     ptrdiff_t n;
     vm lanes;
@@ -22,8 +21,6 @@ CREG_INLINE vw v_window(ptrdiff_t n)
 }
 
 CREG_INLINE vf v_set1(float a) { return vdupq_n_f32(a); }
-CREG_INLINE vf v_load(const float *p) { return vld1q_f32(p); }
-CREG_INLINE void v_store(float *p, vf a) { vst1q_f32(p, a); }
 CREG_INLINE void v_stream(float *p, vf a) { vst1q_f32(p, a); } /* non-temporal stores are not faster here */
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
@@ -41,10 +38,6 @@ CREG_INLINE vf v_keep(vm keep, vf a) { return vreinterpretq_f32_u32(vandq_u32(ke
 CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w.n); }
 CREG_INLINE vf v_only(vf a, vw w) { return v_keep(w.lanes, a); }
 
-CREG_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
-CREG_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
-CREG_INLINE vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
-CREG_INLINE vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
 CREG_INLINE vf v_sqrt(vf a) { return vsqrtq_f32(a); }
 
 CREG_INLINE vm v_equal(vf a, vf b) { return vceqq_f32(a, b); }
@@ -55,13 +48,6 @@ CREG_INLINE vf v_reverse(vf a)
 {
     const float32x4_t pairs = vrev64q_f32(a);
     return vextq_f32(pairs, pairs, 2);
-}
-CREG_INLINE vf v_split(vf a, vf *e)
-{
-    const int32x4_t bits = vreinterpretq_s32_f32(a);
-    const int32x4_t exponent = vshrq_n_s32(vsubq_s32(bits, vdupq_n_s32(0x3F3504F3)), 23);
-    *e = vcvtq_f32_s32(exponent);
-    return vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(exponent, 23)));
 }
 
 CREG_INLINE float v_sum(vf a)
@@ -74,26 +60,9 @@ CREG_INLINE void v_sums(const vf v[8], float out[8])
     for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
 }
 
-CREG_INLINE vu vu_set1(uint64_t a) { return vdupq_n_u64(a); }
-CREG_INLINE vu vu_even_counters(uint64_t first)
-{
-    static const uint64_t steps[2] = {0, 2};
-    return vaddq_u64(vdupq_n_u64(first), vld1q_u64(steps));
-}
-CREG_INLINE vu vu_add(vu a, vu b) { return vaddq_u64(a, b); }
 CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return vmull_u32(vmovn_u64(a), vdup_n_u32(b)); }
-CREG_INLINE vu vu_xor(vu a, vu b) { return veorq_u64(a, b); }
-CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return veorq_u64(veorq_u64(vshrq_n_u64(a, 32), b), c); }
+CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return vsliq_n_u64(even, odd, 32); }
-
-CREG_INLINE vf v_upper_bits(vu words)
-{
-    return vcvtq_f32_s32(vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_u64(words), 1)));
-}
-CREG_INLINE vf v_odd_negated(vf a, vu words)
-{
-    return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a), vshlq_n_u32(vreinterpretq_u32_u64(words), 31)));
-}
 
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
 {

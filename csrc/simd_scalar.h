@@ -1,37 +1,24 @@
 /* Any CPU: four floats in a 16-byte vector of GCC and Clang, which they turn into SSE2, AltiVec or plain C.
  *
  * Every simd_<isa>.h defines these operations over CREG_W floats, and the number of vectors of random words that are
- * fastest to draw at once (PHILOX_TOGETHER). The op headers use no others.
- *
- *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
- *   vw  a window of leading lanes
+ * fastest to draw at once (PHILOX_TOGETHER). simd.h has the other operations.
  */
 #ifndef CREG_SIMD_SCALAR_H
 #define CREG_SIMD_SCALAR_H
 
 #include <math.h>
-#include <string.h>
 
 enum { CREG_W = 4, PHILOX_TOGETHER = 1 };
-#define CREG_VECTOR __attribute__((vector_size(16)))
-typedef float vf CREG_VECTOR;
-typedef int32_t vm CREG_VECTOR; /* all bits of a lane: keep */
-typedef uint64_t vu CREG_VECTOR;
-typedef uint32_t vu_words CREG_VECTOR; /* a vu as CREG_W words ... */
-typedef uint16_t vu_draws CREG_VECTOR; /* ... and as 2 * CREG_W draws */
+#include "simd.h"
+
+typedef v_ints vm;                     /* all bits of a lane: keep */
+typedef uint16_t vu_draws CREG_VECTOR; /* a vu as 2 * CREG_W draws */
 typedef int16_t vu_kept CREG_VECTOR;
 typedef ptrdiff_t vw; /* how many lanes */
 
 CREG_INLINE vf v_set1(float a) { return (vf){a, a, a, a}; }
 
-/* Loads and stores of full vectors. v_stream is a non-temporal store, where there is one; p must be aligned. */
-CREG_INLINE vf v_load(const float *p)
-{
-    vf a;
-    memcpy(&a, p, sizeof a);
-    return a;
-}
-CREG_INLINE void v_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
+/* A non-temporal store, where there is one; p must be aligned. */
 CREG_INLINE void v_stream(float *p, vf a) { v_store(p, a); }
 CREG_INLINE void v_stream_end(void) {} /* makes non-temporal stores visible to other threads */
 
@@ -73,10 +60,6 @@ CREG_INLINE vf v_only(vf a, vw w)
     return v_keep(lanes, a);
 }
 
-CREG_INLINE vf v_add(vf a, vf b) { return a + b; }
-CREG_INLINE vf v_sub(vf a, vf b) { return a - b; }
-CREG_INLINE vf v_mul(vf a, vf b) { return a * b; }
-CREG_INLINE vf v_div(vf a, vf b) { return a / b; }
 CREG_INLINE vf v_sqrt(vf a) { return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 
 CREG_INLINE vm v_equal(vf a, vf b) { return a == b; }
@@ -86,15 +69,6 @@ CREG_INLINE vf v_max(vf a, vf b) { return v_select(a > b, a, b); }
 CREG_INLINE vf v_min(vf a, vf b) { return v_select(a < b, a, b); }
 CREG_INLINE vf v_reverse(vf a) { return (vf){a[3], a[2], a[1], a[0]}; } /* the last lane first */
 
-/* Splits a positive normal a into m * 2^e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves e in
- * the exponent's bits. */
-CREG_INLINE vf v_split(vf a, vf *e)
-{
-    const vm exponent = ((vm)a - 0x3F3504F3) >> 23;
-    *e = __builtin_convertvector(exponent, vf);
-    return (vf)((vu_words)a - ((vu_words)exponent << 23));
-}
-
 /* The sum of the lanes, halves added to halves: the fixed order of acc_sum() in reduce.h. */
 CREG_INLINE float v_sum(vf a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 /* The sums of eight vectors. */
@@ -103,23 +77,13 @@ CREG_INLINE void v_sums(const vf v[8], float out[8])
     for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
 }
 
-/* Arithmetic of Philox. Only the low 32 bits of each number are used; products have their high half above them. */
-CREG_INLINE vu vu_set1(uint64_t a) { return (vu){a, a}; }
-CREG_INLINE vu vu_even_counters(uint64_t first) { return (vu){first, first + 2}; } /* first, first + 2, first + 4 ... */
-CREG_INLINE vu vu_add(vu a, vu b) { return a + b; }
 CREG_INLINE vu vu_mul32(vu a, uint32_t b) /* low half of a times b, all 64 bits */
 {
     return (vu){(uint64_t)(uint32_t)a[0] * b, (uint64_t)(uint32_t)a[1] * b};
 }
-CREG_INLINE vu vu_xor(vu a, vu b) { return a ^ b; }
 CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; } /* high half of a, xor b, xor c */
 /* The low halves, interleaved as 32-bit words: even[0], odd[0], even[1] ... */
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return (even & 0xFFFFFFFFu) | (odd << 32); }
-
-/* The upper 31 bits of each 32-bit word as a float, rounded to nearest. */
-CREG_INLINE vf v_upper_bits(vu words) { return __builtin_convertvector((vm)((vu_words)words >> 1), vf); }
-/* a with the sign flipped where the word is odd. */
-CREG_INLINE vf v_odd_negated(vf a, vu words) { return (vf)((vu_words)a ^ ((vu_words)words << 31)); }
 
 /* `draws` holds 2 * CREG_W numbers of 16 bits, the low half of each word first. A draw >= threshold keeps. */
 CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
@@ -136,7 +100,7 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)
 {
     return -(vm){p[0], p[1], p[2], p[3]};
-}                                     /* CREG_W bytes: 1 keeps, 0 drops */
+} /* CREG_W bytes: 1 keeps, 0 drops */
 CREG_INLINE unsigned vm_bits(vm keep) /* bit i: lane i kept */
 {
     const vu bits = (vu)(keep & (vm){1, 2, 4, 8});

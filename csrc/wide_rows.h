@@ -19,23 +19,38 @@ CREG_INLINE ptrdiff_t panels_of(const creg_norm *n) { return (n->cols + CREG_PAN
 
 CREG_INLINE double *panel_sums_of(const creg_norm *n, ptrdiff_t row) { return n->panel_sums + 2 * row * panels_of(n); }
 
-/* The row that is normalised. */
-CREG_INLINE const float *wide_row(const creg_norm *n, ptrdiff_t row) { return (n->h ? n->h : n->x) + row * n->cols; }
+/* What is normalised. */
+CREG_INLINE const float *wide_input(const creg_norm *n) { return n->h ? n->h : n->x; }
 
-static void creg_wide_sums(const creg_norm *n, ptrdiff_t panel, ptrdiff_t row)
+/* A task's panel: columns [j, j + size) of a row, the position `at` of its first element, and its two sums. A thread
+ * runs neighbouring tasks: the same columns of all rows, which share gamma and beta. */
+typedef struct {
+    ptrdiff_t row, j, at, size;
+    double *sums;
+} wide_panel;
+
+CREG_INLINE wide_panel panel_of(const creg_norm *n, ptrdiff_t task)
 {
-    const ptrdiff_t j = panel * CREG_PANEL, at = row * n->cols + j, size = min_size(CREG_PANEL, n->cols - j);
-    double *out = panel_sums_of(n, row) + 2 * panel;
+    const ptrdiff_t row = task % n->rows, panel = task / n->rows, j = panel * CREG_PANEL;
+    return (wide_panel){row, j, row * n->cols + j, min_size(CREG_PANEL, n->cols - j),
+                        panel_sums_of(n, row) + 2 * panel};
+}
+
+static void creg_wide_sums(void *norm, ptrdiff_t task)
+{
+    const creg_norm *n = norm;
+    const wide_panel p = panel_of(n, task);
+    const float *x = wide_input(n) + p.at;
     if (n->residual) {
         const philox_keys keys = dropout_keys(n);
-        add_dropped(n, &keys, n->h + at, at, size, 0);
+        add_dropped(n, &keys, n->h + p.at, p.at, p.size, 0);
     }
     if (n->kind == CREG_RMS_NORM)
-        out[0] = panel_squares(wide_row(n, row) + j, size);
+        p.sums[0] = panel_squares(x, p.size);
     else {
-        const moments m = panel_moments(wide_row(n, row) + j, 1, 0, size);
-        out[0] = m.mean;
-        out[1] = m.m2;
+        const moments m = panel_moments(x, 1, 0, p.size);
+        p.sums[0] = m.mean;
+        p.sums[1] = m.m2;
     }
 }
 
@@ -44,7 +59,7 @@ static row_statistics merged_rms_norm(const creg_norm *n, ptrdiff_t row)
     const double *sums = panel_sums_of(n, row);
     double squares = 0.0;
     for (ptrdiff_t k = 0; k < panels_of(n); k++) squares += sums[2 * k];
-    return rms_norm_finish(squares, wide_row(n, row), n->cols, n->eps);
+    return rms_norm_finish(squares, wide_input(n) + row * n->cols, n->cols, n->eps);
 }
 
 static row_statistics merged_layer_norm(const creg_norm *n, ptrdiff_t row)
@@ -55,40 +70,44 @@ static row_statistics merged_layer_norm(const creg_norm *n, ptrdiff_t row)
         const moments panel = {(double)min_size(CREG_PANEL, n->cols - j), sums[2 * k], sums[2 * k + 1]};
         total = k ? moments_merge(total, panel) : panel;
     }
-    return layer_norm_finish(total, wide_row(n, row), n->cols, n->eps);
+    return layer_norm_finish(total, wide_input(n) + row * n->cols, n->cols, n->eps);
 }
 
-static void creg_wide_statistics(const creg_norm *n, ptrdiff_t row)
+static void creg_wide_statistics(void *norm, ptrdiff_t row)
 {
+    const creg_norm *n = norm;
     const row_statistics found = n->kind == CREG_RMS_NORM ? merged_rms_norm(n, row) : merged_layer_norm(n, row);
     n->wide[row] = (creg_wide_row){.mean = found.mean, .rstd = found.rstd, .exact = !found.safe};
+    if (n->mean) n->mean[row] = found.mean;
+    if (n->rstd) n->rstd[row] = found.rstd;
 }
 
-CREG_INLINE void wide_write(form f, const creg_norm *n, ptrdiff_t row, ptrdiff_t j)
+CREG_INLINE void wide_write(form f, const creg_norm *n, wide_panel p)
 {
-    const ptrdiff_t size = min_size(CREG_PANEL, n->cols - j), ahead = row + 1 < n->rows ? n->cols : 0;
-    const gain_bias a = columns_on((gain_bias){n->gamma, n->beta}, j);
-    const float *x = wide_row(n, row) + j;
-    const creg_wide_row *found = n->wide + row;
+    const ptrdiff_t ahead = p.row + 1 < n->rows ? n->cols : 0;
+    const gain_bias a = columns_on((gain_bias){n->gamma, n->beta}, p.j);
+    const float *x = wide_input(n) + p.at;
+    const creg_wide_row *found = n->wide + p.row;
     const row_scale scale = row_scale_of(found->mean, found->rstd);
-    float *y = n->y + row * n->cols + j;
+    float *y = n->y + p.at;
     if (found->exact)
-        norm_row_exact(f.kind, a, x, y, size, found->mean, found->rstd);
+        norm_row_exact(f.kind, a, x, y, p.size, found->mean, found->rstd);
     else if (n->stream)
-        norm_row(f, a, x, x + ahead, y, size, scale, 1);
+        norm_row(f, a, x, x + ahead, y, p.size, scale, 1);
     else
-        norm_row(f, a, x, x + ahead, y, size, scale, 0);
+        norm_row(f, a, x, x + ahead, y, p.size, scale, 0);
 }
 
-static void creg_wide_write(const creg_norm *n, ptrdiff_t panel, ptrdiff_t row)
+static void creg_wide_write(void *norm, ptrdiff_t task)
 {
-    const ptrdiff_t j = panel * CREG_PANEL;
+    const creg_norm *n = norm;
+    const wide_panel p = panel_of(n, task);
     if (n->kind == CREG_RMS_NORM)
-        wide_write((form){CREG_RMS_NORM, 0}, n, row, j);
+        wide_write((form){CREG_RMS_NORM, 0}, n, p);
     else if (n->gamma && n->beta)
-        wide_write((form){CREG_LAYER_NORM, 1}, n, row, j);
+        wide_write((form){CREG_LAYER_NORM, 1}, n, p);
     else
-        wide_write((form){CREG_LAYER_NORM, 0}, n, row, j);
+        wide_write((form){CREG_LAYER_NORM, 0}, n, p);
     if (n->stream) v_stream_end();
 }
 
@@ -99,37 +118,36 @@ CREG_INLINE grad_block wide_block(const creg_norm *n, ptrdiff_t j)
                         n->dx + j, AT(n->dgamma, j), AT(n->dbeta, j)};
 }
 
-static void creg_wide_grad_sums(const creg_norm *n, ptrdiff_t panel, ptrdiff_t row)
+static void creg_wide_grad_sums(void *norm, ptrdiff_t task)
 {
-    const ptrdiff_t j = panel * CREG_PANEL, at = row * n->cols + j, size = min_size(CREG_PANEL, n->cols - j);
-    const creg_wide_row *r = n->wide + row;
-    const grad_operands operands = {n->dy + at, n->x + at, AT(n->gamma, j), row_scale_of(r->mean, r->rstd)};
-    double *out = panel_sums_of(n, row) + 2 * panel;
+    const creg_norm *n = norm;
+    const wide_panel p = panel_of(n, task);
+    const row_scale scale = row_scale_of(mean_at(n->kind, n, p.row), n->rstd[p.row]);
+    const grad_operands operands = {n->dy + p.at, n->x + p.at, AT(n->gamma, p.j), scale};
     if (n->kind == CREG_RMS_NORM) {
-        out[0] = 0.0;
-        out[1] = (double)panel_sums(rms_norm_grad_terms, &operands, 0, size).b;
+        p.sums[0] = 0.0;
+        p.sums[1] = (double)panel_sums(rms_norm_grad_terms, &operands, 0, p.size).b;
     } else {
-        const sums found = panel_sums(layer_norm_grad_terms, &operands, 0, size);
-        out[0] = (double)found.a;
-        out[1] = (double)found.b;
+        const sums found = panel_sums(layer_norm_grad_terms, &operands, 0, p.size);
+        p.sums[0] = (double)found.a;
+        p.sums[1] = (double)found.b;
     }
 }
 
-static void creg_wide_grad_means(const creg_norm *n, ptrdiff_t row)
+static void creg_wide_grad_means(void *norm, ptrdiff_t row)
 {
-    const double *sums = panel_sums_of(n, row);
+    const creg_norm *n = norm;
+    const double *sums = panel_sums_of(n, row), mean = mean_at(n->kind, n, row), rstd = n->rstd[row];
     const grad_block b = rows_on(wide_block(n, 0), row * n->cols);
-    creg_wide_row *out = n->wide + row;
     double g = 0.0, g_d = 0.0;
     for (ptrdiff_t k = 0; k < panels_of(n); k++) {
         g += sums[2 * k];
         g_d += sums[2 * k + 1];
     }
-    grad_means means = grad_means_of(g, g_d, n->cols, out->rstd);
-    out->exact = !grad_is_safe(means, b, n->cols, out->rstd);
-    if (out->exact) means = norm_grad_means_exact(n->kind, b, n->cols, out->mean, out->rstd);
-    out->mean_g = means.g;
-    out->mean_g_x_hat = means.g_x_hat;
+    grad_means means = grad_means_of(g, g_d, n->cols, rstd);
+    const int exact = !grad_is_safe(means, b, n->cols, rstd);
+    if (exact) means = norm_grad_means_exact(n->kind, b, n->cols, mean, rstd);
+    n->wide[row] = (creg_wide_row){mean, rstd, means.g, means.g_x_hat, exact};
 }
 
 /* dx in columns [j, j + size) of all rows, then dropout's gradient of it, which reads dx from L1. */
@@ -155,8 +173,9 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
     }
 }
 
-static void creg_wide_grad_tile(const creg_norm *n, ptrdiff_t tile)
+static void creg_wide_grad_tile(void *norm, ptrdiff_t tile)
 {
+    const creg_norm *n = norm;
     const ptrdiff_t j = tile * CREG_TILE, size = min_size(CREG_TILE, n->cols - j);
     if (n->kind == CREG_RMS_NORM && n->gamma && !n->dh)
         wide_grad_tile((form){CREG_RMS_NORM, 1}, n, j, size);

@@ -99,24 +99,26 @@ cdef cnp.ndarray float32_rows(object a, str name):
     return x
 
 
-cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
-    return cnp.PyArray_SAMESHAPE(a, b)
-
-
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name):
     cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
-    if not same_shape(x, other):
+    if not cnp.PyArray_SAMESHAPE(x, other):
         raise ValueError(f"{name} must have the shape of {other_name}, {shape_of(other)}, got {shape_of(x)}")
     return x
 
 
-cdef cnp.ndarray float32_vector(object a, str name, ptrdiff_t n):
+# `why` tells what the shape means.
+cdef cnp.ndarray array_of_shape(object a, str name, int dtype, int ndim, cnp.npy_intp *shape, str why):
+    cdef cnp.ndarray x = checked_array(a, name, dtype)
+    if x.ndim != ndim or not cnp.PyArray_CompareLists(cnp.PyArray_DIMS(x), shape, ndim):
+        wanted = tuple([shape[i] for i in range(ndim)])
+        raise ValueError(f"{name} must have shape {wanted}, {why}, got {shape_of(x)}")
+    return x
+
+
+cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n):
     if a is None:
         return None
-    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
-    if x.ndim != 1 or cnp.PyArray_DIM(x, 0) != n:
-        raise ValueError(f"{name} must have shape ({n},), one value per feature, got {shape_of(x)}")
-    return x
+    return array_of_shape(a, name, cnp.NPY_FLOAT32, 1, &n, "one value per feature")
 
 
 cdef cnp.ndarray int64_vector(object a, str name):
@@ -128,12 +130,10 @@ cdef cnp.ndarray int64_vector(object a, str name):
 
 # One number (k = 1) or k numbers for each of n samples: shape (n,) or (n, k).
 cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k):
-    cdef cnp.ndarray x = checked_array(a, name, dtype)
-    cdef tuple wanted = tuple([n] if k == 1 else [n, k])
-    if (<object>x).shape != wanted:
-        each = "one number" if k == 1 else f"{k} numbers"
-        raise ValueError(f"{name} must have shape {wanted}, {each} per sample, got {shape_of(x)}")
-    return x
+    cdef cnp.npy_intp[2] shape = [n, k]
+    if k == 1:
+        return array_of_shape(a, name, dtype, 1, shape, "one number per sample")
+    return array_of_shape(a, name, dtype, 2, shape, "one row per sample")
 
 
 cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1:
@@ -148,15 +148,7 @@ cdef bint is_channels_last(cnp.ndarray x, object channel_axis) except -1:
 
 
 cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape):
-    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT64)
-    cdef int i
-    cdef bint fits = x.ndim == ndim
-    for i in range(ndim if fits else 0):
-        fits = fits and cnp.PyArray_DIM(x, i) == shape[i]
-    if not fits:
-        wanted = tuple([shape[i] for i in range(ndim)])
-        raise ValueError(f"{name} must have shape {wanted}, as the forward pass returned it, got {shape_of(x)}")
-    return x
+    return array_of_shape(a, name, cnp.NPY_FLOAT64, ndim, shape, "as the forward pass returned it")
 
 
 cdef cnp.ndarray writable(cnp.ndarray a, str name):
@@ -172,6 +164,12 @@ cdef cnp.ndarray output(object out, cnp.ndarray like, str name):
     writable(y, "out")
     refuse_overlap(y, "out", like, name, True)
     return y
+
+
+cdef int refuse_overlaps(cnp.ndarray x, str name, tuple others) except -1:
+    for other, other_name in others:
+        refuse_overlap(x, name, other, other_name, False)
+    return 0
 
 
 cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1:
@@ -224,11 +222,26 @@ cdef float float32_number(object value, str name, double low, double high) excep
     return a.narrow
 
 
-cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:
+cdef object whole_number(object value, str name):
     try:
-        whole = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r:.60}") from None
+
+
+cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:
+    whole = whole_number(value, name)
     if not 0 <= whole < 1 << 64:
         raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {whole}")
     return whole
+
+
+# `wanted` tells the range in words.
+cdef int check_range(const Number *values, ptrdiff_t n, ptrdiff_t step, Number low, Number high, str name,
+                     str wanted) except -1:
+    cdef ptrdiff_t i
+    for i in range(n):
+        if not low <= values[i * step] <= high:
+            got = np.float32(values[i * step]) if Number is float else values[i * step]
+            raise ValueError(f"{name} must hold {wanted}, got {got!s}")
+    return 0

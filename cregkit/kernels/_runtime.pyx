@@ -63,7 +63,9 @@ _choose_isa()
 
 # A task over rows has CREG_TASK elements: enough to amortise its start, few enough to balance the threads. Tasks of
 # large arrays are larger, because the first row of a task is not prefetched.
-cdef ptrdiff_t LARGE_TASK_ELEMENTS = 128 * 1024, LARGE_TASKS = 128
+cdef enum:
+    LARGE_TASK_ELEMENTS = 128 * 1024
+    LARGE_TASKS = 128
 
 # Above this much traffic of inputs and outputs, use non-temporal stores: outputs would be evicted from the LLC before
 # they are read, and a cached store reads memory first. At most 80 MiB, because other cores share the LLC. Measurements:
@@ -74,7 +76,7 @@ cdef ptrdiff_t stream_bytes = STREAM_BYTES
 
 
 cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
-    cdef ptrdiff_t elements = min(LARGE_TASK_ELEMENTS, max(<ptrdiff_t>CREG_TASK, rows * cols // LARGE_TASKS))
+    cdef ptrdiff_t elements = min(<ptrdiff_t>LARGE_TASK_ELEMENTS, max(<ptrdiff_t>CREG_TASK, rows * cols // LARGE_TASKS))
     return max(1, elements // cols)
 
 

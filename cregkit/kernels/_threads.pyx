@@ -87,8 +87,9 @@ cdef extern from * nogil:
 creg_watch_forks()
 creg_forked = is_forked()
 
-# A loop uses one more thread for each this many elements (csrc/TUNING.md).
-cdef ptrdiff_t ELEMENTS_PER_THREAD = 32 * 1024
+cdef enum:
+    # A loop uses one more thread for each this many elements (csrc/TUNING.md).
+    ELEMENTS_PER_THREAD = 32 * 1024
 
 # ---- the number of threads ----
 

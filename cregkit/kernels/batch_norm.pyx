@@ -15,9 +15,7 @@ from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last,
     new_vector, number, output, refuse_overlap, writable,
 )
-from cregkit.kernels._csrc cimport (
-    creg_batch, creg_batch_norm, creg_batch_norm_grad, creg_channels, CREG_FAR, CREG_NEAR, creg_shape, CREG_STREAM,
-)
+from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, CREG_FAR, CREG_NEAR, creg_shape, CREG_STREAM
 from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 
@@ -30,130 +28,115 @@ cdef enum:
     PARAMETER_COST = 16
 
 
-cdef creg_shape shape_of(cnp.ndarray x, str name, object channel_axis) except *:
-    cdef int i
+cdef creg_shape shape_of(cnp.ndarray x, object channel_axis) except *:
     if x.ndim < 2:
-        raise ValueError(f"{name} must have at least two dimensions (samples and channels), got shape "
-                         f"{(<object>x).shape}")
-    cdef bint last = is_channels_last(x, channel_axis)
-    cdef creg_shape shape
-    shape.n, shape.s = cnp.PyArray_DIM(x, 0), 1
-    if not last:
-        shape.c = cnp.PyArray_DIM(x, 1)
-        for i in range(2, x.ndim):
-            shape.s *= cnp.PyArray_DIM(x, i)
-    else:
-        shape.c = cnp.PyArray_DIM(x, x.ndim - 1)
-        for i in range(1, x.ndim - 1):
-            shape.n *= cnp.PyArray_DIM(x, i)
+        raise ValueError(f"x must have at least two dimensions (samples and channels), got shape {(<object>x).shape}")
+    cdef int i, axis = x.ndim - 1 if is_channels_last(x, channel_axis) else 1
+    cdef creg_shape shape = creg_shape(1, cnp.PyArray_DIM(x, axis), 1)
+    for i in range(axis):
+        shape.n *= cnp.PyArray_DIM(x, i)
+    for i in range(axis + 1, x.ndim):
+        shape.s *= cnp.PyArray_DIM(x, i)
     return shape
 
 
-# Plans a call on `arrays` tensors: the cuts, and the channels' parameters, which the returned array keeps alive.
-# `sums`: whether a pass of sums precedes the pass that writes.
-cdef cnp.ndarray plan(creg_batch *a, int arrays, bint sums):
+# Plans a call: the cuts, and memory for the chunks' sums and the channels' parameters, which the returned array keeps
+# alive. The caller has set the shape, and `dy` and `given_mean`, which tell the kind of call.
+cdef cnp.ndarray plan(creg_batch_norm *a):
     cdef ptrdiff_t c = a.shape.c, elements = elements_of(a)
-    cdef cnp.ndarray memory = new_vector(c * (4 * sizeof(double) + 6 * sizeof(float) + 1), cnp.NPY_UINT8)
+    cdef bint streamed = streams(elements, 2 if a.dy == NULL else 3)
+    a.where = CREG_STREAM if streamed else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
+    kernels().batch_norm_plan(a)
+    cdef ptrdiff_t sums = a.summed.chunks * c, n_wide = 2 * sums + 5 * c
+    cdef cnp.ndarray memory = new_vector(n_wide * sizeof(double) + c * (6 * sizeof(float) + 1), cnp.NPY_UINT8)
     cdef double *wide = <double *>cnp.PyArray_DATA(memory)
-    cdef float *narrow = <float *>(wide + 4 * c)
+    cdef float *narrow = <float *>(wide + n_wide)
     cdef creg_channels *ch = &a.channels
-    ch.mean64, ch.scale64, ch.k1_64, ch.k2_64 = wide, wide + c, wide + 2 * c, wide + 3 * c
+    a.chunk_mean, a.chunk_m2 = wide, wide + sums
+    a.chunk_dy, a.chunk_dy_d = <float *>wide, <float *>wide + sums
+    wide += 2 * sums
+    ch.scale64, ch.k1_64, ch.k2_64 = wide, wide + c, wide + 2 * c
+    if a.given_mean != NULL:
+        ch.mean, a.rstd = wide + 3 * c, wide + 4 * c
     ch.hi, ch.lo, ch.scale = narrow, narrow + c, narrow + 2 * c
     ch.bias, ch.k1, ch.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
     ch.exact = <unsigned char *>(narrow + 6 * c)
     memset(ch.exact, 0, c)
-    a.count = <double>a.shape.n * <double>a.shape.s
-    a.where = CREG_STREAM if streams(elements, arrays) else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
-    kernels().batch_norm_plan(a, sums)
     return memory
 
 
-cdef ptrdiff_t elements_of(const creg_batch *a) noexcept nogil:
+cdef ptrdiff_t elements_of(const creg_batch_norm *a) noexcept nogil:
     return a.shape.n * a.shape.c * a.shape.s
 
 
 # The cost of a step over the channels, in elements.
-cdef ptrdiff_t channels_cost(const creg_batch *a, ptrdiff_t chunks) noexcept nogil:
+cdef ptrdiff_t channels_cost(const creg_batch_norm *a, ptrdiff_t chunks) noexcept nogil:
     return a.shape.c * (chunks + PARAMETER_COST)
 
 
-cdef void find_statistics(creg_batch_norm *a) noexcept nogil:
-    cdef ptrdiff_t chunks = 0
-    if a.batch.given_mean == NULL:
-        parallel_for(kernels().batch_norm_moments, a, a.batch.summed.tasks, elements_of(&a.batch))
-        chunks = a.batch.summed.chunks
-    parallel_for(kernels().batch_norm_statistics, a, a.batch.channelwise.tasks, channels_cost(&a.batch, chunks))
+# The steps before the pass that writes. At inference, forward has no sums: 0 tasks, 0 chunks.
+cdef void find_parameters(creg_batch_norm *a) noexcept nogil:
+    if a.dy != NULL:
+        parallel_for(kernels().batch_norm_centres, a, a.channelwise.tasks, channels_cost(a, 0))
+    parallel_for(kernels().batch_norm_sums, a, a.summed.tasks, elements_of(a))
+    parallel_for(kernels().batch_norm_merge, a, a.channelwise.tasks, channels_cost(a, a.summed.chunks))
 
 
 # In reverse order, because the end of the tensor is still in the cache after the previous pass.
-cdef void normalise(creg_batch_norm *a) noexcept nogil:
-    parallel_for_backwards(kernels().batch_norm_apply, a, a.batch.written.tasks, elements_of(&a.batch))
+cdef void write(creg_batch_norm *a) noexcept nogil:
+    parallel_for_backwards(kernels().batch_norm_apply, a, a.written.tasks, elements_of(a))
 
 
-cdef void forward(creg_batch_norm *a) noexcept nogil:
-    if a.batch.whole:
-        parallel_for(kernels().batch_norm_whole, a, a.batch.summed.tasks, elements_of(&a.batch))
-        return
-    find_statistics(a)
-    normalise(a)
+cdef void run(creg_batch_norm *a) noexcept nogil:
+    if a.whole:
+        parallel_for(kernels().batch_norm_whole, a, a.written.tasks, elements_of(a))
+    else:
+        find_parameters(a)
+        write(a)
 
 
-cdef void find_gradient_sums(creg_batch_norm_grad *a) noexcept nogil:
-    cdef ptrdiff_t tasks = a.batch.channelwise.tasks
-    parallel_for(kernels().batch_norm_grad_centres, a, tasks, channels_cost(&a.batch, 0))
-    parallel_for(kernels().batch_norm_grad_sums, a, a.batch.summed.tasks, elements_of(&a.batch))
-    parallel_for(kernels().batch_norm_grad_merge, a, tasks, channels_cost(&a.batch, a.batch.summed.chunks))
+# The first half of run() for a part of a batch. `first` and `second` are the results to merge; those of an empty part
+# are 0.
+cdef int begin_part(creg_batch_norm *a, cnp.ndarray first, cnp.ndarray second) except -1:
+    first[...] = second[...] = 0.0
+    with nogil:
+        if elements_of(a) > 0:
+            find_parameters(a)
+    return 0
 
 
-cdef void find_dx(creg_batch_norm_grad *a) noexcept nogil:
-    parallel_for_backwards(kernels().batch_norm_grad_apply, a, a.batch.written.tasks, elements_of(&a.batch))
+# The second half, with the merged results.
+cdef int finish_part(creg_batch_norm *a) except -1:
+    with nogil:
+        parallel_for(kernels().batch_norm_affine, a, a.channelwise.tasks, channels_cost(a, 0))
+        write(a)
+    return 0
 
 
-cdef void backward(creg_batch_norm_grad *a) noexcept nogil:
-    if a.batch.whole:
-        parallel_for(kernels().batch_norm_grad_whole, a, a.batch.summed.tasks, elements_of(&a.batch))
-        return
-    find_gradient_sums(a)
-    find_dx(a)
-
-
-# forward() of a part of a batch. `merge` combines the moments of this process with those of the others.
+# Forward of a part of a batch. `merge` combines the moments of this process with those of the others.
 cdef int forward_merged(creg_batch_norm *a, object merge, cnp.ndarray mean, cnp.ndarray var,
                         cnp.ndarray rstd) except -1:
-    mean[...] = var[...] = 0.0
-    with nogil:
-        if elements_of(&a.batch) > 0:  # the moments of an empty part stay 0
-            find_statistics(a)
-    count, mean[...], m2 = merge(a.batch.count, mean, var * a.batch.count)
+    begin_part(a, mean, var)
+    count, mean[...], m2 = merge(a.count, mean, var * a.count)
     if count < 2:
         raise ValueError(f"x must have at least two values per channel in training, got {count:g} in all processes")
-    a.batch.count = count
+    a.count = count
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant channel with eps = 0, or NaN
-        np.divide(m2, a.batch.count, out=var)
-        np.divide(1.0, np.sqrt(var + a.batch.eps), out=rstd)
-    with nogil:
-        parallel_for(kernels().batch_norm_affine, a, a.batch.channelwise.tasks, channels_cost(&a.batch, 0))
-        normalise(a)
-    return 0
+        np.divide(m2, a.count, out=var)
+        np.divide(1.0, np.sqrt(var + a.eps), out=rstd)
+    return finish_part(a)
 
 
-# backward() of a part of a batch.
-cdef int backward_merged(creg_batch_norm_grad *a, object merge, cnp.ndarray dgamma, cnp.ndarray dbeta) except -1:
-    cdef cnp.npy_intp c = a.batch.shape.c
-    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.batch.channels.k1_64)
-    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.batch.channels.k2_64)
-    for sums in (dgamma, dbeta, sums_dy, sums_dy_d):
-        if sums is not None:
-            sums[...] = 0.0
-    with nogil:
-        if elements_of(&a.batch) > 0:  # the sums of an empty part stay 0
-            find_gradient_sums(a)
-    count, sums_dy[...], sums_dy_d[...] = merge(a.batch.count, sums_dy.copy(), sums_dy_d.copy())
-    a.batch.count = count
-    with nogil:
-        parallel_for(kernels().batch_norm_grad_affine, a, a.batch.channelwise.tasks, channels_cost(&a.batch, 0))
-        find_dx(a)
-    return 0
+# Backward of a part of a batch.
+cdef int backward_merged(creg_batch_norm *a, object merge, cnp.ndarray dgamma, cnp.ndarray dbeta) except -1:
+    cdef cnp.npy_intp c = a.shape.c
+    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k1_64)
+    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k2_64)
+    if dgamma is not None:
+        dgamma[...] = dbeta[...] = 0.0  # those of an empty part
+    begin_part(a, sums_dy, sums_dy_d)
+    a.count, sums_dy[...], sums_dy_d[...] = merge(a.count, sums_dy.copy(), sums_dy_d.copy())
+    return finish_part(a)
 
 
 # A checked vector that `out` must not overlap.
@@ -214,27 +197,28 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x")
-    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    a.shape = shape_of(x_, channel_axis)
     cdef cnp.ndarray y = output(out, x_, "x")
-    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", shape.c, y)
-    cdef cnp.ndarray var_ = required_parameter(var, "var", shape.c, y)
-    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
-    a.batch.shape, a.batch.eps = shape, number(eps, "eps", 0.0, DBL_MAX)
-    cdef cnp.ndarray _channels = plan(&a.batch, 2, False)
-    cdef cnp.ndarray found = new_vector(2 * shape.c, cnp.NPY_FLOAT64)
-    a.batch.given_mean, a.batch.given_var = floats(mean_), floats(var_)
-    a.batch.mean, a.batch.rstd = doubles(found), doubles(found) + shape.c
-    a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray mean_ = required_parameter(mean, "mean", a.shape.c, y)
+    cdef cnp.ndarray var_ = required_parameter(var, "var", a.shape.c, y)
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", a.shape.c, y), beta_ = parameter(beta, "beta", a.shape.c, y)
+    a.given_mean, a.given_var, a.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
+    a.x, a.out, a.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray _memory = plan(&a)
     with nogil:
-        forward(&a)
+        run(&a)
     return y
 
 
-cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y):
+# A checked running statistic, which is updated in place and so overlaps no other array.
+cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
+                         cnp.ndarray beta):
     cdef cnp.ndarray vector = parameter(value, name, c, y)
     if vector is not None:
         writable(vector, name)
         refuse_overlap(vector, name, x, "x", False)
+        refuse_overlap(vector, name, gamma, "gamma", False)
+        refuse_overlap(vector, name, beta, "beta", False)
     return vector
 
 
@@ -299,33 +283,28 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x")
-    cdef creg_shape shape = shape_of(x_, "x", channel_axis)
+    a.shape = shape_of(x_, channel_axis)
+    cdef ptrdiff_t c = a.shape.c
     a.momentum = number(momentum, "momentum", 0.0, 1.0)
-    if merge is None and shape.n * shape.s < 2:
+    if merge is None and a.shape.n * a.shape.s < 2:
         raise ValueError(f"x must have at least two values per channel in training, got shape {(<object>x_).shape}: "
                          f"use batch_norm with running statistics, or a larger batch")
     cdef cnp.ndarray y = output(out, x_, "x")
-    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", shape.c, y), beta_ = parameter(beta, "beta", shape.c, y)
-    cdef cnp.ndarray running_mean_ = running(running_mean, "running_mean", shape.c, x_, y)
-    cdef cnp.ndarray running_var_ = running(running_var, "running_var", shape.c, x_, y)
-    for running_, name in ((running_mean_, "running_mean"), (running_var_, "running_var")):
-        if running_ is not None:
-            refuse_overlap(running_, name, gamma_, "gamma", False)
-            refuse_overlap(running_, name, beta_, "beta", False)
+    cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, y), beta_ = parameter(beta, "beta", c, y)
+    cdef cnp.ndarray running_mean_ = running(running_mean, "running_mean", c, x_, y, gamma_, beta_)
+    cdef cnp.ndarray running_var_ = running(running_var, "running_var", c, x_, y, gamma_, beta_)
     if running_mean_ is not None:
         refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
-    a.batch.shape, a.batch.eps, a.batch.shared = shape, number(eps, "eps", 0.0, DBL_MAX), merge is not None
-    cdef cnp.ndarray _channels = plan(&a.batch, 2, True)
-    cdef cnp.ndarray mean = new_vector(shape.c, cnp.NPY_FLOAT64), rstd = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray var = new_vector(shape.c, cnp.NPY_FLOAT64)
-    cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * shape.c, cnp.NPY_FLOAT64)
-    a.running_mean, a.running_var, a.unbiased = floats(running_mean_), floats(running_var_), bool(unbiased)
-    a.chunk_mean, a.chunk_m2 = doubles(partial), doubles(partial) + a.batch.summed.chunks * shape.c
-    a.batch.mean, a.var, a.batch.rstd = doubles(mean), doubles(var), doubles(rstd)
-    a.batch.x, a.y, a.batch.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    a.eps, a.shared, a.unbiased = number(eps, "eps", 0.0, DBL_MAX), merge is not None, bool(unbiased)
+    a.x, a.out, a.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray _memory = plan(&a)
+    cdef cnp.ndarray mean = new_vector(c, cnp.NPY_FLOAT64), rstd = new_vector(c, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray var = new_vector(c, cnp.NPY_FLOAT64)
+    a.channels.mean, a.var, a.rstd = doubles(mean), doubles(var), doubles(rstd)
+    a.running_mean, a.running_var = floats(running_mean_), floats(running_var_)
     if merge is None:
         with nogil:
-            forward(&a)
+            run(&a)
     else:
         forward_merged(&a, merge, mean, var, rstd)
     run_task(kernels().batch_norm_update, &a, 0)
@@ -333,22 +312,18 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 
 
 # Backward in training and at inference. The caller has set the shape and the statistics of `a`.
-cdef tuple gradients(creg_batch_norm_grad *a, cnp.ndarray dy, cnp.ndarray x, object gamma, cnp.ndarray dx,
-                     object merge):
-    cdef ptrdiff_t c = a.batch.shape.c
+cdef tuple gradients(creg_batch_norm *a, cnp.ndarray dy, cnp.ndarray x, object gamma, cnp.ndarray dx, object merge):
+    cdef ptrdiff_t c = a.shape.c
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    a.batch.shared = merge is not None
-    cdef cnp.ndarray _channels = plan(&a.batch, 3, True)
-    cdef cnp.ndarray partial = new_vector(2 * a.batch.summed.chunks * c, cnp.NPY_FLOAT32)
+    a.dy, a.x, a.out, a.gamma, a.shared = floats(dy), floats(x), floats(dx), floats(gamma_), merge is not None
+    cdef cnp.ndarray _memory = plan(a)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
-    a.dy, a.batch.x, a.dx, a.batch.gamma = floats(dy), floats(x), floats(dx), floats(gamma_)
-    a.chunk_dy, a.chunk_dy_d = floats(partial), floats(partial) + a.batch.summed.chunks * c
     a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
     if merge is None:
         with nogil:
-            backward(a)
+            run(a)
     else:
         backward_merged(a, merge, dgamma, dbeta)
     return dx, dgamma, dbeta
@@ -404,16 +379,16 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
     >>> dgamma, dbeta
     (array([0., 8.], dtype=float32), array([4., 8.], dtype=float32))
     """
-    cdef creg_batch_norm_grad a
+    cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    a.batch.shape = shape_of(x_, "x", channel_axis)
-    cdef cnp.npy_intp c = a.batch.shape.c
+    a.shape = shape_of(x_, channel_axis)
+    cdef cnp.npy_intp c = a.shape.c
     cdef cnp.ndarray mean_ = float64_statistics(mean, "mean", 1, &c), rstd_ = float64_statistics(rstd, "rstd", 1, &c)
     cdef cnp.ndarray dx = output(out, x_, "x")
     refuse_overlap(dx, "out", mean_, "mean", False)
     refuse_overlap(dx, "out", rstd_, "rstd", False)
-    a.batch.mean, a.batch.rstd = doubles(mean_), doubles(rstd_)
+    a.channels.mean, a.rstd = doubles(mean_), doubles(rstd_)
     return gradients(&a, dy_, x_, gamma, dx, merge)
 
 
@@ -461,14 +436,12 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     array([[0.5, 0.5],
            [1.5, 1.5]], dtype=float32)
     """
-    cdef creg_batch_norm_grad a
+    cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    a.batch.shape = shape_of(x_, "x", channel_axis)
-    cdef ptrdiff_t c = a.batch.shape.c
+    a.shape = shape_of(x_, channel_axis)
+    cdef ptrdiff_t c = a.shape.c
     cdef cnp.ndarray dx = output(out, x_, "x")
     cdef cnp.ndarray mean_ = required_parameter(mean, "mean", c, dx), var_ = required_parameter(var, "var", c, dx)
-    cdef cnp.ndarray found = new_vector(2 * c, cnp.NPY_FLOAT64)
-    a.batch.given_mean, a.batch.given_var, a.batch.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
-    a.batch.mean, a.batch.rstd = doubles(found), doubles(found) + c
+    a.given_mean, a.given_var, a.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
     return gradients(&a, dy_, x_, gamma, dx, None)

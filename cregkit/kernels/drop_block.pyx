@@ -1,12 +1,10 @@
 # DropBlock: checks, and two loops over tasks. The first builds the mask and counts the kept elements
 # (csrc/drop_block.h), the second applies it (csrc/dropout.h).
-import operator
-
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from cregkit.kernels._arrays cimport float32_array, is_channels_last, new_vector, number, output
+from cregkit.kernels._arrays cimport float32_array, is_channels_last, new_vector, number, output, whole_number
 from cregkit.kernels._csrc cimport CREG_DRAWS, creg_drop_block, CREG_DROPS_ALL, CREG_TASK
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, run_task
@@ -37,11 +35,7 @@ cdef void scale_task(void *args, ptrdiff_t task) noexcept nogil:
 
 
 cdef ptrdiff_t side_of(object block_size) except -1:
-    try:
-        side = operator.index(block_size)
-    except TypeError:
-        raise TypeError(f"block_size must be a whole number, got {type(block_size).__name__} {block_size!r:.60}"
-                        ) from None
+    side = whole_number(block_size, "block_size")
     if side < 1:
         raise ValueError(f"block_size must be at least 1, got {side}")
     return min(side, 1 << 62)

@@ -12,8 +12,8 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_like, float32_number, floats, is_channels_last, new_array, output,
-    per_sample, refuse_overlap,
+    check_range, doubles, float32_array, float32_like, float32_number, floats, is_channels_last, new_array, output,
+    per_sample, refuse_overlaps,
 )
 from cregkit.kernels._csrc cimport creg_images, CREG_TASK
 from cregkit.kernels._runtime cimport kernels
@@ -60,33 +60,9 @@ cdef cnp.ndarray whole_numbers(object values, str name, creg_images *a, ptrdiff_
     return checked
 
 
-# Raises unless all k whole numbers of each image are in [low, high].
-cdef int check_whole(creg_images *a, str name, ptrdiff_t k, int64_t low, int64_t high) except -1:
-    cdef ptrdiff_t i
-    for i in range(a.n * k):
-        if not low <= a.geometry[i] <= high:
-            raise ValueError(f"{name} must hold whole numbers from {low} to {high}, got {a.geometry[i]}")
-    return 0
-
-
-cdef int check_factors(creg_images *a, str name, ptrdiff_t k, ptrdiff_t column, float low, float high) except -1:
-    cdef ptrdiff_t i
-    cdef float value
-    for i in range(a.n):
-        value = a.factors[i * k + column]
-        if not low <= value <= high:
-            bounds = f"from {low:g} to {high:g}"
-            if high == FLT_MAX:
-                bounds = "finite" if low < 0 else "finite and at least 0"
-            where = f"{name}[:, {column}]" if k > 1 else name
-            raise ValueError(f"{where} must be {bounds}, got {np.float32(value)!s}")
-    return 0
-
-
 cdef cnp.ndarray output_of(creg_images *a, object out, cnp.ndarray x, tuple others):
     cdef cnp.ndarray y = output(out, x, "x")
-    for other, name in others:
-        refuse_overlap(y, "out", other, name, False)
+    refuse_overlaps(y, "out", others)
     a.y = floats(y)
     return y
 
@@ -135,7 +111,8 @@ def crop_images(x, corners, size, *, mode="zero", channel_axis=1):
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray _corners = whole_numbers(corners, "corners", &a, 2)
-    check_whole(&a, "corners", 2, -(<int64_t>1 << 40), <int64_t>1 << 40)
+    cdef int64_t furthest = <int64_t>1 << 40
+    check_range(a.geometry, 2 * a.n, 1, -furthest, furthest, "corners", "whole numbers from -2**40 to 2**40")
     if mode not in ("zero", "reflect"):
         raise ValueError(f"mode must be 'zero' or 'reflect', got {mode!r}")
     a.reflect = mode == "reflect"
@@ -202,7 +179,7 @@ def flip_images(x, flips, *, channel_axis=1, out=None):
     cdef cnp.ndarray x_ = image_array(x, "x")
     cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray flips_ = whole_numbers(flips, "flips", &a, 1)
-    check_whole(&a, "flips", 1, 0, 3)
+    check_range(a.geometry, a.n, 1, <int64_t>0, <int64_t>3, "flips", "whole numbers from 0 to 3")
     cdef cnp.ndarray y = output_of(&a, out, x_, ((flips_, "flips"),))
     run(&a, kernels().flip_images, a.size)
     return y
@@ -250,10 +227,7 @@ def rotate_images(x, degrees, fill=0.0, *, channel_axis=1):
     cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray degrees_ = per_sample(degrees, "degrees", cnp.NPY_FLOAT64, a.n, 1)
     a.degrees = doubles(degrees_)
-    cdef ptrdiff_t i
-    for i in range(a.n):
-        if not -1e9 <= a.degrees[i] <= 1e9:
-            raise ValueError(f"degrees must hold angles from -1e9 to 1e9, got {a.degrees[i]}")
+    check_range(a.degrees, a.n, 1, -1e9, 1e9, "degrees", "angles from -1e9 to 1e9")
     a.fill = float32_number(fill, "fill", -FLT_MAX, FLT_MAX)
     cdef cnp.ndarray y = output_of(&a, None, x_, ())
     run(&a, kernels().rotate_images, a.size)
@@ -391,7 +365,7 @@ def mixup_images(x, other, weight, *, out=None):
     cdef cnp.ndarray other_ = float32_like(other, "other", x_, "x")
     cdef cnp.ndarray weight_ = per_sample(weight, "weight", cnp.NPY_FLOAT32, a.n, 1)
     a.factors = floats(weight_)
-    check_factors(&a, "weight", 1, 0, 0.0, 1.0)
+    check_range(a.factors, a.n, 1, <float>0.0, <float>1.0, "weight", "numbers from 0 to 1")
     cdef cnp.ndarray y = output_of(&a, out, x_, ((other_, "other"), (weight_, "weight")))
     a.other = floats(other_)
     run(&a, kernels().mix_images, a.size)
@@ -459,9 +433,10 @@ def jitter_images(x, factors, *, channel_axis=1, out=None):
     cdef creg_images a = images_of(x_, channel_axis)
     cdef cnp.ndarray factors_ = per_sample(factors, "factors", cnp.NPY_FLOAT32, a.n, 4)
     a.factors = floats(factors_)
-    cdef ptrdiff_t column
-    for column in range(4):
-        check_factors(&a, "factors", 4, column, -FLT_MAX if column == 3 else 0.0, FLT_MAX)
+    check_range(a.factors, a.n, 4, <float>0.0, FLT_MAX, "factors[:, 0]", "finite numbers of at least 0")
+    check_range(a.factors + 1, a.n, 4, <float>0.0, FLT_MAX, "factors[:, 1]", "finite numbers of at least 0")
+    check_range(a.factors + 2, a.n, 4, <float>0.0, FLT_MAX, "factors[:, 2]", "finite numbers of at least 0")
+    check_range(a.factors + 3, a.n, 4, -FLT_MAX, FLT_MAX, "factors[:, 3]", "finite numbers")
     check_channels(&a, x_, channel_axis)
     cdef cnp.ndarray y = output_of(&a, out, x_, ((factors_, "factors"),))
     if out is not None:  # a refused x must not change it

@@ -1,7 +1,5 @@
 # Random numbers of samples, and Gaussian noise: checks, allocation and the loops over tasks, which are the kernels of
 # csrc/noise.h. That header defines how bits become numbers.
-import operator
-
 cimport numpy as cnp
 from libc.float cimport FLT_MAX
 from libc.stddef cimport ptrdiff_t
@@ -9,7 +7,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, floats, int64_vector, new_array, output, per_sample, refuse_overlap, unsigned64,
+    check_range, doubles, float32_array, floats, int64_vector, new_array, output, per_sample, refuse_overlaps,
+    unsigned64, whole_number,
 )
 from cregkit.kernels._csrc cimport creg_noise, CREG_TASK
 from cregkit.kernels._runtime cimport kernels
@@ -25,13 +24,10 @@ cdef void set_key(creg_noise *a, uint64_t seed) noexcept nogil:
     a.key[0], a.key[1] = <uint32_t>seed, <uint32_t>(seed >> 32)
 
 
-cdef int check_index(cnp.ndarray index) except -1:
-    cdef const int64_t *values = <const int64_t *>cnp.PyArray_DATA(index)
-    cdef ptrdiff_t i
-    for i in range(cnp.PyArray_SIZE(index)):
-        if values[i] >> 32:
-            raise ValueError(f"index must hold numbers of samples from 0 to 2**32 - 1, got {values[i]}")
-    return 0
+cdef int set_index(creg_noise *a, cnp.ndarray index) except -1:
+    a.index = <const int64_t *>cnp.PyArray_DATA(index)
+    return check_range(a.index, cnp.PyArray_SIZE(index), 1, <int64_t>0, (<int64_t>1 << 32) - 1, "index",
+                       "numbers of samples from 0 to 2**32 - 1")
 
 
 def derive_seed(seed, *numbers):
@@ -116,11 +112,8 @@ def sample_uniform(index, n, *, seed):
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray index_ = int64_vector(index, "index")
     cdef ptrdiff_t samples = cnp.PyArray_DIM(index_, 0)
-    check_index(index_)
-    try:
-        numbers = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n must be a whole number, got {type(n).__name__}") from None
+    set_index(&a, index_)
+    numbers = whole_number(n, "n")
     if not 0 <= numbers <= 1 << 32 or samples and numbers >= (1 << 60) // samples:
         raise ValueError(f"n must be from 0 to 2**32 numbers that fit in memory, got {numbers}")
     cdef cnp.npy_intp shape[2]
@@ -128,7 +121,7 @@ def sample_uniform(index, n, *, seed):
     a.samples, a.size, a.block = samples, numbers, TASK_SAMPLES
     set_key(&a, unsigned64(seed, "seed"))
     cdef cnp.ndarray u = new_array(2, shape, cnp.NPY_FLOAT64)
-    a.index, a.uniform = <const int64_t *>cnp.PyArray_DATA(index_), doubles(u)
+    a.uniform = doubles(u)
     with nogil:
         parallel_for(kernels().sample_uniform, &a, (samples + TASK_SAMPLES - 1) // TASK_SAMPLES, samples * a.size)
     return u
@@ -188,17 +181,13 @@ def gaussian_noise(x, sigma, index, *, seed, out=None):
         raise ValueError(f"x must have less than 2**32 elements in a sample, got {a.size}: cut it into shorter samples")
     cdef cnp.ndarray sigma_ = per_sample(sigma, "sigma", cnp.NPY_FLOAT32, a.samples, 1)
     cdef cnp.ndarray index_ = per_sample(index, "index", cnp.NPY_INT64, a.samples, 1)
-    check_index(index_)
+    set_index(&a, index_)
     set_key(&a, unsigned64(seed, "seed"))
     a.sigma = floats(sigma_)
-    cdef ptrdiff_t i
-    for i in range(a.samples):
-        if not 0.0 <= a.sigma[i] <= FLT_MAX:
-            raise ValueError(f"sigma must hold finite numbers of at least 0, got {(<object>sigma_)[i]!s}")
+    check_range(a.sigma, a.samples, 1, <float>0.0, FLT_MAX, "sigma", "finite numbers of at least 0")
     cdef cnp.ndarray y = output(out, x_, "x")
-    for other, name in ((sigma_, "sigma"), (index_, "index")):
-        refuse_overlap(y, "out", other, name, False)
-    a.x, a.y, a.index = floats(x_), floats(y), <const int64_t *>cnp.PyArray_DATA(index_)
+    refuse_overlaps(y, "out", ((sigma_, "sigma"), (index_, "index")))
+    a.x, a.y = floats(x_), floats(y)
     a.block, a.pieces = CREG_TASK, (a.size + CREG_TASK - 1) // CREG_TASK
     with nogil:
         parallel_for(kernels().gaussian_noise, &a, a.samples * a.pieces, a.samples * a.size)

@@ -1,7 +1,5 @@
 # Weight decay and the fused optimiser steps: checks and the loops over tasks, which are the kernels of
 # csrc/optimizer.h.
-import operator
-
 cimport numpy as cnp
 from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stddef cimport ptrdiff_t
@@ -9,7 +7,7 @@ from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_number, floats, new_vector, number, output, refuse_overlap,
-    writable,
+    refuse_overlaps, whole_number, writable,
 )
 from cregkit.kernels._csrc cimport creg_adamw, creg_l2, CREG_PANEL, creg_sgd, CREG_TASK
 from cregkit.kernels._runtime cimport kernels, streams
@@ -112,8 +110,7 @@ def l2_gradient(w, weight_decay, *, out=None):
 # A checked array that a step changes in place. It must not overlap the others that the step reads or changes.
 cdef cnp.ndarray updated(object a, str name, cnp.ndarray w, tuple others):
     cdef cnp.ndarray x = writable(float32_like(a, name, w, "w"), name)
-    for other, other_name in others:
-        refuse_overlap(x, name, other, other_name, False)
+    refuse_overlaps(x, name, others)
     return x
 
 
@@ -228,10 +225,7 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
     a.betas[0], a.betas[1] = beta_of(betas[0], "betas[0]"), beta_of(betas[1], "betas[1]")
-    try:
-        count = operator.index(step)
-    except TypeError:
-        raise TypeError(f"step must be a whole number, got {type(step).__name__}") from None
+    count = whole_number(step, "step")
     if not 1 <= count < 1 << 63:
         raise ValueError(f"step must be from 1 (the first step) to 2**63 - 1, got {count}")
     a.step, a.decoupled, a.eps = count, bool(decoupled), float32_number(eps, "eps", 0.0, FLT_MAX)

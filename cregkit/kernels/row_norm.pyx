@@ -18,10 +18,10 @@ cnp.import_array()
 
 
 cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int arrays) noexcept:
-    cdef ptrdiff_t size = cnp.PyArray_SIZE(x)
     memset(n, 0, sizeof(n[0]))
     n.kind, n.cols = kind, cnp.PyArray_DIM(x, x.ndim - 1)
-    n.rows, n.stream = size // n.cols, streams(size, arrays)
+    n.rows = cnp.PyArray_MultiplyList(cnp.PyArray_DIMS(x), x.ndim - 1)
+    n.stream = streams(n.rows * n.cols, arrays)
 
 
 cdef cnp.ndarray row_statistic(cnp.ndarray x):

@@ -150,7 +150,7 @@ static ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 typedef struct {
     const creg_kernels *kernels;
     creg_norm n;
-    ptrdiff_t chunks, panels;
+    ptrdiff_t chunks;
 } norm_call;
 
 static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t step)
@@ -159,7 +159,6 @@ static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t ste
         .kernels = t->kernels,
         .n = {.kind = kind, .stream = t->stream, .rows = rows, .cols = t->n, .eps = t->eps, .step = step},
         .chunks = (rows + step - 1) / step,
-        .panels = (t->n + CREG_PANEL - 1) / CREG_PANEL,
     };
 }
 
@@ -319,42 +318,6 @@ static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, CREG_RMS_NO
 
 /* ---- wide rows: all rows by panels, then by tiles ---- */
 
-static void wide_sums(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_sums(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_statistics(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_statistics(&a->n, i);
-}
-
-static void wide_write(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_write(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_grad_sums(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_sums(&a->n, i % a->panels, i / a->panels);
-}
-
-static void wide_grad_means(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_means(&a->n, i);
-}
-
-static void wide_grad_tile(void *args, ptrdiff_t i)
-{
-    const norm_call *a = args;
-    a->kernels->wide_grad_tile(&a->n, i);
-}
-
 /* Plain trials run a norm alone; trials of tiny values drop everything. */
 static void wide_trial(trial *t, int kind)
 {
@@ -363,14 +326,15 @@ static void wide_trial(trial *t, int kind)
     creg_wide_row row[CREG_WIDE_ROWS];
     norm_call a = norm_of(t, kind, at_most(t->rows, CREG_WIDE_ROWS), 1);
     creg_norm *n = &a.n;
-    const ptrdiff_t size = n->rows * n->cols;
+    const ptrdiff_t size = n->rows * n->cols, panels = (n->cols + CREG_PANEL - 1) / CREG_PANEL;
     n->wide = row;
+    take_statistics(n);
     n->offset = t->seed >> 20;
     float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
     n->x = x;
     n->dy = input(size, ORDINARY);
     n->y = t->in_place ? x : floats(size);
-    n->panel_sums = doubles(2 * n->rows * a.panels);
+    n->panel_sums = doubles(2 * n->rows * panels);
     n->dx = floats(size);
     if (!t->plain) {
         n->x = drops_all ? NULL : x;
@@ -388,17 +352,17 @@ static void wide_trial(trial *t, int kind)
     float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
     memcpy(kept, x, sizeof(float) * (size_t)size);
     protect(PROT_READ);
-    parallel_for(wide_sums, &a, n->rows * a.panels);
-    parallel_for(wide_statistics, &a, n->rows);
-    parallel_for(wide_write, &a, n->rows * a.panels);
+    parallel_for(t->kernels->wide_sums, n, n->rows * panels);
+    parallel_for(t->kernels->wide_statistics, n, n->rows);
+    parallel_for(t->kernels->wide_write, n, n->rows * panels);
     hash_floats(t, n->y, size);
     if (n->h) hash_floats(t, n->h, size);
     if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
     free(kept);
     if (n->h) n->x = n->h;
-    parallel_for(wide_grad_sums, &a, n->rows * a.panels);
-    parallel_for(wide_grad_means, &a, n->rows);
-    parallel_for(wide_grad_tile, &a, (n->cols + CREG_TILE - 1) / CREG_TILE);
+    parallel_for(t->kernels->wide_grad_sums, n, n->rows * panels);
+    parallel_for(t->kernels->wide_grad_means, n, n->rows);
+    parallel_for(t->kernels->wide_grad_tile, n, (n->cols + CREG_TILE - 1) / CREG_TILE);
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, n->dx, size);
     if (n->dropped) hash_floats(t, n->dropped, size);
@@ -422,7 +386,7 @@ static creg_channels new_channels(ptrdiff_t c)
                         .bias = floats(c),
                         .k1 = floats(c),
                         .k2 = floats(c),
-                        .mean64 = doubles(c),
+                        .mean = doubles(c),
                         .scale64 = doubles(c),
                         .k1_64 = doubles(c),
                         .k2_64 = doubles(c),
@@ -431,107 +395,102 @@ static creg_channels new_channels(ptrdiff_t c)
     return ch;
 }
 
-static void halve(creg_cut *cut, ptrdiff_t c, ptrdiff_t chunk_step)
+static void halve(creg_cut *cut, ptrdiff_t c, int whole)
 {
-    cut->chunk_step = chunk_step;
+    cut->chunk_step = whole && cut->chunks ? cut->chunks : 1;
     cut->channel_step = (c + 1) / 2;
-    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * (cut->chunks / chunk_step);
+    cut->tasks = c == 0 ? 0 : (c + cut->channel_step - 1) / cut->channel_step * (cut->chunks / cut->chunk_step);
 }
 
 /* In place, a task takes whole channels. Without gamma, affine has a loop of its own, as in a shared batch. */
-static void plan(const trial *t, creg_batch *b, int sums)
+static void plan(const trial *t, creg_batch_norm *b)
 {
     b->shared = t->plain && !t->in_place;
-    t->kernels->batch_norm_plan(b, sums);
+    t->kernels->batch_norm_plan(b);
     b->whole = t->in_place;
-    halve(&b->summed, b->shape.c, b->whole ? b->summed.chunks : 1);
-    b->written = b->summed;
-    if (b->whole)
-        b->channelwise = b->summed;
-    else
-        halve(&b->channelwise, b->shape.c, 1);
+    halve(&b->summed, b->shape.c, b->whole);
+    halve(&b->written, b->shape.c, b->whole);
+    halve(&b->channelwise, b->shape.c, b->whole);
     b->channels = new_channels(b->shape.c);
 }
 
-static void batch_forward(trial *t, creg_batch_norm *a)
+static void run_batch(trial *t, creg_batch_norm *b)
 {
-    creg_batch *b = &a->batch;
+    const creg_kernels *kernels = t->kernels;
+    if (b->whole) {
+        parallel_for(kernels->batch_norm_whole, b, b->written.tasks);
+        return;
+    }
+    if (b->dy) parallel_for(kernels->batch_norm_centres, b, b->channelwise.tasks);
+    parallel_for(kernels->batch_norm_sums, b, b->summed.tasks);
+    parallel_for(kernels->batch_norm_merge, b, b->channelwise.tasks);
+    if (b->shared) parallel_for(kernels->batch_norm_affine, b, b->channelwise.tasks);
+    parallel_for(kernels->batch_norm_apply, b, b->written.tasks);
+}
+
+static void batch_forward(trial *t, creg_batch_norm *b)
+{
     const ptrdiff_t c = b->shape.c;
     const int training = !b->given_mean;
-    b->mean = doubles(c);
     b->rstd = doubles(c);
-    plan(t, b, training);
+    plan(t, b);
     protect(PROT_READ);
     if (training) {
-        a->var = doubles(c);
-        a->chunk_mean = doubles(b->summed.chunks * c);
-        a->chunk_m2 = doubles(b->summed.chunks * c);
+        b->var = doubles(c);
+        b->chunk_mean = doubles(b->summed.chunks * c);
+        b->chunk_m2 = doubles(b->summed.chunks * c);
     }
-    if (b->whole)
-        parallel_for(t->kernels->batch_norm_whole, a, b->summed.tasks);
-    else {
-        if (training) parallel_for(t->kernels->batch_norm_moments, a, b->summed.tasks);
-        parallel_for(t->kernels->batch_norm_statistics, a, b->channelwise.tasks);
-        if (b->shared) parallel_for(t->kernels->batch_norm_affine, a, b->channelwise.tasks);
-        parallel_for(t->kernels->batch_norm_apply, a, b->written.tasks);
-    }
+    run_batch(t, b);
     if (training) {
-        a->running_mean = changed(c, ORDINARY);
-        a->running_var = changed(c, ORDINARY);
-        parallel_for(t->kernels->batch_norm_update, a, 1);
-        hash_doubles(t, a->var, c);
+        b->running_mean = changed(c, ORDINARY);
+        b->running_var = changed(c, ORDINARY);
+        parallel_for(t->kernels->batch_norm_update, b, 1);
+        hash_doubles(t, b->var, c);
     }
-    hash_doubles(t, b->mean, c);
+    hash_doubles(t, b->channels.mean, c);
     hash_doubles(t, b->rstd, c);
 }
 
-static void batch_backward(trial *t, creg_batch_norm_grad *a)
+static void batch_backward(trial *t, creg_batch_norm *b)
 {
-    creg_batch *b = &a->batch;
     const ptrdiff_t c = b->shape.c;
-    plan(t, b, 1);
-    a->chunk_dy = floats(b->summed.chunks * c);
-    a->chunk_dy_d = floats(b->summed.chunks * c);
-    if (b->whole)
-        parallel_for(t->kernels->batch_norm_grad_whole, a, b->summed.tasks);
-    else {
-        parallel_for(t->kernels->batch_norm_grad_centres, a, b->channelwise.tasks);
-        parallel_for(t->kernels->batch_norm_grad_sums, a, b->summed.tasks);
-        parallel_for(t->kernels->batch_norm_grad_merge, a, b->channelwise.tasks);
-        if (b->shared) parallel_for(t->kernels->batch_norm_grad_affine, a, b->channelwise.tasks);
-        parallel_for(t->kernels->batch_norm_grad_apply, a, b->written.tasks);
-    }
+    double *mean = b->channels.mean;
+    plan(t, b);
+    b->channels.mean = mean;
+    b->chunk_dy = floats(b->summed.chunks * c);
+    b->chunk_dy_d = floats(b->summed.chunks * c);
+    run_batch(t, b);
     protect(PROT_READ | PROT_WRITE);
-    if (a->dgamma) hash_floats(t, a->dgamma, c);
-    if (a->dbeta) hash_floats(t, a->dbeta, c);
+    if (b->dgamma) hash_floats(t, b->dgamma, c);
+    if (b->dbeta) hash_floats(t, b->dbeta, c);
 }
 
 static void batch_trial(trial *t, creg_shape shape, int training)
 {
     const ptrdiff_t n = shape.n * shape.c * shape.s;
-    creg_batch_norm forward = {.batch = {.shape = shape, .where = t->stream, .eps = t->eps}};
-    creg_batch *b = &forward.batch;
+    creg_batch_norm forward = {.shape = shape, .where = t->stream, .eps = t->eps};
     float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    b->x = x;
-    b->count = (double)shape.n * (double)shape.s;
-    creg_batch_norm_grad backward = {.dy = input(n, ORDINARY)};
-    b->gamma = t->plain ? NULL : positive_input(shape.c);
+    forward.x = x;
+    const float *dy = input(n, ORDINARY);
+    forward.gamma = t->plain ? NULL : positive_input(shape.c);
     forward.beta = t->plain ? NULL : input(shape.c, ORDINARY);
-    b->given_mean = training ? NULL : input(shape.c, t->values);
-    b->given_var = training ? NULL : positive_input(shape.c);
-    forward.y = t->in_place ? x : floats(n);
+    forward.given_mean = training ? NULL : input(shape.c, t->values);
+    forward.given_var = training ? NULL : positive_input(shape.c);
+    forward.out = t->in_place ? x : floats(n);
     float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1));
     memcpy(kept, x, sizeof(float) * (size_t)n);
     batch_forward(t, &forward);
-    hash_floats(t, forward.y, n);
+    hash_floats(t, forward.out, n);
     if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
     free(kept);
-    backward.batch = *b;
-    backward.dx = t->in_place ? x : floats(n);
+    creg_batch_norm backward = forward;
+    backward.dy = dy;
+    backward.beta = NULL;
+    backward.out = t->in_place ? x : floats(n);
     backward.dgamma = t->plain ? NULL : floats(shape.c);
     backward.dbeta = t->plain ? NULL : floats(shape.c);
     batch_backward(t, &backward);
-    hash_floats(t, backward.dx, n);
+    hash_floats(t, backward.out, n);
 }
 
 static creg_shape columns_of(const trial *t) { return (creg_shape){t->n > 300 ? 3 : 7 * t->rows, t->n, 1}; }
