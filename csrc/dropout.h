@@ -27,7 +27,7 @@ enum {
     /* The number of groups whose words are drawn at once. */
     TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1,
     /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
-    DRAWN = 3 * GROUP
+    FEW_DRAWN = 6 * GROUP
 };
 
 /* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
@@ -234,37 +234,39 @@ CREG_INLINE vm v_kept(const unsigned char *keep, ptrdiff_t n)
     return vm_of_bytes(part);
 }
 
-CREG_INLINE void affine_group(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, const creg_dropout *d,
-                              int stream)
+typedef struct {
+    vf scale, shift, fill;
+} affine;
+
+CREG_INLINE void affine_group(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
 {
-    const vf scale = v_set1(d->scale), shift = v_set1(d->shift), fill = v_set1(d->fill);
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
         if (left <= 0) continue;
-        vf v = v_add(v_mul(v_load_part(x + j, left), scale), shift);
-        if (keep) v = v_select(v_kept(keep + j, left), v, fill);
+        vf v = v_add(v_mul(v_load_part(x + j, left), a.scale), a.shift);
+        if (keep) v = v_select(v_kept(keep + j, left), v, a.fill);
         v_put_part(y + j, v, left, stream);
     }
 }
 
-CREG_INLINE void affine_loop(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, const creg_dropout *d,
-                             int stream)
+CREG_INLINE void affine_loop(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
 {
-    ptrdiff_t j = unaligned_lead(y, n);
-    if (j) affine_group(x, keep, y, j, d, 0);
+    ptrdiff_t j = stream || !keep ? unaligned_lead(y, n) : 0; /* with a mask it would cost more than it saves */
+    if (j) affine_group(x, keep, y, j, a, 0);
     for (; j + CREG_LANES <= n; j += CREG_LANES) /* main loop */
-        affine_group(x + j, AT(keep, j), y + j, CREG_LANES, d, stream);
-    if (j < n) affine_group(x + j, AT(keep, j), y + j, n - j, d, 0); /* tail */
+        affine_group(x + j, AT(keep, j), y + j, CREG_LANES, a, stream);
+    if (j < n) affine_group(x + j, AT(keep, j), y + j, n - j, a, 0); /* tail */
 }
 
 /* y = x * scale + shift where kept, else fill. keep = NULL: all are kept. */
 static void affine_elements(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, const creg_dropout *d,
                             int stream)
 {
+    const affine a = {v_set1(d->scale), v_set1(d->shift), v_set1(d->fill)};
     if (keep)
-        affine_loop(x, keep, y, n, d, stream);
+        affine_loop(x, keep, y, n, a, stream);
     else
-        affine_loop(x, NULL, y, n, d, stream);
+        affine_loop(x, NULL, y, n, a, stream);
 }
 
 static void fill_elements(float *y, ptrdiff_t n, float value)
@@ -285,9 +287,11 @@ static void creg_dropout_by_mask(void *items, ptrdiff_t task)
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
     const philox_keys keys = philox_keys_of(a->dropout.key);
+    /* Each end of a part of an unaligned y is written without non-temporal stores. */
+    const ptrdiff_t part = a->stream && unaligned_lead(a->y + range.at, 1) ? CREG_PANEL : FEW_DRAWN;
     for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
-        unsigned char drawn[DRAWN];
-        n = a->keep ? range.end - i : min_size(DRAWN, range.end - i);
+        unsigned char drawn[CREG_PANEL];
+        n = a->keep ? range.end - i : min_size(part, range.end - i);
         if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &keys);
         affine_elements(a->x + i, a->keep ? a->keep + i : drawn, a->y + i, n, &a->dropout, a->stream);
     }
