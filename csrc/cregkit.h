@@ -101,8 +101,8 @@ typedef struct {
     int channels_last, reflect, out_of_range;
 } creg_images;
 
-/* Dropout's parameters: y = x * scale + shift where kept, fill where dropped. Kernels of dropout without shift and fill
- * do not read them. */
+/* Dropout's parameters: y = x * scale + shift where kept, fill where dropped. dropout_forward and the norms ignore
+ * shift and fill. */
 typedef struct {
     uint32_t key[2];    /* the seed's low and high half */
     uint16_t threshold; /* top 16 bits of p: a smaller draw drops */

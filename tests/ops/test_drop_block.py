@@ -97,6 +97,13 @@ def test_where_blocks_cover_everything_the_result_is_zero(op: Any, bad: float, i
     assert not op(x, 1 - 2**-20, 1, seed=1, out=x).view(np.uint32).any()
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 2, 300, 301)])
+@each_function
+def test_a_mask_that_drops_nothing_changes_nothing(op: Any, shape: tuple[int, ...], isa: str) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert op(x, 1e-9, 3, seed=1).tobytes() == x.tobytes()
+
+
 def test_p_1_keeps_what_no_block_covers() -> None:
     y = functional.drop_block(np.ones((8, 8, 32, 32), np.float32), 1.0, 3, seed=1)
     assert 0.3 < np.mean(y != 0) < 0.5
