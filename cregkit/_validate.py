@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Axes: TypeAlias = int | tuple[int, ...]
+"""One or several axes, or their sizes."""
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -46,6 +49,15 @@ def channel_axis(value: int) -> int:
     return value
 
 
+def features(name: str, value: object) -> tuple[Axes, Axes]:
+    """Return ``value``, an int or a tuple of ints of at least 1, and the last axes, whose sizes it gives."""
+    if not isinstance(value, tuple):
+        return positive_int(name, value), -1
+    if not value:
+        raise ValueError(f"{name} must be an int or a tuple of at least one int, got ()")
+    return tuple(positive_int(name, size) for size in value), tuple(range(-len(value), 0))
+
+
 def real(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` as a finite float in [low, high]."""
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
@@ -58,6 +70,12 @@ def real(name: str, value: object, low: float, high: float = math.inf) -> float:
         bounds = f"in [{low:g}, {high:.16g}]" if math.isfinite(high) else f"finite and at least {low:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return number
+
+
+def float32_real(name: str, value: object) -> float:
+    """Return ``value`` as a float that float32 can hold."""
+    largest = float(np.finfo(np.float32).max)
+    return real(name, value, -largest, largest)
 
 
 def within(requirement: str, values: NDArray[Any], low: float, high: float) -> None:
@@ -86,11 +104,18 @@ def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
         raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
 
 
-def num_features(layer: object, expected: int, x: NDArray[np.float32], axis: int) -> None:
-    """Raise a clearer error for a failed forward if ``x`` does not have ``expected`` features on ``axis``."""
+def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes) -> None:
+    """Raise a clearer error for a failed forward if ``x`` lacks ``expected`` features on ``axis``, or on last axes."""
     shape = np.shape(x)
-    if len(shape) > axis % max(len(shape), 1) and shape[axis] != expected:
+    got: Axes
+    if isinstance(axis, tuple):
+        got = shape[-len(axis) :]
+    elif len(shape) > axis % max(len(shape), 1):
+        got = shape[axis]
+    else:
+        return
+    if got != expected:
         raise ValueError(
             f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "
-            f"got {shape[axis]} (shape {shape})"
+            f"got {got} (shape {shape})"
         ) from None

@@ -16,8 +16,7 @@
 #define CREG_BATCH_NORM_H
 
 #include "column_sums.h"
-#include "safety.h"
-#include "stores.h"
+#include "rows.h"
 
 /* y can be finite although x_hat * gamma overflows only with a bias above this. */
 #define LARGE_BIAS 0x1p+100f
@@ -99,9 +98,8 @@ static int by_whole_channels(const creg_batch_norm *b)
     return has_sums(b) && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
 }
 
-/* Sets `count`, `whole` and the cuts; without sums, their pass has no chunks and no tasks. Tasks of the pass that
- * writes take whole samples, which are contiguous in memory. */
-static void creg_batch_norm_plan(creg_batch_norm *b)
+/* Sets `count` and the cuts. Tasks of the pass that writes take whole samples, which are contiguous in memory. */
+static void cut_batch(creg_batch_norm *b)
 {
     const creg_shape shape = b->shape;
     const ptrdiff_t samples = shape.s == 1 ? CREG_CHUNK_ROWS : max_size(1, CREG_PANEL / max_size(1, shape.s));
@@ -111,10 +109,19 @@ static void creg_batch_norm_plan(creg_batch_norm *b)
     b->summed = chunks_of(shape, samples, CREG_TASK);
     b->written = chunks_of(shape, max_size(1, task / max_size(1, shape.c * shape.s)), task);
     b->channelwise = with_tasks((creg_cut){.chunks = 1}, shape, 1, TASK_CHANNELS);
-    b->whole = by_whole_channels(b);
-    if (b->whole)
-        b->summed = b->written = b->channelwise =
-            with_tasks(b->summed, shape, b->summed.chunks, channels_together(shape));
+}
+
+/* Makes tasks of `channels` whole channels. */
+static void cut_whole_channels(creg_batch_norm *b, ptrdiff_t channels)
+{
+    b->whole = 1;
+    b->summed = b->written = b->channelwise = with_tasks(b->summed, b->shape, b->summed.chunks, channels);
+}
+
+static void creg_batch_norm_plan(creg_batch_norm *b)
+{
+    cut_batch(b);
+    if (by_whole_channels(b)) cut_whole_channels(b, channels_together(b->shape));
     if (!has_sums(b)) b->summed.chunks = b->summed.tasks = 0;
 }
 
@@ -268,15 +275,72 @@ static void sum_channels(const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t 
     }
 }
 
+/* sum_channels() of CREG_BATCH channels of one sample, whose short planes share horizontal reductions. */
+static CREG_NOINLINE void short_planes_moments(const float *x, ptrdiff_t s, double *mean, double *m2)
+{
+    const part rest = part_of(s % CREG_LANES);
+    const double per_count = 1.0 / (double)s;
+    short_rows found;
+    int poor = 0;
+    short_shift(x, s, &rest, &found);
+    short_moment_sums(x, s, &rest, &found);
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const double total = found.sum[i] + 0.0f, correction = total * per_count,
+                     spread = (double)found.squares[i] - total * correction;
+        mean[i] = (double)found.shift[i] + correction;
+        m2[i] = spread < 0.0 ? 0.0 : spread;
+        poor |= total * correction > spread;
+    }
+    for (int i = 0; poor && i < CREG_BATCH; i++) {
+        const moments m = panel_moments(x + i * s, 1, 0, s);
+        mean[i] = m.mean;
+        m2[i] = m.m2;
+    }
+}
+
+static CREG_NOINLINE void short_planes_grad_sums(const float *dy, const float *x, ptrdiff_t s, const float *hi,
+                                                 const float *lo, float *sum_dy, float *sum_dy_d)
+{
+    const part rest = part_of(s % CREG_LANES);
+    vf of_dy[CREG_BATCH], of_dy_d[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const channel_grad_operands ctx = {dy + i * s, x + i * s, v_set1(hi[i]), v_set1(lo[i])};
+        const vf2 folds = short_folds(channel_grad_terms, &ctx, s, &rest);
+        of_dy[i] = folds.a;
+        of_dy_d[i] = folds.b;
+    }
+    v_sums(of_dy, sum_dy);
+    v_sums(of_dy_d, sum_dy_d);
+    for (int i = 0; i < CREG_BATCH; i++) sum_dy[i] += 0.0f, sum_dy_d[i] += 0.0f; /* -0 becomes 0 */
+}
+
+static void sum_short_planes(const creg_batch_norm *b, ptrdiff_t at, ptrdiff_t c, ptrdiff_t to)
+{
+    const creg_channels *ch = &b->channels;
+    if (b->dy)
+        short_planes_grad_sums(b->dy + at, b->x + at, b->shape.s, ch->hi + c, ch->lo + c, b->chunk_dy + to,
+                               b->chunk_dy_d + to);
+    else
+        short_planes_moments(b->x + at, b->shape.s, b->chunk_mean + to, b->chunk_m2 + to);
+}
+
 static void creg_batch_norm_sums(void *batch, ptrdiff_t task)
 {
     const creg_batch_norm *b = batch;
     const batch_part part = part_of_task(b, &b->summed, task);
-    const ptrdiff_t step = b->shape.s == 1 ? COLUMN_TILE : 1;
+    const int batches = b->shape.n == 1 && is_short(b->shape.s);
     for (ptrdiff_t k = part.k0; k < part.k1; k++) {
         const batch_chunk chunk = chunk_at(b, &b->summed, k);
-        for (ptrdiff_t c = part.c0; c < part.c1; c += step)
-            sum_channels(b, chunk, c, min_size(step, part.c1 - c), k * b->shape.c + c);
+        for (ptrdiff_t c = part.c0, step; c < part.c1; c += step) {
+            const int batch = batches && c + CREG_BATCH <= part.c1;
+            const ptrdiff_t to = k * b->shape.c + c;
+            step = b->shape.s == 1 ? COLUMN_TILE : batch ? CREG_BATCH : 1;
+            if (batch)
+                sum_short_planes(b, chunk.start + c * b->shape.s, c, to);
+            else
+                sum_channels(b, chunk, c, min_size(step, part.c1 - c), to);
+        }
     }
 }
 
@@ -301,12 +365,13 @@ static void merge_moments(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
     }
 }
 
-static void training_statistics(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
+/* From the mean and, in var, the sum of squared deviations: var and rstd, in float64 from x where float32 was not
+ * enough. */
+static void finish_statistics(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
     const creg_shape shape = b->shape;
     const double count = b->count, eps = b->eps;
     double *mean = b->channels.mean, *var = b->var, *rstd = b->rstd;
-    merge_moments(b, c0, c1);
     for (ptrdiff_t c = c0; c < c1; c++) { /* a separate loop, which compilers vectorise */
         var[c] = var[c] / count;
         rstd[c] = 1.0 / sqrt(var[c] + eps);
@@ -516,8 +581,10 @@ static void creg_batch_norm_merge(void *batch, ptrdiff_t task)
         merge_grad_sums(b, part.c0, part.c1);
     else if (b->given_mean)
         given_statistics(b, part.c0, part.c1 - part.c0);
-    else
-        training_statistics(b, part.c0, part.c1);
+    else {
+        merge_moments(b, part.c0, part.c1);
+        finish_statistics(b, part.c0, part.c1);
+    }
     if (!b->shared) creg_batch_norm_affine(batch, task);
 }
 
@@ -538,6 +605,9 @@ static void creg_batch_norm_update(void *batch, ptrdiff_t task)
 /* ---- the pass that writes y, or with `grad` dx ----
  *
  * Where these functions are inlined, `grad` is literal and, except for rows of columns, `stream` too. */
+
+/* The formula of dx: batch norm's, or group norm's, where gamma differs within a group. */
+enum { OF_CHANNELS = 1, OF_GROUPS };
 
 /* dy is read only with `grad`. */
 typedef struct {
@@ -568,7 +638,9 @@ CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
 CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, const channel *c, int grad, int stream)
 {
     vf v = v_sub(v_sub(v_load_part(t->x + at, left), c->hi), c->lo);
-    if (grad)
+    if (grad == OF_GROUPS)
+        v = v_sub(v_sub(v_mul(v_load_part(t->dy + at, left), c->scale), c->k1), v_mul(v, c->k2));
+    else if (grad)
         v = v_mul(v_sub(v_sub(v_load_part(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
     else
         v = v_add(v_mul(v, c->scale), c->bias);
@@ -579,7 +651,11 @@ CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channe
 {
     const double d = (double)t->x[at] - ch->mean[c];
     const float d32 = (t->x[at] - ch->hi[c]) - ch->lo[c];
-    if (grad && ch->exact[c])
+    if (grad == OF_GROUPS && ch->exact[c])
+        t->out[at] = (float)((double)t->dy[at] * ch->scale64[c] - ch->k1_64[c] - d * ch->k2_64[c]);
+    else if (grad == OF_GROUPS)
+        t->out[at] = (t->dy[at] * ch->scale[c] - ch->k1[c]) - d32 * ch->k2[c];
+    else if (grad && ch->exact[c])
         t->out[at] = (float)(((double)t->dy[at] - ch->k1_64[c] - d * ch->k2_64[c]) * ch->scale64[c]);
     else if (grad)
         t->out[at] = ((t->dy[at] - ch->k1[c]) - d32 * ch->k2[c]) * ch->scale[c];

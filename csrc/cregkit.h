@@ -85,6 +85,18 @@ typedef struct {
     creg_channels channels;
 } creg_batch_norm;
 
+/* One call of group norm, forward or backward. A sample is a batch norm twice: `channels` has gamma and beta, and
+ * writes; `groups` has the statistics, of one long channel a group. Both are of the first sample, and their arrays hold
+ * those of all samples, one after another. by_channels: forward's moments are summed by channel, then combined.
+ * group_norm_plan() sets the cuts, `whole` and sample_step. */
+typedef struct {
+    creg_batch_norm channels, groups;
+    ptrdiff_t samples, sample_step; /* sample_step: with `whole`, the samples of a task */
+    int by_channels, whole;
+    double *sums_dy, *sums_dy_x_hat; /* of each channel of each sample, if there are dgamma and dbeta */
+    float *dgamma, *dbeta;
+} creg_group_norm;
+
 /* A batch of n images, each `planes` planes of height x width pixels of `pixel` floats, and the parameters of each
  * image: see images.h and jitter.h. A task takes `block` images. `other` may be NULL. `out_of_range` is set where an
  * image that must hold colours holds other values. */
@@ -205,6 +217,12 @@ typedef struct {
     ptrdiff_t step;
     float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
     unsigned char *exact;
+
+    /* Rows across memory (channel_norm.h): the rows of a block, at neighbouring positions, are one element each of
+     * `cols` planes of `across` elements. A task takes `step` rows of a block. sums: of dy * x_hat and of dy of each
+     * plane, for each task. */
+    ptrdiff_t across;
+    double *sums;
 
     /* Wide rows (wide_rows.h): two sums of each panel of each row, and the statistics of each row. */
     double *panel_sums;

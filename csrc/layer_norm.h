@@ -31,18 +31,6 @@ CREG_INLINE row_statistics layer_norm_finish(moments row, const float *x, ptrdif
     return (row_statistics){row.mean, 1.0 / sqrt(variance_plus_eps), safe};
 }
 
-/* The provisional means of a batch of short rows. */
-CREG_INLINE void layer_norm_short_shift(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
-{
-    const part *first = cols < CREG_LANES ? rest : NULL;
-    vf folds[CREG_BATCH];
-#pragma GCC unroll 8
-    for (int i = 0; i < CREG_BATCH; i++) folds[i] = group_fold(x + i * cols, first);
-    v_sums(folds, s->shift);
-    const float per = per_lane(first);
-    for (int i = 0; i < CREG_BATCH; i++) s->shift[i] *= per;
-}
-
 /* Not inlined: compilers vectorise the loop over the rows only in a separate function. */
 static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col, double eps)
 {
@@ -63,16 +51,7 @@ static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col,
 static CREG_NOINLINE void layer_norm_short_statistics(const float *x, ptrdiff_t cols, const part *rest, double eps,
                                                       short_rows *s)
 {
-    vf sum[CREG_BATCH], squares[CREG_BATCH];
-#pragma GCC unroll 8
-    for (int i = 0; i < CREG_BATCH; i++) {
-        const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
-        const vf2 folds = short_folds(shifted_terms, &ctx, cols, rest);
-        sum[i] = folds.a;
-        squares[i] = folds.b;
-    }
-    v_sums(sum, s->sum);
-    v_sums(squares, s->squares);
+    short_moment_sums(x, cols, rest, s);
     layer_norm_short_finish(s, 1.0 / (double)cols, eps);
 }
 

@@ -148,10 +148,10 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     const int centred = creg_is_centred(f.kind), stream = n->stream;
     float *y = n->y + first * cols;
     short_rows found[2];
-    if (centred) layer_norm_short_shift(x, cols, &rest, found);
+    if (centred) short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
         short_rows *s = centred ? found + k % 2 : found;
-        if (centred && k + 1 < batches) layer_norm_short_shift(x + size, cols, &rest, found + (k + 1) % 2);
+        if (centred && k + 1 < batches) short_shift(x + size, cols, &rest, found + (k + 1) % 2);
         if (f.kind == CREG_LAYER_NORM)
             layer_norm_short_statistics(x, cols, &rest, n->eps, s);
         else

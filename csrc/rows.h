@@ -84,6 +84,33 @@ CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *
     return (sums){v_sum(folds.a) + 0.0f, v_sum(folds.b) + 0.0f};
 }
 
+/* The provisional means of a batch of short rows. */
+CREG_INLINE void short_shift(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+{
+    const part *first = cols < CREG_LANES ? rest : NULL;
+    vf folds[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) folds[i] = group_fold(x + i * cols, first);
+    v_sums(folds, s->shift);
+    const float per = per_lane(first);
+    for (int i = 0; i < CREG_BATCH; i++) s->shift[i] *= per;
+}
+
+/* The sums of d and d^2 of a batch of short rows, d = x - shift; the caller adds 0. */
+CREG_INLINE void short_moment_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+{
+    vf sum[CREG_BATCH], squares[CREG_BATCH];
+#pragma GCC unroll 8
+    for (int i = 0; i < CREG_BATCH; i++) {
+        const shifted ctx = {x + i * cols, v_set1(s->shift[i])};
+        const vf2 folds = short_folds(shifted_terms, &ctx, cols, rest);
+        sum[i] = folds.a;
+        squares[i] = folds.b;
+    }
+    v_sums(sum, s->sum);
+    v_sums(squares, s->squares);
+}
+
 /* gradients_are_safe() for a batch of short rows. */
 static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const double *rstd, const float *dy,
                                                   const float *gamma, ptrdiff_t cols)

@@ -149,7 +149,7 @@ class Torch(Peer):
         """Prepare an op that has a method here; set PyTorch's thread count, which applies to the whole process."""
         self.module.set_num_threads(self._n_threads)
         make = getattr(self, f"_{case.op}", None)
-        if make is None:
+        if make is None or "gain_offset" in arguments:
             return None
         tensors = {
             name: self.module.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -169,27 +169,27 @@ class Torch(Peer):
 
         return read
 
-    def _layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float) -> Prepared:
-        return Prepared(partial(self.module.layer_norm, x, x.shape[-1:], gamma, beta, eps), self._reader("y"))
+    def _layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, axis: Any = -1) -> Prepared:
+        return Prepared(partial(self.module.layer_norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
-    def _layer_norm_forward(self, x: Any, gamma: Any, beta: Any, eps: float) -> Prepared:
-        return Prepared(partial(self.module.native_layer_norm, x, x.shape[-1:], gamma, beta, eps), self._reader("y"))
+    def _layer_norm_forward(self, x: Any, gamma: Any, beta: Any, eps: float, axis: Any = -1) -> Prepared:
+        return Prepared(partial(self.module.native_layer_norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
-    def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any) -> Prepared:
-        statistics = (value.float()[..., None] for value in (mean, rstd))
+    def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
+        statistics = (value.float().reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
         backward = self.module.ops.aten.native_layer_norm_backward.default
         beta = self.module.zeros_like(gamma)
-        call = partial(backward, dy, x, x.shape[-1:], *statistics, gamma, beta, [True] * 3)
+        call = partial(backward, dy, x, gamma.shape, *statistics, gamma, beta, [True] * 3)
         return Prepared(call, self._reader("dx", "dgamma", "dbeta"))
 
-    def _rms_norm(self, x: Any, gamma: Any, eps: float) -> Prepared:
-        return Prepared(partial(self.module.rms_norm, x, x.shape[-1:], gamma, eps), self._reader("y"))
+    def _rms_norm(self, x: Any, gamma: Any, eps: float, axis: Any = -1) -> Prepared:
+        return Prepared(partial(self.module.rms_norm, x, gamma.shape, gamma, eps), self._reader("y"))
 
-    def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any) -> Prepared:
+    def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
         """Use autograd: PyTorch has no separate rms_norm backward on the CPU."""
         x, gamma = x.detach().requires_grad_(), gamma.detach().requires_grad_()
         with self.module.enable_grad():
-            y = self.module.rms_norm(x, x.shape[-1:], gamma, 1e-6)
+            y = self.module.rms_norm(x, gamma.shape, gamma, 1e-6)
         return Prepared(
             partial(self.module.autograd.grad, y, (x, gamma), dy, retain_graph=True), self._reader("dx", "dgamma")
         )
@@ -390,9 +390,10 @@ class OnnxRuntime(Peer):
         return super().available() and importlib.util.find_spec("onnx") is not None
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
-        """Prepare a forward op that ONNX Runtime has: channels first and without dropout."""
+        """Prepare a forward op that ONNX Runtime has: channels first, without dropout and options of the norms."""
         node = self._NODES.get(case.op)
-        if node is None or arguments.get("channel_axis", 1) != 1 or arguments.get("p"):
+        options = arguments.keys() & {"axis", "gain_offset"}
+        if node is None or options or arguments.get("channel_axis", 1) != 1 or arguments.get("p"):
             return None
         inputs = {name: arguments[name] for name in node.inputs}
         outputs = [name for name in node.outputs if name]
@@ -449,7 +450,7 @@ class Jax(Peer):
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
         """Prepare an op that has a method here, written in idiomatic JAX."""
         function = getattr(self, f"_{case.op}", None)
-        if function is None:
+        if function is None or arguments.keys() & {"axis", "gain_offset"}:
             return None
         arrays = {name: self._jax.numpy.asarray(v) for name, v in arguments.items() if isinstance(v, np.ndarray)}
         constants = {name: value for name, value in arguments.items() if name not in arrays}

@@ -13,6 +13,7 @@ ctypedef fused Number:
 cdef cnp.ndarray float32_array(object a, str name)
 cdef cnp.ndarray float32_rows(object a, str name)
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
+cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape)
 cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n)
 cdef cnp.ndarray int64_vector(object a, str name)
 cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k)

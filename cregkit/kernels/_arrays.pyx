@@ -115,10 +115,14 @@ cdef cnp.ndarray array_of_shape(object a, str name, int dtype, int ndim, cnp.npy
     return x
 
 
-cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n):
+cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape):
     if a is None:
         return None
-    return array_of_shape(a, name, cnp.NPY_FLOAT32, 1, &n, "one value per feature")
+    return array_of_shape(a, name, cnp.NPY_FLOAT32, ndim, shape, "one value per feature")
+
+
+cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n):
+    return float32_features(a, name, 1, &n)
 
 
 cdef cnp.ndarray int64_vector(object a, str name):

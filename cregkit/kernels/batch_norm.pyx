@@ -13,7 +13,7 @@ from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last,
-    new_vector, number, output, refuse_overlap, writable,
+    new_vector, number, output, refuse_overlap, refuse_overlaps, writable,
 )
 from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, CREG_FAR, CREG_NEAR, creg_shape, CREG_STREAM
 from cregkit.kernels._runtime cimport kernels, streams
@@ -40,12 +40,15 @@ cdef creg_shape shape_of(cnp.ndarray x, object channel_axis) except *:
     return shape
 
 
+cdef int where_of(ptrdiff_t elements, int arrays) noexcept nogil:
+    return CREG_STREAM if streams(elements, arrays) else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
+
+
 # Plans a call: the cuts, and memory for the chunks' sums and the channels' parameters, which the returned array keeps
 # alive. The caller has set the shape, and `dy` and `given_mean`, which tell the kind of call.
 cdef cnp.ndarray plan(creg_batch_norm *a):
-    cdef ptrdiff_t c = a.shape.c, elements = elements_of(a)
-    cdef bint streamed = streams(elements, 2 if a.dy == NULL else 3)
-    a.where = CREG_STREAM if streamed else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
+    cdef ptrdiff_t c = a.shape.c
+    a.where = where_of(elements_of(a), 2 if a.dy == NULL else 3)
     kernels().batch_norm_plan(a)
     cdef ptrdiff_t sums = a.summed.chunks * c, n_wide = 2 * sums + 5 * c
     cdef cnp.ndarray memory = new_vector(n_wide * sizeof(double) + c * (6 * sizeof(float) + 1), cnp.NPY_UINT8)
@@ -139,7 +142,6 @@ cdef int backward_merged(creg_batch_norm *a, object merge, cnp.ndarray dgamma, c
     return finish_part(a)
 
 
-# A checked vector that `out` must not overlap.
 cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
     cdef cnp.ndarray vector = float32_vector(value, name, c)
     refuse_overlap(out, "out", vector, name, False)
@@ -210,15 +212,12 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     return y
 
 
-# A checked running statistic, which is updated in place and so overlaps no other array.
 cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
                          cnp.ndarray beta):
     cdef cnp.ndarray vector = parameter(value, name, c, y)
     if vector is not None:
         writable(vector, name)
-        refuse_overlap(vector, name, x, "x", False)
-        refuse_overlap(vector, name, gamma, "gamma", False)
-        refuse_overlap(vector, name, beta, "beta", False)
+        refuse_overlaps(vector, name, ((x, "x"), (gamma, "gamma"), (beta, "beta")))
     return vector
 
 

@@ -11,7 +11,7 @@ from cregkit.kernels._arrays cimport (
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.row_norm cimport begin_call, row_statistic, run_backward, run_forward
+from cregkit.kernels.row_norm cimport Axes, begin_call, gain_of, row_statistic, run_backward, run_forward
 
 cnp.import_array()
 
@@ -29,16 +29,21 @@ cdef creg_dropout *draws(Random *random) noexcept nogil:
     return &random.dropout if random.fixed_p != 0 else NULL
 
 
+cdef Axes last_axis(cnp.ndarray x) noexcept:
+    return Axes(x.ndim - 1, 1)
+
+
 cdef cnp.ndarray new_like(cnp.ndarray x):
     return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
 
 
 cdef tuple forward(int kind, object x_, object residual_, object gamma_, object beta_, object p, object eps,
-                   object seed, object offset, object out):
+                   object gain_offset, object seed, object offset, object out):
     cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
     cdef creg_norm n
-    begin_call(&n, kind, x, 4)
+    begin_call(&n, kind, x, last_axis(x), 4)
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
+    cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
     cdef cnp.ndarray y = output(out, x, "x")
@@ -46,9 +51,9 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
         refuse_overlap(y, "out", residual, "residual", True)
         refuse_overlap(y, "out", gamma, "gamma", False)
         refuse_overlap(y, "out", beta, "beta", False)
-    cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x)
-    cdef cnp.ndarray mean = row_statistic(x) if kind == CREG_LAYER_NORM else None
-    n.x, n.residual, n.gamma, n.beta = floats(x), floats(residual), floats(gamma), floats(beta)
+    cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x, last_axis(x))
+    cdef cnp.ndarray mean = row_statistic(x, last_axis(x)) if kind == CREG_LAYER_NORM else None
+    n.x, n.residual, n.gamma, n.beta = floats(x), floats(residual), floats(gain), floats(beta)
     n.y, n.h, n.mean, n.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
     n.dropout, n.offset = draws(&random), random.offset
     if drops_all(&random):
@@ -106,15 +111,16 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
     >>> np.array_equal(y, ck.layer_norm(h))
     True
     """
-    return forward(CREG_LAYER_NORM, x, residual, gamma, beta, p, eps, seed, offset, out)
+    return forward(CREG_LAYER_NORM, x, residual, gamma, beta, p, eps, 0.0, seed, offset, out)
 
 
-def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, seed=None, offset=0, out=None):
+def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, gain_offset=0.0, seed=None, offset=0,
+                                 out=None):
     """Dropout, addition and RMS norm in one pass over memory.
 
-    ``h = residual + dropout(x, p)``, ``y = rms_norm(h, gamma, eps)``. The bits are those of :func:`dropout`, a NumPy
-    addition and :func:`rms_norm_forward` one after another. Arguments and errors are those of
-    :func:`dropout_add_layer_norm_forward`, without ``beta``.
+    ``h = residual + dropout(x, p)``, ``y = rms_norm(h, gamma, eps, gain_offset=gain_offset)``. The bits are those of
+    :func:`dropout`, a NumPy addition and :func:`rms_norm_forward` one after another. Arguments and errors are those of
+    :func:`dropout_add_layer_norm_forward`, with the ``gain_offset`` of :func:`rms_norm` in place of ``beta``.
 
     Returns
     -------
@@ -137,25 +143,26 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, se
     >>> np.array_equal(y, ck.rms_norm(h))
     True
     """
-    return forward(CREG_RMS_NORM, x, residual, gamma, None, p, eps, seed, offset, out)
+    return forward(CREG_RMS_NORM, x, residual, gamma, None, p, eps, gain_offset, seed, offset, out)
 
 
-cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_, object gamma_, object p, object dh_,
-                    object seed, object offset):
+cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_, object gamma_, object p,
+                    object gain_offset, object dh_, object seed, object offset):
     cdef cnp.ndarray h = float32_rows(h_, "h"), dy = float32_like(dy_, "dy", h, "h")
     cdef cnp.ndarray dh = None if dh_ is None else float32_like(dh_, "dh", h, "h"), mean = None
     if kind == CREG_LAYER_NORM:
         mean = float64_statistics(mean_, "mean", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cnp.PyArray_DIM(h, h.ndim - 1))
+    cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
     cdef creg_norm n
-    begin_call(&n, kind, h, 3 if random.fixed_p == 0 else 4)
+    begin_call(&n, kind, h, last_axis(h), 3 if random.fixed_p == 0 else 4)
     cdef cnp.ndarray dresidual = new_like(h), dx = dresidual, dgamma = None, dbeta = None
     if gamma is not None:
         dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
         dbeta = None if mean is None else new_vector(n.cols, cnp.NPY_FLOAT32)
-    n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = (floats(dy), floats(h), floats(dh), floats(gamma), doubles(mean),
+    n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = (floats(dy), floats(h), floats(dh), floats(gain), doubles(mean),
                                                 doubles(rstd))
     n.dx, n.dgamma, n.dbeta = floats(dresidual), floats(dgamma), floats(dbeta)
     cdef float *dropped = NULL
@@ -211,14 +218,15 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
     >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
     True
     """
-    return backward(CREG_LAYER_NORM, dy, h, mean, rstd, gamma, p, dh, seed, offset)
+    return backward(CREG_LAYER_NORM, dy, h, mean, rstd, gamma, p, 0.0, dh, seed, offset)
 
 
-def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0):
+def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, gain_offset=0.0, dh=None, seed=None, offset=0):
     """Gradients of :func:`dropout_add_rms_norm_forward`, in one pass over memory.
 
     ``dresidual = dh + (dx of`` :func:`rms_norm_backward` ``at h)`` and ``dx = dropout_backward(dresidual, p)``.
-    Arguments and errors are those of :func:`dropout_add_layer_norm_backward`, without ``mean``.
+    Arguments and errors are those of :func:`dropout_add_layer_norm_backward`, without ``mean``; ``gain_offset`` is
+    that of the forward pass.
 
     Returns
     -------
@@ -235,4 +243,4 @@ def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, dh=None, se
     >>> np.array_equal(dx, ck.dropout_backward(dresidual, 0.1, seed=7))
     True
     """
-    return backward(CREG_RMS_NORM, dy, h, None, rstd, gamma, p, dh, seed, offset)
+    return backward(CREG_RMS_NORM, dy, h, None, rstd, gamma, p, gain_offset, dh, seed, offset)

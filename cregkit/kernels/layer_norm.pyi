@@ -7,6 +7,7 @@ def layer_norm(
     beta: NDArray[np.float32] | None = None,
     eps: float = 1e-5,
     *,
+    axis: int | tuple[int, ...] = -1,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
 def layer_norm_forward(
@@ -15,6 +16,7 @@ def layer_norm_forward(
     beta: NDArray[np.float32] | None = None,
     eps: float = 1e-5,
     *,
+    axis: int | tuple[int, ...] = -1,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]: ...
 def layer_norm_backward(
@@ -24,5 +26,6 @@ def layer_norm_backward(
     rstd: NDArray[np.float64],
     gamma: NDArray[np.float32] | None = None,
     *,
+    axis: int | tuple[int, ...] = -1,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]: ...

@@ -1,25 +1,23 @@
-# Layer norm over the last axis: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h.
-cimport numpy as cnp
-
-from cregkit.kernels._arrays cimport float32_rows
+# Layer norm over the last axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h.
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM
-from cregkit.kernels.row_norm cimport norm_backward, norm_forward, row_statistic
-
-cnp.import_array()
+from cregkit.kernels.row_norm cimport norm_backward, norm_forward
 
 
-def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
-    """Layer norm over the last axis.
+def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
+    """Layer norm over the last axis, or over several last axes together.
 
-    ``y = (x - mean(x)) / sqrt(var(x) + eps) * gamma + beta``, with the mean and biased variance of each row.
+    ``y = (x - mean(x)) / sqrt(var(x) + eps) * gamma + beta``, with the mean and biased variance of each row: the values
+    along ``axis``.
 
     Parameters
     ----------
-    x : float32 array, shape (..., features), C-contiguous
-    gamma, beta : float32 arrays, shape (features,), optional
+    x : float32 array, shape (..., *features), C-contiguous
+    gamma, beta : float32 arrays, shape (*features,), optional
         Gain and bias; without them 1 and 0.
     eps : float
         Added to the variance; finite, at least 0.
+    axis : int or tuple of ints
+        The axes of ``features``: the last axis, or several last axes in any order, such as (-2, -1).
     out : float32 array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
@@ -30,7 +28,7 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
+        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps`` or ``axis``.
 
     References
     ----------
@@ -43,11 +41,14 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     >>> x = np.array([[1, 2, 3, 4]], np.float32)
     >>> ck.layer_norm(x).round(3)
     array([[-1.342, -0.447,  0.447,  1.342]], dtype=float32)
+    >>> ck.layer_norm(x.reshape(1, 2, 2), axis=(-2, -1)).round(3)
+    array([[[-1.342, -0.447],
+            [ 0.447,  1.342]]], dtype=float32)
     """
-    return norm_forward(CREG_LAYER_NORM, float32_rows(x, "x"), gamma, beta, eps, out, None, None)
+    return norm_forward(CREG_LAYER_NORM, x, gamma, beta, eps, axis, 0.0, out, False)
 
 
-def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
+def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
     """Layer norm, with what :func:`layer_norm_backward` needs.
 
     Arguments and errors are those of :func:`layer_norm`.
@@ -55,7 +56,7 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     Returns
     -------
     y : float32 array like ``x``
-    mean, rstd : float64 arrays, shape ``x.shape[:-1]``
+    mean, rstd : float64 arrays, shape (...)
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
         the gradients their accuracy.
 
@@ -67,11 +68,10 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, out=None):
     >>> mean, rstd.round(3)
     (array([2.5]), array([0.894]))
     """
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), mean = row_statistic(x_), rstd = row_statistic(x_)
-    return norm_forward(CREG_LAYER_NORM, x_, gamma, beta, eps, out, mean, rstd), mean, rstd
+    return norm_forward(CREG_LAYER_NORM, x, gamma, beta, eps, axis, 0.0, out, True)
 
 
-def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
+def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, axis=-1, out=None):
     """Gradients of layer norm.
 
     With ``x_hat = (x - mean) * rstd`` and ``g = dy * gamma``, means taken over each row:
@@ -80,24 +80,26 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., features), C-contiguous
+    dy, x : float32 arrays, shape (..., *features), C-contiguous
         Gradient of the output, and the input of the forward pass.
-    mean, rstd : float64 arrays, shape ``x.shape[:-1]``
+    mean, rstd : float64 arrays, shape (...)
         As :func:`layer_norm_forward` returned them.
-    gamma : float32 array, shape (features,), optional
+    gamma : float32 array, shape (*features,), optional
         The gain of the forward pass.
+    axis : int or tuple of ints
+        That of the forward pass.
     out : float32 array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
     dx : float32 array like ``x``
-    dgamma, dbeta : float32 arrays, shape (features,); None without ``gamma``
+    dgamma, dbeta : float32 arrays, shape (*features,); None without ``gamma``
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+        For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a bad ``axis``.
 
     Examples
     --------
@@ -110,4 +112,4 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, out=None):
     >>> dx.round(3), dgamma
     (array([[ 0.268, -0.358, -0.089,  0.179]], dtype=float32), None)
     """
-    return norm_backward(CREG_LAYER_NORM, dy, x, mean, rstd, gamma, out)
+    return norm_backward(CREG_LAYER_NORM, dy, x, mean, rstd, gamma, axis, 0.0, out)

@@ -6,6 +6,8 @@ def rms_norm(
     gamma: NDArray[np.float32] | None = None,
     eps: float = 1e-6,
     *,
+    axis: int | tuple[int, ...] = -1,
+    gain_offset: float = 0.0,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
 def rms_norm_forward(
@@ -13,6 +15,8 @@ def rms_norm_forward(
     gamma: NDArray[np.float32] | None = None,
     eps: float = 1e-6,
     *,
+    axis: int | tuple[int, ...] = -1,
+    gain_offset: float = 0.0,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]: ...
 def rms_norm_backward(
@@ -21,5 +25,7 @@ def rms_norm_backward(
     rstd: NDArray[np.float64],
     gamma: NDArray[np.float32] | None = None,
     *,
+    axis: int | tuple[int, ...] = -1,
+    gain_offset: float = 0.0,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]: ...

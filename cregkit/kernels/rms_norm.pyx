@@ -1,25 +1,25 @@
-# RMS norm over the last axis: the Python functions. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
-cimport numpy as cnp
-
-from cregkit.kernels._arrays cimport float32_rows
+# RMS norm over the last axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
 from cregkit.kernels._csrc cimport CREG_RMS_NORM
-from cregkit.kernels.row_norm cimport norm_backward, norm_forward, row_statistic
-
-cnp.import_array()
+from cregkit.kernels.row_norm cimport norm_backward, norm_forward
 
 
-def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
-    """RMS norm over the last axis.
+def rms_norm(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=None):
+    """RMS norm over the last axis, or over several last axes together.
 
-    ``y = x / sqrt(mean(x**2) + eps) * gamma``, with the mean square of each row.
+    ``y = x / sqrt(mean(x**2) + eps) * (gain_offset + gamma)``, with the mean square of each row: the values along
+    ``axis``. Without ``gamma`` the last factor is 1.
 
     Parameters
     ----------
-    x : float32 array, shape (..., features), C-contiguous
-    gamma : float32 array, shape (features,), optional
-        Gain; without it 1.
+    x : float32 array, shape (..., *features), C-contiguous
+    gamma : float32 array, shape (*features,), optional
+        Gain, or its difference from ``gain_offset``.
     eps : float
         Added to the mean square; finite, at least 0.
+    axis : int or tuple of ints
+        The axes of ``features``: the last axis, or several last axes in any order, such as (-2, -1).
+    gain_offset : float
+        Added to ``gamma``, in float32; 1 in Gemma, whose weights are small. Other values than 0 need ``gamma``.
     out : float32 array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
@@ -30,11 +30,14 @@ def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``.
+        For a wrong dtype, layout, shape, a read-only or overlapping ``out``, no columns, or a bad ``eps``, ``axis`` or
+        ``gain_offset``.
 
     References
     ----------
     Zhang, B. and Sennrich, R. (2019). "Root Mean Square Layer Normalization". arXiv:1910.07467.
+
+    Gemma Team (2024). "Gemma: Open Models Based on Gemini Research and Technology". arXiv:2403.08295.
 
     Examples
     --------
@@ -43,11 +46,13 @@ def rms_norm(x, gamma=None, eps=1e-6, *, out=None):
     >>> x = np.array([[1, 2, 3, 4]], np.float32)
     >>> ck.rms_norm(x).round(3)
     array([[0.365, 0.73 , 1.095, 1.461]], dtype=float32)
+    >>> ck.rms_norm(x, np.zeros(4, np.float32), gain_offset=1.0).round(3)
+    array([[0.365, 0.73 , 1.095, 1.461]], dtype=float32)
     """
-    return norm_forward(CREG_RMS_NORM, float32_rows(x, "x"), gamma, None, eps, out, None, None)
+    return norm_forward(CREG_RMS_NORM, x, gamma, None, eps, axis, gain_offset, out, False)
 
 
-def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
+def rms_norm_forward(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=None):
     """RMS norm, with what :func:`rms_norm_backward` needs.
 
     Arguments and errors are those of :func:`rms_norm`.
@@ -55,7 +60,7 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
     Returns
     -------
     y : float32 array like ``x``
-    rstd : float64 array, shape ``x.shape[:-1]``
+    rstd : float64 array, shape (...)
         ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
 
     Examples
@@ -66,36 +71,37 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, out=None):
     >>> rstd.round(3)
     array([0.365])
     """
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), rstd = row_statistic(x_)
-    return norm_forward(CREG_RMS_NORM, x_, gamma, None, eps, out, None, rstd), rstd
+    return norm_forward(CREG_RMS_NORM, x, gamma, None, eps, axis, gain_offset, out, True)
 
 
-def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
+def rms_norm_backward(dy, x, rstd, gamma=None, *, axis=-1, gain_offset=0.0, out=None):
     """Gradients of RMS norm.
 
-    With ``x_hat = x * rstd`` and ``g = dy * gamma``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the mean taken over
-    each row; ``dgamma = sum(dy * x_hat)`` over all rows.
+    With ``x_hat = x * rstd`` and ``g = dy * (gain_offset + gamma)``: ``dx = rstd * (g - x_hat * mean(g * x_hat))``, the
+    mean taken over each row; ``dgamma = sum(dy * x_hat)`` over all rows.
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., features), C-contiguous
+    dy, x : float32 arrays, shape (..., *features), C-contiguous
         Gradient of the output, and the input of the forward pass.
-    rstd : float64 array, shape ``x.shape[:-1]``
+    rstd : float64 array, shape (...)
         As :func:`rms_norm_forward` returned it.
-    gamma : float32 array, shape (features,), optional
-        The gain of the forward pass.
+    gamma : float32 array, shape (*features,), optional
+        That of the forward pass.
+    axis, gain_offset
+        Those of the forward pass.
     out : float32 array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
     dx : float32 array like ``x``
-    dgamma : float32 array, shape (features,); None without ``gamma``
+    dgamma : float32 array, shape (*features,); None without ``gamma``
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong dtype, layout or shape, or a read-only or overlapping ``out``.
+        For a wrong dtype, layout or shape, a read-only or overlapping ``out``, or a bad ``axis`` or ``gain_offset``.
 
     Examples
     --------
@@ -108,4 +114,4 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, out=None):
     >>> dx.round(3), dgamma.round(3)
     (array([[ 0.353, -0.024, -0.037, -0.049]], dtype=float32), array([0.365, 0.   , 0.   , 0.   ], dtype=float32))
     """
-    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, out)
+    return norm_backward(CREG_RMS_NORM, dy, x, None, rstd, gamma, axis, gain_offset, out)

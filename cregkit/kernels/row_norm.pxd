@@ -1,23 +1,36 @@
 # The norms over rows: functions shared by layer norm and RMS norm, plain or after dropout and addition.
 cimport numpy as cnp
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._csrc cimport creg_norm
 
 
-# Initialises n as a call over the last axis of x; all other fields are NULL or 0. The call reads and writes `arrays`
-# arrays of x's size.
-cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int arrays) noexcept
+# Neighbouring axes of an array, over which a norm takes its statistics.
+cdef struct Axes:
+    int first, count
+
+# Initialises n as a call whose rows are these axes of x; all other fields are NULL or 0. The call reads and
+# writes `arrays` arrays of x's size.
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept
 
 # Run a planned call.
 cdef int run_forward(creg_norm *n) except -1
 cdef int run_backward(creg_norm *n) except -1
 
 # A new array for one float64 statistic of each row of x.
-cdef cnp.ndarray row_statistic(cnp.ndarray x)
+cdef cnp.ndarray row_statistic(cnp.ndarray x, Axes axes)
 
-# The ops, from their Python arguments. Forward returns y and fills mean and rstd, if they are given; backward returns
-# dx, dgamma and, for layer norm, dbeta.
-cdef cnp.ndarray norm_forward(int kind, cnp.ndarray x, object gamma, object beta, object eps, object out,
-                              cnp.ndarray mean, cnp.ndarray rstd)
-cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object out)
+# The gain of a call: gain_offset + gamma, a float32 sum for each feature; gamma itself for gain_offset 0.
+cdef cnp.ndarray sum_gain(cnp.ndarray gamma, object gain_offset)
+cdef inline cnp.ndarray gain_of(cnp.ndarray gamma, object gain_offset):
+    if PyFloat_CheckExact(gain_offset) and PyFloat_AS_DOUBLE(gain_offset) == 0.0:
+        return gamma
+    return sum_gain(gamma, gain_offset)
+
+# The ops, from their Python arguments. Forward returns y, followed by the mean (of layer norm) and rstd if it `saves`
+# them; backward returns dx, dgamma and, for layer norm, dbeta.
+cdef object norm_forward(int kind, object x, object gamma, object beta, object eps, object axis, object gain_offset,
+                         object out, bint saves)
+cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object axis,
+                         object gain_offset, object out)

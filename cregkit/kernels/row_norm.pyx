@@ -1,31 +1,131 @@
 # The norms over rows: checks, allocation and the loop over blocks of rows. The maths is in csrc/row_norm.h.
+import operator
+
 cimport numpy as cnp
-from libc.float cimport DBL_MAX
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stddef cimport ptrdiff_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector, number,
-    output, refuse_overlap,
+    doubles, float32_array, float32_features, float32_like, float64_statistics, floats, new_array, number, output,
+    refuse_overlap,
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, creg_norm
 from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
 from cregkit.kernels._threads cimport run_parallel
+from cregkit.kernels.channel_norm cimport across_backward, across_forward
 from cregkit.kernels.column_sums cimport chunks_of, run_chunks
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_forward
 
 cnp.import_array()
 
+cdef enum:
+    MOST_DIMENSIONS = 64  # of a NumPy array
 
-cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, int arrays) noexcept:
+
+# ---- axes ----
+
+
+# One axis, from 0 to x.ndim - 1.
+cdef int axis_of(object axis, cnp.ndarray x) except -1:
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an int or a tuple of ints, got {type(axis).__name__} {axis!r:.60}") from None
+    if not -x.ndim <= index < x.ndim:
+        raise ValueError(f"axis must be from {-x.ndim} to {x.ndim - 1} for x of shape {(<object>x).shape}, got {index}")
+    return index % x.ndim
+
+
+# row_axes() of any argument.
+cdef Axes checked_row_axes(object axis, cnp.ndarray x) except *:
+    if x.ndim == 0:
+        raise ValueError("x must have at least one dimension, got a scalar array: pass shape (..., features)")
+    cdef list named = sorted([axis_of(one, x) for one in (axis if isinstance(axis, tuple) else (axis,))])
+    cdef int count = len(set(named))
+    cdef tuple shape = (<object>x).shape, last = tuple(range(-count, 0))
+    if not 0 < count == len(named):
+        raise ValueError(f"axis must name at least one axis, and each only once, got {axis}")
+    if named[count - 1] - named[0] != count - 1:
+        raise ValueError(f"axis must name one axis of x, or several neighbouring ones such as (-2, -1), got {axis} for "
+                         f"x of shape {shape}: pass np.ascontiguousarray(np.moveaxis(x, {tuple(named)}, {last})) and "
+                         f"axis={last}")
+    if 0 in [shape[i] for i in named]:
+        raise ValueError(f"x has no columns to normalise over: its axis {axis} must not be empty, got shape {shape}")
+    return Axes(named[0], count)
+
+
+# The axes of x that form a row. Here alone the norms decide which axes they support.
+cdef Axes row_axes(object axis, cnp.ndarray x) except *:
+    if type(axis) is int and axis == -1 and x.ndim > 0 and cnp.PyArray_DIM(x, x.ndim - 1) > 0:
+        return Axes(x.ndim - 1, 1)
+    return checked_row_axes(axis, x)
+
+
+cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept:
     memset(n, 0, sizeof(n[0]))
-    n.kind, n.cols = kind, cnp.PyArray_DIM(x, x.ndim - 1)
-    n.rows = cnp.PyArray_MultiplyList(cnp.PyArray_DIMS(x), x.ndim - 1)
+    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(x)
+    cdef int after = axes.first + axes.count
+    n.kind = kind
+    n.cols = cnp.PyArray_MultiplyList(shape + axes.first, axes.count)
+    n.across = cnp.PyArray_MultiplyList(shape + after, x.ndim - after)
+    n.rows = cnp.PyArray_MultiplyList(shape, axes.first) * n.across
     n.stream = streams(n.rows * n.cols, arrays)
 
 
-cdef cnp.ndarray row_statistic(cnp.ndarray x):
-    return new_array(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64)
+# The shape of x without the axes, and how many dimensions it has.
+cdef int rows_shape(cnp.ndarray x, Axes axes, cnp.npy_intp *shape) noexcept:
+    cdef int before = axes.first, after = x.ndim - before - axes.count
+    memcpy(shape, cnp.PyArray_DIMS(x), before * sizeof(cnp.npy_intp))
+    memcpy(shape + before, cnp.PyArray_DIMS(x) + before + axes.count, after * sizeof(cnp.npy_intp))
+    return before + after
+
+
+cdef cnp.ndarray row_statistic(cnp.ndarray x, Axes axes):
+    cdef cnp.npy_intp[MOST_DIMENSIONS] shape
+    cdef int ndim = rows_shape(x, axes, shape)
+    return new_array(ndim, shape, cnp.NPY_FLOAT64)
+
+
+cdef cnp.ndarray given_statistic(object a, str name, cnp.ndarray x, Axes axes):
+    cdef cnp.npy_intp[MOST_DIMENSIONS] shape
+    cdef int ndim = rows_shape(x, axes, shape)
+    return float64_statistics(a, name, ndim, shape)
+
+
+cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes):
+    return float32_features(a, name, axes.count, cnp.PyArray_DIMS(x) + axes.first)
+
+
+# ---- gain_offset ----
+
+
+cdef struct Gain:
+    const float *gamma
+    float *gain
+    double gain_offset
+    ptrdiff_t n
+
+
+cdef void gain_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef const Gain *a = <const Gain *>args
+    cdef float gain_offset = <float>a.gain_offset
+    cdef ptrdiff_t j
+    for j in range(a.n):
+        a.gain[j] = gain_offset + a.gamma[j]
+
+
+cdef cnp.ndarray sum_gain(cnp.ndarray gamma, object gain_offset):
+    cdef Gain a
+    a.gain_offset = number(gain_offset, "gain_offset", -FLT_MAX, FLT_MAX)
+    if a.gain_offset == 0.0:
+        return gamma
+    if gamma is None:
+        raise ValueError(f"gain_offset must be 0 without gamma, got {gain_offset}: pass gamma, to which it is added")
+    cdef cnp.ndarray gain = new_array(gamma.ndim, cnp.PyArray_DIMS(gamma), cnp.NPY_FLOAT32)
+    a.gamma, a.gain, a.n = floats(gamma), floats(gain), cnp.PyArray_SIZE(gamma)
+    run_parallel(gain_task, &a, 1, a.n)
+    return gain
 
 
 # ---- forward ----
@@ -54,6 +154,9 @@ cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
 
 # Where the gain may overflow, a second loop applies gain and bias in float64.
 cdef int run_forward(creg_norm *n) except -1:
+    if n.across > 1:
+        across_forward(n)
+        return 0
     cdef const float *gamma = n.gamma
     cdef const float *beta = n.beta
     cdef bint apart = gain_may_overflow(n)
@@ -70,38 +173,50 @@ cdef int run_forward(creg_norm *n) except -1:
     return 0
 
 
-cdef cnp.ndarray norm_forward(int kind, cnp.ndarray x, object gamma, object beta, object eps, object out,
-                              cnp.ndarray mean, cnp.ndarray rstd):
+cdef object norm_forward(int kind, object x, object gamma, object beta, object eps, object axis, object gain_offset,
+                         object out, bint saves):
+    cdef cnp.ndarray x_ = float32_array(x, "x"), mean = None, rstd = None
+    cdef Axes axes = row_axes(axis, x_)
+    if saves:
+        rstd = row_statistic(x_, axes)
+        if kind == CREG_LAYER_NORM:
+            mean = row_statistic(x_, axes)
     cdef creg_norm n
-    begin_call(&n, kind, x, 2)
-    cdef cnp.ndarray gamma_ = float32_vector(gamma, "gamma", n.cols), beta_ = float32_vector(beta, "beta", n.cols)
-    cdef cnp.ndarray y = output(out, x, "x")
+    begin_call(&n, kind, x_, axes, 2)
+    cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), beta_ = row_parameter(beta, "beta", x_, axes)
+    cdef cnp.ndarray gain = gain_of(gamma_, gain_offset), y = output(out, x_, "x")
     if out is not None:
         refuse_overlap(y, "out", gamma_, "gamma", False)
         refuse_overlap(y, "out", beta_, "beta", False)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
-    n.x, n.gamma, n.beta, n.y = floats(x), floats(gamma_), floats(beta_), floats(y)
+    n.x, n.gamma, n.beta, n.y = floats(x_), floats(gain), floats(beta_), floats(y)
     n.mean, n.rstd = doubles(mean), doubles(rstd)
     run_forward(&n)
-    return y
+    if not saves:
+        return y
+    return (y, rstd) if mean is None else (y, mean, rstd)
 
 
 # ---- backward ----
 
 
 cdef int run_backward(creg_norm *n) except -1:
+    if n.across > 1:
+        return across_backward(n)
     return wide_backward(n) if is_wide(n) else run_chunks(n)
 
 
-cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object out):
-    cdef cnp.ndarray x_ = float32_rows(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
+cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object axis,
+                         object gain_offset, object out):
+    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
+    cdef Axes axes = row_axes(axis, x_)
     cdef creg_norm n
-    begin_call(&n, kind, x_, 3)
+    begin_call(&n, kind, x_, axes, 3)
     cdef bint centred = kind == CREG_LAYER_NORM
     if centred:
-        mean_ = float64_statistics(mean, "mean", x_.ndim - 1, cnp.PyArray_DIMS(x_))
-    cdef cnp.ndarray rstd_ = float64_statistics(rstd, "rstd", x_.ndim - 1, cnp.PyArray_DIMS(x_))
-    cdef cnp.ndarray gamma_ = float32_vector(gamma, "gamma", n.cols)
+        mean_ = given_statistic(mean, "mean", x_, axes)
+    cdef cnp.ndarray rstd_ = given_statistic(rstd, "rstd", x_, axes)
+    cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), gain = gain_of(gamma_, gain_offset)
     cdef cnp.ndarray dx = output(out, x_, "x")
     if out is not None:
         refuse_overlap(dx, "out", dy_, "dy", True)
@@ -109,9 +224,9 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
             refuse_overlap(dx, "out", other, name, False)
     cdef cnp.ndarray dgamma = None, dbeta = None
     if gamma_ is not None:
-        dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
-        dbeta = new_vector(n.cols, cnp.NPY_FLOAT32) if centred else None
-    n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gamma_), doubles(mean_), doubles(rstd_)
+        dgamma = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32)
+        dbeta = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32) if centred else None
+    n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gain), doubles(mean_), doubles(rstd_)
     n.dx, n.dgamma, n.dbeta = floats(dx), floats(dgamma), floats(dbeta)
     run_backward(&n)
     return (dx, dgamma, dbeta) if centred else (dx, dgamma)

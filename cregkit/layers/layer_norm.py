@@ -12,16 +12,16 @@ from cregkit.layers.base import Array, Layer
 
 
 class LayerNorm(Layer):
-    """Layer normalisation over the last axis: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
+    """Layer normalisation over the last axes: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
     Mean and biased variance are those of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and
     backward recomputes the statistics. ``x`` is float32 of shape (..., num_features); ``gamma`` and ``beta`` are
-    float32 of shape (num_features,).
+    float32 of shape (num_features,). With a tuple, these shapes are (..., *num_features) and num_features.
 
     Parameters
     ----------
     num_features
-        Size of the last axis, at least 1.
+        Size of the last axis, at least 1; or the sizes of the last axes, which are normalised together.
     eps
         Added to the variance; finite, at least 0.
 
@@ -55,30 +55,30 @@ class LayerNorm(Layer):
     dgamma: Array | None = None
     dbeta: Array | None = None
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int | tuple[int, ...], eps: float = 1e-5) -> None:
         """Start with gamma 1 and beta 0."""
-        self.num_features = validate.positive_int("num_features", num_features)
+        self.num_features, self._axis = validate.features("num_features", num_features)
         self.eps = validate.real("eps", eps, 0)
-        self.gamma: Array = np.ones(num_features, dtype=np.float32)
-        self.beta: Array = np.zeros(num_features, dtype=np.float32)
+        self.gamma: Array = np.ones(self.num_features, dtype=np.float32)
+        self.beta: Array = np.zeros(self.num_features, dtype=np.float32)
 
     def forward(self, x: Array) -> Array:
         """Return ``x`` with each row normalised."""
         try:
             if self.training:
-                y, mean, rstd = layer_norm_forward(x, self.gamma, self.beta, self.eps)
+                y, mean, rstd = layer_norm_forward(x, self.gamma, self.beta, self.eps, axis=self._axis)
                 self._saved = (x, mean, rstd)
             else:
-                y = layer_norm(x, self.gamma, self.beta, self.eps)
+                y = layer_norm(x, self.gamma, self.beta, self.eps, axis=self._axis)
                 self._saved = (x, None, None)
         except ValueError:
-            validate.num_features(self, self.num_features, x, -1)
+            validate.num_features(self, self.num_features, x, self._axis)
             raise
         return y
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         x, mean, rstd = saved
         if mean is None:
-            _, mean, rstd = layer_norm_forward(x, None, None, self.eps)
-        dx, self.dgamma, self.dbeta = layer_norm_backward(dy, x, mean, rstd, self.gamma)
+            _, mean, rstd = layer_norm_forward(x, None, None, self.eps, axis=self._axis)
+        dx, self.dgamma, self.dbeta = layer_norm_backward(dy, x, mean, rstd, self.gamma, axis=self._axis)
         return dx

@@ -16,10 +16,14 @@ from cregkit.layers.seeding import Seed
 NORMS = ("layer", "rms")
 
 
-def make_norm(norm: str, num_features: int, eps: float | None = None) -> LayerNorm | RMSNorm:
+def make_norm(norm: str, num_features: int, eps: float | None = None, gain_offset: float = 0.0) -> LayerNorm | RMSNorm:
     """Return a LayerNorm or RMSNorm; without ``eps`` it has its default."""
-    kind = LayerNorm if check_norm(norm) == "layer" else RMSNorm
-    return kind(num_features) if eps is None else kind(num_features, eps)
+    given = () if eps is None else (eps,)
+    if check_norm(norm) == "rms":
+        return RMSNorm(num_features, *given, gain_offset=gain_offset)
+    if gain_offset != 0:
+        raise ValueError(f"gain_offset must be 0 with norm='layer', got {gain_offset!r}: use norm='rms'")
+    return LayerNorm(num_features, *given)
 
 
 def check_norm(norm: str) -> str:
@@ -47,6 +51,8 @@ class ResidualNorm(Dropout):
     eps
         Added to the variance or to the mean square; finite, at least 0. By default that of ``LayerNorm`` or
         ``RMSNorm``.
+    gain_offset
+        Added to ``gamma``, as in ``RMSNorm``; 0 with layer norm.
     seed
         Seed of dropout; see ``draw_seed``.
 
@@ -81,12 +87,20 @@ class ResidualNorm(Dropout):
     dbeta: Array | None = None
 
     def __init__(
-        self, num_features: int, p: float = 0.1, norm: str = "layer", eps: float | None = None, *, seed: Seed = None
+        self,
+        num_features: int,
+        p: float = 0.1,
+        norm: str = "layer",
+        eps: float | None = None,
+        *,
+        gain_offset: float = 0.0,
+        seed: Seed = None,
     ) -> None:
-        """Start with gamma 1 and beta 0, and dropout at offset 0."""
+        """Start with a gain of 1 and beta 0, and dropout at offset 0."""
         super().__init__(p, seed=seed)
-        separate = make_norm(norm, num_features, eps)
+        separate = make_norm(norm, validate.positive_int("num_features", num_features), eps, gain_offset)
         self.num_features, self.eps, self.norm = separate.num_features, separate.eps, norm
+        self.gain_offset = float(gain_offset)
         self.gamma: Array = separate.gamma
         self.beta: Array | None = separate.beta if isinstance(separate, LayerNorm) else None
 
@@ -122,7 +136,7 @@ class ResidualNorm(Dropout):
                 statistics = (mean, rstd)
             else:
                 y, h, rstd = functional.dropout_add_rms_norm_forward(
-                    x, residual, self.gamma, p, self.eps, seed=seed, offset=offset
+                    x, residual, self.gamma, p, self.eps, gain_offset=self.gain_offset, seed=seed, offset=offset
                 )
                 statistics = (rstd,)
         except ValueError:
@@ -165,7 +179,7 @@ class ResidualNorm(Dropout):
             )
         else:
             dx, dresidual, self.dgamma = functional.dropout_add_rms_norm_backward(
-                dy, h, statistics[0], self.gamma, p, dh=dh, seed=seed, offset=offset
+                dy, h, statistics[0], self.gamma, p, gain_offset=self.gain_offset, dh=dh, seed=seed, offset=offset
             )
         self._finish_backward()
         return dx, dresidual

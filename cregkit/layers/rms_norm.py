@@ -12,18 +12,20 @@ from cregkit.layers.base import Array, Layer
 
 
 class RMSNorm(Layer):
-    """Root mean square normalisation over the last axis: ``y = gamma * x / sqrt(mean(x**2) + eps)``.
+    """Root mean square normalisation over the last axes: ``y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)``.
 
     The mean square is that of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and backward
     recomputes the mean square. ``x`` is float32 of shape (..., num_features); ``gamma`` is float32 of shape
-    (num_features,).
+    (num_features,). With a tuple, these shapes are (..., *num_features) and num_features.
 
     Parameters
     ----------
     num_features
-        Size of the last axis, at least 1.
+        Size of the last axis, at least 1; or the sizes of the last axes, which are normalised together.
     eps
         Added to the mean square; finite, at least 0.
+    gain_offset
+        Added to ``gamma``; finite. With 1, ``gamma`` is the weight of Gemma's norms. A new layer has a gain of 1.
 
     Raises
     ------
@@ -34,6 +36,8 @@ class RMSNorm(Layer):
     ----------
     Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
 
+    Gemma Team (2024), "Gemma: Open Models Based on Gemini Research and Technology", arXiv:2403.08295.
+
     Examples
     --------
     >>> import numpy as np
@@ -42,35 +46,38 @@ class RMSNorm(Layer):
     >>> norm(np.array([[3, 4], [30, 40]], dtype=np.float32)).round(3)
     array([[0.849, 1.131],
            [0.849, 1.131]], dtype=float32)
+    >>> RMSNorm(2, gain_offset=1.0).gamma
+    array([0., 0.], dtype=float32)
     """
 
     _parameters = ("gamma",)
 
     dgamma: Array | None = None
 
-    def __init__(self, num_features: int, eps: float = 1e-6) -> None:
-        """Start with gamma 1."""
-        self.num_features = validate.positive_int("num_features", num_features)
+    def __init__(self, num_features: int | tuple[int, ...], eps: float = 1e-6, *, gain_offset: float = 0.0) -> None:
+        """Start with gamma ``1 - gain_offset``."""
+        self.num_features, self._axis = validate.features("num_features", num_features)
         self.eps = validate.real("eps", eps, 0)
-        self.gamma: Array = np.ones(num_features, dtype=np.float32)
+        self.gain_offset = validate.float32_real("gain_offset", gain_offset)
+        self.gamma: Array = np.full(self.num_features, np.float32(1.0) - np.float32(gain_offset))
 
     def forward(self, x: Array) -> Array:
         """Return ``x`` with each row normalised."""
         try:
             if self.training:
-                y, rstd = rms_norm_forward(x, self.gamma, self.eps)
+                y, rstd = rms_norm_forward(x, self.gamma, self.eps, axis=self._axis, gain_offset=self.gain_offset)
                 self._saved = (x, rstd)
             else:
-                y = rms_norm(x, self.gamma, self.eps)
+                y = rms_norm(x, self.gamma, self.eps, axis=self._axis, gain_offset=self.gain_offset)
                 self._saved = (x, None)
         except ValueError:
-            validate.num_features(self, self.num_features, x, -1)
+            validate.num_features(self, self.num_features, x, self._axis)
             raise
         return y
 
     def _gradient(self, dy: Array, saved: Any) -> Array:
         x, rstd = saved
         if rstd is None:
-            _, rstd = rms_norm_forward(x, None, self.eps)
-        dx, self.dgamma = rms_norm_backward(dy, x, rstd, self.gamma)
+            _, rstd = rms_norm_forward(x, None, self.eps, axis=self._axis)
+        dx, self.dgamma = rms_norm_backward(dy, x, rstd, self.gamma, axis=self._axis, gain_offset=self.gain_offset)
         return dx

@@ -57,6 +57,8 @@ class TransformerBlock(Layer):
         Probability of dropping an attention weight; by default ``dropout``.
     eps
         Added to the variance or to the mean square in the norms; by default that of ``LayerNorm`` or ``RMSNorm``.
+    gain_offset
+        Added to ``gamma`` in the norms, as in ``RMSNorm``; 0 with layer norm.
     seed
         Seed of the initial weights and of dropout; see ``draw_seed``.
 
@@ -94,6 +96,7 @@ class TransformerBlock(Layer):
         causal: bool = False,
         attention_dropout: float | None = None,
         eps: float | None = None,
+        gain_offset: float = 0.0,
         seed: Seed = None,
     ) -> None:
         """Draw the initial weights."""
@@ -108,9 +111,11 @@ class TransformerBlock(Layer):
         hidden = (ACTIVATIONS[activation](), *((Dropout(dropout, seed=rng),) if dropout else ()))
         self.ff = Sequential(Linear(d_model, d_ff, seed=rng), *hidden, Linear(d_ff, d_model, seed=rng))
         # A fused norm follows an addition: norm1 and norm2 in Post-LN, norm2 in Pre-LN.
-        self.norm2 = ResidualNorm(d_model, dropout, norm, eps, seed=rng)
+        self.norm2 = ResidualNorm(d_model, dropout, norm, eps, gain_offset=gain_offset, seed=rng)
         self.norm1: ResidualNorm | LayerNorm | RMSNorm = (
-            make_norm(norm, d_model, eps) if norm_first else ResidualNorm(d_model, dropout, norm, eps, seed=rng)
+            make_norm(norm, d_model, eps, gain_offset)
+            if norm_first
+            else ResidualNorm(d_model, dropout, norm, eps, gain_offset=gain_offset, seed=rng)
         )
         self.dropout = Dropout(dropout, seed=rng) if norm_first else None
 
@@ -163,7 +168,7 @@ class Transformer(Layer):
         As in ``TransformerBlock``.
     dropout
         As in ``TransformerBlock``; dropout is also applied to the sum of the embeddings.
-    norm, norm_first, activation, causal
+    norm, norm_first, activation, causal, gain_offset
         As in ``TransformerBlock``.
     n_outputs
         Output size of the head; by default ``vocab_size``.
@@ -199,6 +204,7 @@ class Transformer(Layer):
         *,
         activation: str = "gelu",
         causal: bool = False,
+        gain_offset: float = 0.0,
         n_outputs: int | None = None,
         seed: Seed = None,
     ) -> None:
@@ -209,11 +215,20 @@ class Transformer(Layer):
         self.dropout = Dropout(dropout, seed=rng)
         self.blocks = [
             TransformerBlock(
-                d_model, n_heads, d_ff, dropout, norm, norm_first, activation=activation, causal=causal, seed=rng
+                d_model,
+                n_heads,
+                d_ff,
+                dropout,
+                norm,
+                norm_first,
+                activation=activation,
+                causal=causal,
+                gain_offset=gain_offset,
+                seed=rng,
             )
             for _ in range(validate.positive_int("n_layers", n_layers))
         ]
-        self.norm = make_norm(norm, d_model) if norm_first else None
+        self.norm = make_norm(norm, d_model, gain_offset=gain_offset) if norm_first else None
         self.head = Linear(d_model, vocab_size if n_outputs is None else n_outputs, seed=rng)
 
     def _children(self) -> Iterator[tuple[str, Layer]]:

@@ -68,7 +68,7 @@ def moments(x: Float64Array, axis: Axes) -> tuple[Float64Array, Float64Array]:
 
 
 def affine(xhat: Float64Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> Float64Array:
-    """Return ``gamma * xhat + beta`` over the last axis; by default gamma is 1 and beta is 0."""
+    """Return ``gamma * xhat + beta`` over the last axes; by default gamma is 1 and beta is 0."""
     y = xhat if gamma is None else xhat * as_float64(gamma)
     return y if beta is None else y + as_float64(beta)
 
@@ -102,16 +102,17 @@ def standardise_backward(dxhat: Float64Array, xhat: Float64Array, rstd: Float64A
     return dx
 
 
-def sum_to_last_axis(values: Float64Array) -> Float64Array:
-    """Sum over all axes except the last: the gradient of a parameter that was broadcast along them."""
-    total: Float64Array = values.sum(axis=tuple(range(values.ndim - 1)))
+def sum_to_axis(values: Float64Array, axis: Axes = -1) -> Float64Array:
+    """Sum over all axes except ``axis``: the gradient of a parameter that was broadcast along them."""
+    kept = {a % values.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    total: Float64Array = values.sum(axis=tuple(a for a in range(values.ndim) if a not in kept))
     return total
 
 
 def affine_backward(
-    dy: Float64Array, xhat: Float64Array, gamma: ArrayLike | None
+    dy: Float64Array, xhat: Float64Array, gamma: ArrayLike | None, axis: Axes = -1
 ) -> tuple[Float64Array | None, Float64Array | None]:
-    """Return ``dgamma = sum(dy * xhat)`` and ``dbeta = sum(dy)`` over all axes except the last; None without gamma."""
+    """Return ``dgamma = sum(dy * xhat)`` and ``dbeta = sum(dy)`` over all axes except ``axis``; None without gamma."""
     if gamma is None:
         return None, None
-    return sum_to_last_axis(dy * xhat), sum_to_last_axis(dy)
+    return sum_to_axis(dy * xhat, axis), sum_to_axis(dy, axis)

@@ -27,7 +27,7 @@ from cregkit.oracle._common import (
     ieee,
     moments,
     store,
-    sum_to_last_axis,
+    sum_to_axis,
 )
 
 Merge: TypeAlias = Callable[[float, Float64Array, Float64Array], tuple[float, Float64Array, Float64Array]]
@@ -224,7 +224,7 @@ def batch_norm_backward(
     dy, x, rstd = _channels_last(dy, channel_axis), _channels_last(x, channel_axis), as_float64(rstd)
     xhat = (x - as_float64(mean)) * rstd
     dgamma, dbeta = affine_backward(dy, xhat, gamma)
-    sums = x.size // x.shape[-1], sum_to_last_axis(dy), sum_to_last_axis(dy * (x - as_float64(mean)))
+    sums = x.size // x.shape[-1], sum_to_axis(dy), sum_to_axis(dy * (x - as_float64(mean)))
     n, sum_dy, sum_dy_d = sums if merge is None else merge(*sums)
     dx = affine(dy - sum_dy / n - xhat * (sum_dy_d * rstd / n), gamma, None) * rstd
     return _store_channels(dx, channel_axis, out), dgamma, dbeta

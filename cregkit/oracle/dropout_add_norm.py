@@ -145,6 +145,7 @@ def dropout_add_rms_norm_forward(
     p: float = 0.0,
     eps: float = 1e-6,
     *,
+    gain_offset: float = 0.0,
     seed: int | None = None,
     offset: int = 0,
     out: NDArray[Any] | None = None,
@@ -156,11 +157,13 @@ def dropout_add_rms_norm_forward(
     x, residual : shape (..., C)
         Inputs.
     gamma : shape (C,)
-        Gain; by default 1.
+        Gain, less ``gain_offset``; without it the gain is 1.
     p
         Probability of dropping an element of x, in [0, 1].
     eps
         Added to the mean square.
+    gain_offset
+        Added to gamma.
     seed
         Seed in [0, 2**64); not needed for p 0.
     offset
@@ -185,7 +188,7 @@ def dropout_add_rms_norm_forward(
     (array([[0.2, 1.4]]), array([[1., 7.]]))
     """
     h = _add(residual, x, p, seed, offset)
-    y, rstd = rms_norm_forward(h, gamma, eps, out=out)
+    y, rstd = rms_norm_forward(h, gamma, eps, gain_offset=gain_offset, out=out)
     return y, h, rstd
 
 
@@ -196,6 +199,7 @@ def dropout_add_rms_norm_backward(
     gamma: ArrayLike | None = None,
     p: float = 0.0,
     *,
+    gain_offset: float = 0.0,
     dh: ArrayLike | None = None,
     seed: int | None = None,
     offset: int = 0,
@@ -211,8 +215,8 @@ def dropout_add_rms_norm_backward(
     rstd : shape (...)
         Statistic from the forward.
     gamma : shape (C,)
-        Gain of the forward.
-    p
+        That of the forward.
+    p, gain_offset
         As in the forward.
     dh : shape (..., C)
         Gradient of h that bypasses the norm; by default 0.
@@ -234,5 +238,5 @@ def dropout_add_rms_norm_backward(
     >>> dx.round(3)
     array([[ 0.196, -0.028]])
     """
-    through_norm, dgamma = rms_norm_backward(dy, h, rstd, gamma)
+    through_norm, dgamma = rms_norm_backward(dy, h, rstd, gamma, gain_offset=gain_offset)
     return *_split(through_norm, dh, p, seed, offset), dgamma

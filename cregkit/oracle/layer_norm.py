@@ -1,8 +1,8 @@
-"""Layer normalisation over the last axis.
+"""Layer normalisation over the last axis, or over several last axes together.
 
     y = gamma * (x - mean) / sqrt(var + eps) + beta
 
-mean and var (biased) are those of each row of x, a vector along the last axis.
+mean and var (biased) are those of each row of x, the values along these axes.
 
 References
 ----------
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cregkit.oracle._common import (
+    Axes,
     Float64Array,
     affine,
     affine_backward,
@@ -34,24 +35,27 @@ def layer_norm(
     beta: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
+    axis: Axes = -1,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Layer normalisation: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
     Parameters
     ----------
-    x : shape (..., C)
+    x : shape (..., *C)
         Input.
-    gamma, beta : shape (C,)
+    gamma, beta : shape C
         Gain and bias; by default 1 and 0.
     eps
         Added to the variance.
+    axis
+        The axes of C: the last axis or several last axes.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., C)
+    y : shape (..., *C)
         Output.
 
     Examples
@@ -60,7 +64,7 @@ def layer_norm(
     >>> oracle.layer_norm([[1.0, 3.0]], eps=0.0)
     array([[-1.,  1.]])
     """
-    return layer_norm_forward(x, gamma, beta, eps, out=out)[0]
+    return layer_norm_forward(x, gamma, beta, eps, axis=axis, out=out)[0]
 
 
 @ieee
@@ -70,6 +74,7 @@ def layer_norm_forward(
     beta: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
+    axis: Axes = -1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array, Float64Array]:
     """Layer normalisation with its statistics: ``y = gamma * (x - mean) * rstd + beta``.
@@ -78,18 +83,20 @@ def layer_norm_forward(
 
     Parameters
     ----------
-    x : shape (..., C)
+    x : shape (..., *C)
         Input.
-    gamma, beta : shape (C,)
+    gamma, beta : shape C
         Gain and bias; by default 1 and 0.
     eps
         Added to the variance.
+    axis
+        The axes of C: the last axis or several last axes.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., C)
+    y : shape (..., *C)
         Output.
     mean, rstd : shape (...)
         Statistics of each row, which backward needs.
@@ -102,10 +109,10 @@ def layer_norm_forward(
     (array([2.]), array([1.]))
     """
     x = as_float64(x)
-    mean, var = moments(x, axis=-1)
+    mean, var = moments(x, axis)
     rstd = 1.0 / np.sqrt(var + eps)
     y = affine((x - mean) * rstd, gamma, beta)
-    return store(y, out), mean[..., 0], rstd[..., 0]
+    return store(y, out), mean.squeeze(axis), rstd.squeeze(axis)
 
 
 @ieee
@@ -116,6 +123,7 @@ def layer_norm_backward(
     rstd: ArrayLike,
     gamma: ArrayLike | None = None,
     *,
+    axis: Axes = -1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None, Float64Array | None]:
     """Gradients of layer normalisation: ``dx = rstd * (g - mean(g) - xhat * mean(g * xhat))``.
@@ -125,22 +133,24 @@ def layer_norm_backward(
 
     Parameters
     ----------
-    dy : shape (..., C)
+    dy : shape (..., *C)
         Gradient of y.
-    x : shape (..., C)
+    x : shape (..., *C)
         Input of the forward.
     mean, rstd : shape (...)
         Statistics from ``layer_norm_forward``.
-    gamma : shape (C,)
+    gamma : shape C
         Gain of the forward.
+    axis
+        That of the forward.
     out
         Receives dx, rounded to its dtype.
 
     Returns
     -------
-    dx : shape (..., C)
+    dx : shape (..., *C)
         Gradient of x.
-    dgamma, dbeta : shape (C,)
+    dgamma, dbeta : shape C
         Gradients of gamma and beta; None without gamma.
 
     Examples
@@ -153,8 +163,8 @@ def layer_norm_backward(
     array([[ 0.176, -0.22 ,  0.044]])
     """
     dy, x = as_float64(dy), as_float64(x)
-    mean, rstd = as_float64(mean)[..., np.newaxis], as_float64(rstd)[..., np.newaxis]
+    mean, rstd = np.expand_dims(as_float64(mean), axis), np.expand_dims(as_float64(rstd), axis)
     xhat = (x - mean) * rstd
-    dgamma, dbeta = affine_backward(dy, xhat, gamma)
-    dx = standardise_backward(affine(dy, gamma, None), xhat, rstd, axis=-1)
+    dgamma, dbeta = affine_backward(dy, xhat, gamma, axis)
+    dx = standardise_backward(affine(dy, gamma, None), xhat, rstd, axis)
     return store(dx, out), dgamma, dbeta

@@ -1,12 +1,14 @@
-"""Root-mean-square normalisation over the last axis.
+"""Root-mean-square normalisation over the last axis, or over several last axes together.
 
-    y = gamma * x / sqrt(mean(x**2) + eps)
+    y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)
 
-The mean is over each row of x, a vector along the last axis.
+The mean is over each row of x, the values along these axes.
 
 References
 ----------
 Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", arXiv:1910.07467.
+
+Gemma Team (2024), "Gemma: Open Models Based on Gemini Research and Technology", arXiv:2403.08295 (a gain of 1 + gamma).
 """
 
 from __future__ import annotations
@@ -16,28 +18,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cregkit.oracle._common import Float64Array, affine, as_float64, ieee, store, sum_to_last_axis
+from cregkit.oracle._common import Axes, Float64Array, affine, as_float64, ieee, store, sum_to_axis
+
+
+def _gain(gamma: ArrayLike | None, gain_offset: float) -> Float64Array | None:
+    """Return ``gain_offset + gamma``; None without gamma."""
+    return None if gamma is None else gain_offset + as_float64(gamma)
 
 
 def rms_norm(
-    x: ArrayLike, gamma: ArrayLike | None = None, eps: float = 1e-6, *, out: NDArray[Any] | None = None
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: Axes = -1,
+    gain_offset: float = 0.0,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Root mean square normalisation: ``y = gamma * x / sqrt(mean(x**2) + eps)``.
+    """Root mean square normalisation: ``y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)``.
 
     Parameters
     ----------
-    x : shape (..., C)
+    x : shape (..., *C)
         Input.
-    gamma : shape (C,)
-        Gain; by default 1.
+    gamma : shape C
+        Gain, less ``gain_offset``; without it the gain is 1.
     eps
         Added to the mean square.
+    axis
+        The axes of C: the last axis or several last axes.
+    gain_offset
+        Added to gamma.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., C)
+    y : shape (..., *C)
         Output.
 
     Examples
@@ -46,32 +63,42 @@ def rms_norm(
     >>> oracle.rms_norm([[1.0, 7.0]], eps=0.0)
     array([[0.2, 1.4]])
     """
-    return rms_norm_forward(x, gamma, eps, out=out)[0]
+    return rms_norm_forward(x, gamma, eps, axis=axis, gain_offset=gain_offset, out=out)[0]
 
 
 @ieee
 def rms_norm_forward(
-    x: ArrayLike, gamma: ArrayLike | None = None, eps: float = 1e-6, *, out: NDArray[Any] | None = None
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: Axes = -1,
+    gain_offset: float = 0.0,
+    out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array]:
-    """Root mean square normalisation with its statistic: ``y = gamma * x * rstd``.
+    """Root mean square normalisation with its statistic: ``y = (gain_offset + gamma) * x * rstd``.
 
     ``rstd = 1 / sqrt(mean(x**2) + eps)``. A NaN makes its whole row NaN. An Inf makes rstd 0: the Inf becomes NaN, and
     the finite values of its row become 0. A row of zeros with eps 0 is 0/0: NaN.
 
     Parameters
     ----------
-    x : shape (..., C)
+    x : shape (..., *C)
         Input.
-    gamma : shape (C,)
-        Gain; by default 1.
+    gamma : shape C
+        Gain, less ``gain_offset``; without it the gain is 1.
     eps
         Added to the mean square.
+    axis
+        The axes of C: the last axis or several last axes.
+    gain_offset
+        Added to gamma.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., C)
+    y : shape (..., *C)
         Output.
     rstd : shape (...)
         Statistic of each row, which backward needs.
@@ -83,9 +110,9 @@ def rms_norm_forward(
     (array([[0.2, 1.4]]), array([0.2]))
     """
     x = as_float64(x)
-    rstd = 1.0 / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps)
-    y = affine(x * rstd, gamma, None)
-    return store(y, out), rstd[..., 0]
+    rstd = 1.0 / np.sqrt(np.square(x).mean(axis=axis, keepdims=True) + eps)
+    y = affine(x * rstd, _gain(gamma, gain_offset), None)
+    return store(y, out), rstd.squeeze(axis)
 
 
 @ieee
@@ -95,33 +122,37 @@ def rms_norm_backward(
     rstd: ArrayLike,
     gamma: ArrayLike | None = None,
     *,
+    axis: Axes = -1,
+    gain_offset: float = 0.0,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Float64Array | None]:
     """Gradients of root mean square normalisation: ``dx = rstd * (g - xhat * mean(g * xhat))``.
 
-    ``g = dy * gamma`` and ``xhat = x * rstd``; the mean is over each row. Derivation: with
+    ``g = dy * (gain_offset + gamma)`` and ``xhat = x * rstd``; the mean is over each row. Derivation: with
     ``drstd/dx_j = -rstd**3 * x_j / C = -rstd**2 * xhat_j / C``, the Jacobian is
     ``dxhat_i/dx_j = rstd * ([i = j] - xhat_i * xhat_j / C)``; its product with g is dx.
     ``dgamma = sum(dy * xhat)`` over the rows.
 
     Parameters
     ----------
-    dy : shape (..., C)
+    dy : shape (..., *C)
         Gradient of y.
-    x : shape (..., C)
+    x : shape (..., *C)
         Input of the forward.
     rstd : shape (...)
         Statistic from ``rms_norm_forward``.
-    gamma : shape (C,)
-        Gain of the forward.
+    gamma : shape C
+        That of the forward.
+    axis, gain_offset
+        Those of the forward.
     out
         Receives dx, rounded to its dtype.
 
     Returns
     -------
-    dx : shape (..., C)
+    dx : shape (..., *C)
         Gradient of x.
-    dgamma : shape (C,)
+    dgamma : shape C
         Gradient of gamma; None without gamma.
 
     Examples
@@ -133,9 +164,9 @@ def rms_norm_backward(
     >>> dx.round(3)
     array([[ 0.196, -0.028]])
     """
-    dy, x, rstd = as_float64(dy), as_float64(x), as_float64(rstd)[..., np.newaxis]
+    dy, x, rstd = as_float64(dy), as_float64(x), np.expand_dims(as_float64(rstd), axis)
     xhat = x * rstd
-    g = affine(dy, gamma, None)
-    dgamma = None if gamma is None else sum_to_last_axis(dy * xhat)
-    dx = rstd * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True))
+    g = affine(dy, _gain(gamma, gain_offset), None)
+    dgamma = None if gamma is None else sum_to_axis(dy * xhat, axis)
+    dx = rstd * (g - xhat * (g * xhat).mean(axis=axis, keepdims=True))
     return store(dx, out), dgamma

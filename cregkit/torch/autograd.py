@@ -269,88 +269,96 @@ def needs_gradient(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Compute layer norm over the last axis; save nothing if no gradient is needed."""
+def _last_axes(dims: int) -> int | tuple[int, ...]:
+    return -1 if dims == 1 else tuple(range(-dims, 0))
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: int) -> Tensor:
+    """Compute layer norm over the last ``dims`` axes; save nothing if no gradient is needed."""
     if needs_gradient(x, weight, bias):
-        y: Tensor = LayerNorm.apply(x, weight, bias, eps)
+        y: Tensor = LayerNorm.apply(x, weight, bias, eps, dims)
         return y
     try:
-        return from_numpy(run(kernels.layer_norm, x.numpy(), _array(weight), _array(bias), eps))
+        arrays = x.numpy(), _array(weight), _array(bias)
+        return from_numpy(run(kernels.layer_norm, *arrays, eps, axis=_last_axes(dims)))
     except REFUSALS as error:
         raise Refused from error
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Compute RMS norm over the last axis; save nothing if no gradient is needed."""
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dims: int) -> Tensor:
+    """Compute RMS norm over the last ``dims`` axes; save nothing if no gradient is needed."""
     if needs_gradient(x, weight):
-        y: Tensor = RMSNorm.apply(x, weight, eps)
+        y: Tensor = RMSNorm.apply(x, weight, eps, dims)
         return y
     try:
-        return from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps))
+        return from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps, axis=_last_axes(dims)))
     except REFUSALS as error:
         raise Refused from error
 
 
 class LayerNorm(Function):
-    """``apply(x, weight, bias, eps)``: layer norm over the last axis."""
+    """``apply(x, weight, bias, eps, dims)``: layer norm over the last ``dims`` axes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: int) -> Tensor:
         """Save mean and rstd of each row."""
         try:
-            y, mean, rstd = run(kernels.layer_norm_forward, x.numpy(), _array(weight), _array(bias), eps)
+            arrays = x.numpy(), _array(weight), _array(bias)
+            y, mean, rstd = run(kernels.layer_norm_forward, *arrays, eps, axis=_last_axes(dims))
         except REFUSALS as error:
             raise Refused from error
         ctx.save_for_backward(x, weight)
-        ctx.rest = mean, rstd, eps
+        ctx.rest = mean, rstd, eps, dims
         return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
-        mean, rstd, eps = ctx.rest
+        mean, rstd, eps, dims = ctx.rest
         needed = ctx.needs_input_grad
         array = kernel_gradient(dy.contiguous())
         if array is None:
 
             def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+                return F.layer_norm(x, x.shape[-dims:], weight, bias, eps)
 
-            return *formula_gradients(stock, (x, weight, _any_bias(weight)), (dy,), needed), None
-        dx, dgamma, dbeta = run(kernels.layer_norm_backward, array, x.numpy(), mean, rstd, _array(weight))
-        return from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2]), None
+            return *formula_gradients(stock, (x, weight, _any_bias(weight)), (dy,), needed), None, None
+        arrays = array, x.numpy(), mean, rstd, _array(weight)
+        dx, dgamma, dbeta = run(kernels.layer_norm_backward, *arrays, axis=_last_axes(dims))
+        return from_numpy(dx), _tensor(dgamma, needed[1]), _tensor(dbeta, needed[2]), None, None
 
 
 class RMSNorm(Function):
-    """``apply(x, weight, eps)``: RMS norm over the last axis."""
+    """``apply(x, weight, eps, dims)``: RMS norm over the last ``dims`` axes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, dims: int) -> Tensor:
         """Save rstd of each row."""
         try:
-            y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps)
+            y, rstd = run(kernels.rms_norm_forward, x.numpy(), _array(weight), eps, axis=_last_axes(dims))
         except REFUSALS as error:
             raise Refused from error
         ctx.save_for_backward(x, weight)
-        ctx.rest = rstd, eps
+        ctx.rest = rstd, eps, dims
         return from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and weight."""
         x, weight = ctx.saved_tensors
-        rstd, eps = ctx.rest
+        rstd, eps, dims = ctx.rest
         needed = ctx.needs_input_grad
         array = kernel_gradient(dy.contiguous())
         if array is None:
 
             def stock(x: Tensor, weight: Tensor | None) -> Tensor:
-                return F.rms_norm(x, x.shape[-1:], weight, eps)
+                return F.rms_norm(x, x.shape[-dims:], weight, eps)
 
-            return *formula_gradients(stock, (x, weight), (dy,), needed), None
-        dx, dgamma = run(kernels.rms_norm_backward, array, x.numpy(), rstd, _array(weight))
-        return from_numpy(dx), _tensor(dgamma, needed[1]), None
+            return *formula_gradients(stock, (x, weight), (dy,), needed), None, None
+        arrays = array, x.numpy(), rstd, _array(weight)
+        dx, dgamma = run(kernels.rms_norm_backward, *arrays, axis=_last_axes(dims))
+        return from_numpy(dx), _tensor(dgamma, needed[1]), None, None
 
 
 def dropout_add_layer_norm(

@@ -8,7 +8,6 @@ traced, scripted or transformed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -287,14 +286,6 @@ def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor 
     )
 
 
-T = TypeVar("T", Tensor, Tensor | None)
-
-
-def _flat(x: T, dims: int) -> T:
-    """Flatten the last ``dims`` axes of ``x``."""
-    return x if x is None or dims == 1 else x.flatten(-dims)
-
-
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -335,14 +326,11 @@ def layer_norm(
     """
     if not is_compiling() and takes(input, "layer_norm"):
         shape = torch.Size(normalized_shape)
-        dims = len(shape)
         if _rows_fit(input, shape, weight, bias):
             try:
-                y = autograd.layer_norm(_flat(input, dims), _flat(weight, dims), _flat(bias, dims), eps)
+                return autograd.layer_norm(input, weight, bias, eps, len(shape))
             except Refused:
                 pass
-            else:
-                return y if dims == 1 else y.view(input.shape)
     return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
 
@@ -382,13 +370,10 @@ def rms_norm(
     """
     if not is_compiling() and takes(input, "rms_norm"):
         shape = torch.Size(normalized_shape)
-        dims = len(shape)
         number = torch.finfo(torch.float32).eps if eps is None else eps
         if _rows_fit(input, shape, weight, None):
             try:
-                y = autograd.rms_norm(_flat(input, dims), _flat(weight, dims), number)
+                return autograd.rms_norm(input, weight, number, len(shape))
             except Refused:
                 pass
-            else:
-                return y if dims == 1 else y.view(input.shape)
     return F.rms_norm(input, normalized_shape, weight, eps)

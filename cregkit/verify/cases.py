@@ -98,20 +98,26 @@ def errors(
     }
 
 
-def _row_norm_cases() -> list[Case]:
-    case = partial(Case, shapes=shapes.ROWS, timed=shapes.TIMED_ROWS)
-    y, mean, rstd = {"y": NORMALISED}, {"mean": STATISTIC}, {"rstd": INVERSE_DEVIATION}
-    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM}
-    dbeta = {"dbeta": COLUMN_SUM}
-    layer, rms = inputs.layer_norm, inputs.rms_norm
-    layer_backward, rms_backward = inputs.layer_norm_backward, inputs.rms_norm_backward
+def _layer_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **options: Any) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    forward, backward = partial(inputs.layer_norm, **options), partial(inputs.layer_norm_backward, **options)
+    y, statistics = {"y": NORMALISED}, {"mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
     return [
-        case(op="layer_norm", arguments=layer, outputs=y, bytes_per_element=8),
-        case(op="layer_norm_forward", arguments=layer, outputs=y | mean | rstd, bytes_per_element=8),
-        case(op="layer_norm_backward", arguments=layer_backward, outputs=gradients | dbeta, bytes_per_element=12),
-        case(op="rms_norm", arguments=rms, outputs=y, bytes_per_element=8),
-        case(op="rms_norm_forward", arguments=rms, outputs=y | rstd, bytes_per_element=8),
-        case(op="rms_norm_backward", arguments=rms_backward, outputs=gradients, bytes_per_element=12),
+        case(op="layer_norm", arguments=forward, outputs=y, bytes_per_element=8),
+        case(op="layer_norm_forward", arguments=forward, outputs=y | statistics, bytes_per_element=8),
+        case(op="layer_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
+def _rms_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **options: Any) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    forward, backward = partial(inputs.rms_norm, **options), partial(inputs.rms_norm_backward, **options)
+    y, rstd, gradients = {"y": NORMALISED}, {"rstd": INVERSE_DEVIATION}, {"dx": GRADIENT, "dgamma": COLUMN_SUM}
+    return [
+        case(op="rms_norm", arguments=forward, outputs=y, bytes_per_element=8),
+        case(op="rms_norm_forward", arguments=forward, outputs=y | rstd, bytes_per_element=8),
+        case(op="rms_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
     ]
 
 
@@ -139,20 +145,22 @@ def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
     ]
 
 
-def _dropout_add_norm_cases(norm: str, p: float) -> list[Case]:
-    case = partial(Case, label=f"p = {p:g}", shapes=shapes.ROWS, timed=shapes.TIMED_SUBLAYERS)
+def _dropout_add_norm_cases(
+    norm: str, p: float, label: str = "", timed: Timed = shapes.TIMED_SUBLAYERS, **options: Any
+) -> list[Case]:
+    case = partial(Case, label=f"p = {p:g}{label}", shapes=shapes.ROWS, timed=timed)
     mean = {"mean": STATISTIC_OF_SUM} if norm == "layer_norm" else {}
     dbeta = {"dbeta": COLUMN_SUM} if norm == "layer_norm" else {}
     return [
         case(
             op=f"dropout_add_{norm}_forward",
-            arguments=partial(inputs.dropout_add_norm, p=p, norm=norm),
+            arguments=partial(inputs.dropout_add_norm, p=p, norm=norm, **options),
             outputs={"y": NORMALISED, "h": EXACT, **mean, "rstd": INVERSE_DEVIATION},
             bytes_per_element=16,
         ),
         case(
             op=f"dropout_add_{norm}_backward",
-            arguments=partial(inputs.dropout_add_norm_backward, p=p, norm=norm),
+            arguments=partial(inputs.dropout_add_norm_backward, p=p, norm=norm, **options),
             outputs={"dx": GRADIENT, "dresidual": GRADIENT, "dgamma": COLUMN_SUM, **dbeta},
             bytes_per_element=20,
         ),
@@ -229,7 +237,11 @@ def _optimizer_cases() -> list[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_row_norm_cases(),
+    *_layer_norm_cases("", shapes.ROWS, shapes.TIMED_ROWS),
+    *_rms_norm_cases("", shapes.ROWS, shapes.TIMED_ROWS),
+    *_layer_norm_cases("axis = (-2, -1)", shapes.MATRICES, shapes.TIMED_MATRICES, axis=(-2, -1)),
+    *_rms_norm_cases("axis = (-2, -1)", shapes.MATRICES, shapes.TIMED_MATRICES, axis=(-2, -1)),
+    *_rms_norm_cases("gain_offset = 1", shapes.ROWS, shapes.TIMED_OPTIONS, gain_offset=1.0),
     *_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
     *_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
     *_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
@@ -237,6 +249,7 @@ CASES: tuple[Case, ...] = (
     *_dropout_add_norm_cases("layer_norm", 0.0),
     *_dropout_add_norm_cases("rms_norm", 0.5),
     *_dropout_add_norm_cases("rms_norm", 0.0),
+    *_dropout_add_norm_cases("rms_norm", 0.5, ", gain_offset = 1", shapes.TIMED_OPTIONS, gain_offset=1.0),
     *_dropout_cases(),
     *_image_cases("N, C, H, W", 1, shapes.IMAGES, shapes.TIMED_IMAGES),
     *_image_cases("N, H, W, C", -1, shapes.IMAGES_LAST, shapes.TIMED_IMAGES_LAST),

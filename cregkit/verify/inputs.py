@@ -21,29 +21,38 @@ def _normal(rng: np.random.Generator, shape: Shape, offset: float = 0.0) -> NDAr
     return (offset + rng.standard_normal(shape)).astype(np.float32)
 
 
-def _gain(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-    return rng.uniform(0.5, 1.5, n).astype(np.float32)
+def _gain(rng: np.random.Generator, shape: int | Shape) -> NDArray[np.float32]:
+    return rng.uniform(0.5, 1.5, shape).astype(np.float32)
 
 
-def layer_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
-    n = shape[-1]
-    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, n), "beta": _normal(rng, (n,)), "eps": 1e-5}
+def _features(shape: Shape, *, axis: tuple[int, ...] = (-1,), **others: Any) -> Shape:
+    """Return the shape of the axes that are normalised, which are the last ones."""
+    return shape[min(axis) :]
 
 
-def layer_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+def layer_norm(shape: Shape, rng: np.random.Generator, offset: float, **options: Any) -> Arguments:
+    features = _features(shape, **options)
+    x, gamma, beta = _normal(rng, shape, offset), _gain(rng, features), _normal(rng, features)
+    return {"x": x, "gamma": gamma, "beta": beta, "eps": 1e-5, **options}
+
+
+def layer_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, **options: Any) -> Arguments:
     x = _normal(rng, shape, offset)
-    _, mean, rstd = oracle.layer_norm_forward(x)
-    return {"dy": _normal(rng, shape), "x": x, "mean": mean, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+    _, mean, rstd = oracle.layer_norm_forward(x, **options)
+    dy, gamma = _normal(rng, shape), _gain(rng, _features(shape, **options))
+    return {"dy": dy, "x": x, "mean": mean, "rstd": rstd, "gamma": gamma, **options}
 
 
-def rms_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
-    return {"x": _normal(rng, shape, offset), "gamma": _gain(rng, shape[-1]), "eps": 1e-6}
+def rms_norm(shape: Shape, rng: np.random.Generator, offset: float, **options: Any) -> Arguments:
+    x, gamma = _normal(rng, shape, offset), _gain(rng, _features(shape, **options))
+    return {"x": x, "gamma": gamma, "eps": 1e-6, **options}
 
 
-def rms_norm_backward(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+def rms_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, **options: Any) -> Arguments:
     x = _normal(rng, shape, offset)
-    _, rstd = oracle.rms_norm_forward(x)
-    return {"dy": _normal(rng, shape), "x": x, "rstd": rstd, "gamma": _gain(rng, shape[-1])}
+    _, rstd = oracle.rms_norm_forward(x, **options)
+    dy, gamma = _normal(rng, shape), _gain(rng, _features(shape, **options))
+    return {"dy": dy, "x": x, "rstd": rstd, "gamma": gamma, **options}
 
 
 def batch_norm_forward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
@@ -93,18 +102,20 @@ def _on_grid(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
     return (np.round(values.astype(np.float64) / grid) * grid).astype(np.float32)
 
 
-def dropout_add_norm(shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str) -> Arguments:
+def dropout_add_norm(
+    shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str, **options: Any
+) -> Arguments:
     x, residual = _on_grid(_normal(rng, shape), offset), _on_grid(_normal(rng, shape, offset), offset)
     given = {"x": x, "residual": residual, "gamma": _gain(rng, shape[-1]), "p": p, "eps": 1e-5}
     beta = {"beta": _normal(rng, (shape[-1],))} if norm == "layer_norm" else {}
-    return {**given, **beta, **_random(p)}
+    return {**given, **beta, **options, **_random(p)}
 
 
 def dropout_add_norm_backward(
-    shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str
+    shape: Shape, rng: np.random.Generator, offset: float, *, p: float, norm: str, **options: Any
 ) -> Arguments:
     backward = layer_norm_backward if norm == "layer_norm" else rms_norm_backward
-    given = backward(shape, rng, offset)
+    given = backward(shape, rng, offset, **options)
     given["h"] = given.pop("x")
     return {**given, "dh": _normal(rng, shape), "p": p, **_random(p)}
 

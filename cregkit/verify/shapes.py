@@ -20,6 +20,18 @@ ROWS: tuple[Shape, ...] = (
 )
 """Widths that straddle every lane, group and panel edge; no rows; more than two dimensions; more than one thread."""
 
+MATRICES: tuple[Shape, ...] = (
+    (3, 1, 1),
+    (2, 1, 17),
+    (5, 3, 11),
+    (3, 5, 3277),
+    (0, 2, 4),
+    (70, 3, 11),
+    (2, 3, 5, 13),
+    (130, 16, 16),
+)
+"""Rows of two axes: a single element, odd numbers, few wide rows, no rows, four axes, more than one thread."""
+
 COLUMNS: tuple[Shape, ...] = (
     (2, 1),
     (7, 5),
@@ -79,6 +91,17 @@ TIMED_ROWS = Timed(
               (4, 197, 768), (3, 5, 61, 257)),
     quick=((1, 768), (512, 768), (4096, 1024)),
 )  # fmt: skip
+TIMED_OPTIONS = Timed(
+    tuned=((1, 768), (512, 768), (4096, 1024)),
+    held_out=((3, 1000), (777, 1023), (2048, 2560)),
+    quick=((1, 768), (512, 768), (4096, 1024)),
+)
+"""For an option of an op that is timed elsewhere and uses the same kernels."""
+TIMED_MATRICES = Timed(
+    tuned=((1, 3, 256), (512, 3, 256), (64, 64, 32, 32)),
+    held_out=((3, 4, 250), (777, 3, 341), (32, 48, 61, 61)),
+    quick=((1, 3, 256), (512, 3, 256), (64, 64, 32, 32)),
+)
 TIMED_COLUMNS = Timed(
     tuned=(*LADDER[1:], (1000, 33), (16, 20_000)),
     held_out=((64, 100), (999, 641), (60_000, 48), (2048, 3000), (20, 33_333)),

@@ -217,14 +217,14 @@ def test_sublayers_are_judged_at_their_sizes():
 @pytest.mark.parametrize("case", FUSED, ids=lambda case: case.name)
 @pytest.mark.parametrize("peer", [peers.Unfused, peers.Torch, peers.OnnxRuntime], ids=lambda peer: peer.name)
 def test_peers_of_the_sublayer_have_right_results(peer, case):
-    """Each peer computes the case with its own random numbers; ONNX Runtime has no dropout."""
+    """Each peer computes the case with its own random numbers. ONNX Runtime has no dropout, PyTorch no gain_offset."""
     if not peer.available():
         pytest.skip(f"{peer.name} is not installed")
     arguments = case.arguments((300, 40), np.random.default_rng(0), 0.0)
     prepared = peer(cregkit.get_num_threads()).prepare(case, arguments)
     if prepared is None:
-        assert peer is peers.OnnxRuntime
-        assert arguments["p"] or "backward" in case.op
+        assert peer is peers.OnnxRuntime or "gain_offset" in arguments
+        assert peer is not peers.OnnxRuntime or arguments["p"] or "backward" in case.op
     else:
         assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
 
@@ -257,6 +257,21 @@ def test_a_wrong_dropout_of_a_peer_is_found(op, fault):
     for found, right in ((results, True), (fault(results), False)):
         prepared = Prepared(lambda: None, lambda _, found=found: {"y": found}, random=True)
         assert bool(peers.complaint(case, arguments, prepared, cases.reference(case, arguments))) != right
+
+
+OPTIONS = [case for case in cases.CASES if case.label.startswith(("axis =", "gain_offset ="))]
+
+
+@pytest.mark.parametrize("case", OPTIONS, ids=lambda case: case.name)
+@pytest.mark.parametrize("peer", [peers.Torch, peers.OnnxRuntime, peers.Jax], ids=lambda peer: peer.name)
+def test_peers_compute_options_of_the_norms_or_are_left_out(peer, case):
+    if not peer.available():
+        pytest.skip(f"{peer.name} is not installed")
+    arguments = case.arguments((30, 3, 40), np.random.default_rng(0), 0.0)
+    prepared = peer(cregkit.get_num_threads()).prepare(case, arguments)
+    computed = peer is peers.Torch and "axis" in arguments and case.op != "rms_norm_forward"
+    assert (prepared is not None) == computed
+    assert prepared is None or not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
 
 
 def test_no_other_op_has_an_unfused_form():

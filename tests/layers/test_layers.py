@@ -63,6 +63,9 @@ LAYERS = {
     "batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1),
     "layer_norm": lambda: LayerNorm(FEATURES),
     "rms_norm": lambda: RMSNorm(FEATURES),
+    "layer_norm_of_two_axes": lambda: LayerNorm((3, FEATURES)),
+    "rms_norm_of_two_axes": lambda: RMSNorm((3, FEATURES)),
+    "rms_norm_with_gain_offset": lambda: RMSNorm(FEATURES, gain_offset=1.0),
     "sequential": lambda: Sequential(
         Linear(FEATURES, 4, seed=1), BatchNorm(4), GELU(), Dropout(0.3, seed=2), LayerNorm(4), Linear(4, 2, seed=3)
     ),
@@ -73,6 +76,8 @@ SHAPES = {
     **dict.fromkeys(("spatial_dropout", "spatial_dropout_last", "feature_alpha_dropout"), (3, 4, 5)),
     "drop_block": (2, 3, 4, 5),
     "drop_block_last": (2, 4, 5, 3),
+    "layer_norm_of_two_axes": (4, 3, FEATURES),
+    "rms_norm_of_two_axes": (4, 3, FEATURES),
 }
 
 
@@ -380,6 +385,47 @@ def test_batch_norm_in_evaluation_normalises_by_running_statistics():
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
+def test_a_norm_of_two_axes_has_the_bits_of_a_norm_of_one_axis(make, training):
+    x, dy = np.random.default_rng(0).standard_normal((2, 4, 3, 5), dtype=np.float32)
+    matrices, rows = _randomised(make((3, 5))), _randomised(make(15))
+    rows.load_state_dict({name: value.reshape(15) for name, value in matrices.state_dict().items()})
+    matrices.training = rows.training = training
+    np.testing.assert_array_equal(matrices(x), rows(x.reshape(4, 15)).reshape(x.shape))
+    np.testing.assert_array_equal(matrices.backward(dy), rows.backward(dy.reshape(4, 15)).reshape(x.shape))
+    np.testing.assert_array_equal(matrices.dgamma, rows.dgamma.reshape(3, 5))
+
+
+@pytest.mark.parametrize("gain_offset", [1.0, -2.5, 0.1, 1e30])
+def test_a_new_rms_norm_has_a_gain_of_1(gain_offset):
+    x = np.random.default_rng(0).standard_normal((3, 5), dtype=np.float32)
+    layer = RMSNorm(5, gain_offset=gain_offset)
+    assert layer.gamma.dtype == np.float32
+    np.testing.assert_array_equal(layer.gamma, np.float32(1.0) - np.float32(gain_offset))
+    if abs(gain_offset) < 1e7:  # a larger offset leaves no digit for the 1
+        np.testing.assert_array_equal(layer(x), RMSNorm(5)(x))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_rms_norm_adds_its_gain_offset_to_gamma(training):
+    x, dy = np.random.default_rng(0).standard_normal((2, 4, 5), dtype=np.float32)
+    offset, plain = RMSNorm(5, gain_offset=1.0), RMSNorm(5)
+    offset.gamma[...] = [-2.0, -1.0, 0.0, 0.5, 3.0]
+    plain.gamma[...] = offset.gamma + 1.0
+    offset.training = plain.training = training
+    np.testing.assert_array_equal(offset(x), plain(x))
+    np.testing.assert_array_equal(offset.backward(dy), plain.backward(dy))
+    np.testing.assert_array_equal(offset.dgamma, plain.dgamma)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 6), (4, 6, 5), (5,), (15,)])
+@pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
+def test_norms_of_two_axes_refuse_other_sizes(make, shape):
+    with pytest.raises(ValueError, match=r"x must have num_features=\(3, 5\) features on axis \(-2, -1\) .*got"):
+        make((3, 5))(np.ones(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
 def test_norms_refuse_a_wrong_number_of_features_and_keep_their_state(make, training):
     layer = make(4)
@@ -424,6 +470,12 @@ MISTAKES = [
     (lambda: LayerNorm(3, eps=-1e-9), ValueError, "eps"),
     (lambda: LayerNorm("3"), TypeError, "num_features"),
     (lambda: RMSNorm(3, eps=float("nan")), ValueError, "eps"),
+    (lambda: RMSNorm(3, gain_offset=float("inf")), ValueError, "gain_offset"),
+    (lambda: RMSNorm(3, gain_offset=1e39), ValueError, "gain_offset"),
+    (lambda: RMSNorm(3, gain_offset="1"), TypeError, "gain_offset"),
+    (lambda: LayerNorm(()), ValueError, r"num_features must be an int or a tuple of at least one int, got \(\)"),
+    (lambda: RMSNorm((3, 0)), ValueError, "num_features must be at least 1, got 0"),
+    (lambda: LayerNorm((3, 2.0)), TypeError, "num_features"),
     (lambda: Sequential(), ValueError, "layers"),
     (lambda: Sequential(Linear(1, 1), "relu"), TypeError, "layers"),
     (lambda: (lambda relu: Sequential(relu, Sequential(relu)))(ReLU()), ValueError, "twice"),

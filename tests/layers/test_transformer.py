@@ -60,6 +60,7 @@ class WithMasks(MultiHeadAttention):
             for first in (False, True)
             for p in (0.0, 0.3)
         ),
+        TransformerBlock(D, HEADS, 12, 0.3, "rms", True, gain_offset=1.0, seed=6),
         TransformerBlock(D, HEADS, 12, 0.3, norm_first=True, causal=True, seed=7).eval(),
     ],
     ids=lambda layer: type(layer).__name__,
@@ -117,10 +118,12 @@ def test_the_embedding_gradient_of_an_empty_batch_is_zero():
 # ---- dropout and the fused norm ----
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_residual_norm_has_the_bits_of_dropout_addition_and_norm(norm):
-    fused, dropout = ResidualNorm(D, 0.4, norm, seed=9), Dropout(0.4, seed=9)
-    alone = (LayerNorm if norm == "layer" else RMSNorm)(D)
+@pytest.mark.parametrize(("norm", "options"), [("layer", {}), ("rms", {}), ("rms", {"gain_offset": 1.0})])
+def test_residual_norm_has_the_bits_of_dropout_addition_and_norm(norm, options):
+    fused, dropout = ResidualNorm(D, 0.4, norm, **options, seed=9), Dropout(0.4, seed=9)
+    alone = (LayerNorm if norm == "layer" else RMSNorm)(D, **options)
+    fused.gamma += np.float32(0.3)
+    alone.gamma += np.float32(0.3)
     for _ in range(2):  # the second forward uses later random numbers
         x, residual, dy, dh = (normal(N, T, D, seed=seed) for seed in range(4))
         y, h = fused.add(x, residual)
@@ -136,6 +139,17 @@ def test_residual_norm_has_the_bits_of_dropout_addition_and_norm(norm):
     fused.eval()
     assert np.array_equal(fused.add(x, residual)[1], x + residual)
     assert fused.offset == 2 * 128
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_gain_offset_reaches_every_norm(first):
+    model = Transformer(11, T, 2, D, HEADS, 16, 0.0, "rms", first, gain_offset=1.0, seed=8)
+    plain = Transformer(11, T, 2, D, HEADS, 16, 0.0, "rms", first, seed=8)
+    gains = [parameter for parameter in model.parameters() if parameter.name.endswith("gamma")]
+    assert len(gains) == (5 if first else 4)
+    assert not any(parameter.value.any() for parameter in gains)
+    ids = np.array([[1, 4, 1], [0, 1, 4]])
+    assert np.array_equal(model(ids), plain(ids))
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -352,6 +366,13 @@ def test_a_language_model_learns_to_copy(norm, first):
         (RuntimeError, "needs an add", lambda: ResidualNorm(8).split(normal(2, 8))),
         (TypeError, r"call add\(x, residual\)", lambda: ResidualNorm(8)(normal(2, 8))),
         (ValueError, "num_features=8", lambda: ResidualNorm(8).add(normal(2, 9), normal(2, 9))),
+        (
+            ValueError,
+            "gain_offset must be 0 with norm='layer', got 1.0: use norm='rms'",
+            lambda: ResidualNorm(8, gain_offset=1.0),
+        ),
+        (ValueError, "gain_offset must be 0", lambda: TransformerBlock(8, 2, norm_first=True, gain_offset=1.0)),
+        (TypeError, "num_features must be an int", lambda: ResidualNorm((8, 8))),
         (ValueError, "residual must have the shape of x", lambda: ResidualNorm(8).add(normal(2, 8), normal(3, 8))),
     ],
 )

@@ -265,6 +265,41 @@ static void rows_trial(trial *t, int kind)
 static void layer_norm_trial(trial *t) { rows_trial(t, CREG_LAYER_NORM); }
 static void rms_norm_trial(trial *t) { rows_trial(t, CREG_RMS_NORM); }
 
+/* ---- the same norms over rows that lie across memory: two blocks ---- */
+
+static void across_trial(trial *t, int kind)
+{
+    creg_norm n = {.kind = kind, .stream = t->stream, .eps = t->eps, .across = t->n, .rows = 2 * t->n};
+    n.cols = t->n > 300 ? 5 : 70;
+    const ptrdiff_t size = n.rows * n.cols, tasks = t->kernels->channel_norm_plan(&n);
+    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    n.x = x;
+    take_gain(t, &n);
+    n.dy = input(size, ORDINARY);
+    n.y = t->in_place ? x : floats(size);
+    take_statistics(&n);
+    float *kept = malloc(sizeof(float) * (size_t)size); /* x for backward: forward may overwrite it */
+    memcpy(kept, x, sizeof(float) * (size_t)size);
+    protect(PROT_READ);
+    parallel_for(t->kernels->channel_norm_forward, &n, tasks);
+    hash_output(t, &n);
+
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
+    free(kept);
+    n.dx = t->in_place ? x : floats(size);
+    n.sums = t->plain ? NULL : doubles(2 * tasks * n.cols);
+    n.dgamma = t->plain ? NULL : floats(n.cols);
+    n.dbeta = t->plain || !creg_is_centred(kind) ? NULL : floats(n.cols);
+    parallel_for(t->kernels->channel_norm_backward, &n, tasks);
+    if (n.dgamma) parallel_for(t->kernels->channel_norm_reduce, &n, 1);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, n.dx, size);
+    hash_sums(t, &n);
+}
+
+static void across_layer_norm_trial(trial *t) { across_trial(t, CREG_LAYER_NORM); }
+static void across_rms_norm_trial(trial *t) { across_trial(t, CREG_RMS_NORM); }
+
 static creg_dropout dropout_of(const trial *t)
 {
     const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
@@ -500,6 +535,103 @@ static void columns_trial(trial *t) { batch_trial(t, columns_of(t), 1); }
 static void planes_trial(trial *t) { batch_trial(t, planes_of(t), 1); }
 static void columns_inference_trial(trial *t) { batch_trial(t, columns_of(t), 0); }
 static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); }
+
+/* ---- group norm: two samples, one chunk per task, groups in two halves ---- */
+
+static void halve_both(creg_cut *channels, creg_cut *groups, ptrdiff_t g, ptrdiff_t together, int whole)
+{
+    halve(groups, g, whole);
+    const ptrdiff_t step = groups->channel_step;
+    halve(channels, g * together, whole);
+    channels->channel_step = step * together;
+}
+
+/* In place, a task takes whole groups, or channels last, where groups share rows, whole samples. */
+static void plan_groups(const trial *t, creg_group_norm *a)
+{
+    const ptrdiff_t g = a->groups.shape.c, c = a->channels.shape.c;
+    t->kernels->group_norm_plan(a);
+    if (a->whole && t->in_place && a->groups.shape.n > 1) return;
+    a->whole = t->in_place && a->groups.shape.n == 1;
+    halve_both(&a->channels.channelwise, &a->groups.channelwise, g, c / g, a->whole);
+    halve_both(&a->channels.summed, &a->groups.summed, g, c / g, a->whole);
+    halve_both(&a->channels.written, &a->groups.written, g, c / g, a->whole);
+}
+
+static void run_groups(trial *t, creg_group_norm *a)
+{
+    const creg_kernels *kernels = t->kernels;
+    creg_batch_norm *summed = a->by_channels || a->channels.dy ? &a->channels : &a->groups;
+    const ptrdiff_t c = a->samples * a->channels.shape.c;
+    plan_groups(t, a);
+    const ptrdiff_t sums = a->samples * summed->summed.chunks * summed->shape.c;
+    if (!a->channels.dy) {
+        a->channels.channels = new_channels(c);
+        a->channels.rstd = doubles(c);
+        a->channels.var = doubles(c);
+    }
+    summed->chunk_mean = a->channels.dy ? NULL : doubles(sums);
+    summed->chunk_m2 = a->channels.dy ? NULL : doubles(sums);
+    summed->chunk_dy = a->channels.dy ? floats(sums) : NULL;
+    summed->chunk_dy_d = a->channels.dy ? floats(sums) : NULL;
+    if (a->whole) {
+        const ptrdiff_t steps = (a->samples + a->sample_step - 1) / a->sample_step;
+        parallel_for(kernels->group_norm_whole, a, steps * a->groups.channelwise.tasks);
+        return;
+    }
+    if (a->channels.dy) parallel_for(kernels->group_norm_centres, a, a->samples * a->groups.channelwise.tasks);
+    parallel_for(kernels->group_norm_sums, a, a->samples * summed->summed.tasks);
+    parallel_for(kernels->group_norm_merge, a, a->samples * a->groups.channelwise.tasks);
+    parallel_for(kernels->group_norm_apply, a, a->samples * a->channels.written.tasks);
+}
+
+static void group_trial(trial *t, creg_shape channels, ptrdiff_t groups)
+{
+    const ptrdiff_t together = channels.c / groups, samples = 2, n = samples * channels.n * channels.c * channels.s;
+    creg_group_norm a = {.samples = samples, .by_channels = channels.n > 1 && together < CREG_LANES};
+    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    const float *dy = input(n, ORDINARY);
+    a.channels.shape = channels;
+    a.groups.shape = (creg_shape){channels.n, groups, together * channels.s};
+    a.channels.where = a.groups.where = t->stream;
+    a.groups.eps = t->eps;
+    a.channels.x = a.groups.x = x;
+    a.channels.gamma = t->plain ? NULL : positive_input(channels.c);
+    a.channels.beta = t->plain ? NULL : input(channels.c, ORDINARY);
+    a.channels.out = t->in_place ? x : floats(n);
+    a.groups.channels.mean = doubles(samples * groups);
+    a.groups.channels.exact = take((size_t)(samples * groups), 0);
+    memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
+    a.groups.rstd = doubles(samples * groups);
+    a.groups.var = doubles(samples * groups);
+    float *kept = malloc(sizeof(float) * (size_t)n);
+    memcpy(kept, x, sizeof(float) * (size_t)n);
+    run_groups(t, &a);
+    hash_floats(t, a.channels.out, n);
+    hash_doubles(t, a.groups.channels.mean, samples * groups);
+    hash_doubles(t, a.groups.rstd, samples * groups);
+    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
+    free(kept);
+    a.channels.dy = dy;
+    a.channels.out = t->in_place ? x : floats(n);
+    memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
+    a.dgamma = t->plain ? NULL : floats(channels.c);
+    a.dbeta = t->plain ? NULL : floats(channels.c);
+    a.sums_dy = t->plain ? NULL : doubles(samples * channels.c);
+    a.sums_dy_x_hat = t->plain ? NULL : doubles(samples * channels.c);
+    run_groups(t, &a);
+    hash_floats(t, a.channels.out, n);
+    if (!a.dgamma) return;
+    parallel_for(t->kernels->group_norm_reduce, &a, (channels.c + 255) / 256);
+    hash_floats(t, a.dgamma, channels.c);
+    hash_floats(t, a.dbeta, channels.c);
+}
+
+static void group_planes_trial(trial *t) { group_trial(t, (creg_shape){1, t->n > 300 ? 2 : 20, t->n}, 2); }
+static void group_columns_trial(trial *t)
+{
+    group_trial(t, (creg_shape){t->n > 40 ? 3 : 67, 2 * t->n, 1}, t->n % 3 ? 2 : t->n);
+}
 
 /* ---- elements, in two blocks ---- */
 
@@ -776,10 +908,14 @@ static const op ops[] = {
     {"column_sums", column_sums_trial, 0, 1},
     {"wide_layer_norm", wide_layer_norm_trial, 1, 2},
     {"wide_rms_norm", wide_rms_norm_trial, 1, 2},
+    {"across_layer_norm", across_layer_norm_trial, 1, 2},
+    {"across_rms_norm", across_rms_norm_trial, 1, 2},
     {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
     {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
     {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
+    {"group_norm_planes", group_planes_trial, 1, CREG_STREAM + 1},
+    {"group_norm_columns", group_columns_trial, 1, CREG_STREAM + 1},
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},

@@ -32,11 +32,23 @@ from cregkit import functional
 from cregkit.kernels import _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS, Shape
+from cregkit.verify.shapes import (
+    CHANNELS_LAST,
+    COLUMNS,
+    ELEMENTS,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    MATRICES,
+    PLANES,
+    ROWS,
+    Shape,
+)
 
 # Shapes of each family with enough elements for seven threads. No size is a multiple of a vector.
 LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     ROWS: ((701, 333), (7, 70001), (65537, 5)),
+    MATRICES: ((701, 3, 111), (7, 29, 2411)),
     COLUMNS: ((997, 251), (67, 3999)),
     PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
     CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
@@ -74,7 +86,9 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
 @pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
 @pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
-    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37)}.get(case.shapes, (131, width))
+    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37), MATRICES: (131, 3, width)}.get(
+        case.shapes, (131, width)
+    )
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
     by_row = [name for name, array in arrays_in(arguments).items() if len(array) == shape[0]]

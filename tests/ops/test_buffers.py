@@ -33,7 +33,7 @@ from support import (
 from cregkit import functional
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, IMAGES, IMAGES_LAST, MAPS, PLANES, Shape
+from cregkit.verify.shapes import CHANNELS_LAST, IMAGES, IMAGES_LAST, MAPS, MATRICES, PLANES, Shape
 
 
 @contextmanager
@@ -120,6 +120,15 @@ REFUSED_NUMBERS: dict[str, tuple[tuple[Any, type[Exception]], ...]] = {
     "offset": (*NO_UNSIGNED, (2**64 - 1, ValueError)),
     "step": (*NO_WHOLES, (0, ValueError), (-1, ValueError), (10**400, ValueError)),
     "channel_axis": NO_AXES,
+    "axis": (
+        *NO_AXES,
+        *((value, ValueError) for value in ((), (0,), (-1, -1), (1, -1), (-1, 2), (0, 2**70))),
+        *((value, TypeError) for value in ((None,), (1.0,), ("1",), [0, 1], ((0, 1),))),
+    ),
+    "gain_offset": (
+        *NOT_NUMBERS,
+        *((value, ValueError) for value in (float("nan"), float("inf"), -float("inf"), 3.5e38, -3.5e38, 10**400)),
+    ),
     "betas": (
         *((value, ValueError) for value in (None, 0.9, "ab", (0.9,), (0.9, 0.9, 0.9))),
         *(((value, 0.9), ValueError) for value in (1.0, -0.1, float("nan"))),
@@ -352,6 +361,7 @@ def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
     shape = {
         PLANES: (0, 3, 4),
         MAPS: (0, 3, 4),
+        MATRICES: (0, 3, 4),
         IMAGES: (0, 3, 5, 2),
         IMAGES_LAST: (0, 5, 2, 3),
     }.get(case.shapes, (0, 4, 3) if channels_last else (0, 3))

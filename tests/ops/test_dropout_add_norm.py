@@ -77,6 +77,26 @@ def test_any_shape_rate_and_offset_has_the_bits_of_separate_ops(data_: st.DataOb
     assert_bits_of_separate_ops(data_.draw(st.sampled_from(NORMS)), x, residual, dy, dh, p, offset)
 
 
+@pytest.mark.parametrize("p", RATES)
+def test_a_gain_offset_has_the_bits_of_its_sum_with_gamma(p: float) -> None:
+    x, residual, dy, dh = data((70, 33), 4)
+    gamma, gain_offset = np.linspace(-1.5, 0.7, 33, dtype=np.float32), 0.1
+    gain = np.float32(gain_offset) + gamma
+    random = {"p": p, "seed": SEED}
+    for _ in each_isa():
+        results = [
+            functional.dropout_add_rms_norm_forward(x, residual, g, **options, **random)
+            for g, options in ((gamma, {"gain_offset": gain_offset}), (gain, {}))
+        ]
+        assert_same_bits(*results)
+        _, h, rstd = results[0]
+        backward = functional.dropout_add_rms_norm_backward
+        assert_same_bits(
+            backward(dy, h, rstd, gamma, dh=dh, gain_offset=gain_offset, **random),
+            backward(dy, h, rstd, gain, dh=dh, **random),
+        )
+
+
 @pytest.mark.parametrize("shape", [(2053, 4093), (2049, 4099)])  # narrow enough for its own tile, and too wide
 @pytest.mark.parametrize("norm", NORMS)
 def test_streaming_stores_change_no_bit(norm: str, shape: tuple[int, int]) -> None:

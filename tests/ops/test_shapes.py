@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from support import bits, each_case, each_isa, results_of
 
 from cregkit.verify import cases
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS, Shape
+from cregkit.verify.shapes import (
+    CHANNELS_LAST,
+    COLUMNS,
+    ELEMENTS,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    MATRICES,
+    PLANES,
+    ROWS,
+    Shape,
+)
 
 side = st.integers(1, 40)
 # At least four channels (and 16 weights): one sum alone may cancel by chance, which leaves no scale for its error.
@@ -19,6 +30,11 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
         st.tuples(side, st.integers(4000, 4300)),
         st.tuples(st.integers(0, 5), side, side, channels),
         st.tuples(st.integers(4, 300)),
+    ),
+    MATRICES: st.one_of(
+        st.tuples(st.integers(0, 70), side, channels),
+        st.tuples(st.integers(1, 4), st.integers(1, 4), side, channels),
+        st.tuples(st.integers(1, 3), st.integers(90, 110), channels),
     ),
     COLUMNS: st.tuples(st.integers(2, 150), st.integers(4, 150)),
     PLANES: st.one_of(

@@ -89,6 +89,33 @@ def test_gradients_of_rms_norm_match_central_differences(shape: tuple[int, ...],
         assert_gradient(dgamma, lambda at: oracle.rms_norm(x, at, eps), gamma, dy)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 4), (0, 1)), ((3, 2, 4), (-1, -2)), ((2, 3, 2, 2), (1, 3, 2))])
+def test_gradients_of_norms_over_several_axes_match_central_differences(
+    shape: tuple[int, ...], axis: tuple[int, ...]
+) -> None:
+    features = shape[-len(axis) :]
+    x, dy, gamma, beta = draw(shape, shape, features, features)
+    _, mean, rstd = oracle.layer_norm_forward(x, gamma, beta, axis=axis)
+    assert mean.shape == rstd.shape == shape[: -len(axis)]
+    dx, dgamma, dbeta = oracle.layer_norm_backward(dy, x, mean, rstd, gamma, axis=axis)
+    assert_gradient(dx, lambda at: oracle.layer_norm(at, gamma, beta, axis=axis), x, dy)
+    assert_gradient(dgamma, lambda at: oracle.layer_norm(x, at, beta, axis=axis), gamma, dy)
+    assert_gradient(dbeta, lambda at: oracle.layer_norm(x, gamma, at, axis=axis), beta, dy)
+    _, rstd = oracle.rms_norm_forward(x, gamma, axis=axis)
+    dx, dgamma = oracle.rms_norm_backward(dy, x, rstd, gamma, axis=axis)
+    assert_gradient(dx, lambda at: oracle.rms_norm(at, gamma, axis=axis), x, dy)
+    assert_gradient(dgamma, lambda at: oracle.rms_norm(x, at, axis=axis), gamma, dy)
+
+
+@pytest.mark.parametrize("gain_offset", [1.0, -0.5])
+def test_gradients_of_rms_norm_with_a_gain_offset_match_central_differences(gain_offset: float) -> None:
+    x, dy, gamma = draw((3, 5), (3, 5), (5,))
+    _, rstd = oracle.rms_norm_forward(x, gamma, gain_offset=gain_offset)
+    dx, dgamma = oracle.rms_norm_backward(dy, x, rstd, gamma, gain_offset=gain_offset)
+    assert_gradient(dx, lambda at: oracle.rms_norm(at, gamma, gain_offset=gain_offset), x, dy)
+    assert_gradient(dgamma, lambda at: oracle.rms_norm(x, at, gain_offset=gain_offset), gamma, dy)
+
+
 @pytest.mark.parametrize("shape", BATCH_SHAPES)
 @pytest.mark.parametrize("channel_axis", [1, -1])
 @pytest.mark.parametrize("eps", EPSILONS)

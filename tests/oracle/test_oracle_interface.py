@@ -14,12 +14,12 @@ from cregkit import oracle
 Array: TypeAlias = np.ndarray[Any, Any]
 
 SIGNATURES = {
-    "layer_norm": "(x, gamma=None, beta=None, eps=1e-05, *, out=None)",
-    "layer_norm_forward": "(x, gamma=None, beta=None, eps=1e-05, *, out=None)",
-    "layer_norm_backward": "(dy, x, mean, rstd, gamma=None, *, out=None)",
-    "rms_norm": "(x, gamma=None, eps=1e-06, *, out=None)",
-    "rms_norm_forward": "(x, gamma=None, eps=1e-06, *, out=None)",
-    "rms_norm_backward": "(dy, x, rstd, gamma=None, *, out=None)",
+    "layer_norm": "(x, gamma=None, beta=None, eps=1e-05, *, axis=-1, out=None)",
+    "layer_norm_forward": "(x, gamma=None, beta=None, eps=1e-05, *, axis=-1, out=None)",
+    "layer_norm_backward": "(dy, x, mean, rstd, gamma=None, *, axis=-1, out=None)",
+    "rms_norm": "(x, gamma=None, eps=1e-06, *, axis=-1, gain_offset=0.0, out=None)",
+    "rms_norm_forward": "(x, gamma=None, eps=1e-06, *, axis=-1, gain_offset=0.0, out=None)",
+    "rms_norm_backward": "(dy, x, rstd, gamma=None, *, axis=-1, gain_offset=0.0, out=None)",
     "batch_norm": "(x, mean, var, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
     "batch_norm_forward": (
         "(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-05,"
@@ -43,8 +43,12 @@ SIGNATURES = {
         "(x, residual, gamma=None, beta=None, p=0.0, eps=1e-05, *, seed=None, offset=0, out=None)"
     ),
     "dropout_add_layer_norm_backward": "(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0)",
-    "dropout_add_rms_norm_forward": "(x, residual, gamma=None, p=0.0, eps=1e-06, *, seed=None, offset=0, out=None)",
-    "dropout_add_rms_norm_backward": "(dy, h, rstd, gamma=None, p=0.0, *, dh=None, seed=None, offset=0)",
+    "dropout_add_rms_norm_forward": (
+        "(x, residual, gamma=None, p=0.0, eps=1e-06, *, gain_offset=0.0, seed=None, offset=0, out=None)"
+    ),
+    "dropout_add_rms_norm_backward": (
+        "(dy, h, rstd, gamma=None, p=0.0, *, gain_offset=0.0, dh=None, seed=None, offset=0)"
+    ),
     "dropout_keep": "(shape, p=0.5, *, seed, offset=0)",
     "cutout_images": "(x, boxes, fill=0.0, *, channel_axis=1, out=None)",
     "cutmix_images": "(x, other, boxes, *, channel_axis=1, out=None)",

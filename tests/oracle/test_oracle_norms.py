@@ -114,6 +114,26 @@ def test_gamma_and_beta_scale_and_shift_the_last_axis(shape: tuple[int, ...]) ->
     assert np.array_equal(oracle.rms_norm(x, gamma), xhat * gamma)
 
 
+@pytest.mark.parametrize("axis", [(-2, -1), (-1, -2), (1, 2), (2, -2)])
+def test_a_norm_over_several_axes_is_that_of_the_flattened_rows(axis: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    x, (gamma, beta) = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 3, 4))
+    y, mean, rstd = oracle.layer_norm_forward(x, gamma, beta, axis=axis)
+    rows, row_mean, row_rstd = oracle.layer_norm_forward(x.reshape(2, 12), gamma.ravel(), beta.ravel())
+    assert_close(y.reshape(2, 12), rows, 2e-15)
+    assert_close(mean, row_mean, 2e-15)
+    assert_close(rstd, row_rstd, 2e-15)
+    y, rstd = oracle.rms_norm_forward(x, gamma, axis=axis)
+    rows, row_rstd = oracle.rms_norm_forward(x.reshape(2, 12), gamma.ravel())
+    assert_close(y.reshape(2, 12), rows, 2e-15)
+    assert_close(rstd, row_rstd, 2e-15)
+
+
+def test_a_gain_offset_is_added_to_gamma() -> None:
+    x, gamma = np.random.default_rng(5).standard_normal((3, 4)), np.array([-1.0, 0.0, 0.5, 2.0])
+    assert np.array_equal(oracle.rms_norm(x, gamma, gain_offset=1.0), oracle.rms_norm(x, gamma + 1.0))
+
+
 @pytest.mark.parametrize("spatial", [(), (3,), (3, 2), (3, 2, 2)])
 @pytest.mark.parametrize("channel_axis", [1, -1])
 def test_batch_norm_of_a_channel_is_layer_norm_of_a_row(spatial: tuple[int, ...], channel_axis: int) -> None:

@@ -25,7 +25,7 @@ from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa
 from cregkit import functional
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, PLANES, ROWS
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, MATRICES, PLANES, ROWS
 
 PAGE = mmap.PAGESIZE
 SENTINEL = 0xA5
@@ -35,6 +35,7 @@ ALL = (*range(1, 131), *(edge + d for edge in (256, 1024, 4096) for d in range(-
 N = 0  # stands for the length
 SHAPES = {
     ROWS: (3, N),
+    MATRICES: (2, 3, N),
     COLUMNS: (5, N),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),

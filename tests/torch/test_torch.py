@@ -32,6 +32,8 @@ OPS = {
     "batch_norm": lambda f, x: f.batch_norm(x, None, None, training=True),
     "layer_norm": lambda f, x: f.layer_norm(x, x.shape[-1:]),
     "rms_norm": lambda f, x: f.rms_norm(x, x.shape[-1:]),
+    "layer_norm_of_two_axes": lambda f, x: f.layer_norm(x, x.shape[-2:]),
+    "rms_norm_of_two_axes": lambda f, x: f.rms_norm(x, x.shape[-2:]),
 }
 
 
@@ -63,6 +65,27 @@ def test_batch_norm_has_the_results_of_pytorch_over_steps(layout, options, kerne
     if options.get("track_running_stats", True):
         used |= {"batch_norm", "batch_norm_inference_backward"}
     assert {*kernel_calls} == used
+
+
+@pytest.mark.parametrize("shape", [(5,), (8, 5), (6, 8, 5)])
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_norms_over_any_number_of_axes_have_the_results_of_pytorch(kind, shape, kernel_calls):
+    """In training and evaluation; the kernels read the tensors as they are."""
+    module = kind(shape)
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    assert [entry.note for entry in ct.report(ct.convert(copy.deepcopy(module))).swapped] == [""]
+    results = [[], []]
+    x = 3 * torch.randn(6, 8, 5) + 1
+    for converted, dtype, found in zip(twins(module), (torch.float32, torch.float64), results, strict=True):
+        (leaf,) = fresh([x.requires_grad_()], dtype)
+        y = converted(leaf)
+        found += [y, *gradients_of(y, [leaf, *converted.parameters()])]
+        with torch.no_grad():
+            found.append(converted.eval()(leaf))
+    assert_close(*results)
+    name = "layer_norm" if kind is nn.LayerNorm else "rms_norm"
+    assert kernel_calls == [f"{name}_forward", f"{name}_backward", name]
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -488,7 +511,9 @@ def test_modules_in_python_threads_give_the_same_results(kernel_calls):
 def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch):
     """A kernel uses PyTorch's number of threads; that of cregkit does not change."""
     seen = []
-    monkeypatch.setattr(autograd.kernels, "layer_norm", lambda x, *_: (seen.append(cregkit.get_num_threads()), x)[1])
+    monkeypatch.setattr(
+        autograd.kernels, "layer_norm", lambda x, *_, **__: (seen.append(cregkit.get_num_threads()), x)[1]
+    )
     before, own = torch.get_num_threads(), cregkit.get_num_threads()
     try:
         for n in (1, 2, 5):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
-from cregkit.layers import GELU, BatchNorm, Dropout, Linear, ReLU, Sequential, SpatialDropout
+from cregkit.layers import GELU, BatchNorm, Dropout, Linear, ReLU, RMSNorm, Sequential, SpatialDropout
 from cregkit.train import (
     SGD,
     Adam,
@@ -318,6 +318,10 @@ OTHER = {
     "accuracy was class_accuracy, is binary_accuracy": ({}, {"accuracy": binary_accuracy}),
     "network.3.p was 0.3, is 0.5": ({}, {"network": _layers(p=0.5)}),
     "network.1.momentum was 0.1, is 0.2": ({}, {"network": _layers(norm=BatchNorm(8, momentum=0.2))}),
+    "network.1.gain_offset was 0.0, is 1.0": (
+        {"network": _layers(norm=RMSNorm(8))},
+        {"network": _layers(norm=RMSNorm(8, gain_offset=1.0))},
+    ),
     "network.2.class was ReLU, is GELU": ({}, {"network": _layers(activation=GELU())}),
     "network.5 is new": ({}, {"network": _layers(more=(ReLU(),))}),
     r"callbacks was \[\], is \['EpochEnd'\]": ({}, {"callbacks": [_one]}),

@@ -1,0 +1,19 @@
+# Batch norm: checks that group norm shares.
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+
+from cregkit.kernels._csrc cimport creg_shape
+
+
+# x as (n, c, s): see csrc/cregkit.h.
+cdef creg_shape shape_of(cnp.ndarray x, object channel_axis) except *
+
+# CREG_NEAR, CREG_FAR or CREG_STREAM for a call that reads and writes `arrays` arrays of so many elements.
+cdef int where_of(ptrdiff_t elements, int arrays) noexcept nogil
+
+# A checked vector that `out` must not overlap.
+cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out)
+
+# A checked running statistic, which is updated in place and so overlaps no other array.
+cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
+                         cnp.ndarray beta)

@@ -1,0 +1,30 @@
+# The norms over rows that lie across memory: the loops over tasks. The maths is in csrc/channel_norm.h.
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+
+from cregkit.kernels._arrays cimport doubles, new_vector
+from cregkit.kernels._csrc cimport creg_norm
+from cregkit.kernels._runtime cimport kernels
+from cregkit.kernels._threads cimport parallel_for, run_parallel
+
+cnp.import_array()
+
+cdef enum:
+    # The columns of a task of channel_norm_reduce (MERGE_TILE in csrc/column_sums.h).
+    REDUCED_COLUMNS = 256
+
+
+cdef void across_forward(creg_norm *n) noexcept:
+    run_parallel(kernels().channel_norm_forward, n, kernels().channel_norm_plan(n), n.rows * n.cols)
+
+
+cdef int across_backward(creg_norm *n) except -1:
+    cdef ptrdiff_t tasks = kernels().channel_norm_plan(n)
+    cdef cnp.ndarray sums = None if n.dgamma == NULL else new_vector(2 * tasks * n.cols, cnp.NPY_FLOAT64)
+    n.sums = doubles(sums)
+    with nogil:
+        parallel_for(kernels().channel_norm_backward, n, tasks, n.rows * n.cols)
+        if n.dgamma != NULL:
+            parallel_for(kernels().channel_norm_reduce, n, (n.cols + REDUCED_COLUMNS - 1) // REDUCED_COLUMNS,
+                         2 * tasks * n.cols)
+    return 0
