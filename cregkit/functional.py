@@ -36,6 +36,14 @@ from cregkit.kernels.dropout_add_norm import (
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
 )
+from cregkit.kernels.group_norm import (
+    group_norm,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm,
+    instance_norm_backward,
+    instance_norm_forward,
+)
 from cregkit.kernels.images import (
     crop_images,
     cutmix_images,
@@ -76,6 +84,12 @@ __all__ = [
     "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
+    "group_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "jitter_images",
     "l2_gradient",
     "l2_penalty",

@@ -222,6 +222,47 @@ class Torch(Peer):
         given = (first(dy), first(x), gamma, mean, var, None, None, False, eps, [True] * 3)
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
+    def _group_norm(self, x: Any, num_groups: int, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), num_groups, gamma, beta, eps, False)
+        return Prepared(partial(self.module.group_norm, *given), self._reader("y", layout=back))
+
+    def _group_norm_forward(
+        self, x: Any, num_groups: int, gamma: Any, beta: Any, eps: float, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, *_sizes(first(x)), num_groups, eps)
+        return Prepared(partial(self.module.native_group_norm, *given), self._reader("y", layout=back))
+
+    def _group_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        backward = self.module.ops.aten.native_group_norm_backward.default
+        sizes = *_sizes(first(x)), mean.shape[1], [True] * 3
+        given = (first(dy), first(x), mean.float(), rstd.float(), gamma, *sizes)
+        return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
+
+    def _instance_norm(self, x: Any, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, None, None, True, 0.0, eps, False)
+        return Prepared(partial(self.module.instance_norm, *given), self._reader("y", layout=back))
+
+    def _instance_norm_forward(
+        self, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, running_mean, running_var, True, 0.1, 1e-5, False)
+        return Prepared(partial(self.module.instance_norm, *given), self._reader("y", layout=back))
+
+    def _instance_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
+        """Use autograd: PyTorch has no separate instance_norm backward."""
+        first, back = _channels_first(channel_axis)
+        beta = self.module.zeros_like(gamma)
+        leaves = [value.detach().requires_grad_() for value in (first(x), gamma, beta)]
+        with self.module.enable_grad():
+            y = self.module.instance_norm(*leaves, None, None, True, 0.0, 1e-5, False)
+        call = partial(self.module.autograd.grad, y, leaves, first(dy), retain_graph=True)
+        return Prepared(call, self._reader("dx", "dgamma", "dbeta", layout=back))
+
     def _dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
         return Prepared(partial(self.module.dropout, x, p, True), self._reader("y"), random=True)
 
@@ -330,7 +371,7 @@ class TorchCompile(Torch):
     """PyTorch with ``torch.compile``, for the ops for which it generates code."""
 
     name = "torch.compile"
-    _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "dropout")
+    _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "dropout")
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
         """Compile for these exact shapes; the first call takes seconds."""
@@ -342,6 +383,11 @@ class TorchCompile(Torch):
         tensors = [value for value in given if isinstance(value, self.module.Tensor)]
         compiled = self.module.compile(lambda *inputs: function(*_with(given, inputs, self.module)), dynamic=False)
         return eager._replace(call=partial(compiled, *tensors))
+
+
+def _sizes(x: Any) -> tuple[int, int, int]:
+    """Return the numbers of samples, channels and positions of x, of shape (N, C, ...)."""
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
 
 
 def _with(given: tuple[Any, ...], tensors: tuple[Any, ...], torch: Any) -> list[Any]:

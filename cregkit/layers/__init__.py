@@ -7,6 +7,8 @@ from cregkit.layers.batch_norm import BatchNorm
 from cregkit.layers.bert import BertEncoder
 from cregkit.layers.dropout import AlphaDropout, DropBlock, Dropout, DropPath, FeatureAlphaDropout, SpatialDropout
 from cregkit.layers.embedding import Embedding, PositionalEmbedding
+from cregkit.layers.group_norm import GroupNorm
+from cregkit.layers.instance_norm import InstanceNorm
 from cregkit.layers.layer_norm import LayerNorm
 from cregkit.layers.linear import Linear
 from cregkit.layers.residual_norm import ResidualNorm
@@ -26,6 +28,8 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "GELUTanh",
+    "GroupNorm",
+    "InstanceNorm",
     "Layer",
     "LayerNorm",
     "Linear",

@@ -43,6 +43,14 @@ from cregkit.oracle.dropout_add_norm import (
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
 )
+from cregkit.oracle.group_norm import (
+    group_norm,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm,
+    instance_norm_backward,
+    instance_norm_forward,
+)
 from cregkit.oracle.images import (
     crop_images,
     cutmix_images,
@@ -83,6 +91,12 @@ __all__ = [
     "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
+    "group_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "jitter_images",
     "l2_gradient",
     "l2_penalty",

@@ -145,6 +145,35 @@ def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
     ]
 
 
+def _group_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    forward = partial(inputs.group_norm, channel_axis=channel_axis)
+    backward = partial(inputs.group_norm_backward, channel_axis=channel_axis)
+    results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    return [
+        case(op="group_norm", arguments=forward, outputs={"y": NORMALISED}, bytes_per_element=8),
+        case(op="group_norm_forward", arguments=forward, outputs=results, bytes_per_element=8),
+        case(op="group_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
+def _instance_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    inference = partial(inputs.instance_norm, channel_axis=channel_axis)
+    # The arguments are those of batch_norm_forward, running statistics included.
+    training = partial(inputs.batch_norm_forward, channel_axis=channel_axis)
+    backward = partial(inputs.instance_norm_backward, channel_axis=channel_axis)
+    results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    running = {"running_mean": RUNNING, "running_var": RUNNING}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    return [
+        case(op="instance_norm", arguments=inference, outputs={"y": NORMALISED}, bytes_per_element=8),
+        case(op="instance_norm_forward", arguments=training, outputs=results, changed=running, bytes_per_element=8),
+        case(op="instance_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
 def _dropout_add_norm_cases(
     norm: str, p: float, label: str = "", timed: Timed = shapes.TIMED_SUBLAYERS, **options: Any
 ) -> list[Case]:
@@ -245,6 +274,10 @@ CASES: tuple[Case, ...] = (
     *_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
     *_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
     *_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
+    *_group_norm_cases("N, C, ...", 1, shapes.GROUPS, shapes.TIMED_GROUPS),
+    *_group_norm_cases("..., C", -1, shapes.GROUPS_LAST, shapes.TIMED_GROUPS_LAST),
+    *_instance_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_INSTANCES),
+    *_instance_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_INSTANCES_LAST),
     *_dropout_add_norm_cases("layer_norm", 0.5),
     *_dropout_add_norm_cases("layer_norm", 0.0),
     *_dropout_add_norm_cases("rms_norm", 0.5),

@@ -36,6 +36,8 @@ from cregkit.verify.shapes import (
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
+    GROUPS,
+    GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
     MAPS,
@@ -52,6 +54,8 @@ LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     COLUMNS: ((997, 251), (67, 3999)),
     PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
     CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
+    GROUPS: ((9, 12, 45, 47), (3, 2, 211, 199), (1, 5, 26001), (37, 6001), (2, 320, 19, 21)),
+    GROUPS_LAST: ((9, 45, 47, 12), (3, 211, 199, 2), (1, 26001, 5), (2, 19, 21, 320)),
     ELEMENTS: ((260013,), (7, 40961)),
     MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
     IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
@@ -71,8 +75,13 @@ def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> Non
         assert len(found) == 1, shape
 
 
-# Ops that treat each row alone.
-ROWWISE = [c for c in cases.CASES if c.op in (*ROW_OPS, "batch_norm", "batch_norm_inference_backward")]
+# Ops that treat each row (sample) alone; instance_norm_forward does too, but for its running statistics.
+ROWWISE = [
+    c
+    for c in cases.CASES
+    if c.op in (*ROW_OPS, "batch_norm", "batch_norm_inference_backward", "instance_norm", "instance_norm_backward")
+    or c.op.startswith("group_norm")
+]
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
@@ -86,9 +95,13 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
 @pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
 @pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
-    shape = {PLANES: (131, 5, 7, 7), CHANNELS_LAST: (131, 5, 37), MATRICES: (131, 3, width)}.get(
-        case.shapes, (131, width)
-    )
+    shape = {
+        PLANES: (131, 5, 7, 7),
+        CHANNELS_LAST: (131, 5, 37),
+        MATRICES: (131, 3, width),
+        GROUPS: (131, 6, 7, 7),
+        GROUPS_LAST: (131, 5, 36),
+    }.get(case.shapes, (131, width))
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
     by_row = [name for name, array in arrays_in(arguments).items() if len(array) == shape[0]]
@@ -202,6 +215,24 @@ def test_streaming_stores_change_no_bit_of_channels(large: tuple[Array, Array], 
             part_dx = functional.batch_norm_backward(part_dy, part, *part_saved, gamma[channels])[0]
             assert np.array_equal(y[:, channels].view(np.uint32), part_y.view(np.uint32))
             assert np.array_equal(dx[:, channels].view(np.uint32), part_dx.view(np.uint32))
+
+
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("num_groups", [1, 4, 8])
+def test_streaming_stores_change_no_bit_of_groups(
+    large: tuple[Array, Array], num_groups: int, channel_axis: int
+) -> None:
+    shape = LONG_PLANES if channel_axis == 1 else (LONG_PLANES[0], *LONG_PLANES[2:], LONG_PLANES[1])
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, 8, dtype=np.float32)
+    for _ in each_isa():
+        y, *saved = functional.group_norm_forward(x, num_groups, gamma, channel_axis=channel_axis)
+        dx = functional.group_norm_backward(dy, x, *saved, gamma, channel_axis=channel_axis)[0]
+        for i in eighths(shape[0]):
+            part = functional.group_norm(x[i], num_groups, gamma, channel_axis=channel_axis)
+            assert_pieces(y[i], [part])
+            given = dy[i], x[i], *(s[i] for s in saved), gamma
+            assert_pieces(dx[i], [functional.group_norm_backward(*given, channel_axis=channel_axis)[0]])
 
 
 @pytest.mark.parametrize("offset", [0, 1, 31])

@@ -8,7 +8,7 @@ from support import ROW_NORMS, Array, arguments_of, each_isa
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, PLANES, Shape
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, GROUPS, GROUPS_LAST, PLANES, Shape
 
 BAD = (np.nan, np.inf, -np.inf)
 bad_value = pytest.mark.parametrize("bad", BAD)
@@ -97,6 +97,50 @@ def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: Shape, array:
             before, after = (np.moveaxis(a, axis, 0) if a.ndim > 1 else a for a in (clean[name], value))
             others = np.arange(len(after)) != bad_channel
             assert same(before[others], after[others]), name
+
+
+GROUP_CASES = [
+    pytest.param(case, shape, array, id=f"{case.name}-{'x'.join(map(str, shape))}-{array}")
+    for case in cases.CASES
+    if case.op.startswith(("group_norm", "instance_norm"))
+    for array in (("dy", "x") if case.op.endswith("backward") else ("x",))
+    for shape in {
+        GROUPS: ((3, 6), (3, 6, 5), (2, 12, 65), (2, 6, 4099)),
+        GROUPS_LAST: ((3, 5, 6), (2, 65, 12), (2, 37, 320)),
+        PLANES: ((3, 6, 5), (2, 3, 65, 65)),
+        CHANNELS_LAST: ((4, 7, 37),),
+    }[case.shapes]
+]
+
+
+@bad_value
+@pytest.mark.parametrize(("case", "shape", "array"), GROUP_CASES)
+def test_a_bad_value_stays_in_its_group(case: cases.Case, shape: Shape, array: str, bad: float) -> None:
+    """A group of one sample; and the sums over the batch of its channels."""
+    arguments = arguments_of(case, shape)
+    axis = arguments["channel_axis"]
+    groups = arguments["mean"].shape[1] if "mean" in arguments else arguments.get("num_groups", shape[axis])
+    per_group = shape[axis] // groups
+    sample, group, channel = 1, groups - 1, shape[axis] - per_group  # its first channel
+    spoilt = arguments[array].copy()
+    np.moveaxis(spoilt, axis, 1)[sample, channel, ...].flat[-1] = bad
+    for _ in each_isa():
+        clean = cases.run(case, functional, arguments)
+        got = cases.run(case, functional, arguments | {array: spoilt})
+        assert any(not np.isfinite(value).all() for value in got.values())
+        for name, after in got.items():
+            before = clean[name]
+            if after.ndim == 1:  # sums over the batch
+                others = np.arange(len(after)) < channel
+                np.testing.assert_allclose(after[others], before[others], rtol=2e-6, atol=2e-6 * np.abs(before).max())
+                continue
+            before, after = (a if a.shape[1:] == (groups,) else np.moveaxis(a, axis, 1) for a in (before, after))
+            spoilt_from = channel if after.shape[1] == shape[axis] else group
+            others = np.arange(len(after)) != sample
+            assert same(before[others], after[others]), name
+            assert same(before[sample, :spoilt_from], after[sample, :spoilt_from]), name
+            if name in ("y", "dx"):
+                assert not np.isfinite(after[sample, spoilt_from:]).any(), name
 
 
 # The dropouts, and how many axes of an array have decisions.
