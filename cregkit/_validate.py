@@ -42,13 +42,6 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     return number
 
 
-def channel_axis(value: int) -> int:
-    """Return ``value``, which must be 1 or -1."""
-    if value not in (1, -1):
-        raise ValueError(f"channel_axis must be 1 or -1, got {value!r}")
-    return value
-
-
 def features(name: str, value: object) -> tuple[Axes, Axes]:
     """Return ``value``, an int or a tuple of ints of at least 1, and the last axes, whose sizes it gives."""
     if not isinstance(value, tuple):
