@@ -826,11 +826,17 @@ static CREG_NOINLINE void write_affine(const float *x, const creg_batch_norm *b,
     write_task((tensors){x, x, b->out}, b, task, 0);
 }
 
+/* dx in training. */
+static CREG_NOINLINE void write_gradient(const creg_batch_norm *b, ptrdiff_t task)
+{
+    write_task((tensors){b->dy, b->x, b->out}, b, task, OF_CHANNELS);
+}
+
 static void creg_batch_norm_apply(void *batch, ptrdiff_t task)
 {
     const creg_batch_norm *b = batch;
     if (b->dy && !b->given_mean)
-        write_task((tensors){b->dy, b->x, b->out}, b, task, 1);
+        write_gradient(b, task);
     else
         write_affine(b->dy ? b->dy : b->x, b, task);
 }

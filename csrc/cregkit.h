@@ -88,7 +88,7 @@ typedef struct {
 /* One call of group norm, forward or backward. A sample is a batch norm twice: `channels` has gamma and beta, and
  * writes; `groups` has the statistics, of one long channel a group. Both are of the first sample, and their arrays hold
  * those of all samples, one after another. by_channels: forward's moments are summed by channel, then combined.
- * group_norm_plan() sets the cuts, `whole` and sample_step. */
+ * group_norm_plan() sets the cuts, by_channels, `whole` and sample_step. */
 typedef struct {
     creg_batch_norm channels, groups;
     ptrdiff_t samples, sample_step; /* sample_step: with `whole`, the samples of a task */

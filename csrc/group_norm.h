@@ -9,7 +9,8 @@
  *            dgamma = sum of dy * x_hat, dbeta = sum of dy, over the samples and the positions of a channel
  * Layout     A sample is a batch norm of its own, with the functions of batch_norm.h: its statistics are those of
  *            groups, seen as long channels; gamma and beta are those of channels. Channels last, where a group is a few
- *            neighbouring columns, its moments are combined from those of its columns.
+ *            neighbouring columns, its moments are combined from those of its columns. With groups of one channel, a
+ *            sample has the bits of batch norm: ghost batch norm's samples are virtual batches.
  */
 #ifndef CREG_GROUP_NORM_H
 #define CREG_GROUP_NORM_H
@@ -24,15 +25,16 @@ typedef struct {
     int by_channels;
 } group_sample;
 
-/* Sample i of a batch norm, from channel c on. */
-CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c)
+/* `channels` channels of sample i of a batch norm, from channel c on. Their number is the stride of the chunks' sums,
+ * so tasks on different channels write different sums. */
+CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c, ptrdiff_t channels)
 {
     const creg_shape shape = b->shape;
     const ptrdiff_t first = i * shape.n * shape.c * shape.s + c * shape.s, at = i * shape.c + c;
     const ptrdiff_t partial = at * b->summed.chunks;
     creg_batch_norm one = *b;
     creg_channels *ch = &one.channels;
-    one.shape.c -= c;
+    one.shape.c = channels;
     one.x += first, one.dy = AT(b->dy, first), one.out = AT(b->out, first);
     one.gamma = AT(b->gamma, c), one.beta = AT(b->beta, c);
     one.chunk_mean = AT(b->chunk_mean, partial), one.chunk_m2 = AT(b->chunk_m2, partial);
@@ -45,12 +47,12 @@ CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t 
     return one;
 }
 
-/* Sample i, from group g on: not 0 only for channels first, where groups are contiguous. */
-CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g)
+/* `groups` groups of sample i, from group g on: not all only for channels first, where groups are contiguous. */
+CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g, ptrdiff_t groups)
 {
     const ptrdiff_t together = a->channels.shape.c / a->groups.shape.c, at = i * a->channels.shape.c + g * together;
-    return (group_sample){batch_of_sample(&a->channels, i, g * together),
-                          batch_of_sample(&a->groups, i, g),
+    return (group_sample){batch_of_sample(&a->channels, i, g * together, groups * together),
+                          batch_of_sample(&a->groups, i, g, groups),
                           AT(a->sums_dy, at),
                           AT(a->sums_dy_x_hat, at),
                           together,
@@ -65,6 +67,7 @@ static void creg_group_norm_plan(creg_group_norm *a)
 {
     const ptrdiff_t groups = a->groups.shape.c, together = a->channels.shape.c / groups;
     const ptrdiff_t group = a->groups.shape.n * a->groups.shape.s, sample = groups * group;
+    a->by_channels = a->groups.shape.n > 1 && together > 1 && together < CREG_LANES;
     cut_batch(&a->channels);
     cut_batch(&a->groups);
     a->channels.count = a->groups.count;
@@ -149,10 +152,9 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     double sum_g = 0.0, sum_g_x_hat = 0.0;
     int exact = 0;
     for (ptrdiff_t c = c0; c < c1; c++) {
-        const double gain = b->gamma ? (double)b->gamma[c] : 1.0, dy = ch->k1_64[c], dy_x_hat = ch->k2_64[c] * rstd;
-        if (a->sums_dy) a->sums_dy[c] = dy, a->sums_dy_x_hat[c] = dy_x_hat;
-        sum_g += gain * dy;
-        sum_g_x_hat += gain * dy_x_hat;
+        const double gain = b->gamma ? (double)b->gamma[c] : 1.0;
+        sum_g += gain * ch->k1_64[c];
+        sum_g_x_hat += gain * (ch->k2_64[c] * rstd);
         exact |= ch->exact[c];
     }
     const double k1 = rstd * (sum_g * per_count), k2 = rstd * (sum_g_x_hat * per_count) * rstd;
@@ -166,12 +168,27 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     }
 }
 
+/* The sample's terms of dgamma and dbeta. */
+static void keep_grad_sums(const group_sample *a, ptrdiff_t c0, ptrdiff_t c1)
+{
+    const creg_channels *ch = &a->channels.channels;
+    for (ptrdiff_t c = c0; c < c1; c++) {
+        a->sums_dy[c] = ch->k1_64[c];
+        a->sums_dy_x_hat[c] = ch->k2_64[c] * a->channels.rstd[c];
+    }
+}
+
 static void group_gradients(const group_sample *a, ptrdiff_t g0, ptrdiff_t g1)
 {
+    const creg_batch_norm *channels = &a->channels;
     const ptrdiff_t c = g0 * a->together, n = (g1 - g0) * a->together;
-    merge_grad_sums(&a->channels, c, c + n);
-    set_scales(&a->channels, a->channels.gamma, c, n);
-    for (ptrdiff_t g = g0; g < g1; g++) group_means(a, g);
+    merge_grad_sums(channels, c, c + n);
+    set_scales(channels, channels->gamma, c, n);
+    if (a->sums_dy) keep_grad_sums(a, c, c + n);
+    if (a->together == 1)
+        set_grad_means(channels, c, n);
+    else
+        for (ptrdiff_t g = g0; g < g1; g++) group_means(a, g);
 }
 
 static void group_merge(const group_sample *a, ptrdiff_t task)
@@ -192,10 +209,12 @@ static void group_centres(const group_sample *a, ptrdiff_t task)
 static void group_apply(const group_sample *a, ptrdiff_t task)
 {
     const creg_batch_norm *b = &a->channels;
-    if (b->dy)
-        write_task((tensors){b->dy, b->x, b->out}, b, task, OF_GROUPS);
+    if (!b->dy)
+        write_affine(b->x, b, task);
+    else if (a->together == 1)
+        write_gradient(b, task);
     else
-        write_task((tensors){b->x, b->x, b->out}, b, task, 0);
+        write_task((tensors){b->dy, b->x, b->out}, b, task, OF_GROUPS);
 }
 
 /* ---- the kernels ---- */
@@ -204,7 +223,7 @@ static void group_apply(const group_sample *a, ptrdiff_t task)
 CREG_INLINE void run_step(const creg_group_norm *a, ptrdiff_t per, ptrdiff_t task,
                           void (*step)(const group_sample *, ptrdiff_t))
 {
-    const group_sample one = sample_at(a, task / per, 0);
+    const group_sample one = sample_at(a, task / per, 0, a->groups.shape.c);
     step(&one, task % per);
 }
 
@@ -261,10 +280,11 @@ static void use_block(creg_batch_norm *b, block_channels *p)
 static void creg_group_norm_whole(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->groups.channelwise.tasks, first = task / per * a->sample_step;
+    const ptrdiff_t per = a->groups.channelwise.tasks, step = a->groups.channelwise.channel_step;
+    const ptrdiff_t first = task / per * a->sample_step, g = task % per * step;
     block_channels parameters;
     for (ptrdiff_t i = first; i < min_size(first + a->sample_step, a->samples); i++) {
-        group_sample one = sample_at(a, i, task % per * a->groups.channelwise.channel_step);
+        group_sample one = sample_at(a, i, g, min_size(step, a->groups.shape.c - g));
         if (a->channels.channelwise.channel_step <= BLOCK_CHANNELS) use_block(&one.channels, &parameters);
         if (a->channels.dy) group_centres(&one, 0);
         group_sums(&one, 0);

@@ -222,6 +222,38 @@ class Torch(Peer):
         given = (first(dy), first(x), gamma, mean, var, None, None, False, eps, [True] * 3)
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
+    def _ghost_batch_norm_forward(
+        self,
+        x: Any,
+        virtual_batch_size: int,
+        gamma: Any,
+        beta: Any,
+        running_mean: Any,
+        running_var: Any,
+        channel_axis: int,
+    ) -> Prepared:
+        """Normalise one part after another, as models in PyTorch do."""
+        first, back = _channels_first(channel_axis)
+        parts, norm = first(x).split(virtual_batch_size), self.module.batch_norm
+        given = (gamma, beta, running_mean, running_var, True, 0.1, 1e-5, False)
+        return Prepared(lambda: self.module.cat([norm(part, *given) for part in parts]), self._reader("y", layout=back))
+
+    def _ghost_batch_norm_backward(
+        self, dy: Any, x: Any, virtual_batch_size: int, mean: Any, rstd: Any, gamma: Any, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        backward = self.module.ops.aten.native_batch_norm_backward.default
+        parts = list(
+            zip(*(first(a).split(virtual_batch_size) for a in (dy, x)), mean.float(), rstd.float(), strict=True)
+        )
+
+        def call() -> tuple[Any, ...]:
+            found = [backward(g, v, gamma, None, None, m, r, True, 1e-5, [True] * 3) for g, v, m, r in parts]
+            dx, dgamma, dbeta = zip(*found, strict=True)
+            return self.module.cat(dx), sum(dgamma), sum(dbeta)
+
+        return Prepared(call, self._reader("dx", "dgamma", "dbeta", layout=back))
+
     def _group_norm(self, x: Any, num_groups: int, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
         first, back = _channels_first(channel_axis)
         given = (first(x), num_groups, gamma, beta, eps, False)

@@ -11,6 +11,7 @@ ctypedef fused Number:
 
 # Checked arrays. Each function raises a TypeError or ValueError that names the argument, the value and the remedy.
 cdef cnp.ndarray float32_array(object a, str name)
+cdef cnp.ndarray float64_array(object a, str name)
 cdef cnp.ndarray float32_rows(object a, str name)
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
 cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape)

@@ -85,6 +85,10 @@ cdef cnp.ndarray float32_array(object a, str name):
     return checked_array(a, name, cnp.NPY_FLOAT32)
 
 
+cdef cnp.ndarray float64_array(object a, str name):
+    return checked_array(a, name, cnp.NPY_FLOAT64)
+
+
 cdef str shape_of(cnp.ndarray a):
     return str((<object>a).shape)
 

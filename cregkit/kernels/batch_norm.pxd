@@ -1,4 +1,4 @@
-# Batch norm: checks that group norm shares.
+# Batch norm: checks that group norm and ghost batch norm share.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
@@ -14,6 +14,6 @@ cdef int where_of(ptrdiff_t elements, int arrays) noexcept nogil
 # A checked vector that `out` must not overlap.
 cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out)
 
-# A checked running statistic, which is updated in place and so overlaps no other array.
-cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
-                         cnp.ndarray beta)
+# The checked running mean and variance, which are updated in place and so overlap no other array.
+cdef tuple running_statistics(object mean, object var, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
+                              cnp.ndarray beta)

@@ -212,13 +212,22 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     return y
 
 
-cdef cnp.ndarray running(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
-                         cnp.ndarray beta):
+cdef cnp.ndarray running_statistic(object value, str name, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y,
+                                   cnp.ndarray gamma, cnp.ndarray beta):
     cdef cnp.ndarray vector = parameter(value, name, c, y)
     if vector is not None:
         writable(vector, name)
         refuse_overlaps(vector, name, ((x, "x"), (gamma, "gamma"), (beta, "beta")))
     return vector
+
+
+cdef tuple running_statistics(object mean, object var, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,
+                              cnp.ndarray beta):
+    cdef cnp.ndarray mean_ = running_statistic(mean, "running_mean", c, x, y, gamma, beta)
+    cdef cnp.ndarray var_ = running_statistic(var, "running_var", c, x, y, gamma, beta)
+    if mean_ is not None:
+        refuse_overlap(mean_, "running_mean", var_, "running_var", False)
+    return mean_, var_
 
 
 def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
@@ -290,10 +299,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
                          f"use batch_norm with running statistics, or a larger batch")
     cdef cnp.ndarray y = output(out, x_, "x")
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, y), beta_ = parameter(beta, "beta", c, y)
-    cdef cnp.ndarray running_mean_ = running(running_mean, "running_mean", c, x_, y, gamma_, beta_)
-    cdef cnp.ndarray running_var_ = running(running_var, "running_var", c, x_, y, gamma_, beta_)
-    if running_mean_ is not None:
-        refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
+    cdef cnp.ndarray running_mean_, running_var_
+    running_mean_, running_var_ = running_statistics(running_mean, running_var, c, x_, y, gamma_, beta_)
     a.eps, a.shared, a.unbiased = number(eps, "eps", 0.0, DBL_MAX), merge is not None, bool(unbiased)
     a.x, a.out, a.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
     cdef cnp.ndarray _memory = plan(&a)

@@ -6,13 +6,13 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_like, float64_statistics, floats, new_array, new_vector, number, output,
-    refuse_overlap, refuse_overlaps, whole_number,
+    doubles, float32_array, float32_like, float64_array, float64_statistics, floats, new_array, new_vector, number,
+    output, refuse_overlap, refuse_overlaps, whole_number,
 )
-from cregkit.kernels._csrc cimport CREG_LANES, creg_batch_norm, creg_channels, creg_group_norm, creg_shape
+from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, creg_group_norm, creg_shape
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
-from cregkit.kernels.batch_norm cimport parameter, running, shape_of, where_of
+from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of, where_of
 
 cnp.import_array()
 
@@ -39,7 +39,6 @@ cdef int set_shapes(creg_group_norm *a, cnp.ndarray x, object num_groups, object
     a.samples = samples
     a.channels.shape = creg_shape(rows, all.c, all.s)
     a.groups.shape = creg_shape(rows, groups, together * all.s)
-    a.by_channels = rows > 1 and together < CREG_LANES
     return 0
 
 
@@ -56,16 +55,16 @@ cdef creg_batch_norm *summed_of(creg_group_norm *a) noexcept nogil:
 # set the shapes and the operands.
 cdef cnp.ndarray plan(creg_group_norm *a):
     cdef bint backward = a.channels.dy != NULL
-    cdef creg_batch_norm *summed = summed_of(a)
     a.channels.where = where_of(elements_of(a), 3 if backward else 2)
     a.groups.where = a.channels.where
     kernels().group_norm_plan(a)
+    cdef creg_batch_norm *summed = summed_of(a)
     cdef ptrdiff_t c = a.samples * a.channels.shape.c, g = a.samples * a.groups.shape.c
     cdef ptrdiff_t sums = a.samples * summed.summed.chunks * summed.shape.c
-    cdef cnp.ndarray memory = new_vector((2 * sums + 8 * c) * sizeof(double) + 6 * c * sizeof(float) + c + g,
+    cdef cnp.ndarray memory = new_vector((2 * sums + 6 * c) * sizeof(double) + 6 * c * sizeof(float) + c + g,
                                          cnp.NPY_UINT8)
     cdef double *wide = <double *>cnp.PyArray_DATA(memory)
-    cdef float *narrow = <float *>(wide + 2 * sums + 8 * c)
+    cdef float *narrow = <float *>(wide + 2 * sums + 6 * c)
     cdef creg_channels *ch = &a.channels.channels
     if backward:
         summed.chunk_dy, summed.chunk_dy_d = <float *>wide, <float *>wide + sums
@@ -74,8 +73,6 @@ cdef cnp.ndarray plan(creg_group_norm *a):
     wide += 2 * sums
     ch.mean, ch.scale64, ch.k1_64, ch.k2_64 = wide, wide + c, wide + 2 * c, wide + 3 * c
     a.channels.rstd, a.channels.var = wide + 4 * c, wide + 5 * c
-    if a.dgamma != NULL:
-        a.sums_dy, a.sums_dy_x_hat = wide + 6 * c, wide + 7 * c
     ch.hi, ch.lo, ch.scale = narrow, narrow + c, narrow + 2 * c
     ch.bias, ch.k1, ch.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
     ch.exact = <unsigned char *>(narrow + 6 * c)
@@ -96,33 +93,64 @@ cdef void run(creg_group_norm *a) noexcept nogil:
         parallel_for(kernels().group_norm_sums, a, samples * summed_of(a).summed.tasks, elements)
         parallel_for(kernels().group_norm_merge, a, samples * per_sample, cost)
         parallel_for_backwards(kernels().group_norm_apply, a, samples * a.channels.written.tasks, elements)
+
+
+cdef void reduce(creg_group_norm *a) noexcept nogil:
     if a.dgamma != NULL:
         parallel_for(kernels().group_norm_reduce, a, (a.channels.shape.c + REDUCED_CHANNELS - 1) // REDUCED_CHANNELS,
-                     samples * a.channels.shape.c)
+                     a.samples * a.channels.shape.c)
+
+
+# The sample after the last one of `a`, of `rows` rows.
+cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noexcept:
+    cdef creg_group_norm one = a[0]
+    cdef ptrdiff_t at = elements_of(a), group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
+    one.samples = 1
+    one.channels.shape.n = one.groups.shape.n = rows
+    one.channels.x, one.groups.x, one.channels.out = a.channels.x + at, a.groups.x + at, a.channels.out + at
+    one.groups.channels.mean, one.groups.rstd = a.groups.channels.mean + group, a.groups.rstd + group
+    if a.channels.dy == NULL:
+        one.groups.var = a.groups.var + group
+    else:
+        one.channels.dy = a.channels.dy + at
+    if a.sums_dy != NULL:
+        one.sums_dy, one.sums_dy_x_hat = a.sums_dy + channel, a.sums_dy_x_hat + channel
+    return one
+
+
+# Runs a call whose shapes and operands are set. `rest`: see group_norm.pxd.
+cdef int plan_and_run(creg_group_norm *a, ptrdiff_t rest) except -1:
+    cdef creg_group_norm last
+    cdef cnp.ndarray _memory, _memory_of_last
+    if rest > 0:
+        last = sample_after(a, rest)
+        _memory_of_last = plan(&last)
+    _memory = plan(a)
+    with nogil:
+        run(a)
+        if rest > 0:
+            run(&last)
+            a.samples += 1
+        reduce(a)
+    return 0
 
 
 # ---- forward ----
 
 
-# A new float64 array of shape (samples, groups).
-cdef cnp.ndarray statistics_of(const creg_group_norm *a):
-    cdef cnp.npy_intp[2] shape = [a.samples, a.groups.shape.c]
-    return new_array(2, shape, cnp.NPY_FLOAT64)
-
-
-# Forward of a call whose shapes are set. Returns y, mean, rstd and var.
-cdef tuple forward(creg_group_norm *a, cnp.ndarray x, object gamma, object beta, object eps, object out):
+cdef tuple forward(creg_group_norm *a, cnp.ndarray x, object gamma, object beta, object eps, ptrdiff_t rest,
+                   object out):
     cdef ptrdiff_t c = a.channels.shape.c
+    cdef cnp.npy_intp[2] shape = [a.samples + (rest > 0), a.groups.shape.c]
     cdef cnp.ndarray y = output(out, x, "x")
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, y), beta_ = parameter(beta, "beta", c, y)
-    cdef cnp.ndarray mean = statistics_of(a), rstd = statistics_of(a), var = statistics_of(a)
+    cdef cnp.ndarray mean = new_array(2, shape, cnp.NPY_FLOAT64), rstd = new_array(2, shape, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray var = new_array(2, shape, cnp.NPY_FLOAT64)
     a.groups.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.groups.channels.mean, a.groups.rstd, a.groups.var = doubles(mean), doubles(rstd), doubles(var)
     a.groups.x = a.channels.x = floats(x)
     a.channels.out, a.channels.gamma, a.channels.beta = floats(y), floats(gamma_), floats(beta_)
-    cdef cnp.ndarray _memory = plan(a)
-    with nogil:
-        run(a)
+    plan_and_run(a, rest)
     return y, mean, rstd, var
 
 
@@ -132,7 +160,7 @@ cdef tuple group_norm_of(object x, object num_groups, object gamma, object beta,
     memset(&a, 0, sizeof(a))
     cdef cnp.ndarray x_ = float32_array(x, "x")
     set_shapes(&a, x_, whole_number(num_groups, "num_groups"), channel_axis)
-    return forward(&a, x_, gamma, beta, eps, out)
+    return forward(&a, x_, gamma, beta, eps, 0, out)
 
 
 def group_norm(x, num_groups, gamma=None, beta=None, eps=1e-5, *, channel_axis=1, out=None):
@@ -267,15 +295,12 @@ cdef tuple instance_norm_of(object x, object gamma, object beta, object running_
     set_shapes(&a, x_, c, channel_axis)
     y = output(out, x_, "x")
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, y), beta_ = parameter(beta, "beta", c, y)
-    running_mean_ = running(running_mean, "running_mean", c, x_, y, gamma_, beta_)
-    running_var_ = running(running_var, "running_var", c, x_, y, gamma_, beta_)
-    if running_mean_ is not None:
-        refuse_overlap(running_mean_, "running_mean", running_var_, "running_var", False)
+    running_mean_, running_var_ = running_statistics(running_mean, running_var, c, x_, y, gamma_, beta_)
     cdef double count = a.groups.shape.n * a.groups.shape.s
-    if running_var_ is not None and count < 2:
+    if running_var_ is not None and count < 2 and a.samples > 0:
         raise ValueError(f"x must have at least two values per channel of a sample to update running_var, got shape "
                          f"{(<object>x_).shape}")
-    y, mean, rstd, var = forward(&a, x_, gamma, beta, eps, y)
+    y, mean, rstd, var = forward(&a, x_, gamma, beta, eps, 0, y)
     update_running(running_mean_, mean, weight, 1.0)
     update_running(running_var_, var, weight, count / (count - 1.0))
     return y, mean, rstd
@@ -325,37 +350,44 @@ def instance_norm_forward(x, gamma=None, beta=None, running_mean=None, running_v
 # ---- backward ----
 
 
-cdef tuple backward(object dy, object x, object mean, object rstd, object gamma, object num_groups,
-                    object channel_axis, object out):
-    cdef creg_group_norm a
-    memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    cdef ptrdiff_t c = shape_of(x_, channel_axis).c
-    set_shapes(&a, x_, c if num_groups is None else num_groups, channel_axis)
-    cdef cnp.npy_intp[2] shape = [a.samples, a.groups.shape.c]
+cdef tuple backward(creg_group_norm *a, cnp.ndarray dy, cnp.ndarray x, object mean, object rstd, object gamma,
+                    ptrdiff_t rest, object out):
+    cdef ptrdiff_t c = a.channels.shape.c, samples = a.samples + (rest > 0)
+    cdef cnp.npy_intp[2] shape = [samples, a.groups.shape.c]
     cdef cnp.ndarray mean_ = float64_statistics(mean, "mean", 2, shape)
     cdef cnp.ndarray rstd_ = float64_statistics(rstd, "rstd", 2, shape)
-    cdef cnp.ndarray dx = output(out, x_, "x"), gamma_ = parameter(gamma, "gamma", c, dx)
-    refuse_overlap(dx, "out", dy_, "dy", True)
+    cdef cnp.ndarray dx = output(out, x, "x"), gamma_ = parameter(gamma, "gamma", c, dx)
+    cdef cnp.ndarray dgamma = None, dbeta = None, sums
+    refuse_overlap(dx, "out", dy, "dy", True)
     refuse_overlaps(dx, "out", ((mean_, "mean"), (rstd_, "rstd")))
-    cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
-    cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
+    if gamma_ is not None:
+        dgamma, dbeta = new_vector(c, cnp.NPY_FLOAT32), new_vector(c, cnp.NPY_FLOAT32)
+        sums = new_vector(2 * samples * c, cnp.NPY_FLOAT64)
+        a.sums_dy, a.sums_dy_x_hat = doubles(sums), doubles(sums) + samples * c
     a.groups.channels.mean, a.groups.rstd = doubles(mean_), doubles(rstd_)
-    a.groups.x = a.channels.x = floats(x_)
-    a.channels.dy, a.channels.out, a.channels.gamma = floats(dy_), floats(dx), floats(gamma_)
+    a.groups.x = a.channels.x = floats(x)
+    a.channels.dy, a.channels.out, a.channels.gamma = floats(dy), floats(dx), floats(gamma_)
     a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
-    cdef cnp.ndarray _memory = plan(&a)
-    with nogil:
-        run(&a)
+    plan_and_run(a, rest)
     return dx, dgamma, dbeta
 
 
+# None groups: one group per channel.
+cdef tuple group_gradients(object dy, object x, object mean, object rstd, object gamma, object num_groups,
+                           object channel_axis, object out):
+    cdef creg_group_norm a
+    memset(&a, 0, sizeof(a))
+    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    set_shapes(&a, x_, shape_of(x_, channel_axis).c if num_groups is None else num_groups, channel_axis)
+    return backward(&a, dy_, x_, mean, rstd, gamma, 0, out)
+
+
 # The number of groups that a forward pass returned statistics of.
-cdef object groups_of(object mean):
-    if getattr(mean, "ndim", None) != 2:
+cdef object groups_of(cnp.ndarray mean):
+    if mean.ndim != 2:
         raise ValueError(f"mean must have shape (N, num_groups), as the forward pass returned it, got "
-                         f"{getattr(mean, 'shape', type(mean).__name__)}")
-    return mean.shape[1]
+                         f"{(<object>mean).shape}")
+    return cnp.PyArray_DIM(mean, 1)
 
 
 def group_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
@@ -402,7 +434,8 @@ def group_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=No
     >>> dbeta
     array([1., 0., 0., 0., 0., 0., 0., 8.], dtype=float32)
     """
-    return backward(dy, x, mean, rstd, gamma, groups_of(mean), channel_axis, out)
+    cdef cnp.ndarray mean_ = float64_array(mean, "mean")
+    return group_gradients(dy, x, mean_, rstd, gamma, groups_of(mean_), channel_axis, out)
 
 
 def instance_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None):
@@ -425,4 +458,4 @@ def instance_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out
     >>> dx, dbeta
     (array([[[0., 0., 0., 0., 0.]]], dtype=float32), array([5.], dtype=float32))
     """
-    return backward(dy, x, mean, rstd, gamma, None, channel_axis, out)
+    return group_gradients(dy, x, mean, rstd, gamma, None, channel_axis, out)

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from cregkit import _validate as validate
 from cregkit.batch_sums import Merge
-from cregkit.functional import batch_norm, batch_norm_backward, batch_norm_forward, batch_norm_inference_backward
+from cregkit.functional import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference_backward,
+    ghost_batch_norm_backward,
+    ghost_batch_norm_forward,
+)
 from cregkit.layers.base import Array, Layer
 
 
@@ -18,7 +25,7 @@ class _Masked(NamedTuple):
     """What a forward with a mask saves for backward."""
 
     mask: NDArray[np.bool_]
-    dense: BatchNorm
+    dense: BatchNorm | _InTurn
     shape: tuple[int, ...]
 
 
@@ -36,24 +43,30 @@ class BatchNorm(Layer):
     num_features
         Number of channels C, at least 1.
     momentum
-        Weight of the batch in the running statistics, in [0, 1].
+        Weight of the batch (virtual batch) in the running statistics, in [0, 1].
     eps
         Added to the variance; finite, at least 0.
     unbiased
         Whether ``running_var`` takes the unbiased variance of the batch, as in PyTorch.
     channel_axis
         Axis of the channels: 1 or -1.
+    virtual_batch_size
+        Ghost batch normalisation: in training mode, the batch is split into virtual batches of so many samples, the
+        last one with the rest. Each has its own statistics and updates the running statistics in turn. None: the batch
+        as a whole.
 
     Raises
     ------
     TypeError, ValueError
         An argument, ``x`` or ``dy`` has the wrong type, value or shape; or, in training mode, a channel has only one
-        value.
+        value in the batch (virtual batch).
 
     References
     ----------
     Ioffe and Szegedy (2015), "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
     Shift", arXiv:1502.03167.
+    Hoffer, Hubara and Soudry (2017), "Train longer, generalize better: closing the generalization gap in large batch
+    training of neural networks", arXiv:1705.08741.
 
     Examples
     --------
@@ -85,6 +98,7 @@ class BatchNorm(Layer):
         *,
         unbiased: bool = False,
         channel_axis: int = 1,
+        virtual_batch_size: int | None = None,
     ) -> None:
         """Start with gamma 1, beta 0, running mean 0 and running variance 1."""
         self.num_features = validate.positive_int("num_features", num_features)
@@ -92,6 +106,9 @@ class BatchNorm(Layer):
         self.eps = validate.real("eps", eps, 0)
         self.unbiased = bool(unbiased)
         self.channel_axis = validate.channel_axis(channel_axis)
+        self.virtual_batch_size = virtual_batch_size
+        if virtual_batch_size is not None:
+            validate.positive_int("virtual_batch_size", virtual_batch_size)
         self.gamma: Array = np.ones(num_features, dtype=np.float32)
         self.beta: Array = np.zeros(num_features, dtype=np.float32)
         self.running_mean: Array = np.zeros(num_features, dtype=np.float32)
@@ -105,7 +122,8 @@ class BatchNorm(Layer):
         x : shape (N, C, ...), or (N, ..., C) with channel_axis=-1
             Input.
         mask : shape (N, ...)
-            True at padding, which is excluded from the statistics and where ``y`` and ``dx`` are 0.
+            True at padding, which is excluded from the statistics and where ``y`` and ``dx`` are 0. In training, each
+            virtual batch needs two other positions.
 
         Returns
         -------
@@ -130,16 +148,28 @@ class BatchNorm(Layer):
             raise ValueError(
                 f"mask must have shape {positions}, the shape of x without its channel axis, got {mask.shape}"
             )
-        dense = self._dense()
+        dense = self._dense(mask)
         y = self._scattered(dense.forward(channels_last[~mask]), mask)
         self._saved = _Masked(mask, dense, x.shape)
         return y
 
-    def _dense(self) -> BatchNorm:
-        """Return a layer that shares the arrays and has its channels last."""
+    def _dense(self, mask: NDArray[np.bool_]) -> BatchNorm | _InTurn:
+        """Return what normalises the unmasked positions: a layer with channels last that shares the arrays."""
         dense = copy.copy(self)
         dense.channel_axis = -1
-        return dense
+        dense._after_backward = None
+        if self.virtual_batch_size is None or not self.training:
+            return dense
+        self._refuse_merge()
+        dense.virtual_batch_size = None
+        return _InTurn(dense, self.virtual_batch_size, mask)
+
+    def _refuse_merge(self) -> None:
+        if self._merge_moments is not None:
+            raise ValueError(
+                f"virtual_batch_size must be None where statistics are merged over several processes, "
+                f"got {self.virtual_batch_size}"
+            )
 
     def _scattered(self, rows: Array, mask: NDArray[np.bool_]) -> Array:
         """Scatter the rows to the unmasked positions; zeros elsewhere."""
@@ -148,6 +178,8 @@ class BatchNorm(Layer):
         return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))
 
     def _normalise_batch(self, x: Array) -> Array:
+        if self.virtual_batch_size is not None:
+            return self._normalise_virtual_batches(x, self.virtual_batch_size)
         y, mean, rstd = batch_norm_forward(
             x,
             self.gamma,
@@ -159,6 +191,23 @@ class BatchNorm(Layer):
             unbiased=self.unbiased,
             channel_axis=self.channel_axis,
             merge=self._merge_moments,
+        )
+        self._saved = (x, mean, rstd)
+        return y
+
+    def _normalise_virtual_batches(self, x: Array, size: int) -> Array:
+        self._refuse_merge()
+        y, mean, rstd = ghost_batch_norm_forward(
+            x,
+            size,
+            self.gamma,
+            self.beta,
+            self.running_mean,
+            self.running_var,
+            self.momentum,
+            self.eps,
+            unbiased=self.unbiased,
+            channel_axis=self.channel_axis,
         )
         self._saved = (x, mean, rstd)
         return y
@@ -181,8 +230,50 @@ class BatchNorm(Layer):
             dx, self.dgamma, self.dbeta = batch_norm_inference_backward(
                 dy, x, self.running_mean, self.running_var, self.gamma, self.eps, channel_axis=self.channel_axis
             )
-        else:
+        elif self.virtual_batch_size is None:
             dx, self.dgamma, self.dbeta = batch_norm_backward(
                 dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis, merge=self._merge_gradient_sums
             )
+        else:
+            dx, self.dgamma, self.dbeta = ghost_batch_norm_backward(
+                dy, x, self.virtual_batch_size, mean, rstd, self.gamma, channel_axis=self.channel_axis
+            )
         return dx
+
+
+class _InTurn:
+    """Normalises the unmasked positions of each virtual batch; ``norm`` shares the arrays of the layer."""
+
+    dgamma: Array
+    dbeta: Array
+
+    def __init__(self, norm: BatchNorm, virtual_batch_size: int, mask: NDArray[np.bool_]) -> None:
+        starts = range(0, max(1, len(mask)), virtual_batch_size)
+        counts = [np.count_nonzero(~mask[i : i + virtual_batch_size]) for i in starts]
+        if min(counts) < 2:
+            raise ValueError(
+                f"mask must leave at least two positions in each virtual batch of {virtual_batch_size} samples, "
+                f"got {min(counts)}"
+            )
+        self.norm = norm
+        self.ends = np.cumsum(counts)[:-1]
+        self.parts: list[BatchNorm] = []
+
+    def forward(self, rows: Array) -> Array:
+        """Normalise, then update the running statistics of the layer."""
+        twin = copy.copy(self.norm)
+        twin.running_mean, twin.running_var = self.norm.running_mean.copy(), self.norm.running_var.copy()
+        self.parts = [copy.copy(twin) for _ in range(len(self.ends) + 1)]
+        y = [norm.forward(part) for norm, part in zip(self.parts, np.split(rows, self.ends), strict=True)]
+        self.norm.running_mean[...], self.norm.running_var[...] = twin.running_mean, twin.running_var
+        return np.concatenate(y)
+
+    def backward(self, rows: Array) -> Array:
+        """Return dx; set the gradients of gamma and beta, summed over the virtual batches."""
+        dx = [norm.backward(part) for norm, part in zip(self.parts, np.split(rows, self.ends), strict=True)]
+        self.dgamma, self.dbeta = self._total("dgamma"), self._total("dbeta")
+        return np.concatenate(dx)
+
+    def _total(self, gradient: str) -> Array:
+        total = np.array([getattr(norm, gradient) for norm in self.parts], np.float64).sum(axis=0)
+        return np.asarray(total, np.float32)

@@ -101,6 +101,8 @@ def convert(network: Layer, comm: Comm | None = None) -> Layer:
     ------
     TypeError
         ``network`` is not a Layer, or ``comm`` is not a communicator.
+    ValueError
+        A ``BatchNorm`` has a ``virtual_batch_size``. No layer is changed then.
 
     Examples
     --------
@@ -112,8 +114,14 @@ def convert(network: Layer, comm: Comm | None = None) -> Layer:
     if not isinstance(network, Layer):
         raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     comm = checked_comm(comm)
-    for _, layer in network._walk():
-        if type(layer) is BatchNorm:
-            layer.__class__ = SyncBatchNorm
-            layer.comm = comm  # type: ignore[attr-defined]
+    norms: list[Any] = [layer for _, layer in network._walk() if type(layer) is BatchNorm]
+    for layer in norms:
+        if layer.virtual_batch_size is not None:
+            raise ValueError(
+                f"network must have no BatchNorm with a virtual_batch_size, because statistics are merged over all "
+                f"processes, got {layer.virtual_batch_size}: set it to None"
+            )
+    for layer in norms:
+        layer.__class__ = SyncBatchNorm
+        layer.comm = comm
     return network

@@ -43,6 +43,7 @@ from cregkit.oracle.dropout_add_norm import (
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
 )
+from cregkit.oracle.ghost_batch_norm import ghost_batch_norm_backward, ghost_batch_norm_forward
 from cregkit.oracle.group_norm import (
     group_norm,
     group_norm_backward,
@@ -91,6 +92,8 @@ __all__ = [
     "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
+    "ghost_batch_norm_backward",
+    "ghost_batch_norm_forward",
     "group_norm",
     "group_norm_backward",
     "group_norm_forward",

@@ -145,6 +145,19 @@ def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
     ]
 
 
+def _ghost_batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    training = partial(inputs.ghost_batch_norm_forward, channel_axis=channel_axis)
+    backward = partial(inputs.ghost_batch_norm_backward, channel_axis=channel_axis)
+    results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    running = {"running_mean": RUNNING, "running_var": RUNNING}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    return [
+        case(op="ghost_batch_norm_forward", arguments=training, outputs=results, changed=running, bytes_per_element=12),
+        case(op="ghost_batch_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=20),
+    ]
+
+
 def _group_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
     case = partial(Case, label=label, shapes=checked, timed=timed)
     forward = partial(inputs.group_norm, channel_axis=channel_axis)
@@ -274,6 +287,9 @@ CASES: tuple[Case, ...] = (
     *_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
     *_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
     *_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
+    *_ghost_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
+    *_ghost_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
+    *_ghost_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
     *_group_norm_cases("N, C, ...", 1, shapes.GROUPS, shapes.TIMED_GROUPS),
     *_group_norm_cases("..., C", -1, shapes.GROUPS_LAST, shapes.TIMED_GROUPS_LAST),
     *_instance_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_INSTANCES),

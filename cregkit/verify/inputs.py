@@ -96,6 +96,23 @@ def batch_norm_inference_backward(
     return {"dy": _normal(rng, shape), **given}
 
 
+def virtual_batch_size(samples: int) -> int:
+    """Return the samples of a virtual batch: half of all, but at least 2 and at most 128, as in the paper."""
+    return min(128, max(2, (samples + 1) // 2))
+
+
+def ghost_batch_norm_forward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    given = batch_norm_forward(shape, rng, offset, channel_axis=channel_axis)
+    return {**given, "virtual_batch_size": virtual_batch_size(shape[0])}
+
+
+def ghost_batch_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    given = ghost_batch_norm_forward(shape, rng, offset, channel_axis=channel_axis)
+    common = {name: given[name] for name in ("x", "virtual_batch_size", "channel_axis")}
+    _, mean, rstd = oracle.ghost_batch_norm_forward(**common)
+    return {"dy": _normal(rng, shape), "mean": mean, "rstd": rstd, "gamma": given["gamma"], **common}
+
+
 def groups_of(channels: int) -> int:
     """Return the number of groups: 32, as in the paper, or the largest power of 2 below that divides the channels."""
     return math.gcd(channels, 32)

@@ -51,8 +51,9 @@ PLANES: tuple[Shape, ...] = (
     (2, 3, 56, 56),
     (2, 2, 65, 65),
     (1, 2, 16385),
+    (3, 5, 2, 3, 7),
 )
-CHANNELS_LAST: tuple[Shape, ...] = ((2, 3, 5), (4, 7, 7, 33), (3, 20, 20, 130))
+CHANNELS_LAST: tuple[Shape, ...] = ((2, 3, 5), (4, 7, 7, 33), (3, 20, 20, 130), (3, 2, 3, 7, 5))
 
 
 def _channels_last(channels_first: tuple[Shape, ...]) -> tuple[Shape, ...]:

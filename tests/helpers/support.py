@@ -17,7 +17,7 @@ import pytest
 from cregkit import functional
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
-from cregkit.verify.inputs import Arguments
+from cregkit.verify.inputs import Arguments, virtual_batch_size
 from cregkit.verify.shapes import (
     CHANNELS_LAST,
     COLUMNS,
@@ -70,11 +70,14 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
 
 
 def lacks_variance(case: cases.Case, shape: Shape) -> bool:
-    """Whether a channel (of a sample) has one value: training then refuses the shape."""
-    if case.op not in ("batch_norm_forward", "instance_norm_forward"):
-        return False
-    values = math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
-    return values < 2 if case.op == "batch_norm_forward" else values < 2 * shape[0]
+    """Whether a channel (of a sample, of a virtual batch) has one value: training then refuses the shape."""
+    samples, values = shape[0], math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
+    if case.op == "batch_norm_forward":
+        return values < 2
+    if case.op.startswith("ghost_batch_norm"):
+        size = virtual_batch_size(samples)
+        return values // samples * (samples % size or size) < 2
+    return case.op == "instance_norm_forward" and values < 2 * samples
 
 
 # A shape of each family in OPS with few elements, and one with about four million.

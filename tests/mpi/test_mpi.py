@@ -155,6 +155,7 @@ def test_an_error_of_the_writing_rank_is_raised_in_all() -> None:
 
 
 NETWORK = cregkit.Sequential(cregkit.Linear(2, 2))
+VIRTUAL = cregkit.Sequential(cregkit.BatchNorm(2), cregkit.BatchNorm(2, virtual_batch_size=4))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,11 @@ NETWORK = cregkit.Sequential(cregkit.Linear(2, 2))
     [
         (lambda mpi: mpi.SyncBatchNorm(3, comm="world"), TypeError, "comm must be an mpi4py communicator"),
         (lambda mpi: mpi.convert("network"), TypeError, "network must be a Layer, got str"),
+        (
+            lambda mpi: mpi.convert(VIRTUAL),
+            ValueError,
+            "network must have no BatchNorm with a virtual_batch_size.*got 4",
+        ),
         (lambda mpi: mpi.DataParallel(3), TypeError, "network must be a Layer, got int"),
         (lambda mpi: mpi.DataParallel(NETWORK, bucket_bytes=0), ValueError, "bucket_bytes must be"),
     ],
@@ -171,6 +177,7 @@ def test_wrong_arguments_are_refused_by_name(call: Any, error: type[Exception], 
 
     with pytest.raises(error, match=message):
         call(mpi)
+    assert type(VIRTUAL.layers[0]) is cregkit.BatchNorm  # nothing is converted
 
 
 def test_convert_keeps_arrays_and_settings() -> None:

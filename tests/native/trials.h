@@ -536,7 +536,7 @@ static void planes_trial(trial *t) { batch_trial(t, planes_of(t), 1); }
 static void columns_inference_trial(trial *t) { batch_trial(t, columns_of(t), 0); }
 static void planes_inference_trial(trial *t) { batch_trial(t, planes_of(t), 0); }
 
-/* ---- group norm: two samples, one chunk per task, groups in two halves ---- */
+/* ---- group norm: two samples (ghost batch norm: virtual batches), one chunk per task, groups in two halves ---- */
 
 static void halve_both(creg_cut *channels, creg_cut *groups, ptrdiff_t g, ptrdiff_t together, int whole)
 {
@@ -561,9 +561,9 @@ static void plan_groups(const trial *t, creg_group_norm *a)
 static void run_groups(trial *t, creg_group_norm *a)
 {
     const creg_kernels *kernels = t->kernels;
-    creg_batch_norm *summed = a->by_channels || a->channels.dy ? &a->channels : &a->groups;
     const ptrdiff_t c = a->samples * a->channels.shape.c;
     plan_groups(t, a);
+    creg_batch_norm *summed = a->by_channels || a->channels.dy ? &a->channels : &a->groups;
     const ptrdiff_t sums = a->samples * summed->summed.chunks * summed->shape.c;
     if (!a->channels.dy) {
         a->channels.channels = new_channels(c);
@@ -588,7 +588,7 @@ static void run_groups(trial *t, creg_group_norm *a)
 static void group_trial(trial *t, creg_shape channels, ptrdiff_t groups)
 {
     const ptrdiff_t together = channels.c / groups, samples = 2, n = samples * channels.n * channels.c * channels.s;
-    creg_group_norm a = {.samples = samples, .by_channels = channels.n > 1 && together < CREG_LANES};
+    creg_group_norm a = {.samples = samples};
     float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
     const float *dy = input(n, ORDINARY);
     a.channels.shape = channels;
@@ -631,6 +631,12 @@ static void group_planes_trial(trial *t) { group_trial(t, (creg_shape){1, t->n >
 static void group_columns_trial(trial *t)
 {
     group_trial(t, (creg_shape){t->n > 40 ? 3 : 67, 2 * t->n, 1}, t->n % 3 ? 2 : t->n);
+}
+static void ghost_columns_trial(trial *t) { group_trial(t, (creg_shape){t->n > 40 ? 3 : 67, t->n, 1}, t->n); }
+static void ghost_planes_trial(trial *t)
+{
+    const creg_shape shape = {3, t->n > 300 ? 2 : 5, t->n};
+    group_trial(t, shape, shape.c);
 }
 
 /* ---- elements, in two blocks ---- */
@@ -916,6 +922,8 @@ static const op ops[] = {
     {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
     {"group_norm_planes", group_planes_trial, 1, CREG_STREAM + 1},
     {"group_norm_columns", group_columns_trial, 1, CREG_STREAM + 1},
+    {"ghost_batch_norm_columns", ghost_columns_trial, 1, CREG_STREAM + 1},
+    {"ghost_batch_norm_planes", ghost_planes_trial, 1, CREG_STREAM + 1},
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},

@@ -99,6 +99,42 @@ def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: Shape, array:
             assert same(before[others], after[others]), name
 
 
+@bad_value
+@pytest.mark.parametrize("array", ["x", "dy"])
+@pytest.mark.parametrize(("shape", "channel_axis"), [((7, 19), 1), ((7, 5, 7), 1), ((7, 5, 65), 1), ((7, 3, 37), -1)])
+def test_a_bad_value_stays_in_its_channel_of_its_virtual_batch(
+    shape: tuple[int, ...], channel_axis: int, array: str, bad: float
+) -> None:
+    """And in the sums of its channel over the batch."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    gamma = rng.uniform(0.5, 1.5, shape[channel_axis]).astype(np.float32)
+    spoilt = {"x": x.copy(), "dy": dy.copy()}
+    np.moveaxis(spoilt[array], channel_axis, 1)[4, 2, ...] = bad  # the second of the virtual batches 0-2, 3-5 and 6
+    size, layout = (3 if len(shape) > 2 else 4), {"channel_axis": channel_axis}
+    batch = slice(size, 2 * size)
+    others = np.arange(len(gamma)) != 2
+    for _ in each_isa():
+        found = []
+        for given in ({"x": x, "dy": dy}, spoilt):
+            running = np.zeros_like(gamma), np.ones_like(gamma)
+            y, mean, rstd = functional.ghost_batch_norm_forward(given["x"], size, gamma, None, *running, **layout)
+            dx, *sums = functional.ghost_batch_norm_backward(given["dy"], given["x"], size, mean, rstd, gamma, **layout)
+            found.append(([y, dx], [mean, rstd], [*running, *sums]))
+        (clean, clean_statistics, clean_sums), (got, statistics, got_sums) = found
+        for before, after in zip(clean, got, strict=True):
+            before, after = (np.moveaxis(a, channel_axis, 1) for a in (before, after))
+            outside = np.ones(before.shape, bool)
+            outside[batch, 2] = False
+            assert same(before[outside], after[outside])
+        assert not np.isfinite(np.moveaxis(got[1], channel_axis, 1)[batch, 2]).any()
+        for before, after in zip(clean_statistics, statistics, strict=True):
+            assert same(before[:, others], after[:, others])
+            assert same(before[[0, *range(2, len(before))]], after[[0, *range(2, len(after))]])
+        for before, after in zip(clean_sums, got_sums, strict=True):
+            assert same(before[others], after[others])
+
+
 GROUP_CASES = [
     pytest.param(case, shape, array, id=f"{case.name}-{'x'.join(map(str, shape))}-{array}")
     for case in cases.CASES

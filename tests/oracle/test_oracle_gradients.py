@@ -167,6 +167,31 @@ def test_gradients_of_batch_norm_inference_match_central_differences(
         assert_gradient(dbeta, lambda at: forward(x, gamma, at), beta, dy)
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (5, 3), (3, 2, 4), (3, 2, 2, 1, 2)])
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+def test_gradients_of_ghost_batch_norm_match_central_differences(
+    shape: tuple[int, ...], channel_axis: int, eps: float, affine: bool
+) -> None:
+    layout, size = in_layout(shape, channel_axis), 3 if shape[0] == 5 else 2
+    x, dy, scale, beta = draw(layout, layout, (shape[1],), (shape[1],))
+    gamma = scale if affine else None
+
+    def forward(at_x: Array, at_gamma: Array | None, at_beta: Array | None) -> tuple[Array, Array, Array]:
+        return oracle.ghost_batch_norm_forward(at_x, size, at_gamma, at_beta, eps=eps, channel_axis=channel_axis)
+
+    _, mean, rstd = forward(x, gamma, None)
+    dx, dgamma, dbeta = oracle.ghost_batch_norm_backward(dy, x, size, mean, rstd, gamma, channel_axis=channel_axis)
+    assert_gradient(dx, lambda at: forward(at, gamma, beta)[0], x, dy)
+    if gamma is None:
+        assert dgamma is None
+        assert dbeta is None
+    else:
+        assert_gradient(dgamma, lambda at: forward(x, at, beta)[0], gamma, dy)
+        assert_gradient(dbeta, lambda at: forward(x, gamma, at)[0], beta, dy)
+
+
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3), (1, 6, 2, 2), (2, 6, 1, 2, 1)])
 @pytest.mark.parametrize("channel_axis", [1, -1])
 @pytest.mark.parametrize("num_groups", [1, 2])

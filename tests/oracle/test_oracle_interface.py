@@ -27,6 +27,11 @@ SIGNATURES = {
     ),
     "batch_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=None, out=None)",
     "batch_norm_inference_backward": "(dy, x, mean, var, gamma=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "ghost_batch_norm_forward": (
+        "(x, virtual_batch_size, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-05,"
+        " *, unbiased=False, channel_axis=1, out=None)"
+    ),
+    "ghost_batch_norm_backward": "(dy, x, virtual_batch_size, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
     "group_norm": "(x, num_groups, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
     "group_norm_forward": "(x, num_groups, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
     "group_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
@@ -120,6 +125,11 @@ def batch_norm_inference_backward(a: dict[str, Array], out: Array | None) -> Any
     )
 
 
+def ghost_batch_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, mean, rstd = oracle.ghost_batch_norm_forward(a["x"].copy(), 2)
+    return oracle.ghost_batch_norm_backward(a["dy"], a["x"], 2, mean, rstd, a["gamma"], out=out)
+
+
 def group_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
     _, mean, rstd = oracle.group_norm_forward(a["x"].copy(), 1)
     return oracle.group_norm_backward(a["dy"], a["x"], mean, rstd, a["gamma"], out=out)
@@ -142,6 +152,8 @@ CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str
     "batch_norm_forward": (lambda a, out: oracle.batch_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
     "batch_norm_backward": (batch_norm_backward, ["dy", "x"]),
     "batch_norm_inference_backward": (batch_norm_inference_backward, ["dy", "x"]),
+    "ghost_batch_norm_forward": (lambda a, out: oracle.ghost_batch_norm_forward(a["x"], 2, a["gamma"], out=out), ["x"]),
+    "ghost_batch_norm_backward": (ghost_batch_norm_backward, ["dy", "x"]),
     "group_norm": (lambda a, out: oracle.group_norm(a["x"], 3, a["gamma"], a["beta"], out=out), ["x"]),
     "group_norm_forward": (lambda a, out: oracle.group_norm_forward(a["x"], 1, a["gamma"], out=out), ["x"]),
     "group_norm_backward": (group_norm_backward, ["dy", "x"]),

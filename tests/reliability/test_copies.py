@@ -183,6 +183,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "ReLU": (ck.ReLU, layer_run(ROWS)),
     "Sigmoid": (ck.Sigmoid, layer_run(ROWS)),
     "BatchNorm": (lambda: ck.BatchNorm(8), layer_run(ROWS)),
+    "BatchNorm of virtual batches": (lambda: ck.BatchNorm(8, virtual_batch_size=2), layer_run(ROWS)),
     "GroupNorm": (lambda: ck.GroupNorm(1, 3), layer_run(IMAGES)),
     "InstanceNorm": (lambda: ck.InstanceNorm(3, affine=True, track_running_stats=True), layer_run(IMAGES)),
     "LayerNorm": (lambda: ck.LayerNorm(8), layer_run(ROWS)),
