@@ -259,9 +259,10 @@ CREG_INLINE void store_plane_sums(const creg_norm *n, ptrdiff_t at, const rows_a
 {
     double *out = n->sums + 2 * to;
     const int plain = !t->any_exact && sum_is_plain(dy_x_hat, rows) && sum_is_plain(dy, rows);
+    const int zero = dy_x_hat == 0.0f && dy == 0.0f;
     out[0] = (double)dy_x_hat;
     out[1] = (double)dy;
-    if (!plain && !creg_are_at_most(n->dy + at, 0.0f, rows)) plane_sums_exact(n, at, t, rows, out);
+    if (!plain && !(zero && creg_are_at_most(n->dy + at, 0.0f, rows))) plane_sums_exact(n, at, t, rows, out);
 }
 
 /* Up to CREG_BATCH planes, which share horizontal reductions. */

@@ -25,15 +25,16 @@ typedef struct {
     int by_channels;
 } group_sample;
 
-/* Sample i of a batch norm, n channels from c on. */
-CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c, ptrdiff_t n)
+/* `channels` channels of sample i of a batch norm, from channel c on. Their number is the stride of the chunks' sums,
+ * so tasks on different channels write different sums. */
+CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t i, ptrdiff_t c, ptrdiff_t channels)
 {
     const creg_shape shape = b->shape;
     const ptrdiff_t first = i * shape.n * shape.c * shape.s + c * shape.s, at = i * shape.c + c;
     const ptrdiff_t partial = at * b->summed.chunks;
     creg_batch_norm one = *b;
     creg_channels *ch = &one.channels;
-    one.shape.c = n;
+    one.shape.c = channels;
     one.x += first, one.dy = AT(b->dy, first), one.out = AT(b->out, first);
     one.gamma = AT(b->gamma, c), one.beta = AT(b->beta, c);
     one.chunk_mean = AT(b->chunk_mean, partial), one.chunk_m2 = AT(b->chunk_m2, partial);
@@ -46,12 +47,12 @@ CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t 
     return one;
 }
 
-/* Sample i, n groups from g on: not all groups only if shape.n is 1, so that they are contiguous. */
-CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g, ptrdiff_t n)
+/* `groups` groups of sample i, from group g on: not all only for channels first, where groups are contiguous. */
+CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g, ptrdiff_t groups)
 {
     const ptrdiff_t together = a->channels.shape.c / a->groups.shape.c, at = i * a->channels.shape.c + g * together;
-    return (group_sample){batch_of_sample(&a->channels, i, g * together, n * together),
-                          batch_of_sample(&a->groups, i, g, n),
+    return (group_sample){batch_of_sample(&a->channels, i, g * together, groups * together),
+                          batch_of_sample(&a->groups, i, g, groups),
                           AT(a->sums_dy, at),
                           AT(a->sums_dy_x_hat, at),
                           together,
@@ -280,11 +281,10 @@ static void creg_group_norm_whole(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
     const ptrdiff_t per = a->groups.channelwise.tasks, step = a->groups.channelwise.channel_step;
-    const ptrdiff_t g = task % per * step, n = min_size(step, a->groups.shape.c - g),
-                    first = task / per * a->sample_step;
+    const ptrdiff_t first = task / per * a->sample_step, g = task % per * step;
     block_channels parameters;
     for (ptrdiff_t i = first; i < min_size(first + a->sample_step, a->samples); i++) {
-        group_sample one = sample_at(a, i, g, n);
+        group_sample one = sample_at(a, i, g, min_size(step, a->groups.shape.c - g));
         if (a->channels.channelwise.channel_step <= BLOCK_CHANNELS) use_block(&one.channels, &parameters);
         if (a->channels.dy) group_centres(&one, 0);
         group_sums(&one, 0);

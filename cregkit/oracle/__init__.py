@@ -23,10 +23,17 @@ from cregkit.oracle.batch_norm import (
     batch_norm_forward,
     batch_norm_inference_backward,
 )
+from cregkit.oracle.drop_block import drop_block, drop_block_backward
 from cregkit.oracle.dropout import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_path,
+    drop_path_backward,
     dropout,
     dropout_backward,
     dropout_keep,
+    feature_alpha_dropout,
+    feature_alpha_dropout_backward,
     spatial_dropout,
     spatial_dropout_backward,
 )
@@ -61,6 +68,8 @@ from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forwar
 
 __all__ = [
     "adamw_step",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -68,6 +77,10 @@ __all__ = [
     "crop_images",
     "cutmix_images",
     "cutout_images",
+    "drop_block",
+    "drop_block_backward",
+    "drop_path",
+    "drop_path_backward",
     "dropout",
     "dropout_add_layer_norm_backward",
     "dropout_add_layer_norm_forward",
@@ -75,6 +88,8 @@ __all__ = [
     "dropout_add_rms_norm_forward",
     "dropout_backward",
     "dropout_keep",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
     "ghost_batch_norm_backward",

@@ -31,6 +31,7 @@ from cregkit.verify.tolerances import (
     PENALTY,
     RUNNING,
     SCALED,
+    SHIFTED,
     STATISTIC,
     STATISTIC_OF_SUM,
     TURNED,
@@ -209,16 +210,33 @@ def _dropout_add_norm_cases(
 
 
 def _dropout_cases() -> list[Case]:
-    elements = partial(Case, shapes=shapes.ELEMENTS, timed=shapes.TIMED_ELEMENTS)
-    maps = partial(Case, shapes=shapes.MAPS, timed=shapes.TIMED_PLANES)
-    x, dy = partial(inputs.dropout, name="x"), partial(inputs.dropout, name="dy")
-    y, dx = {"y": SCALED}, {"dx": SCALED}
+    def pair(
+        op: str, checked: tuple[Shape, ...], timed: Timed, label: str = "", y: Tolerance = SCALED, **options: Any
+    ) -> list[Case]:
+        case = partial(Case, label=label, shapes=checked, timed=timed)
+        n_bytes = 10 if op == "drop_block" else 8  # DropBlock's mask is written and read
+        x, dy = partial(inputs.dropout, name="x", **options), partial(inputs.dropout, name="dy", **options)
+        return [
+            case(op=op, arguments=x, outputs={"y": y}, bytes_per_element=n_bytes),
+            case(op=f"{op}_backward", arguments=dy, outputs={"dx": SCALED}, bytes_per_element=n_bytes),
+        ]
+
+    elements = shapes.ELEMENTS, shapes.TIMED_ELEMENTS
+    maps, maps_last = (shapes.MAPS, shapes.TIMED_PLANES), (shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST)
+    images, images_last = (shapes.IMAGES, shapes.TIMED_MAPS), (shapes.IMAGES_LAST, shapes.TIMED_CHANNELS_LAST)
+    keep = partial(Case, op="dropout_keep", arguments=inputs.dropout_keep, shapes=elements[0], timed=elements[1])
     return [
-        elements(op="dropout", arguments=x, outputs=y, bytes_per_element=8),
-        elements(op="dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
-        elements(op="dropout_keep", arguments=inputs.dropout_keep, outputs={"keep": EXACT}, bytes_per_element=1),
-        maps(op="spatial_dropout", arguments=x, outputs=y, bytes_per_element=8),
-        maps(op="spatial_dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
+        *pair("dropout", *elements),
+        keep(outputs={"keep": EXACT}, bytes_per_element=1),
+        *pair("spatial_dropout", *maps),
+        *pair("spatial_dropout", *maps_last, "..., C", channel_axis=-1),
+        *pair("drop_path", *maps, "row", p=0.4, mode="row"),
+        *pair("drop_path", *maps, "batch", p=0.4, mode="batch"),
+        *pair("drop_block", *images, "N, C, H, W", p=0.3, block_size=3),
+        *pair("drop_block", *images_last, "N, H, W, C", p=0.3, block_size=3, channel_axis=-1),
+        *pair("alpha_dropout", *elements, y=SHIFTED),
+        *pair("feature_alpha_dropout", *maps, "N, C, ...", SHIFTED),
+        *pair("feature_alpha_dropout", *maps_last, "..., C", SHIFTED, channel_axis=-1),
     ]
 
 

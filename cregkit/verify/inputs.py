@@ -174,8 +174,8 @@ def _random(p: float) -> Arguments:
     return {"seed": 20140615, "offset": 77} if p else {}
 
 
-def dropout(shape: Shape, rng: np.random.Generator, offset: float, *, name: str) -> Arguments:
-    return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77}
+def dropout(shape: Shape, rng: np.random.Generator, offset: float, *, name: str, **options: Any) -> Arguments:
+    return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77, **options}
 
 
 def dropout_keep(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:

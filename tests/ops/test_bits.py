@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise, starmap
 
 import numpy as np
@@ -240,6 +241,7 @@ def test_streaming_stores_change_no_bit_of_elements(large: tuple[Array, Array], 
     x, out = large[0][:n], placed(large[0][:n], offset)
     ops: list[Callable[..., Array]] = [
         lambda x, at, out=None: functional.dropout(x, 0.3, seed=2, offset=offset + at, out=out),
+        lambda x, at, out=None: functional.alpha_dropout(x, 0.3, seed=2, offset=offset + at, out=out),
         lambda x, at, out=None: functional.l2_gradient(x, 0.7, out=out),
     ]
     for op in ops:
@@ -252,12 +254,15 @@ def test_streaming_stores_change_no_bit_of_elements(large: tuple[Array, Array], 
 
 def test_streaming_stores_change_no_bit_of_maps(large: tuple[Array, Array]) -> None:
     x = large[0][: np.prod(LONG_PLANES)].reshape(LONG_PLANES)
-    for _ in each_isa():
-        pieces = [
-            functional.spatial_dropout(x[part], 0.3, seed=2, offset=LONG_PLANES[1] * part.start)
-            for part in eighths(len(x))
-        ]
-        assert_pieces(functional.spatial_dropout(x, 0.3, seed=2), pieces)
+    ops: list[tuple[Callable[..., Array], int]] = [
+        (functional.drop_path, 1),
+        *((op, LONG_PLANES[1]) for op in (functional.spatial_dropout, functional.feature_alpha_dropout)),
+        (partial(functional.spatial_dropout, channel_axis=-1), LONG_PLANES[-1]),
+    ]
+    for op, decisions in ops:
+        for _ in each_isa():
+            pieces = [op(x[part], 0.3, seed=2, offset=decisions * part.start) for part in eighths(len(x))]
+            assert_pieces(op(x, 0.3, seed=2), pieces)
 
 
 # ---- the floating-point mode of the calling thread ----

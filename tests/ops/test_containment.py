@@ -179,12 +179,33 @@ def test_a_bad_value_stays_in_its_group(case: cases.Case, shape: Shape, array: s
                 assert not np.isfinite(after[sample, spoilt_from:]).any(), name
 
 
+# The dropouts, and how many axes of an array have decisions.
+DROPOUTS = [("dropout", 3), ("spatial_dropout", 2), ("drop_path", 1)]
+
+
+def keep_of(shape: Shape, axes: int) -> Array:
+    keep = functional.dropout_keep(shape[:axes], 0.4, seed=9)
+    return np.broadcast_to(keep.reshape(keep.shape + (1,) * (len(shape) - axes)), shape)
+
+
 @bad_value
-@pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
-def test_dropped_bad_values_become_positive_zero(op: str, bad: float) -> None:
+@pytest.mark.parametrize(("op", "axes"), [("alpha_dropout", 3), ("feature_alpha_dropout", 2)])
+def test_dropped_bad_values_become_the_constant_of_alpha_dropout(op: str, axes: int, bad: float) -> None:
     x = np.full((3, 50, 7), bad, np.float32)
-    keep = functional.dropout_keep(x.shape if op == "dropout" else (3, 50), 0.4, seed=9)
-    keep = np.broadcast_to(keep if op == "dropout" else keep[..., np.newaxis], x.shape)
+    keep = keep_of(x.shape, axes)
+    forward, backward = getattr(functional, op), getattr(functional, f"{op}_backward")
+    for _ in each_isa():
+        y, dx = forward(x, 0.4, seed=9), backward(x, 0.4, seed=9)
+        assert y[~keep].tobytes() == forward(np.zeros_like(x), 0.4, seed=9)[~keep].tobytes()
+        assert not dx[~keep].view(np.uint32).any()
+        assert all(np.array_equal(a[keep], x[keep], equal_nan=True) for a in (y, dx))
+
+
+@bad_value
+@pytest.mark.parametrize(("op", "axes"), DROPOUTS)
+def test_dropped_bad_values_become_positive_zero(op: str, axes: int, bad: float) -> None:
+    x = np.full((3, 50, 7), bad, np.float32)
+    keep = keep_of(x.shape, axes)
     for _ in each_isa():
         for function in (getattr(functional, op), getattr(functional, f"{op}_backward")):
             y = function(x, 0.4, seed=9)
@@ -193,12 +214,11 @@ def test_dropped_bad_values_become_positive_zero(op: str, bad: float) -> None:
 
 
 @bad_value
-@pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
+@pytest.mark.parametrize(("op", "axes"), DROPOUTS)
 @pytest.mark.parametrize("size", [7, 1000, 6 * 2**20])  # the last one uses streaming stores
-def test_dropped_bad_values_become_positive_zero_in_place(op: str, size: int, bad: float) -> None:
+def test_dropped_bad_values_become_positive_zero_in_place(op: str, axes: int, size: int, bad: float) -> None:
     whole = np.empty(3 * 4 * size + 1, np.float32)
-    keep = functional.dropout_keep((3, 4, size) if op == "dropout" else (3, 4, 1), 0.4, seed=9)
-    keep = np.broadcast_to(keep, (3, 4, size))
+    keep = keep_of((3, 4, size), axes)
     for start in (0, 1):
         x = whole[start : start + 12 * size].reshape(3, 4, size)
         for way in ("", "_backward"):

@@ -237,20 +237,27 @@ def test_gradients_of_instance_norm_match_central_differences(
     assert_gradient(dbeta, lambda at: forward(x, gamma, at), beta, dy)
 
 
-@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_the_gradient_of_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
-    x, dy = draw(shape, shape)
-    dx = oracle.dropout_backward(dy, p, seed=1, offset=7)
-    assert_gradient(dx, lambda at: oracle.dropout(at, p, seed=1, offset=7), x, dy)
+LAST = {"channel_axis": -1}
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (2, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("op", "shape", "options"),
+    [
+        *(("dropout", shape, {}) for shape in ((6,), (4, 3), (2, 3, 4))),
+        *(("spatial_dropout", shape, options) for shape in ((4, 3), (2, 3, 4), (2, 3, 2, 2)) for options in ({}, LAST)),
+        *(("drop_path", shape, {"mode": mode}) for shape in ((6,), (5, 3), (5, 2, 3)) for mode in ("row", "batch")),
+        *(("drop_block", (2, 3, 4, 5), {"block_size": 2} | options) for options in ({}, LAST)),
+        *(("alpha_dropout", shape, {}) for shape in ((6,), (2, 3, 4))),
+        *(("feature_alpha_dropout", (2, 3, 4), options) for options in ({}, LAST)),
+    ],
+)
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_the_gradient_of_spatial_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
+def test_the_gradients_of_dropouts_match_central_differences(
+    op: str, shape: tuple[int, ...], options: dict[str, Any], p: float
+) -> None:
     x, dy = draw(shape, shape)
-    dx = oracle.spatial_dropout_backward(dy, p, seed=1, offset=7)
-    assert_gradient(dx, lambda at: oracle.spatial_dropout(at, p, seed=1, offset=7), x, dy)
+    dx = getattr(oracle, f"{op}_backward")(dy, p, seed=1, offset=7, **options)
+    assert_gradient(dx, lambda at: getattr(oracle, op)(at, p, seed=1, offset=7, **options), x, dy)
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])

@@ -43,8 +43,16 @@ SIGNATURES = {
     "instance_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
     "dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
     "dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
-    "spatial_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
-    "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "spatial_dropout": "(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "drop_path": "(x, p=0.5, *, seed, offset=0, mode='row', out=None)",
+    "drop_path_backward": "(dy, p=0.5, *, seed, offset=0, mode='row', out=None)",
+    "drop_block": "(x, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=None)",
+    "drop_block_backward": "(dy, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=None)",
+    "alpha_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
+    "alpha_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "feature_alpha_dropout": "(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "feature_alpha_dropout_backward": "(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
     "dropout_add_layer_norm_forward": (
         "(x, residual, gamma=None, beta=None, p=0.0, eps=1e-05, *, seed=None, offset=0, out=None)"
     ),
@@ -152,10 +160,16 @@ CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str
     "instance_norm": (lambda a, out: oracle.instance_norm(a["x"], a["gamma"], a["beta"], out=out), ["x"]),
     "instance_norm_forward": (lambda a, out: oracle.instance_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
     "instance_norm_backward": (instance_norm_backward, ["dy", "x"]),
-    "dropout": (lambda a, out: oracle.dropout(a["x"], **RANDOM, out=out), ["x"]),
-    "dropout_backward": (lambda a, out: oracle.dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
-    "spatial_dropout": (lambda a, out: oracle.spatial_dropout(a["x"], **RANDOM, out=out), ["x"]),
-    "spatial_dropout_backward": (lambda a, out: oracle.spatial_dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
+    **{
+        op: (lambda a, out, op=op, name=name: getattr(oracle, op)(a[name], **RANDOM, out=out), [name])  # type: ignore[misc]
+        for forward in ("dropout", "spatial_dropout", "drop_path", "alpha_dropout", "feature_alpha_dropout")
+        for op, name in ((forward, "x"), (f"{forward}_backward", "dy"))
+    },
+    "drop_block": (lambda a, out: oracle.drop_block(a["images"], block_size=2, **RANDOM, out=out), ["images"]),
+    "drop_block_backward": (
+        lambda a, out: oracle.drop_block_backward(a["images"], block_size=2, **RANDOM, out=out),
+        ["images"],
+    ),
     "dropout_add_layer_norm_forward": (
         lambda a, out: oracle.dropout_add_layer_norm_forward(a["x"], a["dy"], a["gamma"], **RANDOM, out=out),
         ["x", "dy"],
