@@ -17,7 +17,18 @@ from cregkit import functional
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, MATRICES, ROWS, Shape
+from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
+    COLUMNS,
+    ELEMENTS,
+    IMAGES,
+    IMAGES_LAST,
+    LEADING,
+    MAPS,
+    MATRICES,
+    ROWS,
+    Shape,
+)
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -58,15 +69,14 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
 
 # A shape of each family with few elements, and one with about four million.
 SMALL = {
-    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
-    MATRICES: (4, 5, 3),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, MAPS), (4, 5)),
+    **dict.fromkeys((MATRICES, CHANNELS_FIRST), (4, 5, 3)),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
-    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
-    MATRICES: (64, 64, 1024),
-    MAPS: (64, 64, 1024),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS), (2048, 2048)),
+    **dict.fromkeys((MATRICES, CHANNELS_FIRST, MAPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),
 }

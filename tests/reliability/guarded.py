@@ -25,7 +25,19 @@ from support import OPS_WITH_OUT, Array, arguments_of, arrays_in, bits, each_isa
 from cregkit import functional
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, ELEMENTS, IMAGES, IMAGES_LAST, MAPS, MATRICES, PLANES, ROWS
+from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    COLUMNS,
+    ELEMENTS,
+    IMAGES,
+    IMAGES_LAST,
+    LEADING,
+    MAPS,
+    MATRICES,
+    PLANES,
+    ROWS,
+)
 
 PAGE = mmap.PAGESIZE
 SENTINEL = 0xA5
@@ -37,6 +49,8 @@ SHAPES = {
     ROWS: (3, N),
     MATRICES: (2, 3, N),
     COLUMNS: (5, N),
+    LEADING: (5, N),
+    CHANNELS_FIRST: (2, 5, N),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),
     MAPS: (2, 3, N),

@@ -13,7 +13,17 @@ from cregkit import functional
 from cregkit.kernels import _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, IMAGES, IMAGES_LAST, MAPS, MATRICES, PLANES, Shape
+from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    COLUMNS,
+    IMAGES,
+    IMAGES_LAST,
+    MAPS,
+    MATRICES,
+    PLANES,
+    Shape,
+)
 
 PLACEMENTS = ("dense", "strided", "reversed", "float64", "misaligned", "read-only")
 
@@ -40,7 +50,14 @@ def in_memory(array: Array, how: str, position: int) -> Array:
 
 def shapes(case: cases.Case) -> st.SearchStrategy[Shape]:
     sizes = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 257]))
-    ranks = {PLANES: (3, 4), CHANNELS_LAST: (3, 4), COLUMNS: (2, 2), MAPS: (2, 4), MATRICES: (2, 4)}
+    ranks = {
+        PLANES: (3, 4),
+        CHANNELS_LAST: (3, 4),
+        CHANNELS_FIRST: (2, 4),
+        COLUMNS: (2, 2),
+        MAPS: (2, 4),
+        MATRICES: (2, 4),
+    }
     if case.shapes in (IMAGES, IMAGES_LAST):
         return image_shapes(case.shapes is IMAGES_LAST)
     low, high = ranks.get(case.shapes, (1, 4))
