@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,6 +98,24 @@ def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
 
 def arrays_in(arguments: Arguments) -> dict[str, Array]:
     return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+
+
+def along(axis: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A norm along an axis of matrices, called with matrices whose rows it normalises."""
+
+    def call(*arrays: Array | None, **options: Any) -> Any:
+        given = [turned(array, axis) if isinstance(array, np.ndarray) and array.ndim > 1 else array for array in arrays]
+        returned = function(*given, axis=axis, **options)
+        if not isinstance(returned, tuple):
+            return np.moveaxis(returned, axis, -1)
+        return np.moveaxis(returned[0], axis, -1), *returned[1:]
+
+    return call
+
+
+def turned(rows: Array, axis: int) -> Array:
+    """A copy whose rows lie along the axis."""
+    return np.ascontiguousarray(np.moveaxis(rows, -1, axis))
 
 
 def first_of(returned: Any) -> Any:
