@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise, starmap
 
 import numpy as np
@@ -123,6 +124,25 @@ def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, row
         assert np.concatenate([piece[name] for piece in pieces], axis=-1).tobytes() == value.tobytes(), name
 
 
+@pytest.mark.parametrize("channels", [3, 5, 70, 1300])
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is LEADING], ids=lambda case: case.name)
+def test_any_split_of_the_positions_gives_the_same_positions(case: cases.Case, channels: int, isa: str) -> None:
+    """Also beside positions that are computed in float64. A single position is a contiguous row: other bits."""
+    arguments = arguments_of(case, (channels, 700))
+    for position, value in ((7, 1e30), (300, np.nan), (444, 3.0), (640, 1e-30)):
+        arguments["x"][:, position] = value
+    whole = results_of(case, arguments)
+    by_position = [name for name, array in arrays_in(arguments).items() if array.shape[-1] == 700]
+    for cuts in ((2,), (7, 9), (64, 257), (299, 301), (130, 133, 690)):
+        edges = (0, *cuts, 700)
+        pieces = [
+            results_of(case, arguments | {name: arguments[name][..., i:j].copy() for name in by_position})
+            for i, j in pairwise(edges)
+        ]
+        for name in whole.keys() - PARAMETER_GRADIENTS:
+            assert np.concatenate([piece[name] for piece in pieces], axis=-1).tobytes() == whole[name].tobytes(), name
+
+
 def placed(array: Array, position: int) -> Array:
     """A copy that starts `position` elements after the start of a 64-byte cache line."""
     per_line = 64 // array.itemsize
@@ -191,6 +211,20 @@ def test_streaming_stores_change_no_bit_of_rows(large: tuple[Array, Array], op: 
     for _ in each_isa():
         y, *saved = forward(x, gamma)
         assert_pieces(y, [forward(x[rows], gamma)[0] for rows in eighths(shape[0])])
+        dx = backward(dy, x, *saved, gamma)[0]
+        pieces = [backward(dy[i], x[i], *(s[i] for s in saved), gamma)[0] for i in eighths(shape[0])]
+        assert_pieces(dx, pieces)
+
+
+@pytest.mark.parametrize("shape", [LONG_PLANES, MIDDLE_PLANES, SHORT_PLANES])
+@pytest.mark.parametrize("op", ROW_NORMS)
+def test_streaming_stores_change_no_bit_across_memory(large: tuple[Array, Array], op: str, shape: Shape) -> None:
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
+    forward, backward = (partial(getattr(functional, f"{op}_{way}"), axis=1) for way in ("forward", "backward"))
+    for _ in each_isa():
+        y, *saved = forward(x, gamma)
+        assert_pieces(y, [forward(x[samples], gamma)[0] for samples in eighths(shape[0])])
         dx = backward(dy, x, *saved, gamma)[0]
         pieces = [backward(dy[i], x[i], *(s[i] for s in saved), gamma)[0] for i in eighths(shape[0])]
         assert_pieces(dx, pieces)
