@@ -124,9 +124,9 @@ TIMED_CHANNELS_FIRST = Timed(
 )
 """Stages of ConvNeXt."""
 TIMED_LEADING = Timed(
-    tuned=((64, 64), (768, 4096)),
-    held_out=((100, 65), (641, 5001)),
-    quick=((64, 64), (768, 4096)),
+    tuned=((64, 64), (256, 1024), (768, 4096)),
+    held_out=((100, 65), (320, 999), (641, 5001)),
+    quick=((64, 64), (256, 1024), (768, 4096)),
 )
 TIMED_COLUMNS = Timed(
     tuned=(*LADDER[1:], (1000, 33), (16, 20_000)),
