@@ -42,12 +42,26 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     return number
 
 
-def features(name: str, value: object) -> tuple[Axes, Axes]:
-    """Return ``value``, an int or a tuple of ints of at least 1, and the last axes, whose sizes it gives."""
+def channel_axis(value: int) -> int:
+    """Return ``value``, which must be 1 or -1."""
+    if value not in (1, -1):
+        raise ValueError(f"channel_axis must be 1 or -1, got {value!r}")
+    return value
+
+
+def features(name: str, value: object, axis: int) -> tuple[Axes, Axes]:
+    """Return ``value``, an int or a tuple of ints of at least 1, and the axes that have these sizes.
+
+    They are ``axis``, a valid ``channel_axis``, for an int, and the last axes for a tuple.
+    """
     if not isinstance(value, tuple):
-        return positive_int(name, value), -1
+        return positive_int(name, value), axis
     if not value:
         raise ValueError(f"{name} must be an int or a tuple of at least one int, got ()")
+    if axis != -1:
+        raise ValueError(
+            f"{name} must be an int with channel_axis={axis}, got {shown(value)}: pass the size of one axis"
+        )
     return tuple(positive_int(name, size) for size in value), tuple(range(-len(value), 0))
 
 
@@ -100,13 +114,11 @@ def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
 def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes) -> None:
     """Raise a clearer error for a failed forward if ``x`` lacks ``expected`` features on ``axis``, or on last axes."""
     shape = np.shape(x)
-    got: Axes
+    got: Axes | str
     if isinstance(axis, tuple):
         got = shape[-len(axis) :]
-    elif len(shape) > axis % max(len(shape), 1):
-        got = shape[axis]
     else:
-        return
+        got = shape[axis] if -len(shape) <= axis < len(shape) else "no such axis"
     if got != expected:
         raise ValueError(
             f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "

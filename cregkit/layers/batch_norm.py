@@ -90,10 +90,8 @@ class BatchNorm(Layer):
         self.num_features = validate.positive_int("num_features", num_features)
         self.momentum = validate.real("momentum", momentum, 0, 1)
         self.eps = validate.real("eps", eps, 0)
-        if channel_axis not in (1, -1):
-            raise ValueError(f"channel_axis must be 1 or -1, got {channel_axis!r}")
         self.unbiased = bool(unbiased)
-        self.channel_axis = channel_axis
+        self.channel_axis = validate.channel_axis(channel_axis)
         self.gamma: Array = np.ones(num_features, dtype=np.float32)
         self.beta: Array = np.zeros(num_features, dtype=np.float32)
         self.running_mean: Array = np.zeros(num_features, dtype=np.float32)
