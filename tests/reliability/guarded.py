@@ -50,7 +50,7 @@ SHAPES = {
     MATRICES: (2, 3, N),
     COLUMNS: (5, N),
     LEADING: (5, N),
-    CHANNELS_FIRST: (2, 5, N),
+    CHANNELS_FIRST: (1, N, 6),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),
     MAPS: (2, 3, N),
