@@ -21,7 +21,7 @@ from setuptools.command.sdist import sdist
 
 KERNELS = [
     "_pool", "_threads", "_arrays", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm", "rms_norm",
-    "batch_norm", "group_norm", "dropout", "dropout_add_norm", "optimizer", "images", "noise",
+    "batch_norm", "group_norm", "dropout", "drop_block", "dropout_add_norm", "optimizer", "images", "noise",
 ]  # fmt: skip
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))

@@ -180,8 +180,10 @@ def small_ops(elements: int) -> Iterator[tuple[str, Callable[[Any], Callable[[Te
     cols = 256
     weight, bias = torch.ones(cols, requires_grad=True), torch.zeros(cols, requires_grad=True)
     mean, var = torch.zeros(cols), torch.ones(cols)
+    gain, shift = torch.ones(16, requires_grad=True), torch.zeros(16, requires_grad=True)
     yield "dropout", lambda module: lambda x: module.dropout(x, 0.3)
     yield "batch_norm", lambda module: lambda x: module.batch_norm(x, mean, var, weight, bias, True)
+    yield "group_norm", lambda module: lambda x: module.group_norm(x.view(-1, 16, 4, 4), 8, gain, shift)
     yield "layer_norm", lambda module: lambda x: module.layer_norm(x, (cols,), weight, bias)
     yield "rms_norm", lambda module: lambda x: module.rms_norm(x, (cols,), weight)
 

@@ -42,13 +42,6 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     return number
 
 
-def channel_axis(value: int) -> int:
-    """Return ``value``, which must be 1 or -1."""
-    if value not in (1, -1):
-        raise ValueError(f"channel_axis must be 1 or -1, got {value!r}")
-    return value
-
-
 def features(name: str, value: object, axis: int) -> tuple[Axes, Axes]:
     """Return ``value``, an int or a tuple of ints of at least 1, and the axes that have these sizes.
 
@@ -77,6 +70,13 @@ def real(name: str, value: object, low: float, high: float = math.inf) -> float:
         bounds = f"in [{low:g}, {high:.16g}]" if math.isfinite(high) else f"finite and at least {low:g}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return number
+
+
+def channel_axis(value: int) -> int:
+    """Return the axis of the channels, which must be 1 or -1."""
+    if value not in (1, -1):
+        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
+    return value
 
 
 def float32_real(name: str, value: object) -> float:
@@ -111,16 +111,20 @@ def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
         raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
 
 
-def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes) -> None:
-    """Raise a clearer error for a failed forward if ``x`` lacks ``expected`` features on ``axis``, or on last axes."""
+def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes, name: str = "num_features") -> None:
+    """Raise ValueError if ``x`` does not have as many features on ``axis`` as argument ``name`` of the layer says."""
     shape = np.shape(x)
-    got: Axes | str
+    got: Axes
     if isinstance(axis, tuple):
         got = shape[-len(axis) :]
+    elif -len(shape) <= axis < len(shape):
+        got = shape[axis]
+    elif axis == 1:
+        raise ValueError(f"x must have at least two dimensions (samples and channels), got shape {shape}") from None
     else:
-        got = shape[axis] if -len(shape) <= axis < len(shape) else "no such axis"
+        return
     if got != expected:
         raise ValueError(
-            f"x must have num_features={expected} features on axis {axis} for this {type(layer).__name__}, "
+            f"x must have {name}={expected} features on axis {axis} for this {type(layer).__name__}, "
             f"got {got} (shape {shape})"
         ) from None

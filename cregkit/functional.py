@@ -16,10 +16,17 @@ from cregkit.kernels.batch_norm import (
     batch_norm_forward,
     batch_norm_inference_backward,
 )
+from cregkit.kernels.drop_block import drop_block, drop_block_backward
 from cregkit.kernels.dropout import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_path,
+    drop_path_backward,
     dropout,
     dropout_backward,
     dropout_keep,
+    feature_alpha_dropout,
+    feature_alpha_dropout_backward,
     spatial_dropout,
     spatial_dropout_backward,
 )
@@ -28,6 +35,14 @@ from cregkit.kernels.dropout_add_norm import (
     dropout_add_layer_norm_forward,
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
+)
+from cregkit.kernels.group_norm import (
+    group_norm,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm,
+    instance_norm_backward,
+    instance_norm_forward,
 )
 from cregkit.kernels.images import (
     crop_images,
@@ -45,6 +60,8 @@ from cregkit.kernels.rms_norm import rms_norm, rms_norm_backward, rms_norm_forwa
 
 __all__ = [
     "adamw_step",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -52,6 +69,10 @@ __all__ = [
     "crop_images",
     "cutmix_images",
     "cutout_images",
+    "drop_block",
+    "drop_block_backward",
+    "drop_path",
+    "drop_path_backward",
     "dropout",
     "dropout_add_layer_norm_backward",
     "dropout_add_layer_norm_forward",
@@ -59,8 +80,16 @@ __all__ = [
     "dropout_add_rms_norm_forward",
     "dropout_backward",
     "dropout_keep",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
+    "group_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "jitter_images",
     "l2_gradient",
     "l2_penalty",

@@ -34,12 +34,15 @@ static ptrdiff_t creg_channel_norm_plan(creg_norm *n)
 /* Some rows of a block: their first element is at `at`, and the first of their statistics at `row`. */
 typedef struct {
     ptrdiff_t at, row, rows;
+    ptrdiff_t next; /* from here to the next tile, whose elements are prefetched into L2 */
 } row_tile;
 
 CREG_INLINE row_tile tile_of_task(const creg_norm *n, ptrdiff_t task)
 {
     const ptrdiff_t tiles = ceil_div(n->across, n->step), block = task / tiles, j = task % tiles * n->step;
-    return (row_tile){block * n->cols * n->across + j, block * n->across + j, min_size(n->step, n->across - j)};
+    const ptrdiff_t rows = min_size(n->step, n->across - j), end = j + rows;
+    const ptrdiff_t after = end < n->across ? n->step : (block + 1) * n->across < n->rows ? n->cols * n->across - j : 0;
+    return (row_tile){block * n->cols * n->across + j, block * n->across + j, rows, after};
 }
 
 /* The statistics of a tile's rows. */
@@ -114,13 +117,15 @@ static void tile_statistics(const creg_norm *n, row_tile tile, rows_across *t)
 
 /* Rows [j, j + left), at most a vector, of `planes` planes. */
 CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const float *x, float *y, ptrdiff_t c,
-                             const rows_across *t, ptrdiff_t j, ptrdiff_t left, int stream)
+                             const rows_across *t, ptrdiff_t next, ptrdiff_t j, ptrdiff_t left, int stream)
 {
     const vf hi = v_load_part(t->hi + j, left), lo = v_load_part(t->lo + j, left),
              scale = v_load_part(t->scale + j, left);
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t at = k * n->across + j;
         vf v = v_load_part(x + at, left);
+        __builtin_prefetch(x + at + next, 0, 2);
+        if (!stream) __builtin_prefetch(y + at + 2 * planes * n->across);
         if (centred) v = v_sub(v_sub(v, hi), lo);
         v = v_mul(v, scale);
         if (n->gamma) v = v_mul(v, v_set1(n->gamma[c + k]));
@@ -130,17 +135,18 @@ CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const 
 }
 
 CREG_INLINE void norm_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
-                             const rows_across *t, ptrdiff_t rows)
+                             const rows_across *t, row_tile tile)
 {
     const float *x = n->x + at;
     float *y = n->y + at;
+    const ptrdiff_t rows = tile.rows, next = tile.next;
     const ptrdiff_t lead = n->stream ? unaligned_lead(y, rows) : 0;
     const ptrdiff_t end = n->stream ? lead + whole_lines(rows - lead) : 0;
-    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, j, lead - j, 0);
-    for (ptrdiff_t j = lead; j < end; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, j, CREG_W, 1);
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, lead - j, 0);
+    for (ptrdiff_t j = lead; j < end; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, CREG_W, 1);
     ptrdiff_t j = max_size(lead, end);
-    for (; j + CREG_W <= rows; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, j, CREG_W, 0);
-    if (j < rows) norm_across(n, centred, planes, x, y, c, t, j, rows - j, 0); /* tail */
+    for (; j + CREG_W <= rows; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, CREG_W, 0);
+    if (j < rows) norm_across(n, centred, planes, x, y, c, t, next, j, rows - j, 0); /* tail */
 }
 
 /* One plane with rows that need float64, or a bias that does. */
@@ -165,9 +171,8 @@ CREG_INLINE void norm_tile(const creg_norm *n, int centred, row_tile tile, const
 {
     ptrdiff_t c = 0, at = tile.at;
     const int together = n->stream ? 1 : 4;
-    for (; together == 4 && c + 4 <= n->cols; c += 4, at += 4 * n->across)
-        norm_planes(n, centred, 4, at, c, t, tile.rows);
-    for (; c < n->cols; c++, at += n->across) norm_planes(n, centred, 1, at, c, t, tile.rows);
+    for (; together == 4 && c + 4 <= n->cols; c += 4, at += 4 * n->across) norm_planes(n, centred, 4, at, c, t, tile);
+    for (; c < n->cols; c++, at += n->across) norm_planes(n, centred, 1, at, c, t, tile);
 }
 
 static void creg_channel_norm_forward(void *norm, ptrdiff_t task)
@@ -248,14 +253,36 @@ CREG_INLINE int sum_is_plain(float sum, ptrdiff_t rows)
     return fabsf(sum) >= (float)rows * (float)SMALLEST_SAFE_GRADIENT && sum - sum == 0.0f;
 }
 
-static void plane_sums(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows, double *out)
+/* The sums of one plane, at n->sums + 2 * to, unless its float32 sums are plain. */
+CREG_INLINE void store_plane_sums(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows,
+                                  float dy_x_hat, float dy, ptrdiff_t to)
 {
-    const plane_grad_operands operands = {n->dy + at, n->x + at, t->hi, t->lo, t->scale};
-    const sums found = panel_sums(plane_grad_terms, &operands, 0, rows);
-    out[0] = (double)found.a;
-    out[1] = (double)found.b;
-    const int plain = !t->any_exact && sum_is_plain(found.a, rows) && sum_is_plain(found.b, rows);
-    if (!plain && !creg_are_at_most(n->dy + at, 0.0f, rows)) plane_sums_exact(n, at, t, rows, out);
+    double *out = n->sums + 2 * to;
+    const int plain = !t->any_exact && sum_is_plain(dy_x_hat, rows) && sum_is_plain(dy, rows);
+    const int zero = dy_x_hat == 0.0f && dy == 0.0f;
+    out[0] = (double)dy_x_hat;
+    out[1] = (double)dy;
+    if (!plain && !(zero && creg_are_at_most(n->dy + at, 0.0f, rows))) plane_sums_exact(n, at, t, rows, out);
+}
+
+/* Up to CREG_BATCH planes, which share horizontal reductions. */
+static CREG_NOINLINE void plane_sums(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows,
+                                     ptrdiff_t planes, ptrdiff_t to)
+{
+    const part rest = part_of(rows % CREG_LANES);
+    vf folds[2][CREG_BATCH];
+    float found[2][CREG_BATCH];
+    for (ptrdiff_t k = 0; k < CREG_BATCH; k++) {
+        const ptrdiff_t from = at + min_size(k, planes - 1) * n->across;
+        const plane_grad_operands operands = {n->dy + from, n->x + from, t->hi, t->lo, t->scale};
+        const vf2 fold = short_folds(plane_grad_terms, &operands, rows, &rest);
+        folds[0][k] = fold.a;
+        folds[1][k] = fold.b;
+    }
+    v_sums(folds[0], found[0]);
+    v_sums(folds[1], found[1]);
+    for (ptrdiff_t k = 0; k < planes; k++) /* + 0 turns -0 into 0 */
+        store_plane_sums(n, at + k * n->across, t, rows, found[0][k] + 0.0f, found[1][k] + 0.0f, to + k);
 }
 
 static void tile_grad_sums(const creg_norm *n, row_tile tile, ptrdiff_t task, const rows_across *t, double *g,
@@ -265,15 +292,13 @@ static void tile_grad_sums(const creg_norm *n, row_tile tile, ptrdiff_t task, co
     for (ptrdiff_t c = 0; c < n->cols; c += CREG_CHUNK_ROWS) {
         const ptrdiff_t end = min_size(c + CREG_CHUNK_ROWS, n->cols);
         memset(&s, 0, sizeof s);
-        for (ptrdiff_t k = c, planes; k < end; k += planes) {
-            const ptrdiff_t at = tile.at + k * n->across;
-            planes = k + SUM_ROWS <= end ? SUM_ROWS : 1;
-            if (planes == SUM_ROWS)
-                add_planes(n, SUM_ROWS, at, k, t, &s, tile.rows);
-            else
-                add_planes(n, 1, at, k, t, &s, tile.rows);
-            for (ptrdiff_t i = 0; n->sums && i < planes; i++)
-                plane_sums(n, at + i * n->across, t, tile.rows, n->sums + 2 * (task * n->cols + k + i));
+        for (ptrdiff_t k = c; k < end; k += CREG_BATCH) {
+            const ptrdiff_t at = tile.at + k * n->across, planes = min_size(CREG_BATCH, end - k);
+            ptrdiff_t i = 0;
+            for (; i + SUM_ROWS <= planes; i += SUM_ROWS)
+                add_planes(n, SUM_ROWS, at + i * n->across, k + i, t, &s, tile.rows);
+            for (; i < planes; i++) add_planes(n, 1, at + i * n->across, k + i, t, &s, tile.rows);
+            if (n->sums) plane_sums(n, at, t, tile.rows, planes, task * n->cols + k);
         }
         for (ptrdiff_t j = 0; j < tile.rows; j++) {
             g[j] = (c ? g[j] : 0.0) + (double)s.g[j];
@@ -325,7 +350,7 @@ static void tile_grad_means(const creg_norm *n, row_tile tile, rows_across *t, d
 }
 
 CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
-                             const rows_across *t, const tile_sums *means, ptrdiff_t j, ptrdiff_t left)
+                             const rows_across *t, const tile_sums *means, ptrdiff_t next, ptrdiff_t j, ptrdiff_t left)
 {
     const vf hi = v_load_part(t->hi + j, left), lo = v_load_part(t->lo + j, left),
              scale = v_load_part(t->scale + j, left);
@@ -333,6 +358,8 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t from = at + k * n->across + j;
         vf x_hat = v_load_part(n->x + from, left), g = v_load_part(n->dy + from, left);
+        __builtin_prefetch(n->x + from + next, 0, 2);
+        __builtin_prefetch(n->dy + from + next, 0, 2);
         if (centred) x_hat = v_sub(v_sub(x_hat, hi), lo);
         x_hat = v_mul(x_hat, scale);
         if (n->gamma) g = v_mul(g, v_set1(n->gamma[c + k]));
@@ -342,19 +369,20 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
 }
 
 CREG_INLINE void grad_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
-                             const rows_across *t, const tile_sums *means, ptrdiff_t rows)
+                             const rows_across *t, const tile_sums *means, row_tile tile)
 {
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= rows; j += CREG_W) /* main loop */
-        grad_across(n, centred, planes, at, c, t, means, j, CREG_W);
-    if (j < rows) grad_across(n, centred, planes, at, c, t, means, j, rows - j); /* tail */
+    for (; j + CREG_W <= tile.rows; j += CREG_W) /* main loop */
+        grad_across(n, centred, planes, at, c, t, means, tile.next, j, CREG_W);
+    if (j < tile.rows) /* tail */
+        grad_across(n, centred, planes, at, c, t, means, tile.next, j, tile.rows - j);
 }
 
 CREG_INLINE void grad_tile(const creg_norm *n, int centred, row_tile tile, const rows_across *t, const tile_sums *means)
 {
     ptrdiff_t c = 0, at = tile.at;
-    for (; c + 4 <= n->cols; c += 4, at += 4 * n->across) grad_planes(n, centred, 4, at, c, t, means, tile.rows);
-    for (; c < n->cols; c++, at += n->across) grad_planes(n, centred, 1, at, c, t, means, tile.rows);
+    for (; c + 4 <= n->cols; c += 4, at += 4 * n->across) grad_planes(n, centred, 4, at, c, t, means, tile);
+    for (; c < n->cols; c++, at += n->across) grad_planes(n, centred, 1, at, c, t, means, tile);
 }
 
 static void grad_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, const rows_across *t, const double *g,

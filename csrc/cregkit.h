@@ -113,19 +113,23 @@ typedef struct {
     int channels_last, reflect, out_of_range;
 } creg_images;
 
-/* Dropout's parameters. */
+/* Dropout's parameters: y = x * scale + shift where kept, fill where dropped. dropout_forward and the norms ignore
+ * shift and fill. */
 typedef struct {
     uint32_t key[2];    /* the seed's low and high half */
     uint16_t threshold; /* top 16 bits of p: a smaller draw drops */
     uint32_t tie;       /* next 32 bits of p: where a draw equals the threshold, a smaller second draw drops */
-    float scale;        /* 1 / (1 - p) */
+    float scale, shift; /* a shift of -0 leaves every product as it is */
+    float fill;
 } creg_dropout;
 
 /* How dropout decides: by a draw for each item, or without draws because p = 0 (keeps all) or p = 1 (drops all). */
 enum { CREG_DRAWS, CREG_KEEPS_ALL, CREG_DROPS_ALL };
 
-/* Dropout of n items of `size` floats each: channels, or single elements. Item i has draw first + i of the random
- * stream. A task takes `block` items, the first task `lead` more. `keep` receives the decisions without x and y. */
+/* Dropout of n elements: samples of `rows` rows of `cols` elements. Rows of a sample share their decisions: element i
+ * has draw first + i / (rows * cols) * cols + i % cols of the random stream. rows = 1: each element has its own. cols =
+ * 1: samples or channels, dropped whole. A task takes `block` elements, whole rows, the first task `lead` more. `keep`
+ * holds decisions, one byte each: dropout_keep writes them, dropout_by_mask reads them. */
 typedef struct {
     creg_dropout dropout;
     int decides, stream;
@@ -133,8 +137,16 @@ typedef struct {
     float *y;
     unsigned char *keep;
     uint64_t first;
-    ptrdiff_t n, size, block, lead;
+    ptrdiff_t n, rows, cols, block, lead;
 } creg_dropout_items;
+
+/* DropBlock's mask of `items` in planes of height x width pixels of `pixel` elements each. `side` is that of a block.
+ * `kept` counts the elements that are kept. */
+typedef struct {
+    creg_dropout_items items;
+    ptrdiff_t height, width, pixel, side;
+    int64_t kept;
+} creg_drop_block;
 
 /* The L2 penalty of n weights from the sums of squares of their `panels`, and its gradient. */
 typedef struct {

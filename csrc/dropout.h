@@ -1,12 +1,15 @@
 /* Dropout (Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"), inverted
- * scaling. The readable twin: cregkit/oracle/dropout.py
+ * scaling, and the dropouts that share its draws. The readable twin: cregkit/oracle/dropout.py
  *
- * Forward    y = x * scale where kept, 0 where dropped; scale = 1 / (1 - p)
+ * Forward    y = x * scale + shift where kept, fill where dropped. Dropout: scale = 1 / (1 - p), no shift, fill = 0
+ * Alpha      (Klambauer et al., 2017, arXiv:1706.02515)  scale = 1 / sqrt((alpha^2 * p + 1) * (1 - p)),
+ *            shift = -scale * alpha * p, fill = scale * alpha * (1 - p), alpha = -1.7580993408473766
  * Saved      nothing
- * Backward   dx = dy * scale where kept: the same bits are drawn again
- * Spatial    (Tompson et al., 2015, arXiv:1411.4280) one decision per channel instead of one per element
+ * Backward   dx = dy * scale where kept, else 0: the same bits are drawn again
+ * Decisions  one per element, channel (Tompson et al., 2015, arXiv:1411.4280) or sample (Huang et al., 2016,
+ *            arXiv:1603.09382)
  * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, one in 65536, is a tie: a second draw of 32
- *            bits decides, so that the probability is p to 2^-48.
+ *            bits decides, so that the probability is p to 2^-48. A shift of -0 changes no sum, not even -0.
  * Layout     Element i of the random stream is in group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
  *            of a group has the low (even e) or high half of word e / 32 of counter (e % 32) / 2: the order in which a
  *            vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
@@ -22,7 +25,9 @@ enum {
     GROUP = CREG_DROPOUT_GROUP,
     COUNTERS = 16,
     /* The number of groups whose words are drawn at once. */
-    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1
+    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1,
+    /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
+    FEW_DRAWN = 6 * GROUP
 };
 
 /* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
@@ -53,21 +58,38 @@ CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float
     return tie && d->tie != 0;
 }
 
-/* Decides the ties of elements [e0, e1) of a group; y and the residual point at element e0. */
-static void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
-                         const creg_dropout *d)
+/* The draws of 1 or TOGETHER groups, in order. */
+CREG_INLINE void draw_groups(uint16_t *draws, uint64_t group, int groups, const philox_keys *keys)
 {
-    for (int k = 0; k < COUNTERS; k++) {
-        uint32_t word[4];
-        philox(group * COUNTERS + (uint64_t)k, PHILOX_DRAWS, d->key, word);
-        for (int h = 0; h < 8; h++) {
-            const ptrdiff_t e = 32 * (h / 2) + 2 * k + h % 2;
-            if (e < e0 || e >= e1 || (uint16_t)(word[h / 2] >> (16 * (h % 2))) != d->threshold) continue;
-            uint32_t second[4];
-            philox(group * GROUP + (uint64_t)e, PHILOX_TIES, d->key, second);
-            if (second[0] < d->tie) y[e - e0] = residual ? residual[e - e0] + 0.0f : 0.0f;
-        }
+    const int vectors = groups == TOGETHER ? PHILOX_TOGETHER : 1;
+    for (int first = 0; first < groups * COUNTERS; first += vectors * CREG_W) {
+        vu words[PHILOX_TOGETHER][4];
+        philox_vectors(group * COUNTERS + (uint64_t)first, vectors, keys, words);
+        for (int i = 0; i < vectors; i++)
+            for (int j = 0; j < 4; j++) {
+                const int k = first + i * CREG_W;
+                memcpy(draws + k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2, &words[i][j], sizeof(vu));
+            }
     }
+}
+
+/* Whether the second draw of a tied element drops it. */
+static int tie_drops(uint64_t element, const creg_dropout *d)
+{
+    uint32_t second[4];
+    philox(element, PHILOX_TIES, d->key, second);
+    return second[0] < d->tie;
+}
+
+/* Decides the ties of elements [e0, e1) of a group; y and the residual point at element e0. */
+static CREG_NOINLINE void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
+                                       const creg_dropout *d, const philox_keys *keys)
+{
+    uint16_t draws[GROUP];
+    draw_groups(draws, group, 1, keys);
+    for (ptrdiff_t e = e0; e < e1; e++)
+        if (draws[e] == d->threshold && tie_drops(group * GROUP + (uint64_t)e, d))
+            y[e - e0] = residual ? residual[e - e0] + 0.0f : 0.0f;
 }
 
 CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
@@ -75,7 +97,7 @@ CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y,
 {
     if (!dropout_full_groups(x, residual, y, group, groups, vectors, d, keys, stream)) return;
     for (int g = 0; g < groups; g++)
-        dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d);
+        dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d, keys);
 }
 
 /* Elements [e0, e1) of a group, copied into a full group on the stack. */
@@ -86,7 +108,7 @@ static void dropout_part_group(const float *x, const float *residual, float *y, 
     const size_t bytes = sizeof(float) * (size_t)(e1 - e0);
     memcpy(whole + e0, x, bytes);
     if (dropout_full_groups(whole, NULL, whole, group, 1, 1, d, keys, 0))
-        dropout_ties(NULL, whole + e0, group, e0, e1, d);
+        dropout_ties(NULL, whole + e0, group, e0, e1, d, keys);
     for (ptrdiff_t e = e0; residual && e < e1; e++) whole[e] = residual[e - e0] + whole[e];
     memcpy(y, whole + e0, bytes);
 }
@@ -129,31 +151,31 @@ static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_
     }
 }
 
-/* A task's items [at, end). */
+/* A task's elements [at, end). */
 typedef struct {
     ptrdiff_t at, end;
-} item_range;
+} element_range;
 
-CREG_INLINE item_range items_of(const creg_dropout_items *a, ptrdiff_t task)
+CREG_INLINE element_range elements_of(const creg_dropout_items *a, ptrdiff_t task)
 {
-    return (item_range){task ? min_size(a->n, task * a->block + a->lead) : 0,
-                        min_size(a->n, (task + 1) * a->block + a->lead)};
+    return (element_range){task ? min_size(a->n, task * a->block + a->lead) : 0,
+                           min_size(a->n, (task + 1) * a->block + a->lead)};
 }
 
 /* Whether p = 0 or p = 1, which need no draws; then writes y. */
-static int decided(const creg_dropout_items *a, item_range items)
+static int decided(const creg_dropout_items *a, element_range range)
 {
-    const ptrdiff_t at = items.at * a->size;
-    const size_t bytes = sizeof(float) * (size_t)((items.end - items.at) * a->size);
-    if (a->decides == CREG_DROPS_ALL) memset(a->y + at, 0, bytes);
-    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(a->y + at, a->x + at, bytes);
+    const size_t bytes = sizeof(float) * (size_t)(range.end - range.at);
+    if (a->decides == CREG_DROPS_ALL) memset(a->y + range.at, 0, bytes);
+    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(a->y + range.at, a->x + range.at, bytes);
     return a->decides != CREG_DRAWS;
 }
 
+/* Elements, without shift and fill; or any items where all are kept or all are dropped. */
 static void creg_dropout_forward(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
-    const item_range range = items_of(a, task);
+    const element_range range = elements_of(a, task);
     if (decided(a, range)) return;
     const uint64_t first = a->first + (uint64_t)range.at;
     const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
@@ -168,64 +190,166 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
 }
 
 /* Decisions [first, first + n), one byte each. */
-static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d)
+static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d, const philox_keys *keys)
 {
-    const philox_keys keys = philox_keys_of(d->key);
-    float ones[GROUP], kept[GROUP];
-    for (int e = 0; e < GROUP; e++) ones[e] = 1.0f;
-    for (ptrdiff_t i = 0; i < n;) {
-        const ptrdiff_t e0 = (ptrdiff_t)((first + (uint64_t)i) % GROUP), e1 = min_size(GROUP, e0 + n - i);
-        dropout_part_group(ones, NULL, kept, (first + (uint64_t)i) / GROUP, e0, e1, d, &keys);
-        for (ptrdiff_t e = 0; e < e1 - e0; e++) keep[i + e] = kept[e] != 0.0f;
-        i += e1 - e0;
+    for (ptrdiff_t i = 0, step; i < n; i += step, keep += step) {
+        const uint64_t at = first + (uint64_t)i;
+        const ptrdiff_t e0 = (ptrdiff_t)(at % GROUP);
+        const int groups = e0 + n - i > GROUP ? TOGETHER : 1;
+        const uint16_t threshold = d->threshold;
+        uint16_t draws[TOGETHER * GROUP];
+        unsigned char tie = 0;
+        if (groups == 1)
+            draw_groups(draws, at / GROUP, 1, keys);
+        else
+            draw_groups(draws, at / GROUP, TOGETHER, keys);
+        step = min_size(groups * GROUP - e0, n - i);
+        for (ptrdiff_t e = 0; e < step; e++) {
+            keep[e] = draws[e0 + e] >= threshold;
+            tie |= draws[e0 + e] == threshold;
+        }
+        for (ptrdiff_t e = 0; tie && e < step; e++)
+            if (draws[e0 + e] == threshold) keep[e] = !tie_drops(at + (uint64_t)e, d);
     }
 }
 
 static void creg_dropout_keep(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
-    const item_range range = items_of(a, task);
+    const element_range range = elements_of(a, task);
     const ptrdiff_t n = range.end - range.at;
+    const philox_keys keys = philox_keys_of(a->dropout.key);
     if (a->decides == CREG_DRAWS)
-        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout);
+        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout, &keys);
     else
         memset(a->keep + range.at, a->decides == CREG_KEEPS_ALL, (size_t)n);
 }
 
-CREG_INLINE void scale_group(const float *x, float *y, ptrdiff_t n, vf factor, int stream)
+/* The decisions in the first n bytes, of a vector at most. */
+CREG_INLINE vm v_kept(const unsigned char *keep, ptrdiff_t n)
+{
+    unsigned char part[CREG_W] = {0};
+    if (n >= CREG_W) return vm_of_bytes(keep);
+    memcpy(part, keep, (size_t)n);
+    return vm_of_bytes(part);
+}
+
+typedef struct {
+    vf scale, shift, fill;
+} affine;
+
+CREG_INLINE void affine_group(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
         if (left <= 0) continue;
-        v_put_part(y + j, v_mul(v_load_part(x + j, left), factor), left, stream);
+        vf v = v_add(v_mul(v_load_part(x + j, left), a.scale), a.shift);
+        if (keep) v = v_select(v_kept(keep + j, left), v, a.fill);
+        v_put_part(y + j, v, left, stream);
     }
 }
 
-/* y = x * factor. */
-static void scale_elements(const float *x, float *y, ptrdiff_t n, float factor, int stream)
+CREG_INLINE void affine_loop(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
 {
-    const vf f = v_set1(factor);
-    ptrdiff_t j = unaligned_lead(y, n);
-    if (j) scale_group(x, y, j, f, 0);
-    for (; j + CREG_LANES <= n; j += CREG_LANES) scale_group(x + j, y + j, CREG_LANES, f, stream); /* main loop */
-    if (j < n) scale_group(x + j, y + j, n - j, f, 0);                                             /* tail */
-    if (stream) v_stream_end();
+    ptrdiff_t j = stream || !keep ? unaligned_lead(y, n) : 0; /* with a mask it would cost more than it saves */
+    if (j) affine_group(x, keep, y, j, a, 0);
+    for (; j + CREG_LANES <= n; j += CREG_LANES) /* main loop */
+        affine_group(x + j, AT(keep, j), y + j, CREG_LANES, a, stream);
+    if (j < n) affine_group(x + j, AT(keep, j), y + j, n - j, a, 0); /* tail */
 }
 
-static void creg_spatial_dropout(void *items, ptrdiff_t task)
+/* y = x * scale + shift where kept, else fill. keep = NULL: all are kept. */
+static void affine_elements(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, const creg_dropout *d,
+                            int stream)
 {
-    const creg_dropout_items a = *(const creg_dropout_items *)items; /* a copy: stores to y cannot alias it */
-    const item_range range = items_of(&a, task);
-    unsigned char keep[GROUP];
-    if (decided(&a, range)) return;
-    for (ptrdiff_t c = range.at, k = 0; c < range.end; c++, k = (k + 1) % GROUP) {
-        const ptrdiff_t at = c * a.size;
-        if (k == 0) draw_keep(keep, a.first + (uint64_t)c, min_size(GROUP, range.end - c), &a.dropout);
-        if (keep[k])
-            scale_elements(a.x + at, a.y + at, a.size, a.dropout.scale, a.stream);
-        else
-            memset(a.y + at, 0, sizeof(float) * (size_t)a.size);
+    const affine a = {v_set1(d->scale), v_set1(d->shift), v_set1(d->fill)};
+    if (keep)
+        affine_loop(x, keep, y, n, a, stream);
+    else
+        affine_loop(x, NULL, y, n, a, stream);
+}
+
+static void fill_elements(float *y, ptrdiff_t n, float value)
+{
+    const vf v = v_set1(value);
+    ptrdiff_t j = 0;
+    if (value == 0.0f)
+        memset(y, 0, sizeof(float) * (size_t)n);
+    else {
+        for (; j + CREG_W <= n; j += CREG_W) v_store(y + j, v); /* main loop */
+        if (j < n) v_store_part(y + j, v, n - j);               /* tail */
     }
+}
+
+/* Elements, by the decisions in `keep` if it is given. */
+static void creg_dropout_by_mask(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const element_range range = elements_of(a, task);
+    const philox_keys keys = philox_keys_of(a->dropout.key);
+    /* Each end of a part of an unaligned y is written without non-temporal stores. */
+    const ptrdiff_t part = a->stream && unaligned_lead(a->y + range.at, 1) ? CREG_PANEL : FEW_DRAWN;
+    for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
+        unsigned char drawn[CREG_PANEL];
+        n = a->keep ? range.end - i : min_size(part, range.end - i);
+        if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &keys);
+        affine_elements(a->x + i, a->keep ? a->keep + i : drawn, a->y + i, n, &a->dropout, a->stream);
+    }
+    if (a->stream) v_stream_end();
+}
+
+/* Items of `rows` elements (cols = 1). Neighbours with the same decision are written together. */
+static void creg_dropout_items_forward(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const element_range range = elements_of(a, task);
+    const philox_keys keys = philox_keys_of(a->dropout.key);
+    for (ptrdiff_t at = range.at, end; at < range.end;) {
+        const ptrdiff_t item = at / a->rows, n = min_size(GROUP, (range.end - 1) / a->rows + 1 - item);
+        unsigned char keep[GROUP];
+        draw_keep(keep, a->first + (uint64_t)item, n, &a->dropout, &keys);
+        for (ptrdiff_t k = 0, next; k < n; k = next, at = end) {
+            for (next = k + 1; next < n && keep[next] == keep[k];) next++;
+            end = min_size((item + next) * a->rows, range.end);
+            if (keep[k])
+                affine_elements(a->x + at, NULL, a->y + at, end - at, &a->dropout, a->stream);
+            else
+                fill_elements(a->y + at, end - at, a->dropout.fill);
+        }
+    }
+    if (a->stream) v_stream_end();
+}
+
+/* Repeats n bytes as often as a panel holds them. Returns the length of all. */
+static ptrdiff_t repeat_keep(unsigned char *keep, ptrdiff_t n)
+{
+    ptrdiff_t all = n;
+    for (ptrdiff_t more; (more = min_size(all, (CREG_PANEL - all) / n * n)) > 0; all += more)
+        memcpy(keep + all, keep, (size_t)more);
+    return all;
+}
+
+/* Channels of `rows` rows of `cols` channels each, in panels of channels. Tasks have whole rows; as many as a panel
+ * holds are written together. */
+static void creg_dropout_channels_last(void *items, ptrdiff_t task)
+{
+    const creg_dropout_items *a = items;
+    const element_range range = elements_of(a, task);
+    const philox_keys keys = philox_keys_of(a->dropout.key);
+    const ptrdiff_t size = a->rows * a->cols;
+    for (ptrdiff_t at = range.at, end; at < range.end; at = end) {
+        const ptrdiff_t sample = at / size;
+        end = min_size((sample + 1) * size, range.end);
+        for (ptrdiff_t c = 0, n; c < a->cols; c += n) {
+            unsigned char keep[CREG_PANEL];
+            n = min_size(CREG_PANEL, a->cols - c);
+            draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &keys);
+            const ptrdiff_t together = n < a->cols ? n : repeat_keep(keep, n);
+            for (ptrdiff_t i = at + c; i<end; i += together> a->cols ? together : a->cols)
+                affine_elements(a->x + i, keep, a->y + i, min_size(together, end - i), &a->dropout, a->stream);
+        }
+    }
+    if (a->stream) v_stream_end();
 }
 
 #endif

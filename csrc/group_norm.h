@@ -87,15 +87,11 @@ static void creg_group_norm_plan(creg_group_norm *a)
 
 /* ---- the steps of a sample ---- */
 
-/* The batch norm whose sums are taken. */
-CREG_INLINE const creg_batch_norm *summed_of(const group_sample *a)
-{
-    return a->by_channels || a->channels.dy ? &a->channels : &a->groups;
-}
-
+/* Of the channels or the groups, whichever are summed. */
 static void group_sums(const group_sample *a, ptrdiff_t task)
 {
-    creg_batch_norm_sums((void *)(uintptr_t)summed_of(a), task);
+    creg_batch_norm summed = a->by_channels || a->channels.dy ? a->channels : a->groups;
+    creg_batch_norm_sums(&summed, task);
 }
 
 /* Gives the channels of a group its statistics. */
@@ -204,36 +200,37 @@ static void group_apply(const group_sample *a, ptrdiff_t task)
 
 /* ---- the kernels ---- */
 
+/* Runs a step of one sample; `per` tasks make a sample. */
+CREG_INLINE void run_step(const creg_group_norm *a, ptrdiff_t per, ptrdiff_t task,
+                          void (*step)(const group_sample *, ptrdiff_t))
+{
+    const group_sample one = sample_at(a, task / per, 0);
+    step(&one, task % per);
+}
+
 static void creg_group_norm_centres(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->groups.channelwise.tasks;
-    const group_sample one = sample_at(a, task / per, 0);
-    group_centres(&one, task % per);
+    run_step(a, a->groups.channelwise.tasks, task, group_centres);
 }
 
 static void creg_group_norm_sums(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->by_channels || a->channels.dy ? a->channels.summed.tasks : a->groups.summed.tasks;
-    const group_sample one = sample_at(a, task / per, 0);
-    group_sums(&one, task % per);
+    const int by_channels = a->by_channels || a->channels.dy;
+    run_step(a, by_channels ? a->channels.summed.tasks : a->groups.summed.tasks, task, group_sums);
 }
 
 static void creg_group_norm_merge(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->groups.channelwise.tasks;
-    const group_sample one = sample_at(a, task / per, 0);
-    group_merge(&one, task % per);
+    run_step(a, a->groups.channelwise.tasks, task, group_merge);
 }
 
 static void creg_group_norm_apply(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t per = a->channels.written.tasks;
-    const group_sample one = sample_at(a, task / per, 0);
-    group_apply(&one, task % per);
+    run_step(a, a->channels.written.tasks, task, group_apply);
 }
 
 /* The parameters of a task of whole groups, which stay in L1. */

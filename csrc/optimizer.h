@@ -39,7 +39,9 @@ static void creg_l2_gradient(void *l2, ptrdiff_t task)
 {
     const creg_l2 *a = l2;
     const ptrdiff_t i = task * a->block;
-    scale_elements(a->w + i, a->dw + i, min_size(a->block, a->n - i), (float)a->weight_decay, a->stream);
+    const creg_dropout product = {.scale = (float)a->weight_decay, .shift = -0.0f};
+    affine_elements(a->w + i, NULL, a->dw + i, min_size(a->block, a->n - i), &product, a->stream);
+    if (a->stream) v_stream_end();
 }
 
 CREG_INLINE void sgd_part(const creg_sgd *a, ptrdiff_t at, ptrdiff_t n)

@@ -98,6 +98,10 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
     return _mm256_movemask_epi8(_mm256_cmpeq_epi16((__m256i)draws, _mm256_set1_epi16((short)threshold))) != 0;
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm256_and_ps(_mm256_castsi256_ps(keep), a); }
+CREG_INLINE vm vm_of_bytes(const unsigned char *p)
+{
+    return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 CREG_INLINE unsigned vm_bits(vm keep) { return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(keep)); }
 
 CREG_INLINE void v_stream_end(void) { _mm_sfence(); }

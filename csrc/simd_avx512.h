@@ -90,6 +90,10 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
     return _mm512_cmpeq_epu16_mask((__m512i)draws, _mm512_set1_epi16((short)threshold)) != 0;
 }
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
+CREG_INLINE vm vm_of_bytes(const unsigned char *p)
+{
+    return _mm_cmpneq_epi8_mask(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());
+}
 CREG_INLINE unsigned vm_bits(vm keep) { return keep; }
 
 CREG_INLINE void v_stream_end(void) { _mm_sfence(); }

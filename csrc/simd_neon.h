@@ -74,6 +74,13 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
 {
     return vmaxvq_u16(vceqq_u16(vreinterpretq_u16_u64(draws), vdupq_n_u16(threshold))) != 0;
 }
+CREG_INLINE vm vm_of_bytes(const unsigned char *p)
+{
+    uint32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    const uint32x4_t words = vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(bytes)))));
+    return vtstq_u32(words, words);
+}
 CREG_INLINE unsigned vm_bits(vm keep)
 {
     static const uint32_t weights[CREG_W] = {1, 2, 4, 8};

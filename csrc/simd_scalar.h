@@ -97,6 +97,10 @@ CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
     const vu equal = (vu)((vu_draws)draws == threshold);
     return (equal[0] | equal[1]) != 0;
 }
+CREG_INLINE vm vm_of_bytes(const unsigned char *p) /* byte i, 0 or 1: lane i kept */
+{
+    return -(vm){p[0], p[1], p[2], p[3]};
+}
 CREG_INLINE unsigned vm_bits(vm keep) /* bit i: lane i kept */
 {
     const vu bits = (vu)(keep & (vm){1, 2, 4, 8});

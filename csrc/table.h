@@ -2,6 +2,7 @@
  * cregkit.h and its simd_<name>.h, defines CREG_TABLE and includes this. */
 #include "batch_norm.h"
 #include "channel_norm.h"
+#include "drop_block.h"
 #include "dropout.h"
 #include "group_norm.h"
 #include "images.h"

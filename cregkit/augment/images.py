@@ -29,12 +29,6 @@ class ImageTransform(ArrayTransform):
         return (x.shape[1], x.shape[2]) if channel_axis == -1 else (x.shape[2], x.shape[3])
 
 
-def check_channel_axis(value: Any) -> None:
-    """Raise ValueError unless ``value`` is 1 or -1."""
-    if value not in (1, -1):
-        raise ValueError(f"channel_axis must be 1 (channels first) or -1 (channels last), got {value!r}")
-
-
 def sides_of(size: Any) -> tuple[int, int]:
     """Return a size, one number or a tuple (height, width), as (height, width)."""
     sides = size if isinstance(size, tuple) else (size, size)
@@ -88,7 +82,7 @@ class RandomCrop(ImageTransform):
         validate.integer("padding", self.padding, 0)
         if self.padding_mode not in ("zero", "reflect"):
             raise ValueError(f"padding_mode must be 'zero' or 'reflect', got {self.padding_mode!r}")
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -135,7 +129,7 @@ class HorizontalFlip(ImageTransform):
     def __post_init__(self) -> None:
         """Validate the settings."""
         validate.real("p", self.p, 0, 1)
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw which images to flip, and flip them."""
@@ -201,7 +195,7 @@ class Rotation(ImageTransform):
         """Validate the settings."""
         _ = self._degrees
         validate.real("fill", self.fill, -1e38, 1e38)
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     @property
     def _degrees(self) -> Interval:
@@ -256,7 +250,7 @@ class ColorJitter(ImageTransform):
     def __post_init__(self) -> None:
         """Validate the settings."""
         _ = self._intervals
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     @property
     def _intervals(self) -> list[Interval]:
@@ -318,7 +312,7 @@ class Cutout(ImageTransform):
         """Validate the settings."""
         sides_of(self.size)
         validate.real("fill", self.fill, -1e38, 1e38)
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     def apply(self, x: Array, index: Index, seed: int, *, overwrite: bool) -> Array:
         """Draw the boxes and fill them."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cregkit import _validate as validate
 from cregkit import functional
 from cregkit.augment.base import Index, uniform
-from cregkit.augment.images import centred_boxes, check_channel_axis
+from cregkit.augment.images import centred_boxes
 from cregkit.kernels.noise import derive_seed
 from cregkit.layers.base import Array
 
@@ -161,7 +161,7 @@ class CutMix(Mixing):
     def __post_init__(self) -> None:
         """Validate the settings."""
         super().__post_init__()
-        check_channel_axis(self.channel_axis)
+        validate.channel_axis(self.channel_axis)
 
     def mix(self, x: Array, other: Array, index: Index, seed: int) -> tuple[Array, NDArray[Any]]:
         """Draw the boxes and mix the images."""

@@ -68,6 +68,9 @@ def _against_peers(rows: Sequence[Row]) -> Iterator[Goal]:
     yield from _each_and_mean("batch_norm training forward", "PyTorch", training, 1.5, 2.5)
     yield _worst("batch_norm backward", "PyTorch", _ratios(rows, ("batch_norm_backward",), ("torch",)), 1.3)
     yield _worst("batch_norm inference", "PyTorch", _ratios(rows, ("batch_norm",), ("torch",)), 1.1)
+    for norm in ("group_norm", "instance_norm"):
+        yield _worst(f"{norm} forward", "PyTorch", _ratios(rows, (norm, f"{norm}_forward"), ("torch",)), 2.0)
+        yield _worst(f"{norm} backward", "PyTorch", _ratios(rows, (f"{norm}_backward",), ("torch",)), 2.0)
     yield from _dropout(rows)
     yield from _fused(rows)
     large = [row for row in rows if row.n_elements >= 10_000_000]

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from cregkit.benchmark import report
 from cregkit.benchmark.report import Report
 from cregkit.benchmark.suite import OURS_OUT, PROMISED, Row
-from cregkit.verify.shapes import LADDER, TIMED_PLANES
+from cregkit.verify.shapes import LADDER, TIMED_GROUPS, TIMED_INSTANCES, TIMED_PLANES
 
-SHOWN = {*LADDER, *TIMED_PLANES.quick, (10_000_000,)}
+SHOWN = {*LADDER, *TIMED_PLANES.quick, *TIMED_GROUPS.quick, *TIMED_INSTANCES.quick, (10_000_000,)}
 """The shapes of the table of times: the others are in the run."""
 HEAD = """\
 # Results

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cregkit import functional, oracle
 from cregkit.kernels._threads import num_threads
+from cregkit.oracle.dropout import ALPHA
 from cregkit.verify.cases import Case
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.tolerances import largest
@@ -224,23 +225,97 @@ class Torch(Peer):
         given = (first(dy), first(x), gamma, mean, var, None, None, False, eps, [True] * 3)
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
+    def _group_norm(self, x: Any, num_groups: int, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), num_groups, gamma, beta, eps, False)
+        return Prepared(partial(self.module.group_norm, *given), self._reader("y", layout=back))
+
+    def _group_norm_forward(
+        self, x: Any, num_groups: int, gamma: Any, beta: Any, eps: float, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, *_sizes(first(x)), num_groups, eps)
+        return Prepared(partial(self.module.native_group_norm, *given), self._reader("y", layout=back))
+
+    def _group_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        backward = self.module.ops.aten.native_group_norm_backward.default
+        sizes = *_sizes(first(x)), mean.shape[1], [True] * 3
+        given = (first(dy), first(x), mean.float(), rstd.float(), gamma, *sizes)
+        return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
+
+    def _instance_norm(self, x: Any, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, None, None, True, 0.0, eps, False)
+        return Prepared(partial(self.module.instance_norm, *given), self._reader("y", layout=back))
+
+    def _instance_norm_forward(
+        self, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, channel_axis: int
+    ) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        given = (first(x), gamma, beta, running_mean, running_var, True, 0.1, 1e-5, False)
+        return Prepared(partial(self.module.instance_norm, *given), self._reader("y", layout=back))
+
+    def _instance_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
+        """Use autograd: PyTorch has no separate instance_norm backward."""
+        first, back = _channels_first(channel_axis)
+        beta = self.module.zeros_like(gamma)
+        leaves = [value.detach().requires_grad_() for value in (first(x), gamma, beta)]
+        with self.module.enable_grad():
+            y = self.module.instance_norm(*leaves, None, None, True, 0.0, 1e-5, False)
+        call = partial(self.module.autograd.grad, y, leaves, first(dy), retain_graph=True)
+        return Prepared(call, self._reader("dx", "dgamma", "dbeta", layout=back))
+
     def _dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
         return Prepared(partial(self.module.dropout, x, p, True), self._reader("y"), random=True)
 
-    def _spatial_dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
-        return Prepared(partial(self.module.feature_dropout, x, p, True), self._reader("y"), random=True)
+    def _dropout_backward(self, dy: Any, **given: Any) -> Prepared:
+        return self._times_mask("dropout_backward", dy, tuple(dy.shape), given)
 
-    def _dropout_backward(self, dy: Any, p: float, seed: int, offset: int) -> Prepared:
-        """Multiply by the mask saved in forward, as autograd does; the mask is cregkit's."""
-        keep = oracle.dropout_keep(tuple(dy.shape), p, seed=seed, offset=offset)
-        return self._times_noise(dy, keep, p)
+    def _spatial_dropout(self, x: Any, p: float, seed: int, offset: int, channel_axis: int = 1) -> Prepared:
+        return self._drop_channels(self.module.feature_dropout, x, p, channel_axis)
 
-    def _spatial_dropout_backward(self, dy: Any, p: float, seed: int, offset: int) -> Prepared:
-        keep = oracle.dropout_keep(tuple(dy.shape[:2]), p, seed=seed, offset=offset)
-        return self._times_noise(dy, keep.reshape(*keep.shape, *[1] * (dy.ndim - 2)), p)
+    def _spatial_dropout_backward(self, dy: Any, channel_axis: int = 1, **given: Any) -> Prepared:
+        return self._times_mask_of_channels("spatial_dropout_backward", dy, channel_axis, given)
 
-    def _times_noise(self, dy: Any, keep: NDArray[np.bool_], p: float) -> Prepared:
-        return Prepared(partial(self.module.mul, dy, self._noise(keep, p)), self._reader("dx"))
+    def _drop_path(self, x: Any, p: float, seed: int, offset: int, mode: str) -> Prepared:
+        """Multiply by a mask, as timm and torchvision do."""
+        shape = _samples(x, mode)
+
+        def call() -> Any:
+            return x * self.module.empty(shape).bernoulli_(1.0 - p).div_(1.0 - p)
+
+        return Prepared(call, self._reader("y"), random=True)
+
+    def _drop_path_backward(self, dy: Any, mode: str, **given: Any) -> Prepared:
+        return self._times_mask("drop_path_backward", dy, _samples(dy, mode), given | {"mode": mode})
+
+    def _alpha_dropout(self, x: Any, p: float, seed: int, offset: int) -> Prepared:
+        return Prepared(partial(self.module.alpha_dropout, x, p, True), self._reader("y"), random=True)
+
+    def _alpha_dropout_backward(self, dy: Any, **given: Any) -> Prepared:
+        return self._times_mask("alpha_dropout_backward", dy, tuple(dy.shape), given)
+
+    def _feature_alpha_dropout(self, x: Any, p: float, seed: int, offset: int, channel_axis: int = 1) -> Prepared:
+        return self._drop_channels(self.module.feature_alpha_dropout, x, p, channel_axis)
+
+    def _feature_alpha_dropout_backward(self, dy: Any, channel_axis: int = 1, **given: Any) -> Prepared:
+        return self._times_mask_of_channels("feature_alpha_dropout_backward", dy, channel_axis, given)
+
+    def _drop_channels(self, op: Callable[..., Any], x: Any, p: float, channel_axis: int) -> Prepared:
+        first, back = _channels_first(channel_axis)
+        return Prepared(partial(op, first(x), p, True), self._reader("y", layout=back), random=True)
+
+    def _times_mask_of_channels(self, op: str, dy: Any, channel_axis: int, given: Arguments) -> Prepared:
+        rest = (1,) * (dy.ndim - 2)
+        n, c = dy.shape[0], dy.shape[channel_axis]
+        shape = (n, c, *rest) if channel_axis == 1 else (n, *rest, c)
+        return self._times_mask(op, dy, shape, given | {"channel_axis": channel_axis})
+
+    def _times_mask(self, op: str, dy: Any, shape: tuple[int, ...], given: Arguments) -> Prepared:
+        """Multiply by the scaled mask saved in forward, as autograd does; the mask, of this shape, is cregkit's."""
+        mask = getattr(oracle, op)(np.ones(shape), **given).astype(np.float32)
+        return Prepared(partial(self.module.mul, dy, self.module.from_numpy(mask)), self._reader("dx"))
 
     def _noise(self, keep: NDArray[np.bool_], p: float) -> Any:
         return self.module.from_numpy((keep / (1.0 - p)).astype(np.float32))
@@ -299,7 +374,7 @@ class TorchCompile(Torch):
     """PyTorch with ``torch.compile``, for the ops for which it generates code."""
 
     name = "torch.compile"
-    _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "dropout")
+    _COMPILED = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "dropout")
 
     def prepare(self, case: Case, arguments: Arguments) -> Prepared | None:
         """Compile for these exact shapes; the first call takes seconds."""
@@ -311,6 +386,11 @@ class TorchCompile(Torch):
         tensors = [value for value in given if isinstance(value, self.module.Tensor)]
         compiled = self.module.compile(lambda *inputs: function(*_with(given, inputs, self.module)), dynamic=False)
         return eager._replace(call=partial(compiled, *tensors))
+
+
+def _sizes(x: Any) -> tuple[int, int, int]:
+    """Return the numbers of samples, channels and positions of x, of shape (N, C, ...)."""
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
 
 
 def _with(given: tuple[Any, ...], tensors: tuple[Any, ...], torch: Any) -> list[Any]:
@@ -498,12 +578,18 @@ def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Resul
 
 
 def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
-    """Return what is wrong with dropout under another mask: the scale or the dropped fraction; or an empty string."""
+    """Return what is wrong with dropout under another mask: a value or the dropped fraction; or an empty string."""
     x, p = arguments["x"], arguments["p"]
-    dropped = y == 0.0
-    if not np.allclose(y, np.where(dropped, 0.0, x / (1.0 - p)), rtol=1e-6, atol=0.0):
-        return "is not x / (1 - p) where it is kept"
-    draws = dropped.reshape(*x.shape[:2], -1).all(axis=-1) if case.op == "spatial_dropout" else dropped
+    scale, shift, fill = 1.0 / (1.0 - p), 0.0, 0.0
+    if "alpha" in case.op:
+        scale = 1.0 / math.sqrt((ALPHA**2 * p + 1.0) * (1.0 - p))
+        shift, fill = -scale * ALPHA * p, scale * ALPHA * (1.0 - p)
+    dropped = np.isclose(y, fill, rtol=1e-6, atol=0.0)
+    if not np.allclose(y, np.where(dropped, fill, x * scale + shift), rtol=1e-6, atol=1e-6 * shift):
+        return f"is not x * {scale:.4g} + {shift:.4g} where it is kept"
+    draws, parts = (some(dropped, axis=_shared_axes(case.op, arguments)) for some in (np.all, np.any))
+    if not np.array_equal(draws, parts):
+        return "is dropped in part where a decision is shared"
     share, deviation = float(draws.mean()), math.sqrt(p * (1.0 - p) / draws.size)
     return "" if abs(share - p) <= 6.0 * deviation else f"drops {share:.4f} of x, not {p}"
 
@@ -520,6 +606,21 @@ def _over(axis: int | tuple[int, ...], norm: Callable[..., Any], arrays: int = 1
         return (back, *others) if others else back
 
     return moved
+
+
+def _shared_axes(op: str, arguments: Arguments) -> tuple[int, ...]:
+    """Return the axes along which the elements of a forward dropout share a decision."""
+    axes = tuple(range(arguments["x"].ndim))
+    if op == "drop_path":
+        return axes[1:] if arguments["mode"] == "row" else axes
+    if op in ("spatial_dropout", "feature_alpha_dropout"):
+        return axes[1:-1] if arguments.get("channel_axis", 1) == -1 else axes[2:]
+    return ()
+
+
+def _samples(x: Any, mode: str) -> tuple[int, ...]:
+    """Return the shape of the decisions of drop_path."""
+    return (x.shape[0] if mode == "row" else 1, *[1] * (x.ndim - 1))
 
 
 def _channels_first(channel_axis: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -1,14 +1,16 @@
-# Dropout of elements and of channels: checks, allocation and the loop over tasks, which are the kernels of
+# Dropout of elements, channels and samples: checks, allocation and the loop over tasks, which are the kernels of
 # csrc/dropout.h. That header defines which random bits decide which element.
 import operator
 
 cimport numpy as cnp
-from libc.math cimport rint
+from libc.math cimport rint, sqrt
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from cregkit.kernels._arrays cimport float32_array, floats, new_array, number, output, unsigned64
+from cregkit.kernels._arrays cimport (
+    float32_array, floats, is_channels_last, new_array, number, output, unsigned64,
+)
 from cregkit.kernels._csrc cimport (
     CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, CREG_TASK,
 )
@@ -17,13 +19,30 @@ from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()
 
+# ---- rates, seeds and offsets ----
 
-# Computes the thresholds and the scale from the rate.
+
+# Computes the thresholds and the scale from the rate. A shift of -0 changes no product.
 cdef void rate_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Random *r = <Random *>args
     r.fixed_p = <uint64_t>rint(r.rate * 281474976710656.0)
     r.dropout.threshold, r.dropout.tie = <uint16_t>(r.fixed_p >> 32), <uint32_t>r.fixed_p
     r.dropout.scale = <float>(1.0 / (1.0 - r.rate)) if r.rate < 1.0 else 0.0
+    r.dropout.shift, r.dropout.fill = -0.0, 0.0
+
+
+cdef enum:
+    INVERTED, ALPHA, ALPHA_BACKWARD
+
+
+# Alpha dropout's constants; backward's have no shift and fill. At p = 1 nothing is kept.
+cdef void alpha_task(void *args, ptrdiff_t kind) noexcept nogil:
+    cdef Random *r = <Random *>args
+    cdef double alpha = -1.7580993408473766, p = r.rate if r.rate < 1.0 else 0.0
+    cdef double scale = 1.0 / sqrt((alpha * alpha * p + 1.0) * (1.0 - p))
+    r.dropout.scale = <float>scale
+    if kind == ALPHA:
+        r.dropout.shift, r.dropout.fill = <float>(-scale * alpha * p), <float>(scale * alpha * (1.0 - p))
 
 
 cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *:
@@ -41,25 +60,52 @@ cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except 
 cdef bint drops_all(Random *r) noexcept nogil:
     return r.fixed_p >> 48 != 0
 
+# ---- the layouts of decisions ----
 
-# The record of dropout of n items of `size` elements.
-cdef creg_dropout_items items_of(Random random, ptrdiff_t n, ptrdiff_t size) noexcept:
+
+cdef Layout channels_of(cnp.ndarray x, str name, object channel_axis) except *:
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape (samples, channels, ...) or (samples, ..., channels), got "
+                         f"{(<object>x).shape}")
+    cdef bint last = is_channels_last(x, channel_axis)
+    cdef ptrdiff_t channels = cnp.PyArray_DIM(x, x.ndim - 1 if last else 1), n = cnp.PyArray_SIZE(x)
+    cdef ptrdiff_t rows = n // (cnp.PyArray_DIM(x, 0) * channels) if n else 1
+    return Layout(n, rows, channels if last and rows > 1 else 1)
+
+
+cdef Layout samples_of(cnp.ndarray x, str name, object mode) except *:
+    if mode not in ("row", "batch"):
+        raise ValueError(f"mode must be 'row' or 'batch', got {mode!r}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have shape (samples, ...), got {(<object>x).shape}")
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
+    return Layout(n, (n // cnp.PyArray_DIM(x, 0) if mode == "row" else n) if n else 1, 1)
+
+# ---- calls ----
+
+
+cdef creg_dropout_items items_of(Random random, Layout layout) noexcept:
     cdef creg_dropout_items a
     memset(&a, 0, sizeof(a))
-    a.dropout, a.first, a.n, a.size = random.dropout, random.offset, n, size
+    a.dropout, a.first, a.n, a.rows, a.cols = random.dropout, random.offset, layout.n, layout.rows, layout.cols
     a.decides = CREG_DROPS_ALL if drops_all(&random) else CREG_DRAWS if random.fixed_p else CREG_KEEPS_ALL
-    a.block = max(1, CREG_TASK // max(1, size))
+    a.block = max(1, CREG_TASK // a.cols) * a.cols
+    if a.rows == 1:  # tasks begin at groups of draws
+        a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
     return a
-
-
-# Makes tasks on single elements begin at groups of draws.
-cdef void align(creg_dropout_items *a) noexcept:
-    a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
 
 
 cdef void run(creg_dropout_items *a, block_task kernel) noexcept:
     with nogil:
-        parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n * a.size)
+        parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n)
+
+
+cdef block_task kernel_of(creg_dropout_items *a) noexcept:
+    if a.decides != CREG_DRAWS or (a.rows == 1 and a.dropout.fill == 0.0):
+        return kernels().dropout_forward
+    if a.rows == 1:
+        return kernels().dropout_by_mask
+    return kernels().dropout_items_forward if a.cols == 1 else kernels().dropout_channels_last
 
 
 cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, str name, object out):
@@ -69,12 +115,29 @@ cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, 
     return y
 
 
-cdef cnp.ndarray dropout_of(object x_, str name, object p, object seed, object offset, object out):
+cdef cnp.ndarray dropout_of(cnp.ndarray x, str name, Layout layout, int kind, object p, object seed, object offset,
+                            object out):
+    cdef Random random = random_of(p, seed, offset, layout.n // layout.rows)
+    if kind != INVERTED:
+        run_task(alpha_task, &random, kind)
+    cdef creg_dropout_items a = items_of(random, layout)
+    return apply(&a, kernel_of(&a), x, name, out)
+
+
+cdef cnp.ndarray elements_dropout(object x_, str name, int kind, object p, object seed, object offset, object out):
     cdef cnp.ndarray x = float32_array(x_, name)
-    cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
-    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), n, 1)
-    align(&a)
-    return apply(&a, kernels().dropout_forward, x, name, out)
+    return dropout_of(x, name, Layout(cnp.PyArray_SIZE(x), 1, 1), kind, p, seed, offset, out)
+
+
+cdef cnp.ndarray channels_dropout(object x_, str name, int kind, object p, object seed, object offset,
+                                  object channel_axis, object out):
+    cdef cnp.ndarray x = float32_array(x_, name)
+    return dropout_of(x, name, channels_of(x, name, channel_axis), kind, p, seed, offset, out)
+
+
+cdef cnp.ndarray samples_dropout(object x_, str name, object p, object seed, object offset, object mode, object out):
+    cdef cnp.ndarray x = float32_array(x_, name)
+    return dropout_of(x, name, samples_of(x, name, mode), INVERTED, p, seed, offset, out)
 
 
 def dropout(x, p=0.5, *, seed, offset=0, out=None):
@@ -122,7 +185,7 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     >>> cregkit.dropout(x[4:], 0.5, seed=1, offset=4)
     array([10.,  0., 14., 16.], dtype=float32)
     """
-    return dropout_of(x, "x", p, seed, offset, out)
+    return elements_dropout(x, "x", INVERTED, p, seed, offset, out)
 
 
 def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
@@ -158,7 +221,7 @@ def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     >>> cregkit.dropout_backward(np.ones(8, np.float32), 0.5, seed=1)
     array([0., 2., 0., 2., 2., 0., 2., 2.], dtype=float32)
     """
-    return dropout_of(dy, "dy", p, seed, offset, out)
+    return elements_dropout(dy, "dy", INVERTED, p, seed, offset, out)
 
 
 def dropout_keep(shape, p=0.5, *, seed, offset=0):
@@ -207,35 +270,27 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
         dims[ndim] = whole
         n *= whole
         ndim += 1
-    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), n, 1)
+    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), Layout(n, 1, 1))
     cdef cnp.ndarray keep = new_array(ndim, dims, cnp.NPY_BOOL)
     a.keep = <unsigned char *>cnp.PyArray_DATA(keep)
-    align(&a)
     run(&a, kernels().dropout_keep)
     return keep
 
 
-cdef cnp.ndarray spatial_of(object x_, str name, object p, object seed, object offset, object out):
-    cdef cnp.ndarray x = float32_array(x_, name)
-    if x.ndim < 2:
-        raise ValueError(f"{name} must have shape (samples, channels, ...), got {(<object>x).shape}")
-    cdef ptrdiff_t channels = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 1)
-    cdef ptrdiff_t size = cnp.PyArray_SIZE(x) // channels if channels else 0
-    cdef creg_dropout_items a = items_of(random_of(p, seed, offset, channels), channels, size)
-    return apply(&a, kernels().spatial_dropout, x, name, out)
-
-
-def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
-    """Dropout of whole channels.
+def spatial_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
+    """Dropout of whole channels, as PyTorch's ``Dropout1d``, ``Dropout2d`` and ``Dropout3d`` of a batch.
 
     ``y[n, c] = x[n, c] / (1 - p)`` with probability ``1 - p``, else 0 throughout; the decision of channel ``(n, c)`` is
-    ``dropout_keep((N, C), p, seed=seed, offset=offset)[n, c]``, so ``offset`` counts channels.
+    ``dropout_keep((N, C), p, seed=seed, offset=offset)[n, c]``, so ``offset`` counts channels. It is the same in both
+    layouts.
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...), C-contiguous
+    x : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
     p, seed, offset, out
         As for :func:`dropout`.
+    channel_axis : 1 or -1
+        Which axis holds the channels.
 
     Returns
     -------
@@ -244,7 +299,7 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
     Raises
     ------
     TypeError, ValueError
-        As for :func:`dropout`, and for an ``x`` with fewer than two dimensions.
+        As for :func:`dropout`, and for an ``x`` with fewer than two dimensions or another ``channel_axis``.
 
     References
     ----------
@@ -262,17 +317,17 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, out=None):
             [ 0.,  0.],
             [14., 16.]]], dtype=float32)
     """
-    return spatial_of(x, "x", p, seed, offset, out)
+    return channels_dropout(x, "x", INVERTED, p, seed, offset, channel_axis, out)
 
 
-def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
+def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
     """Gradient of :func:`spatial_dropout`: ``dx[n, c] = dy[n, c] / (1 - p)`` where the channel was kept, else 0.
 
     Parameters
     ----------
-    dy : float32 array, shape (N, C, ...), C-contiguous
+    dy : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
         Gradient of the output.
-    p, seed, offset
+    p, seed, offset, channel_axis
         As in the forward pass: they draw the same bits again, so that no mask is stored.
     out : float32 array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
@@ -298,4 +353,232 @@ def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     >>> cregkit.spatial_dropout_backward(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0]
     array([0., 2., 0., 2.], dtype=float32)
     """
-    return spatial_of(dy, "dy", p, seed, offset, out)
+    return channels_dropout(dy, "dy", INVERTED, p, seed, offset, channel_axis, out)
+
+
+def drop_path(x, p=0.5, *, seed, offset=0, mode="row", out=None):
+    """Dropout of whole samples: stochastic depth, for the branch of a residual block.
+
+    ``y[n] = x[n] / (1 - p)`` with probability ``1 - p``, else 0 throughout. The decision of sample ``n`` is
+    ``dropout_keep(N, p, seed=seed, offset=offset)[n]``, so ``offset`` counts samples; with ``mode="batch"`` all samples
+    have the decision of sample 0.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N, ...), C-contiguous
+    p, seed, offset, out
+        As for :func:`dropout`.
+    mode : "row" or "batch"
+        Whether each sample has its own decision, or the batch has one.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`dropout`, and for an ``x`` without dimensions or another ``mode``.
+
+    References
+    ----------
+    Huang, G., Sun, Y., Liu, Z., Sedra, D. and Weinberger, K. (2016). "Deep Networks with Stochastic Depth".
+    arXiv:1603.09382. It drops a branch for the whole batch and scales at inference; timm and torchvision drop and
+    scale as here.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 9, dtype=np.float32).reshape(4, 2)
+    >>> cregkit.drop_path(x, 0.5, seed=1)
+    array([[ 0.,  0.],
+           [ 6.,  8.],
+           [ 0.,  0.],
+           [14., 16.]], dtype=float32)
+    >>> cregkit.drop_path(x, 0.5, seed=1, mode="batch").any()
+    np.False_
+    """
+    return samples_dropout(x, "x", p, seed, offset, mode, out)
+
+
+def drop_path_backward(dy, p=0.5, *, seed, offset=0, mode="row", out=None):
+    """Gradient of :func:`drop_path`: ``dx[n] = dy[n] / (1 - p)`` where the sample was kept, else 0.
+
+    Parameters
+    ----------
+    dy : float32 array, shape (N, ...), C-contiguous
+        Gradient of the output.
+    p, seed, offset, mode
+        As in the forward pass: they draw the same bits again, so that no mask is stored.
+    out : float32 array like ``dy``, optional
+        Receives ``dx``; may be ``dy`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``dy``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`drop_path`.
+
+    References
+    ----------
+    Huang, G., Sun, Y., Liu, Z., Sedra, D. and Weinberger, K. (2016). "Deep Networks with Stochastic Depth".
+    arXiv:1603.09382.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.drop_path_backward(np.ones((4, 2), np.float32), 0.5, seed=1)[:, 0]
+    array([0., 2., 0., 2.], dtype=float32)
+    """
+    return samples_dropout(dy, "dy", p, seed, offset, mode, out)
+
+
+def alpha_dropout(x, p=0.5, *, seed, offset=0, out=None):
+    """Dropout for SELU, which keeps a mean of 0 and a variance of 1.
+
+    ``y[i] = a * x[i] + b`` with probability ``1 - p``, else ``a * alpha + b``, the same for all dropped elements:
+    ``alpha = -1.7580993408473766``, the limit of SELU at minus infinity, ``a = 1 / sqrt((alpha**2 * p + 1) * (1 - p))``
+    and ``b = -a * alpha * p``, as in PyTorch. ``dropout_keep`` has the decisions.
+
+    Parameters
+    ----------
+    x : float32 array of any shape, C-contiguous
+    p, seed, offset, out
+        As for :func:`dropout`. ``p = 1`` gives zeros, as in PyTorch.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`dropout`.
+
+    References
+    ----------
+    Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017). "Self-Normalizing Neural Networks".
+    arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> x = np.arange(1, 5, dtype=np.float32)
+    >>> cregkit.alpha_dropout(x, 0.5, seed=1).round(3)
+    array([-0.779,  2.552, -0.779,  4.325], dtype=float32)
+    """
+    return elements_dropout(x, "x", ALPHA, p, seed, offset, out)
+
+
+def alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
+    """Gradient of :func:`alpha_dropout`: ``dx[i] = a * dy[i]`` where the forward pass kept element ``i``, else 0.
+
+    Parameters
+    ----------
+    dy : float32 array of any shape, C-contiguous
+        Gradient of the output.
+    p, seed, offset
+        As in the forward pass: they draw the same bits again, so that no mask is stored.
+    out : float32 array like ``dy``, optional
+        Receives ``dx``; may be ``dy`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``dy``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`dropout`.
+
+    References
+    ----------
+    Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017). "Self-Normalizing Neural Networks".
+    arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.alpha_dropout_backward(np.ones(4, np.float32), 0.5, seed=1).round(3)
+    array([0.   , 0.886, 0.   , 0.886], dtype=float32)
+    """
+    return elements_dropout(dy, "dy", ALPHA_BACKWARD, p, seed, offset, out)
+
+
+def feature_alpha_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
+    """Alpha dropout of whole channels.
+
+    ``y[n, c] = a * x[n, c] + b`` where :func:`spatial_dropout` keeps channel ``(n, c)``, else ``a * alpha + b``
+    throughout, with the constants of :func:`alpha_dropout`.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+    p, seed, offset, channel_axis, out
+        As for :func:`spatial_dropout`. ``p = 1`` gives zeros, as in PyTorch.
+
+    Returns
+    -------
+    y : float32 array like ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`spatial_dropout`.
+
+    References
+    ----------
+    Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017). "Self-Normalizing Neural Networks".
+    arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.feature_alpha_dropout(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0].round(3)
+    array([-0.779,  1.666, -0.779,  1.666], dtype=float32)
+    """
+    return channels_dropout(x, "x", ALPHA, p, seed, offset, channel_axis, out)
+
+
+def feature_alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
+    """Gradient of :func:`feature_alpha_dropout`: ``dx[n, c] = a * dy[n, c]`` where the channel was kept, else 0.
+
+    Parameters
+    ----------
+    dy : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+        Gradient of the output.
+    p, seed, offset, channel_axis
+        As in the forward pass: they draw the same bits again, so that no mask is stored.
+    out : float32 array like ``dy``, optional
+        Receives ``dx``; may be ``dy`` itself.
+
+    Returns
+    -------
+    dx : float32 array like ``dy``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`spatial_dropout`.
+
+    References
+    ----------
+    Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017). "Self-Normalizing Neural Networks".
+    arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> cregkit.feature_alpha_dropout_backward(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0].round(3)
+    array([0.   , 0.886, 0.   , 0.886], dtype=float32)
+    """
+    return channels_dropout(dy, "dy", ALPHA_BACKWARD, p, seed, offset, channel_axis, out)

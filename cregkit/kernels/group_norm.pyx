@@ -1,5 +1,5 @@
-# Group norm and instance norm over any layout: checks, allocation and the loops over tasks. The kernels are the tasks of
-# these loops. The algorithm, and how a call is divided into tasks, are in csrc/group_norm.h.
+# Group norm and instance norm over any layout: checks, allocation and the loops over tasks. The kernels are the tasks
+# of these loops. The algorithm, and how a call is divided into tasks, are in csrc/group_norm.h.
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.stddef cimport ptrdiff_t

@@ -5,8 +5,10 @@ from cregkit.layers.attention import MultiHeadAttention
 from cregkit.layers.base import Layer, Parameter
 from cregkit.layers.batch_norm import BatchNorm
 from cregkit.layers.bert import BertEncoder
-from cregkit.layers.dropout import Dropout, SpatialDropout
+from cregkit.layers.dropout import AlphaDropout, DropBlock, Dropout, DropPath, FeatureAlphaDropout, SpatialDropout
 from cregkit.layers.embedding import Embedding, PositionalEmbedding
+from cregkit.layers.group_norm import GroupNorm
+from cregkit.layers.instance_norm import InstanceNorm
 from cregkit.layers.layer_norm import LayerNorm
 from cregkit.layers.linear import Linear
 from cregkit.layers.residual_norm import ResidualNorm
@@ -17,11 +19,17 @@ from cregkit.layers.transformer import Transformer, TransformerBlock
 
 __all__ = [
     "GELU",
+    "AlphaDropout",
     "BatchNorm",
     "BertEncoder",
+    "DropBlock",
+    "DropPath",
     "Dropout",
     "Embedding",
+    "FeatureAlphaDropout",
     "GELUTanh",
+    "GroupNorm",
+    "InstanceNorm",
     "Layer",
     "LayerNorm",
     "Linear",

@@ -1,9 +1,9 @@
-"""Dropout of elements and of whole channels."""
+"""Dropout of elements, channels, samples and blocks."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,11 +84,15 @@ class Dropout(Layer):
         if not self.training:
             self._saved = ()
             return x
-        p, seed, offset = self.p, self._seed.item(), self._first_draw(x)
-        y = self._drop(x, p, seed=seed, offset=offset)
+        p, seed, offset, options = self.p, self._seed.item(), self._first_draw(x), self._options()
+        y = self._drop(x, p, seed=seed, offset=offset, **options)
         self._advance(y.shape)
-        self._saved = (y.shape, p, seed, offset)
+        self._saved = (y.shape, p, seed, offset, options)
         return y
+
+    def _options(self) -> dict[str, Any]:
+        """Return further arguments of the op."""
+        return {}
 
     def _first_draw(self, x: Array) -> int:
         """Return the offset of the random bits of ``x``: after those of the preceding samples of the batch."""
@@ -102,9 +106,9 @@ class Dropout(Layer):
     def _gradient(self, dy: Array, saved: Any) -> Array:
         if not saved:
             return dy
-        shape, p, seed, offset = saved
+        shape, p, seed, offset, options = saved
         validate.shape_of_gradient(dy, shape)
-        return self._drop_backward(dy, p, seed=seed, offset=offset)
+        return self._drop_backward(dy, p, seed=seed, offset=offset, **options)
 
     def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
         """Return the number of keep-or-drop decisions for this many samples of an array of this shape."""
@@ -112,10 +116,18 @@ class Dropout(Layer):
 
 
 class SpatialDropout(Dropout):
-    """Inverted dropout of whole channels ``x[n, c]``, for ``x`` of shape (N, C, ...).
+    """Inverted dropout of whole channels, for ``x`` of shape (N, C, ...) or (N, ..., C).
 
-    ``p`` is the probability of dropping a channel, and ``offset`` counts channels. Otherwise it is the same as
-    ``Dropout``, with the same arguments.
+    ``offset`` counts channels. Otherwise it is the same as ``Dropout``.
+
+    Parameters
+    ----------
+    p
+        Probability of dropping a channel, in [0, 1].
+    channel_axis
+        Axis of the channels, 1 or -1.
+    seed
+        Seed of the random bits; see ``draw_seed``.
 
     References
     ----------
@@ -135,5 +147,150 @@ class SpatialDropout(Dropout):
     _drop = staticmethod(functional.spatial_dropout)
     _drop_backward = staticmethod(functional.spatial_dropout_backward)
 
+    def __init__(self, p: float = 0.5, *, channel_axis: int = 1, seed: Seed = None) -> None:
+        """Check the axis."""
+        super().__init__(p, seed=seed)
+        self.channel_axis = validate.channel_axis(channel_axis)
+
+    def _options(self) -> dict[str, Any]:
+        return {"channel_axis": self.channel_axis}
+
     def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        return samples * shape[1]
+        return samples * shape[self.channel_axis]
+
+
+class AlphaDropout(Dropout):
+    """Dropout for SELU, which keeps a mean of 0 and a variance of 1: see ``cregkit.alpha_dropout``.
+
+    In training mode ``y = a * x + b`` where kept, ``a * alpha + b`` where dropped. Otherwise it is the same as
+    ``Dropout``, with the same arguments.
+
+    References
+    ----------
+    Klambauer et al. (2017), "Self-Normalizing Neural Networks", arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import AlphaDropout
+    >>> AlphaDropout(0.5, seed=0)(np.ones(4, dtype=np.float32)).round(3)
+    array([ 1.666, -0.779,  1.666,  1.666], dtype=float32)
+    """
+
+    _drop = staticmethod(functional.alpha_dropout)
+    _drop_backward = staticmethod(functional.alpha_dropout_backward)
+
+
+class FeatureAlphaDropout(SpatialDropout):
+    """Alpha dropout of whole channels: ``AlphaDropout`` of the channels that ``SpatialDropout`` drops.
+
+    References
+    ----------
+    Klambauer et al. (2017), "Self-Normalizing Neural Networks", arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import FeatureAlphaDropout
+    >>> FeatureAlphaDropout(0.5, seed=0)(np.ones((1, 3, 2), dtype=np.float32)).round(3)
+    array([[[ 1.666,  1.666],
+            [-0.779, -0.779],
+            [ 1.666,  1.666]]], dtype=float32)
+    """
+
+    _drop = staticmethod(functional.feature_alpha_dropout)
+    _drop_backward = staticmethod(functional.feature_alpha_dropout_backward)
+
+
+class DropPath(Dropout):
+    """Stochastic depth: inverted dropout of whole samples, for the branch of a residual block.
+
+    ``offset`` counts samples, or batches. Otherwise it is the same as ``Dropout``.
+
+    Parameters
+    ----------
+    p
+        Probability of dropping a sample, or the batch, in [0, 1].
+    mode
+        "row": each sample has its own decision. "batch": all samples have the same.
+    seed
+        Seed of the random bits; see ``draw_seed``.
+
+    References
+    ----------
+    Huang et al. (2016), "Deep Networks with Stochastic Depth", arXiv:1603.09382.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import DropPath
+    >>> DropPath(0.5, seed=0)(np.ones((4, 2), dtype=np.float32))
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.],
+           [2., 2.]], dtype=float32)
+    """
+
+    _drop = staticmethod(functional.drop_path)
+    _drop_backward = staticmethod(functional.drop_path_backward)
+
+    def __init__(self, p: float = 0.5, *, mode: Literal["row", "batch"] = "row", seed: Seed = None) -> None:
+        """Check the mode."""
+        super().__init__(p, seed=seed)
+        if mode not in ("row", "batch"):
+            raise ValueError(f"mode must be 'row' or 'batch', got {mode!r}")
+        self.mode: Literal["row", "batch"] = mode
+
+    def _options(self) -> dict[str, Any]:
+        return {"mode": self.mode}
+
+    def _first_draw(self, x: Array) -> int:
+        return super()._first_draw(x) if self.mode == "row" else self.offset
+
+    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
+        return samples if self.mode == "row" else 1
+
+
+class DropBlock(Dropout):
+    """Dropout of square blocks of each channel, for ``x`` of shape (N, C, H, W) or (N, H, W, C).
+
+    In training mode ``y = x * scale`` outside all blocks and 0 within; ``scale`` is the number of elements of the batch
+    divided by the number of those outside. If several processes hold parts of a batch, each scales its own part.
+
+    Parameters
+    ----------
+    p
+        Share of elements that blocks would cover if they did not overlap, in [0, 1].
+    block_size
+        Side of a block, at least 1. Smaller maps have smaller blocks.
+    channel_axis
+        Axis of the channels, 1 or -1.
+    seed
+        Seed of the random bits; see ``draw_seed``.
+
+    References
+    ----------
+    Ghiasi, Lin and Le (2018), "DropBlock: A regularization method for convolutional networks", arXiv:1810.12890.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import DropBlock
+    >>> DropBlock(0.3, 2, seed=2)(np.ones((1, 1, 4, 6), dtype=np.float32))
+    array([[[[1.2, 1.2, 1.2, 1.2, 1.2, 1.2],
+             [0. , 0. , 1.2, 1.2, 1.2, 1.2],
+             [0. , 0. , 1.2, 1.2, 1.2, 1.2],
+             [1.2, 1.2, 1.2, 1.2, 1.2, 1.2]]]], dtype=float32)
+    """
+
+    _drop = staticmethod(functional.drop_block)
+    _drop_backward = staticmethod(functional.drop_block_backward)
+
+    def __init__(self, p: float = 0.1, block_size: int = 7, *, channel_axis: int = 1, seed: Seed = None) -> None:
+        """Check the block's size and the axis."""
+        super().__init__(p, seed=seed)
+        self.block_size = validate.positive_int("block_size", block_size)
+        self.channel_axis = validate.channel_axis(channel_axis)
+
+    def _options(self) -> dict[str, Any]:
+        return {"block_size": self.block_size, "channel_axis": self.channel_axis}

@@ -4,7 +4,8 @@ A batch of n samples is divided into one contiguous part per rank; the first n %
 part may be empty. A rank's mean loss and its gradient are scaled by the rank's fraction of the batch, so the sum over
 the ranks is the gradient of the batch. The sum is computed in buckets while backward runs: a full bucket starts a
 non-blocking all-reduce. Dropout uses the positions of the samples in the whole batch. A run on several ranks therefore
-equals a run on one, except for the order in which gradients are added.
+equals a run on one, except for the order in which gradients are added, and for the scale of DropBlock, which each rank
+computes for its part of the batch.
 """
 
 from __future__ import annotations

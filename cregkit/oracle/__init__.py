@@ -23,10 +23,17 @@ from cregkit.oracle.batch_norm import (
     batch_norm_forward,
     batch_norm_inference_backward,
 )
+from cregkit.oracle.drop_block import drop_block, drop_block_backward
 from cregkit.oracle.dropout import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_path,
+    drop_path_backward,
     dropout,
     dropout_backward,
     dropout_keep,
+    feature_alpha_dropout,
+    feature_alpha_dropout_backward,
     spatial_dropout,
     spatial_dropout_backward,
 )
@@ -35,6 +42,14 @@ from cregkit.oracle.dropout_add_norm import (
     dropout_add_layer_norm_forward,
     dropout_add_rms_norm_backward,
     dropout_add_rms_norm_forward,
+)
+from cregkit.oracle.group_norm import (
+    group_norm,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm,
+    instance_norm_backward,
+    instance_norm_forward,
 )
 from cregkit.oracle.images import (
     crop_images,
@@ -52,6 +67,8 @@ from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forwar
 
 __all__ = [
     "adamw_step",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -59,6 +76,10 @@ __all__ = [
     "crop_images",
     "cutmix_images",
     "cutout_images",
+    "drop_block",
+    "drop_block_backward",
+    "drop_path",
+    "drop_path_backward",
     "dropout",
     "dropout_add_layer_norm_backward",
     "dropout_add_layer_norm_forward",
@@ -66,8 +87,16 @@ __all__ = [
     "dropout_add_rms_norm_forward",
     "dropout_backward",
     "dropout_keep",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
     "flip_images",
     "gaussian_noise",
+    "group_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "jitter_images",
     "l2_gradient",
     "l2_penalty",

@@ -1,4 +1,4 @@
-"""Shared parts of the oracle: conversion to float64, rounding into ``out``, and the algebra of normalisation."""
+"""Shared parts of the oracle: conversion to float64, layouts, rounding into ``out``, the algebra of normalisation."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ def store(result: Float64Array, out: NDArray[Any] | None) -> NDArray[Any]:
         return result
     out[...] = result
     return out
+
+
+def channels_first(x: ArrayLike, channel_axis: int) -> Float64Array:
+    """Return x in float64 with its channels on axis 1."""
+    return np.moveaxis(as_float64(x), channel_axis, 1)
+
+
+def store_channels(result: Float64Array, channel_axis: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    """Move the channels from axis 1 back to ``channel_axis`` and store the result."""
+    return store(np.moveaxis(result, 1, channel_axis), out)
+
+
+def update_running(running: NDArray[Any], batch: Float64Array, momentum: float) -> None:
+    """Compute ``running = (1 - momentum) * running + momentum * batch`` in place."""
+    store((1.0 - momentum) * as_float64(running) + momentum * batch, running)
 
 
 def moments(x: Float64Array, axis: Axes) -> tuple[Float64Array, Float64Array]:

@@ -28,6 +28,7 @@ from cregkit.oracle._common import (
     moments,
     store,
     sum_to_axis,
+    update_running,
 )
 
 Merge: TypeAlias = Callable[[float, Float64Array, Float64Array], tuple[float, Float64Array, Float64Array]]
@@ -41,11 +42,6 @@ def _channels_last(x: ArrayLike, channel_axis: int) -> Float64Array:
 def _store_channels(result: Float64Array, channel_axis: int, out: NDArray[Any] | None) -> NDArray[Any]:
     """Move the channels back to ``channel_axis`` and store the result."""
     return store(np.moveaxis(result, -1, channel_axis), out)
-
-
-def _update_running(running: NDArray[Any], batch: Float64Array, momentum: float) -> None:
-    """Compute ``running = (1 - momentum) * running + momentum * batch`` in place."""
-    store((1.0 - momentum) * as_float64(running) + momentum * batch, running)
 
 
 @ieee
@@ -164,9 +160,9 @@ def batch_norm_forward(
     y = affine((x - mean) * rstd, gamma, beta)
 
     if running_mean is not None:
-        _update_running(running_mean, mean, momentum)
+        update_running(running_mean, mean, momentum)
     if running_var is not None:
-        _update_running(running_var, var * n / (n - 1) if unbiased else var, momentum)
+        update_running(running_var, var * n / (n - 1) if unbiased else var, momentum)
     return _store_channels(y, channel_axis, out), mean, rstd
 
 

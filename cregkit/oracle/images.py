@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cregkit.oracle._common import Float64Array, as_float64, ieee, store
+from cregkit.oracle._common import Float64Array, as_float64, channels_first, ieee, store, store_channels
 
 GRAY = (0.299, 0.587, 0.114)  # luma weights of red, green and blue (ITU-R BT.601)
-
-
-def _channels_first(x: ArrayLike, channel_axis: int) -> Float64Array:
-    return np.moveaxis(as_float64(x), channel_axis, 1)
-
-
-def _stored(y: Float64Array, channel_axis: int, out: NDArray[Any] | None) -> NDArray[Any]:
-    return store(np.moveaxis(y, 1, channel_axis), out)
 
 
 def crop_images(
@@ -63,7 +55,7 @@ def crop_images(
     array([[5., 6.],
            [8., 9.]])
     """
-    x = _channels_first(x, channel_axis)
+    x = channels_first(x, channel_axis)
     sides = np.broadcast_to(size, 2)
     y = np.zeros((*x.shape[:2], *sides))
     for image, corner, result in zip(x, corners, y, strict=True):
@@ -74,7 +66,7 @@ def crop_images(
             inside = [np.ones_like(mask) for mask in inside]
         rows, columns = (i[mask] for i, mask in zip(indices, inside, strict=True))
         result[:, inside[0][:, np.newaxis] & inside[1]] = image[:, rows][:, :, columns].reshape(len(image), -1)
-    return _stored(y, channel_axis, None)
+    return store_channels(y, channel_axis, None)
 
 
 def _reflected(i: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -114,10 +106,10 @@ def flip_images(
            [6., 5., 4.],
            [9., 8., 7.]])
     """
-    x = _channels_first(x, channel_axis)
+    x = channels_first(x, channel_axis)
     code = np.asarray(flips).reshape(-1, 1, 1, 1)
     y = np.where(code & 1, x[..., ::-1], x)
-    return _stored(np.where(code & 2, y[..., ::-1, :], y), channel_axis, out)
+    return store_channels(np.where(code & 2, y[..., ::-1, :], y), channel_axis, out)
 
 
 @ieee
@@ -153,7 +145,7 @@ def rotate_images(x: ArrayLike, degrees: ArrayLike, fill: float = 0.0, *, channe
            [2., 5., 8.],
            [1., 4., 7.]])
     """
-    x = _channels_first(x, channel_axis)
+    x = channels_first(x, channel_axis)
     height, width = x.shape[2:]
     y = np.empty_like(x)
     for image, angle, result in zip(x, np.deg2rad(as_float64(degrees)), y, strict=True):
@@ -165,7 +157,7 @@ def rotate_images(x: ArrayLike, degrees: ArrayLike, fill: float = 0.0, *, channe
         rows = (height - 1) / 2 + dr * np.cos(angle) + dc * np.sin(angle)
         columns = (width - 1) / 2 + dc * np.cos(angle) - dr * np.sin(angle)
         result[...] = _bilinear(image, rows, columns, fill)
-    return _stored(y, channel_axis, None)
+    return store_channels(y, channel_axis, None)
 
 
 def _bilinear(image: Float64Array, rows: Float64Array, columns: Float64Array, fill: float) -> Float64Array:
@@ -234,8 +226,8 @@ def cutout_images(
            [0., 0., 6.],
            [7., 8., 9.]])
     """
-    x = _channels_first(x, channel_axis)
-    return _stored(np.where(_inside(boxes, *x.shape[2:]), fill, x), channel_axis, out)
+    x = channels_first(x, channel_axis)
+    return store_channels(np.where(_inside(boxes, *x.shape[2:]), fill, x), channel_axis, out)
 
 
 def cutmix_images(
@@ -279,8 +271,8 @@ def cutmix_images(
            [-4., -5.,  6.],
            [ 7.,  8.,  9.]])
     """
-    x, other = _channels_first(x, channel_axis), _channels_first(other, channel_axis)
-    return _stored(np.where(_inside(boxes, *x.shape[2:]), other, x), channel_axis, out)
+    x, other = channels_first(x, channel_axis), channels_first(other, channel_axis)
+    return store_channels(np.where(_inside(boxes, *x.shape[2:]), other, x), channel_axis, out)
 
 
 @ieee
@@ -384,7 +376,7 @@ def jitter_images(
     >>> oracle.jitter_images(red, [[0.5, 1.0, 1.0, 1 / 3]]).ravel()
     array([0. , 0.5, 0. ])
     """
-    x = _channels_first(x, channel_axis)
+    x = channels_first(x, channel_axis)
     b, c, s, h = (column.reshape(-1, 1, 1, 1) for column in as_float64(factors).T)
     y = np.where(b == 1, x, np.clip(b * x, 0, 1))
     y = np.where(c == 1, y, np.clip(c * y + (1 - c) * _gray(y).mean(axis=(1, 2, 3), keepdims=True), 0, 1))
@@ -392,4 +384,4 @@ def jitter_images(
         y = np.where(s == 1, y, np.clip(s * y + (1 - s) * _gray(y), 0, 1))
         h = h - np.floor(h)
         y = np.where(h == 0, y, _turn_hue(y, h))
-    return _stored(y, channel_axis, out)
+    return store_channels(y, channel_axis, out)

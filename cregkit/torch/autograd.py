@@ -56,7 +56,8 @@ def formula_gradients(
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients of ``op(*inputs)`` from PyTorch's autograd, with a graph for higher-order gradients."""
+    """Return the gradients of ``op(*inputs)`` from PyTorch's autograd; in grad mode they have a graph themselves."""
+    higher_order = torch.is_grad_enabled()
     with torch.enable_grad():
         aliases = [x if x is None else x.view_as(x) for x in inputs]
         returned = op(*aliases)
@@ -66,7 +67,7 @@ def formula_gradients(
             [y for y, dy in zip(outputs, gradients, strict=True) if dy is not None],
             list(wanted.values()),
             [dy for dy in gradients if dy is not None],
-            create_graph=True,
+            create_graph=higher_order,
             allow_unused=True,
         )
     by_input = dict(zip(wanted, found, strict=True))
@@ -294,6 +295,64 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dims: int) -> Tensor:
         return from_numpy(run(kernels.rms_norm, x.numpy(), _array(weight), eps, axis=_last_axes(dims)))
     except REFUSALS as error:
         raise Refused from error
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, channel_axis: int
+) -> Tensor:
+    """Compute group norm; save nothing if no gradient is needed."""
+    if needs_gradient(x, weight, bias):
+        y: Tensor = GroupNorm.apply(x, num_groups, weight, bias, eps, channel_axis)
+        return y
+    try:
+        arrays = x.numpy(), num_groups, _array(weight), _array(bias)
+        return from_numpy(run(kernels.group_norm, *arrays, eps, channel_axis=channel_axis))
+    except REFUSALS as error:
+        raise Refused from error
+
+
+class GroupNorm(Function):
+    """``apply(x, num_groups, weight, bias, eps, channel_axis)``: group norm."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        num_groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        channel_axis: int,
+    ) -> Tensor:
+        """Save mean and rstd of each group."""
+        try:
+            arrays = x.numpy(), num_groups, _array(weight), _array(bias)
+            y, mean, rstd = run(kernels.group_norm_forward, *arrays, eps, channel_axis=channel_axis)
+        except REFUSALS as error:
+            raise Refused from error
+        ctx.save_for_backward(x, weight)
+        ctx.rest = mean, rstd, eps, channel_axis
+        return from_numpy(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        mean, rstd, eps, axis = ctx.rest
+        _, _, of_weight, of_bias, _, _ = ctx.needs_input_grad
+        array = kernel_gradient(dy.contiguous())
+        if array is None:
+
+            def stock(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+                return F.group_norm(x.movedim(axis, 1), mean.shape[1], weight, bias, eps).movedim(1, axis)
+
+            needed = ctx.needs_input_grad[0], of_weight, of_bias
+            first, *others = formula_gradients(stock, (x, weight, _any_bias(weight)), (dy,), needed)
+            return first, None, *others, None, None
+        dx, dgamma, dbeta = run(
+            kernels.group_norm_backward, array, x.numpy(), mean, rstd, _array(weight), channel_axis=axis
+        )
+        return from_numpy(dx), None, _tensor(dgamma, of_weight), _tensor(dbeta, of_bias), None, None
 
 
 class LayerNorm(Function):

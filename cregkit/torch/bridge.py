@@ -29,6 +29,7 @@ SMALLEST = {
     "dropout": 4096,
     "batch_norm": 128 * 1024,
     "layer_norm": 128 * 1024,
+    "group_norm": 128 * 1024,
     "dropout_add_layer_norm": 16 * 1024,
     "rms_norm": 2048,
     "attention": 16 * 1024,

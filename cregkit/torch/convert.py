@@ -28,7 +28,6 @@ _NAMES = {stock.__name__ for stock in SWAPS}
 _RELATED = (
     nn.modules.dropout._DropoutNd,
     nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
     nn.LocalResponseNorm,
 )
 
@@ -41,9 +40,9 @@ class Entry:
     --------
     >>> import torch
     >>> import cregkit.torch
-    >>> entry = cregkit.torch.report(torch.nn.Sequential(torch.nn.GroupNorm(2, 8))).entries[0]
+    >>> entry = cregkit.torch.report(torch.nn.Sequential(torch.nn.BatchNorm3d(8))).entries[0]
     >>> entry.kind, entry.swapped, entry.note
-    ('GroupNorm', False, 'no kernel for it')
+    ('BatchNorm3d', False, 'no kernel for it')
     """
 
     name: str
@@ -95,8 +94,9 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     """Swap the dropout, normalisation and attention modules of ``model`` for cregkit's, in place.
 
     These classes of PyTorch are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``, ``BatchNorm2d``,
-    ``SyncBatchNorm``, ``LayerNorm``, ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are
-    not, because they may compute something else; ``report`` lists them. A second call changes nothing.
+    ``SyncBatchNorm``, ``GroupNorm``, ``InstanceNorm1d``, ``InstanceNorm2d``, ``InstanceNorm3d``, ``LayerNorm``,
+    ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are not, because they may compute
+    something else; ``report`` lists them. A second call changes nothing.
 
     Parameters
     ----------

@@ -18,7 +18,16 @@ from cregkit.batch_sums import Gather
 from cregkit.torch import autograd
 from cregkit.torch.bridge import Refused, inverse, is_ordinary, memory_order, takes
 
-__all__ = ["batch_norm", "dropout", "dropout1d", "dropout2d", "layer_norm", "rms_norm"]
+__all__ = [
+    "batch_norm",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
+]
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -273,6 +282,130 @@ def _batch_norm(
     else:
         y = autograd.BatchNormInference.apply(x, weight, bias, running_mean, running_var, eps, channel_axis)
     return y
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Group normalisation, as ``torch.nn.functional.group_norm``.
+
+    ``y = (input - mean) / sqrt(var + eps) * weight + bias``, with the mean and biased variance of each group of
+    channels of a sample.
+
+    Parameters
+    ----------
+    input : shape (N, C, ...)
+        Input.
+    num_groups
+        Number of groups; C is a multiple of it.
+    weight, bias : shape (C,)
+        Gain and bias; by default 1 and 0.
+    eps
+        Added to the variance.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Wu and He (2018), "Group Normalization", arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> functional.group_norm(torch.tensor([[1.0, 3.0, 10.0, 30.0]]), 2).round(decimals=3)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+    y = _group_norm(input, num_groups, weight, bias, eps)
+    return F.group_norm(input, num_groups, weight, bias, eps) if y is None else y
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Instance normalisation, as ``torch.nn.functional.instance_norm``.
+
+    ``y = (input - mean) / sqrt(var + eps) * weight + bias``, with the mean and biased variance of each channel of a
+    sample, or the running statistics. PyTorch's function computes a call that updates running statistics.
+
+    Parameters
+    ----------
+    input : shape (N, C, ...)
+        Input.
+    running_mean, running_var : shape (C,)
+        Running statistics; None if not tracked.
+    weight, bias : shape (C,)
+        Gain and bias; by default 1 and 0.
+    use_input_stats
+        Whether to use the statistics of the input, and update the running statistics.
+    momentum
+        Weight of the batch in the running statistics.
+    eps
+        Added to the variance.
+
+    Returns
+    -------
+    y
+        Output, of the shape of ``input``.
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky (2016), "Instance Normalization: The Missing Ingredient for Fast Stylization",
+    arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cregkit.torch import functional
+    >>> functional.instance_norm(torch.tensor([[[1.0, 3.0], [10.0, 30.0]]])).round(decimals=3)
+    tensor([[[-1.,  1.],
+             [-1.,  1.]]])
+    """
+    tracked = running_mean is not None and running_var is not None
+    if tracked and not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    # With one position per channel, PyTorch raises an error.
+    if use_input_stats and running_mean is running_var is None and input.shape[2:].numel() > 1:
+        y = _group_norm(input, input.shape[1], weight, bias, eps)
+        if y is not None:
+            return y
+    return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _group_norm(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor | None:
+    """Compute group norm by the kernel; return None if PyTorch's function must compute it."""
+    if (
+        is_compiling()
+        or not takes(x, "group_norm")
+        or x.dim() < 2
+        or x.numel() == num_groups  # one value per group: PyTorch raises an error
+        or (bias is not None and weight is None)
+        or not (is_ordinary(weight) and is_ordinary(bias))
+    ):
+        return None
+    try:
+        if x.is_contiguous():
+            return autograd.group_norm(x, num_groups, weight, bias, eps, 1)
+        last = x.movedim(1, -1)
+        if last.is_contiguous():
+            return autograd.group_norm(last, num_groups, weight, bias, eps, -1).movedim(-1, 1)
+    except Refused:
+        pass
+    return None
 
 
 def _rows_fit(x: Tensor, shape: torch.Size, weight: Tensor | None, bias: Tensor | None) -> bool:

@@ -23,6 +23,10 @@ __all__ = [
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "MultiheadAttention",
     "RMSNorm",
@@ -31,10 +35,10 @@ __all__ = [
 Proxy: Any = _Proxy  # the type of tensors during fx tracing; Any, because mypy knows that a Tensor is no Proxy
 
 
-def stock_method(forward: Any) -> Any:
-    """Return PyTorch's ``forward`` as a method named ``_stock_forward``: TorchScript compiles methods by name."""
-    method = FunctionType(forward.__code__, forward.__globals__, "_stock_forward", forward.__defaults__)
-    method.__annotations__ = forward.__annotations__
+def stock_method(original: Any, name: str = "_stock_forward") -> Any:
+    """Return a method of PyTorch, such as ``forward``, by another name: TorchScript compiles methods by name."""
+    method = FunctionType(original.__code__, original.__globals__, name, original.__defaults__)
+    method.__annotations__ = original.__annotations__
     return method
 
 
@@ -221,6 +225,121 @@ class BatchNorm2d(nn.BatchNorm2d):
             if isinstance(input, Proxy)
             else _batch_norm(self, input)
         )
+
+
+class GroupNorm(nn.GroupNorm):
+    """``torch.nn.GroupNorm``: group normalisation of (N, C, ...), with channels first or last in memory.
+
+    References
+    ----------
+    Wu and He (2018), "Group Normalization", arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> norm = cregkit.torch.GroupNorm(2, 4)
+    >>> norm(torch.tensor([[1.0, 3.0, 10.0, 30.0]])).detach().round(decimals=3)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+
+    _stock_forward = stock_method(nn.GroupNorm.forward)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each group."""
+        return (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else fx_node(self, input)
+            if isinstance(input, Proxy)
+            else functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        )
+
+
+class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
+    """What the instance norms share: PyTorch's ``forward`` checks the input and calls ``_apply_instance_norm``."""
+
+    _stock_forward = stock_method(nn.InstanceNorm1d.forward)
+    _stock_apply = stock_method(nn.InstanceNorm1d._apply_instance_norm, "_stock_apply")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of a sample."""
+        y: Tensor = (
+            self._stock_forward(input)
+            if torch.jit.is_scripting()
+            else fx_node(self, input)
+            if isinstance(input, Proxy)
+            else self._stock_forward(input)
+        )
+        return y
+
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        return (
+            self._stock_apply(input)
+            if torch.jit.is_scripting()
+            else functional.instance_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.training or not self.track_running_stats,
+                0.0 if self.momentum is None else self.momentum,
+                self.eps,
+            )
+        )
+
+
+class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
+    """``torch.nn.InstanceNorm1d``: instance normalisation of (N, C, L) or (C, L).
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky (2016), "Instance Normalization: The Missing Ingredient for Fast Stylization",
+    arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> cregkit.torch.InstanceNorm1d(2)(torch.tensor([[[1.0, 3.0], [10.0, 30.0]]])).round(decimals=3)
+    tensor([[[-1.,  1.],
+             [-1.,  1.]]])
+    """
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    """``torch.nn.InstanceNorm2d``: instance normalisation of (N, C, H, W) or (C, H, W).
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky (2016), "Instance Normalization: The Missing Ingredient for Fast Stylization",
+    arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> cregkit.torch.InstanceNorm2d(1)(torch.tensor([[[[1.0, 3.0]]], [[[10.0, 30.0]]]])).flatten().round(decimals=3)
+    tensor([-1.,  1., -1.,  1.])
+    """
+
+
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    """``torch.nn.InstanceNorm3d``: instance normalisation of (N, C, D, H, W) or (C, D, H, W).
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky (2016), "Instance Normalization: The Missing Ingredient for Fast Stylization",
+    arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cregkit.torch
+    >>> cregkit.torch.InstanceNorm3d(1)(torch.tensor([[[[[1.0, 3.0]]]]])).flatten().round(decimals=3)
+    tensor([-1.,  1.])
+    """
 
 
 class LayerNorm(nn.LayerNorm):

@@ -31,6 +31,7 @@ from cregkit.verify.tolerances import (
     PENALTY,
     RUNNING,
     SCALED,
+    SHIFTED,
     STATISTIC,
     STATISTIC_OF_SUM,
     TURNED,
@@ -144,6 +145,35 @@ def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
     ]
 
 
+def _group_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    forward = partial(inputs.group_norm, channel_axis=channel_axis)
+    backward = partial(inputs.group_norm_backward, channel_axis=channel_axis)
+    results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    return [
+        case(op="group_norm", arguments=forward, outputs={"y": NORMALISED}, bytes_per_element=8),
+        case(op="group_norm_forward", arguments=forward, outputs=results, bytes_per_element=8),
+        case(op="group_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
+def _instance_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
+    case = partial(Case, label=label, shapes=checked, timed=timed)
+    inference = partial(inputs.instance_norm, channel_axis=channel_axis)
+    # The arguments are those of batch_norm_forward, running statistics included.
+    training = partial(inputs.batch_norm_forward, channel_axis=channel_axis)
+    backward = partial(inputs.instance_norm_backward, channel_axis=channel_axis)
+    results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
+    running = {"running_mean": RUNNING, "running_var": RUNNING}
+    gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
+    return [
+        case(op="instance_norm", arguments=inference, outputs={"y": NORMALISED}, bytes_per_element=8),
+        case(op="instance_norm_forward", arguments=training, outputs=results, changed=running, bytes_per_element=8),
+        case(op="instance_norm_backward", arguments=backward, outputs=gradients, bytes_per_element=12),
+    ]
+
+
 def _dropout_add_norm_cases(
     norm: str, p: float, label: str = "", timed: Timed = shapes.TIMED_SUBLAYERS, **options: Any
 ) -> list[Case]:
@@ -167,16 +197,33 @@ def _dropout_add_norm_cases(
 
 
 def _dropout_cases() -> list[Case]:
-    elements = partial(Case, shapes=shapes.ELEMENTS, timed=shapes.TIMED_ELEMENTS)
-    maps = partial(Case, shapes=shapes.MAPS, timed=shapes.TIMED_PLANES)
-    x, dy = partial(inputs.dropout, name="x"), partial(inputs.dropout, name="dy")
-    y, dx = {"y": SCALED}, {"dx": SCALED}
+    def pair(
+        op: str, checked: tuple[Shape, ...], timed: Timed, label: str = "", y: Tolerance = SCALED, **options: Any
+    ) -> list[Case]:
+        case = partial(Case, label=label, shapes=checked, timed=timed)
+        n_bytes = 10 if op == "drop_block" else 8  # DropBlock's mask is written and read
+        x, dy = partial(inputs.dropout, name="x", **options), partial(inputs.dropout, name="dy", **options)
+        return [
+            case(op=op, arguments=x, outputs={"y": y}, bytes_per_element=n_bytes),
+            case(op=f"{op}_backward", arguments=dy, outputs={"dx": SCALED}, bytes_per_element=n_bytes),
+        ]
+
+    elements = shapes.ELEMENTS, shapes.TIMED_ELEMENTS
+    maps, maps_last = (shapes.MAPS, shapes.TIMED_PLANES), (shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST)
+    images, images_last = (shapes.IMAGES, shapes.TIMED_MAPS), (shapes.IMAGES_LAST, shapes.TIMED_CHANNELS_LAST)
+    keep = partial(Case, op="dropout_keep", arguments=inputs.dropout_keep, shapes=elements[0], timed=elements[1])
     return [
-        elements(op="dropout", arguments=x, outputs=y, bytes_per_element=8),
-        elements(op="dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
-        elements(op="dropout_keep", arguments=inputs.dropout_keep, outputs={"keep": EXACT}, bytes_per_element=1),
-        maps(op="spatial_dropout", arguments=x, outputs=y, bytes_per_element=8),
-        maps(op="spatial_dropout_backward", arguments=dy, outputs=dx, bytes_per_element=8),
+        *pair("dropout", *elements),
+        keep(outputs={"keep": EXACT}, bytes_per_element=1),
+        *pair("spatial_dropout", *maps),
+        *pair("spatial_dropout", *maps_last, "..., C", channel_axis=-1),
+        *pair("drop_path", *maps, "row", p=0.4, mode="row"),
+        *pair("drop_path", *maps, "batch", p=0.4, mode="batch"),
+        *pair("drop_block", *images, "N, C, H, W", p=0.3, block_size=3),
+        *pair("drop_block", *images_last, "N, H, W, C", p=0.3, block_size=3, channel_axis=-1),
+        *pair("alpha_dropout", *elements, y=SHIFTED),
+        *pair("feature_alpha_dropout", *maps, "N, C, ...", SHIFTED),
+        *pair("feature_alpha_dropout", *maps_last, "..., C", SHIFTED, channel_axis=-1),
     ]
 
 
@@ -231,6 +278,10 @@ CASES: tuple[Case, ...] = (
     *_batch_norm_cases("N, C", 1, shapes.COLUMNS, shapes.TIMED_COLUMNS),
     *_batch_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_PLANES),
     *_batch_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_CHANNELS_LAST),
+    *_group_norm_cases("N, C, ...", 1, shapes.GROUPS, shapes.TIMED_GROUPS),
+    *_group_norm_cases("..., C", -1, shapes.GROUPS_LAST, shapes.TIMED_GROUPS_LAST),
+    *_instance_norm_cases("N, C, ...", 1, shapes.PLANES, shapes.TIMED_INSTANCES),
+    *_instance_norm_cases("..., C", -1, shapes.CHANNELS_LAST, shapes.TIMED_INSTANCES_LAST),
     *_dropout_add_norm_cases("layer_norm", 0.5),
     *_dropout_add_norm_cases("layer_norm", 0.0),
     *_dropout_add_norm_cases("rms_norm", 0.5),

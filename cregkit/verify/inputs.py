@@ -97,6 +97,39 @@ def batch_norm_inference_backward(
     return {"dy": _normal(rng, shape), **given}
 
 
+def groups_of(channels: int) -> int:
+    """Return the number of groups: 32, as in the paper, or the largest power of 2 below that divides the channels."""
+    return math.gcd(channels, 32)
+
+
+def group_norm(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    given = instance_norm(shape, rng, offset, channel_axis=channel_axis)
+    return {**given, "num_groups": groups_of(shape[channel_axis])}
+
+
+def group_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    return _grouped_backward(shape, rng, offset, channel_axis, groups_of(shape[channel_axis]))
+
+
+def instance_norm(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    c = shape[channel_axis]
+    x, gamma, beta = _normal(rng, shape, offset), _gain(rng, c), _normal(rng, (c,))
+    return {"x": x, "gamma": gamma, "beta": beta, "eps": 1e-5, "channel_axis": channel_axis}
+
+
+def instance_norm_backward(shape: Shape, rng: np.random.Generator, offset: float, *, channel_axis: int) -> Arguments:
+    return _grouped_backward(shape, rng, offset, channel_axis, shape[channel_axis])
+
+
+def _grouped_backward(
+    shape: Shape, rng: np.random.Generator, offset: float, channel_axis: int, num_groups: int
+) -> Arguments:
+    x = _normal(rng, shape, offset)
+    _, mean, rstd = oracle.group_norm_forward(x, num_groups, channel_axis=channel_axis)
+    dy, gamma = _normal(rng, shape), _gain(rng, shape[channel_axis])
+    return {"dy": dy, "x": x, "mean": mean, "rstd": rstd, "gamma": gamma, "channel_axis": channel_axis}
+
+
 def _on_grid(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
     """Round to a grid on which float32 doubles and adds such values exactly, so that ``h`` has no error of its own."""
     grid = max(2.0**-12, 2.0 * float(np.spacing(np.float32(abs(offset)))))
@@ -125,8 +158,8 @@ def _random(p: float) -> Arguments:
     return {"seed": 20140615, "offset": 77} if p else {}
 
 
-def dropout(shape: Shape, rng: np.random.Generator, offset: float, *, name: str) -> Arguments:
-    return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77}
+def dropout(shape: Shape, rng: np.random.Generator, offset: float, *, name: str, **options: Any) -> Arguments:
+    return {name: _normal(rng, shape, offset), "p": 0.1, "seed": 20140615, "offset": 77, **options}
 
 
 def dropout_keep(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:

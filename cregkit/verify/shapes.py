@@ -68,6 +68,28 @@ PLANES: tuple[Shape, ...] = (
     (1, 2, 16385),
 )
 CHANNELS_LAST: tuple[Shape, ...] = ((2, 3, 5), (4, 7, 7, 33), (3, 20, 20, 130))
+
+
+def _channels_last(channels_first: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    return tuple((n, *positions, c) for n, c, *positions in channels_first)
+
+
+GROUPS: tuple[Shape, ...] = (
+    (3, 20),
+    (1, 6, 5, 13),
+    (2, 2),
+    (0, 6, 5),
+    (1, 1280, 2),
+    (3, 12, 2, 1),
+    (3, 320, 7, 7),
+    (2, 64, 8, 8),
+    (2, 2, 4097),
+    (2, 4, 3, 5, 7),
+    (3, 6, 4097),
+)
+GROUPS_LAST: tuple[Shape, ...] = _channels_last(GROUPS)
+"""Groups of 1, 2, 3, 5, 10 and 40 channels (``inputs.groups_of``); planes of 1 to 4097 elements; no samples."""
+
 ELEMENTS: tuple[Shape, ...] = (
     *((n,) for n in (0, 1, 15, 17, 63, 65, 127, 128, 129, 1000, 4097)),
     (3, 5, 7),
@@ -138,10 +160,29 @@ TIMED_PLANES = Timed(
     held_out=((3, 5, 9, 9), (10, 48, 61, 61), (24, 192, 13, 13), (64, 320, 7, 7), (4, 24, 112, 112), (7, 33, 1001)),
     quick=((2, 8, 7, 7), (32, 512, 7, 7), (32, 64, 56, 56)),
 )
+TIMED_MAPS = Timed(
+    tuned=((2, 8, 7, 7), (32, 64, 56, 56), (32, 256, 14, 14), (32, 512, 7, 7), (128, 64, 56, 56)),
+    held_out=((3, 5, 9, 9), (10, 48, 61, 61), (24, 192, 13, 13), (64, 320, 7, 7), (4, 24, 112, 112)),
+    quick=((2, 8, 7, 7), (32, 512, 7, 7), (32, 64, 56, 56)),
+)
 TIMED_CHANNELS_LAST = Timed(
     tuned=((2, 7, 7, 8), (32, 56, 56, 64), (32, 14, 14, 256), (32, 7, 7, 512)),
     held_out=((3, 9, 9, 5), (10, 61, 61, 48), (24, 13, 13, 193), (64, 7, 7, 320)),
     quick=((2, 7, 7, 8), (32, 7, 7, 512), (32, 56, 56, 64)),
+)
+TIMED_GROUPS = Timed(
+    tuned=((8, 16, 7, 7), (2, 1280, 8, 8), (2, 640, 32, 32), (2, 320, 64, 64)),
+    held_out=((3, 40, 9, 9), (4, 96, 28, 28), (16, 2048, 7, 7), (1, 512, 61, 67)),
+    quick=((8, 16, 7, 7), (2, 1280, 8, 8), (2, 320, 64, 64)),
+)
+TIMED_INSTANCES = Timed(
+    tuned=((8, 16, 7, 7), (2, 320, 8, 8, 8), (4, 64, 128, 128), (2, 32, 64, 64, 64)),
+    held_out=((3, 5, 9, 9), (2, 48, 33, 35, 31), (1, 128, 61, 67), (7, 33, 1001)),
+    quick=((8, 16, 7, 7), (2, 320, 8, 8, 8), (2, 32, 64, 64, 64)),
+)
+TIMED_GROUPS_LAST, TIMED_INSTANCES_LAST = (
+    Timed(_channels_last(timed.tuned), _channels_last(timed.held_out), _channels_last(timed.quick))
+    for timed in (TIMED_GROUPS, TIMED_INSTANCES)
 )
 TIMED_SUBLAYERS = Timed(
     tuned=((1, 768), (32, 256), (1024, 512), (4096, 1024), (8192, 4096), (300, 513), (100_000, 33), (8, 128, 512)),

@@ -42,6 +42,11 @@ def largest(arguments: Arguments, reference: NDArray[Any]) -> float:
     return float(finite.max(initial=0.0)) or 1.0
 
 
+def at_least_one(arguments: Arguments, reference: NDArray[Any]) -> float:
+    """Return the largest finite magnitude of the reference, or 1 if that is larger."""
+    return max(1.0, largest(arguments, reference))
+
+
 def deviation_of_sum(arguments: Arguments, reference: NDArray[Any]) -> float:
     """Return the standard deviation of ``residual + dropout(x, p)`` for inputs of deviation 1."""
     return math.sqrt(1.0 + 1.0 / (1.0 - arguments["p"]))
@@ -97,6 +102,9 @@ INVERSE_DEVIATION = Tolerance(2e-7, "half the relative error of a float32 sum of
 GRADIENT = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", gradient_scale)
 COLUMN_SUM = Tolerance(2e-6, "the contract: 2e-6 of the gradient's own largest magnitude", column_sum_scale)
 SCALED = Tolerance(2.5 * UNIT, "one product with a factor rounded to float32", largest)
+SHIFTED = Tolerance(
+    6 * UNIT, "a product with a rounded factor, the sum with a rounded number below 1, which may cancel", at_least_one
+)
 STATISTIC_OF_SUM = Tolerance(STATISTIC.bound, STATISTIC.reason, deviation_of_sum)
 EXACT = Tolerance(0.0, "a decision, not a number", unit_scale)
 RUNNING = Tolerance(4 * UNIT, "a float32 store of a float64 mixture of float32-accurate statistics", largest)

@@ -146,7 +146,7 @@ def test_a_wrong_result_of_ours_voids_the_row(monkeypatch):
     assert "WRONG" in report.cells(measured)
 
 
-@pytest.mark.parametrize(("p", "scale", "wrong"), [(0.1, 1.0, ""), (0.2, 8 / 9, "not 0.1"), (0.1, 1.01, "x / (1")])
+@pytest.mark.parametrize(("p", "scale", "wrong"), [(0.1, 1.0, ""), (0.2, 8 / 9, "not 0.1"), (0.1, 1.01, "x * 1.111")])
 def test_dropout_of_a_peer_is_judged_by_scale_and_share(p, scale, wrong):
     arguments = DROPOUT.arguments((200, 200), np.random.default_rng(0), 0.0)
     other = cregkit.dropout(arguments["x"], p, seed=1) * np.float32(scale)
@@ -243,6 +243,36 @@ def test_peers_of_the_sublayer_have_right_results(peer, case):
         assert peer is not peers.OnnxRuntime or arguments["p"] or "backward" in case.op
     else:
         assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+DROPOUTS = [case for case in cases.CASES if case.op.removesuffix("_backward").endswith(("dropout", "drop_path"))]
+
+
+@pytest.mark.parametrize("case", DROPOUTS, ids=lambda case: case.name)
+def test_dropouts_of_pytorch_have_right_results(case):
+    if not peers.Torch.available():
+        pytest.skip("torch is not installed")
+    arguments = case.arguments((60, 40, 5), np.random.default_rng(0), 0.0)
+    prepared = peers.Torch(1).prepare(case, arguments)
+    assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+@pytest.mark.parametrize(
+    ("op", "fault"),
+    [
+        ("alpha_dropout", lambda y: np.where(y < 0, 0, y)),
+        ("feature_alpha_dropout", lambda y: y * np.float32(1.01)),
+        ("spatial_dropout", lambda y: y * (np.arange(5) > 2)),
+        ("drop_path", np.zeros_like),
+    ],
+)
+def test_a_wrong_dropout_of_a_peer_is_found(op, fault):
+    case = next(case for case in DROPOUTS if case.op == op)
+    arguments = case.arguments((60, 40, 5), np.random.default_rng(0), 0.0)
+    results = getattr(functional, op)(**arguments | {"seed": 1})
+    for found, right in ((results, True), (fault(results), False)):
+        prepared = Prepared(lambda: None, lambda _, found=found: {"y": found}, random=True)
+        assert bool(peers.complaint(case, arguments, prepared, cases.reference(case, arguments))) != right
 
 
 OPTIONS = [case for case in cases.CASES if case.label.startswith(("axis =", "gain_offset ="))]

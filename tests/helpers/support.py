@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import signal
 import subprocess
@@ -19,13 +20,16 @@ from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
+    CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
+    GROUPS,
     IMAGES,
     IMAGES_LAST,
     LEADING,
     MAPS,
     MATRICES,
+    PLANES,
     ROWS,
     Shape,
 )
@@ -67,16 +71,26 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
-# A shape of each family with few elements, and one with about four million.
+def lacks_variance(case: cases.Case, shape: Shape) -> bool:
+    """Whether a channel (of a sample) has one value: training then refuses the shape."""
+    if case.op not in ("batch_norm_forward", "instance_norm_forward"):
+        return False
+    values = math.prod(shape) // shape[-1 if case.shapes is CHANNELS_LAST else 1]
+    return values < 2 if case.op == "batch_norm_forward" else values < 2 * shape[0]
+
+
+# A shape of each family in OPS with few elements, and one with about four million.
 SMALL = {
     **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, MAPS), (4, 5)),
     **dict.fromkeys((MATRICES, CHANNELS_FIRST), (4, 5, 3)),
+    PLANES: (4, 5, 3, 2),
+    GROUPS: (4, 6, 3, 2),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
     **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS), (2048, 2048)),
-    **dict.fromkeys((MATRICES, CHANNELS_FIRST, MAPS), (64, 64, 1024)),
+    **dict.fromkeys((MATRICES, CHANNELS_FIRST, MAPS, PLANES, GROUPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),
 }

@@ -24,6 +24,7 @@ def network(seed: int) -> ck.Sequential:
         ck.ReLU(),
         ck.Dropout(0.4, seed=seed),
         ck.LayerNorm(FEATURES),
+        ck.GroupNorm(1, FEATURES),
         ck.RMSNorm(FEATURES),
     )
 

@@ -13,9 +13,15 @@ from gradients import assert_gradients
 from cregkit import functional
 from cregkit.layers import (
     GELU,
+    AlphaDropout,
     BatchNorm,
+    DropBlock,
     Dropout,
+    DropPath,
+    FeatureAlphaDropout,
     GELUTanh,
+    GroupNorm,
+    InstanceNorm,
     LayerNorm,
     Linear,
     ReLU,
@@ -50,8 +56,21 @@ LAYERS = {
     "sigmoid": Sigmoid,
     "dropout": lambda: Dropout(0.4, seed=3),
     "spatial_dropout": lambda: SpatialDropout(0.4, seed=3),
+    "spatial_dropout_last": lambda: SpatialDropout(0.4, channel_axis=-1, seed=3),
+    "alpha_dropout": lambda: AlphaDropout(0.4, seed=3),
+    "feature_alpha_dropout": lambda: FeatureAlphaDropout(0.4, seed=3),
+    "drop_path": lambda: DropPath(0.4, seed=3),
+    "drop_path_of_batch": lambda: DropPath(0.4, mode="batch", seed=3),
+    "drop_block": lambda: DropBlock(0.4, 2, seed=3),
+    "drop_block_last": lambda: DropBlock(0.4, 2, channel_axis=-1, seed=3),
     "batch_norm": lambda: BatchNorm(FEATURES),
     "batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1),
+    "group_norm": lambda: GroupNorm(2, 6),
+    "group_norm_last": lambda: GroupNorm(2, 6, channel_axis=-1),
+    "group_norm_not_affine": lambda: GroupNorm(3, 6, affine=False),
+    "instance_norm": lambda: InstanceNorm(3),
+    "instance_norm_last": lambda: InstanceNorm(3, affine=True, channel_axis=-1),
+    "instance_norm_tracked": lambda: InstanceNorm(3, affine=True, track_running_stats=True),
     "layer_norm": lambda: LayerNorm(FEATURES),
     "rms_norm": lambda: RMSNorm(FEATURES),
     "layer_norm_of_two_axes": lambda: LayerNorm((3, FEATURES)),
@@ -66,7 +85,15 @@ LAYERS = {
 SHAPES = {
     "batch_norm": (ROWS, FEATURES, 3),
     "batch_norm_last": (2, 3, FEATURES),
-    "spatial_dropout": (3, 4, 5),
+    **dict.fromkeys(("spatial_dropout", "spatial_dropout_last", "feature_alpha_dropout"), (3, 4, 5)),
+    "drop_block": (2, 3, 4, 5),
+    "drop_block_last": (2, 4, 5, 3),
+    "group_norm": (3, 6, 2),
+    "group_norm_last": (2, 2, 2, 6),
+    "group_norm_not_affine": (2, 6, 3),
+    "instance_norm": (2, 3, 5),
+    "instance_norm_last": (2, 5, 3),
+    "instance_norm_tracked": (2, 3, 2, 3),
     "layer_norm_of_two_axes": (4, 3, FEATURES),
     "rms_norm_of_two_axes": (4, 3, FEATURES),
     "layer_norm_of_channels": (2, FEATURES, 3),
@@ -305,6 +332,43 @@ def test_spatial_dropout_drops_whole_channels():
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
+DROPOUTS = {
+    "alpha_dropout": (AlphaDropout, {}, 240),
+    "feature_alpha_dropout": (FeatureAlphaDropout, {}, 12),
+    "feature_alpha_dropout, last": (FeatureAlphaDropout, {"channel_axis": -1}, 15),
+    "spatial_dropout, last": (SpatialDropout, {"channel_axis": -1}, 15),
+    "drop_path": (DropPath, {}, 3),
+    "drop_path of a batch": (DropPath, {"mode": "batch"}, 1),
+    "drop_block": (DropBlock, {"block_size": 2}, 240),
+    "drop_block, last": (DropBlock, {"block_size": 2, "channel_axis": -1}, 240),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_a_dropout_is_its_function_at_the_offset_after_the_last_forward(name):
+    kind, options, decisions = DROPOUTS[name]
+    op, seed = name.partition(" ")[0].rstrip(","), 2**40 + 1
+    layer = kind(0.4, seed=seed, **options)
+    x, dy = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 5), dtype=np.float32)
+    offset = 0
+    for _ in range(3):
+        given = {"p": 0.4, "seed": seed, "offset": offset} | options
+        np.testing.assert_array_equal(layer(x), getattr(functional, op)(x, **given))
+        np.testing.assert_array_equal(layer.backward(dy), getattr(functional, f"{op}_backward")(dy, **given))
+        offset += -(-decisions // 128) * 128
+        assert layer.offset == offset
+    assert layer.eval()(x) is x
+    assert layer.backward(dy) is dy
+
+
+def test_backward_has_the_options_of_its_forward():
+    layer = DropPath(0.5, seed=1)
+    x = np.ones((50, 3), dtype=np.float32)
+    y = layer(x)
+    layer.mode = "batch"
+    np.testing.assert_array_equal(layer.backward(x), y)
+
+
 def test_an_integer_seed_is_itself():
     assert draw_seed(2**64 - 1) == 2**64 - 1
     assert draw_seed(np.int64(5)) == 5
@@ -393,7 +457,7 @@ def test_norms_of_channels_refuse_another_number_of_channels(make, shape):
 
 @pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
 def test_norms_of_channels_refuse_a_vector(make):
-    with pytest.raises(ValueError, match=r"x must have num_features=5 .*axis 1 .*got no such axis \(shape \(5,\)\)"):
+    with pytest.raises(ValueError, match=r"x must have at least two dimensions .*, got shape \(5,\)"):
         make(5, channel_axis=1)(np.ones(5, dtype=np.float32))
 
 
@@ -454,6 +518,12 @@ MISTAKES = [
     (lambda: Dropout(-0.1), ValueError, "p must be"),
     (lambda: Dropout(float("nan")), ValueError, "p must be"),
     (lambda: SpatialDropout("half"), TypeError, "p must be"),
+    (lambda: SpatialDropout(0.5, channel_axis=2), ValueError, "channel_axis must be 1 or -1, got 2"),
+    (lambda: DropBlock(0.5, 0), ValueError, "block_size must be at least 1, got 0"),
+    (lambda: DropBlock(0.5, 2.0), TypeError, "block_size must be an int, got float 2.0"),
+    (lambda: DropBlock(0.5, channel_axis=0), ValueError, r"channel_axis must be 1 .* or -1 .*, got 0"),
+    (lambda: DropBlock(seed=1)(np.ones((2, 3, 4), dtype=np.float32)), ValueError, "x must have shape"),
+    (lambda: DropPath(0.5, mode="rows"), ValueError, "mode must be 'row' or 'batch', got 'rows'"),
     (lambda: Dropout(0.5, seed=-1), ValueError, "seed"),
     (lambda: Dropout(0.5, seed=2**64), ValueError, "seed"),
     (lambda: Dropout(0.5, seed=1.0), TypeError, "seed"),
@@ -462,14 +532,24 @@ MISTAKES = [
     (lambda: BatchNorm(3, eps=float("inf")), ValueError, "eps"),
     (lambda: BatchNorm(3, channel_axis=2), ValueError, "channel_axis"),
     (lambda: BatchNorm(3)(np.ones((1, 3), dtype=np.float32)), ValueError, "x"),
+    (lambda: BatchNorm(3)(np.ones(3, dtype=np.float32)), ValueError, "x must have at least two dimensions"),
+    (lambda: GroupNorm(0, 4), ValueError, "num_groups"),
+    (lambda: GroupNorm(2.0, 4), TypeError, "num_groups"),
+    (lambda: GroupNorm(2, 0), ValueError, "num_channels"),
+    (lambda: GroupNorm(3, 4), ValueError, "num_channels must be a multiple of num_groups=3, got 4"),
+    (lambda: GroupNorm(2, 4, eps=-1), ValueError, "eps"),
+    (lambda: GroupNorm(2, 4, channel_axis=0), ValueError, "channel_axis"),
+    (lambda: InstanceNorm(0), ValueError, "num_features"),
+    (lambda: InstanceNorm(3, momentum=2), ValueError, "momentum"),
+    (lambda: InstanceNorm(3, channel_axis=2), ValueError, "channel_axis"),
     (lambda: LayerNorm(3, eps=-1e-9), ValueError, "eps"),
     (lambda: LayerNorm("3"), TypeError, "num_features"),
     (lambda: RMSNorm(3, eps=float("nan")), ValueError, "eps"),
     (lambda: RMSNorm(3, gain_offset=float("inf")), ValueError, "gain_offset"),
     (lambda: RMSNorm(3, gain_offset=1e39), ValueError, "gain_offset"),
     (lambda: RMSNorm(3, gain_offset="1"), TypeError, "gain_offset"),
-    (lambda: LayerNorm(3, channel_axis=0), ValueError, "channel_axis must be 1 or -1, got 0"),
-    (lambda: RMSNorm(3, channel_axis="1"), ValueError, "channel_axis must be 1 or -1, got '1'"),
+    (lambda: LayerNorm(3, channel_axis=0), ValueError, r"channel_axis must be 1 .* or -1 .*, got 0"),
+    (lambda: RMSNorm(3, channel_axis="1"), ValueError, r"channel_axis must be 1 .* or -1 .*, got '1'"),
     (
         lambda: LayerNorm((3, 4), channel_axis=1),
         ValueError,

@@ -124,12 +124,13 @@ def masks() -> dict[str, str]:
     """Dropout decisions for the samples of a batch, gathered from the ranks."""
     found = {}
     x = np.ones((11, 3, 7), np.float32)
-    for layer in (ck.Dropout(0.5, seed=9), ck.SpatialDropout(0.5, seed=9)):
+    kinds = ck.Dropout, ck.SpatialDropout, ck.AlphaDropout, ck.FeatureAlphaDropout, ck.DropPath
+    for layer in (*(kind(0.5, seed=9) for kind in kinds), ck.DropPath(0.5, mode="batch", seed=9)):
         together = mpi.DataParallel(ck.Sequential(layer))
         for _ in range(2):  # the second batch continues after the first
             own = together.own(np.arange(len(x)))
             gathered = comm.allgather(layer(x[own]))
-        found[type(layer).__name__] = np.concatenate(gathered).tobytes().hex()
+        found[str(layer._settings())] = np.concatenate(gathered).tobytes().hex()
     return found
 
 

@@ -306,7 +306,8 @@ static creg_dropout dropout_of(const trial *t)
     return (creg_dropout){.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)},
                           .threshold = (uint16_t)(fixed >> 32),
                           .tie = (uint32_t)fixed,
-                          .scale = (float)(1.0 / (1.0 - t->p))};
+                          .scale = (float)(1.0 / (1.0 - t->p)),
+                          .shift = -0.0f};
 }
 
 /* ---- dropout, addition and a norm: enough rows in a chunk for several tiles ---- */
@@ -634,38 +635,78 @@ static void group_columns_trial(trial *t)
 
 /* ---- elements, in two blocks ---- */
 
-static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t size)
+/* n elements, in rows of `cols`; `rows` rows share their decisions. */
+static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t cols)
 {
     return (creg_dropout_items){.dropout = dropout_of(t),
                                 .decides = CREG_DRAWS,
                                 .stream = t->stream,
                                 .first = t->seed >> 20,
                                 .n = n,
-                                .size = size,
-                                .block = (n + 1) / 2};
+                                .rows = rows,
+                                .cols = cols,
+                                .block = (n / cols + 1) / 2 * cols};
 }
 
-static void dropped_trial(trial *t, block_task *task, ptrdiff_t n, ptrdiff_t size)
+static void dropped_trial(trial *t, block_task *task, creg_dropout_items a)
 {
-    float *x = t->in_place ? changed(n * size, t->values) : input(n * size, t->values);
-    creg_dropout_items a = items_of(t, n, size);
+    float *x = t->in_place ? changed(a.n, t->values) : input(a.n, t->values);
     a.x = x;
-    a.y = t->in_place ? x : floats(n * size);
+    a.y = t->in_place ? x : floats(a.n);
     protect(PROT_READ);
     parallel_for(task, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, a.y, n * size);
+    hash_floats(t, a.y, a.n);
 }
 
-static void dropout_trial(trial *t) { dropped_trial(t, t->kernels->dropout_forward, t->n, 1); }
+static void dropout_trial(trial *t) { dropped_trial(t, t->kernels->dropout_forward, items_of(t, t->n, 1, 1)); }
+
 static void spatial_dropout_trial(trial *t)
 {
-    dropped_trial(t, t->kernels->spatial_dropout, t->n > 300 ? 5 : 133, t->n);
+    const ptrdiff_t channels = t->n > 300 ? 5 : 133;
+    dropped_trial(t, t->kernels->dropout_items_forward, items_of(t, channels * t->n, t->n, 1));
+}
+
+static creg_dropout_items shifted(creg_dropout_items a)
+{
+    a.dropout.shift = 0.3f;
+    a.dropout.fill = -0.7f;
+    return a;
+}
+
+static void alpha_dropout_trial(trial *t)
+{
+    dropped_trial(t, t->kernels->dropout_by_mask, shifted(items_of(t, t->n, 1, 1)));
+}
+
+static void feature_alpha_dropout_trial(trial *t)
+{
+    dropped_trial(t, t->kernels->dropout_items_forward, shifted(items_of(t, 7 * t->n, t->n, 1)));
+}
+
+static void dropout_channels_last_trial(trial *t)
+{
+    const ptrdiff_t rows = t->n > 40 ? 5 : 133; /* several rows fit into a panel */
+    dropped_trial(t, t->kernels->dropout_channels_last, items_of(t, 3 * rows * t->n, rows, t->n));
+}
+
+/* The mask of three planes in two tasks, then its use. */
+static void drop_block_trial(trial *t)
+{
+    creg_drop_block b = {.height = t->rows, .width = t->n, .pixel = t->plain ? 3 : 1};
+    const ptrdiff_t plane = b.height * b.width * b.pixel, n = 3 * plane;
+    b.side = at_most(1 + t->n % 4, at_most(b.height, b.width));
+    b.items = items_of(t, n, 1, 1);
+    b.items.keep = take((size_t)n, 0);
+    b.items.block = 2 * plane;
+    parallel_for(t->kernels->drop_block_mask, &b, 2);
+    hash_word(t, (uint64_t)b.kept);
+    dropped_trial(t, t->kernels->dropout_by_mask, b.items);
 }
 
 static void dropout_keep_trial(trial *t)
 {
-    creg_dropout_items a = items_of(t, t->n, 1);
+    creg_dropout_items a = items_of(t, t->n, 1, 1);
     a.keep = take((size_t)t->n, 0);
     parallel_for(t->kernels->dropout_keep, &a, 2);
     for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, a.keep[i]);
@@ -878,6 +919,10 @@ static const op ops[] = {
     {"dropout", dropout_trial, 1, CREG_STREAM + 1},
     {"dropout_keep", dropout_keep_trial, 0, 1},
     {"spatial_dropout", spatial_dropout_trial, 1, 2},
+    {"alpha_dropout", alpha_dropout_trial, 1, 2},
+    {"feature_alpha_dropout", feature_alpha_dropout_trial, 1, 2},
+    {"dropout_channels_last", dropout_channels_last_trial, 1, 2},
+    {"drop_block", drop_block_trial, 1, 2},
     {"sum_squares", l2_penalty_trial, 0, 1},
     {"scale", l2_gradient_trial, 1, 2},
     {"sgd_step", sgd_step_trial, 0, 1},

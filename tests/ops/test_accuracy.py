@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -52,20 +52,21 @@ def assert_gradients(got: Any, wanted: Any, arguments: Arguments, what: str) -> 
 
 
 def assert_forward_and_backward(
-    op: str, x: Array, eps: float, tolerance: Tolerance = CONTRACT_Y, **options: int
+    op: str, x: Array, eps: float, tolerance: Tolerance = CONTRACT_Y, *, num_groups: int | None = None, **options: int
 ) -> None:
     """Compare y, and the gradients with and without gamma from the statistics that our forward saved."""
+    groups = {} if num_groups is None else {"num_groups": num_groups}  # backward takes it from the statistics
     rng = np.random.default_rng(x.size)
     dy = rng.standard_normal(x.shape).astype(np.float32)
     gamma = rng.uniform(0.5, 1.5, x.shape[options.get("channel_axis", options.get("axis", -1))]).astype(np.float32)
-    y64, *saved64 = getattr(oracle, f"{op}_forward")(x, eps=eps, **options)
+    y64, *saved64 = getattr(oracle, f"{op}_forward")(x, eps=eps, **groups, **options)
     backwards = [getattr(oracle, f"{op}_backward")(dy, x, *saved64, gain, **options) for gain in (None, gamma)]
     for isa in each_isa():
-        y, *saved = getattr(functional, f"{op}_forward")(x, eps=eps, **options)
+        y, *saved = getattr(functional, f"{op}_forward")(x, eps=eps, **groups, **options)
         assert_within(tolerance, y, y64, {}, f"{isa}: y")
         for gain, wanted in zip((None, gamma), backwards, strict=True):
             got = getattr(functional, f"{op}_backward")(dy, x, *saved, gain, **options)
-            assert_gradients(got, wanted, {"dy": dy, "rstd": saved64[-1]}, isa)
+            assert_gradients(got, wanted, {"dy": dy, "rstd": saved64[-1], **options}, isa)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 100.0])
@@ -75,6 +76,7 @@ def assert_forward_and_backward(
         *((op, (8000, 127), {}) for op in ROW_NORMS),
         *((op, (8, 127, 1000), {"axis": 1}) for op in ROW_NORMS),
         ("batch_norm", (55, 20000), {}),
+        ("instance_norm", (80, 100, 127), {}),
     ],
 )
 def test_a_million_normalised_values_are_within_the_contract(
@@ -87,7 +89,8 @@ def test_a_million_normalised_values_are_within_the_contract(
 
 
 OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
-EPS = {op: signature(getattr(oracle, op)).parameters["eps"].default for op in (*ROW_NORMS, "batch_norm")}
+NORMS = (*ROW_NORMS, "batch_norm", "group_norm", "instance_norm")
+EPS = {op: signature(getattr(oracle, op)).parameters["eps"].default for op in NORMS}
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -133,6 +136,20 @@ def test_batch_norm_inference_is_accurate_at_any_offset(axis: int, offset: float
             assert_gradients(got, wanted, {"dy": dy, "var": var, "eps": 1e-5}, isa)
 
 
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_group_norm_is_accurate_at_any_offset(axis: int, offset: float) -> None:
+    rng = np.random.default_rng(int(offset))
+    groups_of = {6: (1, 2, 6), 40: (1, 4, 40), 320: (32,)}
+    for shape in ((3, 6), (70, 40), (2, 6, 2), (9, 6, 49), (3, 6, 65), (2, 40, 5, 13), (2, 320, 7, 7), (2, 6, 4097)):
+        for num_groups in groups_of[shape[1]]:
+            x = (offset + rng.standard_normal(shape)).astype(np.float32)
+            turned = np.ascontiguousarray(np.moveaxis(x, 1, axis))
+            assert_forward_and_backward(
+                "group_norm", turned, EPS["group_norm"], num_groups=num_groups, channel_axis=axis
+            )
+
+
 MAGNITUDES = [
     *(pytest.param(10.0**k, id=f"1e{k}") for k in (*range(-38, 37, 5), 37)),
     pytest.param(3e37, id="3e37"),
@@ -159,24 +176,39 @@ def extreme_rows() -> dict[str, Array]:
     }
 
 
-def assert_any_magnitude(op: str, row: Array) -> None:
-    """Test the row alone, or beside itself backwards: its errors are measured by its own magnitude."""
+def alone(op: str, row: Array) -> Iterator[tuple[Array, dict[str, int]]]:
+    """x with the values of `row` as one row, channel or group, and the options of the op for it."""
+    twice, channel = np.stack([row, row]), {"channel_axis": 1}
     if op in ROW_NORMS:
-        assert_forward_and_backward(op, row[np.newaxis], 0.0, NORMALISED)
-        assert_forward_and_backward(op, np.stack([row, row[::-1]], axis=1), 0.0, NORMALISED, axis=0)
-        return
-    for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], np.stack([row, row]).reshape(2, 1, -1)):
-        assert_forward_and_backward(op, np.ascontiguousarray(x), 0.0, NORMALISED, channel_axis=1)
+        yield row[np.newaxis], {}
+        yield np.stack([row, row[::-1]], axis=1), {"axis": 0}
+    elif op == "batch_norm":
+        for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], twice[:, np.newaxis]):
+            yield x, channel
+    elif op == "instance_norm":
+        yield row[np.newaxis, np.newaxis], channel
+        yield row[np.newaxis, :, np.newaxis], {"channel_axis": -1}
+    else:
+        one_group = {"num_groups": 1}
+        yield row[np.newaxis], channel | one_group
+        yield twice[np.newaxis], channel | one_group
+        yield np.ascontiguousarray(twice.T)[np.newaxis], {"channel_axis": -1} | one_group
+
+
+def assert_any_magnitude(op: str, row: Array) -> None:
+    """Test the row alone: its errors are measured by its own magnitude."""
+    for x, options in alone(op, row):
+        assert_forward_and_backward(op, np.ascontiguousarray(x), 0.0, NORMALISED, **options)
 
 
 @pytest.mark.parametrize("scale", MAGNITUDES)
-@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
+@pytest.mark.parametrize("op", NORMS)
 def test_norms_are_accurate_at_any_magnitude(op: str, scale: float) -> None:
     assert_any_magnitude(op, random_row(scale))
 
 
 @pytest.mark.parametrize("kind", extreme_rows())
-@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
+@pytest.mark.parametrize("op", NORMS)
 def test_norms_are_accurate_for_extreme_rows(op: str, kind: str) -> None:
     assert_any_magnitude(op, extreme_rows()[kind])
 
@@ -200,23 +232,25 @@ def test_columns_beside_extreme_columns_stay_accurate(op: str, options: dict[str
             assert_within(CONTRACT_DX, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
 
 
+CENTRED = ("layer_norm", "batch_norm", "group_norm", "instance_norm")
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1e6, 16777217.0, 1e30, 1e-30, HUGE, TINY])
-@pytest.mark.parametrize(("op", "options"), [("layer_norm", {}), ("layer_norm", {"axis": 0}), ("batch_norm", {})])
-def test_constant_rows_become_zero(op: str, options: dict[str, int], value: float) -> None:
+@pytest.mark.parametrize("op", CENTRED)
+def test_constant_rows_become_zero(op: str, value: float) -> None:
     for n in (2, 3, 33, 65, 1000, 4097, 10000):
-        shape = (n, 1) if op == "batch_norm" else (n, 3) if options else (1, n)
-        x = np.full(shape, value, np.float32)
-        for isa in each_isa():
-            assert not getattr(functional, f"{op}_forward")(x, **options)[0].any(), (isa, n)
+        for x, options in alone(op, np.full(n, value, np.float32)):
+            for isa in each_isa():
+                assert not getattr(functional, f"{op}_forward")(x, **options)[0].any(), (isa, n)
 
 
-@pytest.mark.parametrize(("op", "options"), [("layer_norm", {}), ("layer_norm", {"axis": 0}), ("batch_norm", {})])
-def test_constant_rows_with_eps_0_give_nan_and_an_infinite_rstd(op: str, options: dict[str, int]) -> None:
-    x = np.full((7, 7), 3.0, np.float32)
-    for _ in each_isa():
-        y, _, rstd = getattr(functional, f"{op}_forward")(x, eps=0.0, **options)
-        assert np.isnan(y).all()
-        assert np.isinf(rstd).all()
+@pytest.mark.parametrize("op", CENTRED)
+def test_constant_rows_with_eps_0_give_nan_and_an_infinite_rstd(op: str) -> None:
+    for x, options in alone(op, np.full(7, 3.0, np.float32)):
+        for _ in each_isa():
+            y, _, rstd = getattr(functional, f"{op}_forward")(x, eps=0.0, **options)
+            assert np.isnan(y).all()
+            assert np.isinf(rstd).all()
 
 
 def trend(n: int) -> Array:
@@ -252,16 +286,11 @@ KINDS = (trend, jump, late_jump, all_at_an_offset_but_the_first, heavy_tail, one
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
+@pytest.mark.parametrize("op", NORMS)
 def test_norms_are_accurate_for_rows_unlike_their_beginning(op: str, kind: Callable[[int], Array]) -> None:
     for n in (70, 1023, 4097, 16384):
-        row = kind(n).astype(np.float32)
-        if op in ROW_NORMS:
-            assert_forward_and_backward(op, row[np.newaxis], EPS[op], NORMALISED)
-            assert_forward_and_backward(op, np.stack([row, -row, row], axis=1), EPS[op], NORMALISED, axis=0)
-            continue
-        for shape in ((n, 1), (1, 1, n)):
-            assert_forward_and_backward(op, row.reshape(shape), EPS[op], NORMALISED, channel_axis=1)
+        for x, options in alone(op, kind(n).astype(np.float32)):
+            assert_forward_and_backward(op, x, EPS[op], NORMALISED, **options)
 
 
 @pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
@@ -279,18 +308,31 @@ def test_norms_are_accurate_for_columns_unlike_their_first_rows(op: str, options
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
-@pytest.mark.parametrize("op", [*ROW_NORMS, "batch_norm"])
+@pytest.mark.parametrize("op", NORMS)
 def test_norms_are_accurate_with_any_eps(op: str, eps: float) -> None:
     rng = np.random.default_rng(3)
     for scale in (1.0, 1e-3):
         x = (scale * rng.standard_normal((33, 65))).astype(np.float32)
-        for options in ({"axis": -1}, {"axis": 0}) if op in ROW_NORMS else ({"channel_axis": 1},):
-            assert_forward_and_backward(op, x, eps, **options)
+        if op in ROW_NORMS:
+            assert_forward_and_backward(op, x, eps)
+            assert_forward_and_backward(op, x, eps, axis=0)
+        elif op == "batch_norm":
+            assert_forward_and_backward(op, x, eps, channel_axis=1)
+        else:
+            groups = {"num_groups": 11} if op == "group_norm" else {}
+            assert_forward_and_backward(op, x[np.newaxis], eps, **groups, channel_axis=1)
 
 
-@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [
+        ("batch_norm_forward", {"unbiased": False}),
+        ("batch_norm_forward", {"unbiased": True}),
+        ("instance_norm_forward", {}),
+    ],
+)
 @pytest.mark.parametrize("offset", [10.0, 1e6])
-def test_running_statistics_stay_accurate_over_many_batches(offset: float, unbiased: bool) -> None:
+def test_running_statistics_stay_accurate_over_many_batches(offset: float, op: str, options: dict[str, bool]) -> None:
     """The oracle starts each step from our state: only the rounding of that step counts."""
     rng = np.random.default_rng(8)
     for isa in each_isa():
@@ -298,8 +340,8 @@ def test_running_statistics_stay_accurate_over_many_batches(offset: float, unbia
         for _ in range(30):
             x = (offset + rng.standard_normal((9, 33, 5)) * 2).astype(np.float32)
             mean64, var64 = mean.astype(np.float64), var.astype(np.float64)
-            oracle.batch_norm_forward(x, running_mean=mean64, running_var=var64, unbiased=unbiased)
-            functional.batch_norm_forward(x, running_mean=mean, running_var=var, unbiased=unbiased)
+            getattr(oracle, op)(x, running_mean=mean64, running_var=var64, **options)
+            getattr(functional, op)(x, running_mean=mean, running_var=var, **options)
             assert_within(RUNNING, mean, mean64, {}, isa)
             assert_within(RUNNING, var, var64, {}, isa)
         assert abs(var.mean() - 4.0) < 1.0

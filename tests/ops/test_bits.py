@@ -37,6 +37,8 @@ from cregkit.verify.shapes import (
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
+    GROUPS,
+    GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
     LEADING,
@@ -56,6 +58,8 @@ LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     COLUMNS: ((997, 251), (67, 3999)),
     PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
     CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
+    GROUPS: ((9, 12, 45, 47), (3, 2, 211, 199), (1, 5, 26001), (37, 6001), (2, 320, 19, 21)),
+    GROUPS_LAST: ((9, 45, 47, 12), (3, 211, 199, 2), (1, 26001, 5), (2, 19, 21, 320)),
     ELEMENTS: ((260013,), (7, 40961)),
     MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
     IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
@@ -75,9 +79,9 @@ def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> Non
         assert len(found) == 1, shape
 
 
-# Ops that treat each row alone.
-BY_ROW = (*ROW_OPS, "batch_norm", "batch_norm_inference_backward")
-ROWWISE = [c for c in cases.CASES if c.op in BY_ROW and c.shapes is not LEADING]
+# Ops that treat each row (sample) alone; instance_norm_forward does too, but for its running statistics.
+BY_ROW = (*ROW_OPS, "batch_norm", "batch_norm_inference_backward", "instance_norm", "instance_norm_backward")
+ROWWISE = [c for c in cases.CASES if (c.op in BY_ROW or c.op.startswith("group_norm")) and c.shapes is not LEADING]
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
@@ -96,6 +100,8 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
         CHANNELS_LAST: (131, 5, 37),
         MATRICES: (131, 3, width),
         CHANNELS_FIRST: (131, 33, width // 11),
+        GROUPS: (131, 6, 7, 7),
+        GROUPS_LAST: (131, 5, 36),
     }.get(case.shapes, (131, width))
     arguments = arguments_of(case, shape)
     whole = results_of(case, arguments)
@@ -245,12 +251,31 @@ def test_streaming_stores_change_no_bit_of_channels(large: tuple[Array, Array], 
             assert np.array_equal(dx[:, channels].view(np.uint32), part_dx.view(np.uint32))
 
 
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("num_groups", [1, 4, 8])
+def test_streaming_stores_change_no_bit_of_groups(
+    large: tuple[Array, Array], num_groups: int, channel_axis: int
+) -> None:
+    shape = LONG_PLANES if channel_axis == 1 else (LONG_PLANES[0], *LONG_PLANES[2:], LONG_PLANES[1])
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, 8, dtype=np.float32)
+    for _ in each_isa():
+        y, *saved = functional.group_norm_forward(x, num_groups, gamma, channel_axis=channel_axis)
+        dx = functional.group_norm_backward(dy, x, *saved, gamma, channel_axis=channel_axis)[0]
+        for i in eighths(shape[0]):
+            part = functional.group_norm(x[i], num_groups, gamma, channel_axis=channel_axis)
+            assert_pieces(y[i], [part])
+            given = dy[i], x[i], *(s[i] for s in saved), gamma
+            assert_pieces(dx[i], [functional.group_norm_backward(*given, channel_axis=channel_axis)[0]])
+
+
 @pytest.mark.parametrize("offset", [0, 1, 31])
 def test_streaming_stores_change_no_bit_of_elements(large: tuple[Array, Array], offset: int) -> None:
     n = 16 * 2**20 + 77
     x, out = large[0][:n], placed(large[0][:n], offset)
     ops: list[Callable[..., Array]] = [
         lambda x, at, out=None: functional.dropout(x, 0.3, seed=2, offset=offset + at, out=out),
+        lambda x, at, out=None: functional.alpha_dropout(x, 0.3, seed=2, offset=offset + at, out=out),
         lambda x, at, out=None: functional.l2_gradient(x, 0.7, out=out),
     ]
     for op in ops:
@@ -263,12 +288,15 @@ def test_streaming_stores_change_no_bit_of_elements(large: tuple[Array, Array], 
 
 def test_streaming_stores_change_no_bit_of_maps(large: tuple[Array, Array]) -> None:
     x = large[0][: np.prod(LONG_PLANES)].reshape(LONG_PLANES)
-    for _ in each_isa():
-        pieces = [
-            functional.spatial_dropout(x[part], 0.3, seed=2, offset=LONG_PLANES[1] * part.start)
-            for part in eighths(len(x))
-        ]
-        assert_pieces(functional.spatial_dropout(x, 0.3, seed=2), pieces)
+    ops: list[tuple[Callable[..., Array], int]] = [
+        (functional.drop_path, 1),
+        *((op, LONG_PLANES[1]) for op in (functional.spatial_dropout, functional.feature_alpha_dropout)),
+        (partial(functional.spatial_dropout, channel_axis=-1), LONG_PLANES[-1]),
+    ]
+    for op, decisions in ops:
+        for _ in each_isa():
+            pieces = [op(x[part], 0.3, seed=2, offset=decisions * part.start) for part in eighths(len(x))]
+            assert_pieces(op(x, 0.3, seed=2), pieces)
 
 
 # ---- the floating-point mode of the calling thread ----

@@ -36,6 +36,8 @@ from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
+    GROUPS,
+    GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
     LEADING,
@@ -92,6 +94,8 @@ def test_none_for_a_required_array_is_refused(op: str, name: str) -> None:
         ),
         *((op, "x", shape) for op in OPS if op.startswith("batch_norm") for shape in ((), (3,))),
         *(("batch_norm_forward", "x", shape) for shape in ((1, 5), (0, 5), (1, 5, 1), (3, 5, 0))),
+        *((op, "x", shape) for op in OPS if op.startswith(("group", "instance")) for shape in ((), (3,), (3, 6, 0))),
+        *(("instance_norm_forward", "x", shape) for shape in ((3, 5), (3, 5, 1), (1, 5, 1, 1))),
         *((op, "x", shape) for op in OPS if op.endswith("_images") for shape in ((3, 5), (2, 3, 4, 0), (2, 0, 4, 4))),
         ("jitter_images", "x", (4, 2, 5, 5)),
         ("gaussian_noise", "x", ()),
@@ -130,6 +134,7 @@ REFUSED_NUMBERS: dict[str, tuple[tuple[Any, type[Exception]], ...]] = {
     "offset": (*NO_UNSIGNED, (2**64 - 1, ValueError)),
     "step": (*NO_WHOLES, (0, ValueError), (-1, ValueError), (10**400, ValueError)),
     "channel_axis": NO_AXES,
+    "num_groups": (*NO_WHOLES, *((value, ValueError) for value in (0, -1, 4, 12, 10**400))),  # for six channels
     "axis": (
         *NO_WHOLES,
         *((value, ValueError) for value in (2, -3, 2**70, (), (-1, -1), (1, -1), (-1, 2), (0, 2**70))),
@@ -370,9 +375,10 @@ WITH_ZERO_ROWS = [c for c in cases.CASES if c.op != "batch_norm_forward" and c.s
 
 @pytest.mark.parametrize("case", WITH_ZERO_ROWS, ids=lambda case: case.name)
 def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
-    channels_last = case.shapes is CHANNELS_LAST
+    channels_last = case.shapes in (CHANNELS_LAST, GROUPS_LAST)
     shape = {
         PLANES: (0, 3, 4),
+        GROUPS: (0, 3, 4),
         MAPS: (0, 3, 4),
         MATRICES: (0, 3, 4),
         IMAGES: (0, 3, 5, 2),
@@ -383,9 +389,11 @@ def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
     arguments |= {name: arguments[name][:0] for name in per_row} | ({"shape": shape} if "shape" in arguments else {})
     for _ in each_isa():
         for name, result in results_of(case, arguments).items():
-            if name in ("dgamma", "dbeta", "penalty"):
+            if name in case.changed:
+                assert np.array_equal(result, arguments[name])
+            elif name in ("dgamma", "dbeta", "penalty"):
                 assert not result.any()
-            elif case.op in ("crop_images", "sample_uniform"):
+            elif case.op in ("crop_images", "sample_uniform") or name in ("mean", "rstd"):
                 assert len(result) == 0
             else:
                 assert result.shape == (shape if result.ndim > 1 else shape[:1]), name

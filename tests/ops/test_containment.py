@@ -8,7 +8,7 @@ from support import ROW_NORMS, Array, along, arguments_of, each_isa
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
-from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, PLANES, Shape
+from cregkit.verify.shapes import CHANNELS_LAST, COLUMNS, GROUPS, GROUPS_LAST, PLANES, Shape
 
 BAD = (np.nan, np.inf, -np.inf)
 bad_value = pytest.mark.parametrize("bad", BAD)
@@ -102,12 +102,77 @@ def test_a_bad_value_stays_in_its_channel(case: cases.Case, shape: Shape, array:
             assert same(before[others], after[others]), name
 
 
+GROUP_CASES = [
+    pytest.param(case, shape, array, id=f"{case.name}-{'x'.join(map(str, shape))}-{array}")
+    for case in cases.CASES
+    if case.op.startswith(("group_norm", "instance_norm"))
+    for array in (("dy", "x") if case.op.endswith("backward") else ("x",))
+    for shape in {
+        GROUPS: ((3, 6), (3, 6, 5), (2, 12, 65), (2, 6, 4099)),
+        GROUPS_LAST: ((3, 5, 6), (2, 65, 12), (2, 37, 320)),
+        PLANES: ((3, 6, 5), (2, 3, 65, 65)),
+        CHANNELS_LAST: ((4, 7, 37),),
+    }[case.shapes]
+]
+
+
 @bad_value
-@pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
-def test_dropped_bad_values_become_positive_zero(op: str, bad: float) -> None:
+@pytest.mark.parametrize(("case", "shape", "array"), GROUP_CASES)
+def test_a_bad_value_stays_in_its_group(case: cases.Case, shape: Shape, array: str, bad: float) -> None:
+    """A group of one sample; and the sums over the batch of its channels."""
+    arguments = arguments_of(case, shape)
+    axis = arguments["channel_axis"]
+    groups = arguments["mean"].shape[1] if "mean" in arguments else arguments.get("num_groups", shape[axis])
+    per_group = shape[axis] // groups
+    sample, group, channel = 1, groups - 1, shape[axis] - per_group  # its first channel
+    spoilt = arguments[array].copy()
+    np.moveaxis(spoilt, axis, 1)[sample, channel, ...].flat[-1] = bad
+    for _ in each_isa():
+        clean = cases.run(case, functional, arguments)
+        got = cases.run(case, functional, arguments | {array: spoilt})
+        assert any(not np.isfinite(value).all() for value in got.values())
+        for name, after in got.items():
+            before = clean[name]
+            if after.ndim == 1:  # sums over the batch
+                others = np.arange(len(after)) < channel
+                np.testing.assert_allclose(after[others], before[others], rtol=2e-6, atol=2e-6 * np.abs(before).max())
+                continue
+            before, after = (a if a.shape[1:] == (groups,) else np.moveaxis(a, axis, 1) for a in (before, after))
+            spoilt_from = channel if after.shape[1] == shape[axis] else group
+            others = np.arange(len(after)) != sample
+            assert same(before[others], after[others]), name
+            assert same(before[sample, :spoilt_from], after[sample, :spoilt_from]), name
+            if name in ("y", "dx"):
+                assert not np.isfinite(after[sample, spoilt_from:]).any(), name
+
+
+# The dropouts, and how many axes of an array have decisions.
+DROPOUTS = [("dropout", 3), ("spatial_dropout", 2), ("drop_path", 1)]
+
+
+def keep_of(shape: Shape, axes: int) -> Array:
+    keep = functional.dropout_keep(shape[:axes], 0.4, seed=9)
+    return np.broadcast_to(keep.reshape(keep.shape + (1,) * (len(shape) - axes)), shape)
+
+
+@bad_value
+@pytest.mark.parametrize(("op", "axes"), [("alpha_dropout", 3), ("feature_alpha_dropout", 2)])
+def test_dropped_bad_values_become_the_constant_of_alpha_dropout(op: str, axes: int, bad: float) -> None:
     x = np.full((3, 50, 7), bad, np.float32)
-    keep = functional.dropout_keep(x.shape if op == "dropout" else (3, 50), 0.4, seed=9)
-    keep = np.broadcast_to(keep if op == "dropout" else keep[..., np.newaxis], x.shape)
+    keep = keep_of(x.shape, axes)
+    forward, backward = getattr(functional, op), getattr(functional, f"{op}_backward")
+    for _ in each_isa():
+        y, dx = forward(x, 0.4, seed=9), backward(x, 0.4, seed=9)
+        assert y[~keep].tobytes() == forward(np.zeros_like(x), 0.4, seed=9)[~keep].tobytes()
+        assert not dx[~keep].view(np.uint32).any()
+        assert all(np.array_equal(a[keep], x[keep], equal_nan=True) for a in (y, dx))
+
+
+@bad_value
+@pytest.mark.parametrize(("op", "axes"), DROPOUTS)
+def test_dropped_bad_values_become_positive_zero(op: str, axes: int, bad: float) -> None:
+    x = np.full((3, 50, 7), bad, np.float32)
+    keep = keep_of(x.shape, axes)
     for _ in each_isa():
         for function in (getattr(functional, op), getattr(functional, f"{op}_backward")):
             y = function(x, 0.4, seed=9)
@@ -116,12 +181,11 @@ def test_dropped_bad_values_become_positive_zero(op: str, bad: float) -> None:
 
 
 @bad_value
-@pytest.mark.parametrize("op", ["dropout", "spatial_dropout"])
+@pytest.mark.parametrize(("op", "axes"), DROPOUTS)
 @pytest.mark.parametrize("size", [7, 1000, 6 * 2**20])  # the last one uses streaming stores
-def test_dropped_bad_values_become_positive_zero_in_place(op: str, size: int, bad: float) -> None:
+def test_dropped_bad_values_become_positive_zero_in_place(op: str, axes: int, size: int, bad: float) -> None:
     whole = np.empty(3 * 4 * size + 1, np.float32)
-    keep = functional.dropout_keep((3, 4, size) if op == "dropout" else (3, 4, 1), 0.4, seed=9)
-    keep = np.broadcast_to(keep, (3, 4, size))
+    keep = keep_of((3, 4, size), axes)
     for start in (0, 1):
         x = whole[start : start + 12 * size].reshape(3, 4, size)
         for way in ("", "_backward"):

@@ -20,6 +20,8 @@ LARGEST = np.finfo(np.float32).max
 TINY = np.float32(1e-45)  # the smallest subnormal
 
 ROW_SHAPES = ((64, 33), (9, 3), (20, 70), (130, 300), (5, 4100), (12, 9001))
+# Samples, channels and positions, and the number of groups.
+GROUP_SHAPES = (((9, 6, 5), 2), ((4, 6, 65), 6), ((5, 12, 1), 4), ((3, 2, 5000), 1), ((2, 320, 17), 32))
 CHANNEL_SHAPES = ((64, 33, 1), (9, 3, 1), (130, 300, 1), (4, 3, 50), (3, 2, 5000), (40, 17, 3))
 
 
@@ -266,6 +268,67 @@ def test_gradients_of_channels_are_accurate_for_any_finite_dy_and_gain(
                         assert_sums_right(got[2], dy.astype(np.float64), (0, 2), f"{what}: dbeta")
 
 
+def groups_data(
+    shape: Shape, num_groups: int, make: Callable[..., Array], scale: float
+) -> tuple[Array, Array, list[Array]]:
+    """Data of which `make` is told the positions first: its gradients differ within a channel of a sample."""
+    rng = np.random.default_rng(len(make.__name__) + shape[1])
+    x = (scale * rng.standard_normal(shape)).astype(np.float32)
+    n, c, positions = shape
+    dy = np.ascontiguousarray(np.moveaxis(make(rng, (positions, n, c)).astype(np.float32), 0, 2))
+    return x, dy, list(functional.group_norm_forward(x, num_groups)[1:])
+
+
+@pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
+def test_gradients_of_groups_are_accurate_for_any_finite_dy_and_gain(make: Callable[..., Array]) -> None:
+    for shape, num_groups in GROUP_SHAPES:
+
+        def by_group(a: Array, like: tuple[int, ...] = (shape[0], num_groups, -1)) -> Array:
+            return a.reshape(like)
+
+        for scale in (1.0, 1e3, 1e-3):
+            x, dy, saved = groups_data(shape, num_groups, make, scale)
+            for name, gain in gains(np.random.default_rng(1), shape[1]):
+                gamma = gain.astype(np.float32)
+                wanted = oracle.group_norm_backward(dy, x, *saved, gamma)
+                mean, rstd = (a[..., np.newaxis] for a in saved)
+                terms = largest(by_group(dy.astype(np.float64) * gamma[:, np.newaxis]), 2) * rstd
+                x_hat = ((by_group(x) - mean) * rstd).reshape(shape)
+                for isa in each_isa():
+                    for axis in (1, -1):
+                        turned = [np.ascontiguousarray(np.moveaxis(a, 1, axis)) for a in (dy, x)]
+                        got = functional.group_norm_backward(*turned, *saved, gamma, channel_axis=axis)
+                        what = f"{isa}, {shape}, {num_groups} groups, axis {axis}, x of {scale}, gain {name}"
+                        dx = by_group(np.ascontiguousarray(np.moveaxis(got[0], axis, 1)))
+                        dx_scale = np.maximum(largest(by_group(wanted[0]), 2), 1e-9 * terms)
+                        assert_right(dx, by_group(wanted[0]), dx_scale, 2e-6, f"{what}: dx")
+                        assert_sums_right(got[1], dy.astype(np.float64) * x_hat, (0, 2), f"{what}: dgamma")
+                        assert_sums_right(got[2], dy.astype(np.float64), (0, 2), f"{what}: dbeta")
+
+
+@pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_gradients_of_groups_in_place_have_the_same_bits(axis: int, make: Callable[..., Array]) -> None:
+    for shape, num_groups in GROUP_SHAPES:
+        x, dy, saved = groups_data(shape, num_groups, make, 1.0)
+        x, dy = (np.ascontiguousarray(np.moveaxis(a, 1, axis)) for a in (x, dy))
+        gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
+
+        def backward(
+            dy: Array, x: Array, saved: list[Array] = saved, gamma: Array = gamma, **out: Array
+        ) -> dict[str, tuple[Any, ...]]:
+            results = functional.group_norm_backward(dy, x, *saved, gamma, channel_axis=axis, **out)
+            return bits({str(i): a for i, a in enumerate(results) if a is not None})
+
+        wanted, of_x = backward(dy, x), backward(x, x)
+        for threads in THREADS:
+            with exact_threads(threads):
+                over_dy, over_x, over_both = dy.copy(), x.copy(), x.copy()
+                assert backward(over_dy, x, out=over_dy) == wanted
+                assert backward(dy, over_x, out=over_x) == wanted
+                assert backward(over_both, over_both, out=over_both) == of_x
+
+
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 def test_gradients_of_fused_ops_have_the_bits_of_the_norm(norm: str, make: Callable[..., Array]) -> None:
@@ -361,3 +424,30 @@ def test_outputs_of_channels_are_accurate_for_any_finite_gain_and_bias(training:
                     else:
                         y = functional.batch_norm(x, *given, gamma, beta)
                     assert_outputs(np.moveaxis(y, 1, -1), np.moveaxis(x_hat, 1, -1), gamma, beta, (0, 1), what)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_outputs_of_groups_are_accurate_for_any_finite_gain_and_bias(axis: int) -> None:
+    rng = np.random.default_rng(0)
+    for shape, num_groups in GROUP_SHAPES:
+        x = rng.standard_normal(shape).astype(np.float32)
+        x_hat = oracle.group_norm(x, num_groups)
+        turned = np.ascontiguousarray(np.moveaxis(x, 1, axis))
+
+        def by_group(a: Array, split: tuple[int, ...] = (shape[0], num_groups, -1, shape[2])) -> Array:
+            """Samples, positions, groups and channels of a group: errors have the scale of a group."""
+            return np.moveaxis(a.reshape(split), 3, 1)
+
+        for gain_name, gain in gains(rng, shape[1]):
+            for bias_name, bias in biases(shape[1]):
+                gamma, beta = gain.astype(np.float32), bias.astype(np.float32)
+                for isa in each_isa():
+                    what = f"{isa}, {shape}, {num_groups} groups, gain {gain_name}, bias {bias_name}"
+                    y = functional.group_norm(turned, num_groups, gamma, beta, channel_axis=axis)
+                    in_place = functional.group_norm(
+                        over := turned.copy(), num_groups, gamma, beta, channel_axis=axis, out=over
+                    )
+                    first = by_group(np.ascontiguousarray(np.moveaxis(y, axis, 1)))
+                    gain_of, bias_of = (a.reshape(num_groups, -1) for a in (gamma, beta))
+                    assert_outputs(first, by_group(x_hat), gain_of, bias_of, (1, 3), what)
+                    assert y.tobytes() == in_place.tobytes()

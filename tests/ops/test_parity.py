@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import arguments_of, each_isa, results_of
+from support import arguments_of, bits, each_isa, results_of
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
-from cregkit.verify.shapes import Shape
+from cregkit.verify.shapes import GROUPS, Shape
 
 CASES_AND_SHAPES = [
     pytest.param(case, shape, id=f"{case.name}-{'x'.join(map(str, shape))}")
@@ -62,6 +62,8 @@ def test_without_gamma_its_gradients_are_none() -> None:
     assert functional.layer_norm_backward(x, x, rows, rows)[1:] == (None, None)
     assert functional.rms_norm_backward(x, x, rows)[1] is None
     assert functional.batch_norm_backward(x, x, channels, channels)[1:] == (None, None)
+    assert functional.group_norm_backward(x, x, np.ones((3, 1)), np.ones((3, 1)))[1:] == (None, None)
+    assert functional.instance_norm_backward(x, x, np.ones((3, 5)), np.ones((3, 5)))[1:] == (None, None)
     given = channels.astype(np.float32)
     assert functional.batch_norm_inference_backward(x, x, given, given)[1:] == (None, None)
 
@@ -74,6 +76,41 @@ def test_without_gamma_its_gradients_are_none() -> None:
 def test_running_statistics_agree_with_the_oracle(case: cases.Case, unbiased: bool, momentum: float) -> None:
     for shape in case.shapes:
         assert_parity(case, arguments_of(case, shape, 3.0) | {"unbiased": unbiased, "momentum": momentum})
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "case", [case for case in cases.CASES if case.op == "instance_norm_forward"], ids=lambda c: c.name
+)
+def test_running_statistics_of_instances_agree_with_the_oracle(case: cases.Case, momentum: float) -> None:
+    for shape in case.shapes:
+        assert_parity(case, arguments_of(case, shape, 3.0) | {"momentum": momentum})
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize(
+    "case", [case for case in cases.CASES if case.op == "group_norm_forward"], ids=lambda c: c.name
+)
+def test_any_number_of_groups_agrees_with_the_oracle(case: cases.Case, num_groups: int) -> None:
+    for shape in ((3, 12), (2, 12, 49), (2, 12, 64), (2, 12, 65)):
+        x = np.moveaxis(np.empty(shape), 1, 1 if case.shapes is GROUPS else -1)
+        assert_parity(case, arguments_of(case, x.shape, 3.0) | {"num_groups": num_groups})
+
+
+@pytest.mark.parametrize("channel_axis", [1, -1])
+def test_instance_norm_has_the_bits_of_group_norm_with_a_group_per_channel(channel_axis: int) -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 3, 9, 9)).astype(np.float32)
+    gamma, beta = rng.standard_normal((2, 9)).astype(np.float32)
+    layout = {"channel_axis": channel_axis}
+    group = functional.group_norm_forward(x, 9, gamma, beta, **layout)
+    instance = functional.instance_norm_forward(x, gamma, beta, **layout)
+    assert bits(dict(enumerate(instance))) == bits(dict(enumerate(group)))
+    assert bits({0: functional.instance_norm(x, gamma, beta, **layout)}) == bits({0: group[0]})
+    gradients = [
+        getattr(functional, f"{op}_norm_backward")(dy, x, *group[1:], gamma, **layout) for op in ("group", "instance")
+    ]
+    assert bits(dict(enumerate(gradients[0]))) == bits(dict(enumerate(gradients[1])))
 
 
 @pytest.mark.parametrize("unbiased", [None, 0.0, 0.5, 2, "", np.True_])

@@ -172,20 +172,72 @@ def test_gradients_of_batch_norm_inference_match_central_differences(
         assert_gradient(dbeta, lambda at: forward(x, gamma, at), beta, dy)
 
 
-@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_the_gradient_of_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
-    x, dy = draw(shape, shape)
-    dx = oracle.dropout_backward(dy, p, seed=1, offset=7)
-    assert_gradient(dx, lambda at: oracle.dropout(at, p, seed=1, offset=7), x, dy)
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3), (1, 6, 2, 2), (2, 6, 1, 2, 1)])
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("affine", [False, True])
+def test_gradients_of_group_norm_match_central_differences(
+    shape: tuple[int, ...], channel_axis: int, num_groups: int, eps: float, affine: bool
+) -> None:
+    layout = in_layout(shape, channel_axis)
+    x, dy, scale, beta = draw(layout, layout, (6,), (6,))
+    gamma = scale if affine else None
+
+    def forward(at_x: Array, at_gamma: Array | None, at_beta: Array | None) -> tuple[Array, Array, Array]:
+        return oracle.group_norm_forward(at_x, num_groups, at_gamma, at_beta, eps, channel_axis=channel_axis)
+
+    _, mean, rstd = forward(x, gamma, None)
+    dx, dgamma, dbeta = oracle.group_norm_backward(dy, x, mean, rstd, gamma, channel_axis=channel_axis)
+    assert_gradient(dx, lambda at: forward(at, gamma, beta)[0], x, dy)
+    if gamma is None:
+        assert dgamma is None
+        assert dbeta is None
+    else:
+        assert_gradient(dgamma, lambda at: forward(x, at, beta)[0], gamma, dy)
+        assert_gradient(dbeta, lambda at: forward(x, gamma, at)[0], beta, dy)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (2, 3, 2, 2)])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (2, 3, 2, 3), (2, 3, 2, 1, 3)])
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+def test_gradients_of_instance_norm_match_central_differences(
+    shape: tuple[int, ...], channel_axis: int, eps: float
+) -> None:
+    layout = in_layout(shape, channel_axis)
+    x, dy, gamma, beta = draw(layout, layout, (shape[1],), (shape[1],))
+
+    def forward(at_x: Array, at_gamma: Array, at_beta: Array) -> Array:
+        return oracle.instance_norm(at_x, at_gamma, at_beta, eps, channel_axis=channel_axis)
+
+    _, mean, rstd = oracle.instance_norm_forward(x, gamma, eps=eps, channel_axis=channel_axis)
+    dx, dgamma, dbeta = oracle.instance_norm_backward(dy, x, mean, rstd, gamma, channel_axis=channel_axis)
+    assert_gradient(dx, lambda at: forward(at, gamma, beta), x, dy)
+    assert_gradient(dgamma, lambda at: forward(x, at, beta), gamma, dy)
+    assert_gradient(dbeta, lambda at: forward(x, gamma, at), beta, dy)
+
+
+LAST = {"channel_axis": -1}
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "options"),
+    [
+        *(("dropout", shape, {}) for shape in ((6,), (4, 3), (2, 3, 4))),
+        *(("spatial_dropout", shape, options) for shape in ((4, 3), (2, 3, 4), (2, 3, 2, 2)) for options in ({}, LAST)),
+        *(("drop_path", shape, {"mode": mode}) for shape in ((6,), (5, 3), (5, 2, 3)) for mode in ("row", "batch")),
+        *(("drop_block", (2, 3, 4, 5), {"block_size": 2} | options) for options in ({}, LAST)),
+        *(("alpha_dropout", shape, {}) for shape in ((6,), (2, 3, 4))),
+        *(("feature_alpha_dropout", (2, 3, 4), options) for options in ({}, LAST)),
+    ],
+)
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_the_gradient_of_spatial_dropout_matches_central_differences(shape: tuple[int, ...], p: float) -> None:
+def test_the_gradients_of_dropouts_match_central_differences(
+    op: str, shape: tuple[int, ...], options: dict[str, Any], p: float
+) -> None:
     x, dy = draw(shape, shape)
-    dx = oracle.spatial_dropout_backward(dy, p, seed=1, offset=7)
-    assert_gradient(dx, lambda at: oracle.spatial_dropout(at, p, seed=1, offset=7), x, dy)
+    dx = getattr(oracle, f"{op}_backward")(dy, p, seed=1, offset=7, **options)
+    assert_gradient(dx, lambda at: getattr(oracle, op)(at, p, seed=1, offset=7, **options), x, dy)
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])

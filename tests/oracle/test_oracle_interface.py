@@ -27,10 +27,27 @@ SIGNATURES = {
     ),
     "batch_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=None, out=None)",
     "batch_norm_inference_backward": "(dy, x, mean, var, gamma=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "group_norm": "(x, num_groups, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "group_norm_forward": "(x, num_groups, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "group_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
+    "instance_norm": "(x, gamma=None, beta=None, eps=1e-05, *, channel_axis=1, out=None)",
+    "instance_norm_forward": (
+        "(x, gamma=None, beta=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-05,"
+        " *, channel_axis=1, out=None)"
+    ),
+    "instance_norm_backward": "(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=None)",
     "dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
     "dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
-    "spatial_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
-    "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "spatial_dropout": "(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "spatial_dropout_backward": "(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "drop_path": "(x, p=0.5, *, seed, offset=0, mode='row', out=None)",
+    "drop_path_backward": "(dy, p=0.5, *, seed, offset=0, mode='row', out=None)",
+    "drop_block": "(x, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=None)",
+    "drop_block_backward": "(dy, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=None)",
+    "alpha_dropout": "(x, p=0.5, *, seed, offset=0, out=None)",
+    "alpha_dropout_backward": "(dy, p=0.5, *, seed, offset=0, out=None)",
+    "feature_alpha_dropout": "(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
+    "feature_alpha_dropout_backward": "(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=None)",
     "dropout_add_layer_norm_forward": (
         "(x, residual, gamma=None, beta=None, p=0.0, eps=1e-05, *, seed=None, offset=0, out=None)"
     ),
@@ -103,6 +120,16 @@ def batch_norm_inference_backward(a: dict[str, Array], out: Array | None) -> Any
     )
 
 
+def group_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, mean, rstd = oracle.group_norm_forward(a["x"].copy(), 1)
+    return oracle.group_norm_backward(a["dy"], a["x"], mean, rstd, a["gamma"], out=out)
+
+
+def instance_norm_backward(a: dict[str, Array], out: Array | None) -> Any:
+    _, mean, rstd = oracle.instance_norm_forward(a["x"].copy())
+    return oracle.instance_norm_backward(a["dy"], a["x"], mean, rstd, a["gamma"], out=out)
+
+
 # Every op with an `out`, as a call on `inputs`, and the inputs that may be that `out`.
 CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str]]] = {
     "layer_norm": (lambda a, out: oracle.layer_norm(a["x"], a["gamma"], a["beta"], out=out), ["x"]),
@@ -115,10 +142,22 @@ CALLS: dict[str, tuple[Callable[[dict[str, Array], Array | None], Any], list[str
     "batch_norm_forward": (lambda a, out: oracle.batch_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
     "batch_norm_backward": (batch_norm_backward, ["dy", "x"]),
     "batch_norm_inference_backward": (batch_norm_inference_backward, ["dy", "x"]),
-    "dropout": (lambda a, out: oracle.dropout(a["x"], **RANDOM, out=out), ["x"]),
-    "dropout_backward": (lambda a, out: oracle.dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
-    "spatial_dropout": (lambda a, out: oracle.spatial_dropout(a["x"], **RANDOM, out=out), ["x"]),
-    "spatial_dropout_backward": (lambda a, out: oracle.spatial_dropout_backward(a["dy"], **RANDOM, out=out), ["dy"]),
+    "group_norm": (lambda a, out: oracle.group_norm(a["x"], 3, a["gamma"], a["beta"], out=out), ["x"]),
+    "group_norm_forward": (lambda a, out: oracle.group_norm_forward(a["x"], 1, a["gamma"], out=out), ["x"]),
+    "group_norm_backward": (group_norm_backward, ["dy", "x"]),
+    "instance_norm": (lambda a, out: oracle.instance_norm(a["x"], a["gamma"], a["beta"], out=out), ["x"]),
+    "instance_norm_forward": (lambda a, out: oracle.instance_norm_forward(a["x"], a["gamma"], out=out), ["x"]),
+    "instance_norm_backward": (instance_norm_backward, ["dy", "x"]),
+    **{
+        op: (lambda a, out, op=op, name=name: getattr(oracle, op)(a[name], **RANDOM, out=out), [name])  # type: ignore[misc]
+        for forward in ("dropout", "spatial_dropout", "drop_path", "alpha_dropout", "feature_alpha_dropout")
+        for op, name in ((forward, "x"), (f"{forward}_backward", "dy"))
+    },
+    "drop_block": (lambda a, out: oracle.drop_block(a["images"], block_size=2, **RANDOM, out=out), ["images"]),
+    "drop_block_backward": (
+        lambda a, out: oracle.drop_block_backward(a["images"], block_size=2, **RANDOM, out=out),
+        ["images"],
+    ),
     "dropout_add_layer_norm_forward": (
         lambda a, out: oracle.dropout_add_layer_norm_forward(a["x"], a["dy"], a["gamma"], **RANDOM, out=out),
         ["x", "dy"],
@@ -193,7 +232,8 @@ def test_an_overflow_of_a_narrow_out_is_inf() -> None:
 def test_any_real_dtype_is_computed_in_float64(dtype: type[np.generic]) -> None:
     values = np.array([[1, 2, 4], [7, 0, 3]])
     x = values.astype(dtype)
-    for op in (oracle.layer_norm, oracle.rms_norm, lambda x: oracle.batch_norm_forward(x)[0]):
+    norms = [oracle.layer_norm, oracle.rms_norm, lambda x: oracle.batch_norm_forward(x)[0]]
+    for op in (*norms, lambda x: oracle.group_norm(x, 1)):
         assert op(x).dtype == np.float64
         assert np.array_equal(op(x), op(values.astype(np.float64)))
     assert oracle.dropout(x, seed=0).dtype == np.float64

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of
+from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of, lacks_variance
 
 from cregkit import functional
 from cregkit.kernels import _threads
@@ -17,6 +17,8 @@ from cregkit.verify.shapes import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
+    GROUPS,
+    GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
     MAPS,
@@ -56,12 +58,15 @@ def shapes(case: cases.Case) -> st.SearchStrategy[Shape]:
         CHANNELS_FIRST: (2, 4),
         COLUMNS: (2, 2),
         MAPS: (2, 4),
+        GROUPS: (2, 4),
+        GROUPS_LAST: (2, 4),
         MATRICES: (2, 4),
     }
     if case.shapes in (IMAGES, IMAGES_LAST):
         return image_shapes(case.shapes is IMAGES_LAST)
     low, high = ranks.get(case.shapes, (1, 4))
-    return st.lists(sizes, min_size=low, max_size=high).map(tuple).filter(lambda shape: np.prod(shape) <= 40_000)
+    drawn = st.lists(sizes, min_size=low, max_size=high).map(tuple)
+    return drawn.filter(lambda shape: np.prod(shape) <= 40_000 and not lacks_variance(case, shape))
 
 
 def image_shapes(channels_last: bool) -> st.SearchStrategy[Shape]:
@@ -89,11 +94,6 @@ EXACT_P = st.sampled_from([0.0, 0.5])
 def test_any_call_is_right_or_refused(data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(cases.CASES), "case")
     shape = data.draw(shapes(case), "shape")
-    if (
-        case.op == "batch_norm_forward"
-        and np.prod(shape) < 2 * shape[case.arguments(shape, rng(), 0.0)["channel_axis"]]
-    ):
-        shape = (shape[0] + 1, *shape[1:])
     offset = data.draw(st.sampled_from([0.0, 1.0, -3.0, 1e3]), "offset of the data")
     arguments = case.arguments(shape, rng(data.draw(st.integers(0, 2**32), "data")), offset)
     numbers = NUMBERS | ({"p": EXACT_P} if "residual" in arguments else {})

@@ -19,7 +19,8 @@ def test_no_op_touches_memory_beside_its_arrays(record_property: Callable[[str, 
     done = run_python(GUARDED, "few")
     assert done.returncode == 0, done.stderr
     record_property("inputs", int(done.stdout))
-    assert int(done.stdout) == 2 * 9 * len(ISAS) * len(cases.CASES)
+    # A plane of one value has no variance for running statistics.
+    assert int(done.stdout) == 2 * len(ISAS) * (9 * len(cases.CASES) - 1)
 
 
 @pytest.mark.parametrize("shift", ["4", "-4"], ids=["past the end", "before the start"])

@@ -30,6 +30,8 @@ OPS = {
     "dropout1d": lambda f, x: f.dropout1d(x, 0.4),
     "dropout2d": lambda f, x: f.dropout2d(x[None], 0.4),
     "batch_norm": lambda f, x: f.batch_norm(x, None, None, training=True),
+    "group_norm": lambda f, x: f.group_norm(x, 2),
+    "instance_norm": lambda f, x: f.instance_norm(x),
     "layer_norm": lambda f, x: f.layer_norm(x, x.shape[-1:]),
     "rms_norm": lambda f, x: f.rms_norm(x, x.shape[-1:]),
     "layer_norm_of_two_axes": lambda f, x: f.layer_norm(x, x.shape[-2:]),
@@ -65,6 +67,55 @@ def test_batch_norm_has_the_results_of_pytorch_over_steps(layout, options, kerne
     if options.get("track_running_stats", True):
         used |= {"batch_norm", "batch_norm_inference_backward"}
     assert {*kernel_calls} == used
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"eps": 0.1}], ids=str)
+@pytest.mark.parametrize("layout", ["1d", "2d", "channels_last"])
+def test_group_norm_has_the_results_of_pytorch_in_both_modes(layout, options, kernel_calls):
+    modules = twins(nn.GroupNorm(2, 8, **options))
+    results = images_in_both_modes(modules, layout)
+    assert_close(*results)
+    assert {*kernel_calls} == {"group_norm_forward", "group_norm_backward"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"affine": True}, {"eps": 0.1}, {"track_running_stats": True}, {"track_running_stats": True, "momentum": 0.5}],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", ["1d", "2d", "channels_last"])
+def test_instance_norm_has_the_results_of_pytorch_in_both_modes(layout, options, kernel_calls):
+    kind = nn.InstanceNorm1d if layout == "1d" else nn.InstanceNorm2d
+    modules = twins(kind(8, **options))
+    assert_close(*images_in_both_modes(modules, layout))
+    used = {"group_norm_forward", "group_norm_backward"}
+    if "track_running_stats" in options:  # PyTorch computes the steps that update the running statistics
+        used = {"batch_norm", "batch_norm_inference_backward"}
+    assert {*kernel_calls} == used
+
+
+def images_in_both_modes(modules, layout):
+    """Outputs, gradients and buffers of a converted module and of PyTorch's in float64: two steps, then evaluation."""
+    results = [[], []]
+    for step in range(3):
+        torch.manual_seed(step)
+        x = 3 * torch.randn(X["1d" if layout == "1d" else "2d"]) + 1
+        if layout == "channels_last":
+            x = x.to(memory_format=torch.channels_last)
+        for module, dtype, found in zip(modules, (torch.float32, torch.float64), results, strict=True):
+            module.train(step < 2)
+            (leaf,) = fresh([x.requires_grad_()], dtype)
+            y = module(leaf)
+            found += [y, *gradients_of(y, [leaf, *module.parameters()]), *module.buffers()]
+    return results
+
+
+def test_a_single_value_per_group_raises_the_error_of_pytorch(kernel_calls):
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        functional.group_norm(torch.randn(1, 4), 4)
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        functional.instance_norm(torch.randn(3, 4, 1))
+    assert kernel_calls == []
 
 
 @pytest.mark.parametrize("shape", [(5,), (8, 5), (6, 8, 5)])
@@ -161,7 +212,7 @@ def test_other_tensors_fall_back(name, what, kernel_calls):
 def test_transforms_fall_back(kernel_calls):
     """functorch, forward mode, dispatch modes and batched gradients of the norms."""
     x, v = torch.randn(6, 4, 5), torch.randn(6, 4, 5)
-    for name in ("batch_norm", "layer_norm", "rms_norm"):
+    for name in ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"):
 
         def ours(x, name=name):
             return OPS[name](functional, x)
@@ -173,7 +224,7 @@ def test_transforms_fall_back(kernel_calls):
         assert torch.equal(
             torch.func.grad(lambda x: ours(x).sin().sum())(x), torch.func.grad(lambda x: stock(x).sin().sum())(x)
         )
-        if name != "batch_norm":
+        if name in ("layer_norm", "rms_norm"):
             assert torch.equal(torch.vmap(ours)(x), torch.vmap(stock)(x))
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(x, v)
@@ -199,7 +250,7 @@ class Doubled(torch.nn.Parameter):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "rms_norm"])
+@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"])
 def test_subclasses_among_the_parameters_fall_back(name, place, kernel_calls):
     """With a weight, bias or statistic that redefines PyTorch's ops, those ops compute."""
     x = torch.randn(6, 5)
@@ -207,6 +258,8 @@ def test_subclasses_among_the_parameters_fall_back(name, place, kernel_calls):
     values[place] = Doubled(values[place], requires_grad=False)
     calls = {
         "batch_norm": [lambda f: f.batch_norm(x, None, None, *values, True), lambda f: f.batch_norm(x, *values)],
+        "group_norm": [lambda f: f.group_norm(x, 1, *values)],
+        "instance_norm": [lambda f: f.instance_norm(x.expand(1, 6, 5).mT.contiguous(), None, None, *values)],
         "layer_norm": [lambda f: f.layer_norm(x, (5,), *values)],
         "rms_norm": [lambda f: f.rms_norm(x, (5,), values[0])] if place == 0 else [],
     }
@@ -240,8 +293,9 @@ def test_dispatch_modes_see_every_op(kernel_calls):
 
 
 def small_model():
-    images = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.0), nn.Flatten(), nn.Linear(36, 8)]
-    return nn.Sequential(*images, nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.Dropout(0.0))
+    images = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.ReLU(), nn.InstanceNorm2d(4)]
+    flat = [nn.Dropout2d(0.0), nn.Flatten(), nn.Linear(36, 8)]
+    return nn.Sequential(*images, *flat, nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.Dropout(0.0))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -262,8 +316,8 @@ def test_graphs_of_a_converted_model_have_its_results(training, kernel_calls):
         "scripted": torch.jit.script(converted()),
     }
     with warnings.catch_warnings():
-        if training:  # PyTorch's batch norm looks at its input's size then, and warns of that
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        # PyTorch's norms look at the size of their input, and warn of that.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         graphs["traced"] = torch.jit.trace(converted(), x, check_trace=False)
     if not training:
         graphs["exported"] = torch.export.export(converted(), (x,)).module()
@@ -285,7 +339,8 @@ def test_fx_keeps_converted_modules_whole(training, kernel_calls):
             super().__init__()
             self.attention = nn.MultiheadAttention(16, 2, dropout=0.25, batch_first=True)
             self.norms = nn.Sequential(nn.LayerNorm(16), nn.RMSNorm(16), nn.BatchNorm1d(6), nn.Dropout1d(0.25))
-            self.images = nn.Sequential(nn.BatchNorm2d(6), nn.Dropout2d(0.25), nn.Dropout(0.25))
+            norms = nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6)
+            self.images = nn.Sequential(*norms, nn.Dropout2d(0.25), nn.Dropout(0.25))
             self.encoder = nn.TransformerEncoderLayer(4, 2, 8)
 
         def forward(self, x):

@@ -20,6 +20,10 @@ KINDS = {
     "Dropout2d": lambda m: m.Dropout2d(p=0.25),
     "BatchNorm1d": lambda m: m.BatchNorm1d(6, eps=1e-3, momentum=None),
     "BatchNorm2d": lambda m: m.BatchNorm2d(6, affine=False),
+    "GroupNorm": lambda m: m.GroupNorm(2, 6, eps=1e-3),
+    "InstanceNorm1d": lambda m: m.InstanceNorm1d(6, affine=True),
+    "InstanceNorm2d": lambda m: m.InstanceNorm2d(6, momentum=None, track_running_stats=True),
+    "InstanceNorm3d": lambda m: m.InstanceNorm3d(6),
     "LayerNorm": lambda m: m.LayerNorm((4, 6), bias=False),
     "RMSNorm": lambda m: m.RMSNorm(6, eps=1e-3),
     "MultiheadAttention": lambda m: m.MultiheadAttention(6, 2, dropout=0.25, kdim=5, batch_first=True),
@@ -41,13 +45,13 @@ class Net(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(12, 12), self.shared, nn.Dropout(0.2)) for _ in range(2))
         self.encoder = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.1, batch_first=True)
         self.mine = MyNorm(12)
-        self.groups = nn.GroupNorm(3, 12)
+        self.response = nn.LocalResponseNorm(3)
 
     def forward(self, x):
         for block in self.blocks:
             x = block(x)
         x = self.mine(self.encoder(x))
-        return self.groups(x.transpose(1, 2)).transpose(1, 2)
+        return self.response(x.transpose(1, 2)).transpose(1, 2)
 
 
 def kinds(model):
@@ -169,7 +173,7 @@ def test_the_report_says_why_a_module_is_not_swapped():
     found = {entry.name: entry for entry in ct.report(model).entries}
     assert {name: entry.note for name, entry in found.items() if entry.note} == {
         "mine": "a subclass of LayerNorm: may compute something else",
-        "groups": "no kernel for it",
+        "response": "no kernel for it",
         "lazy": "not initialised yet: run a batch through the model, then convert again",
         "patched": "its forward is overridden on the instance",
         "encoder": "PyTorch's: convert() would swap it",
