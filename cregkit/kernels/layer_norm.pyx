@@ -1,5 +1,5 @@
-# Layer norm over neighbouring axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h and
-# csrc/channel_norm.h.
+# Layer norm over neighbouring axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h
+# and csrc/channel_norm.h.
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM
 from cregkit.kernels.row_norm cimport norm_backward, norm_forward
 

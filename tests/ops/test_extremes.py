@@ -231,6 +231,21 @@ def test_a_bad_gradient_in_place_stays_in_its_column(axis: int, op: str, bad: fl
             assert np.array_equal(np.isfinite(each), np.arange(shape[1]) != 2)
 
 
+@pytest.mark.parametrize("op", ROW_NORMS)
+@each_axis
+def test_sums_of_zero_gradients_of_huge_rows_are_zero(axis: int, op: str) -> None:
+    """`x - mean` overflows float32, and 0 times infinity is NaN."""
+    backward = along(axis, getattr(functional, f"{op}_backward"))
+    for shape in ROW_SHAPES:
+        x, dy = np.full(shape, -HUGE), np.ones(shape, np.float32)
+        x[:, 0], dy[:, 0] = HUGE, 0.0
+        saved = getattr(functional, f"{op}_forward")(x)[1:]
+        for isa in each_isa():
+            for gradient in backward(dy, x, *saved, np.ones(shape[1], np.float32))[1:]:
+                assert gradient[0] == 0.0, isa
+                assert np.isfinite(gradient).all(), isa
+
+
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_of_channels_are_accurate_for_any_finite_dy_and_gain(
