@@ -43,7 +43,7 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
 
 
 def features(name: str, value: object, axis: int) -> tuple[Axes, Axes]:
-    """Return ``value``, an int or a tuple of ints of at least 1, and its axes: ``axis``; for a tuple, the last ones."""
+    """Return ``value``, an int or a tuple of ints of at least 1, and its axes: ``axis``, or the last for a tuple."""
     if not isinstance(value, tuple):
         return positive_int(name, value), axis
     if not value:
