@@ -42,12 +42,16 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     return number
 
 
-def features(name: str, value: object) -> tuple[Axes, Axes]:
-    """Return ``value``, an int or a tuple of ints of at least 1, and the last axes, whose sizes it gives."""
+def features(name: str, value: object, axis: int) -> tuple[Axes, Axes]:
+    """Return ``value``, an int or a tuple of ints of at least 1, and its axes: ``axis``, or the last for a tuple."""
     if not isinstance(value, tuple):
-        return positive_int(name, value), -1
+        return positive_int(name, value), axis
     if not value:
         raise ValueError(f"{name} must be an int or a tuple of at least one int, got ()")
+    if axis != -1:
+        raise ValueError(
+            f"{name} must be an int with channel_axis={axis}, got {shown(value)}: pass the size of one axis"
+        )
     return tuple(positive_int(name, size) for size in value), tuple(range(-len(value), 0))
 
 
@@ -112,6 +116,8 @@ def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Ax
         got = shape[-len(axis) :]
     elif -len(shape) <= axis < len(shape):
         got = shape[axis]
+    elif axis == 1:
+        raise ValueError(f"x must have at least two dimensions (samples and channels), got shape {shape}") from None
     else:
         return
     if got != expected:

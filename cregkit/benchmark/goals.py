@@ -24,6 +24,8 @@ FEW_DRAWS = 50_000
 SUBLAYER = 1 << 19
 """Elements from which the fused ops of a transformer sublayer are judged."""
 FUSED = ("dropout_add_layer_norm", "dropout_add_rms_norm")
+ACROSS = ("[axis = 0]", "[axis = 1]")
+"""Labels of the norms whose rows lie across memory, which have their own limit."""
 IMPORTS = 7
 MIB = 1 << 20
 
@@ -116,6 +118,11 @@ def _training(rows: Sequence[Row], forward: str, backward: str, peer: str) -> It
 def _against_copy(rows: Sequence[Row]) -> Iterator[Goal]:
     groups = (
         ("forward into out=", ("layer_norm", "rms_norm", "batch_norm", "l2_gradient", "spatial_dropout"), 0.9),
+        (
+            "norms across memory into out=",
+            [norm + label for norm in ("layer_norm", "rms_norm") for label in ACROSS],
+            0.85,
+        ),
         ("dropout into out=", ("dropout", "dropout_backward"), 0.75),
         ("backward into out=", ("layer_norm_backward", "rms_norm_backward", "batch_norm_inference_backward"), 0.9),
         ("dropout + addition + norm into out=", [f"{norm}_forward" for norm in FUSED], 0.85),
@@ -125,7 +132,10 @@ def _against_copy(rows: Sequence[Row]) -> Iterator[Goal]:
         cells = [
             (row.share(OURS_OUT), _where(row))
             for row in rows
-            if _op(row) in ops and row.n_bytes >= BEYOND_L2 and OURS_OUT in row.times and row.copy
+            if (row.case if row.case.endswith(ACROSS) else _op(row)) in ops
+            and row.n_bytes >= BEYOND_L2
+            and OURS_OUT in row.times
+            and row.copy
         ]
         yield _worst(what, "bandwidth of the fastest copy", cells, limit)
 

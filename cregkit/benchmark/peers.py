@@ -170,26 +170,29 @@ class Torch(Peer):
         return read
 
     def _layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, axis: Any = -1) -> Prepared:
-        return Prepared(partial(self.module.layer_norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
+        norm = _over(axis, self.module.layer_norm)
+        return Prepared(partial(norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
     def _layer_norm_forward(self, x: Any, gamma: Any, beta: Any, eps: float, axis: Any = -1) -> Prepared:
-        return Prepared(partial(self.module.native_layer_norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
+        norm = _over(axis, self.module.native_layer_norm)
+        return Prepared(partial(norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
     def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
         statistics = (value.float().reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
-        backward = self.module.ops.aten.native_layer_norm_backward.default
+        backward = _over(axis, self.module.ops.aten.native_layer_norm_backward.default, arrays=2)
         beta = self.module.zeros_like(gamma)
         call = partial(backward, dy, x, gamma.shape, *statistics, gamma, beta, [True] * 3)
         return Prepared(call, self._reader("dx", "dgamma", "dbeta"))
 
     def _rms_norm(self, x: Any, gamma: Any, eps: float, axis: Any = -1) -> Prepared:
-        return Prepared(partial(self.module.rms_norm, x, gamma.shape, gamma, eps), self._reader("y"))
+        norm = _over(axis, self.module.rms_norm)
+        return Prepared(partial(norm, x, gamma.shape, gamma, eps), self._reader("y"))
 
     def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
         """Use autograd: PyTorch has no separate rms_norm backward on the CPU."""
         x, gamma = x.detach().requires_grad_(), gamma.detach().requires_grad_()
         with self.module.enable_grad():
-            y = self.module.rms_norm(x, gamma.shape, gamma, 1e-6)
+            y = _over(axis, self.module.rms_norm)(x, gamma.shape, gamma, 1e-6)
         return Prepared(
             partial(self.module.autograd.grad, y, (x, gamma), dy, retain_graph=True), self._reader("dx", "dgamma")
         )
@@ -621,6 +624,20 @@ def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
         return "is dropped in part where a decision is shared"
     share, deviation = float(draws.mean()), math.sqrt(p * (1.0 - p) / draws.size)
     return "" if abs(share - p) <= 6.0 * deviation else f"drops {share:.4f} of x, not {p}"
+
+
+def _over(axis: int | tuple[int, ...], norm: Callable[..., Any], arrays: int = 1) -> Callable[..., Any]:
+    """Return PyTorch's norm for this axis. It is moved last in ``arrays`` arrays, and back in the first result."""
+    if isinstance(axis, tuple) or axis == -1:
+        return norm
+
+    def moved(*given: Any) -> Any:
+        returned = norm(*(array.movedim(axis, -1) for array in given[:arrays]), *given[arrays:])
+        first, *others = returned if isinstance(returned, tuple) else (returned,)
+        back = first.movedim(-1, axis).contiguous()
+        return (back, *others) if others else back
+
+    return moved
 
 
 def _shared_axes(op: str, arguments: Arguments) -> tuple[int, ...]:

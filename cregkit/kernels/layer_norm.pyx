@@ -1,23 +1,25 @@
-# Layer norm over the last axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h.
+# Layer norm over neighbouring axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/layer_norm.h
+# and csrc/channel_norm.h.
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM
 from cregkit.kernels.row_norm cimport norm_backward, norm_forward
 
 
 def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
-    """Layer norm over the last axis, or over several last axes together.
+    """Layer norm over one axis, or over several neighbouring axes together.
 
     ``y = (x - mean(x)) / sqrt(var(x) + eps) * gamma + beta``, with the mean and biased variance of each row: the values
     along ``axis``.
 
     Parameters
     ----------
-    x : float32 array, shape (..., *features), C-contiguous
+    x : float32 array, shape (..., *features, ...), C-contiguous
     gamma, beta : float32 arrays, shape (*features,), optional
         Gain and bias; without them 1 and 0.
     eps : float
         Added to the variance; finite, at least 0.
     axis : int or tuple of ints
-        The axes of ``features``: the last axis, or several last axes in any order, such as (-2, -1).
+        The axes of ``features``: one axis, or several neighbouring ones in any order, such as (-2, -1). With 1, each
+        position of images (N, C, H, W) is normalised over its channels.
     out : float32 array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
@@ -44,6 +46,8 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
     >>> ck.layer_norm(x.reshape(1, 2, 2), axis=(-2, -1)).round(3)
     array([[[-1.342, -0.447],
             [ 0.447,  1.342]]], dtype=float32)
+    >>> ck.layer_norm(x.reshape(4, 1), axis=0).ravel().round(3)
+    array([-1.342, -0.447,  0.447,  1.342], dtype=float32)
     """
     return norm_forward(CREG_LAYER_NORM, x, gamma, beta, eps, axis, 0.0, out, False)
 
@@ -56,7 +60,7 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None)
     Returns
     -------
     y : float32 array like ``x``
-    mean, rstd : float64 arrays, shape (...)
+    mean, rstd : float64 arrays, the shape of ``x`` without ``axis``
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
         the gradients their accuracy.
 
@@ -80,9 +84,9 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, axis=-1, out=None):
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., *features), C-contiguous
+    dy, x : float32 arrays, shape (..., *features, ...), C-contiguous
         Gradient of the output, and the input of the forward pass.
-    mean, rstd : float64 arrays, shape (...)
+    mean, rstd : float64 arrays, the shape of ``x`` without ``axis``
         As :func:`layer_norm_forward` returned them.
     gamma : float32 array, shape (*features,), optional
         The gain of the forward pass.

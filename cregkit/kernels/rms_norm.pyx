@@ -1,23 +1,25 @@
-# RMS norm over the last axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h.
+# RMS norm over neighbouring axes: the Python functions. The loops are in row_norm.pyx, the maths in csrc/rms_norm.h and
+# csrc/channel_norm.h.
 from cregkit.kernels._csrc cimport CREG_RMS_NORM
 from cregkit.kernels.row_norm cimport norm_backward, norm_forward
 
 
 def rms_norm(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=None):
-    """RMS norm over the last axis, or over several last axes together.
+    """RMS norm over one axis, or over several neighbouring axes together.
 
     ``y = x / sqrt(mean(x**2) + eps) * (gain_offset + gamma)``, with the mean square of each row: the values along
     ``axis``. Without ``gamma`` the last factor is 1.
 
     Parameters
     ----------
-    x : float32 array, shape (..., *features), C-contiguous
+    x : float32 array, shape (..., *features, ...), C-contiguous
     gamma : float32 array, shape (*features,), optional
         Gain, or its difference from ``gain_offset``.
     eps : float
         Added to the mean square; finite, at least 0.
     axis : int or tuple of ints
-        The axes of ``features``: the last axis, or several last axes in any order, such as (-2, -1).
+        The axes of ``features``: one axis, or several neighbouring ones in any order, such as (-2, -1). With 1, each
+        position of images (N, C, H, W) is normalised over its channels.
     gain_offset : float
         Added to ``gamma``, in float32; 1 in Gemma, whose weights are small. Other values than 0 need ``gamma``.
     out : float32 array like ``x``, optional
@@ -60,7 +62,7 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=N
     Returns
     -------
     y : float32 array like ``x``
-    rstd : float64 array, shape (...)
+    rstd : float64 array, the shape of ``x`` without ``axis``
         ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
 
     Examples
@@ -82,9 +84,9 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, axis=-1, gain_offset=0.0, out=
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., *features), C-contiguous
+    dy, x : float32 arrays, shape (..., *features, ...), C-contiguous
         Gradient of the output, and the input of the forward pass.
-    rstd : float64 array, shape (...)
+    rstd : float64 array, the shape of ``x`` without ``axis``
         As :func:`rms_norm_forward` returned it.
     gamma : float32 array, shape (*features,), optional
         That of the forward pass.

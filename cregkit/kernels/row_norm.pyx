@@ -50,8 +50,9 @@ cdef Axes checked_row_axes(object axis, cnp.ndarray x) except *:
         raise ValueError(f"axis must name one axis of x, or several neighbouring ones such as (-2, -1), got {axis} for "
                          f"x of shape {shape}: pass np.ascontiguousarray(np.moveaxis(x, {tuple(named)}, {last})) and "
                          f"axis={last}")
-    if 0 in [shape[i] for i in named]:
-        raise ValueError(f"x has no columns to normalise over: its axis {axis} must not be empty, got shape {shape}")
+    for i in named:
+        if shape[i] == 0:
+            raise ValueError(f"x has no columns to normalise over: its axis {i} must not be empty, got shape {shape}")
     return Axes(named[0], count)
 
 

@@ -12,18 +12,21 @@ from cregkit.layers.base import Array, Layer
 
 
 class LayerNorm(Layer):
-    """Layer normalisation over the last axes: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
+    """Layer normalisation over features or channels: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
     Mean and biased variance are those of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and
-    backward recomputes the statistics. ``x`` is float32 of shape (..., num_features); ``gamma`` and ``beta`` are
-    float32 of shape (num_features,). With a tuple, these shapes are (..., *num_features) and num_features.
+    backward recomputes the statistics. ``x`` is float32 of shape (..., num_features), or (N, num_features, ...) with
+    ``channel_axis=1``; ``gamma`` and ``beta`` are float32 of shape (num_features,). With a tuple, these shapes are
+    (..., *num_features) and num_features.
 
     Parameters
     ----------
     num_features
-        Size of the last axis, at least 1; or the sizes of the last axes, which are normalised together.
+        Size of the normalised axis, at least 1; or the sizes of the last axes, which are normalised together.
     eps
         Added to the variance; finite, at least 0.
+    channel_axis
+        Axis that is normalised: -1, or 1 for images (N, C, H, W), as in ConvNeXt. A tuple of sizes needs -1.
 
     Raises
     ------
@@ -33,6 +36,8 @@ class LayerNorm(Layer):
     References
     ----------
     Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Liu et al. (2022), "A ConvNet for the 2020s", arXiv:2201.03545 (over channels).
 
     Examples
     --------
@@ -48,6 +53,8 @@ class LayerNorm(Layer):
            [-0.041,  0.082, -0.041]], dtype=float32)
     >>> norm.dbeta
     array([1., 1., 0.], dtype=float32)
+    >>> LayerNorm(3, channel_axis=1)(x.reshape(2, 3, 1)).shape
+    (2, 3, 1)
     """
 
     _parameters = ("gamma", "beta")
@@ -55,9 +62,10 @@ class LayerNorm(Layer):
     dgamma: Array | None = None
     dbeta: Array | None = None
 
-    def __init__(self, num_features: int | tuple[int, ...], eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int | tuple[int, ...], eps: float = 1e-5, *, channel_axis: int = -1) -> None:
         """Start with gamma 1 and beta 0."""
-        self.num_features, self._axis = validate.features("num_features", num_features)
+        self.channel_axis = validate.channel_axis(channel_axis)
+        self.num_features, self._axis = validate.features("num_features", num_features, channel_axis)
         self.eps = validate.real("eps", eps, 0)
         self.gamma: Array = np.ones(self.num_features, dtype=np.float32)
         self.beta: Array = np.zeros(self.num_features, dtype=np.float32)

@@ -12,20 +12,23 @@ from cregkit.layers.base import Array, Layer
 
 
 class RMSNorm(Layer):
-    """Root mean square normalisation over the last axes: ``y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)``.
+    """Root mean square normalisation: ``y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)``.
 
     The mean square is that of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and backward
-    recomputes the mean square. ``x`` is float32 of shape (..., num_features); ``gamma`` is float32 of shape
-    (num_features,). With a tuple, these shapes are (..., *num_features) and num_features.
+    recomputes the mean square. ``x`` is float32 of shape (..., num_features), or (N, num_features, ...) with
+    ``channel_axis=1``; ``gamma`` is float32 of shape (num_features,). With a tuple, these shapes are
+    (..., *num_features) and num_features.
 
     Parameters
     ----------
     num_features
-        Size of the last axis, at least 1; or the sizes of the last axes, which are normalised together.
+        Size of the normalised axis, at least 1; or the sizes of the last axes, which are normalised together.
     eps
         Added to the mean square; finite, at least 0.
     gain_offset
         Added to ``gamma``; finite. With 1, ``gamma`` is the weight of Gemma's norms. A new layer has a gain of 1.
+    channel_axis
+        Axis that is normalised: -1, or 1 for images (N, C, H, W). A tuple of sizes needs -1.
 
     Raises
     ------
@@ -54,9 +57,17 @@ class RMSNorm(Layer):
 
     dgamma: Array | None = None
 
-    def __init__(self, num_features: int | tuple[int, ...], eps: float = 1e-6, *, gain_offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...],
+        eps: float = 1e-6,
+        *,
+        gain_offset: float = 0.0,
+        channel_axis: int = -1,
+    ) -> None:
         """Start with gamma ``1 - gain_offset``."""
-        self.num_features, self._axis = validate.features("num_features", num_features)
+        self.channel_axis = validate.channel_axis(channel_axis)
+        self.num_features, self._axis = validate.features("num_features", num_features, channel_axis)
         self.eps = validate.real("eps", eps, 0)
         self.gain_offset = validate.float32_real("gain_offset", gain_offset)
         self.gamma: Array = np.full(self.num_features, np.float32(1.0) - np.float32(gain_offset))

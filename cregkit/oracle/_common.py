@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 Float64Array: TypeAlias = NDArray[np.float64]
@@ -82,10 +83,17 @@ def moments(x: Float64Array, axis: Axes) -> tuple[Float64Array, Float64Array]:
     return mean, var
 
 
-def affine(xhat: Float64Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> Float64Array:
-    """Return ``gamma * xhat + beta`` over the last axes; by default gamma is 1 and beta is 0."""
-    y = xhat if gamma is None else xhat * as_float64(gamma)
-    return y if beta is None else y + as_float64(beta)
+def other_axes(ndim: int, axis: Axes) -> tuple[int, ...]:
+    """Return all of ``ndim`` axes except ``axis``."""
+    named = normalize_axis_tuple(axis, ndim)
+    return tuple(a for a in range(ndim) if a not in named)
+
+
+def affine(xhat: Float64Array, gamma: ArrayLike | None, beta: ArrayLike | None, axis: Axes = -1) -> Float64Array:
+    """Return ``gamma * xhat + beta``, with gamma and beta along ``axis``; by default gamma is 1 and beta is 0."""
+    others = other_axes(xhat.ndim, axis)
+    y = xhat if gamma is None else xhat * np.expand_dims(as_float64(gamma), others)
+    return y if beta is None else y + np.expand_dims(as_float64(beta), others)
 
 
 def standardise_backward(dxhat: Float64Array, xhat: Float64Array, rstd: Float64Array, axis: Axes) -> Float64Array:
@@ -119,8 +127,7 @@ def standardise_backward(dxhat: Float64Array, xhat: Float64Array, rstd: Float64A
 
 def sum_to_axis(values: Float64Array, axis: Axes = -1) -> Float64Array:
     """Sum over all axes except ``axis``: the gradient of a parameter that was broadcast along them."""
-    kept = {a % values.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
-    total: Float64Array = values.sum(axis=tuple(a for a in range(values.ndim) if a not in kept))
+    total: Float64Array = values.sum(axis=other_axes(values.ndim, axis))
     return total
 
 

@@ -1,8 +1,9 @@
-"""Layer normalisation over the last axis, or over several last axes together.
+"""Layer normalisation over one axis, or over several neighbouring axes together.
 
     y = gamma * (x - mean) / sqrt(var + eps) + beta
 
-mean and var (biased) are those of each row of x, the values along these axes.
+mean and var (biased) are those of each row of x, the values along these axes. gamma and beta have the shape C of these
+axes.
 
 References
 ----------
@@ -42,20 +43,20 @@ def layer_norm(
 
     Parameters
     ----------
-    x : shape (..., *C)
+    x
         Input.
     gamma, beta : shape C
         Gain and bias; by default 1 and 0.
     eps
         Added to the variance.
     axis
-        The axes of C: the last axis or several last axes.
+        The axes of C: one axis, or several neighbouring ones in any order.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., *C)
+    y : shape of x
         Output.
 
     Examples
@@ -83,22 +84,22 @@ def layer_norm_forward(
 
     Parameters
     ----------
-    x : shape (..., *C)
+    x
         Input.
     gamma, beta : shape C
         Gain and bias; by default 1 and 0.
     eps
         Added to the variance.
     axis
-        The axes of C: the last axis or several last axes.
+        The axes of C: one axis, or several neighbouring ones in any order.
     out
         Receives y, rounded to its dtype.
 
     Returns
     -------
-    y : shape (..., *C)
+    y : shape of x
         Output.
-    mean, rstd : shape (...)
+    mean, rstd : shape of x without axis
         Statistics of each row, which backward needs.
 
     Examples
@@ -111,7 +112,7 @@ def layer_norm_forward(
     x = as_float64(x)
     mean, var = moments(x, axis)
     rstd = 1.0 / np.sqrt(var + eps)
-    y = affine((x - mean) * rstd, gamma, beta)
+    y = affine((x - mean) * rstd, gamma, beta, axis)
     return store(y, out), mean.squeeze(axis), rstd.squeeze(axis)
 
 
@@ -133,11 +134,11 @@ def layer_norm_backward(
 
     Parameters
     ----------
-    dy : shape (..., *C)
+    dy : shape of x
         Gradient of y.
-    x : shape (..., *C)
+    x
         Input of the forward.
-    mean, rstd : shape (...)
+    mean, rstd : shape of x without axis
         Statistics from ``layer_norm_forward``.
     gamma : shape C
         Gain of the forward.
@@ -148,7 +149,7 @@ def layer_norm_backward(
 
     Returns
     -------
-    dx : shape (..., *C)
+    dx : shape of x
         Gradient of x.
     dgamma, dbeta : shape C
         Gradients of gamma and beta; None without gamma.
@@ -166,5 +167,5 @@ def layer_norm_backward(
     mean, rstd = np.expand_dims(as_float64(mean), axis), np.expand_dims(as_float64(rstd), axis)
     xhat = (x - mean) * rstd
     dgamma, dbeta = affine_backward(dy, xhat, gamma, axis)
-    dx = standardise_backward(affine(dy, gamma, None), xhat, rstd, axis)
+    dx = standardise_backward(affine(dy, gamma, None, axis), xhat, rstd, axis)
     return store(dx, out), dgamma, dbeta

@@ -1,8 +1,8 @@
-"""Root-mean-square normalisation over the last axis, or over several last axes together.
+"""Root-mean-square normalisation over one axis, or over several neighbouring axes together.
 
     y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)
 
-The mean is over each row of x, the values along these axes.
+The mean is over each row of x, the values along these axes. gamma has the shape C of these axes.
 
 References
 ----------
@@ -39,14 +39,14 @@ def rms_norm(
 
     Parameters
     ----------
-    x : shape (..., *C)
+    x
         Input.
     gamma : shape C
         Gain, less ``gain_offset``; without it the gain is 1.
     eps
         Added to the mean square.
     axis
-        The axes of C: the last axis or several last axes.
+        The axes of C: one axis, or several neighbouring ones in any order.
     gain_offset
         Added to gamma.
     out
@@ -54,7 +54,7 @@ def rms_norm(
 
     Returns
     -------
-    y : shape (..., *C)
+    y : shape of x
         Output.
 
     Examples
@@ -83,14 +83,14 @@ def rms_norm_forward(
 
     Parameters
     ----------
-    x : shape (..., *C)
+    x
         Input.
     gamma : shape C
         Gain, less ``gain_offset``; without it the gain is 1.
     eps
         Added to the mean square.
     axis
-        The axes of C: the last axis or several last axes.
+        The axes of C: one axis, or several neighbouring ones in any order.
     gain_offset
         Added to gamma.
     out
@@ -98,9 +98,9 @@ def rms_norm_forward(
 
     Returns
     -------
-    y : shape (..., *C)
+    y : shape of x
         Output.
-    rstd : shape (...)
+    rstd : shape of x without axis
         Statistic of each row, which backward needs.
 
     Examples
@@ -111,7 +111,7 @@ def rms_norm_forward(
     """
     x = as_float64(x)
     rstd = 1.0 / np.sqrt(np.square(x).mean(axis=axis, keepdims=True) + eps)
-    y = affine(x * rstd, _gain(gamma, gain_offset), None)
+    y = affine(x * rstd, _gain(gamma, gain_offset), None, axis)
     return store(y, out), rstd.squeeze(axis)
 
 
@@ -135,11 +135,11 @@ def rms_norm_backward(
 
     Parameters
     ----------
-    dy : shape (..., *C)
+    dy : shape of x
         Gradient of y.
-    x : shape (..., *C)
+    x
         Input of the forward.
-    rstd : shape (...)
+    rstd : shape of x without axis
         Statistic from ``rms_norm_forward``.
     gamma : shape C
         That of the forward.
@@ -150,7 +150,7 @@ def rms_norm_backward(
 
     Returns
     -------
-    dx : shape (..., *C)
+    dx : shape of x
         Gradient of x.
     dgamma : shape C
         Gradient of gamma; None without gamma.
@@ -166,7 +166,7 @@ def rms_norm_backward(
     """
     dy, x, rstd = as_float64(dy), as_float64(x), np.expand_dims(as_float64(rstd), axis)
     xhat = x * rstd
-    g = affine(dy, _gain(gamma, gain_offset), None)
+    g = affine(dy, _gain(gamma, gain_offset), None, axis)
     dgamma = None if gamma is None else sum_to_axis(dy * xhat, axis)
     dx = rstd * (g - xhat * (g * xhat).mean(axis=axis, keepdims=True))
     return store(dx, out), dgamma

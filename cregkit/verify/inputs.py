@@ -9,6 +9,7 @@ import math
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from cregkit import oracle
@@ -25,9 +26,9 @@ def _gain(rng: np.random.Generator, shape: int | Shape) -> NDArray[np.float32]:
     return rng.uniform(0.5, 1.5, shape).astype(np.float32)
 
 
-def _features(shape: Shape, *, axis: tuple[int, ...] = (-1,), **others: Any) -> Shape:
-    """Return the shape of the axes that are normalised, which are the last ones."""
-    return shape[min(axis) :]
+def _features(shape: Shape, *, axis: int | tuple[int, ...] = -1, **others: Any) -> Shape:
+    """Return the shape of the axes that are normalised."""
+    return tuple(shape[a] for a in sorted(normalize_axis_tuple(axis, len(shape))))
 
 
 def layer_norm(shape: Shape, rng: np.random.Generator, offset: float, **options: Any) -> Arguments:

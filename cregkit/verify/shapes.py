@@ -32,6 +32,21 @@ MATRICES: tuple[Shape, ...] = (
 )
 """Rows of two axes: a single element, odd numbers, few wide rows, no rows, four axes, more than one thread."""
 
+CHANNELS_FIRST: tuple[Shape, ...] = (
+    *((3, 1, 49), (2, 2, 65), (3, 3, 257), (2, 5, 1000), (2, 64, 63), (3, 65, 64), (2, 64, 255), (1, 130, 2)),
+    (3, 65, 1),
+    (0, 3, 4),
+    (2, 768, 65),
+    (2, 1025, 5),
+    (3, 2, 5, 13),
+    (2, 130, 8, 8),
+    (2, 768, 7, 7),
+)
+"""Channels and positions that straddle the edges of vectors, tasks and sums; one position; no samples; images."""
+
+LEADING: tuple[Shape, ...] = ((1, 257), (3, 2), (5, 63), (64, 65), (65, 1), (70, 33), (768, 49), (130, 1000))
+"""Matrices that are normalised over their first axis."""
+
 COLUMNS: tuple[Shape, ...] = (
     (2, 1),
     (7, 5),
@@ -124,6 +139,17 @@ TIMED_MATRICES = Timed(
     tuned=((1, 3, 256), (512, 3, 256), (64, 64, 32, 32)),
     held_out=((3, 4, 250), (777, 3, 341), (32, 48, 61, 61)),
     quick=((1, 3, 256), (512, 3, 256), (64, 64, 32, 32)),
+)
+TIMED_CHANNELS_FIRST = Timed(
+    tuned=((1, 64, 8, 8), (16, 96, 56, 56), (16, 384, 14, 14), (16, 768, 7, 7)),
+    held_out=((3, 5, 9, 9), (10, 48, 61, 61), (24, 193, 13, 13), (64, 320, 7, 7), (8, 130, 1001)),
+    quick=((1, 64, 8, 8), (16, 384, 14, 14), (16, 96, 56, 56)),
+)
+"""Stages of ConvNeXt."""
+TIMED_LEADING = Timed(
+    tuned=((64, 64), (256, 1024), (768, 4096)),
+    held_out=((100, 65), (320, 999), (641, 5001)),
+    quick=((64, 64), (256, 1024), (768, 4096)),
 )
 TIMED_COLUMNS = Timed(
     tuned=(*LADDER[1:], (1000, 33), (16, 20_000)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from cregkit import oracle
@@ -74,7 +75,9 @@ def column_sum_scale(arguments: Arguments, reference: NDArray[Any]) -> float:
     """Return the largest magnitude of the sums, but at least that at which the bound is one rounding of the terms."""
     # The terms are dy or dy * x_hat, with x_hat of the order of 1. A single sum can cancel to far less than its terms.
     dy = np.abs(arguments["dy"]).astype(np.float64)
-    terms = np.moveaxis(dy, arguments.get("channel_axis", -1), -1).reshape(-1, reference.size).sum(axis=0)
+    axis = arguments["channel_axis"] if "channel_axis" in arguments else arguments.get("axis", -1)
+    kept = normalize_axis_tuple(axis, dy.ndim)
+    terms = dy.sum(axis=tuple(a for a in range(dy.ndim) if a not in kept))
     return max(largest(arguments, reference), UNIT / COLUMN_SUM.bound * float(terms.max(initial=0.0)))
 
 

@@ -192,6 +192,22 @@ def test_goals_are_judged_by_the_worst_cell():
     assert judged["layer_norm_backward"].reached is None
 
 
+def test_norms_across_memory_are_judged_by_their_own_limit():
+    rows = [
+        row("layer_norm", (4096, 1024), out=1.0, copy=0.95),
+        row("layer_norm[axis = 1]", (16, 96, 56, 56), out=1.0, copy=0.86),
+        row("rms_norm[axis = 0]", (768, 4096), out=1.0, copy=0.87),
+        row("layer_norm_backward[axis = 1]", (16, 96, 56, 56), out=1.0, copy=0.5),
+    ]
+    judged = {goal.what: goal for goal in goals.judge(rows)}
+    assert (judged["norms across memory into out="].value, judged["norms across memory into out="].reached) == (
+        0.86,
+        True,
+    )
+    assert judged["forward into out="].value == 0.95
+    assert judged["backward into out="].value is None
+
+
 def test_dropout_is_judged_by_forward_and_backward_together():
     rows = [row(case, ours=1.0, torch=seconds) for case, seconds in (("dropout", 50.0), ("dropout_backward", 2.0))]
     judged = {goal.what: goal.value for goal in goals.judge(rows)}

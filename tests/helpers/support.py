@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,12 +19,14 @@ from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments, virtual_batch_size
 from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
     GROUPS,
     IMAGES,
     IMAGES_LAST,
+    LEADING,
     MAPS,
     MATRICES,
     PLANES,
@@ -81,16 +83,16 @@ def lacks_variance(case: cases.Case, shape: Shape) -> bool:
 
 # A shape of each family in OPS with few elements, and one with about four million.
 SMALL = {
-    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS, MAPS), (4, 5)),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, MAPS), (4, 5)),
+    **dict.fromkeys((MATRICES, CHANNELS_FIRST), (4, 5, 3)),
     PLANES: (4, 5, 3, 2),
     GROUPS: (4, 6, 3, 2),
-    MATRICES: (4, 5, 3),
     IMAGES: (4, 3, 5, 2),
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
-    **dict.fromkeys((ROWS, COLUMNS, ELEMENTS), (2048, 2048)),
-    **dict.fromkeys((MATRICES, MAPS, PLANES, GROUPS), (64, 64, 1024)),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS), (2048, 2048)),
+    **dict.fromkeys((MATRICES, CHANNELS_FIRST, MAPS, PLANES, GROUPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),
 }
@@ -112,6 +114,24 @@ def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
 
 def arrays_in(arguments: Arguments) -> dict[str, Array]:
     return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+
+
+def along(axis: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A norm along an axis of matrices, called with matrices whose rows it normalises."""
+
+    def call(*arrays: Array | None, **options: Any) -> Any:
+        given = [turned(array, axis) if isinstance(array, np.ndarray) and array.ndim > 1 else array for array in arrays]
+        returned = function(*given, axis=axis, **options)
+        if not isinstance(returned, tuple):
+            return np.moveaxis(returned, axis, -1)
+        return np.moveaxis(returned[0], axis, -1), *returned[1:]
+
+    return call
+
+
+def turned(rows: Array, axis: int) -> Array:
+    """A copy whose rows lie along the axis."""
+    return np.ascontiguousarray(np.moveaxis(rows, -1, axis))
 
 
 def first_of(returned: Any) -> Any:

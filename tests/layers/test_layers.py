@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -75,6 +77,8 @@ LAYERS = {
     "rms_norm": lambda: RMSNorm(FEATURES),
     "layer_norm_of_two_axes": lambda: LayerNorm((3, FEATURES)),
     "rms_norm_of_two_axes": lambda: RMSNorm((3, FEATURES)),
+    "layer_norm_of_channels": lambda: LayerNorm(FEATURES, channel_axis=1),
+    "rms_norm_of_channels": lambda: RMSNorm(FEATURES, gain_offset=1.0, channel_axis=1),
     "rms_norm_with_gain_offset": lambda: RMSNorm(FEATURES, gain_offset=1.0),
     "sequential": lambda: Sequential(
         Linear(FEATURES, 4, seed=1), BatchNorm(4), GELU(), Dropout(0.3, seed=2), LayerNorm(4), Linear(4, 2, seed=3)
@@ -96,6 +100,8 @@ SHAPES = {
     "drop_block_last": (2, 4, 5, 3),
     "layer_norm_of_two_axes": (4, 3, FEATURES),
     "rms_norm_of_two_axes": (4, 3, FEATURES),
+    "layer_norm_of_channels": (2, FEATURES, 3),
+    "rms_norm_of_channels": (2, FEATURES, 2, 2),
 }
 
 
@@ -414,6 +420,51 @@ def test_a_norm_of_two_axes_has_the_bits_of_a_norm_of_one_axis(make, training):
     np.testing.assert_array_equal(matrices.dgamma, rows.dgamma.reshape(3, 5))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_norms_of_channels_are_the_op_along_axis_1(op, training):
+    x, dy = np.random.default_rng(0).standard_normal((2, 2, 5, 3, 4), dtype=np.float32)
+    layer = _made(f"{op}_of_channels", training)
+    state = layer.state_dict()
+    options = {"axis": 1} if op == "layer_norm" else {"axis": 1, "gain_offset": 1.0}
+    y, *saved = getattr(functional, f"{op}_forward")(x, *state.values(), **options)
+    dx, *gradients = getattr(functional, f"{op}_backward")(dy, x, *saved, state["gamma"], **options)
+    np.testing.assert_array_equal(layer(x), y)
+    np.testing.assert_array_equal(layer.backward(dy), dx)
+    for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+        assert parameter.value.shape == (5,)
+        np.testing.assert_array_equal(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
+def test_norms_of_channels_normalise_rows_too(make):
+    x = np.random.default_rng(0).standard_normal((4, 5), dtype=np.float32)
+    np.testing.assert_array_equal(make(5, channel_axis=1)(x), make(5)(x))
+
+
+@pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
+def test_norms_of_channels_are_copied_and_pickled(make):
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    layer = make(5, channel_axis=1)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert copied.channel_axis == 1
+        np.testing.assert_array_equal(copied(x), layer(x))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5), (4, 6, 5, 5), (5, 4)])
+@pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
+def test_norms_of_channels_refuse_another_number_of_channels(make, shape):
+    wanted = rf"x must have num_features=5 features on axis 1 .*got {shape[1]} \(shape"
+    with pytest.raises(ValueError, match=wanted):
+        make(5, channel_axis=1)(np.ones(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("make", [BatchNorm, LayerNorm, RMSNorm])
+def test_norms_of_channels_refuse_a_vector(make):
+    with pytest.raises(ValueError, match=r"x must have at least two dimensions .*, got shape \(5,\)"):
+        make(5, channel_axis=1)(np.ones(5, dtype=np.float32))
+
+
 @pytest.mark.parametrize("gain_offset", [1.0, -2.5, 0.1, 1e30])
 def test_a_new_rms_norm_has_a_gain_of_1(gain_offset):
     x = np.random.default_rng(0).standard_normal((3, 5), dtype=np.float32)
@@ -502,6 +553,13 @@ MISTAKES = [
     (lambda: RMSNorm(3, gain_offset=float("inf")), ValueError, "gain_offset"),
     (lambda: RMSNorm(3, gain_offset=1e39), ValueError, "gain_offset"),
     (lambda: RMSNorm(3, gain_offset="1"), TypeError, "gain_offset"),
+    (lambda: LayerNorm(3, channel_axis=0), ValueError, r"channel_axis must be 1 .* or -1 .*, got 0"),
+    (lambda: RMSNorm(3, channel_axis="1"), ValueError, r"channel_axis must be 1 .* or -1 .*, got '1'"),
+    (
+        lambda: LayerNorm((3, 4), channel_axis=1),
+        ValueError,
+        r"num_features must be an int with channel_axis=1, got tuple",
+    ),
     (lambda: LayerNorm(()), ValueError, r"num_features must be an int or a tuple of at least one int, got \(\)"),
     (lambda: RMSNorm((3, 0)), ValueError, "num_features must be at least 1, got 0"),
     (lambda: LayerNorm((3, 2.0)), TypeError, "num_features"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -57,7 +58,7 @@ def assert_forward_and_backward(
     groups = {} if num_groups is None else {"num_groups": num_groups}  # backward takes it from the statistics
     rng = np.random.default_rng(x.size)
     dy = rng.standard_normal(x.shape).astype(np.float32)
-    gamma = rng.uniform(0.5, 1.5, x.shape[options.get("channel_axis", -1)]).astype(np.float32)
+    gamma = rng.uniform(0.5, 1.5, x.shape[options.get("channel_axis", options.get("axis", -1))]).astype(np.float32)
     y64, *saved64 = getattr(oracle, f"{op}_forward")(x, eps=eps, **groups, **options)
     backwards = [getattr(oracle, f"{op}_backward")(dy, x, *saved64, gain, **options) for gain in (None, gamma)]
     for isa in each_isa():
@@ -70,19 +71,21 @@ def assert_forward_and_backward(
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 100.0])
 @pytest.mark.parametrize(
-    ("op", "shape"),
+    ("op", "shape", "options"),
     [
-        ("layer_norm", (8000, 127)),
-        ("rms_norm", (8000, 127)),
-        ("batch_norm", (55, 20000)),
-        ("instance_norm", (80, 100, 127)),
+        *((op, (8000, 127), {}) for op in ROW_NORMS),
+        *((op, (8, 127, 1000), {"axis": 1}) for op in ROW_NORMS),
+        ("batch_norm", (55, 20000), {}),
+        ("instance_norm", (80, 100, 127), {}),
     ],
 )
-def test_a_million_normalised_values_are_within_the_contract(op: str, shape: Shape, offset: float) -> None:
+def test_a_million_normalised_values_are_within_the_contract(
+    op: str, shape: Shape, options: dict[str, int], offset: float
+) -> None:
     """Among so many rows (channels) are the rare ones whose rounding errors add up."""
     x = (offset + np.random.default_rng(int(offset)).standard_normal(shape, np.float32)).astype(np.float32)
-    wanted = getattr(oracle, f"{op}_forward")(x)[0]
-    assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x)[0], wanted, {}, op)
+    wanted = getattr(oracle, f"{op}_forward")(x, **options)[0]
+    assert_within(CONTRACT_Y, getattr(functional, f"{op}_forward")(x, **options)[0], wanted, {}, op)
 
 
 OFFSETS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
@@ -91,12 +94,13 @@ EPS = {op: signature(getattr(oracle, op)).parameters["eps"].default for op in NO
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("axis", [-1, 0])
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_row_norms_are_accurate_at_any_offset(op: str, offset: float) -> None:
+def test_row_norms_are_accurate_at_any_offset(op: str, axis: int, offset: float) -> None:
     rng = np.random.default_rng(int(offset))
     for cols in (*range(1, 20), 31, 32, 33, 47, 63, 64, 65, 70, 1023, 4097, 16384):
         x = (offset + rng.standard_normal((66 if cols < 100 else 5, cols))).astype(np.float32)
-        assert_forward_and_backward(op, x, EPS[op])
+        assert_forward_and_backward(op, np.ascontiguousarray(np.moveaxis(x, -1, axis)), EPS[op], axis=axis)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -177,6 +181,7 @@ def alone(op: str, row: Array) -> Iterator[tuple[Array, dict[str, int]]]:
     twice, channel = np.stack([row, row]), {"channel_axis": 1}
     if op in ROW_NORMS:
         yield row[np.newaxis], {}
+        yield np.stack([row, row[::-1]], axis=1), {"axis": 0}
     elif op == "batch_norm":
         for x in (row[:, np.newaxis], row[np.newaxis, np.newaxis], twice[:, np.newaxis]):
             yield x, channel
@@ -208,17 +213,21 @@ def test_norms_are_accurate_for_extreme_rows(op: str, kind: str) -> None:
     assert_any_magnitude(op, extreme_rows()[kind])
 
 
-def test_channels_beside_extreme_channels_stay_accurate() -> None:
-    """One SIMD vector holds channels for the float64 path and others; each is measured by its own magnitude."""
+@pytest.mark.parametrize(
+    ("op", "options"), [("batch_norm", {}), ("layer_norm", {"axis": 0}), ("rms_norm", {"axis": 0})]
+)
+def test_columns_beside_extreme_columns_stay_accurate(op: str, options: dict[str, int]) -> None:
+    """One SIMD vector holds columns for the float64 path and others; each is measured by its own magnitude."""
+    forward, backward = (partial(getattr(functional, f"{op}_{way}"), **options) for way in ("forward", "backward"))
     rows = np.stack([random_row(s, 130) for s in (1.0, 3e37, 1e-30, 1e6, 1e-45, 5.0)])
     x = np.ascontiguousarray(rows.T)
     dy = np.random.default_rng(7).standard_normal(x.shape).astype(np.float32)
-    y64, *saved64 = oracle.batch_norm_forward(x, eps=0.0)
-    dx64 = oracle.batch_norm_backward(dy, x, *saved64)[0]
+    y64, *saved64 = getattr(oracle, f"{op}_forward")(x, eps=0.0, **options)
+    dx64 = getattr(oracle, f"{op}_backward")(dy, x, *saved64, **options)[0]
     for isa in each_isa():
-        y, *saved = functional.batch_norm_forward(x, eps=0.0)
+        y, *saved = forward(x, eps=0.0)
         assert_within(NORMALISED, y, y64, {}, isa)
-        dx = functional.batch_norm_backward(dy, x, *saved)[0]
+        dx = backward(dy, x, *saved)[0]
         for c in range(x.shape[1]):
             assert_within(CONTRACT_DX, dx[:, c], rounded(dx64[:, c]), {}, f"{isa}: channel {c}")
 
@@ -285,13 +294,17 @@ def test_norms_are_accurate_for_rows_unlike_their_beginning(op: str, kind: Calla
 
 
 @pytest.mark.parametrize("step", [1.0, 2.0, 10.0, 1e4])
-def test_batch_norm_is_accurate_for_columns_unlike_their_first_rows(step: float) -> None:
+@pytest.mark.parametrize(
+    ("op", "options"), [("batch_norm", {}), ("layer_norm", {"axis": 0}), ("rms_norm", {"axis": 0})]
+)
+def test_norms_are_accurate_for_columns_unlike_their_first_rows(op: str, options: dict[str, int], step: float) -> None:
     """Among so many channels are those whose rounding errors add up most."""
     for rows in (63, 64):
         x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
         x[:16] += np.float32(step)
-        wanted = oracle.batch_norm_forward(x)[0]
-        assert_within(CONTRACT_Y, functional.batch_norm_forward(x)[0], wanted, {}, f"{rows} rows")
+        wanted = getattr(oracle, f"{op}_forward")(x, **options)[0]
+        got = getattr(functional, f"{op}_forward")(x, **options)[0]
+        assert_within(CONTRACT_Y, got, wanted, {}, f"{rows} rows")
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4, 0.1, 10.0])
@@ -302,6 +315,7 @@ def test_norms_are_accurate_with_any_eps(op: str, eps: float) -> None:
         x = (scale * rng.standard_normal((33, 65))).astype(np.float32)
         if op in ROW_NORMS:
             assert_forward_and_backward(op, x, eps)
+            assert_forward_and_backward(op, x, eps, axis=0)
         elif op == "batch_norm":
             assert_forward_and_backward(op, x, eps, channel_axis=1)
         else:

@@ -33,6 +33,7 @@ from cregkit.kernels import _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
@@ -40,6 +41,7 @@ from cregkit.verify.shapes import (
     GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
+    LEADING,
     MAPS,
     MATRICES,
     PLANES,
@@ -51,6 +53,8 @@ from cregkit.verify.shapes import (
 LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     ROWS: ((701, 333), (7, 70001), (65537, 5)),
     MATRICES: ((701, 3, 111), (7, 29, 2411)),
+    CHANNELS_FIRST: ((9, 131, 13, 17), (2, 61, 2111), (3, 2503, 33)),
+    LEADING: ((997, 251), (67, 3999)),
     COLUMNS: ((997, 251), (67, 3999)),
     PLANES: ((9, 13, 45, 47), (3, 2, 211, 199), (2, 1, 130001)),
     CHANNELS_LAST: ((23, 11, 997), (5, 7, 97, 73)),
@@ -76,12 +80,8 @@ def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> Non
 
 
 # Ops that treat each row (sample) alone; instance_norm_forward does too, but for its running statistics.
-ROWWISE = [
-    c
-    for c in cases.CASES
-    if c.op in (*ROW_OPS, "batch_norm", "batch_norm_inference_backward", "instance_norm", "instance_norm_backward")
-    or c.op.startswith("group_norm")
-]
+BY_ROW = (*ROW_OPS, "batch_norm", "batch_norm_inference_backward", "instance_norm", "instance_norm_backward")
+ROWWISE = [c for c in cases.CASES if (c.op in BY_ROW or c.op.startswith("group_norm")) and c.shapes is not LEADING]
 PARAMETER_GRADIENTS = ("dgamma", "dbeta")  # sums over the rows
 
 
@@ -99,6 +99,7 @@ def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int
         PLANES: (131, 5, 7, 7),
         CHANNELS_LAST: (131, 5, 37),
         MATRICES: (131, 3, width),
+        CHANNELS_FIRST: (131, 33, width // 11),
         GROUPS: (131, 6, 7, 7),
         GROUPS_LAST: (131, 5, 36),
     }.get(case.shapes, (131, width))
@@ -127,6 +128,25 @@ def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, row
     ]
     for name, value in whole.items():
         assert np.concatenate([piece[name] for piece in pieces], axis=-1).tobytes() == value.tobytes(), name
+
+
+@pytest.mark.parametrize("channels", [3, 5, 70, 1300])
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.shapes is LEADING], ids=lambda case: case.name)
+def test_any_split_of_the_positions_gives_the_same_positions(case: cases.Case, channels: int, isa: str) -> None:
+    """Also beside positions that are computed in float64. A single position is a contiguous row: other bits."""
+    arguments = arguments_of(case, (channels, 700))
+    for position, value in ((7, 1e30), (300, np.nan), (444, 3.0), (640, 1e-30)):
+        arguments["x"][:, position] = value
+    whole = results_of(case, arguments)
+    by_position = [name for name, array in arrays_in(arguments).items() if array.shape[-1] == 700]
+    for cuts in ((2,), (7, 9), (64, 257), (299, 301), (130, 133, 690)):
+        edges = (0, *cuts, 700)
+        pieces = [
+            results_of(case, arguments | {name: arguments[name][..., i:j].copy() for name in by_position})
+            for i, j in pairwise(edges)
+        ]
+        for name in whole.keys() - PARAMETER_GRADIENTS:
+            assert np.concatenate([piece[name] for piece in pieces], axis=-1).tobytes() == whole[name].tobytes(), name
 
 
 def placed(array: Array, position: int) -> Array:
@@ -197,6 +217,20 @@ def test_streaming_stores_change_no_bit_of_rows(large: tuple[Array, Array], op: 
     for _ in each_isa():
         y, *saved = forward(x, gamma)
         assert_pieces(y, [forward(x[rows], gamma)[0] for rows in eighths(shape[0])])
+        dx = backward(dy, x, *saved, gamma)[0]
+        pieces = [backward(dy[i], x[i], *(s[i] for s in saved), gamma)[0] for i in eighths(shape[0])]
+        assert_pieces(dx, pieces)
+
+
+@pytest.mark.parametrize("shape", [LONG_PLANES, MIDDLE_PLANES, SHORT_PLANES])
+@pytest.mark.parametrize("op", ROW_NORMS)
+def test_streaming_stores_change_no_bit_across_memory(large: tuple[Array, Array], op: str, shape: Shape) -> None:
+    dy, x = (a[: np.prod(shape)].reshape(shape) for a in large)
+    gamma = np.linspace(0.5, 1.5, shape[1], dtype=np.float32)
+    forward, backward = (partial(getattr(functional, f"{op}_{way}"), axis=1) for way in ("forward", "backward"))
+    for _ in each_isa():
+        y, *saved = forward(x, gamma)
+        assert_pieces(y, [forward(x[samples], gamma)[0] for samples in eighths(shape[0])])
         dx = backward(dy, x, *saved, gamma)[0]
         pieces = [backward(dy[i], x[i], *(s[i] for s in saved), gamma)[0] for i in eighths(shape[0])]
         assert_pieces(dx, pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import ROW_NORMS, Array, arguments_of, each_isa
+from support import ROW_NORMS, Array, along, arguments_of, each_isa
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
@@ -23,8 +23,10 @@ ROW_SHAPES = ((70, 5), (70, 65), (3, 4099))
 
 @bad_value
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_a_bad_value_in_x_stays_in_its_row(axis: int, op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
+    forward, backward = (along(axis, getattr(functional, f"{op}_{way}")) for way in ("forward", "backward"))
     for shape in ROW_SHAPES:
         x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
         gamma = rng.uniform(0.5, 1.5, shape[1]).astype(np.float32)
@@ -34,7 +36,6 @@ def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
             spoilt[row, column] = bad
             wanted = getattr(oracle, f"{op}_forward")(spoilt, gamma)
             for _ in each_isa():
-                forward, backward = (getattr(functional, f"{op}_{way}") for way in ("forward", "backward"))
                 clean, got = forward(x, gamma), forward(spoilt, gamma)
                 for before, after, other in zip(clean, got, wanted, strict=True):
                     assert same(before[others], after[others])
@@ -50,8 +51,10 @@ def test_a_bad_value_in_x_stays_in_its_row(op: str, bad: float) -> None:
 
 @bad_value
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_a_bad_value_in_dy_stays_in_its_row_and_column(op: str, bad: float) -> None:
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_a_bad_value_in_dy_stays_in_its_row_and_column(axis: int, op: str, bad: float) -> None:
     rng = np.random.default_rng(0)
+    backward = along(axis, getattr(functional, f"{op}_backward"))
     for shape in ROW_SHAPES:
         x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
         gamma = rng.uniform(0.5, 1.5, shape[1]).astype(np.float32)
@@ -60,7 +63,7 @@ def test_a_bad_value_in_dy_stays_in_its_row_and_column(op: str, bad: float) -> N
         spoilt = dy.copy()
         spoilt[1, -1] = bad
         for _ in each_isa():
-            clean, got = (getattr(functional, f"{op}_backward")(a, x, *saved, gamma) for a in (dy, spoilt))
+            clean, got = (backward(a, x, *saved, gamma) for a in (dy, spoilt))
             assert same(clean[0][others], got[0][others])
             assert not np.isfinite(got[0][1]).any()
             for before, after in zip(clean[1:], got[1:], strict=True):

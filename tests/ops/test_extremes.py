@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from support import ROW_NORMS, THREADS, Array, bits, each_isa
+from support import ROW_NORMS, THREADS, Array, along, bits, each_isa, turned
 
 from cregkit import functional, oracle
 from cregkit.kernels._threads import exact_threads
@@ -121,6 +122,9 @@ def assert_sums_right(got: Array | None, terms: Array, axis: Any, what: str) -> 
         assert_right(got, wanted, scale, 2e-6, what)
 
 
+each_axis = pytest.mark.parametrize("axis", [-1, 0])
+
+
 def rows_data(op: str, shape: Shape, make: Callable[..., Array], scale: float) -> tuple[Array, Array, Any]:
     rng = np.random.default_rng(len(make.__name__) + shape[1])
     x = (scale * rng.standard_normal(shape)).astype(np.float32)
@@ -129,7 +133,11 @@ def rows_data(op: str, shape: Shape, make: Callable[..., Array], scale: float) -
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make: Callable[..., Array]) -> None:
+@each_axis
+def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(
+    axis: int, op: str, make: Callable[..., Array]
+) -> None:
+    backward = along(axis, getattr(functional, f"{op}_backward"))
     for shape in ROW_SHAPES:
         for scale in (1.0, 1e3, 1e-3):
             x, dy, saved = rows_data(op, shape, make, scale)
@@ -140,7 +148,7 @@ def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make
                 terms = largest(dy.astype(np.float64) * gamma, 1) * rstd
                 x_hat = (x - (saved[0][:, np.newaxis] if op == "layer_norm" else 0.0)) * rstd
                 for isa in each_isa():
-                    got = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma)
+                    got = backward(dy, x, *saved, gamma)
                     what = f"{isa}, {shape}, x of {scale}, gain {name}"
                     dx_scale = np.maximum(largest(wanted[0], 1), 1e-9 * terms)
                     assert_right(got[0], wanted[0], dx_scale, 2e-6, f"{what}: dx")
@@ -151,11 +159,13 @@ def test_gradients_of_rows_are_accurate_for_any_finite_dy_and_gain(op: str, make
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_gradients_of_rows_in_place_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
+@each_axis
+def test_gradients_of_rows_in_place_have_the_same_bits(axis: int, op: str, make: Callable[..., Array]) -> None:
+    backward = partial(getattr(functional, f"{op}_backward"), axis=axis)
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, make, 1.0)
+        x, dy = turned(x, axis), turned(dy, axis)
         gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
-        backward = getattr(functional, f"{op}_backward")
         wanted = bits(dict(enumerate(backward(dy, x, *saved, gamma))))
         for threads in THREADS:
             with exact_threads(threads):
@@ -166,19 +176,24 @@ def test_gradients_of_rows_in_place_have_the_same_bits(op: str, make: Callable[.
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(op: str, make: Callable[..., Array]) -> None:
+@each_axis
+def test_gradients_of_an_array_that_is_dy_x_and_out_have_the_same_bits(
+    axis: int, op: str, make: Callable[..., Array]
+) -> None:
+    backward = partial(getattr(functional, f"{op}_backward"), axis=axis)
     for shape in ROW_SHAPES:
-        _, x, _ = rows_data(op, shape, make, 1.0)
-        saved = getattr(functional, f"{op}_forward")(x)[1:]
+        x = turned(rows_data(op, shape, make, 1.0)[1], axis)
+        saved = getattr(functional, f"{op}_forward")(x, axis=axis)[1:]
         gamma = np.random.default_rng(1).uniform(0.5, 1.5, shape[1]).astype(np.float32)
-        backward = getattr(functional, f"{op}_backward")
         wanted = bits(dict(enumerate(backward(x, x, *saved, gamma))))
         over = x.copy()
         assert bits(dict(enumerate(backward(over, over, *saved, gamma, out=over)))) == wanted
 
 
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_gradients_of_rows_are_accurate_where_products_underflow(op: str) -> None:
+@each_axis
+def test_gradients_of_rows_are_accurate_where_products_underflow(axis: int, op: str) -> None:
+    backward = along(axis, getattr(functional, f"{op}_backward"))
     for shape in ROW_SHAPES:
         x = (1e-12 * np.random.default_rng(2).standard_normal(shape)).astype(np.float32)
         saved = getattr(functional, f"{op}_forward")(x, eps=0.0)[1:]
@@ -187,7 +202,7 @@ def test_gradients_of_rows_are_accurate_where_products_underflow(op: str) -> Non
         gamma = np.full(shape[1], 1e-25, np.float32)
         wanted = getattr(oracle, f"{op}_backward")(dy, x, *saved, gamma)[0]
         for isa in each_isa():
-            got = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma)[0]
+            got = backward(dy, x, *saved, gamma)[0]
             assert_right(got, wanted, largest(wanted, 1), 2e-6, f"{isa}, {shape}")
 
 
@@ -205,14 +220,30 @@ def test_gradients_of_channels_are_accurate_where_sums_cancel() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("op", ROW_NORMS)
-def test_a_bad_gradient_in_place_stays_in_its_column(op: str, bad: float) -> None:
+@each_axis
+def test_a_bad_gradient_in_place_stays_in_its_column(axis: int, op: str, bad: float) -> None:
     for shape in ROW_SHAPES:
         x, dy, saved = rows_data(op, shape, zero, 1.0)
         dy[1, 2] = bad
-        gamma = np.ones(shape[1], np.float32)
-        sums = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma, out=dy)[1:]
+        x, dy, gamma = turned(x, axis), turned(dy, axis), np.ones(shape[1], np.float32)
+        sums = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma, axis=axis, out=dy)[1:]
         for each in sums:
             assert np.array_equal(np.isfinite(each), np.arange(shape[1]) != 2)
+
+
+@pytest.mark.parametrize("op", ROW_NORMS)
+@each_axis
+def test_sums_of_zero_gradients_of_huge_rows_are_zero(axis: int, op: str) -> None:
+    """`x - mean` overflows float32, and 0 times infinity is NaN."""
+    backward = along(axis, getattr(functional, f"{op}_backward"))
+    for shape in ROW_SHAPES:
+        x, dy = np.full(shape, -HUGE), np.ones(shape, np.float32)
+        x[:, 0], dy[:, 0] = HUGE, 0.0
+        saved = getattr(functional, f"{op}_forward")(x)[1:]
+        for isa in each_isa():
+            for gradient in backward(dy, x, *saved, np.ones(shape[1], np.float32))[1:]:
+                assert gradient[0] == 0.0, isa
+                assert np.isfinite(gradient).all(), isa
 
 
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
@@ -371,6 +402,21 @@ def test_rows_with_a_large_bias_have_the_same_bits_in_any_split() -> None:
     whole = functional.layer_norm(x, gamma, beta)
     parts = [functional.layer_norm(part, gamma, beta) for part in (x[:1], x[1:17], x[17:])]
     assert whole.tobytes() == np.concatenate(parts).tobytes()
+
+
+def test_outputs_across_memory_are_accurate_for_any_finite_gain_and_bias() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ROW_SHAPES:
+        x = rng.standard_normal(shape).astype(np.float32)
+        for gain_name, gain in gains(rng, shape[1]):
+            for bias_name, bias in biases(shape[1]):
+                gamma, beta = gain.astype(np.float32), bias.astype(np.float32)
+                for isa in each_isa():
+                    y = functional.layer_norm(turned(x, 0), gamma, beta, axis=0)
+                    in_place = functional.layer_norm(over := turned(x, 0), gamma, beta, axis=0, out=over)
+                    what = f"{isa}, {shape}, gain {gain_name}, bias {bias_name}"
+                    assert_outputs(y.T, oracle.layer_norm(x), gamma, beta, 1, what)
+                    assert y.tobytes() == in_place.tobytes()
 
 
 @pytest.mark.parametrize("training", [True, False])

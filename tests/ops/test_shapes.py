@@ -9,6 +9,7 @@ from support import bits, each_case, each_isa, lacks_variance, results_of
 
 from cregkit.verify import cases
 from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
@@ -16,6 +17,7 @@ from cregkit.verify.shapes import (
     GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
+    LEADING,
     MAPS,
     MATRICES,
     PLANES,
@@ -38,6 +40,12 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
         st.tuples(st.integers(1, 4), st.integers(1, 4), side, channels),
         st.tuples(st.integers(1, 3), st.integers(90, 110), channels),
     ),
+    CHANNELS_FIRST: st.one_of(
+        st.tuples(st.integers(0, 5), channels, st.integers(1, 600)),
+        st.tuples(st.integers(1, 3), channels, side, side),
+        st.tuples(st.integers(1, 2), st.integers(1000, 1100), side),
+    ),
+    LEADING: st.tuples(st.integers(4, 150), st.integers(1, 300)),
     COLUMNS: st.tuples(st.integers(2, 150), st.integers(4, 150)),
     PLANES: st.one_of(
         st.tuples(st.integers(2, 9), channels, side),

@@ -89,14 +89,19 @@ def test_gradients_of_rms_norm_match_central_differences(shape: tuple[int, ...],
         assert_gradient(dgamma, lambda at: oracle.rms_norm(x, at, eps), gamma, dy)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 4), (0, 1)), ((3, 2, 4), (-1, -2)), ((2, 3, 2, 2), (1, 3, 2))])
-def test_gradients_of_norms_over_several_axes_match_central_differences(
-    shape: tuple[int, ...], axis: tuple[int, ...]
-) -> None:
-    features = shape[-len(axis) :]
+AXES = (
+    ((3, 4), (0, 1)), ((3, 2, 4), (-1, -2)), ((2, 3, 2, 2), (1, 3, 2)),
+    ((3, 4), 0), ((2, 3, 4), 1), ((2, 3, 2, 2), 1), ((2, 3, 2, 2), (2, 1)), ((2, 3, 4), (0, 1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "axis"), AXES)
+def test_gradients_of_norms_over_other_axes_match_central_differences(shape: tuple[int, ...], axis: Any) -> None:
+    named = {a % len(shape) for a in np.atleast_1d(axis)}
+    features = tuple(size for a, size in enumerate(shape) if a in named)
     x, dy, gamma, beta = draw(shape, shape, features, features)
     _, mean, rstd = oracle.layer_norm_forward(x, gamma, beta, axis=axis)
-    assert mean.shape == rstd.shape == shape[: -len(axis)]
+    assert mean.shape == rstd.shape == tuple(size for a, size in enumerate(shape) if a not in named)
     dx, dgamma, dbeta = oracle.layer_norm_backward(dy, x, mean, rstd, gamma, axis=axis)
     assert_gradient(dx, lambda at: oracle.layer_norm(at, gamma, beta, axis=axis), x, dy)
     assert_gradient(dgamma, lambda at: oracle.layer_norm(x, at, beta, axis=axis), gamma, dy)

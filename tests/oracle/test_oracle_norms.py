@@ -129,6 +129,52 @@ def test_a_norm_over_several_axes_is_that_of_the_flattened_rows(axis: tuple[int,
     assert_close(rstd, row_rstd, 2e-15)
 
 
+AXES = [
+    ((3, 4), 0),
+    ((2, 3, 4), 1),
+    ((2, 3, 2, 2), 1),
+    ((2, 3, 4), (0, 1)),
+    ((2, 3, 4, 2), (2, 1)),
+    ((2, 3, 4), (0, 2)),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis"), AXES)
+def test_a_norm_over_any_axes_is_that_of_the_moved_axes(shape: tuple[int, ...], axis: Any) -> None:
+    rng = np.random.default_rng(5)
+    named = sorted(np.atleast_1d(axis).tolist())
+    last = tuple(range(-len(named), 0))
+    x, (gamma, beta) = rng.standard_normal(shape), rng.standard_normal((2, *(shape[a] for a in named)))
+    moved = np.moveaxis(x, named, last)
+    y, mean, rstd = oracle.layer_norm_forward(x, gamma, beta, axis=axis)
+    moved_y, *statistics = oracle.layer_norm_forward(moved, gamma, beta, axis=last)
+    assert_close(np.moveaxis(y, named, last), moved_y, 2e-15)
+    assert_close(mean, statistics[0], 2e-15)
+    assert_close(rstd, statistics[1], 2e-15)
+    y, rstd = oracle.rms_norm_forward(x, gamma, axis=axis, gain_offset=1.0)
+    moved_y, moved_rstd = oracle.rms_norm_forward(moved, gamma, axis=last, gain_offset=1.0)
+    assert_close(np.moveaxis(y, named, last), moved_y, 2e-15)
+    assert_close(rstd, moved_rstd, 2e-15)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 2, 4)])
+def test_a_norm_over_channels_is_that_of_torch_after_permute(shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    x, dy = rng.standard_normal((2, *shape))
+    parameters = list(rng.standard_normal((2, 3)))
+    for norm, count, eps in (("layer_norm", 2, 1e-5), ("rms_norm", 1, 1e-6)):
+        leaves = [torch.tensor(a, requires_grad=True) for a in (x, *parameters[:count])]
+        moved = leaves[0].movedim(1, -1)
+        wanted = getattr(torch.nn.functional, norm)(moved, (3,), *leaves[1:], eps=eps).movedim(-1, 1)
+        gradients = torch.autograd.grad(wanted, leaves, torch.tensor(dy))
+        y, *saved = getattr(oracle, f"{norm}_forward")(x, *parameters[:count], axis=1)
+        assert_close(y, wanted.detach().numpy(), 1e-14)
+        got = getattr(oracle, f"{norm}_backward")(dy, x, *saved, parameters[0], axis=1)
+        for one, other in zip(got, gradients, strict=True):
+            assert_close(one, other.numpy(), 1e-14)
+
+
 def test_a_gain_offset_is_added_to_gamma() -> None:
     x, gamma = np.random.default_rng(5).standard_normal((3, 4)), np.array([-1.0, 0.0, 0.5, 2.0])
     assert np.array_equal(oracle.rms_norm(x, gamma, gain_offset=1.0), oracle.rms_norm(x, gamma + 1.0))

@@ -26,6 +26,7 @@ from cregkit import functional
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
     ELEMENTS,
@@ -33,6 +34,7 @@ from cregkit.verify.shapes import (
     GROUPS_LAST,
     IMAGES,
     IMAGES_LAST,
+    LEADING,
     MAPS,
     MATRICES,
     PLANES,
@@ -50,6 +52,8 @@ SHAPES = {
     ROWS: (3, N),
     MATRICES: (2, 3, N),
     COLUMNS: (5, N),
+    LEADING: (5, N),
+    CHANNELS_FIRST: (1, N, 6),
     PLANES: (2, 3, N),
     CHANNELS_LAST: (2, 3, N),
     GROUPS: (1, 6, N),

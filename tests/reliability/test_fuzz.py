@@ -14,6 +14,7 @@ from cregkit.kernels import _threads
 from cregkit.verify import cases
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     COLUMNS,
     GROUPS,
@@ -54,6 +55,7 @@ def shapes(case: cases.Case) -> st.SearchStrategy[Shape]:
     ranks = {
         PLANES: (3, 4),
         CHANNELS_LAST: (3, 4),
+        CHANNELS_FIRST: (2, 4),
         COLUMNS: (2, 2),
         MAPS: (2, 4),
         GROUPS: (2, 4),

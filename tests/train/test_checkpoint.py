@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
-from cregkit.layers import GELU, BatchNorm, Dropout, Linear, ReLU, RMSNorm, Sequential, SpatialDropout
+from cregkit.layers import GELU, BatchNorm, Dropout, LayerNorm, Linear, ReLU, RMSNorm, Sequential, SpatialDropout
 from cregkit.train import (
     SGD,
     Adam,
@@ -321,6 +321,10 @@ OTHER = {
     "network.1.gain_offset was 0.0, is 1.0": (
         {"network": _layers(norm=RMSNorm(8))},
         {"network": _layers(norm=RMSNorm(8, gain_offset=1.0))},
+    ),
+    "network.1.channel_axis was -1, is 1": (
+        {"network": _layers(norm=LayerNorm(8))},
+        {"network": _layers(norm=LayerNorm(8, channel_axis=1))},
     ),
     "network.2.class was ReLU, is GELU": ({}, {"network": _layers(activation=GELU())}),
     "network.5 is new": ({}, {"network": _layers(more=(ReLU(),))}),
