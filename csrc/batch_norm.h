@@ -466,6 +466,13 @@ CREG_INLINE double channel_means(const creg_batch_norm *b, ptrdiff_t c)
     return fabs(b->channels.k1_64[c]) + fabs(b->channels.k2_64[c] * b->rstd[c]);
 }
 
+/* The limit of channel_means() up to which float32 is enough. A given mean is a float32, so x - mean is accurate
+ * however small; and x_hat may be large. */
+CREG_INLINE double largest_means(const creg_batch_norm *b)
+{
+    return b->given_mean ? (double)INFINITY : b->count * LARGEST_SAFE_GRADIENT;
+}
+
 /* Whether float32 is clearly enough for the sums of channel c. The first and the last gradient distinguish a channel of
  * zeros, such as a dead unit's, from one whose sums cancelled. */
 CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
@@ -474,7 +481,8 @@ CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
     const float *first = b->dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
     const double means = channel_means(b, c), rstd = b->rstd[c];
     const int zero = (means == 0.0) & zeros_are_plain(rstd) & (*first == 0.0f) & (*last == 0.0f);
-    return creg_is_safe_rstd(rstd) & (((means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < INFINITY)) | zero);
+    const int plain = (means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < largest_means(b));
+    return creg_is_safe_rstd(rstd) & (plain | zero);
 }
 
 /* Computes the sums of those channels of [c, end) that need float64 again. */
@@ -482,7 +490,7 @@ static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm *b, ptrdiff_t c, 
 {
     for (; c < end; c++) {
         const double means = channel_means(b, c);
-        const int exact = b->count <= CREG_FEW || !creg_is_safe_rstd(b->rstd[c]) || !(means < INFINITY) ||
+        const int exact = b->count <= CREG_FEW || !creg_is_safe_rstd(b->rstd[c]) || !(means < largest_means(b)) ||
                           (means < b->count * SMALLEST_SAFE_GRADIENT && channel_is_small(b->dy, b->shape, c));
         if (!exact) continue;
         exact_grad_sums(b, c);
@@ -516,7 +524,7 @@ static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1
 /* Whether dx of a channel needs float64. */
 CREG_INLINE int grad_needs_float64(double mean_dy, double mean_dy_x_hat, double k2)
 {
-    return (fabs(mean_dy) + fabs(mean_dy_x_hat) > 1.0 / SMALLEST_SAFE_GRADIENT) | !fits_float(k2);
+    return (fabs(mean_dy) + fabs(mean_dy_x_hat) > LARGEST_SAFE_GRADIENT) | !fits_float(k2);
 }
 
 /* From the sums of dy and dy * d in k1_64 and k2_64 to k1 and k2. */

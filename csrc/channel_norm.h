@@ -247,10 +247,11 @@ static void plane_sums_exact(const creg_norm *n, ptrdiff_t at, const rows_across
     }
 }
 
-/* Whether a float32 sum is neither infinite nor NaN nor so small that its terms may have underflowed. */
+/* Whether a float32 sum is neither so small that its terms may have underflowed, nor so large that x_hat may have, in
+ * a product with a huge dy. */
 CREG_INLINE int sum_is_plain(float sum, ptrdiff_t rows)
 {
-    return fabsf(sum) >= (float)rows * (float)SMALLEST_SAFE_GRADIENT && sum - sum == 0.0f;
+    return fabsf(sum) >= (float)rows * (float)SMALLEST_SAFE_GRADIENT && fabsf(sum) <= (float)LARGEST_SAFE_GRADIENT;
 }
 
 /* The sums of one plane, at n->sums + 2 * to, unless its float32 sums are plain. */
@@ -340,8 +341,8 @@ static void tile_grad_means(const creg_norm *n, row_tile tile, rows_across *t, d
         const double mean_g = centred ? g[j] * per_col : 0.0, mean_g_x_hat = g_d[j] * t->rstd[j] * per_col;
         const double means = fabs(mean_g) + fabs(mean_g_x_hat);
         g[j] = mean_g, g_d[j] = mean_g_x_hat;
-        t->exact[j] = t->exact[j] || !(means <= 1.0 / SMALLEST_SAFE_GRADIENT) ||
-                      (!means_are_plain(means) && !row_is_plain(n, tile, j));
+        t->exact[j] =
+            t->exact[j] || !(means <= LARGEST_SAFE_GRADIENT) || (!means_are_plain(means) && !row_is_plain(n, tile, j));
         if (!t->exact[j]) continue;
         const grad_means found = row_means_exact(n, tile, j, t->mean[j], t->rstd[j]);
         g[j] = found.g, g_d[j] = found.g_x_hat;

@@ -19,9 +19,10 @@ CREG_INLINE int creg_is_safe(double m2, double variance_plus_eps)
 
 CREG_INLINE int creg_is_safe_rstd(double rstd) { return (rstd >= 0x1p-64) & (rstd <= 0x1p+48); }
 
-/* Smaller gradients lose bits to underflow in float32 products; with means above its inverse, differences may overflow
- * on the way to a finite dx. */
+/* Smaller gradients lose bits to underflow in float32 products. With means above the largest, differences may overflow
+ * on the way to a finite dx, and a subnormal x - mean may be too inexact. */
 #define SMALLEST_SAFE_GRADIENT 0x1p-80
+#define LARGEST_SAFE_GRADIENT 0x1p+80
 
 CREG_INLINE vf v_magnitude(vf a) { return v_max(a, v_sub(v_set1(0.0f), a)); }
 
@@ -110,7 +111,7 @@ static CREG_NOINLINE int no_small_product(const float *a, const float *b, ptrdif
  * means may be the result of cancellation or underflow. */
 CREG_INLINE int means_are_plain(double means)
 {
-    return (means >= SMALLEST_SAFE_GRADIENT) & (means <= 1.0 / SMALLEST_SAFE_GRADIENT);
+    return (means >= SMALLEST_SAFE_GRADIENT) & (means <= LARGEST_SAFE_GRADIENT);
 }
 
 /* Whether a row whose means and some of whose gradients are 0 may be treated as a row of zeros: up to this rstd (any
@@ -119,7 +120,7 @@ CREG_INLINE int zeros_are_plain(double rstd) { return rstd <= 0x1p+12; }
 
 CREG_INLINE int gradients_are_safe(double means, double rstd, const float *dy, const float *gamma, ptrdiff_t n)
 {
-    if (!(means <= 1.0 / SMALLEST_SAFE_GRADIENT)) return 0; /* or NaN */
+    if (!(means <= LARGEST_SAFE_GRADIENT)) return 0; /* or NaN */
     /* Three elements distinguish a row of zeros, such as padding, from one whose means cancelled. */
     const int zero =
         (means == 0.0) & zeros_are_plain(rstd) & (dy[0] == 0.0f) & (dy[n / 2] == 0.0f) & (dy[n - 1] == 0.0f);

@@ -344,6 +344,33 @@ def test_gradients_of_groups_in_place_have_the_same_bits(axis: int, make: Callab
                 assert backward(over_both, over_both, out=over_both) == of_x
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "arguments"),
+    [
+        ("layer_norm", (64, 6), {}),
+        ("layer_norm", (64, 6), {"axis": 0}),
+        ("batch_norm", (64, 6), {}),
+        ("batch_norm", (2, 6, 64), {}),
+        ("group_norm", (2, 6, 64), {"num_groups": 2}),
+        ("group_norm", (2, 64, 6), {"num_groups": 2, "channel_axis": -1}),
+        ("instance_norm", (2, 64, 6), {"channel_axis": -1}),
+    ],
+)
+def test_dgamma_is_accurate_for_huge_gradients_of_subnormal_inputs(
+    op: str, shape: Shape, arguments: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(5)
+    x, dy = TINY * rng.integers(-9, 10, shape).astype(np.float32), rng.uniform(-1e38, 1e38, shape).astype(np.float32)
+    axis = arguments.get("axis", arguments.get("channel_axis", -1 if op == "layer_norm" or len(shape) == 2 else 1))
+    gamma = np.ones(shape[axis], np.float32)
+    saved = getattr(functional, f"{op}_forward")(x, eps=1.0, **arguments)[1:]
+    given = {name: value for name, value in arguments.items() if name != "num_groups"}
+    wanted = getattr(oracle, f"{op}_backward")(dy, x, *saved, gamma, **given)[1]
+    for isa in each_isa():
+        dgamma = getattr(functional, f"{op}_backward")(dy, x, *saved, gamma, **given)[1]
+        assert np.abs(dgamma - wanted).max() <= 2e-6 * np.abs(wanted).max(), isa
+
+
 @pytest.mark.parametrize("make", GRADIENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 def test_gradients_of_fused_ops_have_the_bits_of_the_norm(norm: str, make: Callable[..., Array]) -> None:
