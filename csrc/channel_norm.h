@@ -20,7 +20,9 @@ enum {
     /* The most rows of a task; a multiple of CREG_LANES. */
     MOST_ROWS = 256,
     /* The approximate number of elements of a task (256 KiB). */
-    TILE_FLOATS = 65536
+    TILE_FLOATS = 65536,
+    /* The planes that share each load of the rows' statistics. */
+    PLANES = 4
 };
 
 /* Sets `step` and returns the number of tasks. */
@@ -115,9 +117,25 @@ static void tile_statistics(const creg_norm *n, row_tile tile, rows_across *t)
     set_tile_floats(t, tile.rows);
 }
 
+/* Gain and bias of up to PLANES planes from plane c on, loaded once: stores could alias gamma and beta. */
+typedef struct {
+    vf gain[PLANES], bias[PLANES];
+} plane_parameters;
+
+CREG_INLINE plane_parameters parameters_of(const creg_norm *n, int planes, ptrdiff_t c)
+{
+    plane_parameters p;
+    for (int k = 0; k < planes; k++) {
+        p.gain[k] = v_set1(n->gamma ? n->gamma[c + k] : 1.0f);
+        p.bias[k] = v_set1(n->beta ? n->beta[c + k] : 0.0f);
+    }
+    return p;
+}
+
 /* Rows [j, j + left), at most a vector, of `planes` planes. */
-CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const float *x, float *y, ptrdiff_t c,
-                             const rows_across *t, ptrdiff_t next, ptrdiff_t j, ptrdiff_t left, int stream)
+CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const float *x, float *y,
+                             const plane_parameters *p, const rows_across *t, ptrdiff_t next, ptrdiff_t j,
+                             ptrdiff_t left, int stream)
 {
     const vf hi = v_load_part(t->hi + j, left), lo = v_load_part(t->lo + j, left),
              scale = v_load_part(t->scale + j, left);
@@ -128,8 +146,8 @@ CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const 
         if (!stream) __builtin_prefetch(y + at + 2 * planes * n->across);
         if (centred) v = v_sub(v_sub(v, hi), lo);
         v = v_mul(v, scale);
-        if (n->gamma) v = v_mul(v, v_set1(n->gamma[c + k]));
-        if (centred && n->beta) v = v_add(v, v_set1(n->beta[c + k]));
+        if (n->gamma) v = v_mul(v, p->gain[k]);
+        if (centred && n->beta) v = v_add(v, p->bias[k]);
         v_put_part(y + at, v, left, stream);
     }
 }
@@ -137,16 +155,17 @@ CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const 
 CREG_INLINE void norm_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
                              const rows_across *t, row_tile tile)
 {
+    const plane_parameters p = parameters_of(n, planes, c);
     const float *x = n->x + at;
     float *y = n->y + at;
     const ptrdiff_t rows = tile.rows, next = tile.next;
     const ptrdiff_t lead = n->stream ? unaligned_lead(y, rows) : 0;
     const ptrdiff_t end = n->stream ? lead + whole_lines(rows - lead) : 0;
-    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, lead - j, 0);
-    for (ptrdiff_t j = lead; j < end; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, CREG_W, 1);
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_across(n, centred, planes, x, y, &p, t, next, j, lead - j, 0);
+    for (ptrdiff_t j = lead; j < end; j += CREG_W) norm_across(n, centred, planes, x, y, &p, t, next, j, CREG_W, 1);
     ptrdiff_t j = max_size(lead, end);
-    for (; j + CREG_W <= rows; j += CREG_W) norm_across(n, centred, planes, x, y, c, t, next, j, CREG_W, 0);
-    if (j < rows) norm_across(n, centred, planes, x, y, c, t, next, j, rows - j, 0); /* tail */
+    for (; j + CREG_W <= rows; j += CREG_W) norm_across(n, centred, planes, x, y, &p, t, next, j, CREG_W, 0);
+    if (j < rows) norm_across(n, centred, planes, x, y, &p, t, next, j, rows - j, 0); /* tail */
 }
 
 /* One plane with rows that need float64, or a bias that does. */
@@ -167,11 +186,12 @@ static void norm_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, cons
     }
 }
 
-CREG_INLINE void norm_tile(const creg_norm *n, int centred, row_tile tile, const rows_across *t)
+CREG_INLINE void norm_tile(const creg_norm *norm, int centred, row_tile tile, const rows_across *t)
 {
+    const creg_norm call = *norm, *n = &call; /* a copy: stores cannot alias it */
     ptrdiff_t c = 0, at = tile.at;
-    const int together = n->stream ? 1 : 4;
-    for (; together == 4 && c + 4 <= n->cols; c += 4, at += 4 * n->across) norm_planes(n, centred, 4, at, c, t, tile);
+    for (; !n->stream && c + PLANES <= n->cols; c += PLANES, at += PLANES * n->across)
+        norm_planes(n, centred, PLANES, at, c, t, tile);
     for (; c < n->cols; c++, at += n->across) norm_planes(n, centred, 1, at, c, t, tile);
 }
 
@@ -212,14 +232,14 @@ typedef struct {
     float g[MOST_ROWS], g_d[MOST_ROWS];
 } tile_sums;
 
-CREG_INLINE void add_across(const creg_norm *n, int planes, ptrdiff_t at, ptrdiff_t c, const rows_across *t,
-                            tile_sums *s, ptrdiff_t j, ptrdiff_t left)
+CREG_INLINE void add_across(const creg_norm *n, int planes, ptrdiff_t at, const plane_parameters *p,
+                            const rows_across *t, tile_sums *s, ptrdiff_t j, ptrdiff_t left)
 {
     const vf hi = v_load_part(t->hi + j, left), lo = v_load_part(t->lo + j, left);
     vf2 terms[SUM_ROWS];
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t from = at + k * n->across + j;
-        const vf dy = v_load_part(n->dy + from, left), g = n->gamma ? v_mul(dy, v_set1(n->gamma[c + k])) : dy;
+        const vf dy = v_load_part(n->dy + from, left), g = n->gamma ? v_mul(dy, p->gain[k]) : dy;
         terms[k] = (vf2){g, v_mul(g, v_sub(v_sub(v_load_part(n->x + from, left), hi), lo))};
     }
     for (int half = planes / 2; half > 0; half /= 2)
@@ -231,9 +251,10 @@ CREG_INLINE void add_across(const creg_norm *n, int planes, ptrdiff_t at, ptrdif
 CREG_INLINE void add_planes(const creg_norm *n, int planes, ptrdiff_t at, ptrdiff_t c, const rows_across *t,
                             tile_sums *s, ptrdiff_t rows)
 {
+    const plane_parameters p = parameters_of(n, planes, c);
     ptrdiff_t j = 0;
-    for (; j + CREG_W <= rows; j += CREG_W) add_across(n, planes, at, c, t, s, j, CREG_W); /* main loop */
-    if (j < rows) add_across(n, planes, at, c, t, s, j, rows - j);                         /* tail */
+    for (; j + CREG_W <= rows; j += CREG_W) add_across(n, planes, at, &p, t, s, j, CREG_W); /* main loop */
+    if (j < rows) add_across(n, planes, at, &p, t, s, j, rows - j);                         /* tail */
 }
 
 /* Sums over [rows) of dy * x_hat and dy of a plane, in float64. */
@@ -350,7 +371,7 @@ static void tile_grad_means(const creg_norm *n, row_tile tile, rows_across *t, d
     }
 }
 
-CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
+CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdiff_t at, const plane_parameters *p,
                              const rows_across *t, const tile_sums *means, ptrdiff_t next, ptrdiff_t j, ptrdiff_t left)
 {
     const vf hi = v_load_part(t->hi + j, left), lo = v_load_part(t->lo + j, left),
@@ -363,7 +384,7 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
         __builtin_prefetch(n->dy + from + next, 0, 2);
         if (centred) x_hat = v_sub(v_sub(x_hat, hi), lo);
         x_hat = v_mul(x_hat, scale);
-        if (n->gamma) g = v_mul(g, v_set1(n->gamma[c + k]));
+        if (n->gamma) g = v_mul(g, p->gain[k]);
         if (centred) g = v_sub(g, mean_g);
         v_store_part(n->dx + from, v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), scale), left);
     }
@@ -372,17 +393,21 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
 CREG_INLINE void grad_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
                              const rows_across *t, const tile_sums *means, row_tile tile)
 {
+    const plane_parameters p = parameters_of(n, planes, c);
     ptrdiff_t j = 0;
     for (; j + CREG_W <= tile.rows; j += CREG_W) /* main loop */
-        grad_across(n, centred, planes, at, c, t, means, tile.next, j, CREG_W);
+        grad_across(n, centred, planes, at, &p, t, means, tile.next, j, CREG_W);
     if (j < tile.rows) /* tail */
-        grad_across(n, centred, planes, at, c, t, means, tile.next, j, tile.rows - j);
+        grad_across(n, centred, planes, at, &p, t, means, tile.next, j, tile.rows - j);
 }
 
-CREG_INLINE void grad_tile(const creg_norm *n, int centred, row_tile tile, const rows_across *t, const tile_sums *means)
+CREG_INLINE void grad_tile(const creg_norm *norm, int centred, row_tile tile, const rows_across *t,
+                           const tile_sums *means)
 {
+    const creg_norm call = *norm, *n = &call; /* a copy: stores cannot alias it */
     ptrdiff_t c = 0, at = tile.at;
-    for (; c + 4 <= n->cols; c += 4, at += 4 * n->across) grad_planes(n, centred, 4, at, c, t, means, tile);
+    for (; c + PLANES <= n->cols; c += PLANES, at += PLANES * n->across)
+        grad_planes(n, centred, PLANES, at, c, t, means, tile);
     for (; c < n->cols; c++, at += n->across) grad_planes(n, centred, 1, at, c, t, means, tile);
 }
 
