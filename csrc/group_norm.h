@@ -160,7 +160,7 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     const double k1 = rstd * (sum_g * per_count), k2 = rstd * (sum_g_x_hat * per_count) * rstd;
     const double limit = LARGEST_SAFE_GRADIENT;
     exact |= fabs(sum_g) + fabs(sum_g_x_hat) > limit * count || fabs(k1) + fabs(k2) > limit;
-    exact |= !fits_float(k1) | !fits_float(k2);
+    exact |= !fits_float(k1) || !fits_float(k2);
     for (ptrdiff_t c = c0; c < c1; c++) {
         ch->k1_64[c] = k1, ch->k2_64[c] = k2;
         ch->k1[c] = (float)k1, ch->k2[c] = (float)k2;
