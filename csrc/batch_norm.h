@@ -174,14 +174,19 @@ CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
     return (vf2){g, v_mul(g, d)};
 }
 
+CREG_INLINE vf2 add_in_pairs(vf2 *t, int n)
+{
+    for (int half = n / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
+    return t[0];
+}
+
 /* The terms of up to SUM_ROWS rows, `stride` apart, added in pairs. */
 CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride, ptrdiff_t at, const vw *cut)
 {
     vf2 t[SUM_ROWS];
     for (int i = 0; i < rows; i++) t[i] = of(ctx, at + i * stride, cut);
-    for (int half = rows / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) t[i] = add2(t[i], t[i + half]);
-    return t[0];
+    return add_in_pairs(t, rows);
 }
 
 CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t j, ptrdiff_t left, int grad)
@@ -346,7 +351,19 @@ static void creg_batch_norm_sums(void *batch, ptrdiff_t task)
 
 /* ---- the channels' parameters ---- */
 
-/* Merges the chunks' moments, as moments_merge() does: the mean, and in var the sum of squared deviations. */
+/* moments_merge() of each of n columns. */
+CREG_INLINE void merge_each(double *mean, double *m2, double merged, const double *mean_k, const double *m2_k,
+                            double count, ptrdiff_t n)
+{
+    const double share = count / (merged + count), weight = merged * share;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const double delta = mean_k[j] - mean[j];
+        mean[j] += delta * share;
+        m2[j] += m2_k[j] + delta * delta * weight;
+    }
+}
+
+/* Merges the chunks' moments: the mean, and in var the sum of squared deviations. */
 static void merge_moments(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
     double *mean = b->channels.mean, *m2 = b->var, merged = count_of(chunk_at(b, &b->summed, 0));
@@ -354,13 +371,8 @@ static void merge_moments(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
     memcpy(m2 + c0, b->chunk_m2 + c0, sizeof(double) * (size_t)(c1 - c0));
     for (ptrdiff_t k = 1; k < b->summed.chunks; k++) {
         const double count = count_of(chunk_at(b, &b->summed, k));
-        const double share = count / (merged + count), weight = merged * share;
-        const double *mean_k = b->chunk_mean + k * b->shape.c, *m2_k = b->chunk_m2 + k * b->shape.c;
-        for (ptrdiff_t c = c0; c < c1; c++) {
-            const double delta = mean_k[c] - mean[c];
-            mean[c] += delta * share;
-            m2[c] += m2_k[c] + delta * delta * weight;
-        }
+        const ptrdiff_t at = k * b->shape.c + c0;
+        merge_each(mean + c0, m2 + c0, merged, b->chunk_mean + at, b->chunk_m2 + at, count, c1 - c0);
         merged += count;
     }
 }

@@ -25,12 +25,15 @@ enum {
     PLANES = 4
 };
 
+/* The tiles of all blocks, a task each. */
+CREG_INLINE ptrdiff_t tiles_of(const creg_norm *n) { return n->rows / n->across * ceil_div(n->across, n->step); }
+
 /* Sets `step` and returns the number of tasks. */
 static ptrdiff_t creg_channel_norm_plan(creg_norm *n)
 {
     const ptrdiff_t rows = TILE_FLOATS / n->cols / CREG_LANES * CREG_LANES;
     n->step = min_size(MOST_ROWS, max_size(CREG_LANES, rows));
-    return n->rows / n->across * ceil_div(n->across, n->step);
+    return tiles_of(n);
 }
 
 /* Some rows of a block: their first element is at `at`, and the first of their statistics at `row`. */
@@ -86,12 +89,7 @@ static void tile_moments(const creg_norm *n, row_tile tile, double *mean, double
             continue;
         }
         columns_moments(x, planes, n->across, tile.rows, mean_k, m2_k);
-        const double share = (double)planes / (double)(c + planes), weight = (double)c * share;
-        for (ptrdiff_t j = 0; j < tile.rows; j++) {
-            const double delta = mean_k[j] - mean[j];
-            mean[j] += delta * share;
-            m2[j] += m2_k[j] + delta * delta * weight;
-        }
+        merge_each(mean, m2, (double)c, mean_k, m2_k, (double)planes, tile.rows);
     }
 }
 
@@ -242,10 +240,9 @@ CREG_INLINE void add_across(const creg_norm *n, int planes, ptrdiff_t at, const 
         const vf dy = v_load_part(n->dy + from, left), g = n->gamma ? v_mul(dy, p->gain[k]) : dy;
         terms[k] = (vf2){g, v_mul(g, v_sub(v_sub(v_load_part(n->x + from, left), hi), lo))};
     }
-    for (int half = planes / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) terms[k] = add2(terms[k], terms[k + half]);
-    v_store_part(s->g + j, v_add(v_load_part(s->g + j, left), terms[0].a), left);
-    v_store_part(s->g_d + j, v_add(v_load_part(s->g_d + j, left), terms[0].b), left);
+    const vf2 sum = add_in_pairs(terms, planes);
+    v_store_part(s->g + j, v_add(v_load_part(s->g + j, left), sum.a), left);
+    v_store_part(s->g_d + j, v_add(v_load_part(s->g_d + j, left), sum.b), left);
 }
 
 CREG_INLINE void add_planes(const creg_norm *n, int planes, ptrdiff_t at, ptrdiff_t c, const rows_across *t,
@@ -257,14 +254,15 @@ CREG_INLINE void add_planes(const creg_norm *n, int planes, ptrdiff_t at, ptrdif
     if (j < rows) add_across(n, planes, at, &p, t, s, j, rows - j);                         /* tail */
 }
 
-/* Sums over [rows) of dy * x_hat and dy of a plane, in float64. */
-static void plane_sums_exact(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows, double *out)
+/* The sums of a plane in float64. */
+static void plane_sums_exact(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows,
+                             double *of_dy_x_hat, double *of_dy)
 {
-    out[0] = out[1] = 0.0;
+    *of_dy_x_hat = *of_dy = 0.0;
     for (ptrdiff_t j = 0; j < rows; j++) {
         const double dy = (double)n->dy[at + j];
-        out[0] += dy * (((double)n->x[at + j] - t->mean[j]) * t->rstd[j]);
-        out[1] += dy;
+        *of_dy_x_hat += dy * (((double)n->x[at + j] - t->mean[j]) * t->rstd[j]);
+        *of_dy += dy;
     }
 }
 
@@ -275,16 +273,21 @@ CREG_INLINE int sum_is_plain(float sum, ptrdiff_t rows)
     return fabsf(sum) >= (float)rows * (float)SMALLEST_SAFE_GRADIENT && fabsf(sum) <= (float)LARGEST_SAFE_GRADIENT;
 }
 
-/* The sums of one plane, at n->sums + 2 * to, unless its float32 sums are plain. */
+/* The sums of dy * x_hat and of dy of each plane, stored at [tile][plane]. */
+CREG_INLINE double *sums_dy_x_hat(const creg_norm *n) { return n->sums; }
+CREG_INLINE double *sums_dy(const creg_norm *n) { return n->sums + tiles_of(n) * n->cols; }
+
+/* Stores the sums of one plane at `to`: its float32 sums, if they are plain. */
 CREG_INLINE void store_plane_sums(const creg_norm *n, ptrdiff_t at, const rows_across *t, ptrdiff_t rows,
                                   float dy_x_hat, float dy, ptrdiff_t to)
 {
-    double *out = n->sums + 2 * to;
+    double *of_dy_x_hat = sums_dy_x_hat(n) + to, *of_dy = sums_dy(n) + to;
     const int plain = !t->any_exact && sum_is_plain(dy_x_hat, rows) && sum_is_plain(dy, rows);
     const int zero = dy_x_hat == 0.0f && dy == 0.0f;
-    out[0] = (double)dy_x_hat;
-    out[1] = (double)dy;
-    if (!plain && !(zero && creg_are_at_most(n->dy + at, 0.0f, rows))) plane_sums_exact(n, at, t, rows, out);
+    *of_dy_x_hat = (double)dy_x_hat;
+    *of_dy = (double)dy;
+    if (!plain && !(zero && creg_are_at_most(n->dy + at, 0.0f, rows)))
+        plane_sums_exact(n, at, t, rows, of_dy_x_hat, of_dy);
 }
 
 /* Up to CREG_BATCH planes, which share horizontal reductions. */
@@ -460,16 +463,9 @@ static void creg_channel_norm_backward(void *norm, ptrdiff_t task)
 static void creg_channel_norm_reduce(void *norm, ptrdiff_t task)
 {
     const creg_norm *n = norm;
-    const ptrdiff_t tasks = n->rows / n->across * ceil_div(n->across, n->step), j0 = task * MERGE_TILE;
-    for (ptrdiff_t j = j0; j < min_size(j0 + MERGE_TILE, n->cols); j++) {
-        double dgamma = 0.0, dbeta = 0.0;
-        for (ptrdiff_t i = 0; i < tasks; i++) {
-            dgamma += n->sums[2 * (i * n->cols + j)];
-            dbeta += n->sums[2 * (i * n->cols + j) + 1];
-        }
-        n->dgamma[j] = (float)dgamma;
-        if (n->dbeta) n->dbeta[j] = (float)dbeta;
-    }
+    const ptrdiff_t j = task * CREG_MERGE_TILE, size = min_size(CREG_MERGE_TILE, n->cols - j);
+    merge_sums(sums_dy_x_hat(n) + j, tiles_of(n), n->cols, size, n->dgamma + j);
+    if (n->dbeta) merge_sums(sums_dy(n) + j, tiles_of(n), n->cols, size, n->dbeta + j);
 }
 
 #endif

@@ -14,8 +14,6 @@ CREG_INLINE void zero_sums(float *sums, ptrdiff_t cols)
     if (sums) memset(sums, 0, sizeof(float) * (size_t)cols);
 }
 
-enum { MERGE_TILE = 256 };
-
 static void add_partial(const float *partial, ptrdiff_t n, double *total)
 {
     for (ptrdiff_t i = 0; i < n; i++) total[i] += (double)partial[i];
@@ -23,9 +21,9 @@ static void add_partial(const float *partial, ptrdiff_t n, double *total)
 
 static void merge_partials(const creg_norm *n, const float *partial, ptrdiff_t j0, ptrdiff_t j1, float *out)
 {
-    for (ptrdiff_t j = j0; j < j1; j += MERGE_TILE) {
-        double total[MERGE_TILE] = {0};
-        const ptrdiff_t size = min_size(MERGE_TILE, j1 - j);
+    for (ptrdiff_t j = j0; j < j1; j += CREG_MERGE_TILE) {
+        double total[CREG_MERGE_TILE] = {0};
+        const ptrdiff_t size = min_size(CREG_MERGE_TILE, j1 - j);
         for (ptrdiff_t i = 0, at = j; i < n->rows; i += n->step, at += n->cols) add_partial(partial + at, size, total);
         for (ptrdiff_t t = 0; t < size; t++) out[j + t] = (float)total[t];
     }
@@ -35,6 +33,15 @@ static void creg_merge_columns(const creg_norm *n, ptrdiff_t j0, ptrdiff_t j1)
 {
     merge_partials(n, n->partial_dgamma, j0, j1, n->dgamma);
     if (n->dbeta) merge_partials(n, n->partial_dbeta, j0, j1, n->dbeta);
+}
+
+/* The totals of up to CREG_MERGE_TILE columns of `count` rows of float64 sums, `stride` apart. */
+static void merge_sums(const double *sums, ptrdiff_t count, ptrdiff_t stride, ptrdiff_t n, float *out)
+{
+    double total[CREG_MERGE_TILE] = {0};
+    for (ptrdiff_t i = 0; i < count; i++)
+        for (ptrdiff_t j = 0; j < n; j++) total[j] += sums[i * stride + j];
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = (float)total[j];
 }
 
 /* Sums over rows [i, end) of columns [j, j + size), added to the totals. */
@@ -53,9 +60,9 @@ static void add_rows_exact(const creg_norm *n, ptrdiff_t i, ptrdiff_t end, ptrdi
 
 static void creg_merge_columns_exact(const creg_norm *n, ptrdiff_t j0, ptrdiff_t j1)
 {
-    for (ptrdiff_t j = j0; j < j1; j += MERGE_TILE) {
-        double dgamma[MERGE_TILE] = {0}, dbeta[MERGE_TILE] = {0};
-        const ptrdiff_t size = min_size(MERGE_TILE, j1 - j);
+    for (ptrdiff_t j = j0; j < j1; j += CREG_MERGE_TILE) {
+        double dgamma[CREG_MERGE_TILE] = {0}, dbeta[CREG_MERGE_TILE] = {0};
+        const ptrdiff_t size = min_size(CREG_MERGE_TILE, j1 - j);
         for (ptrdiff_t k = 0, i = 0; i < n->rows; k++, i += n->step) {
             if (n->exact[k]) {
                 add_rows_exact(n, i, min_size(i + n->step, n->rows), j, size, dgamma, dbeta);

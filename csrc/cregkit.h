@@ -28,6 +28,8 @@ enum {
     CREG_WIDE_ROWS = 16,
     /* The columns of a tile, which one task of wide rows' backward writes. */
     CREG_TILE = 1024,
+    /* The columns of dgamma and dbeta that are merged at a time. */
+    CREG_MERGE_TILE = 256,
     /* The approximate number of elements of a task; a multiple of both groups below. */
     CREG_TASK = 16384,
     /* The elements of dropout that share 16 Philox counters. */
@@ -87,7 +89,7 @@ typedef struct {
 
 /* One call of group norm, forward or backward. A sample is a batch norm twice: `channels` has gamma and beta, and
  * writes; `groups` has the statistics, of one long channel a group. Both are of the first sample, and their arrays hold
- * those of all samples, one after another. by_channels: forward's moments are summed by channel, then combined.
+ * those of all samples, one after another. by_channels: sums are taken of channels, then combined.
  * group_norm_plan() sets the cuts, by_channels, `whole` and sample_step. */
 typedef struct {
     creg_batch_norm channels, groups;

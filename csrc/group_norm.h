@@ -47,7 +47,7 @@ CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t 
     return one;
 }
 
-/* `groups` groups of sample i, from group g on: not all only for channels first, where groups are contiguous. */
+/* `groups` groups of sample i, from group g on. Channels last, where groups are not contiguous, these are all. */
 CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdiff_t g, ptrdiff_t groups)
 {
     const ptrdiff_t together = a->channels.shape.c / a->groups.shape.c, at = i * a->channels.shape.c + g * together;
@@ -67,7 +67,7 @@ static void creg_group_norm_plan(creg_group_norm *a)
 {
     const ptrdiff_t groups = a->groups.shape.c, together = a->channels.shape.c / groups;
     const ptrdiff_t group = a->groups.shape.n * a->groups.shape.s, sample = groups * group;
-    a->by_channels = a->groups.shape.n > 1 && together > 1 && together < CREG_LANES;
+    a->by_channels = a->channels.dy || (a->groups.shape.n > 1 && together > 1 && together < CREG_LANES);
     cut_batch(&a->channels);
     cut_batch(&a->groups);
     a->channels.count = a->groups.count;
@@ -90,10 +90,10 @@ static void creg_group_norm_plan(creg_group_norm *a)
 
 /* ---- the steps of a sample ---- */
 
-/* Of the channels or the groups, whichever are summed. */
+/* The sums of the channels or of the groups. */
 static void group_sums(const group_sample *a, ptrdiff_t task)
 {
-    creg_batch_norm summed = a->by_channels || a->channels.dy ? a->channels : a->groups;
+    creg_batch_norm summed = a->by_channels ? a->channels : a->groups;
     creg_batch_norm_sums(&summed, task);
 }
 
@@ -158,8 +158,8 @@ static void group_means(const group_sample *a, ptrdiff_t g)
         exact |= ch->exact[c];
     }
     const double k1 = rstd * (sum_g * per_count), k2 = rstd * (sum_g_x_hat * per_count) * rstd;
-    const double limit = LARGEST_SAFE_GRADIENT;
-    exact |= fabs(sum_g) + fabs(sum_g_x_hat) > limit * count || fabs(k1) + fabs(k2) > limit;
+    exact |= fabs(sum_g) + fabs(sum_g_x_hat) > LARGEST_SAFE_GRADIENT * count;
+    exact |= fabs(k1) + fabs(k2) > LARGEST_SAFE_GRADIENT;
     exact |= !fits_float(k1) || !fits_float(k2);
     for (ptrdiff_t c = c0; c < c1; c++) {
         ch->k1_64[c] = k1, ch->k2_64[c] = k2;
@@ -236,8 +236,7 @@ static void creg_group_norm_centres(void *norm, ptrdiff_t task)
 static void creg_group_norm_sums(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const int by_channels = a->by_channels || a->channels.dy;
-    run_step(a, by_channels ? a->channels.summed.tasks : a->groups.summed.tasks, task, group_sums);
+    run_step(a, a->by_channels ? a->channels.summed.tasks : a->groups.summed.tasks, task, group_sums);
 }
 
 static void creg_group_norm_merge(void *norm, ptrdiff_t task)
@@ -293,21 +292,12 @@ static void creg_group_norm_whole(void *norm, ptrdiff_t task)
     }
 }
 
-/* Adds n elements of each sample's row to the totals. */
-static void add_samples(const double *rows, ptrdiff_t samples, ptrdiff_t stride, ptrdiff_t n, float *out)
-{
-    double total[MERGE_TILE] = {0};
-    for (ptrdiff_t i = 0; i < samples; i++)
-        for (ptrdiff_t j = 0; j < n; j++) total[j] += rows[i * stride + j];
-    for (ptrdiff_t j = 0; j < n; j++) out[j] = (float)total[j];
-}
-
 static void creg_group_norm_reduce(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
-    const ptrdiff_t c = a->channels.shape.c, j = task * MERGE_TILE, n = min_size(MERGE_TILE, c - j);
-    add_samples(a->sums_dy_x_hat + j, a->samples, c, n, a->dgamma + j);
-    add_samples(a->sums_dy + j, a->samples, c, n, a->dbeta + j);
+    const ptrdiff_t c = a->channels.shape.c, j = task * CREG_MERGE_TILE, n = min_size(CREG_MERGE_TILE, c - j);
+    merge_sums(a->sums_dy_x_hat + j, a->samples, c, n, a->dgamma + j);
+    merge_sums(a->sums_dy + j, a->samples, c, n, a->dbeta + j);
 }
 
 #endif

@@ -3,15 +3,11 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._arrays cimport doubles, new_vector
-from cregkit.kernels._csrc cimport creg_norm
+from cregkit.kernels._csrc cimport CREG_MERGE_TILE, creg_norm
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, run_parallel
 
 cnp.import_array()
-
-cdef enum:
-    # The columns of a task of channel_norm_reduce (MERGE_TILE in csrc/column_sums.h).
-    REDUCED_COLUMNS = 256
 
 
 cdef void across_forward(creg_norm *n) noexcept:
@@ -25,6 +21,6 @@ cdef int across_backward(creg_norm *n) except -1:
     with nogil:
         parallel_for(kernels().channel_norm_backward, n, tasks, n.rows * n.cols)
         if n.dgamma != NULL:
-            parallel_for(kernels().channel_norm_reduce, n, (n.cols + REDUCED_COLUMNS - 1) // REDUCED_COLUMNS,
+            parallel_for(kernels().channel_norm_reduce, n, (n.cols + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE,
                          2 * tasks * n.cols)
     return 0

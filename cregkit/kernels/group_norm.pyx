@@ -9,7 +9,7 @@ from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float64_array, float64_statistics, floats, new_array, new_vector, number,
     output, refuse_overlap, refuse_overlaps, whole_number,
 )
-from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, creg_group_norm, creg_shape
+from cregkit.kernels._csrc cimport CREG_MERGE_TILE, creg_batch_norm, creg_channels, creg_group_norm, creg_shape
 from cregkit.kernels._runtime cimport kernels
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of, where_of
@@ -17,8 +17,6 @@ from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of,
 cnp.import_array()
 
 cdef enum:
-    # The channels of a task of group_norm_reduce (MERGE_TILE in csrc/column_sums.h).
-    REDUCED_CHANNELS = 256
     # A group's square root and division in float64 take as long as this many elements.
     PARAMETER_COST = 16
 
@@ -48,7 +46,7 @@ cdef ptrdiff_t elements_of(const creg_group_norm *a) noexcept nogil:
 
 # The batch norm whose sums are taken.
 cdef creg_batch_norm *summed_of(creg_group_norm *a) noexcept nogil:
-    return &a.channels if a.by_channels or a.channels.dy != NULL else &a.groups
+    return &a.channels if a.by_channels else &a.groups
 
 
 # Plans a call: the cuts, the chunks' sums and the parameters. The returned array keeps the latter alive. The caller has
@@ -97,7 +95,7 @@ cdef void run(creg_group_norm *a) noexcept nogil:
 
 cdef void reduce(creg_group_norm *a) noexcept nogil:
     if a.dgamma != NULL:
-        parallel_for(kernels().group_norm_reduce, a, (a.channels.shape.c + REDUCED_CHANNELS - 1) // REDUCED_CHANNELS,
+        parallel_for(kernels().group_norm_reduce, a, (a.channels.shape.c + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE,
                      a.samples * a.channels.shape.c)
 
 

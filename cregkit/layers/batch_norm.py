@@ -178,37 +178,17 @@ class BatchNorm(Layer):
         return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))
 
     def _normalise_batch(self, x: Array) -> Array:
-        if self.virtual_batch_size is not None:
-            return self._normalise_virtual_batches(x, self.virtual_batch_size)
-        y, mean, rstd = batch_norm_forward(
-            x,
-            self.gamma,
-            self.beta,
-            self.running_mean,
-            self.running_var,
-            self.momentum,
-            self.eps,
-            unbiased=self.unbiased,
-            channel_axis=self.channel_axis,
-            merge=self._merge_moments,
-        )
-        self._saved = (x, mean, rstd)
-        return y
-
-    def _normalise_virtual_batches(self, x: Array, size: int) -> Array:
-        self._refuse_merge()
-        y, mean, rstd = ghost_batch_norm_forward(
-            x,
-            size,
-            self.gamma,
-            self.beta,
-            self.running_mean,
-            self.running_var,
-            self.momentum,
-            self.eps,
-            unbiased=self.unbiased,
-            channel_axis=self.channel_axis,
-        )
+        given = self.gamma, self.beta, self.running_mean, self.running_var, self.momentum, self.eps
+        unbiased, axis = self.unbiased, self.channel_axis
+        if self.virtual_batch_size is None:
+            y, mean, rstd = batch_norm_forward(
+                x, *given, unbiased=unbiased, channel_axis=axis, merge=self._merge_moments
+            )
+        else:
+            self._refuse_merge()
+            y, mean, rstd = ghost_batch_norm_forward(
+                x, self.virtual_batch_size, *given, unbiased=unbiased, channel_axis=axis
+            )
         self._saved = (x, mean, rstd)
         return y
 

@@ -564,7 +564,7 @@ static void run_groups(trial *t, creg_group_norm *a)
     const creg_kernels *kernels = t->kernels;
     const ptrdiff_t c = a->samples * a->channels.shape.c;
     plan_groups(t, a);
-    creg_batch_norm *summed = a->by_channels || a->channels.dy ? &a->channels : &a->groups;
+    creg_batch_norm *summed = a->by_channels ? &a->channels : &a->groups;
     const ptrdiff_t sums = a->samples * summed->summed.chunks * summed->shape.c;
     if (!a->channels.dy) {
         a->channels.channels = new_channels(c);
@@ -623,7 +623,7 @@ static void group_trial(trial *t, creg_shape channels, ptrdiff_t groups)
     run_groups(t, &a);
     hash_floats(t, a.channels.out, n);
     if (!a.dgamma) return;
-    parallel_for(t->kernels->group_norm_reduce, &a, (channels.c + 255) / 256);
+    parallel_for(t->kernels->group_norm_reduce, &a, (channels.c + CREG_MERGE_TILE - 1) / CREG_MERGE_TILE);
     hash_floats(t, a.dgamma, channels.c);
     hash_floats(t, a.dbeta, channels.c);
 }
