@@ -700,7 +700,7 @@ static void dropout_channels_last_trial(trial *t)
 /* The mask of three planes in two tasks, then its use. */
 static void drop_block_trial(trial *t)
 {
-    creg_drop_block b = {.height = t->rows, .width = t->n, .pixel = t->plain ? 3 : 1};
+    creg_drop_block b = {.height = at_most(t->rows, 5), .width = t->n, .pixel = t->plain ? 3 : 1};
     const ptrdiff_t plane = b.height * b.width * b.pixel, n = 3 * plane;
     b.side = at_most(1 + t->n % 4, at_most(b.height, b.width));
     b.items = items_of(t, n, 1, 1);
