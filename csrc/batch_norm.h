@@ -155,22 +155,23 @@ CREG_INLINE batch_part part_of_task(const creg_batch_norm *b, const creg_cut *cu
 /* ---- sums of a chunk's columns: of d and d^2 about a provisional mean hi, or of dy and dy * d about hi + lo ---- */
 
 typedef struct {
-    const float *dy, *x, *hi, *lo;
+    const stored *dy, *x;
+    const float *hi, *lo;
     float *a, *b;
     ptrdiff_t rows, stride, n;
 } columns;
 
 /* dy and dy * (x - mean). */
 typedef struct {
-    const float *dy, *x;
+    const stored *dy, *x;
     vf hi, lo;
 } channel_grad_operands;
 
 CREG_INLINE vf2 channel_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const channel_grad_operands *o = ctx;
-    const vf g = v_load_cut(o->dy + at, cut);
-    const vf d = v_cut(v_sub(v_sub(v_load_cut(o->x + at, cut), o->hi), o->lo), cut);
+    const vf g = x_load_cut(o->dy + at, cut);
+    const vf d = v_cut(v_sub(v_sub(x_load_cut(o->x + at, cut), o->hi), o->lo), cut);
     return (vf2){g, v_mul(g, d)};
 }
 
@@ -192,7 +193,7 @@ CREG_INLINE vf2 rows_terms(terms of, const void *ctx, int rows, ptrdiff_t stride
 CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t j, ptrdiff_t left, int grad)
 {
     const vw window = v_window(left), *cut = left < CREG_W ? &window : NULL;
-    const float *x = o->x + i * o->stride;
+    const stored *x = o->x + i * o->stride;
     const vf hi = v_load_cut(o->hi + j, cut);
     vf2 t;
     if (grad) {
@@ -202,8 +203,8 @@ CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t 
         const shifted ctx = {x, hi};
         t = rows_terms(shifted_terms, &ctx, rows, o->stride, j, cut);
     }
-    v_put_part(o->a + j, v_add(v_load_part(o->a + j, left), t.a), left, 0);
-    v_put_part(o->b + j, v_add(v_load_part(o->b + j, left), t.b), left, 0);
+    v_store_part(o->a + j, v_add(v_load_part(o->a + j, left), t.a), left);
+    v_store_part(o->b + j, v_add(v_load_part(o->b + j, left), t.b), left);
 }
 
 CREG_INLINE void add_rows(const columns *o, ptrdiff_t i, int rows, int grad)
@@ -225,17 +226,17 @@ CREG_INLINE void sum_columns(columns o, int grad)
 
 /* ---- moments ---- */
 
-static void leading_means(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
+static void leading_means(const stored *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, float *shift)
 {
     const vf count = v_set1((float)rows);
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
         vf s = v_set1(0.0f);
-        for (ptrdiff_t i = 0; i < rows; i++) s = v_add(s, v_load_part(x + i * stride + j, n - j));
+        for (ptrdiff_t i = 0; i < rows; i++) s = v_add(s, x_load_part(x + i * stride + j, n - j));
         v_store(shift + j, v_div(s, count));
     }
 }
 
-static void columns_moments(const float *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, double *mean, double *m2)
+static void columns_moments(const stored *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, double *mean, double *m2)
 {
     float shift[COLUMN_TILE], sum[COLUMN_TILE], squares[COLUMN_TILE];
     leading_means(x, min_size(rows, LEADING_ROWS), stride, n, shift);
@@ -263,7 +264,7 @@ static void sum_channels(const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t 
 {
     const creg_channels *ch = &b->channels;
     const ptrdiff_t rows = chunk.samples, stride = b->shape.c * b->shape.s, at = chunk.start + c * b->shape.s;
-    const float *dy = AT(b->dy, at), *x = b->x + at;
+    const stored *dy = input_at(b->dy, at), *x = input_at(b->x, at);
     if (b->shape.s == 1 && dy)
         sum_columns((columns){dy, x, ch->hi + c, ch->lo + c, b->chunk_dy + to, b->chunk_dy_d + to, rows, stride, n}, 1);
     else if (b->shape.s == 1)
@@ -281,7 +282,7 @@ static void sum_channels(const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t 
 }
 
 /* sum_channels() of CREG_BATCH channels of one sample, whose short planes share horizontal reductions. */
-static CREG_NOINLINE void short_planes_moments(const float *x, ptrdiff_t s, double *mean, double *m2)
+static CREG_NOINLINE void short_planes_moments(const stored *x, ptrdiff_t s, double *mean, double *m2)
 {
     const part rest = part_of(s % CREG_LANES);
     const double per_count = 1.0 / (double)s;
@@ -303,7 +304,7 @@ static CREG_NOINLINE void short_planes_moments(const float *x, ptrdiff_t s, doub
     }
 }
 
-static CREG_NOINLINE void short_planes_grad_sums(const float *dy, const float *x, ptrdiff_t s, const float *hi,
+static CREG_NOINLINE void short_planes_grad_sums(const stored *dy, const stored *x, ptrdiff_t s, const float *hi,
                                                  const float *lo, float *sum_dy, float *sum_dy_d)
 {
     const part rest = part_of(s % CREG_LANES);
@@ -324,10 +325,10 @@ static void sum_short_planes(const creg_batch_norm *b, ptrdiff_t at, ptrdiff_t c
 {
     const creg_channels *ch = &b->channels;
     if (b->dy)
-        short_planes_grad_sums(b->dy + at, b->x + at, b->shape.s, ch->hi + c, ch->lo + c, b->chunk_dy + to,
-                               b->chunk_dy_d + to);
+        short_planes_grad_sums(input_at(b->dy, at), input_at(b->x, at), b->shape.s, ch->hi + c, ch->lo + c,
+                               b->chunk_dy + to, b->chunk_dy_d + to);
     else
-        short_planes_moments(b->x + at, b->shape.s, b->chunk_mean + to, b->chunk_m2 + to);
+        short_planes_moments(input_at(b->x, at), b->shape.s, b->chunk_mean + to, b->chunk_m2 + to);
 }
 
 static void creg_batch_norm_sums(void *batch, ptrdiff_t task)
@@ -391,7 +392,7 @@ static void finish_statistics(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t 
     for (ptrdiff_t c = c0; c < c1; c++) {
         b->channels.exact[c] = 0;
         if (count > CREG_FEW && creg_is_safe(var[c], var[c] + eps)) continue;
-        const moments m = exact_moments(b->x + c * shape.s, shape.n, shape.c * shape.s, shape.s);
+        const moments m = exact_moments(input_at(b->x, c * shape.s), shape.n, shape.c * shape.s, shape.s);
         mean[c] = m.mean;
         var[c] = m.m2 / count;
         rstd[c] = 1.0 / sqrt(var[c] + eps);
@@ -451,20 +452,21 @@ static void exact_grad_sums(const creg_batch_norm *b, ptrdiff_t c)
     for (ptrdiff_t i = 0; i < shape.n; i++)
         for (ptrdiff_t j = 0; j < shape.s; j++) {
             const ptrdiff_t at = (i * shape.c + c) * shape.s + j;
-            sum_dy += (double)b->dy[at];
-            sum_dy_d += (double)b->dy[at] * ((double)b->x[at] - b->channels.mean[c]);
+            const double dy = (double)x_value(input_at(b->dy, at));
+            sum_dy += dy;
+            sum_dy_d += dy * ((double)x_value(input_at(b->x, at)) - b->channels.mean[c]);
         }
     b->channels.k1_64[c] = sum_dy;
     b->channels.k2_64[c] = sum_dy_d;
 }
 
 /* Whether all gradients of channel c are so small that products lose bits to underflow, and one is not 0. */
-static CREG_NOINLINE int channel_is_small(const float *dy, creg_shape shape, ptrdiff_t c)
+static CREG_NOINLINE int channel_is_small(const stored *dy, creg_shape shape, ptrdiff_t c)
 {
     float largest = 0.0f;
     for (ptrdiff_t i = 0; i < shape.n; i++)
         for (ptrdiff_t j = 0; j < shape.s; j++) {
-            const float size = fabsf(dy[(i * shape.c + c) * shape.s + j]);
+            const float size = fabsf(x_value(dy + (i * shape.c + c) * shape.s + j));
             if (size >= (float)SMALLEST_SAFE_GRADIENT) return 0;
             largest = size > largest ? size : largest;
         }
@@ -490,9 +492,9 @@ CREG_INLINE double largest_means(const creg_batch_norm *b)
 CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
 {
     const creg_shape shape = b->shape;
-    const float *first = b->dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
+    const stored *first = input_at(b->dy, c * shape.s), *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
     const double means = channel_means(b, c), rstd = b->rstd[c];
-    const int zero = (means == 0.0) & zeros_are_plain(rstd) & (*first == 0.0f) & (*last == 0.0f);
+    const int zero = (means == 0.0) & zeros_are_plain(rstd) & (x_value(first) == 0.0f) & (x_value(last) == 0.0f);
     const int plain = (means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < largest_means(b));
     return creg_is_safe_rstd(rstd) & (plain | zero);
 }
@@ -631,8 +633,8 @@ enum { OF_CHANNELS = 1, OF_GROUPS };
 
 /* dy is read only with `grad`. */
 typedef struct {
-    const float *dy, *x;
-    float *out;
+    const stored *dy, *x;
+    stored *out;
 } tensors;
 
 CREG_INLINE tensors tensors_at(const tensors *t, ptrdiff_t at) { return (tensors){t->dy + at, t->x + at, t->out + at}; }
@@ -657,32 +659,35 @@ CREG_INLINE channel spread_channel(const creg_channels *ch, ptrdiff_t c)
 /* Elements [at, at + left), at most a vector. */
 CREG_INLINE void write_part(const tensors *t, ptrdiff_t at, ptrdiff_t left, const channel *c, int grad, int stream)
 {
-    vf v = v_sub(v_sub(v_load_part(t->x + at, left), c->hi), c->lo);
+    vf v = v_sub(v_sub(x_load_part(t->x + at, left), c->hi), c->lo);
     if (grad == OF_GROUPS)
-        v = v_sub(v_sub(v_mul(v_load_part(t->dy + at, left), c->scale), c->k1), v_mul(v, c->k2));
+        v = v_sub(v_sub(v_mul(x_load_part(t->dy + at, left), c->scale), c->k1), v_mul(v, c->k2));
     else if (grad)
-        v = v_mul(v_sub(v_sub(v_load_part(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
+        v = v_mul(v_sub(v_sub(x_load_part(t->dy + at, left), c->k1), v_mul(v, c->k2)), c->scale);
     else
         v = v_add(v_mul(v, c->scale), c->bias);
-    v_put_part(t->out + at, v, left, stream);
+    x_put_part(t->out + at, v, left, stream);
 }
 
 CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channels *ch, ptrdiff_t c, int grad)
 {
-    const double d = (double)t->x[at] - ch->mean[c];
-    const float d32 = (t->x[at] - ch->hi[c]) - ch->lo[c];
+    const float x = x_value(t->x + at), dy = grad ? x_value(t->dy + at) : 0.0f;
+    const double d = (double)x - ch->mean[c];
+    const float d32 = (x - ch->hi[c]) - ch->lo[c];
+    float v;
     if (grad == OF_GROUPS && ch->exact[c])
-        t->out[at] = (float)((double)t->dy[at] * ch->scale64[c] - ch->k1_64[c] - d * ch->k2_64[c]);
+        v = (float)((double)dy * ch->scale64[c] - ch->k1_64[c] - d * ch->k2_64[c]);
     else if (grad == OF_GROUPS)
-        t->out[at] = (t->dy[at] * ch->scale[c] - ch->k1[c]) - d32 * ch->k2[c];
+        v = (dy * ch->scale[c] - ch->k1[c]) - d32 * ch->k2[c];
     else if (grad && ch->exact[c])
-        t->out[at] = (float)(((double)t->dy[at] - ch->k1_64[c] - d * ch->k2_64[c]) * ch->scale64[c]);
+        v = (float)(((double)dy - ch->k1_64[c] - d * ch->k2_64[c]) * ch->scale64[c]);
     else if (grad)
-        t->out[at] = ((t->dy[at] - ch->k1[c]) - d32 * ch->k2[c]) * ch->scale[c];
+        v = ((dy - ch->k1[c]) - d32 * ch->k2[c]) * ch->scale[c];
     else if (ch->exact[c])
-        t->out[at] = (float)(d * ch->scale64[c] + (double)ch->bias[c]);
+        v = (float)(d * ch->scale64[c] + (double)ch->bias[c]);
     else
-        t->out[at] = d32 * ch->scale[c] + ch->bias[c];
+        v = d32 * ch->scale[c] + ch->bias[c];
+    x_set(t->out + at, v);
 }
 
 /* `rows` rows of `vecs` vectors, columns [j, j + n): a cache line, or less in the tail. */
@@ -841,7 +846,7 @@ CREG_INLINE void write_task(tensors t, const creg_batch_norm *b, ptrdiff_t task,
 }
 
 /* y, or at inference dx from dy. */
-static CREG_NOINLINE void write_affine(const float *x, const creg_batch_norm *b, ptrdiff_t task)
+static CREG_NOINLINE void write_affine(const void *x, const creg_batch_norm *b, ptrdiff_t task)
 {
     write_task((tensors){x, x, b->out}, b, task, 0);
 }

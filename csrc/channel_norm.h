@@ -74,7 +74,7 @@ static void tile_moments(const creg_norm *n, row_tile tile, double *mean, double
     float sum[MOST_ROWS], squares[MOST_ROWS];
     const int centred = creg_is_centred(n->kind);
     for (ptrdiff_t c = 0; c < n->cols; c += CREG_CHUNK_ROWS) {
-        const float *x = n->x + tile.at + c * n->across;
+        const stored *x = input_at(n->x, tile.at + c * n->across);
         const ptrdiff_t planes = min_size(CREG_CHUNK_ROWS, n->cols - c);
         if (!centred) {
             sum_columns(
@@ -105,7 +105,7 @@ static void tile_statistics(const creg_norm *n, row_tile tile, rows_across *t)
     for (ptrdiff_t j = 0; j < tile.rows; j++) {
         t->exact[j] = n->cols <= CREG_FEW || !creg_is_safe(m2[j], m2[j] * per_col + eps);
         if (!t->exact[j]) continue;
-        const float *x = n->x + tile.at + j;
+        const stored *x = input_at(n->x, tile.at + j);
         const moments exact = exact_moments(x, n->cols, n->across, 1);
         if (centred) t->mean[j] = exact.mean;
         m2[j] = centred ? exact.m2 : exact_sum(x, n->cols, n->across, 1, 0.0, 1);
@@ -131,7 +131,7 @@ CREG_INLINE plane_parameters parameters_of(const creg_norm *n, int planes, ptrdi
 }
 
 /* Rows [j, j + left), at most a vector, of `planes` planes. */
-CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const float *x, float *y,
+CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const stored *x, stored *y,
                              const plane_parameters *p, const rows_across *t, ptrdiff_t next, ptrdiff_t j,
                              ptrdiff_t left, int stream)
 {
@@ -139,14 +139,14 @@ CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const 
              scale = v_load_part(t->scale + j, left);
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t at = k * n->across + j;
-        vf v = v_load_part(x + at, left);
+        vf v = x_load_part(x + at, left);
         __builtin_prefetch(x + at + next, 0, 2);
         if (!stream) __builtin_prefetch(y + at + 2 * planes * n->across);
         if (centred) v = v_sub(v_sub(v, hi), lo);
         v = v_mul(v, scale);
         if (n->gamma) v = v_mul(v, p->gain[k]);
         if (centred && n->beta) v = v_add(v, p->bias[k]);
-        v_put_part(y + at, v, left, stream);
+        x_put_part(y + at, v, left, stream);
     }
 }
 
@@ -154,8 +154,8 @@ CREG_INLINE void norm_planes(const creg_norm *n, int centred, int planes, ptrdif
                              const rows_across *t, row_tile tile)
 {
     const plane_parameters p = parameters_of(n, planes, c);
-    const float *x = n->x + at;
-    float *y = n->y + at;
+    const stored *x = input_at(n->x, at);
+    stored *y = output_at(n->y, at);
     const ptrdiff_t rows = tile.rows, next = tile.next;
     const ptrdiff_t lead = n->stream ? unaligned_lead(y, rows) : 0;
     const ptrdiff_t end = n->stream ? lead + whole_lines(rows - lead) : 0;
@@ -172,14 +172,15 @@ static void norm_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, cons
     const float gain = n->gamma ? n->gamma[c] : 1.0f, bias = n->beta ? n->beta[c] : 0.0f;
     const int large = fabsf(bias) > LARGE_BIAS, centred = creg_is_centred(n->kind);
     for (ptrdiff_t j = 0; j < rows; j++) {
-        const float x = n->x[at + j];
+        const float x = x_value(input_at(n->x, at + j));
+        stored *y = output_at(n->y, at + j);
         if (t->exact[j] || large) {
             const double v = ((double)x - t->mean[j]) * t->rstd[j] * (double)gain;
-            n->y[at + j] = (float)(centred ? v + (double)bias : v);
+            x_set(y, (float)(centred ? v + (double)bias : v));
         } else {
             float v = (centred ? x - t->hi[j] - t->lo[j] : x) * t->scale[j];
             if (n->gamma) v *= gain;
-            n->y[at + j] = centred && n->beta ? v + bias : v;
+            x_set(y, centred && n->beta ? v + bias : v);
         }
     }
 }
@@ -214,14 +215,15 @@ static void creg_channel_norm_forward(void *norm, ptrdiff_t task)
 
 /* dy * x_hat and dy of one plane. */
 typedef struct {
-    const float *dy, *x, *hi, *lo, *scale;
+    const stored *dy, *x;
+    const float *hi, *lo, *scale;
 } plane_grad_operands;
 
 CREG_INLINE vf2 plane_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const plane_grad_operands *o = ctx;
-    const vf dy = v_load_cut(o->dy + at, cut);
-    const vf d = v_sub(v_sub(v_load_cut(o->x + at, cut), v_load_cut(o->hi + at, cut)), v_load_cut(o->lo + at, cut));
+    const vf dy = x_load_cut(o->dy + at, cut);
+    const vf d = v_sub(v_sub(x_load_cut(o->x + at, cut), v_load_cut(o->hi + at, cut)), v_load_cut(o->lo + at, cut));
     return (vf2){v_mul(dy, v_mul(d, v_load_cut(o->scale + at, cut))), dy};
 }
 
@@ -237,8 +239,8 @@ CREG_INLINE void add_across(const creg_norm *n, int planes, ptrdiff_t at, const 
     vf2 terms[SUM_ROWS];
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t from = at + k * n->across + j;
-        const vf dy = v_load_part(n->dy + from, left), g = n->gamma ? v_mul(dy, p->gain[k]) : dy;
-        terms[k] = (vf2){g, v_mul(g, v_sub(v_sub(v_load_part(n->x + from, left), hi), lo))};
+        const vf dy = x_load_part(input_at(n->dy, from), left), g = n->gamma ? v_mul(dy, p->gain[k]) : dy;
+        terms[k] = (vf2){g, v_mul(g, v_sub(v_sub(x_load_part(input_at(n->x, from), left), hi), lo))};
     }
     const vf2 sum = add_in_pairs(terms, planes);
     v_store_part(s->g + j, v_add(v_load_part(s->g + j, left), sum.a), left);
@@ -260,8 +262,8 @@ static void plane_sums_exact(const creg_norm *n, ptrdiff_t at, const rows_across
 {
     *of_dy_x_hat = *of_dy = 0.0;
     for (ptrdiff_t j = 0; j < rows; j++) {
-        const double dy = (double)n->dy[at + j];
-        *of_dy_x_hat += dy * (((double)n->x[at + j] - t->mean[j]) * t->rstd[j]);
+        const double dy = (double)x_value(input_at(n->dy, at + j));
+        *of_dy_x_hat += dy * (((double)x_value(input_at(n->x, at + j)) - t->mean[j]) * t->rstd[j]);
         *of_dy += dy;
     }
 }
@@ -286,7 +288,7 @@ CREG_INLINE void store_plane_sums(const creg_norm *n, ptrdiff_t at, const rows_a
     const int zero = dy_x_hat == 0.0f && dy == 0.0f;
     *of_dy_x_hat = (double)dy_x_hat;
     *of_dy = (double)dy;
-    if (!plain && !(zero && creg_are_at_most(n->dy + at, 0.0f, rows)))
+    if (!plain && !(zero && all_at_most(largest_magnitudes(of_tensor, input_at(n->dy, at), rows), 0.0f)))
         plane_sums_exact(n, at, t, rows, of_dy_x_hat, of_dy);
 }
 
@@ -299,7 +301,7 @@ static CREG_NOINLINE void plane_sums(const creg_norm *n, ptrdiff_t at, const row
     float found[2][CREG_BATCH];
     for (ptrdiff_t k = 0; k < CREG_BATCH; k++) {
         const ptrdiff_t from = at + min_size(k, planes - 1) * n->across;
-        const plane_grad_operands operands = {n->dy + from, n->x + from, t->hi, t->lo, t->scale};
+        const plane_grad_operands operands = {input_at(n->dy, from), input_at(n->x, from), t->hi, t->lo, t->scale};
         const vf2 fold = short_folds(plane_grad_terms, &operands, rows, &rest);
         folds[0][k] = fold.a;
         folds[1][k] = fold.b;
@@ -337,9 +339,9 @@ static grad_means row_means_exact(const creg_norm *n, row_tile tile, ptrdiff_t j
 {
     double g = 0.0, g_x_hat = 0.0;
     for (ptrdiff_t c = 0, at = tile.at + j; c < n->cols; c++, at += n->across) {
-        const double term = (double)n->dy[at] * (n->gamma ? (double)n->gamma[c] : 1.0);
+        const double term = (double)x_value(input_at(n->dy, at)) * (n->gamma ? (double)n->gamma[c] : 1.0);
         if (creg_is_centred(n->kind)) g += term;
-        g_x_hat += term * (((double)n->x[at] - mean) * rstd);
+        g_x_hat += term * (((double)x_value(input_at(n->x, at)) - mean) * rstd);
     }
     return (grad_means){g / (double)n->cols, g_x_hat / (double)n->cols};
 }
@@ -349,7 +351,7 @@ static int row_is_plain(const creg_norm *n, row_tile tile, ptrdiff_t j)
 {
     double largest = 0.0;
     for (ptrdiff_t c = 0, at = tile.at + j; c < n->cols; c++, at += n->across) {
-        const double g = fabs((double)n->dy[at] * (n->gamma ? (double)n->gamma[c] : 1.0));
+        const double g = fabs((double)x_value(input_at(n->dy, at)) * (n->gamma ? (double)n->gamma[c] : 1.0));
         if (g >= SMALLEST_SAFE_GRADIENT) return 1;
         largest = g > largest ? g : largest;
     }
@@ -382,14 +384,15 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
     const vf mean_g = v_load_part(means->g + j, left), mean_g_x_hat = v_load_part(means->g_d + j, left);
     for (int k = 0; k < planes; k++) {
         const ptrdiff_t from = at + k * n->across + j;
-        vf x_hat = v_load_part(n->x + from, left), g = v_load_part(n->dy + from, left);
-        __builtin_prefetch(n->x + from + next, 0, 2);
-        __builtin_prefetch(n->dy + from + next, 0, 2);
+        const stored *x = input_at(n->x, from), *dy = input_at(n->dy, from);
+        vf x_hat = x_load_part(x, left), g = x_load_part(dy, left);
+        __builtin_prefetch(x + next, 0, 2);
+        __builtin_prefetch(dy + next, 0, 2);
         if (centred) x_hat = v_sub(v_sub(x_hat, hi), lo);
         x_hat = v_mul(x_hat, scale);
         if (n->gamma) g = v_mul(g, p->gain[k]);
         if (centred) g = v_sub(g, mean_g);
-        v_store_part(n->dx + from, v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), scale), left);
+        x_store_part(output_at(n->dx, from), v_mul(v_sub(g, v_mul(x_hat, mean_g_x_hat)), scale), left);
     }
 }
 
@@ -420,16 +423,17 @@ static void grad_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, cons
     const int centred = creg_is_centred(n->kind);
     const float gain = n->gamma ? n->gamma[c] : 1.0f;
     for (ptrdiff_t j = 0; j < rows; j++) {
-        const float x = n->x[at + j], dy = n->dy[at + j];
+        const float x = x_value(input_at(n->x, at + j)), dy = x_value(input_at(n->dy, at + j));
+        stored *dx = output_at(n->dx, at + j);
         if (t->exact[j]) {
             const double x_hat = ((double)x - t->mean[j]) * t->rstd[j];
-            n->dx[at + j] = (float)(((double)dy * (double)gain - g[j] - x_hat * g_x_hat[j]) * t->rstd[j]);
+            x_set(dx, (float)(((double)dy * (double)gain - g[j] - x_hat * g_x_hat[j]) * t->rstd[j]));
             continue;
         }
         const float x_hat = (centred ? x - t->hi[j] - t->lo[j] : x) * t->scale[j];
         float v = n->gamma ? dy * gain : dy;
         if (centred) v -= means->g[j];
-        n->dx[at + j] = (v - x_hat * means->g_d[j]) * t->scale[j];
+        x_set(dx, (v - x_hat * means->g_d[j]) * t->scale[j]);
     }
 }
 

@@ -49,11 +49,12 @@ static void add_rows_exact(const creg_norm *n, ptrdiff_t i, ptrdiff_t end, ptrdi
                            double *dbeta)
 {
     for (; i < end; i++) {
-        const float *dy = n->dy + i * n->cols + j, *x = n->x + i * n->cols + j;
+        const stored *dy = input_at(n->dy, i * n->cols + j), *x = input_at(n->x, i * n->cols + j);
         const double mean = n->mean ? n->mean[i] : 0.0;
         for (ptrdiff_t t = 0; t < size; t++) {
-            dgamma[t] += (double)dy[t] * (((double)x[t] - mean) * n->rstd[i]);
-            dbeta[t] += (double)dy[t];
+            const double g = (double)x_value(dy + t);
+            dgamma[t] += g * (((double)x_value(x + t) - mean) * n->rstd[i]);
+            dbeta[t] += g;
         }
     }
 }
@@ -80,8 +81,9 @@ static void creg_merge_columns_exact(const creg_norm *n, ptrdiff_t j0, ptrdiff_t
 static int creg_chunk_is_safe(const creg_norm *n, ptrdiff_t chunk)
 {
     const ptrdiff_t i = chunk * n->step;
-    const vf largest = largest_magnitudes(n->dy + i * n->cols, min_size(n->step, n->rows - i) * n->cols);
-    return all_at_most(largest, 0x1p+80f) && (!all_at_most(largest, 0x1.fffffep-81f) || all_at_most(largest, 0.0f));
+    const vf largest =
+        largest_magnitudes(of_tensor, input_at(n->dy, i * n->cols), min_size(n->step, n->rows - i) * n->cols);
+    return all_at_most(largest, 0x1p+80f) && is_zero_or_plain(largest);
 }
 
 /* x; the second sum is 0. */
@@ -94,7 +96,7 @@ static int were_safe(const float *sums, ptrdiff_t n)
 {
     const float sum = panel_sums(plain_terms, sums, 0, n).a;
     if (sum - sum != 0.0f) return 0;
-    return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT || no_small_product(sums, NULL, n);
+    return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT || is_zero_or_plain(largest_magnitudes(of_floats, sums, n));
 }
 
 /* Whether the merged sums are finite, and the largest magnitudes of dgamma and of dbeta are 0 or not small. */

@@ -26,6 +26,8 @@ enum {
     CREG_CHUNK_ROWS = 64,
     /* At most this many wide rows are divided by columns (wide_rows.h). */
     CREG_WIDE_ROWS = 16,
+    /* The rows of float32 that dropout_add_norm needs to widen 16-bit tensors. */
+    CREG_WORK_ROWS = 4,
     /* The columns of a tile, which one task of wide rows' backward writes. */
     CREG_TILE = 1024,
     /* The columns of dgamma and dbeta that are merged at a time. */
@@ -37,6 +39,10 @@ enum {
     /* The elements of a sample's noise that share 16 Philox counters. */
     CREG_NOISE_GROUP = 64
 };
+
+/* The types in which tensors are stored: x, y, their gradients, and what has their shape. Parameters, statistics and
+ * sums are float32 or float64. */
+enum { CREG_FLOAT32, CREG_FLOAT16, CREG_BFLOAT16 };
 
 /* What flip_image reverses. */
 enum { CREG_FLIP_NONE, CREG_FLIP_HORIZONTAL, CREG_FLIP_VERTICAL };
@@ -71,13 +77,14 @@ typedef struct {
  * the cuts. The arrays of chunks are stored as [chunk][channel]: moments, or sums of dy and of dy * (x - mean). */
 typedef struct {
     creg_shape shape;
+    int stored;                            /* the type of x, dy and out */
     int where, shared;                     /* shared: other processes hold parts of the batch */
     int whole;                             /* each task takes whole channels through all steps */
     creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
-    const float *x, *gamma, *beta;
-    const float *dy;                     /* backward */
+    const void *x, *dy; /* dy: backward */
+    void *out;          /* y or dx */
+    const float *gamma, *beta;
     const float *given_mean, *given_var; /* inference */
-    float *out;                          /* y or dx */
     double *var, *rstd;
     float *dgamma, *dbeta, *running_mean, *running_var;
     double *chunk_mean, *chunk_m2;
@@ -134,9 +141,9 @@ enum { CREG_DRAWS, CREG_KEEPS_ALL, CREG_DROPS_ALL };
  * holds decisions, one byte each: dropout_keep writes them, dropout_by_mask reads them. */
 typedef struct {
     creg_dropout dropout;
-    int decides, stream;
-    const float *x;
-    float *y;
+    int decides, stream, stored; /* stored: the type of x and y */
+    const void *x;
+    void *y;
     unsigned char *keep;
     uint64_t first;
     ptrdiff_t n, rows, cols, block, lead;
@@ -204,12 +211,12 @@ typedef struct {
  *   backward: dx = dh + the gradient at x, dropped = dropout's gradient of dx; dgamma and dbeta over all rows
  * Centred norms alone have beta, mean and dbeta. Dropout: dropout is NULL where p = 0, x (dropped) where p = 1. */
 typedef struct {
-    int kind, stream;
+    int kind, stream, stored; /* stored: the type of x, y, h, residual and their gradients */
     ptrdiff_t rows, cols;
     double eps;
     const float *gamma, *beta;
-    const float *x, *residual, *dy, *dh;
-    float *y, *h, *dx, *dropped;
+    const void *x, *residual, *dy, *dh;
+    void *y, *h, *dx, *dropped;
     double *mean, *rstd; /* written forward, read backward */
     const creg_dropout *dropout;
     uint64_t offset; /* the position of x[0] in the random stream */
@@ -219,6 +226,10 @@ typedef struct {
     ptrdiff_t step;
     float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
     unsigned char *exact;
+    int continues; /* the partial sums hold those of the chunk's rows before these */
+
+    /* dropout_add_norm with 16-bit tensors and rows longer than CREG_PANEL: for each task, CREG_WORK_ROWS rows. */
+    float *work;
 
     /* Rows across memory (channel_norm.h): the rows of a block, at neighbouring positions, are one element each of
      * `cols` planes of `across` elements. A task takes `step` rows of a block. sums: of dy * x_hat and of dy of each
@@ -231,15 +242,19 @@ typedef struct {
     creg_wide_row *wide;
 } creg_norm;
 
-/* The kernels of one instruction set. */
-typedef struct {
+/* The kernels of one instruction set and one type of tensors; stored[type] are those of each type. Those that take
+ * float32 alone are NULL in the tables of other types. */
+typedef struct creg_kernels {
     const char *isa;
+    const struct creg_kernels *stored[CREG_BFLOAT16 + 1];
+#define CREG_FLOAT32_KERNEL CREG_KERNEL
 #define CREG_KERNEL(result, name, arguments) result(*name) arguments;
 #include "kernels.def"
 #undef CREG_KERNEL
+#undef CREG_FLOAT32_KERNEL
 } creg_kernels;
 
-/* The tables this CPU and its operating system can run, best first; NULL past the end. */
+/* The float32 tables that this CPU and its operating system can run, best first; NULL past the end. */
 const creg_kernels *creg_kernels_ranked(int rank);
 
 /* The CPU's name from CPUID; an empty string on other architectures than x86-64. */

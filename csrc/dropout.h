@@ -32,7 +32,7 @@ enum {
 
 /* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
  * at a time. Returns whether there was a tie that a second draw may drop. */
-CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
+CREG_INLINE int dropout_full_groups(const stored *x, const stored *residual, stored *y, uint64_t group, int groups,
                                     int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
     const vf scale = v_set1(d->scale);
@@ -49,9 +49,9 @@ CREG_INLINE int dropout_full_groups(const float *x, const float *residual, float
                 tie |= vu_any_draw_equals(draws, d->threshold);
                 for (int half = 0; half < 2; half++) {
                     const ptrdiff_t e = k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2 + half * CREG_W;
-                    vf v = v_keep(keep[half], v_mul(v_load(x + e), scale));
-                    if (residual) v = v_add(v_load(residual + e), v);
-                    v_put_part(y + e, v, CREG_W, stream);
+                    vf v = v_keep(keep[half], v_mul(x_load(x + e), scale));
+                    if (residual) v = v_add(x_load(residual + e), v);
+                    x_put_part(y + e, v, CREG_W, stream);
                 }
             }
     }
@@ -82,17 +82,17 @@ static int tie_drops(uint64_t element, const creg_dropout *d)
 }
 
 /* Decides the ties of elements [e0, e1) of a group; y and the residual point at element e0. */
-static CREG_NOINLINE void dropout_ties(const float *residual, float *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
+static CREG_NOINLINE void dropout_ties(const stored *residual, stored *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
                                        const creg_dropout *d, const philox_keys *keys)
 {
     uint16_t draws[GROUP];
     draw_groups(draws, group, 1, keys);
     for (ptrdiff_t e = e0; e < e1; e++)
         if (draws[e] == d->threshold && tie_drops(group * GROUP + (uint64_t)e, d))
-            y[e - e0] = residual ? residual[e - e0] + 0.0f : 0.0f;
+            x_set(y + e - e0, residual ? x_value(residual + e - e0) + 0.0f : 0.0f);
 }
 
-CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y, uint64_t group, int groups,
+CREG_INLINE void dropout_groups(const stored *x, const stored *residual, stored *y, uint64_t group, int groups,
                                 int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
 {
     if (!dropout_full_groups(x, residual, y, group, groups, vectors, d, keys, stream)) return;
@@ -101,21 +101,21 @@ CREG_INLINE void dropout_groups(const float *x, const float *residual, float *y,
 }
 
 /* Elements [e0, e1) of a group, copied into a full group on the stack. */
-static void dropout_part_group(const float *x, const float *residual, float *y, uint64_t group, ptrdiff_t e0,
+static void dropout_part_group(const stored *x, const stored *residual, stored *y, uint64_t group, ptrdiff_t e0,
                                ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
 {
-    float whole[GROUP] = {0};
-    const size_t bytes = sizeof(float) * (size_t)(e1 - e0);
+    stored whole[GROUP] = {0};
+    const size_t bytes = sizeof(stored) * (size_t)(e1 - e0);
     memcpy(whole + e0, x, bytes);
     if (dropout_full_groups(whole, NULL, whole, group, 1, 1, d, keys, 0))
         dropout_ties(NULL, whole + e0, group, e0, e1, d, keys);
-    for (ptrdiff_t e = e0; residual && e < e1; e++) whole[e] = residual[e - e0] + whole[e];
+    for (ptrdiff_t e = e0; residual && e < e1; e++) x_set(whole + e, x_value(residual + e - e0) + x_value(whole + e));
     memcpy(y, whole + e0, bytes);
 }
 
 /* y = dropout(x) with draws [first, first + n) of the random stream, plus the residual unless it is NULL. Prefetches
  * `ahead` elements ahead; 0: no prefetch. */
-CREG_INLINE void dropout_elements(const float *x, const float *residual, float *y, uint64_t first, ptrdiff_t n,
+CREG_INLINE void dropout_elements(const stored *x, const stored *residual, stored *y, uint64_t first, ptrdiff_t n,
                                   ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
 {
     uint64_t group = first / GROUP;
@@ -139,10 +139,10 @@ CREG_INLINE void dropout_elements(const float *x, const float *residual, float *
 }
 
 /* The same through a buffer in L1, where y is not aligned at the start of a group, as non-temporal stores need. */
-static void dropout_unaligned(const float *x, float *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
+static void dropout_unaligned(const stored *x, stored *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
                               const philox_keys *keys)
 {
-    float buffer[CREG_PANEL];
+    stored buffer[CREG_PANEL];
     for (ptrdiff_t i = 0, step; i < n; i += step) {
         const uint64_t at = first + (uint64_t)i;
         step = min_size(CREG_PANEL - (ptrdiff_t)(at % GROUP), n - i);
@@ -165,9 +165,10 @@ CREG_INLINE element_range elements_of(const creg_dropout_items *a, ptrdiff_t tas
 /* Whether p = 0 or p = 1, which need no draws; then writes y. */
 static int decided(const creg_dropout_items *a, element_range range)
 {
-    const size_t bytes = sizeof(float) * (size_t)(range.end - range.at);
-    if (a->decides == CREG_DROPS_ALL) memset(a->y + range.at, 0, bytes);
-    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(a->y + range.at, a->x + range.at, bytes);
+    const size_t bytes = sizeof(stored) * (size_t)(range.end - range.at);
+    stored *y = output_at(a->y, range.at);
+    if (a->decides == CREG_DROPS_ALL) memset(y, 0, bytes);
+    if (a->decides == CREG_KEEPS_ALL && a->x != a->y) memcpy(y, input_at(a->x, range.at), bytes);
     return a->decides != CREG_DRAWS;
 }
 
@@ -180,8 +181,8 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     const uint64_t first = a->first + (uint64_t)range.at;
     const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
     const philox_keys keys = philox_keys_of(a->dropout.key);
-    const float *x = a->x + range.at;
-    float *y = a->y + range.at;
+    const stored *x = input_at(a->x, range.at);
+    stored *y = output_at(a->y, range.at);
     if (a->stream && unaligned_lead(y + lead, 1))
         dropout_unaligned(x, y, first, n, &a->dropout, &keys);
     else
@@ -238,18 +239,18 @@ typedef struct {
     vf scale, shift, fill;
 } affine;
 
-CREG_INLINE void affine_group(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
+CREG_INLINE void affine_group(const stored *x, const unsigned char *keep, stored *y, ptrdiff_t n, affine a, int stream)
 {
     for (int k = 0; k < CREG_VECS; k++) {
         const ptrdiff_t j = k * CREG_W, left = n - j;
         if (left <= 0) continue;
-        vf v = v_add(v_mul(v_load_part(x + j, left), a.scale), a.shift);
+        vf v = v_add(v_mul(x_load_part(x + j, left), a.scale), a.shift);
         if (keep) v = v_select(v_kept(keep + j, left), v, a.fill);
-        v_put_part(y + j, v, left, stream);
+        x_put_part(y + j, v, left, stream);
     }
 }
 
-CREG_INLINE void affine_loop(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, affine a, int stream)
+CREG_INLINE void affine_loop(const stored *x, const unsigned char *keep, stored *y, ptrdiff_t n, affine a, int stream)
 {
     ptrdiff_t j = stream || !keep ? unaligned_lead(y, n) : 0; /* with a mask it would cost more than it saves */
     if (j) affine_group(x, keep, y, j, a, 0);
@@ -259,7 +260,7 @@ CREG_INLINE void affine_loop(const float *x, const unsigned char *keep, float *y
 }
 
 /* y = x * scale + shift where kept, else fill. keep = NULL: all are kept. */
-static void affine_elements(const float *x, const unsigned char *keep, float *y, ptrdiff_t n, const creg_dropout *d,
+static void affine_elements(const stored *x, const unsigned char *keep, stored *y, ptrdiff_t n, const creg_dropout *d,
                             int stream)
 {
     const affine a = {v_set1(d->scale), v_set1(d->shift), v_set1(d->fill)};
@@ -269,15 +270,15 @@ static void affine_elements(const float *x, const unsigned char *keep, float *y,
         affine_loop(x, NULL, y, n, a, stream);
 }
 
-static void fill_elements(float *y, ptrdiff_t n, float value)
+static void fill_elements(stored *y, ptrdiff_t n, float value)
 {
     const vf v = v_set1(value);
     ptrdiff_t j = 0;
     if (value == 0.0f)
-        memset(y, 0, sizeof(float) * (size_t)n);
+        memset(y, 0, sizeof(stored) * (size_t)n);
     else {
-        for (; j + CREG_W <= n; j += CREG_W) v_store(y + j, v); /* main loop */
-        if (j < n) v_store_part(y + j, v, n - j);               /* tail */
+        for (; j + CREG_W <= n; j += CREG_W) x_store(y + j, v); /* main loop */
+        if (j < n) x_store_part(y + j, v, n - j);               /* tail */
     }
 }
 
@@ -288,12 +289,13 @@ static void creg_dropout_by_mask(void *items, ptrdiff_t task)
     const element_range range = elements_of(a, task);
     const philox_keys keys = philox_keys_of(a->dropout.key);
     /* Each end of a part of an unaligned y is written without non-temporal stores. */
-    const ptrdiff_t part = a->stream && unaligned_lead(a->y + range.at, 1) ? CREG_PANEL : FEW_DRAWN;
+    const ptrdiff_t part = a->stream && unaligned_lead(output_at(a->y, range.at), 1) ? CREG_PANEL : FEW_DRAWN;
     for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
         unsigned char drawn[CREG_PANEL];
         n = a->keep ? range.end - i : min_size(part, range.end - i);
         if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &keys);
-        affine_elements(a->x + i, a->keep ? a->keep + i : drawn, a->y + i, n, &a->dropout, a->stream);
+        affine_elements(input_at(a->x, i), a->keep ? a->keep + i : drawn, output_at(a->y, i), n, &a->dropout,
+                        a->stream);
     }
     if (a->stream) v_stream_end();
 }
@@ -312,9 +314,9 @@ static void creg_dropout_items_forward(void *items, ptrdiff_t task)
             for (next = k + 1; next < n && keep[next] == keep[k];) next++;
             end = min_size((item + next) * a->rows, range.end);
             if (keep[k])
-                affine_elements(a->x + at, NULL, a->y + at, end - at, &a->dropout, a->stream);
+                affine_elements(input_at(a->x, at), NULL, output_at(a->y, at), end - at, &a->dropout, a->stream);
             else
-                fill_elements(a->y + at, end - at, a->dropout.fill);
+                fill_elements(output_at(a->y, at), end - at, a->dropout.fill);
         }
     }
     if (a->stream) v_stream_end();
@@ -346,7 +348,8 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
             draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &keys);
             const ptrdiff_t together = n < a->cols ? n : repeat_keep(keep, n);
             for (ptrdiff_t i = at + c; i<end; i += together> a->cols ? together : a->cols)
-                affine_elements(a->x + i, keep, a->y + i, min_size(together, end - i), &a->dropout, a->stream);
+                affine_elements(input_at(a->x, i), keep, output_at(a->y, i), min_size(together, end - i), &a->dropout,
+                                a->stream);
         }
     }
     if (a->stream) v_stream_end();

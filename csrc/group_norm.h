@@ -35,7 +35,7 @@ CREG_INLINE creg_batch_norm batch_of_sample(const creg_batch_norm *b, ptrdiff_t 
     creg_batch_norm one = *b;
     creg_channels *ch = &one.channels;
     one.shape.c = channels;
-    one.x += first, one.dy = AT(b->dy, first), one.out = AT(b->out, first);
+    one.x = input_at(b->x, first), one.dy = input_at(b->dy, first), one.out = output_at(b->out, first);
     one.gamma = AT(b->gamma, c), one.beta = AT(b->beta, c);
     one.chunk_mean = AT(b->chunk_mean, partial), one.chunk_m2 = AT(b->chunk_m2, partial);
     one.chunk_dy = AT(b->chunk_dy, partial), one.chunk_dy_d = AT(b->chunk_dy_d, partial);

@@ -3,7 +3,7 @@
 
 #ifdef CREG_ARM64
 #define CREG_ISA "neon"
-#define CREG_TABLE creg_kernels_neon
+#define CREG_TABLE(type) creg_kernels_neon_##type
 #include "simd_neon.h"
 #include "table.h"
 #endif

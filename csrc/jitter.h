@@ -38,7 +38,7 @@ CREG_INLINE int range_of_colours(range seen)
     return all_at_most(seen.high, 1.0f + COLOUR_EXCESS) && all_at_most(v_sub(v_set1(0.0f), seen.low), COLOUR_EXCESS);
 }
 
-static int are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(x, n)); }
+static int are_colours(const float *x, ptrdiff_t n) { return range_of_colours(range_of(of_floats, x, n)); }
 
 /* Several threads may call it at once. */
 static void check(creg_images *a, int holds)

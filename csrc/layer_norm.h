@@ -19,7 +19,7 @@
 
 CREG_INLINE vf x_minus_mean(vf x, row_scale row) { return v_sub(v_sub(x, row.hi), row.lo); }
 
-CREG_INLINE row_statistics layer_norm_finish(moments row, const float *x, ptrdiff_t cols, double eps)
+CREG_INLINE row_statistics layer_norm_finish(moments row, const stored *x, ptrdiff_t cols, double eps)
 {
     const double per_col = 1.0 / (double)cols;
     double variance_plus_eps = row.m2 * per_col + eps;
@@ -48,7 +48,7 @@ static CREG_NOINLINE void layer_norm_short_finish(short_rows *s, double per_col,
     s->unsafe = unsafe;
 }
 
-static CREG_NOINLINE void layer_norm_short_statistics(const float *x, ptrdiff_t cols, const part *rest, double eps,
+static CREG_NOINLINE void layer_norm_short_statistics(const stored *x, ptrdiff_t cols, const part *rest, double eps,
                                                       short_rows *s)
 {
     short_moment_sums(x, cols, rest, s);
@@ -59,7 +59,7 @@ static CREG_NOINLINE void layer_norm_short_statistics(const float *x, ptrdiff_t 
 CREG_INLINE vf2 layer_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const grad_operands *o = ctx;
-    const vf g = grad_load(o, at, cut), d = v_cut(x_minus_mean(v_load_cut(o->x + at, cut), o->row), cut);
+    const vf g = grad_load(o, at, cut), d = v_cut(x_minus_mean(x_load_cut(o->x + at, cut), o->row), cut);
     return (vf2){g, v_mul(g, d)};
 }
 

@@ -50,9 +50,9 @@ CREG_INLINE void sgd_part(const creg_sgd *a, ptrdiff_t at, ptrdiff_t n)
     vf g = v_add(v_load_part(a->dw + at, n), v_mul(v_set1(a->weight_decay), old));
     if (a->velocity) {
         g = v_add(v_mul(v_set1(a->momentum), v_load_part(a->velocity + at, n)), g);
-        v_put_part(a->velocity + at, g, n, 0);
+        v_store_part(a->velocity + at, g, n);
     }
-    v_put_part(a->w + at, v_sub(old, v_mul(v_set1(a->lr), g)), n, 0);
+    v_store_part(a->w + at, v_sub(old, v_mul(v_set1(a->lr), g)), n);
 }
 
 static void creg_sgd_step(void *sgd, ptrdiff_t task)
@@ -95,9 +95,9 @@ CREG_INLINE void adamw_part(const creg_adamw *a, ptrdiff_t at, ptrdiff_t n)
     const vf second = v_add(v_mul(v_set1(a->beta2), v_load_part(v, n)), v_mul(v_mul(v_set1(a->one_minus_beta2), g), g));
     const vf root = v_add(v_mul(v_sqrt(second), v_set1(a->inv_sqrt_bias2)), v_set1(a->eps));
     const vf step = v_div(v_mul(v_set1(a->step_size), first), root);
-    v_put_part(m, first, n, 0);
-    v_put_part(v, second, n, 0);
-    v_put_part(w, v_sub(v_mul(old, v_set1(a->shrink)), step), n, 0);
+    v_store_part(m, first, n);
+    v_store_part(v, second, n);
+    v_store_part(w, v_sub(v_mul(old, v_set1(a->shrink)), step), n);
 }
 
 static void creg_adamw_step(void *adamw, ptrdiff_t task)

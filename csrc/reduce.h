@@ -14,8 +14,9 @@
 #ifndef CREG_REDUCE_H
 #define CREG_REDUCE_H
 
+#include "stored.h"
+
 #include <math.h>
-#include <string.h>
 
 #define AT(p, j) ((p) ? (p) + (j) : NULL) /* an optional array from element j on */
 
@@ -42,6 +43,7 @@ typedef struct {
 typedef vf2 (*terms)(const void *ctx, ptrdiff_t at, const vw *cut);
 
 CREG_INLINE vf v_load_cut(const float *p, const vw *cut) { return cut ? v_load_window(p, *cut) : v_load(p); }
+CREG_INLINE vf x_load_cut(const stored *p, const vw *cut) { return cut ? x_load_window(p, *cut) : x_load(p); }
 CREG_INLINE vf v_cut(vf a, const vw *cut) { return cut ? v_only(a, *cut) : a; }
 
 /* A group of lanes of which only the first n <= CREG_LANES hold elements. */
@@ -137,31 +139,31 @@ CREG_INLINE sums pieces_sums(terms of, const void *ctx, ptrdiff_t pieces, ptrdif
 
 /* d = x - shift and its square. */
 typedef struct {
-    const float *x;
+    const stored *x;
     vf shift;
 } shifted;
 
 CREG_INLINE vf2 shifted_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const shifted *s = ctx;
-    const vf d = v_cut(v_sub(v_load_cut(s->x + at, cut), s->shift), cut);
+    const vf d = v_cut(v_sub(x_load_cut(s->x + at, cut), s->shift), cut);
     return (vf2){d, v_mul(d, d)};
 }
 
 /* The horizontal reduction of a group of lanes, or of a part of one, down to one vector. */
-CREG_INLINE vf group_fold(const float *x, const part *p)
+CREG_INLINE vf group_fold(const stored *x, const part *p)
 {
     acc a;
 #pragma GCC unroll 16
     for (int k = 0; k < CREG_VECS; k++)
-        a.v[k] = is_empty(p, k) ? v_set1(0.0f) : v_load_cut(x + k * CREG_W, cut_of(p, k));
+        a.v[k] = is_empty(p, k) ? v_set1(0.0f) : x_load_cut(x + k * CREG_W, cut_of(p, k));
     return acc_fold(a);
 }
 
 CREG_INLINE float per_lane(const part *p) { return 1.0f / (float)(p ? p->n : CREG_LANES); }
 
 /* The provisional mean. */
-CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
+CREG_INLINE float leading_mean(const stored *x, ptrdiff_t n)
 {
     if (n >= CREG_LANES) return v_sum(group_fold(x, NULL)) * per_lane(NULL);
     const part few = part_of(n);
@@ -169,7 +171,7 @@ CREG_INLINE float leading_mean(const float *x, ptrdiff_t n)
 }
 
 /* Moments of `pieces` runs of n elements, `stride` apart: together a panel. */
-CREG_INLINE moments panel_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
+CREG_INLINE moments panel_moments(const stored *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
 {
     const double count = (double)(pieces * n), per_count = 1.0 / count;
     float shift = leading_mean(x, n);
@@ -192,7 +194,7 @@ CREG_INLINE moments moments_merge(moments a, moments b)
 }
 
 /* Moments of one row of any length. */
-CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
+CREG_INLINE moments row_moments(const stored *x, ptrdiff_t cols)
 {
     moments total = panel_moments(x, 1, 0, min_size(cols, CREG_PANEL));
     for (ptrdiff_t j = CREG_PANEL; j < cols; j += CREG_PANEL)
@@ -203,13 +205,13 @@ CREG_INLINE moments row_moments(const float *x, ptrdiff_t cols)
 /* x^2; the second sum is 0, and the compiler removes it. */
 CREG_INLINE vf2 square_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
-    const vf v = v_load_cut((const float *)ctx + at, cut);
+    const vf v = x_load_cut((const stored *)ctx + at, cut);
     return (vf2){v_mul(v, v), v_set1(0.0f)};
 }
 
-CREG_INLINE double panel_squares(const float *x, ptrdiff_t n) { return (double)panel_sums(square_terms, x, 0, n).a; }
+CREG_INLINE double panel_squares(const stored *x, ptrdiff_t n) { return (double)panel_sums(square_terms, x, 0, n).a; }
 
-CREG_INLINE double row_squares(const float *x, ptrdiff_t cols)
+CREG_INLINE double row_squares(const stored *x, ptrdiff_t cols)
 {
     double total = 0.0;
     for (ptrdiff_t j = 0; j < cols; j += CREG_PANEL) total += panel_squares(x + j, min_size(cols - j, CREG_PANEL));
@@ -230,18 +232,18 @@ static CREG_NOINLINE void split_means(const double *restrict mean, float *restri
 }
 
 /* Sums in float64 of `pieces` runs of n elements. Eight lanes allow vectorisation in a fixed order. */
-static double exact_sum(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n, double centre, int square)
+static double exact_sum(const stored *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n, double centre, int square)
 {
     double lane[8] = {0};
     for (ptrdiff_t i = 0; i < pieces; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
-            const double d = (double)x[i * stride + j] - centre;
+            const double d = (double)x_value(x + i * stride + j) - centre;
             lane[j & 7] += square ? d * d : d;
         }
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-static moments exact_moments(const float *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
+static moments exact_moments(const stored *x, ptrdiff_t pieces, ptrdiff_t stride, ptrdiff_t n)
 {
     const double count = (double)pieces * (double)n;
     const double mean = exact_sum(x, pieces, stride, n, 0.0, 0) / count;

@@ -13,7 +13,7 @@
 
 #include "rows.h"
 
-CREG_INLINE row_statistics rms_norm_finish(double squares, const float *x, ptrdiff_t cols, double eps)
+CREG_INLINE row_statistics rms_norm_finish(double squares, const stored *x, ptrdiff_t cols, double eps)
 {
     const double per_col = 1.0 / (double)cols;
     const int safe = cols > CREG_FEW && creg_is_safe(squares, squares * per_col + eps);
@@ -34,7 +34,7 @@ static CREG_NOINLINE void rms_norm_short_finish(short_rows *s, double per_col, d
     s->unsafe = unsafe;
 }
 
-static CREG_NOINLINE void rms_norm_short_statistics(const float *x, ptrdiff_t cols, const part *rest, double eps,
+static CREG_NOINLINE void rms_norm_short_statistics(const stored *x, ptrdiff_t cols, const part *rest, double eps,
                                                     short_rows *s)
 {
     vf folds[CREG_BATCH];
@@ -48,7 +48,7 @@ static CREG_NOINLINE void rms_norm_short_statistics(const float *x, ptrdiff_t co
 CREG_INLINE vf2 rms_norm_grad_terms(const void *ctx, ptrdiff_t at, const vw *cut)
 {
     const grad_operands *o = ctx;
-    return (vf2){v_set1(0.0f), v_mul(grad_load(o, at, cut), v_load_cut(o->x + at, cut))};
+    return (vf2){v_set1(0.0f), v_mul(grad_load(o, at, cut), x_load_cut(o->x + at, cut))};
 }
 
 #endif

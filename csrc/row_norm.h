@@ -44,14 +44,14 @@ CREG_INLINE vf norm_vector(form f, gain_bias a, vf x, ptrdiff_t j, ptrdiff_t lef
 }
 
 /* y of elements [j, j + left), at most a vector. */
-CREG_INLINE void norm_part(form f, gain_bias a, const float *x, float *y, ptrdiff_t j, ptrdiff_t left, row_scale row,
+CREG_INLINE void norm_part(form f, gain_bias a, const stored *x, stored *y, ptrdiff_t j, ptrdiff_t left, row_scale row,
                            int stream)
 {
-    v_put_part(y + j, norm_vector(f, a, v_load_part(x + j, left), j, left, row), left, stream);
+    x_put_part(y + j, norm_vector(f, a, x_load_part(x + j, left), j, left, row), left, stream);
 }
 
 /* Full groups of lanes from j on; returns the index behind the last one. Prefetches the row at `next`. */
-CREG_INLINE ptrdiff_t norm_groups(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t j,
+CREG_INLINE ptrdiff_t norm_groups(form f, gain_bias a, const stored *x, const stored *next, stored *y, ptrdiff_t j,
                                   ptrdiff_t cols, row_scale row, int stream)
 {
     for (; j + CREG_LANES <= cols; j += CREG_LANES) {
@@ -61,7 +61,7 @@ CREG_INLINE ptrdiff_t norm_groups(form f, gain_bias a, const float *x, const flo
     return j;
 }
 
-CREG_INLINE void norm_row(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t cols,
+CREG_INLINE void norm_row(form f, gain_bias a, const stored *x, const stored *next, stored *y, ptrdiff_t cols,
                           row_scale row, int stream)
 {
     const ptrdiff_t lead = stream ? unaligned_lead(y, cols) : 0;
@@ -72,44 +72,44 @@ CREG_INLINE void norm_row(form f, gain_bias a, const float *x, const float *next
 
 /* One row of at least CREG_W elements, not streamed, with an overlapping tail vector. Its x is loaded first, because y
  * may be x. */
-CREG_INLINE void norm_short_row(form f, gain_bias a, const float *x, const float *next, float *y, ptrdiff_t cols,
+CREG_INLINE void norm_short_row(form f, gain_bias a, const stored *x, const stored *next, stored *y, ptrdiff_t cols,
                                 row_scale row)
 {
     const ptrdiff_t last = cols - CREG_W;
-    const vf tail = v_load(x + last);
+    const vf tail = x_load(x + last);
     ptrdiff_t j = norm_groups(f, a, x, next, y, 0, cols, row, 0);
     for (; j < last; j += CREG_W) norm_part(f, a, x, y, j, CREG_W, row, 0);
-    v_store(y + last, norm_vector(f, a, tail, last, CREG_W, row));
+    x_store(y + last, norm_vector(f, a, tail, last, CREG_W, row));
 }
 
-static void norm_row_exact(int kind, gain_bias a, const float *x, float *y, ptrdiff_t cols, double mean, double rstd)
+static void norm_row_exact(int kind, gain_bias a, const stored *x, stored *y, ptrdiff_t cols, double mean, double rstd)
 {
     for (ptrdiff_t j = 0; j < cols; j++) {
-        const double v = ((double)x[j] - mean) * rstd * (a.gamma ? (double)a.gamma[j] : 1.0);
-        y[j] = (float)(creg_is_centred(kind) ? v + (a.beta ? (double)a.beta[j] : 0.0) : v);
+        const double v = ((double)x_value(x + j) - mean) * rstd * (a.gamma ? (double)a.gamma[j] : 1.0);
+        x_set(y + j, (float)(creg_is_centred(kind) ? v + (a.beta ? (double)a.beta[j] : 0.0) : v));
     }
 }
 
-CREG_INLINE row_statistics statistics_of(int kind, const float *x, ptrdiff_t cols, double eps)
+CREG_INLINE row_statistics statistics_of(int kind, const stored *x, ptrdiff_t cols, double eps)
 {
     return kind == CREG_RMS_NORM ? rms_norm_finish(row_squares(x, cols), x, cols, eps)
                                  : layer_norm_finish(row_moments(x, cols), x, cols, eps);
 }
 
-CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
+CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
                                   ptrdiff_t rows)
 {
     const gain_bias a = {n->gamma, n->beta};
     const ptrdiff_t cols = n->cols, lag = row_lag(cols);
     const int stream = n->stream;
-    float *y = n->y + first * cols;
+    stored *y = output_at(n->y, first * cols);
     row_statistics found[2];
     for (ptrdiff_t k = 0; k < rows + lag; k++) {
         if (k < rows) found[k % 2] = statistics_of(f.kind, x + k * cols, cols, n->eps);
         if (k < lag) continue;
         const ptrdiff_t i = k - lag, at = i * cols;
         const row_statistics row = found[i % 2];
-        const float *next = prefetched ? prefetched + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
+        const stored *next = prefetched ? prefetched + at : k + 1 < rows ? x + (k + 1) * cols : x + at;
         if (!row.safe)
             norm_row_exact(f.kind, a, x + at, y + at, cols, row.mean, row.rstd);
         else if (stream)
@@ -128,7 +128,7 @@ CREG_INLINE row_scale short_scale(int kind, const float *hi, const float *lo, co
 }
 
 /* A batch with a row that needs float64 or a second pass. Not specialised: it is rare. */
-static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const float *x, const float *prefetched,
+static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const stored *x, const stored *prefetched,
                                             ptrdiff_t first)
 {
     if (n->kind == CREG_RMS_NORM)
@@ -139,14 +139,14 @@ static CREG_NOINLINE void norm_unsafe_batch(const creg_norm *n, const float *x, 
 
 /* Batches of short rows. Layer norm computes the provisional means of the next batch before the sums of this one, which
  * hides the latency of their horizontal reductions; so its prefetches are a batch further ahead. */
-CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
+CREG_INLINE void norm_batches(form f, const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
                               ptrdiff_t batches)
 {
     const gain_bias a = {n->gamma, n->beta};
     const ptrdiff_t cols = n->cols, size = CREG_BATCH * cols;
     const part rest = part_of(cols % CREG_LANES);
     const int centred = creg_is_centred(f.kind), stream = n->stream;
-    float *y = n->y + first * cols;
+    stored *y = output_at(n->y, first * cols);
     short_rows found[2];
     if (centred) short_shift(x, cols, &rest, found);
     for (ptrdiff_t k = 0; k < batches; k++, x += size, y += size, first += CREG_BATCH) {
@@ -161,7 +161,7 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
             continue;
         }
         const ptrdiff_t ahead = centred ? 2 : 1;
-        const float *next = prefetched ? prefetched + k * size : k + ahead < batches ? x + ahead * size : x;
+        const stored *next = prefetched ? prefetched + k * size : k + ahead < batches ? x + ahead * size : x;
         for (ptrdiff_t i = 0, at = 0; i < CREG_BATCH; i++, at += cols) {
             const row_scale row = short_scale(f.kind, s->hi, s->lo, s->scale, i);
             if (stream)
@@ -174,7 +174,7 @@ CREG_INLINE void norm_batches(form f, const creg_norm *n, const float *x, const 
     }
 }
 
-CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
+CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
                               ptrdiff_t rows)
 {
     const ptrdiff_t batches = is_short(n->cols) ? rows / CREG_BATCH : 0, done = batches * CREG_BATCH;
@@ -183,7 +183,7 @@ CREG_INLINE void norm_rows_of(form f, const creg_norm *n, const float *x, const 
     norm_single_rows(f, n, x + at, AT(prefetched, at), first + done, rows - done);
 }
 
-static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
+static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
                                         ptrdiff_t rows)
 {
     if (n->gamma)
@@ -192,7 +192,7 @@ static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const float *x, cons
         norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, prefetched, first, rows);
 }
 
-static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first,
+static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
                                           ptrdiff_t rows)
 {
     if (n->gamma && n->beta)
@@ -203,7 +203,7 @@ static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const float *x, co
 
 /* y of rows [first, first + rows), read from x; the caller ends non-temporal stores. Prefetches as many rows of
  * `prefetched`, or the next rows of x if it is NULL. */
-static void norm_rows(const creg_norm *n, const float *x, const float *prefetched, ptrdiff_t first, ptrdiff_t rows)
+static void norm_rows(const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first, ptrdiff_t rows)
 {
     if (n->kind == CREG_RMS_NORM)
         rms_norm_rows(n, x, prefetched, first, rows);
@@ -213,13 +213,14 @@ static void norm_rows(const creg_norm *n, const float *x, const float *prefetche
 
 static void creg_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
-    norm_rows(n, n->x + first * n->cols, NULL, first, rows);
+    norm_rows(n, input_at(n->x, first * n->cols), NULL, first, rows);
     if (n->stream) v_stream_end();
 }
 
+/* Of float32 tensors alone: y is not rounded in between. */
 static void creg_affine_rows(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
-    float *y = n->y + first * n->cols;
+    float *y = (float *)n->y + first * n->cols;
     for (ptrdiff_t i = 0; i < rows; i++, y += n->cols)
         for (ptrdiff_t j = 0; j < n->cols; j++)
             y[j] = (float)((double)y[j] * (n->gamma ? (double)n->gamma[j] : 1.0) + (double)n->beta[j]);
@@ -229,13 +230,15 @@ static void creg_affine_rows(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows
 
 /* The inputs and outputs of backward, starting at a given row and column. */
 typedef struct {
-    const float *dy, *x, *gamma, *dh;
-    float *dx, *dgamma, *dbeta;
+    const stored *dy, *x, *dh;
+    const float *gamma;
+    stored *dx;
+    float *dgamma, *dbeta;
 } grad_block;
 
 CREG_INLINE grad_block rows_on(grad_block b, ptrdiff_t at)
 {
-    return (grad_block){b.dy + at, b.x + at, b.gamma, AT(b.dh, at), b.dx + at, b.dgamma, b.dbeta};
+    return (grad_block){b.dy + at, b.x + at, AT(b.dh, at), b.gamma, b.dx + at, b.dgamma, b.dbeta};
 }
 
 /* Sums of a row's terms. Each call names its function: through a pointer chosen before, the accumulators would stay in
@@ -277,21 +280,23 @@ CREG_INLINE grad_means norm_grad_means(int kind, grad_block b, ptrdiff_t cols, d
 
 /* A row of a block, its scale and its means. Not nested: compilers would keep a nested block in memory. */
 typedef struct {
-    const float *dy, *x, *gamma, *dh;
-    float *dx, *dgamma, *dbeta;
+    const stored *dy, *x, *dh;
+    const float *gamma;
+    stored *dx;
+    float *dgamma, *dbeta;
     row_scale row;
     vf mean_g, mean_g_x_hat;
 } grad_row;
 
 CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, float mean_g_x_hat)
 {
-    return (grad_row){b.dy, b.x, b.gamma, b.dh, b.dx, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
+    return (grad_row){b.dy, b.x, b.dh, b.gamma, b.dx, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
 }
 
 /* Elements [j, j + left), at most a vector. */
 CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
 {
-    const vf dv = v_load_part(r->dy + j, left), x_hat = normalised(f, v_load_part(r->x + j, left), r->row);
+    const vf dv = x_load_part(r->dy + j, left), x_hat = normalised(f, x_load_part(r->x + j, left), r->row);
     vf g = dv;
     if (f.usual || r->gamma) {
         g = v_mul(dv, v_load_part(r->gamma + j, left));
@@ -300,8 +305,8 @@ CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_
     }
     if (creg_is_centred(f.kind)) g = v_sub(g, r->mean_g);
     vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
-    if (!f.usual && r->dh) v = v_add(v, v_load_part(r->dh + j, left));
-    v_put_part(r->dx + j, v, left, stream);
+    if (!f.usual && r->dh) v = v_add(v, x_load_part(r->dh + j, left));
+    x_put_part(r->dx + j, v, left, stream);
 }
 
 /* Prefetches the row `ahead` elements on. */
@@ -333,9 +338,9 @@ static grad_means norm_grad_means_exact(int kind, grad_block b, ptrdiff_t cols, 
 {
     double g = 0.0, g_x_hat = 0.0;
     for (ptrdiff_t j = 0; j < cols; j++) {
-        const double term = (double)b.dy[j] * (b.gamma ? (double)b.gamma[j] : 1.0);
+        const double term = (double)x_value(b.dy + j) * (b.gamma ? (double)b.gamma[j] : 1.0);
         if (creg_is_centred(kind)) g += term;
-        g_x_hat += term * (((double)b.x[j] - mean) * rstd);
+        g_x_hat += term * (((double)x_value(b.x + j) - mean) * rstd);
     }
     return (grad_means){g / (double)cols, g_x_hat / (double)cols};
 }
@@ -343,11 +348,12 @@ static grad_means norm_grad_means_exact(int kind, grad_block b, ptrdiff_t cols, 
 static void norm_grad_row_exact(grad_block b, ptrdiff_t cols, double mean, double rstd, grad_means means)
 {
     for (ptrdiff_t j = 0; j < cols; j++) {
-        const double dv = (double)b.dy[j], x_hat = ((double)b.x[j] - mean) * rstd;
+        const double dv = (double)x_value(b.dy + j), x_hat = ((double)x_value(b.x + j) - mean) * rstd;
         if (b.dgamma) b.dgamma[j] = (float)((double)b.dgamma[j] + dv * x_hat);
         if (b.dbeta) b.dbeta[j] = (float)((double)b.dbeta[j] + dv);
-        b.dx[j] = (float)((dv * (b.gamma ? (double)b.gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
-        if (b.dh) b.dx[j] += b.dh[j];
+        float dx = (float)((dv * (b.gamma ? (double)b.gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
+        if (b.dh) dx += x_value(b.dh + j);
+        x_set(b.dx + j, dx);
     }
 }
 
@@ -444,17 +450,18 @@ static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, const grad_bl
         norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, *b, first, rows, follow, stream);
 }
 
-/* The chunk that starts at a row, its sums of dgamma and dbeta set to 0. */
+/* The chunk that starts at a row, its sums of dgamma and dbeta set to 0 unless it continues. */
 CREG_INLINE grad_block begin_chunk(const creg_norm *n, ptrdiff_t first)
 {
     const ptrdiff_t at = first * n->cols, sums = n->partial_dgamma ? first / n->step * n->cols : 0;
-    const grad_block b = {n->dy + at,
-                          n->x + at,
+    const grad_block b = {input_at(n->dy, at),
+                          input_at(n->x, at),
+                          input_at(n->dh, at),
                           n->gamma,
-                          AT(n->dh, at),
-                          n->dx + at,
+                          output_at(n->dx, at),
                           AT(n->partial_dgamma, sums),
                           AT(n->partial_dbeta, sums)};
+    if (n->continues) return b;
     zero_sums(b.dgamma, n->cols);
     zero_sums(b.dbeta, n->cols);
     return b;

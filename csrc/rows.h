@@ -43,7 +43,8 @@ typedef struct {
 
 /* The inputs of a row's backward; and its means of g and g * x_hat, g = dy * gamma. */
 typedef struct {
-    const float *dy, *x, *gamma;
+    const stored *dy, *x;
+    const float *gamma;
     row_scale row;
 } grad_operands;
 
@@ -53,7 +54,7 @@ typedef struct {
 
 CREG_INLINE vf grad_load(const grad_operands *o, ptrdiff_t at, const vw *cut)
 {
-    const vf g = v_load_cut(o->dy + at, cut);
+    const vf g = x_load_cut(o->dy + at, cut);
     return o->gamma ? v_mul(g, v_load_cut(o->gamma + at, cut)) : g;
 }
 
@@ -85,7 +86,7 @@ CREG_INLINE sums short_sums(terms of, const void *ctx, ptrdiff_t n, const part *
 }
 
 /* The provisional means of a batch of short rows. */
-CREG_INLINE void short_shift(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+CREG_INLINE void short_shift(const stored *x, ptrdiff_t cols, const part *rest, short_rows *s)
 {
     const part *first = cols < CREG_LANES ? rest : NULL;
     vf folds[CREG_BATCH];
@@ -97,7 +98,7 @@ CREG_INLINE void short_shift(const float *x, ptrdiff_t cols, const part *rest, s
 }
 
 /* The sums of d and d^2 of a batch of short rows, d = x - shift; the caller adds 0. */
-CREG_INLINE void short_moment_sums(const float *x, ptrdiff_t cols, const part *rest, short_rows *s)
+CREG_INLINE void short_moment_sums(const stored *x, ptrdiff_t cols, const part *rest, short_rows *s)
 {
     vf sum[CREG_BATCH], squares[CREG_BATCH];
 #pragma GCC unroll 8
@@ -112,7 +113,7 @@ CREG_INLINE void short_moment_sums(const float *x, ptrdiff_t cols, const part *r
 }
 
 /* gradients_are_safe() for a batch of short rows. */
-static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const double *rstd, const float *dy,
+static CREG_NOINLINE int batch_gradients_are_safe(const double *means, const double *rstd, const stored *dy,
                                                   const float *gamma, ptrdiff_t cols)
 {
     for (int i = 0; i < CREG_BATCH; i++)

@@ -62,20 +62,26 @@ CREG_INLINE range merged(const ranges *seen)
     return all;
 }
 
-CREG_INLINE range range_of(const float *p, ptrdiff_t n)
+/* Elements [j, j + n), at most a vector, of a float32 array or of a tensor. */
+typedef vf (*loader)(const void *p, ptrdiff_t j, ptrdiff_t n);
+
+CREG_INLINE vf of_floats(const void *p, ptrdiff_t j, ptrdiff_t n) { return v_load_part((const float *)p + j, n); }
+CREG_INLINE vf of_tensor(const void *p, ptrdiff_t j, ptrdiff_t n) { return x_load_part((const stored *)p + j, n); }
+
+CREG_INLINE range range_of(loader load, const void *p, ptrdiff_t n)
 {
     ranges seen = no_ranges();
     ptrdiff_t j = 0;
     for (; j + RANGES * CREG_W <= n; j += RANGES * CREG_W) /* main loop */
-        for (int k = 0; k < RANGES; k++) widen(&seen.of[k], v_load(p + j + k * CREG_W));
-    for (; j < n; j += CREG_W) widen(&seen.of[0], v_load_part(p + j, n - j)); /* tail */
+        for (int k = 0; k < RANGES; k++) widen(&seen.of[k], load(p, j + k * CREG_W, CREG_W));
+    for (; j < n; j += CREG_W) widen(&seen.of[0], load(p, j, n - j)); /* tail */
     return merged(&seen);
 }
 
 /* The largest magnitude in each lane. NaN is ignored. */
-CREG_INLINE vf largest_magnitudes(const float *p, ptrdiff_t n)
+CREG_INLINE vf largest_magnitudes(loader load, const void *p, ptrdiff_t n)
 {
-    const range seen = range_of(p, n);
+    const range seen = range_of(load, p, n);
     return v_max(seen.high, v_sub(v_set1(0.0f), seen.low));
 }
 
@@ -86,21 +92,26 @@ CREG_INLINE int all_at_most(vf a, float limit)
 
 static int creg_are_at_most(const float *p, float limit, ptrdiff_t n)
 {
-    return all_at_most(largest_magnitudes(p, n), limit);
+    return all_at_most(largest_magnitudes(of_floats, p, n), limit);
 }
 
 CREG_INLINE vf v_clamp(vf a, float limit) { return v_max(v_min(a, v_set1(limit)), v_set1(-limit)); }
 
+/* Whether the largest of these magnitudes is 0 or at least SMALLEST_SAFE_GRADIENT. */
+CREG_INLINE int is_zero_or_plain(vf largest)
+{
+    return all_at_most(largest, 0.0f) || !all_at_most(largest, 0x1.fffffep-81f);
+}
+
 /* Whether the largest |a * b| (|a| where b is NULL) is 0 or at least SMALLEST_SAFE_GRADIENT. Both factors are scaled by
  * 2^75 to keep products from underflowing, and clamped to avoid infinity times 0. */
-static CREG_NOINLINE int no_small_product(const float *a, const float *b, ptrdiff_t n)
+static CREG_NOINLINE int no_small_product(const stored *a, const float *b, ptrdiff_t n)
 {
-    const vf scale = v_set1(0x1p+75f), of_a = largest_magnitudes(a, n);
+    const vf scale = v_set1(0x1p+75f), of_a = largest_magnitudes(of_tensor, a, n);
     vf products = v_set1(0.0f);
-    if (all_at_most(of_a, 0.0f)) return 1;
-    if (!b) return !all_at_most(of_a, 0x1.fffffep-81f);
+    if (!b || all_at_most(of_a, 0.0f)) return is_zero_or_plain(of_a);
     for (ptrdiff_t j = 0; j < n; j += CREG_W) {
-        const vf u = v_clamp(v_mul(v_load_part(a + j, n - j), scale), 0x1p+127f);
+        const vf u = v_clamp(v_mul(x_load_part(a + j, n - j), scale), 0x1p+127f);
         const vf v = v_clamp(v_mul(v_load_part(b + j, n - j), scale), 0x1p+127f);
         products = v_max(products, v_magnitude(v_mul(u, v)));
     }
@@ -118,12 +129,12 @@ CREG_INLINE int means_are_plain(double means)
  * eps of at least 1e-7), underflowed products change dx by a subnormal number at most. */
 CREG_INLINE int zeros_are_plain(double rstd) { return rstd <= 0x1p+12; }
 
-CREG_INLINE int gradients_are_safe(double means, double rstd, const float *dy, const float *gamma, ptrdiff_t n)
+CREG_INLINE int gradients_are_safe(double means, double rstd, const stored *dy, const float *gamma, ptrdiff_t n)
 {
     if (!(means <= LARGEST_SAFE_GRADIENT)) return 0; /* or NaN */
     /* Three elements distinguish a row of zeros, such as padding, from one whose means cancelled. */
-    const int zero =
-        (means == 0.0) & zeros_are_plain(rstd) & (dy[0] == 0.0f) & (dy[n / 2] == 0.0f) & (dy[n - 1] == 0.0f);
+    const int zero = (means == 0.0) & zeros_are_plain(rstd) & (x_value(dy) == 0.0f) & (x_value(dy + n / 2) == 0.0f) &
+                     (x_value(dy + n - 1) == 0.0f);
     return means_are_plain(means) || zero || no_small_product(dy, gamma, n);
 }
 

@@ -3,7 +3,7 @@
  * described in simd_scalar.h. The op headers use no others, except the operators + and ^ of vu.
  *
  *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
- *   vw  a window of leading lanes
+ *   vw  a window of leading lanes                                          v_halves  CREG_W numbers of 16 bits
  */
 #ifndef CREG_SIMD_H
 #define CREG_SIMD_H
@@ -15,11 +15,46 @@ typedef float vf CREG_VECTOR;
 typedef uint64_t vu CREG_VECTOR;
 typedef int32_t v_ints CREG_VECTOR;
 typedef uint32_t v_words CREG_VECTOR; /* a vu as CREG_W words */
+typedef uint16_t v_halves __attribute__((vector_size(CREG_W * sizeof(uint16_t))));
 typedef float vf_in_memory CREG_VECTOR __attribute__((aligned(sizeof(float)), may_alias));
 
 /* Loads and stores of full vectors. */
 CREG_INLINE vf v_load(const float *p) { return *(const vf_in_memory *)p; }
 CREG_INLINE void v_store(float *p, vf a) { *(vf_in_memory *)p = a; }
+CREG_INLINE v_halves h_load(const uint16_t *p)
+{
+    v_halves h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+CREG_INLINE void h_store(uint16_t *p, v_halves h) { memcpy(p, &h, sizeof h); }
+
+/* The first n numbers, less than a vector, in steps of a power of two. Not inlined: the branches would make compilation
+ * slow and the kernels large. */
+static CREG_NOINLINE __attribute__((unused)) v_halves h_load_steps(const uint16_t *p, ptrdiff_t n)
+{
+    uint16_t h[CREG_W] = {0};
+    ptrdiff_t i = 0;
+    for (size_t size = CREG_W / 2; size > 0; size /= 2)
+        if (n & (ptrdiff_t)size) {
+            memcpy(h + i, p + i, size * sizeof *h);
+            i += (ptrdiff_t)size;
+        }
+    return h_load(h);
+}
+static CREG_NOINLINE __attribute__((unused)) void h_store_steps(uint16_t *p, v_halves a, ptrdiff_t n)
+{
+    uint16_t h[CREG_W];
+    ptrdiff_t i = 0;
+    h_store(h, a);
+    for (size_t size = CREG_W / 2; size > 0; size /= 2)
+        if (n & (ptrdiff_t)size) {
+            memcpy(p + i, h + i, size * sizeof *h);
+            i += (ptrdiff_t)size;
+        }
+}
+
+CREG_INLINE vf v_of_bfloat16(v_halves h) { return (vf)(__builtin_convertvector(h, v_words) << 16); }
 
 CREG_INLINE vf v_add(vf a, vf b) { return a + b; }
 CREG_INLINE vf v_sub(vf a, vf b) { return a - b; }

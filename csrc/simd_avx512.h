@@ -30,6 +30,26 @@ CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
         _mm512_mask_storeu_ps(p, v_window(n), a);
 }
 
+CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w) { return (v_halves)_mm256_maskz_loadu_epi16(w, p); }
+CREG_INLINE v_halves h_load_few(const uint16_t *p, ptrdiff_t n) { return h_load_window(p, v_window(n)); }
+CREG_INLINE void h_store_few(uint16_t *p, v_halves a, ptrdiff_t n)
+{
+    _mm256_mask_storeu_epi16(p, v_window(n), (__m256i)a);
+}
+CREG_INLINE void h_stream(uint16_t *p, v_halves a) { _mm256_stream_si256((__m256i *)(void *)p, (__m256i)a); }
+
+CREG_INLINE vf v_of_float16(v_halves h) { return _mm512_cvtph_ps((__m256i)h); }
+CREG_INLINE v_halves v_to_float16(vf a) { return (v_halves)_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+CREG_INLINE v_halves v_to_bfloat16(vf a) /* AVX512_BF16's conversion would flush subnormal numbers */
+{
+    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i upper = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7FC00000)), 16);
+    return (v_halves)_mm512_cvtepi32_epi16(upper);
+}
+
 CREG_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 
 CREG_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }

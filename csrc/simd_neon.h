@@ -38,6 +38,20 @@ CREG_INLINE vf v_keep(vm keep, vf a) { return vreinterpretq_f32_u32(vandq_u32(ke
 CREG_INLINE vf v_load_window(const float *p, vw w) { return v_load_part(p, w.n); }
 CREG_INLINE vf v_only(vf a, vw w) { return v_keep(w.lanes, a); }
 
+CREG_INLINE v_halves h_load_few(const uint16_t *p, ptrdiff_t n) { return h_load_steps(p, n); }
+CREG_INLINE void h_store_few(uint16_t *p, v_halves a, ptrdiff_t n) { h_store_steps(p, a, n); }
+CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w) { return w.n >= CREG_W ? h_load(p) : h_load_few(p, w.n); }
+CREG_INLINE void h_stream(uint16_t *p, v_halves a) { h_store(p, a); }
+
+CREG_INLINE vf v_of_float16(v_halves h) { return vcvt_f32_f16(vreinterpret_f16_u16((uint16x4_t)h)); }
+CREG_INLINE v_halves v_to_float16(vf a) { return (v_halves)vreinterpret_u16_f16(vcvt_f16_f32(a)); }
+CREG_INLINE v_halves v_to_bfloat16(vf a)
+{
+    const uint32x4_t bits = vreinterpretq_u32_f32(a), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);
+    return (v_halves)vshrn_n_u32(vbslq_u32(vceqq_f32(a, a), rounded, vdupq_n_u32(0x7FC00000)), 16);
+}
+
 CREG_INLINE vf v_sqrt(vf a) { return vsqrtq_f32(a); }
 
 CREG_INLINE vm v_equal(vf a, vf b) { return vceqq_f32(a, b); }

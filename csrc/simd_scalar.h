@@ -60,6 +60,12 @@ CREG_INLINE vf v_only(vf a, vw w)
     return v_keep(lanes, a);
 }
 
+/* The same of 16-bit numbers; few: less than a vector. */
+CREG_INLINE v_halves h_load_few(const uint16_t *p, ptrdiff_t n) { return h_load_steps(p, n); }
+CREG_INLINE void h_store_few(uint16_t *p, v_halves a, ptrdiff_t n) { h_store_steps(p, a, n); }
+CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w) { return w >= CREG_W ? h_load(p) : h_load_few(p, w); }
+CREG_INLINE void h_stream(uint16_t *p, v_halves a) { h_store(p, a); }
+
 CREG_INLINE vf v_sqrt(vf a) { return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 
 CREG_INLINE vm v_equal(vf a, vf b) { return a == b; }
@@ -106,6 +112,35 @@ CREG_INLINE unsigned vm_bits(vm keep) /* bit i: lane i kept */
     const vu bits = (vu)(keep & (vm){1, 2, 4, 8});
     const uint64_t both = bits[0] | bits[1];
     return (unsigned)(both | both >> 32);
+}
+
+/* To nearest even: the upper half plus 1 where the lower half is above 0x8000, or equal to it with an odd upper half. */
+static CREG_NOINLINE __attribute__((unused)) v_halves v_to_bfloat16(vf a)
+{
+    const v_words bits = (v_words)a, rounded = bits + 0x7FFF + (bits >> 16 & 1), number = (v_words)(a == a);
+    return __builtin_convertvector(((rounded & number) | (0x7FC00000 & ~number)) >> 16, v_halves);
+}
+
+/* A float16's exponent and significand, moved to those of a float32, are a number 2^112 times too small; of infinity
+ * and NaN, the exponent is not yet all ones. */
+static CREG_NOINLINE __attribute__((unused)) vf v_of_float16(v_halves h)
+{
+    const v_words bits = __builtin_convertvector(h, v_words), sign = (bits & 0x8000) << 16;
+    const v_words magnitude = (bits & 0x7FFF) << 13, special = (v_words)(magnitude >= 0x0F800000);
+    const v_words finite = (v_words)((vf)magnitude * v_set1(0x1p+112f));
+    return (vf)(sign | (special & (magnitude | 0x7F800000)) | (~special & finite));
+}
+
+/* Subnormal results are rounded by an addition to 1/2, whose last place is theirs. */
+static CREG_NOINLINE __attribute__((unused)) v_halves v_to_float16(vf a)
+{
+    const v_words bits = (v_words)a & 0x7FFFFFFF, sign = ((v_words)a & 0x80000000) >> 16;
+    const v_words small = (v_words)(bits < 0x38800000), large = (v_words)(bits >= 0x47800000);
+    const v_words subnormal = (v_words)((vf)bits + v_set1(0.5f)) - 0x3F000000;
+    const v_words normal = (bits - 0x38000000 + 0xFFF + (bits >> 13 & 1)) >> 13;
+    const v_words beyond = 0x7C00 | ((v_words)(bits > 0x7F800000) & 0x0200);
+    const v_words magnitude = (small & subnormal) | (large & beyond) | (~(small | large) & normal);
+    return __builtin_convertvector(sign | magnitude, v_halves);
 }
 
 #endif

@@ -5,19 +5,19 @@
 #include "reduce.h"
 
 enum {
-    /* The elements of a cache line. */
-    CREG_LINE = 64 / sizeof(float),
+    /* The elements of a cache line of a tensor. */
+    CREG_LINE = 64 / sizeof(stored),
     /* The distance, in elements, of prefetches of inputs that lie beyond the LLC. */
-    READ_AHEAD = 2048,
+    READ_AHEAD = 8192 / sizeof(stored),
     /* The distance, in elements, of prefetches for write. Stores retire in order: one that misses L1 stalls the next.
      */
-    WRITE_AHEAD = 512
+    WRITE_AHEAD = 2048 / sizeof(stored)
 };
 
 /* Prefetches a group of lanes. Hardware prefetchers stop at page boundaries, and idle while a row is read from L1 a
  * second time. With non-temporal stores the prefetch goes to L2, because both would share L1's few line fill buffers.
  */
-CREG_INLINE void prefetch_group(const float *p, int stream)
+CREG_INLINE void prefetch_group(const stored *p, int stream)
 {
     for (int j = 0; j < CREG_LANES; j += CREG_LINE)
         if (stream)
@@ -28,39 +28,39 @@ CREG_INLINE void prefetch_group(const float *p, int stream)
 
 /* Prefetches the input of a pass with non-temporal stores, which hide the pattern of its loads from some hardware
  * prefetchers. */
-CREG_INLINE void prefetch_ahead(const float *p, int stream)
+CREG_INLINE void prefetch_ahead(const stored *p, int stream)
 {
     if (stream) __builtin_prefetch(p + READ_AHEAD, 0, 2);
 }
 
 /* The number of elements, at most n, before p reaches a cache line. Non-temporal stores need aligned vectors, and are
  * fast only for cache lines that they write in full. */
-CREG_INLINE ptrdiff_t unaligned_lead(const float *p, ptrdiff_t n)
+CREG_INLINE ptrdiff_t unaligned_lead(const stored *p, ptrdiff_t n)
 {
-    const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(float) % CREG_LINE);
+    const ptrdiff_t off = (ptrdiff_t)((uintptr_t)p / sizeof(stored) % CREG_LINE);
     return off ? min_size(CREG_LINE - off, n) : 0;
 }
 
 /* The largest multiple of a cache line in n elements. */
 CREG_INLINE ptrdiff_t whole_lines(ptrdiff_t n) { return n / CREG_LINE * CREG_LINE; }
 
-CREG_INLINE void v_put_part(float *p, vf a, ptrdiff_t n, int stream)
+CREG_INLINE void x_put_part(stored *p, vf a, ptrdiff_t n, int stream)
 {
     if (n < CREG_W)
-        v_store_part(p, a, n);
+        x_store_part(p, a, n);
     else if (stream)
-        v_stream(p, a);
+        x_stream(p, a);
     else
-        v_store(p, a);
+        x_store(p, a);
 }
 
 /* Copies elements from the cache to memory with non-temporal stores. */
-CREG_INLINE void stream_row(const float *from, float *to, ptrdiff_t n)
+CREG_INLINE void stream_row(const stored *from, stored *to, ptrdiff_t n)
 {
     ptrdiff_t j = unaligned_lead(to, n);
-    if (j) memcpy(to, from, sizeof(float) * (size_t)j);
-    for (; j + CREG_W <= n; j += CREG_W) v_stream(to + j, v_load(from + j));
-    if (j < n) memcpy(to + j, from + j, sizeof(float) * (size_t)(n - j));
+    if (j) memcpy(to, from, sizeof(stored) * (size_t)j);
+    for (; j + CREG_W <= n; j += CREG_W) x_stream(to + j, x_load(from + j));
+    if (j < n) memcpy(to + j, from + j, sizeof(stored) * (size_t)(n - j));
 }
 
 #endif

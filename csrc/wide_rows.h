@@ -20,7 +20,7 @@ CREG_INLINE ptrdiff_t panels_of(const creg_norm *n) { return (n->cols + CREG_PAN
 CREG_INLINE double *panel_sums_of(const creg_norm *n, ptrdiff_t row) { return n->panel_sums + 2 * row * panels_of(n); }
 
 /* What is normalised. */
-CREG_INLINE const float *wide_input(const creg_norm *n) { return n->h ? n->h : n->x; }
+CREG_INLINE const stored *wide_input(const creg_norm *n) { return n->h ? n->h : n->x; }
 
 /* A task's panel: columns [j, j + size) of a row, the position `at` of its first element, and its two sums. A thread
  * runs neighbouring tasks: the same columns of all rows, which share gamma and beta. */
@@ -40,10 +40,10 @@ static void creg_wide_sums(void *norm, ptrdiff_t task)
 {
     const creg_norm *n = norm;
     const wide_panel p = panel_of(n, task);
-    const float *x = wide_input(n) + p.at;
+    const stored *x = wide_input(n) + p.at;
     if (n->residual) {
         const philox_keys keys = dropout_keys(n);
-        add_dropped(n, &keys, n->h + p.at, p.at, p.size, 0);
+        add_dropped(n, &keys, output_at(n->h, p.at), p.at, p.size, 0);
     }
     if (n->kind == CREG_RMS_NORM)
         p.sums[0] = panel_squares(x, p.size);
@@ -86,10 +86,10 @@ CREG_INLINE void wide_write(form f, const creg_norm *n, wide_panel p)
 {
     const ptrdiff_t ahead = p.row + 1 < n->rows ? n->cols : 0;
     const gain_bias a = columns_on((gain_bias){n->gamma, n->beta}, p.j);
-    const float *x = wide_input(n) + p.at;
+    const stored *x = wide_input(n) + p.at;
     const creg_wide_row *found = n->wide + p.row;
     const row_scale scale = row_scale_of(found->mean, found->rstd);
-    float *y = n->y + p.at;
+    stored *y = output_at(n->y, p.at);
     if (found->exact)
         norm_row_exact(f.kind, a, x, y, p.size, found->mean, found->rstd);
     else if (n->stream)
@@ -114,8 +114,8 @@ static void creg_wide_write(void *norm, ptrdiff_t task)
 /* The first row, from column j on. */
 CREG_INLINE grad_block wide_block(const creg_norm *n, ptrdiff_t j)
 {
-    return (grad_block){n->dy + j, n->x + j,         AT(n->gamma, j), AT(n->dh, j),
-                        n->dx + j, AT(n->dgamma, j), AT(n->dbeta, j)};
+    return (grad_block){input_at(n->dy, j), input_at(n->x, j), input_at(n->dh, j), AT(n->gamma, j),
+                        output_at(n->dx, j), AT(n->dgamma, j), AT(n->dbeta, j)};
 }
 
 static void creg_wide_grad_sums(void *norm, ptrdiff_t task)
@@ -123,7 +123,7 @@ static void creg_wide_grad_sums(void *norm, ptrdiff_t task)
     const creg_norm *n = norm;
     const wide_panel p = panel_of(n, task);
     const row_scale scale = row_scale_of(mean_at(n->kind, n, p.row), n->rstd[p.row]);
-    const grad_operands operands = {n->dy + p.at, n->x + p.at, AT(n->gamma, p.j), scale};
+    const grad_operands operands = {input_at(n->dy, p.at), input_at(n->x, p.at), AT(n->gamma, p.j), scale};
     if (n->kind == CREG_RMS_NORM) {
         p.sums[0] = 0.0;
         p.sums[1] = (double)panel_sums(rms_norm_grad_terms, &operands, 0, p.size).b;
@@ -168,7 +168,7 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
             norm_grad_row(f, &row, i + 1 < n->rows ? n->cols : 0, size, stream);
         }
         if (n->dropped)
-            dropout_elements(b.dx, NULL, n->dropped + at, n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
+            dropout_elements(b.dx, NULL, output_at(n->dropped, at), n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
                              n->stream);
     }
 }

@@ -3,19 +3,23 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint64_t
 
+from cregkit.kernels._csrc cimport CREG_FLOAT32
+
 ctypedef fused Number:
     float
     double
     int64_t
 
 
-# Checked arrays. Each function raises a TypeError or ValueError that names the argument, the value and the remedy.
+# Checked arrays. A tensor is float32, float16 or bfloat16; its parameters are float32 or have its type. Each function
+# raises a TypeError or ValueError that names the argument, the value and the remedy.
+cdef cnp.ndarray tensor(object a, str name)
+cdef cnp.ndarray tensor_rows(object a, str name)
+cdef cnp.ndarray tensor_like(object a, str name, cnp.ndarray other, str other_name)
+cdef cnp.ndarray parameters(object a, str name, cnp.ndarray x, int ndim, cnp.npy_intp *shape)
 cdef cnp.ndarray float32_array(object a, str name)
 cdef cnp.ndarray float64_array(object a, str name)
-cdef cnp.ndarray float32_rows(object a, str name)
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name)
-cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape)
-cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n)
 cdef cnp.ndarray int64_vector(object a, str name)
 cdef cnp.ndarray per_sample(object a, str name, int dtype, ptrdiff_t n, ptrdiff_t k)
 cdef cnp.ndarray float64_statistics(object a, str name, int ndim, cnp.npy_intp *shape)
@@ -25,9 +29,15 @@ cdef cnp.ndarray output(object out, cnp.ndarray like, str name)
 cdef int refuse_overlaps(cnp.ndarray x, str name, tuple others) except -1  # others: pairs (array, name)
 cdef int refuse_overlap(cnp.ndarray out, str out_name, cnp.ndarray a, str name, bint same_is_fine) except -1
 
+# The type of a tensor (CREG_FLOAT32 ...), and the size of its elements.
+cdef int stored_type(cnp.ndarray x) noexcept nogil
+cdef inline ptrdiff_t bytes_of(int stored) noexcept nogil:
+    return 4 if stored == CREG_FLOAT32 else 2
+
 # New arrays, and the data pointers of optional arrays (None: NULL).
 cdef cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, int dtype)
 cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype)
+cdef void *data(cnp.ndarray a) noexcept
 cdef float *floats(cnp.ndarray a) noexcept
 cdef double *doubles(cnp.ndarray a) noexcept
 

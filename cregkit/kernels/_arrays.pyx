@@ -7,8 +7,12 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from libc.float cimport DBL_MAX
 from libc.stdint cimport uintptr_t
 
+from cregkit.kernels._csrc cimport CREG_BFLOAT16, CREG_FLOAT16, CREG_FLOAT32
 from cregkit.kernels._pool cimport pooled_array
 from cregkit.kernels._threads cimport find_limit_for, run_task
+
+cdef extern from "numpy/arrayobject.h":
+    const int NPY_USERDEF  # the smallest number of a type that NumPy does not define
 
 cnp.import_array()
 
@@ -25,12 +29,38 @@ cdef cnp.ndarray new_vector(ptrdiff_t n, int dtype):
     return new_array(1, &shape, dtype)
 
 
+cdef void *data(cnp.ndarray a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(a)
+
+
 cdef float *floats(cnp.ndarray a) noexcept:
     return NULL if a is None else <float *>cnp.PyArray_DATA(a)
 
 
 cdef double *doubles(cnp.ndarray a) noexcept:
     return NULL if a is None else <double *>cnp.PyArray_DATA(a)
+
+
+cdef int stored_type(cnp.ndarray x) noexcept nogil:
+    cdef int type = cnp.PyArray_TYPE(x)
+    return CREG_FLOAT32 if type == cnp.NPY_FLOAT32 else CREG_FLOAT16 if type == cnp.NPY_FLOAT16 else CREG_BFLOAT16
+
+
+# NumPy's number for ml_dtypes.bfloat16, known from the first array of this type; before, the number of no type.
+cdef int bfloat16_number = -1
+
+
+cdef bint is_bfloat16(cnp.ndarray a):
+    global bfloat16_number
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number < NPY_USERDEF:
+        return False
+    if number != bfloat16_number:
+        scalar = (<object>a).dtype.type
+        if (scalar.__module__, scalar.__name__) != ("ml_dtypes", "bfloat16"):
+            return False
+        bfloat16_number = number
+    return True
 
 
 cdef bint is_plain(cnp.ndarray a, int dtype) noexcept:
@@ -46,6 +76,40 @@ cdef cnp.ndarray checked_array(object a, str name, int dtype):
         refuse_array(a, name, dtype)
     find_limit_for(cnp.PyArray_NDIM(<cnp.ndarray>a), cnp.PyArray_DIMS(<cnp.ndarray>a))
     return <cnp.ndarray>a
+
+
+cdef cnp.ndarray tensor(object a, str name):
+    if not cnp.PyArray_CheckExact(a):
+        a = foreign_array(a, name, cnp.NPY_FLOAT32)
+    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>a)
+    if number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT16 and not is_bfloat16(<cnp.ndarray>a):
+        refuse_type(a, name, "float32, float16 or bfloat16", "np.float32")
+    return checked_array(a, name, number)
+
+
+# Raises unless a has the type of the tensor x or, where `also` names one, this other type.
+cdef cnp.ndarray typed_array(object a, str name, cnp.ndarray x, str other_name, int also):
+    if not cnp.PyArray_CheckExact(a):
+        a = foreign_array(a, name, cnp.NPY_FLOAT32)
+    cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>a), wanted = cnp.PyArray_TYPE(x)
+    if number != wanted and number != also:
+        names = str((<object>x).dtype)
+        if also >= 0 and also != wanted:
+            names = f"{name_of(also)} or {names}"
+        elif wanted != cnp.NPY_FLOAT32:
+            names += f" like {other_name}"
+        refuse_type(a, name, names, f"{other_name}.dtype" if also < 0 else "np.float32")
+    return checked_array(a, name, number)
+
+
+cdef cnp.ndarray tensor_like(object a, str name, cnp.ndarray other, str other_name):
+    return same_shape(typed_array(a, name, other, other_name, -1), name, other, other_name)
+
+
+cdef cnp.ndarray parameters(object a, str name, cnp.ndarray x, int ndim, cnp.npy_intp *shape):
+    if a is None:
+        return None
+    return of_shape(typed_array(a, name, x, "x", cnp.NPY_FLOAT32), name, ndim, shape, "one value per feature")
 
 
 cdef str name_of(int dtype):
@@ -69,11 +133,16 @@ cdef object foreign_array(object a, str name, int dtype):
             f"detached, dense and on the CPU, or as a NumPy array") from error
 
 
+# `cast` is the type to convert to.
+cdef int refuse_type(object a, str name, str wanted, str cast) except -1:
+    raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert "
+                    f"it with {name}.astype({cast})")
+
+
 cdef int refuse_array(object a, str name, int dtype) except -1:
-    cdef str wanted = name_of(dtype)
-    if a.dtype != np.dtype(wanted):
-        raise TypeError(f"{name} must be {wanted}, got {a.dtype.str if a.dtype.byteorder == '>' else a.dtype}: convert "
-                        f"it with {name}.astype(np.{wanted})")
+    if cnp.PyArray_TYPE(<cnp.ndarray>a) != dtype or cnp.PyArray_ISBYTESWAPPED(<cnp.ndarray>a):
+        wanted = str(np.dtype(dtype)) if dtype < NPY_USERDEF else str(a.dtype)
+        refuse_type(a, name, wanted, f"np.{wanted}")
     if not a.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, got shape {a.shape} with strides {a.strides}: copy it with "
                          f"np.ascontiguousarray({name})")
@@ -93,8 +162,8 @@ cdef str shape_of(cnp.ndarray a):
     return str((<object>a).shape)
 
 
-cdef cnp.ndarray float32_rows(object a, str name):
-    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
+cdef cnp.ndarray tensor_rows(object a, str name):
+    cdef cnp.ndarray x = tensor(a, name)
     if x.ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, got a scalar array: pass shape (..., features)")
     if cnp.PyArray_DIM(x, x.ndim - 1) == 0:
@@ -104,7 +173,10 @@ cdef cnp.ndarray float32_rows(object a, str name):
 
 
 cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_name):
-    cdef cnp.ndarray x = checked_array(a, name, cnp.NPY_FLOAT32)
+    return same_shape(checked_array(a, name, cnp.NPY_FLOAT32), name, other, other_name)
+
+
+cdef cnp.ndarray same_shape(cnp.ndarray x, str name, cnp.ndarray other, str other_name):
     if not cnp.PyArray_SAMESHAPE(x, other):
         raise ValueError(f"{name} must have the shape of {other_name}, {shape_of(other)}, got {shape_of(x)}")
     return x
@@ -112,21 +184,14 @@ cdef cnp.ndarray float32_like(object a, str name, cnp.ndarray other, str other_n
 
 # `why` tells what the shape means.
 cdef cnp.ndarray array_of_shape(object a, str name, int dtype, int ndim, cnp.npy_intp *shape, str why):
-    cdef cnp.ndarray x = checked_array(a, name, dtype)
+    return of_shape(checked_array(a, name, dtype), name, ndim, shape, why)
+
+
+cdef cnp.ndarray of_shape(cnp.ndarray x, str name, int ndim, cnp.npy_intp *shape, str why):
     if x.ndim != ndim or not cnp.PyArray_CompareLists(cnp.PyArray_DIMS(x), shape, ndim):
         wanted = tuple([shape[i] for i in range(ndim)])
         raise ValueError(f"{name} must have shape {wanted}, {why}, got {shape_of(x)}")
     return x
-
-
-cdef cnp.ndarray float32_features(object a, str name, int ndim, cnp.npy_intp *shape):
-    if a is None:
-        return None
-    return array_of_shape(a, name, cnp.NPY_FLOAT32, ndim, shape, "one value per feature")
-
-
-cdef cnp.ndarray float32_vector(object a, str name, cnp.npy_intp n):
-    return float32_features(a, name, 1, &n)
 
 
 cdef cnp.ndarray int64_vector(object a, str name):
@@ -167,8 +232,8 @@ cdef cnp.ndarray writable(cnp.ndarray a, str name):
 
 cdef cnp.ndarray output(object out, cnp.ndarray like, str name):
     if out is None:
-        return new_array(like.ndim, cnp.PyArray_DIMS(like), cnp.NPY_FLOAT32)
-    cdef cnp.ndarray y = float32_like(out, "out", like, name)
+        return new_array(like.ndim, cnp.PyArray_DIMS(like), cnp.PyArray_TYPE(like))
+    cdef cnp.ndarray y = tensor_like(out, "out", like, name)
     writable(y, "out")
     refuse_overlap(y, "out", like, name, True)
     return y

@@ -18,6 +18,10 @@ cdef const creg_kernels *kernels() noexcept nogil:
     return table
 
 
+cdef const creg_kernels *kernels_of(int stored) noexcept nogil:
+    return table.stored[stored]
+
+
 def available_isas():
     """Return the names of the instruction sets this CPU can run, best first."""
     names = []
@@ -80,5 +84,5 @@ cdef ptrdiff_t rows_per_task(ptrdiff_t rows, ptrdiff_t cols) noexcept nogil:
     return max(1, elements // cols)
 
 
-cdef int streams(ptrdiff_t elements, int arrays) noexcept nogil:
-    return elements * arrays * <ptrdiff_t>sizeof(float) >= stream_bytes
+cdef int streams(ptrdiff_t bytes) noexcept nogil:
+    return bytes >= stream_bytes

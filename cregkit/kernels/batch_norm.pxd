@@ -8,11 +8,11 @@ from cregkit.kernels._csrc cimport creg_shape
 # x as (n, c, s): see csrc/cregkit.h.
 cdef creg_shape shape_of(cnp.ndarray x, object channel_axis) except *
 
-# CREG_NEAR, CREG_FAR or CREG_STREAM for a call that reads and writes `arrays` arrays of so many elements.
-cdef int where_of(ptrdiff_t elements, int arrays) noexcept nogil
+# CREG_NEAR, CREG_FAR or CREG_STREAM for a call that reads and writes `arrays` arrays of so many bytes.
+cdef int where_of(ptrdiff_t bytes, int arrays) noexcept nogil
 
-# A checked vector that `out` must not overlap.
-cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out)
+# A checked vector, float32 or of the type of `out`, which it must not overlap.
+cdef cnp.ndarray parameter(object value, str name, cnp.npy_intp c, cnp.ndarray out)
 
 # The checked running mean and variance, which are updated in place and so overlap no other array.
 cdef tuple running_statistics(object mean, object var, ptrdiff_t c, cnp.ndarray x, cnp.ndarray y, cnp.ndarray gamma,

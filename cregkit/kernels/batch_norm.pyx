@@ -12,18 +12,19 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_like, float32_vector, float64_statistics, floats, is_channels_last,
-    new_vector, number, output, refuse_overlap, refuse_overlaps, writable,
+    bytes_of, data, doubles, float64_statistics, floats, is_channels_last, new_vector, number, output, parameters,
+    refuse_overlap, refuse_overlaps, stored_type, tensor, tensor_like, writable,
 )
 from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, CREG_FAR, CREG_NEAR, creg_shape, CREG_STREAM
-from cregkit.kernels._runtime cimport kernels, streams
+from cregkit.kernels._runtime cimport kernels, kernels_of, streams
+from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 
 cnp.import_array()
 
 cdef enum:
-    # Tensors of at least this many elements (128 KiB) count as beyond L2.
-    FAR_ELEMENTS = 32768
+    # Tensors of at least this size count as beyond L2.
+    FAR_BYTES = 128 * 1024
     # A channel's square root and division in float64 take as long as this many elements.
     PARAMETER_COST = 16
 
@@ -40,16 +41,16 @@ cdef creg_shape shape_of(cnp.ndarray x, object channel_axis) except *:
     return shape
 
 
-cdef int where_of(ptrdiff_t elements, int arrays) noexcept nogil:
-    return CREG_STREAM if streams(elements, arrays) else CREG_FAR if elements >= FAR_ELEMENTS else CREG_NEAR
+cdef int where_of(ptrdiff_t bytes, int arrays) noexcept nogil:
+    return CREG_STREAM if streams(arrays * bytes) else CREG_FAR if bytes >= FAR_BYTES else CREG_NEAR
 
 
 # Plans a call: the cuts, and memory for the chunks' sums and the channels' parameters, which the returned array keeps
 # alive. The caller has set the shape, and `dy` and `given_mean`, which tell the kind of call.
 cdef cnp.ndarray plan(creg_batch_norm *a):
     cdef ptrdiff_t c = a.shape.c
-    a.where = where_of(elements_of(a), 2 if a.dy == NULL else 3)
-    kernels().batch_norm_plan(a)
+    a.where = where_of(elements_of(a) * bytes_of(a.stored), 2 if a.dy == NULL else 3)
+    kernels_of(a.stored).batch_norm_plan(a)
     cdef ptrdiff_t sums = a.summed.chunks * c, n_wide = 2 * sums + 5 * c
     cdef cnp.ndarray memory = new_vector(n_wide * sizeof(double) + c * (6 * sizeof(float) + 1), cnp.NPY_UINT8)
     cdef double *wide = <double *>cnp.PyArray_DATA(memory)
@@ -80,19 +81,19 @@ cdef ptrdiff_t channels_cost(const creg_batch_norm *a, ptrdiff_t chunks) noexcep
 # The steps before the pass that writes. At inference, forward has no sums: 0 tasks, 0 chunks.
 cdef void find_parameters(creg_batch_norm *a) noexcept nogil:
     if a.dy != NULL:
-        parallel_for(kernels().batch_norm_centres, a, a.channelwise.tasks, channels_cost(a, 0))
-    parallel_for(kernels().batch_norm_sums, a, a.summed.tasks, elements_of(a))
-    parallel_for(kernels().batch_norm_merge, a, a.channelwise.tasks, channels_cost(a, a.summed.chunks))
+        parallel_for(kernels_of(a.stored).batch_norm_centres, a, a.channelwise.tasks, channels_cost(a, 0))
+    parallel_for(kernels_of(a.stored).batch_norm_sums, a, a.summed.tasks, elements_of(a))
+    parallel_for(kernels_of(a.stored).batch_norm_merge, a, a.channelwise.tasks, channels_cost(a, a.summed.chunks))
 
 
 # In reverse order, because the end of the tensor is still in the cache after the previous pass.
 cdef void write(creg_batch_norm *a) noexcept nogil:
-    parallel_for_backwards(kernels().batch_norm_apply, a, a.written.tasks, elements_of(a))
+    parallel_for_backwards(kernels_of(a.stored).batch_norm_apply, a, a.written.tasks, elements_of(a))
 
 
 cdef void run(creg_batch_norm *a) noexcept nogil:
     if a.whole:
-        parallel_for(kernels().batch_norm_whole, a, a.written.tasks, elements_of(a))
+        parallel_for(kernels_of(a.stored).batch_norm_whole, a, a.written.tasks, elements_of(a))
     else:
         find_parameters(a)
         write(a)
@@ -111,7 +112,7 @@ cdef int begin_part(creg_batch_norm *a, cnp.ndarray first, cnp.ndarray second) e
 # The second half, with the merged results.
 cdef int finish_part(creg_batch_norm *a) except -1:
     with nogil:
-        parallel_for(kernels().batch_norm_affine, a, a.channelwise.tasks, channels_cost(a, 0))
+        parallel_for(kernels_of(a.stored).batch_norm_affine, a, a.channelwise.tasks, channels_cost(a, 0))
         write(a)
     return 0
 
@@ -142,15 +143,15 @@ cdef int backward_merged(creg_batch_norm *a, object merge, cnp.ndarray dgamma, c
     return finish_part(a)
 
 
-cdef cnp.ndarray parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
-    cdef cnp.ndarray vector = float32_vector(value, name, c)
+cdef cnp.ndarray parameter(object value, str name, cnp.npy_intp c, cnp.ndarray out):
+    cdef cnp.ndarray vector = parameters(value, name, out, 1, &c)
     refuse_overlap(out, "out", vector, name, False)
     return vector
 
 
 cdef cnp.ndarray required_parameter(object value, str name, ptrdiff_t c, cnp.ndarray out):
     if value is None:
-        raise TypeError(f"{name} must be a float32 array of shape ({c},), got None")
+        raise TypeError(f"{name} must be an array of shape ({c},), got None")
     return parameter(value, name, c, out)
 
 
@@ -198,14 +199,15 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x")
-    a.shape = shape_of(x_, channel_axis)
+    cdef cnp.ndarray x_ = tensor(x, "x")
+    a.shape, a.stored = shape_of(x_, channel_axis), stored_type(x_)
     cdef cnp.ndarray y = output(out, x_, "x")
     cdef cnp.ndarray mean_ = required_parameter(mean, "mean", a.shape.c, y)
     cdef cnp.ndarray var_ = required_parameter(var, "var", a.shape.c, y)
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", a.shape.c, y), beta_ = parameter(beta, "beta", a.shape.c, y)
-    a.given_mean, a.given_var, a.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
-    a.x, a.out, a.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray means = widened(mean_), vars = widened(var_), gain = widened(gamma_), bias = widened(beta_)
+    a.given_mean, a.given_var, a.eps = floats(means), floats(vars), number(eps, "eps", 0.0, DBL_MAX)
+    a.x, a.out, a.gamma, a.beta = data(x_), data(y), floats(gain), floats(bias)
     cdef cnp.ndarray _memory = plan(&a)
     with nogil:
         run(&a)
@@ -290,8 +292,8 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x")
-    a.shape = shape_of(x_, channel_axis)
+    cdef cnp.ndarray x_ = tensor(x, "x")
+    a.shape, a.stored = shape_of(x_, channel_axis), stored_type(x_)
     cdef ptrdiff_t c = a.shape.c
     a.momentum = number(momentum, "momentum", 0.0, 1.0)
     if merge is None and a.shape.n * a.shape.s < 2:
@@ -302,18 +304,22 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     cdef cnp.ndarray running_mean_, running_var_
     running_mean_, running_var_ = running_statistics(running_mean, running_var, c, x_, y, gamma_, beta_)
     a.eps, a.shared, a.unbiased = number(eps, "eps", 0.0, DBL_MAX), merge is not None, bool(unbiased)
-    a.x, a.out, a.gamma, a.beta = floats(x_), floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray gain = widened(gamma_), bias = widened(beta_)
+    a.x, a.out, a.gamma, a.beta = data(x_), data(y), floats(gain), floats(bias)
     cdef cnp.ndarray _memory = plan(&a)
     cdef cnp.ndarray mean = new_vector(c, cnp.NPY_FLOAT64), rstd = new_vector(c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(c, cnp.NPY_FLOAT64)
     a.channels.mean, a.var, a.rstd = doubles(mean), doubles(var), doubles(rstd)
-    a.running_mean, a.running_var = floats(running_mean_), floats(running_var_)
+    cdef cnp.ndarray means = widened(running_mean_), vars = widened(running_var_)
+    a.running_mean, a.running_var = floats(means), floats(vars)
     if merge is None:
         with nogil:
             run(&a)
     else:
         forward_merged(&a, merge, mean, var, rstd)
     run_task(kernels().batch_norm_update, &a, 0)
+    round_into(means, running_mean_)
+    round_into(vars, running_var_)
     return y, mean, rstd
 
 
@@ -322,7 +328,8 @@ cdef tuple gradients(creg_batch_norm *a, cnp.ndarray dy, cnp.ndarray x, object g
     cdef ptrdiff_t c = a.shape.c
     cdef cnp.ndarray gamma_ = parameter(gamma, "gamma", c, dx)
     refuse_overlap(dx, "out", dy, "dy", True)
-    a.dy, a.x, a.out, a.gamma, a.shared = floats(dy), floats(x), floats(dx), floats(gamma_), merge is not None
+    cdef cnp.ndarray gain = widened(gamma_)
+    a.dy, a.x, a.out, a.gamma, a.shared = data(dy), data(x), data(dx), floats(gain), merge is not None
     cdef cnp.ndarray _memory = plan(a)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
@@ -387,8 +394,8 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    a.shape = shape_of(x_, channel_axis)
+    cdef cnp.ndarray x_ = tensor(x, "x"), dy_ = tensor_like(dy, "dy", x_, "x")
+    a.shape, a.stored = shape_of(x_, channel_axis), stored_type(x_)
     cdef cnp.npy_intp c = a.shape.c
     cdef cnp.ndarray mean_ = float64_statistics(mean, "mean", 1, &c), rstd_ = float64_statistics(rstd, "rstd", 1, &c)
     cdef cnp.ndarray dx = output(out, x_, "x")
@@ -444,10 +451,11 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
     """
     cdef creg_batch_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
-    a.shape = shape_of(x_, channel_axis)
+    cdef cnp.ndarray x_ = tensor(x, "x"), dy_ = tensor_like(dy, "dy", x_, "x")
+    a.shape, a.stored = shape_of(x_, channel_axis), stored_type(x_)
     cdef ptrdiff_t c = a.shape.c
     cdef cnp.ndarray dx = output(out, x_, "x")
     cdef cnp.ndarray mean_ = required_parameter(mean, "mean", c, dx), var_ = required_parameter(var, "var", c, dx)
-    a.given_mean, a.given_var, a.eps = floats(mean_), floats(var_), number(eps, "eps", 0.0, DBL_MAX)
+    cdef cnp.ndarray means = widened(mean_), vars = widened(var_)
+    a.given_mean, a.given_var, a.eps = floats(means), floats(vars), number(eps, "eps", 0.0, DBL_MAX)
     return gradients(&a, dy_, x_, gamma, dx, None)

@@ -1,4 +1,5 @@
 # Backward of the norms over rows: the loop over chunks of rows, then dgamma and dbeta as sums over all rows.
+cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._csrc cimport creg_norm
@@ -7,6 +8,9 @@ from cregkit.kernels._csrc cimport creg_norm
 # The number of chunks of n.step rows.
 cdef inline ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil:
     return (n.rows + n.step - 1) // n.step
+
+# Space in which the tasks of dropout_add_norm widen long rows of 16-bit tensors, for chunks of n.step rows.
+cdef cnp.ndarray new_work(creg_norm *n)
 
 # Runs a planned call. dx may be dy or x.
 cdef int run_chunks(creg_norm *n) except -1

@@ -8,9 +8,9 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
 
-from cregkit.kernels._arrays cimport floats, new_vector
-from cregkit.kernels._csrc cimport CREG_CHUNK_ROWS, creg_norm
-from cregkit.kernels._runtime cimport kernels, rows_per_task
+from cregkit.kernels._arrays cimport bytes_of, floats, new_vector
+from cregkit.kernels._csrc cimport CREG_CHUNK_ROWS, CREG_FLOAT32, creg_norm, CREG_PANEL, CREG_WORK_ROWS
+from cregkit.kernels._runtime cimport kernels, kernels_of, rows_per_task
 from cregkit.kernels._threads cimport parallel_for, run_task
 
 cnp.import_array()
@@ -46,7 +46,7 @@ cdef cnp.ndarray new_marks(creg_norm *n):
 
 cdef void mark_task(void *args, ptrdiff_t chunk) noexcept nogil:
     cdef creg_norm *n = <creg_norm *>args
-    n.exact[chunk] = not kernels().chunk_is_safe(n, chunk)
+    n.exact[chunk] = not kernels_of(n.stored).chunk_is_safe(n, chunk)
 
 
 cdef cnp.ndarray mark_unsafe_chunks(creg_norm *n):
@@ -72,7 +72,7 @@ cdef void merge_task(void *args, ptrdiff_t task) noexcept nogil:
 cdef void merge_exact_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef const creg_norm *n = <const creg_norm *>args
     cdef ptrdiff_t j0 = task * MERGE_COLUMNS
-    kernels().merge_columns_exact(n, j0, min(j0 + MERGE_COLUMNS, n.cols))
+    kernels_of(n.stored).merge_columns_exact(n, j0, min(j0 + MERGE_COLUMNS, n.cols))
 
 
 cdef void merge_exact(creg_norm *n) noexcept nogil:
@@ -123,14 +123,14 @@ cdef cnp.ndarray cut_rows(creg_norm *n):
 cdef void run_chunk(const creg_norm *n, ptrdiff_t chunk) noexcept nogil:
     cdef ptrdiff_t first = chunk * n.step, rows = min(n.step, n.rows - first)
     if n.dropped != NULL:
-        kernels().dropout_add_norm_backward(n, first, rows)
+        kernels_of(n.stored).dropout_add_norm_backward(n, first, rows)
     else:
-        kernels().norm_backward(n, first, rows)
+        kernels_of(n.stored).norm_backward(n, first, rows)
 
 
 cdef void chunk_task(void *args, ptrdiff_t chunk) noexcept nogil:
     cdef creg_norm *n = <creg_norm *>args
-    if n.exact != NULL and not kernels().chunk_is_safe(n, chunk):
+    if n.exact != NULL and not kernels_of(n.stored).chunk_is_safe(n, chunk):
         n.exact[chunk] = 1
     else:
         run_chunk(n, chunk)
@@ -141,8 +141,8 @@ cdef void waiting_task(void *args, ptrdiff_t chunk) noexcept nogil:
 
 
 # Makes the call read `copy` in place of each input that dx overwrites: dy, x, or both if they are one array.
-cdef void read_from(creg_norm *n, const float *copy) noexcept nogil:
-    cdef const float *overwritten = n.dx
+cdef void read_from(creg_norm *n, const void *copy) noexcept nogil:
+    cdef const void *overwritten = n.dx
     if n.dy == overwritten:
         n.dy = copy
     if n.x == overwritten:
@@ -151,21 +151,29 @@ cdef void read_from(creg_norm *n, const float *copy) noexcept nogil:
 
 # Runs the waiting chunks on a copy of their rows. Returns the copy, which must live until the sums are merged.
 cdef cnp.ndarray run_waiting(creg_norm *n):
-    cdef ptrdiff_t k, at, size = n.step * n.cols, elements = n.rows * n.cols
-    cdef cnp.ndarray copy = new_vector(elements, cnp.NPY_FLOAT32)
+    cdef ptrdiff_t k, row = n.cols * bytes_of(n.stored), size = n.step * row, whole = n.rows * row
+    cdef cnp.ndarray copy = new_vector(whole, cnp.NPY_UINT8)
+    cdef char *rows = <char *>cnp.PyArray_DATA(copy)
     for k in range(chunks_of(n)):
         if n.exact[k]:
-            at = k * size
-            memcpy(floats(copy) + at, n.dx + at, min(size, elements - at) * sizeof(float))
-    read_from(n, floats(copy))
+            memcpy(rows + k * size, <const char *>n.dx + k * size, min(size, whole - k * size))
+    read_from(n, rows)
     for k in range(chunks_of(n)):
         if n.exact[k]:
             run_task(waiting_task, n, k)
     return copy
 
 
+cdef cnp.ndarray new_work(creg_norm *n):
+    if n.stored == CREG_FLOAT32 or n.cols <= CREG_PANEL or (n.residual == NULL and n.dropped == NULL):
+        return None
+    cdef cnp.ndarray work = new_vector(chunks_of(n) * CREG_WORK_ROWS * n.cols, cnp.NPY_FLOAT32)
+    n.work = floats(work)
+    return work
+
+
 cdef int run_chunks(creg_norm *n) except -1:
-    cdef cnp.ndarray _partial = cut_rows(n), marks = None, _kept
+    cdef cnp.ndarray _partial = cut_rows(n), _work = new_work(n), marks = None, _kept
     cdef bint waiting, safe = True
     if overwrites_input(n):
         marks = new_marks(n)
@@ -193,7 +201,7 @@ cdef int run_chunks(creg_norm *n) except -1:
 cdef bint all_safe(const creg_norm *n):
     cdef creg_norm scan
     memset(&scan, 0, sizeof(scan))
-    scan.dy, scan.rows, scan.cols, scan.step = n.dy, n.rows * n.cols, 1, SCAN_ELEMENTS
+    scan.stored, scan.dy, scan.rows, scan.cols, scan.step = n.stored, n.dy, n.rows * n.cols, 1, SCAN_ELEMENTS
     cdef cnp.ndarray _marks = mark_unsafe_chunks(&scan)
     return not any_marked(&scan)
 
@@ -201,10 +209,10 @@ cdef bint all_safe(const creg_norm *n):
 cdef object keep_overwritten(creg_norm *n):
     if not overwrites_input(n) or all_safe(n):
         return None
-    cdef ptrdiff_t elements = n.rows * n.cols
-    cdef cnp.ndarray copy = new_vector(elements, cnp.NPY_FLOAT32)
-    memcpy(floats(copy), n.dx, elements * sizeof(float))
-    read_from(n, floats(copy))
+    cdef ptrdiff_t size = n.rows * n.cols * bytes_of(n.stored)
+    cdef cnp.ndarray copy = new_vector(size, cnp.NPY_UINT8)
+    memcpy(cnp.PyArray_DATA(copy), n.dx, size)
+    read_from(n, cnp.PyArray_DATA(copy))
     return copy
 
 

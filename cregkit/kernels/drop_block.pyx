@@ -4,9 +4,11 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from cregkit.kernels._arrays cimport float32_array, is_channels_last, new_vector, number, output, whole_number
-from cregkit.kernels._csrc cimport CREG_DRAWS, creg_drop_block, CREG_DROPS_ALL, CREG_TASK
-from cregkit.kernels._runtime cimport kernels
+from cregkit.kernels._arrays cimport (
+    is_channels_last, new_vector, number, output, stored_type, tensor, whole_number,
+)
+from cregkit.kernels._csrc cimport CREG_DRAWS, creg_drop_block, CREG_DROPS_ALL, creg_kernels, CREG_TASK
+from cregkit.kernels._runtime cimport kernels_of
 from cregkit.kernels._threads cimport parallel_for, run_task
 from cregkit.kernels.dropout cimport apply, items_of, Layout, random_of
 
@@ -43,7 +45,8 @@ cdef ptrdiff_t side_of(object block_size) except -1:
 
 cdef cnp.ndarray drop_block_of(object x_, str name, object p, object block_size, object seed, object offset,
                                object channel_axis, object out):
-    cdef cnp.ndarray x = float32_array(x_, name), keep
+    cdef cnp.ndarray x = tensor(x_, name), keep
+    cdef const creg_kernels *k = kernels_of(stored_type(x))
     if x.ndim != 4:
         raise ValueError(f"{name} must have shape (samples, channels, height, width) or (samples, height, width, "
                          f"channels), got {(<object>x).shape}")
@@ -58,17 +61,18 @@ cdef cnp.ndarray drop_block_of(object x_, str name, object p, object block_size,
     if n:
         run_task(gamma_task, &r, 0)
     b.items = items_of(random_of(r.gamma, seed, offset, n), Layout(n, 1, 1))
+    b.items.stored = stored_type(x)
     if b.items.decides != CREG_DRAWS or n == 0:
-        return apply(&b.items, kernels().dropout_forward, x, name, out)
+        return apply(&b.items, k.dropout_forward, x, name, out)
     cdef cnp.ndarray y = output(out, x, name)
     keep = new_vector(n, cnp.NPY_BOOL)
     b.items.keep = <unsigned char *>cnp.PyArray_DATA(keep)
     b.items.block, b.items.lead = max(1, CREG_TASK // plane) * plane, 0
     with nogil:
-        parallel_for(kernels().drop_block_mask, &b, (n + b.items.block - 1) // b.items.block, n)
+        parallel_for(k.drop_block_mask, &b, (n + b.items.block - 1) // b.items.block, n)
     run_task(scale_task, &b, 0)
     b.items.block = CREG_TASK
-    return apply(&b.items, kernels().dropout_by_mask if b.kept else kernels().dropout_forward, x, name, y)
+    return apply(&b.items, k.dropout_by_mask if b.kept else k.dropout_forward, x, name, y)
 
 
 def drop_block(x, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=None):

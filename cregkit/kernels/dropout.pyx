@@ -9,12 +9,12 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    float32_array, floats, is_channels_last, new_array, number, output, unsigned64,
+    bytes_of, data, is_channels_last, new_array, number, output, stored_type, tensor, unsigned64,
 )
 from cregkit.kernels._csrc cimport (
-    CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, CREG_TASK,
+    CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, creg_kernels, CREG_TASK,
 )
-from cregkit.kernels._runtime cimport kernels, streams
+from cregkit.kernels._runtime cimport kernels, kernels_of, streams
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
 cnp.import_array()
@@ -101,16 +101,17 @@ cdef void run(creg_dropout_items *a, block_task kernel) noexcept:
 
 
 cdef block_task kernel_of(creg_dropout_items *a) noexcept:
+    cdef const creg_kernels *k = kernels_of(a.stored)
     if a.decides != CREG_DRAWS or (a.rows == 1 and a.dropout.fill == 0.0):
-        return kernels().dropout_forward
+        return k.dropout_forward
     if a.rows == 1:
-        return kernels().dropout_by_mask
-    return kernels().dropout_items_forward if a.cols == 1 else kernels().dropout_channels_last
+        return k.dropout_by_mask
+    return k.dropout_items_forward if a.cols == 1 else k.dropout_channels_last
 
 
 cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, str name, object out):
     cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = floats(x), floats(y), streams(cnp.PyArray_SIZE(x), 2)
+    a.x, a.y, a.stream = data(x), data(y), streams(2 * a.n * bytes_of(a.stored))
     run(a, kernel)
     return y
 
@@ -121,22 +122,23 @@ cdef cnp.ndarray dropout_of(cnp.ndarray x, str name, Layout layout, int kind, ob
     if kind != INVERTED:
         run_task(alpha_task, &random, kind)
     cdef creg_dropout_items a = items_of(random, layout)
+    a.stored = stored_type(x)
     return apply(&a, kernel_of(&a), x, name, out)
 
 
 cdef cnp.ndarray elements_dropout(object x_, str name, int kind, object p, object seed, object offset, object out):
-    cdef cnp.ndarray x = float32_array(x_, name)
+    cdef cnp.ndarray x = tensor(x_, name)
     return dropout_of(x, name, Layout(cnp.PyArray_SIZE(x), 1, 1), kind, p, seed, offset, out)
 
 
 cdef cnp.ndarray channels_dropout(object x_, str name, int kind, object p, object seed, object offset,
                                   object channel_axis, object out):
-    cdef cnp.ndarray x = float32_array(x_, name)
+    cdef cnp.ndarray x = tensor(x_, name)
     return dropout_of(x, name, channels_of(x, name, channel_axis), kind, p, seed, offset, out)
 
 
 cdef cnp.ndarray samples_dropout(object x_, str name, object p, object seed, object offset, object mode, object out):
-    cdef cnp.ndarray x = float32_array(x_, name)
+    cdef cnp.ndarray x = tensor(x_, name)
     return dropout_of(x, name, samples_of(x, name, mode), INVERTED, p, seed, offset, out)
 
 

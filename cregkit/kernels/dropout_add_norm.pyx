@@ -6,10 +6,11 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_like, float32_rows, float32_vector, float64_statistics, floats, new_array, new_vector, number,
-    output, refuse_overlap,
+    bytes_of, data, doubles, float64_statistics, floats, new_array, new_vector, number, output, parameters,
+    refuse_overlap, tensor_like, tensor_rows,
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
+from cregkit.kernels._stored cimport widened
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
 from cregkit.kernels.row_norm cimport Axes, begin_call, gain_of, row_statistic, run_backward, run_forward
 
@@ -33,17 +34,21 @@ cdef Axes last_axis(cnp.ndarray x) noexcept:
     return Axes(x.ndim - 1, 1)
 
 
+cdef cnp.ndarray features(object a, str name, cnp.ndarray x):
+    return parameters(a, name, x, 1, cnp.PyArray_DIMS(x) + x.ndim - 1)
+
+
 cdef cnp.ndarray new_like(cnp.ndarray x):
-    return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT32)
+    return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
 
 
 cdef tuple forward(int kind, object x_, object residual_, object gamma_, object beta_, object p, object eps,
                    object gain_offset, object seed, object offset, object out):
-    cdef cnp.ndarray x = float32_rows(x_, "x"), residual = float32_like(residual_, "residual", x, "x")
+    cdef cnp.ndarray x = tensor_rows(x_, "x"), residual = tensor_like(residual_, "residual", x, "x")
     cdef creg_norm n
     begin_call(&n, kind, x, last_axis(x), 4)
-    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", n.cols), beta = float32_vector(beta_, "beta", n.cols)
-    cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
+    cdef cnp.ndarray gamma = features(gamma_, "gamma", x), beta = features(beta_, "beta", x)
+    cdef cnp.ndarray gain = gain_of(widened(gamma), gain_offset), bias = widened(beta)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
     cdef cnp.ndarray y = output(out, x, "x")
@@ -53,8 +58,8 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
         refuse_overlap(y, "out", beta, "beta", False)
     cdef cnp.ndarray h = new_like(x), rstd = row_statistic(x, last_axis(x))
     cdef cnp.ndarray mean = row_statistic(x, last_axis(x)) if kind == CREG_LAYER_NORM else None
-    n.x, n.residual, n.gamma, n.beta = floats(x), floats(residual), floats(gain), floats(beta)
-    n.y, n.h, n.mean, n.rstd = floats(y), floats(h), doubles(mean), doubles(rstd)
+    n.x, n.residual, n.gamma, n.beta = data(x), data(residual), floats(gain), floats(bias)
+    n.y, n.h, n.mean, n.rstd = data(y), data(h), doubles(mean), doubles(rstd)
     n.dropout, n.offset = draws(&random), random.offset
     if drops_all(&random):
         n.x = NULL
@@ -148,13 +153,12 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, ga
 
 cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_, object gamma_, object p,
                     object gain_offset, object dh_, object seed, object offset):
-    cdef cnp.ndarray h = float32_rows(h_, "h"), dy = float32_like(dy_, "dy", h, "h")
-    cdef cnp.ndarray dh = None if dh_ is None else float32_like(dh_, "dh", h, "h"), mean = None
+    cdef cnp.ndarray h = tensor_rows(h_, "h"), dy = tensor_like(dy_, "dy", h, "h")
+    cdef cnp.ndarray dh = None if dh_ is None else tensor_like(dh_, "dh", h, "h"), mean = None
     if kind == CREG_LAYER_NORM:
         mean = float64_statistics(mean_, "mean", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
-    cdef cnp.ndarray gamma = float32_vector(gamma_, "gamma", cnp.PyArray_DIM(h, h.ndim - 1))
-    cdef cnp.ndarray gain = gain_of(gamma, gain_offset)
+    cdef cnp.ndarray gamma = features(gamma_, "gamma", h), gain = gain_of(widened(gamma), gain_offset)
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
     cdef creg_norm n
     begin_call(&n, kind, h, last_axis(h), 3 if random.fixed_p == 0 else 4)
@@ -162,16 +166,15 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     if gamma is not None:
         dgamma = new_vector(n.cols, cnp.NPY_FLOAT32)
         dbeta = None if mean is None else new_vector(n.cols, cnp.NPY_FLOAT32)
-    n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = (floats(dy), floats(h), floats(dh), floats(gain), doubles(mean),
-                                                doubles(rstd))
-    n.dx, n.dgamma, n.dbeta = floats(dresidual), floats(dgamma), floats(dbeta)
-    cdef float *dropped = NULL
+    n.dy, n.x, n.dh, n.gamma, n.mean, n.rstd = data(dy), data(h), data(dh), floats(gain), doubles(mean), doubles(rstd)
+    n.dx, n.dgamma, n.dbeta = data(dresidual), floats(dgamma), floats(dbeta)
+    cdef void *dropped = NULL
     if random.fixed_p != 0:
         dx = new_like(h)
-        dropped = floats(dx)
+        dropped = data(dx)
     if drops_all(&random):
         with nogil:
-            memset(dropped, 0, n.rows * n.cols * sizeof(float))
+            memset(dropped, 0, n.rows * n.cols * bytes_of(n.stored))
     elif dropped != NULL:
         n.dropped, n.dropout, n.offset = dropped, &random.dropout, random.offset
     run_backward(&n)

@@ -3,8 +3,9 @@ cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from cregkit.kernels._arrays cimport doubles, float32_array, float32_like, floats, number, output, whole_number
+from cregkit.kernels._arrays cimport doubles, floats, number, output, tensor, tensor_like, whole_number
 from cregkit.kernels._csrc cimport creg_group_norm, creg_shape
+from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport run_task
 from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of
 from cregkit.kernels.group_norm cimport backward, forward
@@ -51,13 +52,16 @@ cdef void update_task(void *args, ptrdiff_t task) noexcept nogil:
         u.running[j] = <float>running
 
 
-cdef void update_running(cnp.ndarray value, cnp.ndarray found, double momentum, double factor,
-                         double last_factor) noexcept:
+# `wide` is widened(value).
+cdef int update_running(cnp.ndarray value, cnp.ndarray wide, cnp.ndarray found, double momentum, double factor,
+                        double last_factor) except -1:
     cdef Update u
     if value is not None:
-        u = Update(doubles(found), floats(value), cnp.PyArray_DIM(found, 0), cnp.PyArray_DIM(found, 1), momentum,
+        u = Update(doubles(found), floats(wide), cnp.PyArray_DIM(found, 0), cnp.PyArray_DIM(found, 1), momentum,
                    factor, last_factor)
         run_task(update_task, &u, 0)
+        round_into(wide, value)
+    return 0
 
 
 # From the biased to the unbiased variance of `count` values.
@@ -140,7 +144,7 @@ def ghost_batch_norm_forward(x, virtual_batch_size, gamma=None, beta=None, runni
     """
     cdef creg_group_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), y, mean, rstd, var, running_mean_, running_var_
+    cdef cnp.ndarray x_ = tensor(x, "x"), y, mean, rstd, var, running_mean_, running_var_
     cdef ptrdiff_t rest = set_batches(&a, x_, virtual_batch_size, channel_axis), c = a.channels.shape.c
     cdef ptrdiff_t count = a.channels.shape.n * a.channels.shape.s
     cdef ptrdiff_t last_count = rest * a.channels.shape.s if rest > 0 else count
@@ -151,9 +155,10 @@ def ghost_batch_norm_forward(x, virtual_batch_size, gamma=None, beta=None, runni
     running_mean_, running_var_ = running_statistics(running_mean, running_var, c, x_, y, gamma_, beta_)
     cdef double factor = unbiased_factor(count) if unbiased else 1.0
     cdef double last_factor = unbiased_factor(last_count) if unbiased else 1.0
+    cdef cnp.ndarray means = widened(running_mean_), vars = widened(running_var_)
     y, mean, rstd, var = forward(&a, x_, gamma, beta, eps, rest, y)
-    update_running(running_mean_, mean, weight, 1.0, 1.0)
-    update_running(running_var_, var, weight, factor, last_factor)
+    update_running(running_mean_, means, mean, weight, 1.0, 1.0)
+    update_running(running_var_, vars, var, weight, factor, last_factor)
     return y, mean, rstd
 
 
@@ -210,6 +215,6 @@ def ghost_batch_norm_backward(dy, x, virtual_batch_size, mean, rstd, gamma=None,
     """
     cdef creg_group_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    cdef cnp.ndarray x_ = tensor(x, "x"), dy_ = tensor_like(dy, "dy", x_, "x")
     cdef ptrdiff_t rest = set_batches(&a, x_, virtual_batch_size, channel_axis)
     return backward(&a, dy_, x_, mean, rstd, gamma, rest, out)

@@ -6,11 +6,12 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_like, float64_array, float64_statistics, floats, new_array, new_vector, number,
-    output, refuse_overlap, refuse_overlaps, whole_number,
+    bytes_of, data, doubles, float64_array, float64_statistics, floats, new_array, new_vector, number, output,
+    refuse_overlap, refuse_overlaps, stored_type, tensor, tensor_like, whole_number,
 )
-from cregkit.kernels._csrc cimport CREG_MERGE_TILE, creg_batch_norm, creg_channels, creg_group_norm, creg_shape
-from cregkit.kernels._runtime cimport kernels
+from cregkit.kernels._csrc cimport CREG_MERGE_TILE, creg_batch_norm, creg_channels, creg_group_norm, creg_kernels, creg_shape
+from cregkit.kernels._runtime cimport kernels_of
+from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
 from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of, where_of
 
@@ -53,9 +54,9 @@ cdef creg_batch_norm *summed_of(creg_group_norm *a) noexcept nogil:
 # set the shapes and the operands.
 cdef cnp.ndarray plan(creg_group_norm *a):
     cdef bint backward = a.channels.dy != NULL
-    a.channels.where = where_of(elements_of(a), 3 if backward else 2)
+    a.channels.where = where_of(elements_of(a) * bytes_of(a.channels.stored), 3 if backward else 2)
     a.groups.where = a.channels.where
-    kernels().group_norm_plan(a)
+    kernels_of(a.channels.stored).group_norm_plan(a)
     cdef creg_batch_norm *summed = summed_of(a)
     cdef ptrdiff_t c = a.samples * a.channels.shape.c, g = a.samples * a.groups.shape.c
     cdef ptrdiff_t sums = a.samples * summed.summed.chunks * summed.shape.c
@@ -82,35 +83,37 @@ cdef cnp.ndarray plan(creg_group_norm *a):
 cdef void run(creg_group_norm *a) noexcept nogil:
     cdef ptrdiff_t per_sample = a.groups.channelwise.tasks, samples = a.samples, elements = elements_of(a)
     cdef ptrdiff_t cost = samples * (a.channels.shape.c + PARAMETER_COST * a.groups.shape.c)
+    cdef const creg_kernels *k = kernels_of(a.channels.stored)
     if a.whole:
-        parallel_for(kernels().group_norm_whole, a, (samples + a.sample_step - 1) // a.sample_step * per_sample,
+        parallel_for(k.group_norm_whole, a, (samples + a.sample_step - 1) // a.sample_step * per_sample,
                      elements)
     else:
         if a.channels.dy != NULL:
-            parallel_for(kernels().group_norm_centres, a, samples * per_sample, cost)
-        parallel_for(kernels().group_norm_sums, a, samples * summed_of(a).summed.tasks, elements)
-        parallel_for(kernels().group_norm_merge, a, samples * per_sample, cost)
-        parallel_for_backwards(kernels().group_norm_apply, a, samples * a.channels.written.tasks, elements)
+            parallel_for(k.group_norm_centres, a, samples * per_sample, cost)
+        parallel_for(k.group_norm_sums, a, samples * summed_of(a).summed.tasks, elements)
+        parallel_for(k.group_norm_merge, a, samples * per_sample, cost)
+        parallel_for_backwards(k.group_norm_apply, a, samples * a.channels.written.tasks, elements)
 
 
 cdef void reduce(creg_group_norm *a) noexcept nogil:
     if a.dgamma != NULL:
-        parallel_for(kernels().group_norm_reduce, a, (a.channels.shape.c + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE,
+        parallel_for(kernels_of(a.channels.stored).group_norm_reduce, a, (a.channels.shape.c + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE,
                      a.samples * a.channels.shape.c)
 
 
 # The sample after the last one of `a`, of `rows` rows.
 cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noexcept:
     cdef creg_group_norm one = a[0]
-    cdef ptrdiff_t at = elements_of(a), group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
+    cdef ptrdiff_t at = elements_of(a) * bytes_of(a.channels.stored), group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
     one.samples = 1
     one.channels.shape.n = one.groups.shape.n = rows
-    one.channels.x, one.groups.x, one.channels.out = a.channels.x + at, a.groups.x + at, a.channels.out + at
+    one.channels.x = one.groups.x = <const char *>a.channels.x + at
+    one.channels.out = <char *>a.channels.out + at
     one.groups.channels.mean, one.groups.rstd = a.groups.channels.mean + group, a.groups.rstd + group
     if a.channels.dy == NULL:
         one.groups.var = a.groups.var + group
     else:
-        one.channels.dy = a.channels.dy + at
+        one.channels.dy = <const char *>a.channels.dy + at
     if a.sums_dy != NULL:
         one.sums_dy, one.sums_dy_x_hat = a.sums_dy + channel, a.sums_dy_x_hat + channel
     return one
@@ -146,8 +149,10 @@ cdef tuple forward(creg_group_norm *a, cnp.ndarray x, object gamma, object beta,
     cdef cnp.ndarray var = new_array(2, shape, cnp.NPY_FLOAT64)
     a.groups.eps = number(eps, "eps", 0.0, DBL_MAX)
     a.groups.channels.mean, a.groups.rstd, a.groups.var = doubles(mean), doubles(rstd), doubles(var)
-    a.groups.x = a.channels.x = floats(x)
-    a.channels.out, a.channels.gamma, a.channels.beta = floats(y), floats(gamma_), floats(beta_)
+    cdef cnp.ndarray gain = widened(gamma_), bias = widened(beta_)
+    a.groups.stored = a.channels.stored = stored_type(x)
+    a.groups.x = a.channels.x = data(x)
+    a.channels.out, a.channels.gamma, a.channels.beta = data(y), floats(gain), floats(bias)
     plan_and_run(a, rest)
     return y, mean, rstd, var
 
@@ -156,7 +161,7 @@ cdef tuple group_norm_of(object x, object num_groups, object gamma, object beta,
                          object out):
     cdef creg_group_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x")
+    cdef cnp.ndarray x_ = tensor(x, "x")
     set_shapes(&a, x_, whole_number(num_groups, "num_groups"), channel_axis)
     return forward(&a, x_, gamma, beta, eps, 0, out)
 
@@ -274,12 +279,15 @@ cdef void update_task(void *args, ptrdiff_t task) noexcept nogil:
         u.running[j] = <float>((1.0 - u.momentum) * u.running[j] + u.momentum * total)
 
 
-cdef int update_running(cnp.ndarray value, cnp.ndarray found, double momentum, double factor) except -1:
+# `wide` is widened(value).
+cdef int update_running(cnp.ndarray value, cnp.ndarray wide, cnp.ndarray found, double momentum,
+                        double factor) except -1:
     cdef Update u
     if value is not None and cnp.PyArray_DIM(found, 0) > 0:
-        u = Update(doubles(found), floats(value), cnp.PyArray_DIM(found, 0), cnp.PyArray_DIM(found, 1), momentum,
+        u = Update(doubles(found), floats(wide), cnp.PyArray_DIM(found, 0), cnp.PyArray_DIM(found, 1), momentum,
                    factor)
         run_task(update_task, &u, 0)
+        round_into(wide, value)
     return 0
 
 
@@ -287,7 +295,7 @@ cdef tuple instance_norm_of(object x, object gamma, object beta, object running_
                             object momentum, object eps, object channel_axis, object out):
     cdef creg_group_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), y, mean, rstd, var, running_mean_, running_var_
+    cdef cnp.ndarray x_ = tensor(x, "x"), y, mean, rstd, var, running_mean_, running_var_
     cdef ptrdiff_t c = shape_of(x_, channel_axis).c
     cdef double weight = number(momentum, "momentum", 0.0, 1.0)
     set_shapes(&a, x_, c, channel_axis)
@@ -298,9 +306,10 @@ cdef tuple instance_norm_of(object x, object gamma, object beta, object running_
     if running_var_ is not None and count < 2 and a.samples > 0:
         raise ValueError(f"x must have at least two values per channel of a sample to update running_var, got shape "
                          f"{(<object>x_).shape}")
+    cdef cnp.ndarray means = widened(running_mean_), vars = widened(running_var_)
     y, mean, rstd, var = forward(&a, x_, gamma, beta, eps, 0, y)
-    update_running(running_mean_, mean, weight, 1.0)
-    update_running(running_var_, var, weight, count / (count - 1.0))
+    update_running(running_mean_, means, mean, weight, 1.0)
+    update_running(running_var_, vars, var, weight, count / (count - 1.0))
     return y, mean, rstd
 
 
@@ -363,8 +372,10 @@ cdef tuple backward(creg_group_norm *a, cnp.ndarray dy, cnp.ndarray x, object me
         sums = new_vector(2 * samples * c, cnp.NPY_FLOAT64)
         a.sums_dy, a.sums_dy_x_hat = doubles(sums), doubles(sums) + samples * c
     a.groups.channels.mean, a.groups.rstd = doubles(mean_), doubles(rstd_)
-    a.groups.x = a.channels.x = floats(x)
-    a.channels.dy, a.channels.out, a.channels.gamma = floats(dy), floats(dx), floats(gamma_)
+    cdef cnp.ndarray gain = widened(gamma_)
+    a.groups.stored = a.channels.stored = stored_type(x)
+    a.groups.x = a.channels.x = data(x)
+    a.channels.dy, a.channels.out, a.channels.gamma = data(dy), data(dx), floats(gain)
     a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
     plan_and_run(a, rest)
     return dx, dgamma, dbeta
@@ -375,7 +386,7 @@ cdef tuple group_gradients(object dy, object x, object mean, object rstd, object
                            object channel_axis, object out):
     cdef creg_group_norm a
     memset(&a, 0, sizeof(a))
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x")
+    cdef cnp.ndarray x_ = tensor(x, "x"), dy_ = tensor_like(dy, "dy", x_, "x")
     set_shapes(&a, x_, shape_of(x_, channel_axis).c if num_groups is None else num_groups, channel_axis)
     return backward(&a, dy_, x_, mean, rstd, gamma, 0, out)
 

@@ -102,7 +102,7 @@ def l2_gradient(w, weight_decay, *, out=None):
     a.weight_decay = float32_number(weight_decay, "weight_decay", 0.0, FLT_MAX)
     cdef cnp.ndarray dw = output(out, w_, "w")
     a.w, a.dw, a.n, a.block = floats(w_), floats(dw), cnp.PyArray_SIZE(w_), CREG_TASK
-    a.stream = streams(a.n, 2)
+    a.stream = streams(2 * a.n * <ptrdiff_t>sizeof(float))
     run(kernels().l2_gradient, &a, a.n)
     return dw
 

@@ -7,14 +7,15 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._arrays cimport (
-    doubles, float32_array, float32_features, float32_like, float64_statistics, floats, new_array, number, output,
-    refuse_overlap,
+    bytes_of, data, doubles, float64_statistics, floats, new_array, new_vector, number, output, parameters,
+    refuse_overlap, stored_type, tensor, tensor_like,
 )
-from cregkit.kernels._csrc cimport CREG_LAYER_NORM, creg_norm
-from cregkit.kernels._runtime cimport kernels, rows_per_task, streams
+from cregkit.kernels._csrc cimport CREG_FLOAT32, CREG_LAYER_NORM, creg_norm
+from cregkit.kernels._runtime cimport kernels, kernels_of, rows_per_task, streams
+from cregkit.kernels._stored cimport round_elements, widened, widened_elements
 from cregkit.kernels._threads cimport run_parallel
 from cregkit.kernels.channel_norm cimport across_backward, across_forward
-from cregkit.kernels.column_sums cimport chunks_of, run_chunks
+from cregkit.kernels.column_sums cimport chunks_of, new_work, run_chunks
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_forward
 
 cnp.import_array()
@@ -67,11 +68,11 @@ cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int array
     memset(n, 0, sizeof(n[0]))
     cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(x)
     cdef int after = axes.first + axes.count
-    n.kind = kind
+    n.kind, n.stored = kind, stored_type(x)
     n.cols = cnp.PyArray_MultiplyList(shape + axes.first, axes.count)
     n.across = cnp.PyArray_MultiplyList(shape + after, x.ndim - after)
     n.rows = cnp.PyArray_MultiplyList(shape, axes.first) * n.across
-    n.stream = streams(n.rows * n.cols, arrays)
+    n.stream = streams(arrays * n.rows * n.cols * bytes_of(n.stored))
 
 
 # The shape of x without the axes, and how many dimensions it has.
@@ -95,7 +96,7 @@ cdef cnp.ndarray given_statistic(object a, str name, cnp.ndarray x, Axes axes):
 
 
 cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes):
-    return float32_features(a, name, axes.count, cnp.PyArray_DIMS(x) + axes.first)
+    return parameters(a, name, x, axes.count, cnp.PyArray_DIMS(x) + axes.first)
 
 
 # ---- gain_offset ----
@@ -136,9 +137,9 @@ cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef const creg_norm *n = <const creg_norm *>args
     cdef ptrdiff_t first = task * n.step, rows = min(n.step, n.rows - first)
     if n.residual != NULL:
-        kernels().dropout_add_norm_forward(n, first, rows)
+        kernels_of(n.stored).dropout_add_norm_forward(n, first, rows)
     else:
-        kernels().norm_forward(n, first, rows)
+        kernels_of(n.stored).norm_forward(n, first, rows)
 
 
 cdef void affine_task(void *args, ptrdiff_t task) noexcept nogil:
@@ -153,6 +154,33 @@ cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
     return n.beta != NULL and not kernels().are_at_most(n.beta, 2.0**100, n.cols)
 
 
+# A float32 copy of a tensor, which `copies` keeps alive.
+cdef const float *copied(const creg_norm *n, const void *x, list copies) except? NULL:
+    if x == NULL:
+        return NULL
+    cdef cnp.ndarray copy = widened_elements(n.stored, x, n.rows * n.cols)
+    copies.append(copy)
+    return floats(copy)
+
+
+# Forward of 16-bit tensors on float32 copies.
+cdef int forward_of_copies(creg_norm *n) except -1:
+    cdef creg_norm wide = n[0]
+    cdef ptrdiff_t elements = n.rows * n.cols
+    cdef list copies = []
+    wide.stored = CREG_FLOAT32
+    wide.x, wide.residual = copied(n, n.x, copies), copied(n, n.residual, copies)
+    cdef cnp.ndarray y = new_vector(elements, cnp.NPY_FLOAT32), h = None
+    if n.h != NULL:
+        h = new_vector(elements, cnp.NPY_FLOAT32)
+    wide.y, wide.h = floats(y), floats(h)
+    run_forward(&wide)
+    round_elements(n.stored, floats(y), n.y, elements)
+    if h is not None:
+        round_elements(n.stored, floats(h), n.h, elements)
+    return 0
+
+
 # Where the gain may overflow, a second loop applies gain and bias in float64.
 cdef int run_forward(creg_norm *n) except -1:
     if n.across > 1:
@@ -161,9 +189,12 @@ cdef int run_forward(creg_norm *n) except -1:
     cdef const float *gamma = n.gamma
     cdef const float *beta = n.beta
     cdef bint apart = gain_may_overflow(n)
+    if n.stored != CREG_FLOAT32 and (apart or (n.residual != NULL and is_wide(n))):
+        return forward_of_copies(n)
     if apart:
         n.gamma = n.beta = NULL
     n.step = rows_per_task(n.rows, n.cols)
+    cdef cnp.ndarray _work = new_work(n)
     if is_wide(n) and leaves_threads_idle(n):
         wide_forward(n)
     else:
@@ -176,7 +207,7 @@ cdef int run_forward(creg_norm *n) except -1:
 
 cdef object norm_forward(int kind, object x, object gamma, object beta, object eps, object axis, object gain_offset,
                          object out, bint saves):
-    cdef cnp.ndarray x_ = float32_array(x, "x"), mean = None, rstd = None
+    cdef cnp.ndarray x_ = tensor(x, "x"), mean = None, rstd = None
     cdef Axes axes = row_axes(axis, x_)
     if saves:
         rstd = row_statistic(x_, axes)
@@ -185,12 +216,12 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
     cdef creg_norm n
     begin_call(&n, kind, x_, axes, 2)
     cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), beta_ = row_parameter(beta, "beta", x_, axes)
-    cdef cnp.ndarray gain = gain_of(gamma_, gain_offset), y = output(out, x_, "x")
+    cdef cnp.ndarray gain = gain_of(widened(gamma_), gain_offset), bias = widened(beta_), y = output(out, x_, "x")
     if out is not None:
         refuse_overlap(y, "out", gamma_, "gamma", False)
         refuse_overlap(y, "out", beta_, "beta", False)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
-    n.x, n.gamma, n.beta, n.y = floats(x_), floats(gain), floats(beta_), floats(y)
+    n.x, n.gamma, n.beta, n.y = data(x_), floats(gain), floats(bias), data(y)
     n.mean, n.rstd = doubles(mean), doubles(rstd)
     run_forward(&n)
     if not saves:
@@ -201,15 +232,32 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
 # ---- backward ----
 
 
+# Backward of 16-bit tensors on float32 copies.
+cdef int backward_of_copies(creg_norm *n) except -1:
+    cdef creg_norm wide = n[0]
+    cdef ptrdiff_t elements = n.rows * n.cols
+    cdef list copies = []
+    wide.stored = CREG_FLOAT32
+    wide.dy, wide.x, wide.dh = copied(n, n.dy, copies), copied(n, n.x, copies), copied(n, n.dh, copies)
+    cdef cnp.ndarray dx = new_vector(elements, cnp.NPY_FLOAT32), dropped = new_vector(elements, cnp.NPY_FLOAT32)
+    wide.dx, wide.dropped = floats(dx), floats(dropped)
+    run_backward(&wide)
+    round_elements(n.stored, floats(dx), n.dx, elements)
+    round_elements(n.stored, floats(dropped), n.dropped, elements)
+    return 0
+
+
 cdef int run_backward(creg_norm *n) except -1:
     if n.across > 1:
         return across_backward(n)
+    if n.stored != CREG_FLOAT32 and n.dropped != NULL and is_wide(n):
+        return backward_of_copies(n)
     return wide_backward(n) if is_wide(n) else run_chunks(n)
 
 
 cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object axis,
                          object gain_offset, object out):
-    cdef cnp.ndarray x_ = float32_array(x, "x"), dy_ = float32_like(dy, "dy", x_, "x"), mean_ = None
+    cdef cnp.ndarray x_ = tensor(x, "x"), dy_ = tensor_like(dy, "dy", x_, "x"), mean_ = None
     cdef Axes axes = row_axes(axis, x_)
     cdef creg_norm n
     begin_call(&n, kind, x_, axes, 3)
@@ -217,7 +265,7 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
     if centred:
         mean_ = given_statistic(mean, "mean", x_, axes)
     cdef cnp.ndarray rstd_ = given_statistic(rstd, "rstd", x_, axes)
-    cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), gain = gain_of(gamma_, gain_offset)
+    cdef cnp.ndarray gamma_ = row_parameter(gamma, "gamma", x_, axes), gain = gain_of(widened(gamma_), gain_offset)
     cdef cnp.ndarray dx = output(out, x_, "x")
     if out is not None:
         refuse_overlap(dx, "out", dy_, "dy", True)
@@ -227,7 +275,7 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
     if gamma_ is not None:
         dgamma = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32)
         dbeta = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32) if centred else None
-    n.dy, n.x, n.gamma, n.mean, n.rstd = floats(dy_), floats(x_), floats(gain), doubles(mean_), doubles(rstd_)
-    n.dx, n.dgamma, n.dbeta = floats(dx), floats(dgamma), floats(dbeta)
+    n.dy, n.x, n.gamma, n.mean, n.rstd = data(dy_), data(x_), floats(gain), doubles(mean_), doubles(rstd_)
+    n.dx, n.dgamma, n.dbeta = data(dx), floats(dgamma), floats(dbeta)
     run_backward(&n)
     return (dx, dgamma, dbeta) if centred else (dx, dgamma)

@@ -4,7 +4,7 @@ from libc.stddef cimport ptrdiff_t
 
 from cregkit.kernels._arrays cimport doubles, new_vector
 from cregkit.kernels._csrc cimport creg_kernels, CREG_PANEL, CREG_TILE, creg_norm, creg_wide_row
-from cregkit.kernels._runtime cimport kernels
+from cregkit.kernels._runtime cimport kernels_of
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task, thread_limit
 from cregkit.kernels.column_sums cimport keep_overwritten, mend_sums
 
@@ -40,12 +40,12 @@ cdef int run_steps(creg_norm *n, block_task sums, block_task statistics, block_t
 
 
 cdef int wide_forward(creg_norm *n) except -1:
-    cdef const creg_kernels *k = kernels()
+    cdef const creg_kernels *k = kernels_of(n.stored)
     return run_steps(n, k.wide_sums, k.wide_statistics, k.wide_write, n.rows * tiles_of(n, CREG_PANEL))
 
 
 cdef int wide_backward(creg_norm *n) except -1:
-    cdef const creg_kernels *k = kernels()
+    cdef const creg_kernels *k = kernels_of(n.stored)
     cdef object _kept = keep_overwritten(n)
     run_steps(n, k.wide_grad_sums, k.wide_grad_means, k.wide_grad_tile, tiles_of(n, CREG_TILE))
     return mend_sums(n)

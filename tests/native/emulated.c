@@ -3,10 +3,9 @@
 #include "cregkit.h"
 
 #define CREG_ISA "avx512-emulated"
-#define CREG_TABLE emulated_avx512
-extern const creg_kernels CREG_TABLE;
+#define CREG_TABLE(type) emulated_avx512_##type
 #include "simd_avx512.h"
 #include "table.h"
 
 const creg_kernels *emulated_ranked(int rank);
-const creg_kernels *emulated_ranked(int rank) { return rank == 0 ? &emulated_avx512 : creg_kernels_ranked(rank - 1); }
+const creg_kernels *emulated_ranked(int rank) { return rank == 0 ? &emulated_avx512_float32 : creg_kernels_ranked(rank - 1); }
