@@ -30,7 +30,6 @@ enum {
     SUM_ROWS = 4,
     /* The number of rows that share one load of their channels' parameters. */
     APPLY_ROWS = 4,
-    LINE_VECS = CREG_LINE / CREG_W,
     /* Beyond L2, rows of at most this many channels are written as one run. */
     FLAT_CHANNELS = 1024,
     /* Rows of fewer channels than this are always written as one run. */

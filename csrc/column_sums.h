@@ -96,7 +96,8 @@ static int were_safe(const float *sums, ptrdiff_t n)
 {
     const float sum = panel_sums(plain_terms, sums, 0, n).a;
     if (sum - sum != 0.0f) return 0;
-    return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT || is_zero_or_plain(largest_magnitudes(of_floats, sums, n));
+    return fabsf(sum) >= (float)n * (float)SMALLEST_SAFE_GRADIENT ||
+           is_zero_or_plain(largest_magnitudes(of_floats, sums, n));
 }
 
 /* Whether the merged sums are finite, and the largest magnitudes of dgamma and of dbeta are 0 or not small. */

@@ -26,8 +26,6 @@ enum {
     CREG_CHUNK_ROWS = 64,
     /* At most this many wide rows are divided by columns (wide_rows.h). */
     CREG_WIDE_ROWS = 16,
-    /* The rows of float32 that dropout_add_norm needs to widen 16-bit tensors. */
-    CREG_WORK_ROWS = 4,
     /* The columns of a tile, which one task of wide rows' backward writes. */
     CREG_TILE = 1024,
     /* The columns of dgamma and dbeta that are merged at a time. */
@@ -81,8 +79,8 @@ typedef struct {
     int where, shared;                     /* shared: other processes hold parts of the batch */
     int whole;                             /* each task takes whole channels through all steps */
     creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
-    const void *x, *dy; /* dy: backward */
-    void *out;          /* y or dx */
+    const void *x, *dy;                    /* dy: backward */
+    void *out;                             /* y or dx */
     const float *gamma, *beta;
     const float *given_mean, *given_var; /* inference */
     double *var, *rstd;
@@ -226,9 +224,8 @@ typedef struct {
     ptrdiff_t step;
     float *partial_dgamma, *partial_dbeta, *dgamma, *dbeta;
     unsigned char *exact;
-    int continues; /* the partial sums hold those of the chunk's rows before these */
 
-    /* dropout_add_norm with 16-bit tensors and rows longer than CREG_PANEL: for each task, CREG_WORK_ROWS rows. */
+    /* dropout_add_norm of 16-bit tensors with rows longer than CREG_PANEL: a row for each task. */
     float *work;
 
     /* Rows across memory (channel_norm.h): the rows of a block, at neighbouring positions, are one element each of

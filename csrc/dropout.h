@@ -17,6 +17,7 @@
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
 
+#include "convert.h"
 #include "philox.h"
 #include "safety.h"
 #include "stores.h"
@@ -30,10 +31,38 @@ enum {
     FEW_DRAWN = 6 * GROUP
 };
 
-/* Dropout of full groups, plus the residual unless it is NULL; ties count as kept. `vectors` vectors of words are drawn
- * at a time. Returns whether there was a tie that a second draw may drop. */
-CREG_INLINE int dropout_full_groups(const stored *x, const stored *residual, stored *y, uint64_t group, int groups,
-                                    int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
+/* y = dropout(x), plus the residual unless it is NULL. unrounded_x and unrounded_y: of tensors that round, float32
+ * numbers in place of x and y; or NULL. */
+typedef struct {
+    const stored *x, *residual;
+    stored *y;
+    const float *unrounded_x;
+    float *unrounded_y;
+} dropout_arrays;
+
+CREG_INLINE dropout_arrays arrays_from(dropout_arrays d, ptrdiff_t i)
+{
+    return (dropout_arrays){input_at(d.x, i), input_at(d.residual, i), output_at(d.y, i), AT(d.unrounded_x, i),
+                            AT(d.unrounded_y, i)};
+}
+
+CREG_INLINE vf load_element(const dropout_arrays *a, ptrdiff_t e)
+{
+    return STORES_ROUND && a->unrounded_x ? v_load(a->unrounded_x + e) : x_load(a->x + e);
+}
+
+CREG_INLINE void store_element(const dropout_arrays *a, ptrdiff_t e, vf v, int stream)
+{
+    if (STORES_ROUND && a->unrounded_y)
+        v_store(a->unrounded_y + e, v);
+    else
+        x_put_part(a->y + e, v, CREG_W, stream);
+}
+
+/* Dropout of full groups; ties count as kept. `vectors` vectors of words are drawn at a time. Returns whether there was
+ * a tie that a second draw may drop. */
+CREG_INLINE int dropout_full_groups(dropout_arrays a, uint64_t group, int groups, int vectors, const creg_dropout *d,
+                                    const philox_keys *keys, int stream)
 {
     const vf scale = v_set1(d->scale);
     int tie = 0;
@@ -49,9 +78,9 @@ CREG_INLINE int dropout_full_groups(const stored *x, const stored *residual, sto
                 tie |= vu_any_draw_equals(draws, d->threshold);
                 for (int half = 0; half < 2; half++) {
                     const ptrdiff_t e = k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2 + half * CREG_W;
-                    vf v = v_keep(keep[half], v_mul(x_load(x + e), scale));
-                    if (residual) v = v_add(x_load(residual + e), v);
-                    x_put_part(y + e, v, CREG_W, stream);
+                    vf v = v_keep(keep[half], v_mul(load_element(&a, e), scale));
+                    if (a.residual) v = v_add(x_load(a.residual + e), v);
+                    store_element(&a, e, v, stream);
                 }
             }
     }
@@ -81,61 +110,70 @@ static int tie_drops(uint64_t element, const creg_dropout *d)
     return second[0] < d->tie;
 }
 
-/* Decides the ties of elements [e0, e1) of a group; y and the residual point at element e0. */
-static CREG_NOINLINE void dropout_ties(const stored *residual, stored *y, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
+/* Decides the ties of elements [e0, e1) of a group; `a` starts at element e0. */
+static CREG_NOINLINE void dropout_ties(dropout_arrays a, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
                                        const creg_dropout *d, const philox_keys *keys)
 {
     uint16_t draws[GROUP];
     draw_groups(draws, group, 1, keys);
-    for (ptrdiff_t e = e0; e < e1; e++)
-        if (draws[e] == d->threshold && tie_drops(group * GROUP + (uint64_t)e, d))
-            x_set(y + e - e0, residual ? x_value(residual + e - e0) + 0.0f : 0.0f);
+    for (ptrdiff_t e = e0, i = 0; e < e1; e++, i++) {
+        if (draws[e] != d->threshold || !tie_drops(group * GROUP + (uint64_t)e, d)) continue;
+        const float v = a.residual ? x_value(a.residual + i) + 0.0f : 0.0f;
+        if (STORES_ROUND && a.unrounded_y)
+            a.unrounded_y[i] = v;
+        else
+            x_set(a.y + i, v);
+    }
 }
 
-CREG_INLINE void dropout_groups(const stored *x, const stored *residual, stored *y, uint64_t group, int groups,
-                                int vectors, const creg_dropout *d, const philox_keys *keys, int stream)
+CREG_INLINE void dropout_groups(dropout_arrays a, uint64_t group, int groups, int vectors, const creg_dropout *d,
+                                const philox_keys *keys, int stream)
 {
-    if (!dropout_full_groups(x, residual, y, group, groups, vectors, d, keys, stream)) return;
-    for (int g = 0; g < groups; g++)
-        dropout_ties(AT(residual, g * GROUP), y + g * GROUP, group + (uint64_t)g, 0, GROUP, d, keys);
+    if (!dropout_full_groups(a, group, groups, vectors, d, keys, stream)) return;
+    for (int g = 0; g < groups; g++) dropout_ties(arrays_from(a, g * GROUP), group + (uint64_t)g, 0, GROUP, d, keys);
 }
 
-/* Elements [e0, e1) of a group, copied into a full group on the stack. */
-static void dropout_part_group(const stored *x, const stored *residual, stored *y, uint64_t group, ptrdiff_t e0,
-                               ptrdiff_t e1, const creg_dropout *d, const philox_keys *keys)
+/* Elements [e0, e1) of a group, copied into a full group on the stack; `a` starts at element e0. */
+static void dropout_part_group(dropout_arrays a, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d,
+                               const philox_keys *keys)
 {
-    stored whole[GROUP] = {0};
-    const size_t bytes = sizeof(stored) * (size_t)(e1 - e0);
-    memcpy(whole + e0, x, bytes);
-    if (dropout_full_groups(whole, NULL, whole, group, 1, 1, d, keys, 0))
-        dropout_ties(NULL, whole + e0, group, e0, e1, d, keys);
-    for (ptrdiff_t e = e0; residual && e < e1; e++) x_set(whole + e, x_value(residual + e - e0) + x_value(whole + e));
-    memcpy(y, whole + e0, bytes);
+    float whole[GROUP] = {0};
+    const ptrdiff_t n = e1 - e0;
+    const dropout_arrays copy = {(const void *)whole, NULL, (void *)whole, whole, whole};
+    if (STORES_ROUND && a.unrounded_x)
+        memcpy(whole + e0, a.unrounded_x, sizeof(float) * (size_t)n);
+    else
+        widen_elements(a.x, whole + e0, n, 0);
+    if (dropout_full_groups(copy, group, 1, 1, d, keys, 0)) dropout_ties(arrays_from(copy, e0), group, e0, e1, d, keys);
+    for (ptrdiff_t i = 0; a.residual && i < n; i++) whole[e0 + i] = x_value(a.residual + i) + whole[e0 + i];
+    if (STORES_ROUND && a.unrounded_y)
+        memcpy(a.unrounded_y, whole + e0, sizeof(float) * (size_t)n);
+    else
+        round_elements(whole + e0, a.y, n, 0);
 }
 
-/* y = dropout(x) with draws [first, first + n) of the random stream, plus the residual unless it is NULL. Prefetches
- * `ahead` elements ahead; 0: no prefetch. */
-CREG_INLINE void dropout_elements(const stored *x, const stored *residual, stored *y, uint64_t first, ptrdiff_t n,
-                                  ptrdiff_t ahead, const creg_dropout *d, const philox_keys *keys, int stream)
+/* Draws [first, first + n) of the random stream. Prefetches x and the residual `ahead` elements ahead; 0: no prefetch.
+ */
+CREG_INLINE void dropout_elements(dropout_arrays a, uint64_t first, ptrdiff_t n, ptrdiff_t ahead, const creg_dropout *d,
+                                  const philox_keys *keys, int stream)
 {
     uint64_t group = first / GROUP;
     const ptrdiff_t e0 = (ptrdiff_t)(first % GROUP);
     ptrdiff_t i = 0;
     if (e0 && n > 0) {
         i = min_size(GROUP - e0, n);
-        dropout_part_group(x, residual, y, group++, e0, e0 + i, d, keys);
+        dropout_part_group(a, group++, e0, e0 + i, d, keys);
     }
-    const int aligned = stream && unaligned_lead(y + i, 1) == 0;
+    const int aligned = stream && unaligned_lead(a.y + i, 1) == 0;
     for (; i + TOGETHER * GROUP <= n; i += TOGETHER * GROUP, group += TOGETHER) { /* main loop */
         for (ptrdiff_t j = 0; ahead && j < TOGETHER * GROUP; j += CREG_LANES) {
-            prefetch_group(x + i + ahead + j, stream);
-            if (residual) prefetch_group(residual + i + ahead + j, stream);
+            prefetch_group(a.x + i + ahead + j, stream);
+            if (a.residual) prefetch_group(a.residual + i + ahead + j, stream);
         }
-        dropout_groups(x + i, AT(residual, i), y + i, group, TOGETHER, PHILOX_TOGETHER, d, keys, aligned);
+        dropout_groups(arrays_from(a, i), group, TOGETHER, PHILOX_TOGETHER, d, keys, aligned);
     }
-    for (; i + GROUP <= n; i += GROUP, group++)
-        dropout_groups(x + i, AT(residual, i), y + i, group, 1, 1, d, keys, aligned);
-    if (i < n) dropout_part_group(x + i, AT(residual, i), y + i, group, 0, n - i, d, keys); /* tail */
+    for (; i + GROUP <= n; i += GROUP, group++) dropout_groups(arrays_from(a, i), group, 1, 1, d, keys, aligned);
+    if (i < n) dropout_part_group(arrays_from(a, i), group, 0, n - i, d, keys); /* tail */
 }
 
 /* The same through a buffer in L1, where y is not aligned at the start of a group, as non-temporal stores need. */
@@ -146,7 +184,7 @@ static void dropout_unaligned(const stored *x, stored *y, uint64_t first, ptrdif
     for (ptrdiff_t i = 0, step; i < n; i += step) {
         const uint64_t at = first + (uint64_t)i;
         step = min_size(CREG_PANEL - (ptrdiff_t)(at % GROUP), n - i);
-        dropout_elements(x + i, NULL, buffer, at, step, READ_AHEAD, d, keys, 0);
+        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, step, READ_AHEAD, d, keys, 0);
         stream_row(buffer, y + i, step);
     }
 }
@@ -186,7 +224,7 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     if (a->stream && unaligned_lead(y + lead, 1))
         dropout_unaligned(x, y, first, n, &a->dropout, &keys);
     else
-        dropout_elements(x, NULL, y, first, n, READ_AHEAD, &a->dropout, &keys, a->stream);
+        dropout_elements((dropout_arrays){.x = x, .y = y}, first, n, READ_AHEAD, &a->dropout, &keys, a->stream);
     if (a->stream) v_stream_end();
 }
 

@@ -34,118 +34,89 @@ CREG_INLINE philox_keys dropout_keys(const creg_norm *n)
 }
 
 /* h = residual + x, or residual + 0 without x, which turns -0 into 0. Prefetches x `ahead` elements ahead. */
-CREG_INLINE void add_elements(const stored *x, const stored *residual, stored *h, ptrdiff_t n, ptrdiff_t ahead)
+CREG_INLINE void add_elements(dropout_arrays a, ptrdiff_t n, ptrdiff_t ahead)
 {
     const vf zero = v_set1(0.0f);
     ptrdiff_t j = 0;
     for (; j + CREG_LANES <= n; j += CREG_LANES) { /* main loop */
-        if (ahead) prefetch_group((x ? x : residual) + j + ahead, 0);
+        if (ahead) prefetch_group((a.x ? a.x : a.residual) + j + ahead, 0);
+        if (STORES_ROUND && ahead && a.x) prefetch_group(a.residual + j + ahead, 0);
         for (ptrdiff_t k = j; k < j + CREG_LANES; k += CREG_W)
-            x_store(h + k, v_add(x_load(residual + k), x ? x_load(x + k) : zero));
+            store_element(&a, k, v_add(x_load(a.residual + k), a.x ? x_load(a.x + k) : zero), 0);
     }
-    for (; j < n; j += CREG_W) /* tail */
-        x_store_part(h + j, v_add(x_load_part(residual + j, n - j), x ? x_load_part(x + j, n - j) : zero), n - j);
+    for (; j < n; j += CREG_W) { /* tail */
+        const vf v = v_add(x_load_part(a.residual + j, n - j), a.x ? x_load_part(a.x + j, n - j) : zero);
+        if (STORES_ROUND && a.unrounded_y)
+            v_store_part(a.unrounded_y + j, v, n - j);
+        else
+            x_store_part(a.y + j, v, n - j);
+    }
 }
 
-/* h = residual + dropout(x) of elements [at, at + size). */
-CREG_INLINE void add_dropped(const creg_norm *n, const philox_keys *keys, stored *h, ptrdiff_t at, ptrdiff_t size,
-                             ptrdiff_t ahead)
+/* h, or unrounded_h in its place, = residual + dropout(x) of elements [at, at + size). */
+CREG_INLINE void add_dropped(const creg_norm *n, const philox_keys *keys, stored *h, float *unrounded_h, ptrdiff_t at,
+                             ptrdiff_t size, ptrdiff_t ahead)
 {
-    const stored *x = input_at(n->x, at), *residual = input_at(n->residual, at);
-    if (x && n->dropout)
-        dropout_elements(x, residual, h, n->offset + (uint64_t)at, size, ahead, n->dropout, keys, 0);
+    const dropout_arrays a = {input_at(n->x, at), input_at(n->residual, at), h, NULL, unrounded_h};
+    if (a.x && n->dropout)
+        dropout_elements(a, n->offset + (uint64_t)at, size, ahead, n->dropout, keys, 0);
     else
-        add_elements(x, residual, h, size, ahead);
+        add_elements(a, size, ahead);
 }
 
-/* ---- 16-bit tensors: tiles are widened, computed by the float32 kernel in L1, and rounded ---- */
+/* ---- tensors that round: steps after the first read a tile's float32 numbers, not its rounded ones ---- */
 
-enum { IS_WIDENED = sizeof(stored) < sizeof(float) };
-
-/* Space for CREG_WORK_ROWS arrays of a tile's size: on the stack, or of long rows the task's part of `work`. */
-typedef struct {
-    float here[CREG_WORK_ROWS][CREG_PANEL];
-} tile_space;
-
-CREG_INLINE float *tile_array(const creg_norm *n, tile_space *space, ptrdiff_t first, int k)
+/* A tile's float32 numbers: on the stack, or of long rows the task's row of `work`. */
+CREG_INLINE float *unrounded_tile(const creg_norm *n, float *here, ptrdiff_t first)
 {
-    return n->cols <= CREG_PANEL ? space->here[k] : n->work + (first / n->step * CREG_WORK_ROWS + k) * n->cols;
+    return n->cols <= CREG_PANEL ? here : n->work + first / n->step * n->cols;
 }
 
-/* The call of the float32 kernel on a tile of widened rows. */
-CREG_INLINE creg_norm widened_call(const creg_norm *n, ptrdiff_t row, ptrdiff_t rows)
+static CREG_NOINLINE void forward_of_tile(const creg_norm *n, const philox_keys *keys, float *unrounded, ptrdiff_t row,
+                                          ptrdiff_t rows, ptrdiff_t ahead)
 {
-    creg_norm tile = *n;
-    tile.stored = CREG_FLOAT32, tile.stream = 0;
-    tile.rows = tile.step = rows;
-    tile.offset += (uint64_t)(row * n->cols);
-    tile.mean = AT(n->mean, row), tile.rstd = AT(n->rstd, row);
-    return tile;
+    const ptrdiff_t at = row * n->cols, size = rows * n->cols;
+    creg_norm norm = *n;
+    add_dropped(n, keys, output_at(n->h, at), unrounded, at, size, ahead);
+    round_elements(unrounded, output_at(n->h, at), size, n->stream);
+    norm.stream = 0;
+    norm.x = norm.y = unrounded;
+    norm.mean = AT(n->mean, row), norm.rstd = AT(n->rstd, row);
+    FLOAT32_KERNELS->norm_forward(&norm, 0, rows);
+    round_elements(unrounded, output_at(n->y, at), size, n->stream);
 }
 
-static CREG_NOINLINE void widened_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
+/* dropout's gradient of dx, of elements [at, at + size). The unrounded dx is rounded into dx. */
+CREG_INLINE void drop_gradient(const creg_norm *n, const philox_keys *keys, const grad_block *b, ptrdiff_t at,
+                               ptrdiff_t size)
 {
-    tile_space space;
-    float *x = tile_array(n, &space, first, 0), *residual = tile_array(n, &space, first, 1),
-          *h = tile_array(n, &space, first, 2);
-    const ptrdiff_t step = tile_rows(n);
-    for (ptrdiff_t i = 0; i < rows; i += step) {
-        const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
-        const ptrdiff_t ahead = i + 2 * tile <= rows ? size : 0;
-        creg_norm call = widened_call(n, first + i, tile);
-        if (n->x) widen_elements(input_at(n->x, at), x, size, ahead);
-        widen_elements(input_at(n->residual, at), residual, size, ahead);
-        call.x = n->x ? x : NULL, call.residual = residual, call.h = h, call.y = x;
-        FLOAT32_KERNELS->dropout_add_norm_forward(&call, 0, tile);
-        round_elements(h, output_at(n->h, at), size, n->stream);
-        round_elements(x, output_at(n->y, at), size, n->stream);
-    }
-    if (n->stream) v_stream_end();
-}
-
-static CREG_NOINLINE void widened_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
-{
-    tile_space space;
-    float *dy = tile_array(n, &space, first, 0), *x = tile_array(n, &space, first, 1),
-          *dh = tile_array(n, &space, first, 2), *dropped = tile_array(n, &space, first, 3);
-    const ptrdiff_t step = tile_rows(n);
-    const grad_block chunk = begin_chunk(n, first);
-    for (ptrdiff_t i = 0; i < rows; i += step) {
-        const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
-        const ptrdiff_t ahead = i + 2 * tile <= rows ? size : 0;
-        creg_norm call = widened_call(n, first + i, tile);
-        widen_elements(input_at(n->dy, at), dy, size, ahead);
-        widen_elements(input_at(n->x, at), x, size, ahead);
-        if (n->dh) widen_elements(input_at(n->dh, at), dh, size, ahead);
-        call.dy = dy, call.x = x, call.dh = n->dh ? dh : NULL, call.dx = dy, call.dropped = dropped;
-        call.partial_dgamma = chunk.dgamma, call.partial_dbeta = chunk.dbeta, call.continues = 1;
-        FLOAT32_KERNELS->dropout_add_norm_backward(&call, 0, tile);
-        round_elements(dy, output_at(n->dx, at), size, n->stream);
-        round_elements(dropped, output_at(n->dropped, at), size, n->stream);
-    }
-    if (n->stream) v_stream_end();
+    const dropout_arrays a = {.x = b->dx, .y = output_at(n->dropped, at), .unrounded_x = b->unrounded};
+    if (STORES_ROUND) round_elements(b->unrounded, b->dx, size, n->stream);
+    dropout_elements(a, n->offset + (uint64_t)at, size, 0, n->dropout, keys, n->stream);
 }
 
 /* ---- the kernels ---- */
 
 static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
-    if (IS_WIDENED) {
-        widened_forward(n, first, rows);
-        return;
-    }
-    stored buffer[CREG_PANEL];
+    float space[CREG_PANEL];
+    float *unrounded = unrounded_tile(n, space, first);
+    stored *buffer = (void *)space;
     const philox_keys keys = dropout_keys(n);
     const int apart = n->stream && n->cols <= CREG_PANEL;
     const ptrdiff_t step = tile_rows(n);
     for (ptrdiff_t i = 0; i < rows; i += step) {
         const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
         const ptrdiff_t ahead = i + 2 * tile <= rows ? size : 0;
+        if (STORES_ROUND) {
+            forward_of_tile(n, &keys, unrounded, first + i, tile, ahead);
+            continue;
+        }
         /* The prefetches of both inputs complete while random bits are drawn. Without draws, the residual is
          * prefetched while the norm is written. */
         const stored *prefetched = n->x && !n->dropout && ahead ? input_at(n->residual, at + ahead) : NULL;
         stored *h = apart ? buffer : output_at(n->h, at);
-        add_dropped(n, &keys, h, at, size, ahead);
+        add_dropped(n, &keys, h, NULL, at, size, ahead);
         if (apart) stream_row(h, output_at(n->h, at), size);
         norm_rows(n, h, prefetched, first + i, tile);
     }
@@ -154,23 +125,20 @@ static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, p
 
 static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
-    if (IS_WIDENED) {
-        widened_backward(n, first, rows);
-        return;
-    }
-    stored buffer[CREG_PANEL];
+    float space[CREG_PANEL];
+    float *unrounded = STORES_ROUND ? unrounded_tile(n, space, first) : NULL;
+    stored *buffer = (void *)space;
     const philox_keys keys = dropout_keys(n);
     const int apart = n->stream && n->dropped && n->cols <= CREG_PANEL, at_once = n->stream && !n->dropped;
     const ptrdiff_t step = tile_rows(n);
     grad_block b = begin_chunk(n, first);
     for (ptrdiff_t i = 0; i < rows; i += step) {
         const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
-        b.dx = apart ? buffer : output_at(n->dx, at);
+        b.dx = apart && !STORES_ROUND ? buffer : output_at(n->dx, at);
+        b.unrounded = n->dropped ? unrounded : NULL;
         norm_grad_rows(n, &b, first + i, tile, rows - i - tile, at_once);
-        if (apart) stream_row(b.dx, output_at(n->dx, at), size);
-        if (n->dropped)
-            dropout_elements(b.dx, NULL, output_at(n->dropped, at), n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
-                             n->stream);
+        if (apart && !STORES_ROUND) stream_row(b.dx, output_at(n->dx, at), size);
+        if (n->dropped) drop_gradient(n, &keys, &b, at, size);
         b = rows_on(b, size);
     }
     if (n->stream) v_stream_end();

@@ -16,6 +16,11 @@
 #include "layer_norm.h"
 #include "rms_norm.h"
 
+enum {
+    /* Backward of shorter rows is faster without non-temporal stores. */
+    LONG_ROW = 6144 / sizeof(stored)
+};
+
 /* Literal constants. usual: forward has gamma, and beta for layer norm; backward has gamma and no dh. */
 typedef struct {
     int kind, usual;
@@ -96,8 +101,8 @@ CREG_INLINE row_statistics statistics_of(int kind, const stored *x, ptrdiff_t co
                                  : layer_norm_finish(row_moments(x, cols), x, cols, eps);
 }
 
-CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
-                                  ptrdiff_t rows)
+CREG_INLINE void norm_single_rows(form f, const creg_norm *n, const stored *x, const stored *prefetched,
+                                  ptrdiff_t first, ptrdiff_t rows)
 {
     const gain_bias a = {n->gamma, n->beta};
     const ptrdiff_t cols = n->cols, lag = row_lag(cols);
@@ -192,8 +197,8 @@ static CREG_NOINLINE void rms_norm_rows(const creg_norm *n, const stored *x, con
         norm_rows_of((form){CREG_RMS_NORM, 0}, n, x, prefetched, first, rows);
 }
 
-static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const stored *x, const stored *prefetched, ptrdiff_t first,
-                                          ptrdiff_t rows)
+static CREG_NOINLINE void layer_norm_rows(const creg_norm *n, const stored *x, const stored *prefetched,
+                                          ptrdiff_t first, ptrdiff_t rows)
 {
     if (n->gamma && n->beta)
         norm_rows_of((form){CREG_LAYER_NORM, 1}, n, x, prefetched, first, rows);
@@ -233,12 +238,12 @@ typedef struct {
     const stored *dy, *x, *dh;
     const float *gamma;
     stored *dx;
-    float *dgamma, *dbeta;
+    float *unrounded, *dgamma, *dbeta; /* unrounded: of tensors that round, float32 in place of dx */
 } grad_block;
 
 CREG_INLINE grad_block rows_on(grad_block b, ptrdiff_t at)
 {
-    return (grad_block){b.dy + at, b.x + at, AT(b.dh, at), b.gamma, b.dx + at, b.dgamma, b.dbeta};
+    return (grad_block){b.dy + at, b.x + at, AT(b.dh, at), b.gamma, b.dx + at, AT(b.unrounded, at), b.dgamma, b.dbeta};
 }
 
 /* Sums of a row's terms. Each call names its function: through a pointer chosen before, the accumulators would stay in
@@ -283,18 +288,19 @@ typedef struct {
     const stored *dy, *x, *dh;
     const float *gamma;
     stored *dx;
-    float *dgamma, *dbeta;
+    float *unrounded, *dgamma, *dbeta;
     row_scale row;
     vf mean_g, mean_g_x_hat;
 } grad_row;
 
 CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, float mean_g_x_hat)
 {
-    return (grad_row){b.dy, b.x, b.dh, b.gamma, b.dx, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
+    return (grad_row){
+        b.dy, b.x, b.dh, b.gamma, b.dx, b.unrounded, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
 }
 
-/* Elements [j, j + left), at most a vector. */
-CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left, int stream)
+/* dx of elements [j, j + left), at most a vector, whose terms are added to dgamma and dbeta. */
+CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
 {
     const vf dv = x_load_part(r->dy + j, left), x_hat = normalised(f, x_load_part(r->x + j, left), r->row);
     vf g = dv;
@@ -306,23 +312,44 @@ CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_
     if (creg_is_centred(f.kind)) g = v_sub(g, r->mean_g);
     vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
     if (!f.usual && r->dh) v = v_add(v, x_load_part(r->dh + j, left));
-    x_put_part(r->dx + j, v, left, stream);
+    return v;
+}
+
+CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
+{
+    const vf v = norm_grad_vector(f, r, j, left);
+    if (STORES_ROUND && r->unrounded)
+        v_store_part(r->unrounded + j, v, left);
+    else
+        x_store_part(r->dx + j, v, left);
+}
+
+/* A cache line. Other stores between its parts would end the combining of non-temporal ones. */
+CREG_INLINE void norm_grad_line(form f, const grad_row *r, ptrdiff_t j, int stream)
+{
+    vf v[LINE_VECS];
+    for (int k = 0; k < LINE_VECS; k++) v[k] = norm_grad_vector(f, r, j + k * CREG_W, CREG_W);
+    for (int k = 0; k < LINE_VECS; k++)
+        if (STORES_ROUND && r->unrounded)
+            v_store(r->unrounded + j + k * CREG_W, v[k]);
+        else
+            x_put_part(r->dx + j + k * CREG_W, v[k], CREG_W, stream);
 }
 
 /* Prefetches the row `ahead` elements on. */
 CREG_INLINE void norm_grad_row_of(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
     const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
-    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, j, lead - j, 0);
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, j, lead - j);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
         prefetch_group(r->dy + ahead + j, stream);
         prefetch_group(r->x + ahead + j, stream);
         if (!f.usual && r->dh) prefetch_group(r->dh + ahead + j, stream);
         if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
-        for (int k = 0; k < CREG_LANES; k += CREG_W) norm_grad_part(f, r, j + k, CREG_W, stream);
+        for (int k = 0; k < CREG_LANES; k += CREG_LINE) norm_grad_line(f, r, j + k, stream);
     }
-    for (; j < cols; j += CREG_W) norm_grad_part(f, r, j, cols - j, 0); /* tail */
+    for (; j < cols; j += CREG_W) norm_grad_part(f, r, j, cols - j); /* tail */
 }
 
 CREG_INLINE void norm_grad_row(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
@@ -353,7 +380,10 @@ static void norm_grad_row_exact(grad_block b, ptrdiff_t cols, double mean, doubl
         if (b.dbeta) b.dbeta[j] = (float)((double)b.dbeta[j] + dv);
         float dx = (float)((dv * (b.gamma ? (double)b.gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
         if (b.dh) dx += x_value(b.dh + j);
-        x_set(b.dx + j, dx);
+        if (STORES_ROUND && b.unrounded)
+            b.unrounded[j] = dx;
+        else
+            x_set(b.dx + j, dx);
     }
 }
 
@@ -450,18 +480,14 @@ static CREG_NOINLINE void layer_norm_grad_rows(const creg_norm *n, const grad_bl
         norm_grad_rows_of((form){CREG_LAYER_NORM, 0}, n, *b, first, rows, follow, stream);
 }
 
-/* The chunk that starts at a row, its sums of dgamma and dbeta set to 0 unless it continues. */
+/* The chunk that starts at a row, its sums of dgamma and dbeta set to 0. */
 CREG_INLINE grad_block begin_chunk(const creg_norm *n, ptrdiff_t first)
 {
     const ptrdiff_t at = first * n->cols, sums = n->partial_dgamma ? first / n->step * n->cols : 0;
-    const grad_block b = {input_at(n->dy, at),
-                          input_at(n->x, at),
-                          input_at(n->dh, at),
-                          n->gamma,
-                          output_at(n->dx, at),
-                          AT(n->partial_dgamma, sums),
-                          AT(n->partial_dbeta, sums)};
-    if (n->continues) return b;
+    const grad_block b = {input_at(n->dy, at),         input_at(n->x, at),
+                          input_at(n->dh, at),         n->gamma,
+                          output_at(n->dx, at),        NULL,
+                          AT(n->partial_dgamma, sums), AT(n->partial_dbeta, sums)};
     zero_sums(b.dgamma, n->cols);
     zero_sums(b.dbeta, n->cols);
     return b;
@@ -480,8 +506,9 @@ static void norm_grad_rows(const creg_norm *n, const grad_block *b, ptrdiff_t fi
 static void creg_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
     const grad_block b = begin_chunk(n, first);
-    norm_grad_rows(n, &b, first, rows, 0, n->stream);
-    if (n->stream) v_stream_end();
+    const int stream = n->stream && n->cols >= LONG_ROW;
+    norm_grad_rows(n, &b, first, rows, 0, stream);
+    if (stream) v_stream_end();
 }
 
 #endif

@@ -54,8 +54,6 @@ static CREG_NOINLINE __attribute__((unused)) void h_store_steps(uint16_t *p, v_h
         }
 }
 
-CREG_INLINE vf v_of_bfloat16(v_halves h) { return (vf)(__builtin_convertvector(h, v_words) << 16); }
-
 CREG_INLINE vf v_add(vf a, vf b) { return a + b; }
 CREG_INLINE vf v_sub(vf a, vf b) { return a - b; }
 CREG_INLINE vf v_mul(vf a, vf b) { return a * b; }

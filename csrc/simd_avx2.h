@@ -58,13 +58,14 @@ CREG_INLINE void h_stream(uint16_t *p, v_halves a) { _mm_stream_si128((__m128i *
 
 CREG_INLINE vf v_of_float16(v_halves h) { return _mm256_cvtph_ps((__m128i)h); }
 CREG_INLINE v_halves v_to_float16(vf a) { return (v_halves)_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+CREG_INLINE vf v_of_bfloat16(v_halves h) { return (vf)(__builtin_convertvector(h, v_words) << 16); }
 CREG_INLINE v_halves v_to_bfloat16(vf a)
 {
-    const __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
-    const __m256 chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), nan, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const __m256i upper = _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
+    const __m256i bits = _mm256_castps_si256(a),
+                  odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_ORD_Q));
+    const __m256i half = _mm256_and_si256(_mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)), number);
+    const __m256i upper = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
     return (v_halves)_mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
 }
 

@@ -40,14 +40,25 @@ CREG_INLINE void h_stream(uint16_t *p, v_halves a) { _mm256_stream_si256((__m256
 
 CREG_INLINE vf v_of_float16(v_halves h) { return _mm512_cvtph_ps((__m256i)h); }
 CREG_INLINE v_halves v_to_float16(vf a) { return (v_halves)_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
-CREG_INLINE v_halves v_to_bfloat16(vf a) /* AVX512_BF16's conversion would flush subnormal numbers */
+/* The upper half of word i, from or to number i. */
+CREG_INLINE vf v_of_bfloat16(v_halves h)
 {
-    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    const __m512i upper = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7FC00000)), 16);
-    return (v_halves)_mm512_cvtepi32_epi16(upper);
+    const __m512i words = _mm512_castsi256_si512((__m256i)h),
+                  order = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0,
+                                           3, 0, 2, 0, 1, 0, 0, 0);
+    return (vf)_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, order, words);
+}
+/* AVX512_BF16's conversion would flush subnormal numbers. A NaN keeps its upper half, in which a bit is set because an
+ * operation has returned it. */
+CREG_INLINE v_halves v_to_bfloat16(vf a)
+{
+    const __m512i bits = _mm512_castps_si512(a),
+                  odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+    const __m512i rounded = _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), bits, half);
+    const __m512i order = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19,
+                                           17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return (v_halves)_mm512_castsi512_si256(_mm512_permutexvar_epi16(order, rounded));
 }
 
 CREG_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }

@@ -45,6 +45,7 @@ CREG_INLINE void h_stream(uint16_t *p, v_halves a) { h_store(p, a); }
 
 CREG_INLINE vf v_of_float16(v_halves h) { return vcvt_f32_f16(vreinterpret_f16_u16((uint16x4_t)h)); }
 CREG_INLINE v_halves v_to_float16(vf a) { return (v_halves)vreinterpret_u16_f16(vcvt_f16_f32(a)); }
+CREG_INLINE vf v_of_bfloat16(v_halves h) { return (vf)(__builtin_convertvector(h, v_words) << 16); }
 CREG_INLINE v_halves v_to_bfloat16(vf a)
 {
     const uint32x4_t bits = vreinterpretq_u32_f32(a), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));

@@ -114,7 +114,9 @@ CREG_INLINE unsigned vm_bits(vm keep) /* bit i: lane i kept */
     return (unsigned)(both | both >> 32);
 }
 
-/* To nearest even: the upper half plus 1 where the lower half is above 0x8000, or equal to it with an odd upper half. */
+CREG_INLINE vf v_of_bfloat16(v_halves h) { return (vf)(__builtin_convertvector(h, v_words) << 16); }
+/* To nearest even: the upper half plus 1 where the lower half is above 0x8000, or equal to it with an odd upper half.
+ */
 static CREG_NOINLINE __attribute__((unused)) v_halves v_to_bfloat16(vf a)
 {
     const v_words bits = (v_words)a, rounded = bits + 0x7FFF + (bits >> 16 & 1), number = (v_words)(a == a);

@@ -1,6 +1,6 @@
-/* Tensors: inputs and outputs in the type in which they are stored. float32, or float16 (IEEE 754 binary16) or bfloat16,
- * of which a load widens exactly and a store rounds once, to nearest even; a NaN stays a NaN. The kernels compute in
- * float32 and float64. isa_<isa>_<type>.c defines CREG_FLOAT16_STORED or CREG_BFLOAT16_STORED.
+/* Tensors: inputs and outputs in the type in which they are stored. float32, or float16 (IEEE 754 binary16) or
+ * bfloat16, of which a load widens exactly and a store rounds once, to nearest even; a NaN stays a NaN. The kernels
+ * compute in float32 and float64. isa_<isa>_<type>.c defines CREG_FLOAT16_STORED or CREG_BFLOAT16_STORED.
  *
  *   x_load, x_load_part, x_load_window, x_store_part, x_put_part, ...  as v_load etc., of tensors
  */
@@ -13,6 +13,7 @@ extern const creg_kernels CREG_TABLE(float32);
 
 #if defined CREG_FLOAT16_STORED || defined CREG_BFLOAT16_STORED
 
+enum { STORES_ROUND = 1 };
 typedef struct {
     uint16_t bits;
 } stored;
@@ -45,6 +46,7 @@ CREG_INLINE void x_set(stored *p, float a) { p->bits = v_rounded(v_set1(a))[0]; 
 
 #else
 
+enum { STORES_ROUND = 0 };
 typedef float stored;
 
 CREG_INLINE vf x_load(const stored *p) { return v_load(p); }

@@ -7,6 +7,7 @@
 enum {
     /* The elements of a cache line of a tensor. */
     CREG_LINE = 64 / sizeof(stored),
+    LINE_VECS = CREG_LINE / CREG_W,
     /* The distance, in elements, of prefetches of inputs that lie beyond the LLC. */
     READ_AHEAD = 8192 / sizeof(stored),
     /* The distance, in elements, of prefetches for write. Stores retire in order: one that misses L1 stalls the next.

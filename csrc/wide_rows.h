@@ -43,7 +43,7 @@ static void creg_wide_sums(void *norm, ptrdiff_t task)
     const stored *x = wide_input(n) + p.at;
     if (n->residual) {
         const philox_keys keys = dropout_keys(n);
-        add_dropped(n, &keys, output_at(n->h, p.at), p.at, p.size, 0);
+        add_dropped(n, &keys, output_at(n->h, p.at), NULL, p.at, p.size, 0);
     }
     if (n->kind == CREG_RMS_NORM)
         p.sums[0] = panel_squares(x, p.size);
@@ -114,8 +114,9 @@ static void creg_wide_write(void *norm, ptrdiff_t task)
 /* The first row, from column j on. */
 CREG_INLINE grad_block wide_block(const creg_norm *n, ptrdiff_t j)
 {
-    return (grad_block){input_at(n->dy, j), input_at(n->x, j), input_at(n->dh, j), AT(n->gamma, j),
-                        output_at(n->dx, j), AT(n->dgamma, j), AT(n->dbeta, j)};
+    return (grad_block){input_at(n->dy, j), input_at(n->x, j),   input_at(n->dh, j),
+                        AT(n->gamma, j),    output_at(n->dx, j), NULL,
+                        AT(n->dgamma, j),   AT(n->dbeta, j)};
 }
 
 static void creg_wide_grad_sums(void *norm, ptrdiff_t task)
@@ -155,11 +156,13 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
 {
     const philox_keys keys = dropout_keys(n);
     const int stream = n->stream && !n->dropped;
+    float unrounded[CREG_TILE];
     grad_block b = wide_block(n, j);
     zero_sums(b.dgamma, size);
     zero_sums(b.dbeta, size);
     for (ptrdiff_t i = 0, at = j; i < n->rows; i++, at += n->cols, b = rows_on(b, n->cols)) {
         const creg_wide_row *r = n->wide + i;
+        if (STORES_ROUND && n->dropped) b.unrounded = unrounded;
         if (r->exact)
             norm_grad_row_exact(b, size, r->mean, r->rstd, (grad_means){r->mean_g, r->mean_g_x_hat});
         else {
@@ -167,9 +170,7 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
             const grad_row row = grad_row_of(b, scale, (float)r->mean_g, (float)r->mean_g_x_hat);
             norm_grad_row(f, &row, i + 1 < n->rows ? n->cols : 0, size, stream);
         }
-        if (n->dropped)
-            dropout_elements(b.dx, NULL, output_at(n->dropped, at), n->offset + (uint64_t)at, size, 0, n->dropout, &keys,
-                             n->stream);
+        if (n->dropped) drop_gradient(n, &keys, &b, at, size);
     }
 }
 

@@ -113,7 +113,8 @@ cdef cnp.ndarray parameters(object a, str name, cnp.ndarray x, int ndim, cnp.npy
 
 
 cdef str name_of(int dtype):
-    return {cnp.NPY_FLOAT32: "float32", cnp.NPY_FLOAT64: "float64", cnp.NPY_INT64: "int64"}[dtype]
+    return {cnp.NPY_FLOAT16: "float16", cnp.NPY_FLOAT32: "float32", cnp.NPY_FLOAT64: "float64",
+            cnp.NPY_INT64: "int64"}.get(dtype, "bfloat16")
 
 
 cdef object foreign_array(object a, str name, int dtype):
@@ -141,7 +142,7 @@ cdef int refuse_type(object a, str name, str wanted, str cast) except -1:
 
 cdef int refuse_array(object a, str name, int dtype) except -1:
     if cnp.PyArray_TYPE(<cnp.ndarray>a) != dtype or cnp.PyArray_ISBYTESWAPPED(<cnp.ndarray>a):
-        wanted = str(np.dtype(dtype)) if dtype < NPY_USERDEF else str(a.dtype)
+        wanted = name_of(dtype)
         refuse_type(a, name, wanted, f"np.{wanted}")
     if not a.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, got shape {a.shape} with strides {a.strides}: copy it with "

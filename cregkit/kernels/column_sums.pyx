@@ -9,7 +9,7 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
 
 from cregkit.kernels._arrays cimport bytes_of, floats, new_vector
-from cregkit.kernels._csrc cimport CREG_CHUNK_ROWS, CREG_FLOAT32, creg_norm, CREG_PANEL, CREG_WORK_ROWS
+from cregkit.kernels._csrc cimport CREG_CHUNK_ROWS, CREG_FLOAT32, creg_norm, CREG_PANEL
 from cregkit.kernels._runtime cimport kernels, kernels_of, rows_per_task
 from cregkit.kernels._threads cimport parallel_for, run_task
 
@@ -167,7 +167,7 @@ cdef cnp.ndarray run_waiting(creg_norm *n):
 cdef cnp.ndarray new_work(creg_norm *n):
     if n.stored == CREG_FLOAT32 or n.cols <= CREG_PANEL or (n.residual == NULL and n.dropped == NULL):
         return None
-    cdef cnp.ndarray work = new_vector(chunks_of(n) * CREG_WORK_ROWS * n.cols, cnp.NPY_FLOAT32)
+    cdef cnp.ndarray work = new_vector(chunks_of(n) * n.cols, cnp.NPY_FLOAT32)
     n.work = floats(work)
     return work
 

@@ -232,26 +232,9 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
 # ---- backward ----
 
 
-# Backward of 16-bit tensors on float32 copies.
-cdef int backward_of_copies(creg_norm *n) except -1:
-    cdef creg_norm wide = n[0]
-    cdef ptrdiff_t elements = n.rows * n.cols
-    cdef list copies = []
-    wide.stored = CREG_FLOAT32
-    wide.dy, wide.x, wide.dh = copied(n, n.dy, copies), copied(n, n.x, copies), copied(n, n.dh, copies)
-    cdef cnp.ndarray dx = new_vector(elements, cnp.NPY_FLOAT32), dropped = new_vector(elements, cnp.NPY_FLOAT32)
-    wide.dx, wide.dropped = floats(dx), floats(dropped)
-    run_backward(&wide)
-    round_elements(n.stored, floats(dx), n.dx, elements)
-    round_elements(n.stored, floats(dropped), n.dropped, elements)
-    return 0
-
-
 cdef int run_backward(creg_norm *n) except -1:
     if n.across > 1:
         return across_backward(n)
-    if n.stored != CREG_FLOAT32 and n.dropped != NULL and is_wide(n):
-        return backward_of_copies(n)
     return wide_backward(n) if is_wide(n) else run_chunks(n)
 
 

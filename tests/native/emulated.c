@@ -8,4 +8,7 @@
 #include "table.h"
 
 const creg_kernels *emulated_ranked(int rank);
-const creg_kernels *emulated_ranked(int rank) { return rank == 0 ? &emulated_avx512_float32 : creg_kernels_ranked(rank - 1); }
+const creg_kernels *emulated_ranked(int rank)
+{
+    return rank == 0 ? &emulated_avx512_float32 : creg_kernels_ranked(rank - 1);
+}

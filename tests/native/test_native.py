@@ -36,7 +36,7 @@ def test_the_kernels_give_the_golden_bits_within_their_arrays(kernels: list[Path
 
 
 def test_the_driver_calls_every_kernel() -> None:
-    kernels = re.findall(r"^CREG_KERNEL\(\w+, (\w+),", (build.CSRC / "kernels.def").read_text(), re.MULTILINE)
+    kernels = re.findall(r"^CREG_(?:FLOAT32_)?KERNEL\(\w+, (\w+),", (build.CSRC / "kernels.def").read_text(), re.MULTILINE)
     trials = (build.HERE / "trials.h").read_text()
     assert len(kernels) > 20
     assert [name for name in kernels if name != "isa" and not re.search(rf"(kernels|\bk)->{name}\b", trials)] == []
