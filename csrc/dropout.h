@@ -46,17 +46,14 @@ CREG_INLINE dropout_arrays arrays_from(dropout_arrays d, ptrdiff_t i)
                             AT(d.unrounded_y, i)};
 }
 
-CREG_INLINE vf load_element(const dropout_arrays *a, ptrdiff_t e)
+CREG_INLINE vf load_elements(const dropout_arrays *a, ptrdiff_t e)
 {
     return STORES_ROUND && a->unrounded_x ? v_load(a->unrounded_x + e) : x_load(a->x + e);
 }
 
-CREG_INLINE void store_element(const dropout_arrays *a, ptrdiff_t e, vf v, int stream)
+CREG_INLINE void put_elements(const dropout_arrays *a, ptrdiff_t e, vf v, ptrdiff_t n, int stream)
 {
-    if (STORES_ROUND && a->unrounded_y)
-        v_store(a->unrounded_y + e, v);
-    else
-        x_put_part(a->y + e, v, CREG_W, stream);
+    put_part(a->y + e, AT(a->unrounded_y, e), v, n, stream);
 }
 
 /* Dropout of full groups; ties count as kept. `vectors` vectors of words are drawn at a time. Returns whether there was
@@ -78,9 +75,9 @@ CREG_INLINE int dropout_full_groups(dropout_arrays a, uint64_t group, int groups
                 tie |= vu_any_draw_equals(draws, d->threshold);
                 for (int half = 0; half < 2; half++) {
                     const ptrdiff_t e = k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2 + half * CREG_W;
-                    vf v = v_keep(keep[half], v_mul(load_element(&a, e), scale));
+                    vf v = v_keep(keep[half], v_mul(load_elements(&a, e), scale));
                     if (a.residual) v = v_add(x_load(a.residual + e), v);
-                    store_element(&a, e, v, stream);
+                    put_elements(&a, e, v, CREG_W, stream);
                 }
             }
     }
@@ -118,11 +115,7 @@ static CREG_NOINLINE void dropout_ties(dropout_arrays a, uint64_t group, ptrdiff
     draw_groups(draws, group, 1, keys);
     for (ptrdiff_t e = e0, i = 0; e < e1; e++, i++) {
         if (draws[e] != d->threshold || !tie_drops(group * GROUP + (uint64_t)e, d)) continue;
-        const float v = a.residual ? x_value(a.residual + i) + 0.0f : 0.0f;
-        if (STORES_ROUND && a.unrounded_y)
-            a.unrounded_y[i] = v;
-        else
-            x_set(a.y + i, v);
+        put_value(a.y + i, AT(a.unrounded_y, i), a.residual ? x_value(a.residual + i) + 0.0f : 0.0f);
     }
 }
 

@@ -42,14 +42,11 @@ CREG_INLINE void add_elements(dropout_arrays a, ptrdiff_t n, ptrdiff_t ahead)
         if (ahead) prefetch_group((a.x ? a.x : a.residual) + j + ahead, 0);
         if (STORES_ROUND && ahead && a.x) prefetch_group(a.residual + j + ahead, 0);
         for (ptrdiff_t k = j; k < j + CREG_LANES; k += CREG_W)
-            store_element(&a, k, v_add(x_load(a.residual + k), a.x ? x_load(a.x + k) : zero), 0);
+            put_elements(&a, k, v_add(x_load(a.residual + k), a.x ? x_load(a.x + k) : zero), CREG_W, 0);
     }
     for (; j < n; j += CREG_W) { /* tail */
         const vf v = v_add(x_load_part(a.residual + j, n - j), a.x ? x_load_part(a.x + j, n - j) : zero);
-        if (STORES_ROUND && a.unrounded_y)
-            v_store_part(a.unrounded_y + j, v, n - j);
-        else
-            x_store_part(a.y + j, v, n - j);
+        put_elements(&a, j, v, n - j, 0);
     }
 }
 

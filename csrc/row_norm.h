@@ -315,13 +315,14 @@ CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, ptrdiff_
     return v;
 }
 
+CREG_INLINE void put_grad(const grad_row *r, ptrdiff_t j, vf v, ptrdiff_t left, int stream)
+{
+    put_part(r->dx + j, AT(r->unrounded, j), v, left, stream);
+}
+
 CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
 {
-    const vf v = norm_grad_vector(f, r, j, left);
-    if (STORES_ROUND && r->unrounded)
-        v_store_part(r->unrounded + j, v, left);
-    else
-        x_store_part(r->dx + j, v, left);
+    put_grad(r, j, norm_grad_vector(f, r, j, left), left, 0);
 }
 
 /* A cache line. Other stores between its parts would end the combining of non-temporal ones. */
@@ -329,11 +330,7 @@ CREG_INLINE void norm_grad_line(form f, const grad_row *r, ptrdiff_t j, int stre
 {
     vf v[LINE_VECS];
     for (int k = 0; k < LINE_VECS; k++) v[k] = norm_grad_vector(f, r, j + k * CREG_W, CREG_W);
-    for (int k = 0; k < LINE_VECS; k++)
-        if (STORES_ROUND && r->unrounded)
-            v_store(r->unrounded + j + k * CREG_W, v[k]);
-        else
-            x_put_part(r->dx + j + k * CREG_W, v[k], CREG_W, stream);
+    for (int k = 0; k < LINE_VECS; k++) put_grad(r, j + k * CREG_W, v[k], CREG_W, stream);
 }
 
 /* Prefetches the row `ahead` elements on. */
@@ -380,10 +377,7 @@ static void norm_grad_row_exact(grad_block b, ptrdiff_t cols, double mean, doubl
         if (b.dbeta) b.dbeta[j] = (float)((double)b.dbeta[j] + dv);
         float dx = (float)((dv * (b.gamma ? (double)b.gamma[j] : 1.0) - means.g - x_hat * means.g_x_hat) * rstd);
         if (b.dh) dx += x_value(b.dh + j);
-        if (STORES_ROUND && b.unrounded)
-            b.unrounded[j] = dx;
-        else
-            x_set(b.dx + j, dx);
+        put_value(b.dx + j, AT(b.unrounded, j), dx);
     }
 }
 

@@ -55,6 +55,23 @@ CREG_INLINE void x_put_part(stored *p, vf a, ptrdiff_t n, int stream)
         x_store(p, a);
 }
 
+/* A result that a later step reads. Of tensors that round, it may be kept in float32, at `unrounded` in place of p. */
+CREG_INLINE void put_part(stored *p, float *unrounded, vf a, ptrdiff_t n, int stream)
+{
+    if (STORES_ROUND && unrounded)
+        v_store_part(unrounded, a, n);
+    else
+        x_put_part(p, a, n, stream);
+}
+
+CREG_INLINE void put_value(stored *p, float *unrounded, float a)
+{
+    if (STORES_ROUND && unrounded)
+        *unrounded = a;
+    else
+        x_set(p, a);
+}
+
 /* Copies elements from the cache to memory with non-temporal stores. */
 CREG_INLINE void stream_row(const stored *from, stored *to, ptrdiff_t n)
 {
