@@ -488,10 +488,10 @@ CREG_INLINE double largest_means(const creg_batch_norm *b)
 
 /* Whether float32 is clearly enough for the sums of channel c. The first and the last gradient distinguish a channel of
  * zeros, such as a dead unit's, from one whose sums cancelled. */
-CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
+CREG_INLINE int channel_is_plain(const creg_batch_norm *b, const stored *dy, ptrdiff_t c)
 {
     const creg_shape shape = b->shape;
-    const stored *first = input_at(b->dy, c * shape.s), *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
+    const stored *first = dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
     const double means = channel_means(b, c), rstd = b->rstd[c];
     const int zero = (means == 0.0) & zeros_are_plain(rstd) & (x_value(first) == 0.0f) & (x_value(last) == 0.0f);
     const int plain = (means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < largest_means(b));
@@ -516,6 +516,7 @@ static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm *b, ptrdiff_t c, 
 static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
     double *sums_dy = b->channels.k1_64, *sums_dy_d = b->channels.k2_64;
+    const stored *dy = b->dy;
     memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     for (ptrdiff_t k = 0, at = c0; k < b->summed.chunks; k++, at += b->shape.c) {
@@ -525,7 +526,7 @@ static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1
     for (ptrdiff_t c = c0; c < c1; c += CREG_LINE) {
         const ptrdiff_t end = min_size(c + CREG_LINE, c1);
         int plain = b->count > CREG_FEW;
-        for (ptrdiff_t i = plain ? c : end; i < end; i++) plain &= channel_is_plain(b, i);
+        for (ptrdiff_t i = plain ? c : end; i < end; i++) plain &= channel_is_plain(b, dy, i);
         if (!plain) mend_grad_sums(b, c, end);
     }
     for (ptrdiff_t c = c0; b->dgamma && c < c1; c++) {

@@ -65,7 +65,8 @@ static void creg_drop_block_mask(void *block, ptrdiff_t task)
     const element_range range = elements_of(a, task);
     const ptrdiff_t n = range.end - range.at;
     unsigned char *keep = a->keep + range.at;
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     draw_keep(keep, a->first + (uint64_t)range.at, n, &a->dropout, &keys);
     keep_margins(keep, n, b);
     spread(keep, n, b->side, b->pixel);

@@ -211,7 +211,8 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     if (decided(a, range)) return;
     const uint64_t first = a->first + (uint64_t)range.at;
     const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     const stored *x = input_at(a->x, range.at);
     stored *y = output_at(a->y, range.at);
     if (a->stream && unaligned_lead(y + lead, 1))
@@ -250,7 +251,8 @@ static void creg_dropout_keep(void *items, ptrdiff_t task)
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
     const ptrdiff_t n = range.end - range.at;
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     if (a->decides == CREG_DRAWS)
         draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout, &keys);
     else
@@ -318,7 +320,8 @@ static void creg_dropout_by_mask(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     /* Each end of a part of an unaligned y is written without non-temporal stores. */
     const ptrdiff_t part = a->stream && unaligned_lead(output_at(a->y, range.at), 1) ? CREG_PANEL : FEW_DRAWN;
     for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
@@ -336,7 +339,8 @@ static void creg_dropout_items_forward(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     for (ptrdiff_t at = range.at, end; at < range.end;) {
         const ptrdiff_t item = at / a->rows, n = min_size(GROUP, (range.end - 1) / a->rows + 1 - item);
         unsigned char keep[GROUP];
@@ -368,7 +372,8 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    const philox_keys keys = philox_keys_of(a->dropout.key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->dropout.key);
     const ptrdiff_t size = a->rows * a->cols;
     for (ptrdiff_t at = range.at, end; at < range.end; at = end) {
         const ptrdiff_t sample = at / size;

@@ -28,9 +28,9 @@ CREG_INLINE ptrdiff_t tile_rows(const creg_norm *n)
     return rows > CREG_BATCH ? rows / CREG_BATCH * CREG_BATCH : rows > 1 ? rows : 1;
 }
 
-CREG_INLINE philox_keys dropout_keys(const creg_norm *n)
+CREG_INLINE void set_dropout_keys(const creg_norm *n, philox_keys *keys)
 {
-    return philox_keys_of(n->dropout ? n->dropout->key : (const uint32_t[2]){0, 0});
+    if (n->dropout) philox_set_keys(keys, n->dropout->key);
 }
 
 /* h = residual + x, or residual + 0 without x, which turns -0 into 0. Prefetches x `ahead` elements ahead. */
@@ -99,7 +99,8 @@ static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, p
     float space[CREG_PANEL];
     float *unrounded = unrounded_tile(n, space, first);
     stored *buffer = (void *)space;
-    const philox_keys keys = dropout_keys(n);
+    philox_keys keys;
+    set_dropout_keys(n, &keys);
     const int apart = n->stream && n->cols <= CREG_PANEL;
     const ptrdiff_t step = tile_rows(n);
     for (ptrdiff_t i = 0; i < rows; i += step) {
@@ -125,7 +126,8 @@ static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, 
     float space[CREG_PANEL];
     float *unrounded = STORES_ROUND ? unrounded_tile(n, space, first) : NULL;
     stored *buffer = (void *)space;
-    const philox_keys keys = dropout_keys(n);
+    philox_keys keys;
+    set_dropout_keys(n, &keys);
     const int apart = n->stream && n->dropped && n->cols <= CREG_PANEL, at_once = n->stream && !n->dropped;
     const ptrdiff_t step = tile_rows(n);
     grad_block b = begin_chunk(n, first);

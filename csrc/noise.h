@@ -97,7 +97,8 @@ CREG_INLINE void noise_group(const float *x, float *y, uint64_t counter, float s
 /* Elements [first, first + n) of sample i, first a multiple of NOISE_GROUP. */
 static void add_noise(const creg_noise *a, ptrdiff_t i, ptrdiff_t first, ptrdiff_t n)
 {
-    const philox_keys keys = philox_keys_of(a->key);
+    philox_keys keys;
+    philox_set_keys(&keys, a->key);
     const float *x = a->x + i * a->size + first, sigma = a->sigma[i];
     float *y = a->y + i * a->size + first, whole[NOISE_GROUP] = {0};
     uint64_t counter = (uint64_t)a->index[i] << 32 | (uint64_t)(first / NOISE_GROUP * NOISE_COUNTERS);

@@ -39,14 +39,15 @@ typedef struct {
     uint32_t key[2];
 } philox_keys;
 
-CREG_INLINE philox_keys philox_keys_of(const uint32_t key[2])
+/* Not a return value: GCC would clear and copy it, which takes as long as the draws of 128 elements. */
+CREG_INLINE void philox_set_keys(philox_keys *keys, const uint32_t key[2])
 {
-    philox_keys keys = {.key = {key[0], key[1]}};
+    keys->key[0] = key[0];
+    keys->key[1] = key[1];
     for (uint32_t r = 0; r < PHILOX_ROUNDS; r++) {
-        keys.k0[r] = vu_set1(key[0] + r * PHILOX_W0);
-        keys.k1[r] = vu_set1(key[1] + r * PHILOX_W1);
+        keys->k0[r] = vu_set1(key[0] + r * PHILOX_W0);
+        keys->k1[r] = vu_set1(key[1] + r * PHILOX_W1);
     }
-    return keys;
 }
 
 /* The first two rounds of counters n (one in the low half of each lane) with the high word `high`. The counters differ

@@ -42,7 +42,8 @@ static void creg_wide_sums(void *norm, ptrdiff_t task)
     const wide_panel p = panel_of(n, task);
     const stored *x = wide_input(n) + p.at;
     if (n->residual) {
-        const philox_keys keys = dropout_keys(n);
+        philox_keys keys;
+        set_dropout_keys(n, &keys);
         add_dropped(n, &keys, output_at(n->h, p.at), NULL, p.at, p.size, 0);
     }
     if (n->kind == CREG_RMS_NORM)
@@ -154,7 +155,8 @@ static void creg_wide_grad_means(void *norm, ptrdiff_t row)
 /* dx in columns [j, j + size) of all rows, then dropout's gradient of it, which reads dx from L1. */
 CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff_t size)
 {
-    const philox_keys keys = dropout_keys(n);
+    philox_keys keys;
+    set_dropout_keys(n, &keys);
     const int stream = n->stream && !n->dropped;
     float unrounded[CREG_TILE];
     grad_block b = wide_block(n, j);
