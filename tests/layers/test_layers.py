@@ -517,7 +517,7 @@ MISTAKES = [
     (lambda: Linear(1, 2.0), TypeError, "out_features"),
     (lambda: Linear(1, True), TypeError, "out_features"),
     (lambda: Linear(2, 2, seed=1)(np.ones((2, 3), dtype=np.float32)), ValueError, "x must have shape"),
-    (lambda: Linear(2, 2, seed=1)([[1.0, 2.0]]), TypeError, "x must be a float32 array, got list"),
+    (lambda: Linear(2, 2, seed=1)([[1.0, 2.0]]), TypeError, "x must be a float32, float16 or bfloat16 array, got list"),
     (lambda: Dropout(1.5), ValueError, "p must be"),
     (lambda: Dropout(-0.1), ValueError, "p must be"),
     (lambda: Dropout(float("nan")), ValueError, "p must be"),
