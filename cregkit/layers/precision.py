@@ -19,12 +19,14 @@ def widened(a: Tensor) -> Array:
 
 def widened_parameter(name: str, value: Tensor, x: Tensor) -> Array:
     """Return a parameter in float32; it must be float32 or have the dtype of ``x``."""
-    if value.dtype != _FLOAT32 and value.dtype != x.dtype:
+    if value.dtype == _FLOAT32:
+        return value
+    if value.dtype != x.dtype:
         accepted = "float32" if x.dtype == _FLOAT32 else f"float32 or {x.dtype}"
         raise TypeError(
             f"{name} must be {accepted} for an x of {x.dtype}, got {value.dtype}: convert x, or the layer with astype"
         )
-    return widened(value)
+    return value.astype(np.float32)
 
 
 def rounded(a: NDArray[np.floating], dtype: np.dtype[Any]) -> Tensor:

@@ -38,8 +38,9 @@ class ResidualNorm(Dropout):
 
     It has two inputs and two outputs: call ``add`` and ``split`` instead of forward and backward. Dropout is active in
     training mode only; its seed and offset are part of the state, as in ``Dropout``. All arrays have shape
-    (..., num_features) and the dtype of ``x``: float32, float16 or bfloat16. ``gamma``, and ``beta`` of layer norm, are
-    float32 of shape (num_features,).
+    (..., num_features) and the dtype of ``x``: float32, float16 or bfloat16. ``y`` is computed from ``h`` before its
+    rounding, the gradients from the rounded ``h``. ``gamma``, and ``beta`` of layer norm, are float32 of shape
+    (num_features,).
 
     Parameters
     ----------
