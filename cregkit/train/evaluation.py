@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cregkit import _validate as validate
 from cregkit.layers import Layer
 from cregkit.layers.base import Tensor
+from cregkit.layers.precision import widened
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
 
 Inputs: TypeAlias = NDArray[Any]
@@ -143,6 +144,7 @@ def binary_accuracy(logits: Tensor, targets: Targets) -> float:
     >>> binary_accuracy(np.array([2.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32))
     50.0
     """
+    logits = widened(logits)
     return 100 * float((((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)).mean())
 
 
@@ -168,6 +170,7 @@ def class_accuracy(logits: Tensor, targets: Targets) -> float:
     >>> class_accuracy(np.array([[2.0, -1.0], [0.5, 0.0]], np.float32), np.array([0, 1]))
     50.0
     """
+    logits = widened(logits)
     wanted = targets if targets.ndim < logits.ndim else targets.argmax(axis=-1)
     return 100 * float(((logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))).mean())
 

@@ -1,9 +1,11 @@
 """Losses: each returns its mean over the batch and the gradient of that mean.
 
 Losses compute in float64 and do not overflow for any float32 logits. Logits that are NaN or infinite, from a network
-that has diverged, give a loss of NaN or infinity without a warning. Logits may be float32, float16 or bfloat16; the
-gradient has their dtype. ``functools.partial`` fixes an argument:
+that has diverged, give a loss of NaN or infinity without a warning. ``functools.partial`` fixes an argument:
 ``partial(softmax_cross_entropy, label_smoothing=0.1)``.
+
+Logits may be float32, float16 or bfloat16, and the gradient has their dtype. float16 rounds gradients below 3e-8 to 0;
+bfloat16 has the range of float32.
 """
 
 from __future__ import annotations
