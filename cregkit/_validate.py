@@ -99,7 +99,7 @@ def float32(name: str, value: object) -> NDArray[np.float32]:
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Return whether this is ``ml_dtypes.bfloat16``; the package is not imported."""
-    return dtype.name == "bfloat16" and dtype.type.__module__ == "ml_dtypes"
+    return dtype.type.__name__ == "bfloat16" and dtype.type.__module__ == "ml_dtypes"
 
 
 def is_tensor_dtype(dtype: np.dtype[Any]) -> bool:

@@ -288,6 +288,8 @@ class Layer:
 
         Raises
         ------
+        ImportError
+            An array is bfloat16, and ``ml_dtypes`` is not installed.
         OSError
             The file is missing or cannot be read.
         ValueError

@@ -118,6 +118,12 @@ def test_fit_trains_a_head_on_a_cast_network(dtype):
         np.testing.assert_array_equal(value, frozen[name])
 
 
+def test_fit_refuses_batches_of_one_sample_for_a_batch_norm(dtype):
+    network = _network()
+    with pytest.raises(ValueError, match="batch_size must be at least 2"):
+        fit(network, softmax_cross_entropy, SGD(network), (X.astype(dtype), CLASSES), None, 1, batch_size=1)
+
+
 def test_fit_refuses_float64_and_names_the_dtypes_that_it_takes():
     network = _network()
     with pytest.raises(TypeError, match=r"train\[0\] must be a float32, float16 or bfloat16 array, got a float64"):
