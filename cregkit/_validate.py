@@ -137,7 +137,9 @@ def state(value: object) -> None:
 def gradient(dy: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Return ``dy``, which must have the dtype and the shape of the forward's output."""
     if not isinstance(dy, np.ndarray) or dy.dtype != dtype:
-        raise TypeError(f"dy must be a {dtype} array, as the forward's output is, got {kind(dy)}")
+        raise TypeError(
+            f"dy must be a {dtype} array like the forward's output y, got {kind(dy)}; use np.asarray(dy, dtype=y.dtype)"
+        )
     if dy.shape != shape:
         raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {dy.shape}")
     return dy
