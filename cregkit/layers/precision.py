@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cregkit.layers.base import Array, Tensor
 
@@ -29,7 +28,7 @@ def widened_parameter(name: str, value: Tensor, x: Tensor) -> Array:
     return value.astype(np.float32)
 
 
-def rounded(a: NDArray[np.floating], dtype: np.dtype[Any]) -> Tensor:
+def rounded(a: Array, dtype: np.dtype[Any]) -> Tensor:
     """Return ``a`` in ``dtype``: itself, or a copy rounded to nearest even, where too large values are infinite."""
     if a.dtype == dtype:
         return a

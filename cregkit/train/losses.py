@@ -4,8 +4,8 @@ Losses compute in float64 and do not overflow for any float32 logits. Logits tha
 that has diverged, give a loss of NaN or infinity without a warning. ``functools.partial`` fixes an argument:
 ``partial(softmax_cross_entropy, label_smoothing=0.1)``.
 
-Logits may be float32, float16 or bfloat16, and the gradient has their dtype. float16 rounds gradients below 3e-8 to 0;
-bfloat16 has the range of float32.
+Logits may be float32, float16 or bfloat16, and the gradient is that of their values in float32, rounded to their dtype.
+float16 rounds gradients below 3e-8 to 0; bfloat16 has the range of float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Tensor
+from cregkit.layers.base import Array, Tensor
 from cregkit.layers.precision import rounded
 
 Targets: TypeAlias = NDArray[Any]
@@ -79,8 +79,8 @@ def binary_cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: f
     with np.errstate(invalid="ignore"):
         e = np.exp(-np.abs(z))
         loss = float((np.maximum(z, 0) - z * t + np.log1p(e)).mean())
-        dlogits = (np.where(z < 0, e, 1) / (1 + e) - t) / z.size
-        return loss, rounded(dlogits, logits.dtype)
+        dlogits: Array = ((np.where(z < 0, e, 1) / (1 + e) - t) / z.size).astype(np.float32)
+    return loss, rounded(dlogits, logits.dtype)
 
 
 def softmax_cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Tensor]:
@@ -147,8 +147,8 @@ def softmax_cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: 
         z -= np.log(total)
         # log(p) may be -inf where t is 0; such a class does not contribute to the loss.
         loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros(t.shape)).sum()) / len(z)
-        dlogits = (e / total * t.sum(axis=1, keepdims=True) - t) / len(z)
-        return loss, rounded(dlogits, logits.dtype).reshape(logits.shape)
+        dlogits: Array = ((e / total * t.sum(axis=1, keepdims=True) - t) / len(z)).astype(np.float32)
+    return loss, rounded(dlogits, logits.dtype).reshape(logits.shape)
 
 
 def mean_squared_error(predictions: Tensor, targets: Targets) -> tuple[float, Tensor]:
@@ -186,7 +186,8 @@ def mean_squared_error(predictions: Tensor, targets: Targets) -> tuple[float, Te
     _same_shape("predictions", predictions, targets)
     with np.errstate(invalid="ignore"):
         error = predictions.astype(np.float64) - targets
-        return float(np.square(error).mean()), rounded(error * (2 / error.size), predictions.dtype)
+        gradient: Array = (error * (2 / error.size)).astype(np.float32)
+        return float(np.square(error).mean()), rounded(gradient, predictions.dtype)
 
 
 def _same_shape(name: str, outputs: Tensor, targets: Targets) -> None:
