@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Path: TypeAlias = str | os.PathLike[str]
 
+_BFLOAT16 = "bfloat16/"
+
 
 def check_writable(path: Path) -> None:
     """Raise OSError if ``path`` cannot be written; leave no new file."""
@@ -48,6 +50,8 @@ def _finite(value: Any) -> Any:
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an ``.npz`` file atomically: write a temporary file, sync it to disk, rename it.
 
+    The format has no bfloat16: the bits of such an array are stored as uint16, and ``bfloat16/`` precedes its name.
+
     Parameters
     ----------
     path
@@ -64,7 +68,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     temporary = f"{target}.{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **dict(map(_stored, arrays, arrays.values())))  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -73,6 +77,24 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _stored(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    return (_BFLOAT16 + name, array.view(np.uint16)) if array.dtype.name == "bfloat16" else (name, array)
+
+
+def _loaded(filename: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Undo ``_stored``."""
+    name = filename.removesuffix(".npy")
+    if not name.startswith(_BFLOAT16):
+        return name, array
+    if array.dtype != np.uint16:
+        raise ValueError(f"{name} must be uint16, got {array.dtype}")
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise ImportError(f"{name} needs the dtype bfloat16 of ml_dtypes: pip install ml_dtypes") from error
+    return name.removeprefix(_BFLOAT16), array.view(bfloat16)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -92,6 +114,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises
     ------
+    ImportError
+        An array is bfloat16, and ``ml_dtypes``, which defines this dtype, is not installed.
     OSError
         The file is missing or cannot be read.
     ValueError
@@ -106,11 +130,11 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
                     raise ValueError(
                         "it is compressed (write it with numpy.savez), or declares more bytes than it holds"
                     )
-                names = [member.filename.removesuffix(".npy") for member in members]
-                if len(set(names)) < len(names):
+                arrays = dict(_loaded(member.filename, _array(archive, member)) for member in members)
+                if len(arrays) < len(members):
                     raise ValueError("it holds two arrays with the same name")
-                return {name: _array(archive, member) for name, member in zip(names, members, strict=True)}
-        except MemoryError:
+                return arrays
+        except (MemoryError, ImportError):
             raise
         except Exception as error:  # zipfile and NumPy raise many types of errors for a damaged file
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: offset before the start

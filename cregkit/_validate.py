@@ -14,6 +14,7 @@ Axes: TypeAlias = int | tuple[int, ...]
 """One or several axes, or their sizes."""
 
 _FLOAT32 = np.dtype(np.float32)
+_TENSORS_OF_NUMPY = _FLOAT32, np.dtype(np.float16)
 
 
 def shown(value: object) -> str:
@@ -96,19 +97,55 @@ def float32(name: str, value: object) -> NDArray[np.float32]:
     return value
 
 
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Return whether this is ``ml_dtypes.bfloat16``; the package is not imported."""
+    return dtype.type.__name__ == "bfloat16" and dtype.type.__module__ == "ml_dtypes"
+
+
+def is_tensor_dtype(dtype: np.dtype[Any]) -> bool:
+    """Return whether the inputs and outputs of layers may have this dtype."""
+    return dtype in _TENSORS_OF_NUMPY or is_bfloat16(dtype)
+
+
+def tensor_dtype(name: str, value: object) -> np.dtype[Any]:
+    """Return ``value`` as a dtype, which must be float32, float16 or bfloat16."""
+    try:
+        dtype = np.dtype(value)  # type: ignore[call-overload]
+    except TypeError:
+        dtype = None
+    if dtype is None or not is_tensor_dtype(dtype):
+        raise TypeError(f"{name} must be float32, float16 or ml_dtypes.bfloat16, got {dtype or shown(value)}")
+    return dtype  # type: ignore[no-any-return]
+
+
+def tensor(name: str, value: object) -> NDArray[Any]:
+    """Return ``value``, which must be a float32, float16 or bfloat16 array; there is no silent cast."""
+    if not isinstance(value, np.ndarray) or not is_tensor_dtype(value.dtype):
+        raise TypeError(
+            f"{name} must be a float32, float16 or bfloat16 array, got {kind(value)}; "
+            f"use np.asarray({name}, dtype=np.float32)"
+        )
+    return value
+
+
 def state(value: object) -> None:
     """Raise TypeError if ``value`` is not a mapping, as the state of a layer or a callback is."""
     if not isinstance(value, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(value).__name__}")
 
 
-def shape_of_gradient(dy: NDArray[np.float32], shape: tuple[int, ...]) -> None:
-    """Raise ValueError if ``dy`` does not have the shape of the forward's output."""
-    if np.shape(dy) != shape:
-        raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {np.shape(dy)}")
+def gradient(dy: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return ``dy``, which must have the dtype and the shape of the forward's output."""
+    if not isinstance(dy, np.ndarray) or dy.dtype != dtype:
+        raise TypeError(
+            f"dy must be a {dtype} array like the forward's output y, got {kind(dy)}; use np.asarray(dy, dtype=y.dtype)"
+        )
+    if dy.shape != shape:
+        raise ValueError(f"dy must have the shape of the forward's output, {shape}, got {dy.shape}")
+    return dy
 
 
-def num_features(layer: object, expected: Axes, x: NDArray[np.float32], axis: Axes, name: str = "num_features") -> None:
+def num_features(layer: object, expected: Axes, x: NDArray[Any], axis: Axes, name: str = "num_features") -> None:
     """Raise ValueError if ``x`` does not have as many features on ``axis`` as argument ``name`` of the layer says."""
     shape = np.shape(x)
     got: Axes

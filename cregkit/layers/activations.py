@@ -10,24 +10,25 @@ from numpy.polynomial.polynomial import polyval
 from numpy.typing import NDArray
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
+from cregkit.layers.precision import rounded, widened
 
 _ZERO = np.float32(0)
 Floating = TypeVar("Floating", bound=np.floating)
 
 
 class _Activation(Layer):
-    """``y = f(x)`` and ``dx = dy * f'(x)``; a subclass implements ``_value`` and ``_slope``."""
+    """``y = f(x)`` and ``dx = dy * f'(x)``; a subclass implements ``_value`` and ``_slope`` in float32."""
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the activation of ``x``, an array of any shape."""
-        y = self._value(validate.float32("x", x))
+        y = self._value(widened(validate.tensor("x", x)))
         self._saved = x
-        return y
+        return rounded(y, x.dtype)
 
-    def _gradient(self, dy: Array, x: Array) -> Array:
-        validate.shape_of_gradient(validate.float32("dy", dy), x.shape)
-        return self._slope(dy, x)
+    def _gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+        validate.gradient(dy, x.dtype, x.shape)
+        return rounded(self._slope(widened(dy), widened(x)), x.dtype)
 
     def _value(self, x: Array) -> Array:
         raise NotImplementedError

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.linear import Linear
+from cregkit.layers.precision import rounded, widened
 from cregkit.layers.seeding import Seed, draw_seed
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -23,8 +24,8 @@ class MultiHeadAttention(Layer):
 
     ``q``, ``k`` and ``v`` of each head are slices of the projection ``qkv(x)``, and ``d_head = d_model / n_heads``.
     ``out`` projects the concatenated heads. In training mode, dropout is applied to the attention weights. A position
-    whose keys are all masked has attention weights 0, so its ``y`` is the bias of ``out``. ``x`` and ``y`` are float32
-    arrays of shape (N, T, d_model).
+    whose keys are all masked has attention weights 0, so its ``y`` is the bias of ``out``. ``x`` and ``y`` are float32,
+    float16 or bfloat16 of shape (N, T, d_model); 16-bit values are rounded after ``qkv``, before ``out`` and after it.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class MultiHeadAttention(Layer):
     def _children(self) -> Iterator[tuple[str, Layer]]:
         return iter((("qkv", self.qkv), ("out", self.out), ("dropout", self.dropout)))
 
-    def forward(self, x: Array, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Array:
+    def forward(self, x: Tensor, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Tensor:
         """Return the attention output.
 
         Parameters
@@ -96,21 +97,21 @@ class MultiHeadAttention(Layer):
         y : shape (N, T, d_model)
             Output sequences.
         """
-        validate.float32("x", x)
+        validate.tensor("x", x)
         if x.ndim != 3 or x.shape[-1] != self.d_model:
             raise ValueError(f"x must have shape (N, T, d_model) with d_model={self.d_model}, got {x.shape}")
         masked = self._masked(x.shape[0], x.shape[1], key_padding_mask, attn_mask)
-        q, k, v = self._heads(self.qkv(x))
+        q, k, v = self._heads(widened(self.qkv(x)))
         scores: Array = np.matmul(q * np.float32(self._scale), k.swapaxes(-1, -2), dtype=np.float32)
         weights = masked_softmax(scores, masked)
         kept = self.dropout(weights) if self.dropout.p else weights
         self._saved = (q, k, v, weights, kept)
-        return self.out(self._concatenated(kept @ v))
+        return self.out(rounded(self._concatenated(kept @ v), x.dtype))
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         q, k, v, weights, kept = saved
         n, _, t, _ = q.shape
-        dcontext = self.out.backward(dy).reshape(n, t, self.n_heads, v.shape[-1]).swapaxes(1, 2)
+        dcontext = widened(self.out.backward(dy)).reshape(n, t, self.n_heads, v.shape[-1]).swapaxes(1, 2)
         dweights = dcontext @ v.swapaxes(-1, -2)
         if self.dropout.p:
             dweights = self.dropout.backward(dweights)
@@ -121,7 +122,7 @@ class MultiHeadAttention(Layer):
         dq[...] = dscores @ k
         dk[...] = dscores.swapaxes(-1, -2) @ q
         dv[...] = kept.swapaxes(-1, -2) @ dcontext
-        return self.qkv.backward(dqkv.reshape(n, t, 3 * self.d_model))
+        return self.qkv.backward(rounded(dqkv.reshape(n, t, 3 * self.d_model), dy.dtype))
 
     @property
     def _scale(self) -> float:

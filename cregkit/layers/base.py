@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from cregkit import _files as files
 from cregkit import _validate as validate
 from cregkit._files import Path
 
 Array: TypeAlias = NDArray[np.float32]
+Tensor: TypeAlias = NDArray[Any]
+"""A float32, float16 or bfloat16 array: an input or output of a layer, its gradient, or a parameter."""
 Self = TypeVar("Self", bound="Layer")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -30,10 +33,10 @@ class Parameter(NamedTuple):
 
     name: str
     """Dotted name, such as ``0.weight``."""
-    value: Array
-    """The array itself; an optimizer updates it in place."""
+    value: Tensor
+    """The array itself, float32 unless the network comes from ``astype``; an optimizer updates it in place."""
     grad: Array | None
-    """Gradient from the last backward, of the shape of ``value``; None before the first backward."""
+    """Gradient from the last backward, float32 of the shape of ``value``; None before the first backward."""
     decay: bool
     """Whether weight decay applies."""
 
@@ -44,6 +47,11 @@ class Layer:
     ``forward`` saves what ``backward`` needs. It saves ``x`` without a copy, so do not write to ``x`` before backward.
     Each forward allows one backward, in training mode and in evaluation mode. Backward replaces gradients, it does not
     accumulate them. A new layer is in training mode.
+
+    ``x`` is a float32, float16 or bfloat16 (``ml_dtypes.bfloat16``) array, and ``y``, ``dy`` and ``dx`` have its dtype.
+    The result of a 16-bit ``x`` is that of the same values in float32, rounded once; a layer made of other layers
+    rounds the result of each. Parameters are float32, or have the dtype of ``x`` after ``astype``. Their gradients and
+    running statistics are always float32.
 
     A subclass implements ``forward``, which sets ``_saved``, and ``_gradient``. It lists its arrays by name:
     ``_parameters`` are trained, ``_decayed`` are the parameters with weight decay, ``_buffers`` are saved but not
@@ -85,31 +93,33 @@ class Layer:
         cls._trainable = tuple((name, sys.intern("d" + name), name in cls._decayed) for name in cls._parameters)
         cls.__call__ = cls.forward  # type: ignore[method-assign]
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tensor) -> Tensor:
         """Return ``forward(x)``."""
         return self.forward(x)
 
-    def forward(self, x: Array) -> Array:
-        """Return the layer's output for the float32 array ``x``."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for the array ``x``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Tensor) -> Tensor:
         """Return ``dx`` for the last forward and set the gradients of the parameters.
 
         Parameters
         ----------
         dy
-            Gradient of the loss with respect to the forward's output, of its shape.
+            Gradient of the loss with respect to the forward's output, of its shape and dtype.
 
         Returns
         -------
         dx
-            Gradient with respect to the forward's input, of its shape.
+            Gradient with respect to the forward's input, of its shape and dtype.
 
         Raises
         ------
         RuntimeError
             No forward precedes this backward.
+        TypeError
+            ``dy`` does not have the dtype of the forward's output.
         ValueError
             ``dy`` does not have the shape of the forward's output.
         """
@@ -126,7 +136,7 @@ class Layer:
         if self._after_backward is not None:
             self._after_backward(self)
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         """Return ``dx`` from ``dy`` and the values that forward saved; set the gradients of the parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define _gradient")
 
@@ -160,6 +170,41 @@ class Layer:
                 if (value := getattr(layer, name)) is not None:
                     yield Parameter(prefix + name, value, getattr(layer, gradient), decays)
 
+    def astype(self: Self, dtype: DTypeLike) -> Self:
+        """Return a copy whose parameters, here and in all sublayers, have another dtype.
+
+        Use it to save memory and file size: inference takes inputs of this dtype, and training needs float32. Running
+        statistics stay float32, because a variance may exceed the range of float16. The layer itself is unchanged.
+
+        Parameters
+        ----------
+        dtype
+            One of float32, float16 and ``ml_dtypes.bfloat16``. Values are rounded as by ``numpy.ndarray.astype``.
+
+        Returns
+        -------
+        layer
+            The copy, in the same mode.
+
+        Raises
+        ------
+        TypeError
+            ``dtype`` is another dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cregkit import Linear
+        >>> half = Linear(3, 2, seed=0).astype(np.float16)
+        >>> half.weight.dtype, half(np.ones((1, 3), np.float16)).dtype
+        (dtype('float16'), dtype('float16'))
+        """
+        wanted = validate.tensor_dtype("dtype", dtype)
+        cast = {id(parameter.value): parameter.value.astype(wanted) for parameter in self.parameters()}
+        twin = copy.deepcopy(self, cast)
+        twin._forget()
+        return twin
+
     def _settings(self) -> dict[str, Any]:
         """Return the class and the public attributes with plain values, which come from the constructor.
 
@@ -189,7 +234,8 @@ class Layer:
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Copy ``state`` into the existing arrays: all of it, or nothing on an error.
 
-        Values saved by a forward for its backward are dropped.
+        Nothing is cast: load 16-bit parameters into a layer from ``astype``. Values saved by a forward for its backward
+        are dropped.
 
         Parameters
         ----------
@@ -242,6 +288,8 @@ class Layer:
 
         Raises
         ------
+        ImportError
+            An array is bfloat16, and ``ml_dtypes`` is not installed.
         OSError
             The file is missing or cannot be read.
         ValueError

@@ -18,7 +18,7 @@ from cregkit.functional import (
     ghost_batch_norm_backward,
     ghost_batch_norm_forward,
 )
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 
 
 class _Masked(NamedTuple):
@@ -26,6 +26,7 @@ class _Masked(NamedTuple):
 
     mask: NDArray[np.bool_]
     dense: BatchNorm | _InTurn
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
 
@@ -34,9 +35,9 @@ class BatchNorm(Layer):
 
     In training mode, mean and biased variance are those of the batch, and the running statistics are updated:
     ``running = (1 - momentum) * running + momentum * batch``. In evaluation mode, the running statistics are used, and
-    backward treats them as constants. ``x`` is float32 of shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``.
-    ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,). For padded sequences, pass the
-    ``mask`` of ``forward``: without it, padding counts in the statistics.
+    backward treats them as constants. ``x`` is float32, float16 or bfloat16 of shape (N, C, ...), or (N, ..., C) with
+    ``channel_axis=-1``. ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,). For padded
+    sequences, pass the ``mask`` of ``forward``: without it, padding counts in the statistics.
 
     Parameters
     ----------
@@ -109,12 +110,12 @@ class BatchNorm(Layer):
         self.virtual_batch_size = virtual_batch_size
         if virtual_batch_size is not None:
             validate.positive_int("virtual_batch_size", virtual_batch_size)
-        self.gamma: Array = np.ones(num_features, dtype=np.float32)
-        self.beta: Array = np.zeros(num_features, dtype=np.float32)
+        self.gamma: Tensor = np.ones(num_features, dtype=np.float32)
+        self.beta: Tensor = np.zeros(num_features, dtype=np.float32)
         self.running_mean: Array = np.zeros(num_features, dtype=np.float32)
         self.running_var: Array = np.ones(num_features, dtype=np.float32)
 
-    def forward(self, x: Array, *, mask: NDArray[np.bool_] | None = None) -> Array:
+    def forward(self, x: Tensor, *, mask: NDArray[np.bool_] | None = None) -> Tensor:
         """Normalise with the statistics of the batch (training mode) or the running statistics (evaluation mode).
 
         Parameters
@@ -138,9 +139,9 @@ class BatchNorm(Layer):
             validate.num_features(self, self.num_features, x, self.channel_axis)
             raise
 
-    def _forward_unmasked(self, x: Array, mask: NDArray[np.bool_]) -> Array:
+    def _forward_unmasked(self, x: Tensor, mask: NDArray[np.bool_]) -> Tensor:
         """Normalise the unmasked positions, gathered into an array of shape (positions, C)."""
-        channels_last = np.moveaxis(validate.float32("x", x), self.channel_axis, -1)
+        channels_last = np.moveaxis(validate.tensor("x", x), self.channel_axis, -1)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"mask must be a bool array, True at padding, got {validate.kind(mask)}")
         positions = channels_last.shape[:-1]
@@ -150,7 +151,7 @@ class BatchNorm(Layer):
             )
         dense = self._dense(mask)
         y = self._scattered(dense.forward(channels_last[~mask]), mask)
-        self._saved = _Masked(mask, dense, x.shape)
+        self._saved = _Masked(mask, dense, x.dtype, x.shape)
         return y
 
     def _dense(self, mask: NDArray[np.bool_]) -> BatchNorm | _InTurn:
@@ -171,13 +172,13 @@ class BatchNorm(Layer):
                 f"got {self.virtual_batch_size}"
             )
 
-    def _scattered(self, rows: Array, mask: NDArray[np.bool_]) -> Array:
+    def _scattered(self, rows: Tensor, mask: NDArray[np.bool_]) -> Tensor:
         """Scatter the rows to the unmasked positions; zeros elsewhere."""
-        full = np.zeros((*mask.shape, self.num_features), np.float32)
+        full = np.zeros((*mask.shape, self.num_features), rows.dtype)
         full[~mask] = rows
         return np.ascontiguousarray(np.moveaxis(full, -1, self.channel_axis))
 
-    def _normalise_batch(self, x: Array) -> Array:
+    def _normalise_batch(self, x: Tensor) -> Tensor:
         given = self.gamma, self.beta, self.running_mean, self.running_var, self.momentum, self.eps
         unbiased, axis = self.unbiased, self.channel_axis
         if self.virtual_batch_size is None:
@@ -192,16 +193,16 @@ class BatchNorm(Layer):
         self._saved = (x, mean, rstd)
         return y
 
-    def _normalise(self, x: Array) -> Array:
+    def _normalise(self, x: Tensor) -> Tensor:
         y = batch_norm(
             x, self.running_mean, self.running_var, self.gamma, self.beta, self.eps, channel_axis=self.channel_axis
         )
         self._saved = (x, None, None)
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         if isinstance(saved, _Masked):
-            validate.shape_of_gradient(validate.float32("dy", dy), saved.shape)
+            validate.gradient(dy, saved.dtype, saved.shape)
             dx = saved.dense.backward(np.moveaxis(dy, self.channel_axis, -1)[~saved.mask])
             self.dgamma, self.dbeta = saved.dense.dgamma, saved.dense.dbeta
             return self._scattered(dx, saved.mask)
@@ -239,7 +240,7 @@ class _InTurn:
         self.ends = np.cumsum(counts)[:-1]
         self.parts: list[BatchNorm] = []
 
-    def forward(self, rows: Array) -> Array:
+    def forward(self, rows: Tensor) -> Tensor:
         """Normalise, then update the running statistics of the layer."""
         twin = copy.copy(self.norm)
         twin.running_mean, twin.running_var = self.norm.running_mean.copy(), self.norm.running_var.copy()
@@ -248,7 +249,7 @@ class _InTurn:
         self.norm.running_mean[...], self.norm.running_var[...] = twin.running_mean, twin.running_var
         return np.concatenate(y)
 
-    def backward(self, rows: Array) -> Array:
+    def backward(self, rows: Tensor) -> Tensor:
         """Return dx; set the gradients of gamma and beta, summed over the virtual batches."""
         dx = [norm.backward(part) for norm, part in zip(self.parts, np.split(rows, self.ends), strict=True)]
         self.dgamma, self.dbeta = self._total("dgamma"), self._total("dbeta")

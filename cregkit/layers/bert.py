@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cregkit import _validate as validate
 from cregkit._files import Path as AnyPath
 from cregkit.layers.attention import Mask
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Layer, Tensor
 from cregkit.layers.bert_checkpoint import BertCheckpoint
 from cregkit.layers.bert_config import BertConfig
 from cregkit.layers.dropout import Dropout
@@ -28,9 +28,10 @@ EPS = 1e-12
 class BertEncoder(Layer):
     """BERT encoder: token, position and segment embeddings, a norm, and Post-LN transformer blocks.
 
-    The input is an integer array of ids of shape (N, T). The output, float32 of shape (N, T, d_model), is the hidden
-    state after the last block. Backward returns zeros, because ids have no gradient. With ``padding_id`` it is a
-    RoBERTa encoder, in which padding does not count as a position.
+    The input is an integer array of ids of shape (N, T). The output, of shape (N, T, d_model) and the dtype of the
+    parameters (float32, or that of ``astype``), is the hidden state after the last block. Backward returns zeros,
+    because ids have no gradient. With ``padding_id`` it is a RoBERTa encoder, in which padding does not count as a
+    position.
 
     Parameters
     ----------
@@ -210,7 +211,7 @@ class BertEncoder(Layer):
 
     def forward(
         self, x: NDArray[Any], *, segments: NDArray[Any] | None = None, key_padding_mask: Mask | None = None
-    ) -> Array:
+    ) -> Tensor:
         """Return the hidden states after the last block.
 
         Parameters
@@ -255,7 +256,7 @@ class BertEncoder(Layer):
             )
         return positions
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         for block in reversed(self.blocks):
             dy = block.backward(dy)
         dh = self.norm.backward(self.dropout.backward(dy))

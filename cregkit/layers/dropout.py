@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cregkit import _validate as validate
 from cregkit import functional
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Layer, Tensor
 from cregkit.layers.seeding import Seed, draw_seed
 
 # Elements per group of Philox counters. A forward that starts on a group boundary takes the fast path of the kernel.
@@ -20,10 +20,10 @@ _GROUP = 128
 class Dropout(Layer):
     """Inverted dropout: in training mode ``y = x / (1 - p)`` where kept, 0 where dropped; in evaluation ``y = x``.
 
-    Each element of ``x``, a float32 array of any shape, is dropped independently with probability ``p``. No mask is
-    stored: the random bits of element i depend on (seed, offset + i) alone, and backward draws them again. ``offset``
-    counts the elements of all training forwards so far, each rounded up to a multiple of 128. Seed and offset are part
-    of the state, so a loaded layer draws the masks that the saved layer would have drawn.
+    Each element of ``x``, a float32, float16 or bfloat16 array of any shape, is dropped independently with probability
+    ``p``. No mask is stored: the random bits of element i depend on (seed, offset + i) alone, and backward draws them
+    again. ``offset`` counts the elements of all training forwards so far, each rounded up to a multiple of 128. Seed
+    and offset are part of the state, so a loaded layer draws the masks that the saved layer would have drawn.
 
     Parameters
     ----------
@@ -79,22 +79,23 @@ class Dropout(Layer):
         """Number of random decisions drawn so far: the start of the next training forward."""
         return self._offset.item()
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with elements dropped (training mode), or ``x`` itself (evaluation mode)."""
         if not self.training:
-            self._saved = ()
+            validate.tensor("x", x)
+            self._saved = (x.dtype, x.shape)
             return x
         p, seed, offset, options = self.p, self._seed.item(), self._first_draw(x), self._options()
         y = self._drop(x, p, seed=seed, offset=offset, **options)
         self._advance(y.shape)
-        self._saved = (y.shape, p, seed, offset, options)
+        self._saved = (y.dtype, y.shape, p, seed, offset, options)
         return y
 
     def _options(self) -> dict[str, Any]:
         """Return further arguments of the op."""
         return {}
 
-    def _first_draw(self, x: Array) -> int:
+    def _first_draw(self, x: Tensor) -> int:
         """Return the offset of the random bits of ``x``: after those of the preceding samples of the batch."""
         return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
 
@@ -103,11 +104,12 @@ class Dropout(Layer):
         decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
         self._offset = np.array(self._offset.item() + -(-decisions // _GROUP) * _GROUP, dtype=np.uint64)
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
-        if not saved:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
+        dtype, shape, *drawn = saved
+        validate.gradient(dy, dtype, shape)
+        if not drawn:
             return dy
-        shape, p, seed, offset, options = saved
-        validate.shape_of_gradient(dy, shape)
+        p, seed, offset, options = drawn
         return self._drop_backward(dy, p, seed=seed, offset=offset, **options)
 
     def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
@@ -244,7 +246,7 @@ class DropPath(Dropout):
     def _options(self) -> dict[str, Any]:
         return {"mode": self.mode}
 
-    def _first_draw(self, x: Array) -> int:
+    def _first_draw(self, x: Tensor) -> int:
         return super()._first_draw(x) if self.mode == "row" else self.offset
 
     def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
+from cregkit.layers.precision import rounded, widened, widened_parameter
 from cregkit.layers.seeding import Seed, draw_seed
 
 DEVIATION = 0.02
@@ -30,9 +31,10 @@ def check_ids(name: str, ids: object, count: int, of_what: str) -> None:
 class Embedding(Layer):
     """Token embedding: ``y = weight[ids]``.
 
-    ``ids`` is an integer array of any shape (...), ``y`` float32 of shape (..., d_model). The initial ``weight`` is
-    normal with standard deviation 0.02. Backward sums ``dy`` over all occurrences of an id into ``dweight[id]`` and
-    returns zeros, because ids have no gradient.
+    ``ids`` is an integer array of any shape (...), ``y`` has shape (..., d_model) and the dtype of ``weight``, which is
+    float32 unless the layer comes from ``astype``. The initial ``weight`` is normal with standard deviation 0.02.
+    Backward sums ``dy`` over all occurrences of an id into ``dweight[id]`` and returns zeros, because ids have no
+    gradient.
 
     Parameters
     ----------
@@ -71,30 +73,30 @@ class Embedding(Layer):
         """Draw the initial weights."""
         self.num_embeddings = validate.positive_int("num_embeddings", num_embeddings)
         self.d_model = validate.positive_int("d_model", d_model)
-        self.weight = _draw(num_embeddings, d_model, seed)
+        self.weight: Tensor = _draw(num_embeddings, d_model, seed)
 
-    def forward(self, x: NDArray[Any]) -> Array:
+    def forward(self, x: NDArray[Any]) -> Tensor:
         """Return the embedding vectors of the ids ``x``."""
         check_ids("x", x, self.num_embeddings, "the vocabulary")
         self._saved = x
-        y: Array = self.weight[x]
+        y: Tensor = self.weight[x]
         return y
 
-    def _gradient(self, dy: Array, x: NDArray[Any]) -> Array:
-        validate.shape_of_gradient(validate.float32("dy", dy), (*x.shape, self.d_model))
-        self.dweight = np.zeros_like(self.weight)
+    def _gradient(self, dy: Tensor, x: NDArray[Any]) -> Tensor:
+        validate.gradient(dy, self.weight.dtype, (*x.shape, self.d_model))
+        self.dweight = np.zeros(self.weight.shape, np.float32)
         if x.size:
             order = np.argsort(x, axis=None, kind="stable")
             ids, first = np.unique(x.ravel()[order], return_index=True)
-            self.dweight[ids] = np.add.reduceat(dy.reshape(-1, self.d_model)[order], first)
-        return np.zeros(x.shape, np.float32)
+            self.dweight[ids] = np.add.reduceat(widened(dy).reshape(-1, self.d_model)[order], first)
+        return np.zeros(x.shape, dy.dtype)
 
 
 class PositionalEmbedding(Layer):
     """Learned position embedding: ``y[n, t] = x[n, t] + weight[t]``.
 
-    ``x`` and ``y`` are float32 of shape (N, T, d_model), with T at most ``max_length``. The initial ``weight`` is
-    normal with standard deviation 0.02.
+    ``x`` and ``y`` are float32, float16 or bfloat16 of shape (N, T, d_model), with T at most ``max_length``. The
+    initial ``weight`` is normal with standard deviation 0.02.
 
     Parameters
     ----------
@@ -132,20 +134,21 @@ class PositionalEmbedding(Layer):
         """Draw the initial weights."""
         self.max_length = validate.positive_int("max_length", max_length)
         self.d_model = validate.positive_int("d_model", d_model)
-        self.weight = _draw(max_length, d_model, seed)
+        self.weight: Tensor = _draw(max_length, d_model, seed)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus the embedding vectors of its positions."""
-        validate.float32("x", x)
+        validate.tensor("x", x)
         if x.ndim != 3 or x.shape[-1] != self.d_model:
             raise ValueError(f"x must have shape (N, T, d_model) with d_model={self.d_model}, got {x.shape}")
         if x.shape[1] > self.max_length:
             raise ValueError(f"x must have at most max_length={self.max_length} positions, got {x.shape[1]}")
-        self._saved = x.shape
-        return x + self.weight[: x.shape[1]]
+        y = widened(x) + widened_parameter("weight", self.weight[: x.shape[1]], x)
+        self._saved = x.dtype, x.shape
+        return rounded(y, x.dtype)
 
-    def _gradient(self, dy: Array, shape: tuple[int, ...]) -> Array:
-        validate.shape_of_gradient(validate.float32("dy", dy), shape)
-        self.dweight = np.zeros_like(self.weight)
-        self.dweight[: shape[1]] = dy.sum(axis=0)
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
+        dtype, shape = saved
+        self.dweight = np.zeros(self.weight.shape, np.float32)
+        self.dweight[: shape[1]] = widened(validate.gradient(dy, dtype, shape)).sum(axis=0)
         return dy

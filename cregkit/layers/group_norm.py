@@ -8,15 +8,15 @@ import numpy as np
 
 from cregkit import _validate as validate
 from cregkit.functional import group_norm_backward, group_norm_forward
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 
 
 class GroupNorm(Layer):
     """Group normalisation: ``y = gamma * (x - mean) / sqrt(var + eps) + beta`` in each group of channels of a sample.
 
     The channels are divided into ``num_groups`` groups of neighbours. Mean and biased variance are those of a group of
-    one sample over all positions, in both modes. ``x`` is float32 of shape (N, C, ...), or (N, ..., C) with
-    ``channel_axis=-1``; ``gamma`` and ``beta`` are float32 of shape (C,).
+    one sample over all positions, in both modes. ``x`` is float32, float16 or bfloat16 of shape (N, C, ...), or
+    (N, ..., C) with ``channel_axis=-1``; ``gamma`` and ``beta`` are float32 of shape (C,).
 
     Parameters
     ----------
@@ -69,10 +69,10 @@ class GroupNorm(Layer):
         self.eps = validate.real("eps", eps, 0)
         self.affine = bool(affine)
         self.channel_axis = validate.channel_axis(channel_axis)
-        self.gamma: Array | None = np.ones(num_channels, dtype=np.float32) if affine else None
-        self.beta: Array | None = np.zeros(num_channels, dtype=np.float32) if affine else None
+        self.gamma: Tensor | None = np.ones(num_channels, dtype=np.float32) if affine else None
+        self.beta: Tensor | None = np.zeros(num_channels, dtype=np.float32) if affine else None
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with each group normalised."""
         validate.num_features(self, self.num_channels, x, self.channel_axis, "num_channels")
         y, mean, rstd = group_norm_forward(
@@ -81,7 +81,7 @@ class GroupNorm(Layer):
         self._saved = (x, mean, rstd)
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         x, mean, rstd = saved
         dx, self.dgamma, self.dbeta = group_norm_backward(dy, x, mean, rstd, self.gamma, channel_axis=self.channel_axis)
         return dx

@@ -14,7 +14,7 @@ from cregkit.functional import (
     instance_norm_backward,
     instance_norm_forward,
 )
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 
 
 class InstanceNorm(Layer):
@@ -23,8 +23,9 @@ class InstanceNorm(Layer):
     Mean and biased variance are those of a channel of one sample over all positions. With ``track_running_stats``,
     training mode also updates the running statistics: ``running = (1 - momentum) * running + momentum * batch``, where
     batch is the mean over the samples of the means (unbiased variances). Evaluation mode then normalises with the
-    running statistics, and backward treats them as constants. ``x`` is float32 of shape (N, C, ...), or (N, ..., C)
-    with ``channel_axis=-1``. ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are float32 of shape (C,).
+    running statistics, and backward treats them as constants. ``x`` is float32, float16 or bfloat16 of shape
+    (N, C, ...), or (N, ..., C) with ``channel_axis=-1``. ``gamma``, ``beta``, ``running_mean`` and ``running_var`` are
+    float32 of shape (C,).
 
     Parameters
     ----------
@@ -88,12 +89,12 @@ class InstanceNorm(Layer):
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         self.channel_axis = validate.channel_axis(channel_axis)
-        self.gamma: Array | None = np.ones(num_features, dtype=np.float32) if affine else None
-        self.beta: Array | None = np.zeros(num_features, dtype=np.float32) if affine else None
+        self.gamma: Tensor | None = np.ones(num_features, dtype=np.float32) if affine else None
+        self.beta: Tensor | None = np.zeros(num_features, dtype=np.float32) if affine else None
         self.running_mean: Array | None = np.zeros(num_features, dtype=np.float32) if track_running_stats else None
         self.running_var: Array | None = np.ones(num_features, dtype=np.float32) if track_running_stats else None
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalise with the statistics of each sample, or in evaluation with the running statistics, if tracked."""
         validate.num_features(self, self.num_features, x, self.channel_axis)
         if self.running_mean is not None and self.running_var is not None and not self.training:
@@ -118,7 +119,7 @@ class InstanceNorm(Layer):
         self._saved = (x, mean, rstd, False)
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         x, mean, spread, running = saved
         if running:
             dx, self.dgamma, self.dbeta = batch_norm_inference_backward(

@@ -8,16 +8,16 @@ import numpy as np
 
 from cregkit import _validate as validate
 from cregkit.functional import layer_norm, layer_norm_backward, layer_norm_forward
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 
 
 class LayerNorm(Layer):
     """Layer normalisation over features or channels: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``.
 
     Mean and biased variance are those of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and
-    backward recomputes the statistics. ``x`` is float32 of shape (..., num_features), or (N, num_features, ...) with
-    ``channel_axis=1``; ``gamma`` and ``beta`` are float32 of shape (num_features,). With a tuple, these shapes are
-    (..., *num_features) and num_features.
+    backward recomputes the statistics. ``x`` is float32, float16 or bfloat16 of shape (..., num_features), or
+    (N, num_features, ...) with ``channel_axis=1``; ``gamma`` and ``beta`` are float32 of shape (num_features,). With a
+    tuple, these shapes are (..., *num_features) and num_features.
 
     Parameters
     ----------
@@ -67,10 +67,10 @@ class LayerNorm(Layer):
         self.channel_axis = validate.channel_axis(channel_axis)
         self.num_features, self._axis = validate.features("num_features", num_features, channel_axis)
         self.eps = validate.real("eps", eps, 0)
-        self.gamma: Array = np.ones(self.num_features, dtype=np.float32)
-        self.beta: Array = np.zeros(self.num_features, dtype=np.float32)
+        self.gamma: Tensor = np.ones(self.num_features, dtype=np.float32)
+        self.beta: Tensor = np.zeros(self.num_features, dtype=np.float32)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with each row normalised."""
         try:
             if self.training:
@@ -84,7 +84,7 @@ class LayerNorm(Layer):
             raise
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         x, mean, rstd = saved
         if mean is None:
             _, mean, rstd = layer_norm_forward(x, None, None, self.eps, axis=self._axis)

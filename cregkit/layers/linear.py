@@ -7,15 +7,17 @@ import math
 import numpy as np
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
+from cregkit.layers.precision import rounded, widened, widened_parameter
 from cregkit.layers.seeding import Seed, draw_seed
 
 
 class Linear(Layer):
     """Fully connected layer over the last axis: ``y = x @ weight.T + bias``.
 
-    ``x`` is float32 of shape (..., in_features), ``y`` float32 of shape (..., out_features). ``weight`` has shape
-    (out_features, in_features), ``bias`` has shape (out_features,). The initial values of both are uniform in
+    ``x`` has shape (..., in_features), ``y`` has shape (..., out_features); both are float32, float16 or bfloat16.
+    16-bit arrays save memory, not time: they are multiplied in float32. ``weight`` has shape (out_features,
+    in_features), ``bias`` has shape (out_features,). The initial values of both are uniform in
     ``[-b, b]`` with ``b = 1 / sqrt(in_features)``, as in PyTorch. Weight decay applies to ``weight`` alone.
 
     Parameters
@@ -66,25 +68,24 @@ class Linear(Layer):
         self.out_features = validate.positive_int("out_features", out_features)
         rng = np.random.default_rng(draw_seed(seed))
         bound = 1 / math.sqrt(in_features)
-        self.weight: Array = rng.uniform(-bound, bound, (out_features, in_features)).astype(np.float32)
-        self.bias: Array | None = rng.uniform(-bound, bound, out_features).astype(np.float32) if bias else None
+        self.weight: Tensor = rng.uniform(-bound, bound, (out_features, in_features)).astype(np.float32)
+        self.bias: Tensor | None = rng.uniform(-bound, bound, out_features).astype(np.float32) if bias else None
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``."""
-        validate.float32("x", x)
+        validate.tensor("x", x)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x must have shape (..., in_features) with in_features={self.in_features}, got {x.shape}")
-        y: Array = x @ self.weight.T
+        y: Array = widened(x) @ widened_parameter("weight", self.weight, x).T
         if self.bias is not None:
-            y += self.bias
+            y += widened_parameter("bias", self.bias, x)
         self._saved = x
-        return y
+        return rounded(y, x.dtype)
 
-    def _gradient(self, dy: Array, x: Array) -> Array:
-        validate.float32("dy", dy)
-        validate.shape_of_gradient(dy, (*x.shape[:-1], self.out_features))
-        rows = dy.reshape(-1, self.out_features)
-        self.dweight = rows.T @ x.reshape(-1, self.in_features)
+    def _gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+        dy32 = widened(validate.gradient(dy, x.dtype, (*x.shape[:-1], self.out_features)))
+        rows = dy32.reshape(-1, self.out_features)
+        self.dweight = rows.T @ widened(x).reshape(-1, self.in_features)
         if self.bias is not None:
             self.dbias = rows.sum(axis=0)
-        return dy @ self.weight
+        return rounded(dy32 @ widened(self.weight), x.dtype)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cregkit import _validate as validate
 from cregkit import functional
-from cregkit.layers.base import Array
+from cregkit.layers.base import Array, Tensor
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.layer_norm import LayerNorm
 from cregkit.layers.rms_norm import RMSNorm
@@ -37,8 +37,10 @@ class ResidualNorm(Dropout):
     """Fused ``h = residual + dropout(x)``, ``y = norm(h)``, as at the end of a transformer's sublayer.
 
     It has two inputs and two outputs: call ``add`` and ``split`` instead of forward and backward. Dropout is active in
-    training mode only; its seed and offset are part of the state, as in ``Dropout``. All arrays are float32 of shape
-    (..., num_features). ``gamma``, and ``beta`` of layer norm, have shape (num_features,).
+    training mode only; its seed and offset are part of the state, as in ``Dropout``. All arrays have shape
+    (..., num_features) and the dtype of ``x``: float32, float16 or bfloat16. ``y`` is computed from ``h`` before its
+    rounding, the gradients from the rounded ``h``. ``gamma``, and ``beta`` of layer norm, are float32 of shape
+    (num_features,).
 
     Parameters
     ----------
@@ -101,14 +103,14 @@ class ResidualNorm(Dropout):
         separate = make_norm(norm, validate.positive_int("num_features", num_features), eps, gain_offset)
         self.num_features, self.eps, self.norm = separate.num_features, separate.eps, norm
         self.gain_offset = float(gain_offset)
-        self.gamma: Array = separate.gamma
-        self.beta: Array | None = separate.beta if isinstance(separate, LayerNorm) else None
+        self.gamma: Tensor = separate.gamma
+        self.beta: Tensor | None = separate.beta if isinstance(separate, LayerNorm) else None
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Raise TypeError: use ``add``, which has two inputs."""
         raise TypeError("ResidualNorm has two inputs: call add(x, residual), then split(dy)")
 
-    def add(self, x: Array, residual: Array) -> tuple[Array, Array]:
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(y, h)``.
 
         Parameters
@@ -147,7 +149,7 @@ class ResidualNorm(Dropout):
         self._saved = (h, statistics, p, seed, offset)
         return y, h
 
-    def split(self, dy: Array, dh: Array | None = None) -> tuple[Array, Array]:
+    def split(self, dy: Tensor, dh: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(dx, dresidual)`` for the last ``add``; set ``dgamma`` and ``dbeta``.
 
         Parameters

@@ -8,16 +8,16 @@ import numpy as np
 
 from cregkit import _validate as validate
 from cregkit.functional import rms_norm, rms_norm_backward, rms_norm_forward
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Array, Layer, Tensor
 
 
 class RMSNorm(Layer):
     """Root mean square normalisation: ``y = (gain_offset + gamma) * x / sqrt(mean(x**2) + eps)``.
 
     The mean square is that of each row, in both modes. In evaluation mode, forward saves ``x`` alone, and backward
-    recomputes the mean square. ``x`` is float32 of shape (..., num_features), or (N, num_features, ...) with
-    ``channel_axis=1``; ``gamma`` is float32 of shape (num_features,). With a tuple, these shapes are
-    (..., *num_features) and num_features.
+    recomputes the mean square. ``x`` is float32, float16 or bfloat16 of shape (..., num_features), or
+    (N, num_features, ...) with ``channel_axis=1``; ``gamma`` is float32 of shape (num_features,). With a tuple, these
+    shapes are (..., *num_features) and num_features.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ class RMSNorm(Layer):
         self.num_features, self._axis = validate.features("num_features", num_features, channel_axis)
         self.eps = validate.real("eps", eps, 0)
         self.gain_offset = validate.float32_real("gain_offset", gain_offset)
-        self.gamma: Array = np.full(self.num_features, np.float32(1.0) - np.float32(gain_offset))
+        self.gamma: Tensor = np.full(self.num_features, np.float32(1.0) - np.float32(gain_offset))
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with each row normalised."""
         try:
             if self.training:
@@ -86,7 +86,7 @@ class RMSNorm(Layer):
             raise
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         x, rstd = saved
         if rstd is None:
             _, rstd = rms_norm_forward(x, None, self.eps, axis=self._axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Layer, Tensor
 
 
 class Sequential(Layer):
@@ -52,7 +52,7 @@ class Sequential(Layer):
     def _children(self) -> Iterator[tuple[str, Layer]]:
         return ((str(index), layer) for index, layer in enumerate(self.layers))
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the output of the last layer.
 
         If a layer raises an error, the running statistics and dropout offsets of the layers before it have advanced
@@ -76,7 +76,7 @@ class Sequential(Layer):
             raise
         return x
 
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Tensor) -> Tensor:
         """Return ``dx`` and set the gradients of all layers."""
         for layer in reversed(self.layers):
             dy = layer.backward(dy)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cregkit import _validate as validate
 from cregkit.layers.activations import GELU, GELUTanh, ReLU, SiLU
 from cregkit.layers.attention import Mask, MultiHeadAttention
-from cregkit.layers.base import Array, Layer
+from cregkit.layers.base import Layer, Tensor
 from cregkit.layers.dropout import Dropout
 from cregkit.layers.embedding import Embedding, PositionalEmbedding
 from cregkit.layers.layer_norm import LayerNorm
@@ -31,8 +31,8 @@ class TransformerBlock(Layer):
     Pre-LN (``norm_first``):  ``h = x + dropout(attention(norm1(x)))``, ``y = h + dropout(ff(norm2(h)))``;
 
     with ``ff(h) = linear2(dropout(activation(linear1(h))))``, as in ``torch.nn.TransformerEncoderLayer``. Dropout,
-    addition and the following norm are fused into one pass over memory. ``x`` and ``y`` are float32 arrays of shape
-    (N, T, d_model).
+    addition and the following norm are fused into one pass over memory. ``x`` and ``y`` are float32, float16 or
+    bfloat16 of shape (N, T, d_model).
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class TransformerBlock(Layer):
         if self.dropout is not None:
             yield "dropout", self.dropout
 
-    def forward(self, x: Array, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Array:
+    def forward(self, x: Tensor, *, key_padding_mask: Mask | None = None, attn_mask: Mask | None = None) -> Tensor:
         """Return the output of the block; the masks are those of ``MultiHeadAttention``."""
         attended = x if isinstance(self.norm1, ResidualNorm) else self.norm1(x)
         attended = self.attention.forward(attended, key_padding_mask=key_padding_mask, attn_mask=attn_mask)
@@ -138,7 +138,7 @@ class TransformerBlock(Layer):
         self._saved = ()
         return y
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         if isinstance(self.norm1, ResidualNorm):
             dff, dh = self.norm2.split(dy)
             dattended, dx = self.norm1.split(dh + self.ff.backward(dff))
@@ -152,9 +152,9 @@ class TransformerBlock(Layer):
 class Transformer(Layer):
     """Transformer: token and position embeddings, ``n_layers`` blocks, and a linear head at every position.
 
-    The input is an integer array of ids of shape (N, T), the output float32 of shape (N, T, n_outputs). With ``causal``
-    and the default ``n_outputs``, it is a language model. With ``norm_first``, one more norm precedes the head.
-    Backward returns zeros, because ids have no gradient.
+    The input is an integer array of ids of shape (N, T). The output has shape (N, T, n_outputs) and the dtype of the
+    parameters: float32, or that of ``astype``. With ``causal`` and the default ``n_outputs``, it is a language model.
+    With ``norm_first``, one more norm precedes the head. Backward returns zeros, because ids have no gradient.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class Transformer(Layer):
             yield "norm", self.norm
         yield "head", self.head
 
-    def forward(self, x: NDArray[Any], *, key_padding_mask: Mask | None = None) -> Array:
+    def forward(self, x: NDArray[Any], *, key_padding_mask: Mask | None = None) -> Tensor:
         """Return the output of the head for the ids ``x``; the mask is that of ``MultiHeadAttention``."""
         if np.ndim(x) != 2:
             raise ValueError(f"x must be ids of shape (N, T), got {np.shape(x)}")
@@ -248,7 +248,7 @@ class Transformer(Layer):
         self._saved = ()
         return self.head(h if self.norm is None else self.norm(h))
 
-    def _gradient(self, dy: Array, saved: Any) -> Array:
+    def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         dh = self.head.backward(dy)
         if self.norm is not None:
             dh = self.norm.backward(dh)

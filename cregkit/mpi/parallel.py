@@ -22,6 +22,7 @@ import cregkit
 from cregkit import _validate as validate
 from cregkit.layers import Dropout, Layer
 from cregkit.layers.base import Array
+from cregkit.layers.precision import rounded
 from cregkit.mpi.communicator import TRAFFIC, Comm, abort_all_on_exception, checked_comm, gathered
 from cregkit.train.evaluation import Accuracy, Data, Inputs, evaluate, fitted
 from cregkit.train.losses import Loss, Targets
@@ -158,7 +159,7 @@ class DataParallel(Parallel):
         value, gradient = loss(outputs, fitted(targets, outputs)) if len(x) else (0.0, np.zeros_like(outputs))
         buckets = _Buckets(self.comm, self.bucket_bytes, self.fixed_order)
         with buckets.filled_by(network):
-            network.backward(gradient * np.float32(share))
+            network.backward(rounded(gradient * np.float32(share), gradient.dtype))
         buckets.finish(network)
         self._set_part(None)
         changes, failure = _attempt(optimizer._checked)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit.functional import l2_penalty
 
 
@@ -61,4 +62,8 @@ def all_finite(array: NDArray[Any]) -> bool:
 def first_not_finite(*states: Mapping[str, NDArray[Any]]) -> str | None:
     """Return the name of the first array that contains NaN or infinity, or None."""
     arrays = (named for state in states for named in state.items())
-    return next((name for name, array in arrays if array.dtype.kind == "f" and not all_finite(array)), None)
+    return next((name for name, array in arrays if _is_float(array) and not all_finite(array)), None)
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" or validate.is_bfloat16(array.dtype)

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from cregkit import _validate as validate
 from cregkit.layers import Layer
-from cregkit.layers.base import Array
+from cregkit.layers.base import Tensor
+from cregkit.layers.precision import widened
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
 
 Inputs: TypeAlias = NDArray[Any]
-"""Inputs of the network's first layer: float32, or ids of any integer dtype."""
+"""Inputs of the network's first layer: float32, float16 or bfloat16, or ids of any integer dtype."""
 Data: TypeAlias = tuple[Inputs, Targets]
 """A data set (x, targets), samples on the first axis: ``(np.eye(2, dtype=np.float32), np.array([0, 1]))``."""
-Accuracy: TypeAlias = Callable[[Array, Targets], float]
+Accuracy: TypeAlias = Callable[[Tensor, Targets], float]
 
 # Rows per forward in an evaluation (each id counts as a row) and numbers per call of a loss. They bound the memory for
 # any size of the data set.
@@ -35,7 +36,7 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     Parameters
     ----------
     network
-        Layer that maps x (float32 or ids) to the outputs that ``loss`` takes.
+        Layer that maps x to the outputs that ``loss`` takes.
     loss
         ``loss(outputs, targets)`` returns the mean over the batch and a gradient.
     data
@@ -78,7 +79,7 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     return mean_loss, mean_accuracy
 
 
-def predict(network: Layer, x: Inputs) -> Array:
+def predict(network: Layer, x: Inputs) -> Tensor:
     """Return the outputs of a network in evaluation mode, computed a few thousand samples at a time.
 
     Parameters
@@ -86,17 +87,17 @@ def predict(network: Layer, x: Inputs) -> Array:
     network
         Any layer; it is left in evaluation mode.
     x : shape (N, ...)
-        Samples: float32, or ids of any integer dtype.
+        Samples: float32, float16 or bfloat16, or ids of any integer dtype.
 
     Returns
     -------
-    array, shape (N, ...), float32
-        The outputs.
+    array, shape (N, ...)
+        The outputs, of the dtype that the network returns.
 
     Raises
     ------
     TypeError
-        ``x`` is neither a float32 nor an integer array.
+        ``x`` has another dtype.
     ValueError
         The shape or values of ``x`` do not match the network.
 
@@ -112,7 +113,7 @@ def predict(network: Layer, x: Inputs) -> Array:
     return np.concatenate([outputs for _, outputs in _outputs(network, x)])
 
 
-def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Array]]:
+def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Tensor]]:
     network.eval()
     ids = math.prod(x.shape[1:]) if x.dtype.kind in "iu" else 1
     step = max(ROWS // max(ids, 1), 1)
@@ -121,12 +122,12 @@ def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Array]]:
         yield rows, network(x[rows])
 
 
-def binary_accuracy(logits: Array, targets: Targets) -> float:
+def binary_accuracy(logits: Tensor, targets: Targets) -> float:
     """Return the percentage of logits with the right sign: ``(logits >= 0) == (targets >= 0.5)``.
 
     Parameters
     ----------
-    logits : any shape, float32
+    logits : any shape, float32, float16 or bfloat16
         Logits; NaN counts as wrong.
     targets : same shape
         Targets in [0, 1].
@@ -143,15 +144,16 @@ def binary_accuracy(logits: Array, targets: Targets) -> float:
     >>> binary_accuracy(np.array([2.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32))
     50.0
     """
+    logits = widened(logits)
     return 100 * float((((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)).mean())
 
 
-def class_accuracy(logits: Array, targets: Targets) -> float:
+def class_accuracy(logits: Tensor, targets: Targets) -> float:
     """Return the percentage of rows whose largest logit belongs to the target class.
 
     Parameters
     ----------
-    logits : shape (N, C) or (N, ..., C), float32
+    logits : shape (N, C) or (N, ..., C), float32, float16 or bfloat16
         Logits; a row that contains NaN counts as wrong.
     targets : shape of ``logits`` without C, or shape of ``logits``
         Class indices, or class probabilities, of which the largest is the target class.
@@ -168,6 +170,7 @@ def class_accuracy(logits: Array, targets: Targets) -> float:
     >>> class_accuracy(np.array([[2.0, -1.0], [0.5, 0.0]], np.float32), np.array([0, 1]))
     50.0
     """
+    logits = widened(logits)
     wanted = targets if targets.ndim < logits.ndim else targets.argmax(axis=-1)
     return 100 * float(((logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))).mean())
 
@@ -179,11 +182,11 @@ def accuracy_of(loss: Loss) -> Accuracy:
     return known.get(function, _no_accuracy)
 
 
-def _no_accuracy(outputs: Array, targets: Targets) -> float:
+def _no_accuracy(outputs: Tensor, targets: Targets) -> float:
     return float("nan")
 
 
-def fitted(targets: Targets, outputs: Array) -> Targets:
+def fitted(targets: Targets, outputs: Tensor) -> Targets:
     """Return float targets of shape (N,) as shape (N, 1) if the outputs have that shape, else unchanged."""
     if targets.ndim == 1 and outputs.shape == (len(targets), 1) and np.issubdtype(targets.dtype, np.floating):
         return targets[:, None]
@@ -191,9 +194,9 @@ def fitted(targets: Targets, outputs: Array) -> Targets:
 
 
 def _check_inputs(name: str, x: object) -> None:
-    """Raise TypeError unless ``x`` is a float32 or integer array."""
+    """Raise TypeError unless ``x`` is an array of a dtype that layers take: a tensor's, or integer for ids."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
-        validate.float32(name, x)
+        validate.tensor(name, x)
 
 
 def checked_data(name: str, data: Data) -> Data:

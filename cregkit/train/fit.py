@@ -66,9 +66,9 @@ def fit(
     optimizer
         Optimiser made for ``network``, or for a layer in it, which alone is trained.
     train
-        (x, targets), samples on the first axis. x is C-contiguous: float32, or ids of any integer dtype for
-        ``Embedding``, ``Transformer`` and ``BertEncoder``. Targets are those ``loss`` takes, one per sample; float
-        targets of shape (N,) match outputs of shape (N, 1). Nothing is cast.
+        (x, targets), samples on the first axis. x is C-contiguous: float32, float16 or bfloat16, or ids of any integer
+        dtype for ``Embedding``, ``Transformer`` and ``BertEncoder``. Targets are those ``loss`` takes, one per sample;
+        float targets of shape (N,) match outputs of shape (N, 1). Nothing is cast.
     test
         Test set in the same format, or None. It is evaluated, never trained on.
     epochs
@@ -355,14 +355,14 @@ def _check_data(name: str, data: Data, network: Layer, loss: Loss) -> None:
 
 def _samples_to_try(x: Inputs) -> Inputs:
     """Return the first sample, and for ids also the smallest and largest id at each position, to check the range."""
-    return x[:1] if x.dtype.kind == "f" else np.stack([x[0], x.min(axis=0), x.max(axis=0)])
+    return x[:1] if x.dtype.kind not in "iu" else np.stack([x[0], x.min(axis=0), x.max(axis=0)])
 
 
 def _check_batch_norm(network: Layer, x: Inputs, batch_size: int) -> bool:
     """Return whether the network has a BatchNorm; raise if a batch would have one value per channel."""
     if not any(isinstance(layer, BatchNorm) for _, layer in network._walk()):
         return False
-    if x.dtype.kind == "f" and x.ndim == 2 and min(batch_size, len(x)) < 2:
+    if x.dtype.kind not in "iu" and x.ndim == 2 and min(batch_size, len(x)) < 2:
         raise ValueError(
             f"batch_size must be at least 2 and train must have at least 2 samples for a network with BatchNorm: one "
             f"sample has no variance; got batch_size={batch_size} and {len(x)} samples"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cregkit import _validate as validate
 from cregkit.layers import Layer
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -23,7 +24,9 @@ def described(thing: Any) -> Any:
     if isinstance(thing, np.generic):
         return thing.item()
     if isinstance(thing, np.ndarray):
-        return [list(thing.shape), thing.dtype.str, zlib.crc32(np.ascontiguousarray(thing).data)]
+        # A bfloat16 array has no buffer interface.
+        bits = thing.view(np.uint16) if validate.is_bfloat16(thing.dtype) else thing
+        return [list(thing.shape), thing.dtype.str, zlib.crc32(np.ascontiguousarray(bits).data)]
     if isinstance(thing, (list, tuple)):
         return [described(part) for part in thing]
     if isinstance(thing, Mapping):

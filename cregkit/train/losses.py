@@ -3,6 +3,9 @@
 Losses compute in float64 and do not overflow for any float32 logits. Logits that are NaN or infinite, from a network
 that has diverged, give a loss of NaN or infinity without a warning. ``functools.partial`` fixes an argument:
 ``partial(softmax_cross_entropy, label_smoothing=0.1)``.
+
+Logits may be float32, float16 or bfloat16, and the gradient is that of their values in float32, rounded to their dtype.
+float16 rounds gradients below 3e-8 to 0; bfloat16 has the range of float32.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import _validate as validate
-from cregkit.layers.base import Array
+from cregkit.layers.base import Array, Tensor
+from cregkit.layers.precision import rounded
 
 Targets: TypeAlias = NDArray[Any]
-Loss: TypeAlias = Callable[[Array, Targets], tuple[float, Array]]
+Loss: TypeAlias = Callable[[Tensor, Targets], tuple[float, Tensor]]
 """A loss: ``loss(outputs, targets)`` returns the mean over the batch and its gradient with respect to ``outputs``."""
 
 
-def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: float = 0.0) -> tuple[float, Array]:
+def binary_cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Tensor]:
     """Return the mean binary cross-entropy of ``sigmoid(logits)`` and its gradient.
 
     loss = mean(max(z, 0) - z * t + log(1 + exp(-abs(z)))), which equals
@@ -30,7 +34,7 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
 
     Parameters
     ----------
-    logits : any shape, float32
+    logits : any shape, float32, float16 or bfloat16
         Logits z, not empty.
     targets : same shape, float32
         Targets t in [0, 1].
@@ -41,7 +45,7 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
     -------
     loss : float
         Mean loss in nats.
-    dlogits : shape of ``logits``, float32
+    dlogits : shape and dtype of ``logits``
         Gradient of the loss with respect to ``logits``.
 
     Raises
@@ -76,10 +80,10 @@ def binary_cross_entropy(logits: Array, targets: Array, *, label_smoothing: floa
         e = np.exp(-np.abs(z))
         loss = float((np.maximum(z, 0) - z * t + np.log1p(e)).mean())
         dlogits: Array = ((np.where(z < 0, e, 1) / (1 + e) - t) / z.size).astype(np.float32)
-    return loss, dlogits
+    return loss, rounded(dlogits, logits.dtype)
 
 
-def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Array]:
+def softmax_cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> tuple[float, Tensor]:
     """Return the mean cross-entropy of ``softmax(logits)`` over the last axis and its gradient.
 
     A row has one class: it is a sample, or a position of a sequence. With R rows,
@@ -89,7 +93,7 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
 
     Parameters
     ----------
-    logits : shape (N, C) or (N, ..., C), float32
+    logits : shape (N, C) or (N, ..., C), float32, float16 or bfloat16
         Logits z, not empty.
     targets : shape of ``logits`` without C (any int dtype), or shape of ``logits`` (float32)
         Class indices in [0, C), or probabilities t in [0, 1].
@@ -100,7 +104,7 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
     -------
     loss : float
         Mean loss in nats.
-    dlogits : shape of ``logits``, float32
+    dlogits : shape and dtype of ``logits``
         Gradient of the loss with respect to ``logits``.
 
     Raises
@@ -128,7 +132,7 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
     array([[-0.0237,  0.0237],
            [ 0.3112, -0.3112]], dtype=float32)
     """
-    validate.float32("logits", logits)
+    validate.tensor("logits", logits)
     if logits.ndim < 2 or not logits.size:
         raise ValueError(f"logits must have shape (N, C) or (N, ..., C), not empty, got {logits.shape}")
     t = _class_probabilities(targets, logits.shape)
@@ -144,15 +148,15 @@ def softmax_cross_entropy(logits: Array, targets: Targets, *, label_smoothing: f
         # log(p) may be -inf where t is 0; such a class does not contribute to the loss.
         loss = -float(np.multiply(t, z, where=t != 0, out=np.zeros(t.shape)).sum()) / len(z)
         dlogits: Array = ((e / total * t.sum(axis=1, keepdims=True) - t) / len(z)).astype(np.float32)
-    return loss, dlogits.reshape(logits.shape)
+    return loss, rounded(dlogits, logits.dtype).reshape(logits.shape)
 
 
-def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array]:
+def mean_squared_error(predictions: Tensor, targets: Targets) -> tuple[float, Tensor]:
     """Return the mean squared error ``mean((y - t)**2)`` and its gradient ``2 * (y - t) / y.size``.
 
     Parameters
     ----------
-    predictions : any shape, float32
+    predictions : any shape, float32, float16 or bfloat16
         Predictions y, not empty.
     targets : same shape, float32
         Targets t.
@@ -161,7 +165,7 @@ def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array
     -------
     loss : float
         Mean over all elements, in the squared unit of t.
-    gradient : shape of ``predictions``, float32
+    gradient : shape and dtype of ``predictions``
         Gradient of the loss with respect to ``predictions``.
 
     Raises
@@ -182,11 +186,12 @@ def mean_squared_error(predictions: Array, targets: Array) -> tuple[float, Array
     _same_shape("predictions", predictions, targets)
     with np.errstate(invalid="ignore"):
         error = predictions.astype(np.float64) - targets
-        return float(np.square(error).mean()), (error * (2 / error.size)).astype(np.float32)
+        gradient: Array = (error * (2 / error.size)).astype(np.float32)
+        return float(np.square(error).mean()), rounded(gradient, predictions.dtype)
 
 
-def _same_shape(name: str, outputs: Array, targets: Array) -> None:
-    validate.float32(name, outputs)
+def _same_shape(name: str, outputs: Tensor, targets: Targets) -> None:
+    validate.tensor(name, outputs)
     validate.float32("targets", targets)
     if targets.shape != outputs.shape or not outputs.size:
         raise ValueError(

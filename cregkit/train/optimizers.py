@@ -88,7 +88,7 @@ class Optimizer:
     Raises
     ------
     TypeError
-        An argument has the wrong type.
+        An argument has the wrong type, or a parameter is not float32.
     ValueError
         An argument has the wrong value, or the network has no parameters.
 
@@ -118,6 +118,12 @@ class Optimizer:
         parameters = list(network.parameters())
         if not parameters:
             raise ValueError(f"network must have parameters to train, got {type(network).__name__} without any")
+        for parameter in parameters:
+            if parameter.value.dtype != _FLOAT32:
+                raise TypeError(
+                    f"network must have float32 parameters to train, got {parameter.value.dtype} for {parameter.name}: "
+                    f"train network.astype(np.float32)"
+                )
         lr, weight_decay = _rate("lr", lr), _rate("weight_decay", weight_decay)
         self.network = network
         self.groups = tuple(
@@ -325,7 +331,7 @@ class SGD(Optimizer):
     Raises
     ------
     TypeError
-        An argument has the wrong type.
+        An argument has the wrong type, or a parameter is not float32.
     ValueError
         An argument has the wrong value, or the network has no parameters.
 
@@ -400,7 +406,7 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError
-        An argument has the wrong type.
+        An argument has the wrong type, or a parameter is not float32.
     ValueError
         An argument has the wrong value, or the network has no parameters.
 
@@ -492,7 +498,7 @@ class AdamW(Adam):
     Raises
     ------
     TypeError
-        An argument has the wrong type.
+        An argument has the wrong type, or a parameter is not float32.
     ValueError
         An argument has the wrong value, or the network has no parameters.
 

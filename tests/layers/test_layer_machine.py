@@ -68,9 +68,9 @@ class LayerMachine(RuleBasedStateMachine):
         self.network.eval()
         self.training = False
 
-    @rule(rows=st.integers(2, 4), seed=st.integers(0, 9))
-    def forward(self, rows: int, seed: int) -> None:
-        x = np.random.default_rng(seed).standard_normal((rows, FEATURES), np.float32)
+    @rule(rows=st.integers(2, 4), seed=st.integers(0, 9), dtype=st.sampled_from([np.float32, np.float16]))
+    def forward(self, rows: int, seed: int, dtype: Any) -> None:
+        x = np.random.default_rng(seed).standard_normal((rows, FEATURES)).astype(dtype)
         before = self.network.state_dict()
         copy = self.fresh(before, self.training)
         assert self.network(x).tobytes() == copy(x).tobytes()
@@ -82,7 +82,7 @@ class LayerMachine(RuleBasedStateMachine):
     def backward(self, seed: int) -> None:
         assert self.pending is not None
         state, training, x = self.pending
-        dy = np.random.default_rng(seed).standard_normal(x.shape, np.float32)
+        dy = np.random.default_rng(seed).standard_normal(x.shape).astype(x.dtype)
         copy = self.fresh(state, training)
         copy(x)
         assert self.network.backward(dy).tobytes() == copy.backward(dy).tobytes()
@@ -99,11 +99,13 @@ class LayerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pending)
     @rule()
-    def backward_of_another_shape(self) -> None:
+    def backward_of_another_shape_or_dtype(self) -> None:
         assert self.pending is not None
-        before = gradients(self.network)
+        x, before = self.pending[2], gradients(self.network)
         with pytest.raises(ValueError, match="dy"):
-            self.network.backward(np.ones((len(self.pending[2]) + 1, FEATURES), np.float32))
+            self.network.backward(np.ones((len(x) + 1, FEATURES), x.dtype))
+        with pytest.raises(TypeError, match="dy"):
+            self.network.backward(np.ones(x.shape, np.float32 if x.dtype == np.float16 else np.float16))
         assert gradients(self.network) == before
 
     @rule(kind=st.sampled_from(["dtype", "features", "list"]))

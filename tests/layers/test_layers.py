@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from gradients import assert_gradients
+from layer_cases import FEATURES, LAYERS, ROWS, input_of, made, randomised
 
 from cregkit import functional
 from cregkit.layers import (
@@ -33,108 +34,27 @@ from cregkit.layers import (
     draw_seed,
 )
 
-ROWS, FEATURES = 6, 5
-
-
-def _randomised(layer):
-    """Set every float parameter and buffer to random values, so that no term of a gradient is 0 or 1."""
-    rng = np.random.default_rng(7)
-    for name, value in layer.state_dict().items():
-        if value.dtype == np.float32:
-            value[...] = rng.uniform(0.5, 1.5, value.shape)
-        layer.load_state_dict({**layer.state_dict(), name: value})
-    return layer
-
-
-LAYERS = {
-    "linear": lambda: Linear(FEATURES, 3, seed=1),
-    "linear_without_bias": lambda: Linear(FEATURES, 3, bias=False, seed=1),
-    "relu": ReLU,
-    "gelu": GELU,
-    "gelu_tanh": GELUTanh,
-    "silu": SiLU,
-    "sigmoid": Sigmoid,
-    "dropout": lambda: Dropout(0.4, seed=3),
-    "spatial_dropout": lambda: SpatialDropout(0.4, seed=3),
-    "spatial_dropout_last": lambda: SpatialDropout(0.4, channel_axis=-1, seed=3),
-    "alpha_dropout": lambda: AlphaDropout(0.4, seed=3),
-    "feature_alpha_dropout": lambda: FeatureAlphaDropout(0.4, seed=3),
-    "drop_path": lambda: DropPath(0.4, seed=3),
-    "drop_path_of_batch": lambda: DropPath(0.4, mode="batch", seed=3),
-    "drop_block": lambda: DropBlock(0.4, 2, seed=3),
-    "drop_block_last": lambda: DropBlock(0.4, 2, channel_axis=-1, seed=3),
-    "batch_norm": lambda: BatchNorm(FEATURES),
-    "batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1),
-    "ghost_batch_norm": lambda: BatchNorm(FEATURES, virtual_batch_size=2),
-    "ghost_batch_norm_last": lambda: BatchNorm(FEATURES, channel_axis=-1, virtual_batch_size=2),
-    "group_norm": lambda: GroupNorm(2, 6),
-    "group_norm_last": lambda: GroupNorm(2, 6, channel_axis=-1),
-    "group_norm_not_affine": lambda: GroupNorm(3, 6, affine=False),
-    "instance_norm": lambda: InstanceNorm(3),
-    "instance_norm_last": lambda: InstanceNorm(3, affine=True, channel_axis=-1),
-    "instance_norm_tracked": lambda: InstanceNorm(3, affine=True, track_running_stats=True),
-    "layer_norm": lambda: LayerNorm(FEATURES),
-    "rms_norm": lambda: RMSNorm(FEATURES),
-    "layer_norm_of_two_axes": lambda: LayerNorm((3, FEATURES)),
-    "rms_norm_of_two_axes": lambda: RMSNorm((3, FEATURES)),
-    "layer_norm_of_channels": lambda: LayerNorm(FEATURES, channel_axis=1),
-    "rms_norm_of_channels": lambda: RMSNorm(FEATURES, gain_offset=1.0, channel_axis=1),
-    "rms_norm_with_gain_offset": lambda: RMSNorm(FEATURES, gain_offset=1.0),
-    "sequential": lambda: Sequential(
-        Linear(FEATURES, 4, seed=1), BatchNorm(4), GELU(), Dropout(0.3, seed=2), LayerNorm(4), Linear(4, 2, seed=3)
-    ),
-}
-SHAPES = {
-    "batch_norm": (ROWS, FEATURES, 3),
-    "batch_norm_last": (2, 3, FEATURES),
-    "ghost_batch_norm": (4, FEATURES, 3),
-    "ghost_batch_norm_last": (3, 2, FEATURES),
-    "group_norm": (3, 6, 2),
-    "group_norm_last": (2, 2, 2, 6),
-    "group_norm_not_affine": (2, 6, 3),
-    "instance_norm": (2, 3, 5),
-    "instance_norm_last": (2, 5, 3),
-    "instance_norm_tracked": (2, 3, 2, 3),
-    **dict.fromkeys(("spatial_dropout", "spatial_dropout_last", "feature_alpha_dropout"), (3, 4, 5)),
-    "drop_block": (2, 3, 4, 5),
-    "drop_block_last": (2, 4, 5, 3),
-    "layer_norm_of_two_axes": (4, 3, FEATURES),
-    "rms_norm_of_two_axes": (4, 3, FEATURES),
-    "layer_norm_of_channels": (2, FEATURES, 3),
-    "rms_norm_of_channels": (2, FEATURES, 2, 2),
-}
-
-
-def _input(name, seed=0):
-    x = np.random.default_rng(seed).normal(size=SHAPES.get(name, (ROWS, FEATURES))).astype(np.float32)
-    return x + np.copysign(np.float32(0.1), x)  # away from the kink of ReLU
-
-
-def _made(name, training):
-    layer = _randomised(LAYERS[name]())
-    return layer.train() if training else layer.eval()
-
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_match_finite_differences(name, training):
-    assert_gradients(_made(name, training), _input(name))
+    assert_gradients(made(name, training), input_of(name))
 
 
 @pytest.mark.parametrize("name", ["linear", "layer_norm", "rms_norm"])
 def test_gradients_with_leading_axes_match_finite_differences(name):
     x = np.random.default_rng(0).normal(size=(2, 3, FEATURES)).astype(np.float32)
-    assert_gradients(_made(name, True), x)
+    assert_gradients(made(name, True), x)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_backward_needs_a_forward_of_its_own(name, training):
-    layer = _made(name, training)
+    layer = made(name, training)
     dy = np.ones((ROWS, FEATURES), dtype=np.float32)
     with pytest.raises(RuntimeError, match="backward needs a forward"):
         layer.backward(dy)
-    y = layer(_input(name))
+    y = layer(input_of(name))
     layer.backward(np.ones_like(y))
     with pytest.raises(RuntimeError, match="backward needs a forward"):
         layer.backward(np.ones_like(y))
@@ -142,8 +62,8 @@ def test_backward_needs_a_forward_of_its_own(name, training):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_after_a_dy_of_the_wrong_shape_backward_works(name):
-    layer = _made(name, True)
-    y = layer(_input(name))
+    layer = made(name, True)
+    y = layer(input_of(name))
     with pytest.raises(ValueError, match="dy"):
         layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1), dtype=np.float32))
     layer.backward(np.ones_like(y))
@@ -151,8 +71,8 @@ def test_after_a_dy_of_the_wrong_shape_backward_works(name):
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if "sequential" not in name])
 def test_calling_a_layer_is_its_forward(name):
-    layer = _made(name, False)
-    x = _input(name)
+    layer = made(name, False)
+    x = input_of(name)
     np.testing.assert_array_equal(layer(x), layer.forward(x))
     assert type(layer).__call__ is type(layer).forward
 
@@ -198,7 +118,7 @@ def test_parameters_have_float32_gradients_after_a_backward():
 def test_evaluation_changes_no_state():
     network = Sequential(BatchNorm(FEATURES), Dropout(0.5, seed=1)).eval()
     before = network.state_dict()
-    network(_input("linear"))
+    network(input_of("linear"))
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -412,7 +332,7 @@ def test_batch_norm_in_evaluation_normalises_by_running_statistics():
 @pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
 def test_a_norm_of_two_axes_has_the_bits_of_a_norm_of_one_axis(make, training):
     x, dy = np.random.default_rng(0).standard_normal((2, 4, 3, 5), dtype=np.float32)
-    matrices, rows = _randomised(make((3, 5))), _randomised(make(15))
+    matrices, rows = randomised(make((3, 5))), randomised(make(15))
     rows.load_state_dict({name: value.reshape(15) for name, value in matrices.state_dict().items()})
     matrices.training = rows.training = training
     np.testing.assert_array_equal(matrices(x), rows(x.reshape(4, 15)).reshape(x.shape))
@@ -424,7 +344,7 @@ def test_a_norm_of_two_axes_has_the_bits_of_a_norm_of_one_axis(make, training):
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 def test_norms_of_channels_are_the_op_along_axis_1(op, training):
     x, dy = np.random.default_rng(0).standard_normal((2, 2, 5, 3, 4), dtype=np.float32)
-    layer = _made(f"{op}_of_channels", training)
+    layer = made(f"{op}_of_channels", training)
     state = layer.state_dict()
     options = {"axis": 1} if op == "layer_norm" else {"axis": 1, "gain_offset": 1.0}
     y, *saved = getattr(functional, f"{op}_forward")(x, *state.values(), **options)
@@ -509,7 +429,7 @@ def test_norms_refuse_a_wrong_number_of_features_and_keep_their_state(make, trai
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_refuse_float64(name):
     with pytest.raises(TypeError, match="x"):
-        _made(name, True)(_input(name).astype(np.float64))
+        made(name, True)(input_of(name).astype(np.float64))
 
 
 MISTAKES = [
@@ -517,7 +437,7 @@ MISTAKES = [
     (lambda: Linear(1, 2.0), TypeError, "out_features"),
     (lambda: Linear(1, True), TypeError, "out_features"),
     (lambda: Linear(2, 2, seed=1)(np.ones((2, 3), dtype=np.float32)), ValueError, "x must have shape"),
-    (lambda: Linear(2, 2, seed=1)([[1.0, 2.0]]), TypeError, "x must be a float32 array, got list"),
+    (lambda: Linear(2, 2, seed=1)([[1.0, 2.0]]), TypeError, "x must be a float32, float16 or bfloat16 array, got list"),
     (lambda: Dropout(1.5), ValueError, "p must be"),
     (lambda: Dropout(-0.1), ValueError, "p must be"),
     (lambda: Dropout(float("nan")), ValueError, "p must be"),

@@ -331,7 +331,11 @@ def test_a_language_model_learns_to_copy(norm, first):
         (ValueError, r"p must be in \[0, 1\]", lambda: TransformerBlock(8, 2, dropout=1.5)),
         (TypeError, "n_layers must be an int", lambda: Transformer(5, 4, 1.5)),
         (ValueError, r"shape \(N, T, d_model\) with d_model=8", lambda: MultiHeadAttention(8, 2)(normal(5, 8))),
-        (TypeError, "x must be a float32 array", lambda: MultiHeadAttention(8, 2)(np.zeros((1, 2, 8)))),
+        (
+            TypeError,
+            "x must be a float32, float16 or bfloat16 array, got a float64",
+            lambda: MultiHeadAttention(8, 2)(np.zeros((1, 2, 8))),
+        ),
         (ValueError, r"shape \(N, T, d_model\) with d_model=8", lambda: TransformerBlock(8, 2)(normal(2, 3, 9))),
         (
             ValueError,

@@ -703,7 +703,7 @@ def test_invalid_ids_are_refused_before_training():
 
 
 def test_ids_for_a_network_of_floats_are_refused_before_training():
-    with pytest.raises(TypeError, match="x must be a float32 array, got a int64 array"):
+    with pytest.raises(TypeError, match="x must be a float32, float16 or bfloat16 array, got a int64 array"):
         _fit(_plain(), train=(np.zeros((20, 6), np.int64), CLASSES[:20]), test=None)
 
 
@@ -727,7 +727,7 @@ MISTAKES = [
     ({"train": X}, TypeError, r"train must be a tuple \(x, y\)"),
     ({"train": (X, CLASSES[:3])}, ValueError, "train must hold one target for each sample"),
     ({"train": (X[:0], CLASSES[:0])}, ValueError, "train must hold .* at least one"),
-    ({"test": (X.astype(float), CLASSES)}, TypeError, r"test\[0\] must be a float32 array"),
+    ({"test": (X.astype(float), CLASSES)}, TypeError, r"test\[0\] must be a float32, float16 or bfloat16 array"),
     ({"test": (X, list(CLASSES))}, TypeError, r"test\[1\] must be an array, got list"),
     ({"train": (np.asfortranarray(X), CLASSES)}, ValueError, r"use np.ascontiguousarray\(train\[0\]\)"),
     ({"train": (X[:, :2].copy(), CLASSES)}, ValueError, r"x must have shape \(..., in_features\) with in_features=6"),

@@ -140,7 +140,11 @@ MISTAKES = [
     (lambda: binary_cross_entropy(Z, T, label_smoothing=1.5), ValueError, "label_smoothing"),
     (lambda: binary_cross_entropy(Z, 2 * T), ValueError, r"targets must be in \[0, 1\], got 2"),
     (lambda: binary_cross_entropy(Z, T * np.float32("nan")), ValueError, "targets"),
-    (lambda: binary_cross_entropy(Z.astype(float), T), TypeError, "logits must be a float32 array"),
+    (
+        lambda: binary_cross_entropy(Z.astype(float), T),
+        TypeError,
+        "logits must be a float32, float16 or bfloat16",
+    ),
     (lambda: softmax_cross_entropy(Z, CLASSES), ValueError, r"logits must have shape \(N, C\)"),
     (lambda: softmax_cross_entropy(LOGITS[:0], CLASSES[:0]), ValueError, "not empty"),
     (lambda: softmax_cross_entropy(LOGITS, CLASSES[:3]), ValueError, r"targets must have shape \(7,\)"),
