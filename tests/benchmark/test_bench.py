@@ -16,10 +16,10 @@ from support import run_python
 
 import cregkit
 from cregkit import commands, functional
-from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
+from cregkit.benchmark import dtypes, goals, markdown, peers, report, roofline, suite, timing
 from cregkit.benchmark.peers import Peer, Prepared
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, PROMISED, Row
+from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, PROMISED, Row
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.commands import bench as command
 from cregkit.verify import cases
@@ -57,7 +57,7 @@ class Missing(Right):
 
 def times(**seconds):
     """Measurements by contestant, with a spread of 1% of the time."""
-    names = {"ours": OURS, "out": OURS_OUT, "serial": OURS_SERIAL, "copy": COPY + "numpy"}
+    names = {"ours": OURS, "out": OURS_OUT, "serial": OURS_SERIAL, "float32": OURS_FLOAT32, "copy": COPY + "numpy"}
     return {names.get(name, name): Measurement(s, s, 0.01 * s, s, 9) for name, s in seconds.items()}
 
 
@@ -307,6 +307,107 @@ def test_a_random_peer_is_judged_by_its_own_dropout(name, scale, wrong):
         assert bool(found) == bool(complaint)
 
 
+OF_FLOAT16 = suite.plan(quick=True, held_out=False, types=["float16"])
+FLOAT16 = [case for case, _ in OF_FLOAT16[: len(OF_FLOAT16) // 3]]
+
+
+def test_a_default_run_has_float32_alone():
+    planned = suite.plan(quick=False, held_out=False)
+    assert {case.name for case, _ in planned} == {case.name for case in cases.CASES}
+    both = suite.plan(quick=False, held_out=False, types=["float32", "float16"])
+    assert both[: len(planned)] == planned
+    added = {case.name for case, _ in both[len(planned) :]}
+    assert {"layer_norm[float16]", "dropout[float16]", "batch_norm_forward[N, C, ..., float16]"} < added
+    assert all(name.endswith("float16]") and "adamw" not in name for name in added)
+
+
+def test_a_case_of_16_bits_has_16_bit_tensors_and_float32_parameters():
+    case = dtypes.of_type(LAYER_NORM, "float16")
+    given = case.arguments((4, 16), np.random.default_rng(0), 0.0)
+    assert {name: value.dtype.name for name, value in given.items() if name != "eps"} == {
+        "x": "float16",
+        "gamma": "float32",
+        "beta": "float32",
+    }
+    assert case.bytes_per_element == 4
+    assert dtypes.unit(given) == 2.0**-11
+    assert dtypes.unit(dtypes.widened(given)) == 0.0
+
+
+def test_a_case_of_bfloat16_is_rounded_to_bfloat16():
+    pytest.importorskip("ml_dtypes")
+    case = dtypes.of_type(DROPOUT, "bfloat16")
+    given = case.arguments((100,), np.random.default_rng(0), 0.0)
+    assert (case.name, given["x"].dtype.name, dtypes.unit(given)) == ("dropout[bfloat16]", "bfloat16", 2.0**-8)
+
+
+@pytest.mark.parametrize("case", FLOAT16, ids=lambda case: case.name)
+def test_ops_on_16_bits_are_within_a_rounding_of_the_oracle(case):
+    given = case.arguments((8, 4, 6), np.random.default_rng(0), 0.0)
+    found = cases.errors(case, given, cases.run(case, functional, given), cases.reference(case, given))
+    assert max(found.values()) <= 1.0
+
+
+def test_a_row_of_16_bits_is_timed_beside_float32_and_peers_that_take_16_bits():
+    measured = suite.measure_row(dtypes.of_type(LAYER_NORM, "float16"), (3, 16), [Right(1)], 1, 0.0)
+    assert set(measured.times) == {OURS, OURS_OUT, OURS_FLOAT32, COPY + "numpy"}
+    assert (measured.case, measured.n_bytes, measured.is_16_bit) == ("layer_norm[float16]", 4 * 48, True)
+    assert not suite.measure_row(LAYER_NORM, (3, 16), [], 1, 0.0).is_16_bit
+
+
+def test_a_wrong_result_of_16_bits_voids_the_row(monkeypatch):
+    right = functional.layer_norm
+    monkeypatch.setattr(functional, "layer_norm", lambda *given, **named: right(*given, **named) * np.float16(1.01))
+    measured = suite.measure_row(dtypes.of_type(LAYER_NORM, "float16"), (30, 16), [], 1, 0.0)
+    assert set(measured.void) == {OURS}
+    assert "WRONG" in report.cells_16_bit(measured)
+    assert len(report.cells_16_bit(measured)) == len(report.HEADERS_16_BIT)
+    assert all(goal.value is None for goal in goals.judge([measured]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("index", range(len(FLOAT16)), ids=[case.name for case in FLOAT16])
+def test_pytorch_has_right_results_on_16_bits(dtype, index):
+    if not peers.Torch.available():
+        pytest.skip("torch is not installed")
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    case, _ = suite.plan(quick=True, held_out=False, types=[dtype])[index]
+    arguments = case.arguments((20, 6, 5, 8), np.random.default_rng(0), 0.0)
+    prepared = peers.Torch(1).prepare(case, arguments)
+    assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "dropout", "dropout_add_layer_norm_forward[p = 0.5]"])
+def test_a_wrong_result_of_a_peer_on_16_bits_is_found(name):
+    case = dtypes.of_type(next(case for case in cases.CASES if case.name == name), "float16")
+    arguments = case.arguments((60, 400), np.random.default_rng(0), 0.0)
+    right = cases.run(case, functional, arguments | ({"seed": 1} if "seed" in arguments else {}))
+    reference = cases.reference(case, arguments)
+    for scale, found in ((1, False), (1.02, True)):
+        results = {name: right[name] * np.float16(scale) for name in ("y", "h") if name in right}
+        prepared = Prepared(lambda: None, lambda _, results=results: results, random="dropout" in name)
+        assert bool(peers.complaint(case, arguments, prepared, reference)) == found
+
+
+def test_16_bit_tensors_are_judged_by_their_own_goals():
+    large, small = (8192, 4096), (512, 768)
+    rows = [
+        row("layer_norm", large, ours=1.0, torch=1.0, copy=1.0),
+        row("layer_norm[bfloat16]", large, ours=1.0, float32=1.8, torch=2.5, copy=1.0),
+        row("layer_norm_backward[bfloat16]", small, ours=1.0, float32=1.1, torch=3.0),
+        row("rms_norm[float16]", large, ours=1.0, float32=1.9, torch=1.0),
+        row("dropout[bfloat16]", small, ours=1.0, float32=1.0, torch=30.0),
+    ]
+    judged = {goal.what: goal for goal in goals.judge(rows)}
+    beyond = judged["16-bit tensors beyond the LLC"]
+    assert (beyond.value, beyond.where, beyond.reached) == (1.8, "layer_norm[bfloat16] 8192x4096", True)
+    assert judged["layer_norm of bfloat16, forward or backward"].value == 2.5
+    assert judged["rms_norm of bfloat16, forward or backward"].value is None
+    assert judged["dropout of bfloat16, from 50_000"].value == 30.0
+    assert judged["layer_norm, rms_norm, every cell"].value == 1.0
+
+
 def test_an_at_most_goal_is_reached_below_its_limit():
     assert goals.Goal("", "", 1.0, 0.9, at_most=True).reached
     assert not goals.Goal("", "", 1.0, 1.1, at_most=True).reached
@@ -395,6 +496,29 @@ def test_the_command_prints_the_rows_and_writes_them(small, capsys, tmp_path):
     assert content["goals"][-1]["reached"] is False
 
 
+def test_the_command_prints_16_bit_rows_beside_float32(small, capsys, monkeypatch):
+    float16 = dtypes.of_type(LAYER_NORM, "float16")
+    monkeypatch.setattr(suite, "plan", lambda **given: [(LAYER_NORM, (1, 16)), (float16, (1, 16))])
+    assert commands.main(["bench", "--dtypes", "float32,float16"]) == 0
+    out = capsys.readouterr().out
+    assert "float32 us" in out
+    assert out.index("layer_norm ") < out.index("layer_norm[float16]")
+
+
+def test_the_types_of_a_run_are_those_asked_for(small, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(suite, "plan", lambda *, types, **_: asked.append(types) or [])
+    assert commands.main(["bench"]) == 0
+    assert commands.main(["bench", "--dtypes", "float16,float32"]) == 0
+    assert asked == [["float32"], ["float16", "float32"]]
+
+
+def test_bfloat16_without_ml_dtypes_is_an_error(small, capsys, monkeypatch):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(command.CommandError, match="bfloat16 needs ml_dtypes; install it"):
+        command.check_types(["bfloat16"])
+
+
 def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monkeypatch):
     path = str(tmp_path / "old.json")
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=1.0, copy=0.5))
@@ -450,6 +574,7 @@ def test_the_command_draws_a_picture(small, capsys, tmp_path):
     [
         (["--peers", "tensorflow"], "unknown peer 'tensorflow'; there are right, missing"),
         (["--peers", "right,missing"], "missing is not installed"),
+        (["--dtypes", "int8"], "unknown type 'int8'; there are float32, bfloat16, float16"),
         (["--compare", "absent.json"], "absent.json: No such file or directory"),
         (["--compare", "text.json"], "text.json: must be a run written by cregkit bench --json"),
         (["--compare", "list.json"], "list.json: must be a run written by cregkit bench --json"),
@@ -484,6 +609,7 @@ def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
         row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
         row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
     ]
+    rows.append(row("layer_norm[float16]", (512, 768), ours=1.0, out=1.0, float32=1.5, torch=4.0, copy=0.5))
     judged = [goals.Goal("speed", "a peer", 2.0, 3.0, "layer_norm 512x768"), goals.Goal("more", "a peer", 2.0, None)]
     path = str(tmp_path / "run.json")
     report.write(path, report.Report(report.machine([]), rows, judged))
@@ -492,5 +618,8 @@ def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
     assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
     assert "| more |" not in out
     assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
+    assert (
+        "| layer_norm[float16] | 512x768 | 1000000 | 1000000 | torch | 4000000 | 4.00 | 50% | 1500000 | 1.50 |" in out
+    )
     assert markdown.main([]) == 2
     assert markdown.main([str(tmp_path / "none.json")]) == 2
