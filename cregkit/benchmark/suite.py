@@ -107,16 +107,13 @@ class Row:
 
 
 def plan(*, quick: bool, held_out: bool, types: Sequence[str] = ("float32",)) -> list[tuple[Case, Shape]]:
-    """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first.
-
-    Of 16-bit types, these are the promised cases alone.
-    """
+    """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
     promised = [case for case in CASES if case.name in PROMISED]
     chosen: list[Case] = []
     for dtype in types:
         if dtype == "float32":
             chosen += promised if quick else CASES
-        else:  # optimiser steps, which have no outputs, take float32 alone
+        else:  # the promised cases alone; optimiser steps, which have no outputs, take float32 alone
             chosen += [dtypes.of_type(case, dtype) for case in promised if case.outputs]
     if quick:
         few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in chosen]
@@ -175,10 +172,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
 
 
 def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contestant]:
-    """Return cregkit's op on these arguments: allocating, with ``out``, and for large sizes on one thread.
-
-    With 16-bit tensors, the op on float32 tensors is one more.
-    """
+    """Return cregkit's op on these arguments: allocating, with ``out``, large ones on one thread, 16-bit ones widened."""
     function = getattr(functional, case.op)
     call = _bound(function, peers_module.copy_changed(case, arguments))
     threads = partial(_threads.set_num_threads, n_threads)
