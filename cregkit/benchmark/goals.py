@@ -168,12 +168,9 @@ def _of_16_bits(rows: Sequence[Row]) -> Iterator[Goal]:
     cells = [(row.ratio(OURS_FLOAT32), _where(row)) for row in large]
     yield _worst("16-bit tensors beyond the LLC", "the op on float32", cells, 1.7)
     bfloat16 = [row for row in rows if row.case.endswith("bfloat16]")]
-    for what, ops in (
-        ("layer_norm", ("layer_norm", "layer_norm_backward")),
-        ("rms_norm", ("rms_norm", "rms_norm_backward")),
-        ("batch_norm training", ("batch_norm_forward", "batch_norm_backward")),
-    ):
-        yield _worst(f"{what} of bfloat16, forward or backward", "PyTorch", _ratios(bfloat16, ops, ("torch",)), 2.0)
+    for norm, forward in (("layer_norm", ""), ("rms_norm", ""), ("batch_norm", "_forward")):
+        for op in (norm + forward, f"{norm}_backward"):
+            yield _worst(f"{op} of bfloat16", "PyTorch", _ratios(bfloat16, (op,), ("torch",)), 2.0)
     draws = [row for row in bfloat16 if row.n_elements >= FEW_DRAWS]
     yield _worst(f"dropout of bfloat16, from {FEW_DRAWS:_}", "PyTorch", _ratios(draws, ("dropout",), ("torch",)), 20.0)
 

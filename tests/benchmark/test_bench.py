@@ -402,8 +402,8 @@ def test_16_bit_tensors_are_judged_by_their_own_goals():
     judged = {goal.what: goal for goal in goals.judge(rows)}
     beyond = judged["16-bit tensors beyond the LLC"]
     assert (beyond.value, beyond.where, beyond.reached) == (1.8, "layer_norm[bfloat16] 8192x4096", True)
-    assert judged["layer_norm of bfloat16, forward or backward"].value == 2.5
-    assert judged["rms_norm of bfloat16, forward or backward"].value is None
+    assert (judged["layer_norm of bfloat16"].value, judged["layer_norm_backward of bfloat16"].value) == (2.5, 3.0)
+    assert judged["rms_norm of bfloat16"].value is None
     assert judged["dropout of bfloat16, from 50_000"].value == 30.0
     assert judged["layer_norm, rms_norm, every cell"].value == 1.0
 
