@@ -172,7 +172,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
 
 
 def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contestant]:
-    """Return cregkit's op on these arguments: allocating, with ``out``, if large on one thread, if 16-bit on float32."""
+    """Return cregkit's op: allocating, with ``out``, if large on one thread too, if of 16 bits on float32 too."""
     function = getattr(functional, case.op)
     call = _bound(function, peers_module.copy_changed(case, arguments))
     threads = partial(_threads.set_num_threads, n_threads)
