@@ -21,7 +21,7 @@ from cregkit.benchmark.timing import Contestant, measure
 BEYOND_L2 = 16 << 20
 """Bytes moved from which the data exceed L2, so that copy bandwidth is the limit."""
 BEYOND_LLC = 64 << 20
-"""Bytes moved from which the data exceed the last cache too, with tensors of 16 bits."""
+"""Bytes moved from which 16-bit tensors are judged: more than the LLC holds."""
 FEW_DRAWS = 50_000
 SUBLAYER = 1 << 19
 """Elements from which the fused ops of a transformer sublayer are judged."""

@@ -2,7 +2,8 @@
 
 A library is imported when its adapter is constructed. Each runs at its best: low-level functions, no autograd where it
 is not needed, inputs and outputs bound in advance for ONNX Runtime, compiled functions for JAX. All use as many threads
-as cregkit (JAX sizes its pool by the available cores).
+as cregkit (JAX sizes its pool by the available cores). Only PyTorch is measured with 16-bit tensors. Gain and bias are
+float32 then, as in cregkit; RMS norm's gain is converted before, because PyTorch fuses the op for a single type alone.
 """
 
 from __future__ import annotations

@@ -98,7 +98,6 @@ def run(options: argparse.Namespace) -> int:
         check_writable(path)
     peers = chosen(options.peers, options.quick)
     check_types(options.dtypes)
-    planned = suite.plan(quick=options.quick, held_out=options.held_out, types=options.dtypes)
     about = report.machine(peers)
     old = _older_run(options.compare, about) if options.compare else None
     goals = [wheel_size(options.wheel)] if options.wheel else []
@@ -110,8 +109,8 @@ def run(options: argparse.Namespace) -> int:
     rows: list[suite.Row] = []
     complete = False
     try:
-        _measure(planned, options.quick, peers, console, rows, goals)
-        complete = len(rows) == len(planned)
+        _measure(options, peers, console, rows, goals)
+        complete = len(rows) == len(_plan(options))
     finally:
         done = Report(about, rows, [*judge(rows), *goals], complete)
         _print(done, console)
@@ -155,22 +154,22 @@ def check_types(names: Sequence[str]) -> None:
             )
 
 
+def _plan(options: argparse.Namespace) -> list[tuple[Case, Shape]]:
+    return suite.plan(quick=options.quick, held_out=options.held_out, types=options.dtypes)
+
+
 def _measure(
-    planned: Sequence[tuple[Case, Shape]],
-    quick: bool,
-    peers: Sequence[Peer],
-    console: Console,
-    rows: list[suite.Row],
-    goals: list[Goal],
+    options: argparse.Namespace, peers: Sequence[Peer], console: Console, rows: list[suite.Row], goals: list[Goal]
 ) -> None:
     """Append the measurements to ``rows`` and ``goals``."""
-    budget = QUICK_ROW_SECONDS if quick else ROW_SECONDS
+    planned = _plan(options)
+    budget = QUICK_ROW_SECONDS if options.quick else ROW_SECONDS
     start = time.perf_counter()
     with console.progress(len(planned) + 1) as step:
         goals += [*call_overhead(budget), import_time()]
         step("calls and import")
         for case, shape in planned:
-            if quick and time.perf_counter() - start > QUICK_SECONDS:
+            if options.quick and time.perf_counter() - start > QUICK_SECONDS:
                 break
             rows.append(suite.measure_row(case, shape, peers, cregkit.get_num_threads(), budget))
             step(case.name)
