@@ -214,7 +214,7 @@ def test_dropout_is_judged_by_forward_and_backward_together():
     assert judged["dropout forward + backward, from 50_000, every cell"] == 26.0
 
 
-FUSED = [case for case in cases.CASES if case.op.startswith("dropout_add_")]
+FUSED = [case for case in cases.FLOAT32_CASES if case.op.startswith("dropout_add_")]
 
 
 def test_sublayers_are_judged_at_their_sizes():
@@ -245,7 +245,9 @@ def test_peers_of_the_sublayer_have_right_results(peer, case):
         assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
 
 
-DROPOUTS = [case for case in cases.CASES if case.op.removesuffix("_backward").endswith(("dropout", "drop_path"))]
+DROPOUTS = [
+    case for case in cases.FLOAT32_CASES if case.op.removesuffix("_backward").endswith(("dropout", "drop_path"))
+]
 
 
 @pytest.mark.parametrize("case", DROPOUTS, ids=lambda case: case.name)
@@ -275,7 +277,7 @@ def test_a_wrong_dropout_of_a_peer_is_found(op, fault):
         assert bool(peers.complaint(case, arguments, prepared, cases.reference(case, arguments))) != right
 
 
-OPTIONS = [case for case in cases.CASES if case.label.startswith(("axis =", "gain_offset ="))]
+OPTIONS = [case for case in cases.FLOAT32_CASES if case.label.startswith(("axis =", "gain_offset ="))]
 
 
 @pytest.mark.parametrize("case", OPTIONS, ids=lambda case: case.name)
@@ -291,7 +293,7 @@ def test_peers_compute_options_of_the_norms_or_are_left_out(peer, case):
 
 
 def test_no_other_op_has_an_unfused_form():
-    others = [case for case in cases.CASES if case not in FUSED]
+    others = [case for case in cases.FLOAT32_CASES if case not in FUSED]
     assert all(peers.Unfused(1).prepare(case, {"p": 0.5}) is None for case in others)
 
 
