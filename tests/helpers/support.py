@@ -112,6 +112,11 @@ def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
     return {name: (value.dtype, value.shape, value.tobytes()) for name, value in results.items()}
 
 
+def huge(array: Array) -> float:
+    """A value whose square overflows in float32, or in float16 the largest."""
+    return 65504.0 if array.dtype == np.float16 else 1e30
+
+
 def arrays_in(arguments: Arguments) -> dict[str, Array]:
     return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
 
