@@ -32,6 +32,7 @@ from support import (
 from cregkit import functional
 from cregkit.kernels import _threads
 from cregkit.verify import cases
+from cregkit.verify.dtypes import FLOAT32
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
@@ -93,8 +94,14 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
     return {name: arguments[name][i:j] for name in names} | moved
 
 
-@pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
-@pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "width"),
+    [
+        pytest.param(case, width, id=f"{case.name}-{width}")
+        for case in ROWWISE
+        for width in ((11, 64, 200, 300, 1029, 9001) if case.dtype == FLOAT32 else (64, 9001))
+    ],
+)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
     shape = {
         PLANES: (131, 5, 7, 7),

@@ -32,4 +32,6 @@ def test_one_changed_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, found = golden_bits.expected(), golden_bits.found()
     wrong = {name for name in found if found[name] != expected[name]}
     of_op = {name for name in found if name.startswith(("rms_norm ", "rms_norm["))}
-    assert wrong == {name for name in of_op if not re.search(r"[ x]0(x|$)", name)}  # an array without elements has no bit
+    assert wrong == {
+        name for name in of_op if not re.search(r"[ x]0(x|$)", name)
+    }  # an array without elements has no bit

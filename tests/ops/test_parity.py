@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import arguments_of, bits, each_isa, results_of
+from support import arguments_of, bits, each_isa, results_of, some_shapes
 
 from cregkit import functional, oracle
 from cregkit.verify import cases
@@ -18,7 +18,7 @@ from cregkit.verify.shapes import GROUPS, Shape
 CASES_AND_SHAPES = [
     pytest.param(case, shape, id=f"{case.name}-{'x'.join(map(str, shape))}")
     for case in cases.CASES
-    for shape in (case.shapes if case.dtype == FLOAT32 else case.shapes[1::3])
+    for shape in some_shapes(case)
 ]
 
 
