@@ -2,8 +2,7 @@
 
 A library is imported when its adapter is constructed. Each runs at its best: low-level functions, no autograd where it
 is not needed, inputs and outputs bound in advance for ONNX Runtime, compiled functions for JAX. All use as many threads
-as cregkit (JAX sizes its pool by the available cores). Only PyTorch is measured with 16-bit tensors. Gain and bias are
-float32 then, as in cregkit; RMS norm's gain is converted before, because PyTorch fuses the op for a single type alone.
+as cregkit (JAX sizes its pool by the available cores). Only PyTorch is measured with 16-bit tensors.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit import functional, oracle
-from cregkit.benchmark import dtypes
 from cregkit.kernels._threads import num_threads
 from cregkit.oracle.dropout import ALPHA
 from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import FLOAT32, SUMS, widened
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.tolerances import largest
 
@@ -196,7 +195,7 @@ class Torch(Peer):
         return Prepared(partial(norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
     def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
-        statistics = (value.float().reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
+        statistics = (value.to(gamma.dtype).reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
         backward = _over(axis, self.module.ops.aten.native_layer_norm_backward.default, arrays=2)
         beta = self.module.zeros_like(gamma)
         call = partial(backward, dy, x, gamma.shape, *statistics, gamma, beta, [True] * 3)
@@ -204,11 +203,11 @@ class Torch(Peer):
 
     def _rms_norm(self, x: Any, gamma: Any, eps: float, axis: Any = -1) -> Prepared:
         norm = _over(axis, self.module.rms_norm)
-        return Prepared(partial(norm, x, gamma.shape, gamma.to(x.dtype), eps), self._reader("y"))  # one type: fused
+        return Prepared(partial(norm, x, gamma.shape, gamma, eps), self._reader("y"))
 
     def _rms_norm_backward(self, dy: Any, x: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
         """Use autograd: PyTorch has no separate rms_norm backward on the CPU."""
-        x, gamma = x.detach().requires_grad_(), gamma.detach().to(x.dtype).requires_grad_()
+        x, gamma = x.detach().requires_grad_(), gamma.detach().requires_grad_()
         with self.module.enable_grad():
             y = _over(axis, self.module.rms_norm)(x, gamma.shape, gamma, 1e-6)
         return Prepared(
@@ -232,7 +231,18 @@ class Torch(Peer):
     def _batch_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_batch_norm_backward.default
-        given = (first(dy), first(x), gamma, None, None, mean.float(), rstd.float(), True, 1e-5, [True] * 3)
+        given = (
+            first(dy),
+            first(x),
+            gamma,
+            None,
+            None,
+            mean.to(gamma.dtype),
+            rstd.to(gamma.dtype),
+            True,
+            1e-5,
+            [True] * 3,
+        )
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
     def _batch_norm_inference_backward(
@@ -265,7 +275,12 @@ class Torch(Peer):
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_batch_norm_backward.default
         parts = list(
-            zip(*(first(a).split(virtual_batch_size) for a in (dy, x)), mean.float(), rstd.float(), strict=True)
+            zip(
+                *(first(a).split(virtual_batch_size) for a in (dy, x)),
+                mean.to(gamma.dtype),
+                rstd.to(gamma.dtype),
+                strict=True,
+            )
         )
 
         def call() -> tuple[Any, ...]:
@@ -291,7 +306,7 @@ class Torch(Peer):
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_group_norm_backward.default
         sizes = *_sizes(first(x)), mean.shape[1], [True] * 3
-        given = (first(dy), first(x), mean.float(), rstd.float(), gamma, *sizes)
+        given = (first(dy), first(x), mean.to(gamma.dtype), rstd.to(gamma.dtype), gamma, *sizes)
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
     def _instance_norm(self, x: Any, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
@@ -373,7 +388,7 @@ class Torch(Peer):
         return self._sublayer(norm, x, residual, **others)
 
     def _dropout_add_rms_norm_forward(self, x: Any, residual: Any, gamma: Any, **others: Any) -> Prepared:
-        norm = partial(self.module.rms_norm, normalized_shape=gamma.shape, weight=gamma.to(x.dtype))
+        norm = partial(self.module.rms_norm, normalized_shape=gamma.shape, weight=gamma)
         return self._sublayer(norm, x, residual, **others)
 
     def _sublayer(self, norm: Any, x: Any, residual: Any, p: float, eps: float, **random: int) -> Prepared:
@@ -599,7 +614,7 @@ def named(case: Case, arguments: Arguments, returned: Any) -> Results:
 
 def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: Mapping[str, NDArray[Any]]) -> str:
     """Run a peer's op once; return what is wrong with its results, or an empty string."""
-    got, unit = prepared.read(prepared.call()), dtypes.unit(arguments)
+    got, unit = prepared.read(prepared.call()), _unit(case)
     if prepared.random and "h" in got:
         reference = _of_drawn(case, arguments, got["h"])
         error = 2.0 * unit * largest(arguments, got["h"])
@@ -611,7 +626,7 @@ def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: M
             return f"{name} must have shape {reference[name].shape}, got {value.shape}"
         if prepared.random:
             wrong = _drops_wrongly(case, arguments, value)
-        elif unit and name not in dtypes.OUTPUTS:
+        elif unit and name in SUMS:
             continue  # PyTorch adds up dgamma and dbeta in 16 bits
         else:
             error = float(np.abs(value.astype(np.float64) - reference[name]).max(initial=0.0))
@@ -620,6 +635,11 @@ def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: M
         if wrong:
             return f"{name} {wrong}"
     return "" if got else "gives no result"
+
+
+def _unit(case: Case) -> float:
+    """Return the largest relative error of a rounding to the type of 16-bit tensors; 0 for float32."""
+    return 0.0 if case.dtype == FLOAT32 else float(np.spacing(case.dtype.type(1))) / 2.0
 
 
 def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Results:
@@ -634,7 +654,7 @@ def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any], error: flo
 
     ``error`` is what rounding may add to a value.
     """
-    x, p, unit = dtypes.widened(arguments)["x"], arguments["p"], dtypes.unit(arguments)
+    x, p, unit = widened(arguments)["x"], arguments["p"], _unit(case)
     scale, shift, fill = 1.0 / (1.0 - p), 0.0, 0.0
     if "alpha" in case.op:
         scale = 1.0 / math.sqrt((ALPHA**2 * p + 1.0) * (1.0 - p))

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from cregkit import functional
-from cregkit.benchmark import dtypes
 from cregkit.benchmark import peers as peers_module
 from cregkit.benchmark.peers import Peer, Torch
 from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.kernels import _threads
 from cregkit.verify import cases
-from cregkit.verify.cases import CASES, Case
+from cregkit.verify.cases import FLOAT32_CASES as CASES
+from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import DTYPES, FLOAT32, widened
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import Shape
 
@@ -110,11 +111,11 @@ def plan(*, quick: bool, held_out: bool, types: Sequence[str] = ("float32",)) ->
     """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
     promised = [case for case in CASES if case.name in PROMISED]
     chosen: list[Case] = []
-    for dtype in types:
-        if dtype == "float32":
+    for dtype in (known for name in types for known in DTYPES if known.name == name):
+        if dtype == FLOAT32:
             chosen += promised if quick else CASES
-        else:  # the promised cases alone; optimiser steps, which have no outputs, take float32 alone
-            chosen += [dtypes.of_type(case, dtype) for case in promised if case.outputs]
+        else:  # the promised cases alone
+            chosen += [case.stored_as(dtype) for case in promised if dtype in case.dtypes]
     if quick:
         few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in chosen]
         return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
@@ -152,8 +153,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
     contestants = ours(case, arguments, n_threads)
     void = {}
     for peer in peers:
-        takes_them = peer.takes_16_bits or not dtypes.unit(arguments)
-        prepared = peer.prepare(case, arguments) if takes_them else None
+        prepared = peer.prepare(case, arguments) if case.dtype == FLOAT32 or peer.takes_16_bits else None
         if prepared is None:
             continue
         if complaint := peers_module.complaint(case, arguments, prepared, reference):
@@ -182,8 +182,8 @@ def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contesta
         contestants[OURS_OUT] = Contestant(partial(call, out=np.zeros_like(like)), setup=threads)
     if n_threads > 1 and peers_module.elements(arguments) >= PARALLEL_ELEMENTS:
         contestants[OURS_SERIAL] = Contestant(call, setup=partial(_threads.set_num_threads, 1))
-    if dtypes.unit(arguments):
-        wide = dtypes.widened(peers_module.copy_changed(case, arguments))
+    if case.dtype != FLOAT32:
+        wide = widened(peers_module.copy_changed(case, arguments))
         contestants[OURS_FLOAT32] = Contestant(_bound(function, wide), setup=threads)
     return contestants
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -12,18 +11,19 @@ from typing import Any
 import cregkit
 from cregkit._files import check_writable
 from cregkit.benchmark import report, suite
-from cregkit.benchmark.dtypes import DTYPES
 from cregkit.benchmark.goals import Goal, call_overhead, import_time, judge, wheel_size
 from cregkit.benchmark.peers import PEERS, Peer
 from cregkit.benchmark.report import Report, ReportError
 from cregkit.commands.arguments import CommandError
 from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
 from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import DTYPES
 from cregkit.verify.shapes import Shape
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
 QUICK_SECONDS = 48.0
 """Seconds after which a quick run starts no further row: on a busy machine the largest are omitted."""
+TYPES = ("float32", "bfloat16", "float16")
 SLOW_TO_START = ("torch.compile", "jax")
 """Peers that compile for seconds: a quick run omits them unless they are named."""
 
@@ -146,9 +146,9 @@ def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
 def check_types(names: Sequence[str]) -> None:
     """Raise CommandError for a type that is unknown or not installed."""
     for name in names:
-        if name not in DTYPES:
-            raise CommandError(f"--dtypes: unknown type {name!r}; there are {', '.join(DTYPES)}")
-        if name == "bfloat16" and importlib.util.find_spec("ml_dtypes") is None:
+        if name not in TYPES:
+            raise CommandError(f"--dtypes: unknown type {name!r}; there are {', '.join(TYPES)}")
+        if name not in (dtype.name for dtype in DTYPES):
             raise CommandError(
                 "--dtypes: bfloat16 needs ml_dtypes; install it (pip install ml_dtypes), or leave it out"
             )
