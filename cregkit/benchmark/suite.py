@@ -18,7 +18,8 @@ from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.kernels import _threads
 from cregkit.verify import cases
-from cregkit.verify.cases import FLOAT32_CASES, Case
+from cregkit.verify.cases import FLOAT32_CASES as CASES
+from cregkit.verify.cases import Case
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import Shape
 
@@ -100,14 +101,10 @@ class Row:
 
 def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
     """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
-
-    def shapes(case: Case) -> tuple[Shape, ...]:
-        return case.timed.held_out if held_out else case.timed.quick if quick else case.timed.tuned
-
     if quick:
-        promised = [case for case in FLOAT32_CASES if case.name in PROMISED]
-        return [(case, shapes(case)[rung]) for rung in range(3) for case in promised]
-    return [(case, shape) for case in FLOAT32_CASES for shape in shapes(case)]
+        few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in CASES if case.name in PROMISED]
+        return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
+    return [(case, shape) for case in CASES for shape in (case.timed.held_out if held_out else case.timed.tuned)]
 
 
 def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int, budget: float) -> Row:
