@@ -20,9 +20,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 KERNELS = [
-    "_pool", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm", "rms_norm",
-    "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block", "dropout_add_norm", "optimizer", "images",
-    "noise",
+    "_pool", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm",
+    "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block", "dropout_add_norm",
+    "optimizer", "images", "noise",
 ]  # fmt: skip
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))
@@ -49,8 +49,8 @@ def declare_c():
         for base, declarators in re.findall(r"((?:const |unsigned )?\w+) ([^;]+);", fields):
             text += "".join(f"        {base} {declarator.strip()}\n" for declarator in declarators.split(","))
     text += "\n    ctypedef struct creg_kernels:\n        const char *isa\n        const creg_kernels *stored[3]\n"
-    kernels = re.findall(r"^CREG_(?:FLOAT32_)?KERNEL\((\w+), (\w+),\s*\(([^()]*)\)\)", Path("csrc/kernels.def").read_text(), re.M)
-    for result, name, arguments in kernels:
+    kernel = r"^CREG_(?:FLOAT32_)?KERNEL\((\w+), (\w+),\s*\(([^()]*)\)\)"
+    for result, name, arguments in re.findall(kernel, Path("csrc/kernels.def").read_text(), re.MULTILINE):
         text += f"        {result} (*{name})({' '.join(arguments.split())}) noexcept nogil\n"
     target = Path("cregkit/kernels/_csrc.pxd")
     if not target.exists() or target.read_text() != text:

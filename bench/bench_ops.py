@@ -1,4 +1,4 @@
-"""Every op of ``cregkit/verify/cases.py`` at three sizes: cregkit, a copy, and all installed peers.
+"""Every op of ``cregkit/verify/cases.py`` on float32, at three sizes: cregkit, a copy, and all installed peers.
 
 The shapes are those of ``cregkit/verify/shapes.py``. Contestants run one after another here; use ``cregkit bench`` for
 ratios, because it interleaves them.
@@ -23,7 +23,7 @@ from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import Shape
 
 SIZES = ("small", "cache", "memory")
-CELLS = [(case, size) for case in cases.CASES for size in SIZES]
+CELLS = [(case, size) for case in cases.FLOAT32_CASES for size in SIZES]
 KINDS = {kind.name: kind for kind in PEERS}
 
 

@@ -1,4 +1,10 @@
-"""Every op as a stateless function on C-contiguous float32 arrays, computed by the compiled kernels.
+"""Every op as a stateless function on C-contiguous arrays, computed by the compiled kernels.
+
+Norms and dropouts take tensors of float32, float16 or bfloat16 (``ml_dtypes.bfloat16``). The tensors of a call have one
+dtype: ``x``, ``residual``, ``h``, ``dy``, ``dh``, and the outputs of their shape. Kernels compute in float32, so a
+16-bit result is that of the float32 op on the widened inputs, rounded once to nearest even. ``gamma``, ``beta`` and the
+running statistics are float32 or of the tensors' dtype. A norm returns ``mean`` and ``rstd`` in float64, ``dgamma`` and
+``dbeta`` in float32. All other ops take float32 alone.
 
 Examples
 --------
@@ -8,6 +14,9 @@ Examples
 >>> y, mean, rstd = functional.layer_norm_forward(x)
 >>> mean
 array([ 2., 20.])
+>>> rounded = functional.layer_norm(x).astype(np.float16)
+>>> np.array_equal(functional.layer_norm(x.astype(np.float16)), rounded)  # float16 holds these x exactly
+True
 """
 
 from cregkit.kernels.batch_norm import (

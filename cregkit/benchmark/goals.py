@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from cregkit import functional
-from cregkit.benchmark.suite import OURS, OURS_OUT, OURS_SERIAL, PARALLEL_ELEMENTS, Row
+from cregkit.benchmark.suite import OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, PARALLEL_ELEMENTS, Row
 from cregkit.benchmark.timing import Contestant, measure
 
 BEYOND_L2 = 16 << 20
 """Bytes moved from which the data exceed L2, so that copy bandwidth is the limit."""
+BEYOND_LLC = 64 << 20
+"""Bytes moved from which 16-bit tensors are judged: more than the LLC holds."""
 FEW_DRAWS = 50_000
 SUBLAYER = 1 << 19
 """Elements from which the fused ops of a transformer sublayer are judged."""
@@ -55,8 +57,10 @@ Cell = tuple[float, str]
 
 
 def judge(rows: Sequence[Row]) -> list[Goal]:
-    """Judge every goal that is measured by rows."""
-    return [*_against_peers(rows), *_against_copy(rows), *_allocating(rows), *_threads(rows)]
+    """Judge every goal that is measured by rows; those of 16-bit tensors have their own."""
+    wide = [row for row in rows if not row.is_16_bit]
+    narrow = [row for row in rows if row.is_16_bit]
+    return [*_against_peers(wide), *_against_copy(wide), *_allocating(wide), *_threads(wide), *_of_16_bits(narrow)]
 
 
 def _against_peers(rows: Sequence[Row]) -> Iterator[Goal]:
@@ -157,6 +161,18 @@ def _threads(rows: Sequence[Row]) -> Iterator[Goal]:
         if row.n_elements >= PARALLEL_ELEMENTS and OURS_SERIAL in row.times
     ]
     yield _worst(f"all threads, from {PARALLEL_ELEMENTS >> 10} Ki elements", "one thread", cells, 1.7)
+
+
+def _of_16_bits(rows: Sequence[Row]) -> Iterator[Goal]:
+    large = [row for row in rows if row.n_bytes >= BEYOND_LLC and OURS in row.times]
+    cells = [(row.ratio(OURS_FLOAT32), _where(row)) for row in large]
+    yield _worst("16-bit tensors beyond the LLC", "the op on float32", cells, 1.7)
+    bfloat16 = [row for row in rows if row.case.endswith("bfloat16]")]
+    for norm, forward in (("layer_norm", ""), ("rms_norm", ""), ("batch_norm", "_forward")):
+        for op in (norm + forward, f"{norm}_backward"):
+            yield _worst(f"{op} of bfloat16", "PyTorch", _ratios(bfloat16, (op,), ("torch",)), 2.0)
+    draws = [row for row in bfloat16 if row.n_elements >= FEW_DRAWS]
+    yield _worst(f"dropout of bfloat16, from {FEW_DRAWS:_}", "PyTorch", _ratios(draws, ("dropout",), ("torch",)), 20.0)
 
 
 def call_overhead(budget: float) -> list[Goal]:

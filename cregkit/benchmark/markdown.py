@@ -48,6 +48,7 @@ def page(tuned: Report, held_out: Report | None = None) -> str:
         "",
         *_table(report.HEADERS, [report.cells(row) for row in tuned.rows if _is_shown(row)]),
         "",
+        *_of_16_bits([row for row in tuned.rows if row.is_16_bit and row.shape in SHOWN]),
         "## Layer norm against RMS norm",
         "",
         *rms_against_layer(tuned.rows),
@@ -73,6 +74,16 @@ def _targets(tuned: Report, held_out: Report | None) -> Iterator[str]:
         rows.append([what, against, limit, measured, *held, verdict, where])
     headers = ("target", "against", "limit", "measured", *(["held-out shapes"] if held_out else []), "", "worst cell")
     yield from _table(headers, rows)
+
+
+def _of_16_bits(rows: Sequence[Row]) -> Iterator[str]:
+    if rows:
+        yield "## 16-bit tensors"
+        yield ""
+        yield "The last columns compare with the same op on float32 tensors, in the same run."
+        yield ""
+        yield from _table(report.HEADERS_16_BIT, [report.cells_16_bit(row) for row in rows])
+        yield ""
 
 
 def rms_against_layer(rows: Sequence[Row]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 A library is imported when its adapter is constructed. Each runs at its best: low-level functions, no autograd where it
 is not needed, inputs and outputs bound in advance for ONNX Runtime, compiled functions for JAX. All use as many threads
-as cregkit (JAX sizes its pool by the available cores).
+as cregkit (JAX sizes its pool by the available cores). Only PyTorch is measured with 16-bit tensors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cregkit import functional, oracle
 from cregkit.kernels._threads import num_threads
 from cregkit.oracle.dropout import ALPHA
 from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import FLOAT32, SUMS, widened
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.tolerances import largest
 
@@ -29,6 +30,8 @@ Results = dict[str, NDArray[Any]]
 
 SLACK = 1e-4
 """Tolerance of a peer against the oracle, relative to the largest magnitude: float32 sums of 1e5 values, any order."""
+ROUNDINGS = 4
+"""Roundings of a peer to the type of 16-bit tensors, one after another."""
 
 ORACLE_ELEMENTS = 1 << 20
 """Largest size at which the oracle is timed; above it, a call takes seconds."""
@@ -53,6 +56,8 @@ class Peer(ABC):
     package: ClassVar[str]
     pool: ClassVar[str]
     """Name of the thread pool; peers with equal names share one."""
+    takes_16_bits: ClassVar[bool] = False
+    """Whether it is measured with 16-bit tensors."""
 
     def __init__(self, n_threads: int) -> None:
         """Import the library."""
@@ -139,6 +144,7 @@ class Torch(Peer):
     name = "torch"
     package = "torch"
     pool = "openmp"  # one libgomp serves PyTorch and cregkit in one process
+    takes_16_bits = True
 
     def __init__(self, n_threads: int) -> None:
         """Import PyTorch."""
@@ -152,19 +158,30 @@ class Torch(Peer):
         if make is None or "gain_offset" in arguments:
             return None
         tensors = {
-            name: self.module.from_numpy(value) if isinstance(value, np.ndarray) else value
+            name: self._tensor(value) if isinstance(value, np.ndarray) else value
             for name, value in copy_changed(case, arguments).items()
         }
         prepared: Prepared | None = make(**tensors)
         return prepared
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        """Return a tensor in the memory of the array; ``from_numpy`` does not know bfloat16."""
+        if array.dtype.name != "bfloat16":
+            return self.module.from_numpy(array)
+        return self.module.from_numpy(array.view(np.int16)).view(self.module.bfloat16)
+
+    def _array(self, tensor: Any) -> NDArray[Any]:
+        """Return the values of a tensor, those of bfloat16 as float32."""
+        array: NDArray[Any] = (tensor.float() if tensor.dtype == self.module.bfloat16 else tensor).numpy()
+        return array
 
     def _reader(self, *names: str, layout: Callable[[Any], Any] = lambda tensor: tensor) -> Callable[[Any], Results]:
         """Return a reader of one tensor or a tuple; ``layout`` maps the first one to the axes of the case."""
 
         def read(returned: Any) -> Results:
             values = returned if isinstance(returned, (tuple, list)) else (returned,)
-            results = {name: value.detach().numpy() for name, value in zip(names, values, strict=False)}
-            results[names[0]] = layout(values[0].detach()).numpy()
+            results = {name: self._array(value.detach()) for name, value in zip(names, values, strict=False)}
+            results[names[0]] = self._array(layout(values[0].detach()))
             return results
 
         return read
@@ -178,7 +195,7 @@ class Torch(Peer):
         return Prepared(partial(norm, x, gamma.shape, gamma, beta, eps), self._reader("y"))
 
     def _layer_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, axis: Any = -1) -> Prepared:
-        statistics = (value.float().reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
+        statistics = (value.to(gamma.dtype).reshape(*value.shape, *[1] * gamma.ndim) for value in (mean, rstd))
         backward = _over(axis, self.module.ops.aten.native_layer_norm_backward.default, arrays=2)
         beta = self.module.zeros_like(gamma)
         call = partial(backward, dy, x, gamma.shape, *statistics, gamma, beta, [True] * 3)
@@ -214,7 +231,18 @@ class Torch(Peer):
     def _batch_norm_backward(self, dy: Any, x: Any, mean: Any, rstd: Any, gamma: Any, channel_axis: int) -> Prepared:
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_batch_norm_backward.default
-        given = (first(dy), first(x), gamma, None, None, mean.float(), rstd.float(), True, 1e-5, [True] * 3)
+        given = (
+            first(dy),
+            first(x),
+            gamma,
+            None,
+            None,
+            mean.to(gamma.dtype),
+            rstd.to(gamma.dtype),
+            True,
+            1e-5,
+            [True] * 3,
+        )
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
     def _batch_norm_inference_backward(
@@ -247,7 +275,12 @@ class Torch(Peer):
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_batch_norm_backward.default
         parts = list(
-            zip(*(first(a).split(virtual_batch_size) for a in (dy, x)), mean.float(), rstd.float(), strict=True)
+            zip(
+                *(first(a).split(virtual_batch_size) for a in (dy, x)),
+                mean.to(gamma.dtype),
+                rstd.to(gamma.dtype),
+                strict=True,
+            )
         )
 
         def call() -> tuple[Any, ...]:
@@ -273,7 +306,7 @@ class Torch(Peer):
         first, back = _channels_first(channel_axis)
         backward = self.module.ops.aten.native_group_norm_backward.default
         sizes = *_sizes(first(x)), mean.shape[1], [True] * 3
-        given = (first(dy), first(x), mean.float(), rstd.float(), gamma, *sizes)
+        given = (first(dy), first(x), mean.to(gamma.dtype), rstd.to(gamma.dtype), gamma, *sizes)
         return Prepared(partial(backward, *given), self._reader("dx", "dgamma", "dbeta", layout=back))
 
     def _instance_norm(self, x: Any, gamma: Any, beta: Any, eps: float, channel_axis: int) -> Prepared:
@@ -315,7 +348,7 @@ class Torch(Peer):
         shape = _samples(x, mode)
 
         def call() -> Any:
-            return x * self.module.empty(shape).bernoulli_(1.0 - p).div_(1.0 - p)
+            return x * x.new_empty(shape).bernoulli_(1.0 - p).div_(1.0 - p)
 
         return Prepared(call, self._reader("y"), random=True)
 
@@ -347,10 +380,8 @@ class Torch(Peer):
     def _times_mask(self, op: str, dy: Any, shape: tuple[int, ...], given: Arguments) -> Prepared:
         """Multiply by the scaled mask saved in forward, as autograd does; the mask, of this shape, is cregkit's."""
         mask = getattr(oracle, op)(np.ones(shape), **given).astype(np.float32)
-        return Prepared(partial(self.module.mul, dy, self.module.from_numpy(mask)), self._reader("dx"))
-
-    def _noise(self, keep: NDArray[np.bool_], p: float) -> Any:
-        return self.module.from_numpy((keep / (1.0 - p)).astype(np.float32))
+        scaled = self.module.from_numpy(mask).to(dy.dtype)
+        return Prepared(partial(self.module.mul, dy, scaled), self._reader("dx"))
 
     def _dropout_add_layer_norm_forward(self, x: Any, residual: Any, gamma: Any, beta: Any, **others: Any) -> Prepared:
         norm = partial(self.module.layer_norm, normalized_shape=gamma.shape, weight=gamma, bias=beta)
@@ -375,12 +406,13 @@ class Torch(Peer):
 
     def _sublayer_backward(self, norm: Prepared, dh: Any, p: float, **random: int) -> Prepared:
         """Add, and multiply by the mask, after the norm's backward, as autograd does."""
-        noise = self._noise(oracle.dropout_keep(tuple(dh.shape), p, **random), p) if p else None
+        noise = self.module.from_numpy(oracle.dropout_keep(tuple(dh.shape), p, **random) / (1.0 - p)) if p else None
+        scaled = None if noise is None else noise.to(dh.dtype)
 
         def call() -> tuple[Any, ...]:
             through_norm, *sums = norm.call()
             dresidual = through_norm + dh
-            return dresidual if noise is None else dresidual * noise, dresidual, *sums
+            return dresidual if scaled is None else dresidual * scaled, dresidual, *sums
 
         return Prepared(call, self._reader("dx", "dresidual", "dgamma", "dbeta"))
 
@@ -582,10 +614,11 @@ def named(case: Case, arguments: Arguments, returned: Any) -> Results:
 
 def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: Mapping[str, NDArray[Any]]) -> str:
     """Run a peer's op once; return what is wrong with its results, or an empty string."""
-    got = prepared.read(prepared.call())
+    got, unit = prepared.read(prepared.call()), _unit(case)
     if prepared.random and "h" in got:
         reference = _of_drawn(case, arguments, got["h"])
-        if wrong := _drops_wrongly(case, arguments, got["h"] - arguments["residual"]):
+        error = 2.0 * unit * largest(arguments, got["h"])
+        if wrong := _drops_wrongly(case, arguments, got["h"] - arguments["residual"], error):
             return f"h - residual {wrong}"
         prepared = prepared._replace(random=False)
     for name, value in got.items():
@@ -593,13 +626,20 @@ def complaint(case: Case, arguments: Arguments, prepared: Prepared, reference: M
             return f"{name} must have shape {reference[name].shape}, got {value.shape}"
         if prepared.random:
             wrong = _drops_wrongly(case, arguments, value)
+        elif unit and name in SUMS:
+            continue  # PyTorch adds up dgamma and dbeta in 16 bits
         else:
             error = float(np.abs(value.astype(np.float64) - reference[name]).max(initial=0.0))
-            limit = SLACK * largest(arguments, reference[name])
+            limit = (SLACK + ROUNDINGS * unit) * largest(arguments, reference[name])
             wrong = "" if error <= limit else f"is off by {error:.3g}, rounding explains {limit:.3g}"
         if wrong:
             return f"{name} {wrong}"
     return "" if got else "gives no result"
+
+
+def _unit(case: Case) -> float:
+    """Return the largest relative error of a rounding to the type of 16-bit tensors; 0 for float32."""
+    return 0.0 if case.dtype == FLOAT32 else float(np.spacing(case.dtype.type(1))) / 2.0
 
 
 def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Results:
@@ -609,21 +649,27 @@ def _of_drawn(case: Case, arguments: Arguments, h: NDArray[np.float32]) -> Resul
     return named(case, given, getattr(oracle, case.op)(**given))
 
 
-def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any]) -> str:
-    """Return what is wrong with dropout under another mask: a value or the dropped fraction; or an empty string."""
-    x, p = arguments["x"], arguments["p"]
+def _drops_wrongly(case: Case, arguments: Arguments, y: NDArray[Any], error: float = 0.0) -> str:
+    """Return what is wrong with dropout under another mask: a value or the dropped fraction; or an empty string.
+
+    ``error`` is what rounding may add to a value.
+    """
+    x, p, unit = widened(arguments)["x"], arguments["p"], _unit(case)
     scale, shift, fill = 1.0 / (1.0 - p), 0.0, 0.0
     if "alpha" in case.op:
         scale = 1.0 / math.sqrt((ALPHA**2 * p + 1.0) * (1.0 - p))
         shift, fill = -scale * ALPHA * p, scale * ALPHA * (1.0 - p)
     dropped = np.isclose(y, fill, rtol=1e-6, atol=0.0)
-    if not np.allclose(y, np.where(dropped, fill, x * scale + shift), rtol=1e-6, atol=1e-6 * shift):
+    rtol, atol = 1e-6 + ROUNDINGS * unit, 1e-6 * shift + error
+    atol += ROUNDINGS * unit * 2.0**-14  # below 2**-14, float16 is subnormal
+    if not np.allclose(y, np.where(dropped, fill, x * scale + shift), rtol, atol):
         return f"is not x * {scale:.4g} + {shift:.4g} where it is kept"
     draws, parts = (some(dropped, axis=_shared_axes(case.op, arguments)) for some in (np.all, np.any))
     if not np.array_equal(draws, parts):
         return "is dropped in part where a decision is shared"
     share, deviation = float(draws.mean()), math.sqrt(p * (1.0 - p) / draws.size)
-    return "" if abs(share - p) <= 6.0 * deviation else f"drops {share:.4f} of x, not {p}"
+    # Rounded to the type of the residual, a small term of the sum looks like a dropped one.
+    return "" if abs(share - p) <= 6.0 * deviation + unit else f"drops {share:.4f} of x, not {p}"
 
 
 def _over(axis: int | tuple[int, ...], norm: Callable[..., Any], arrays: int = 1) -> Callable[..., Any]:

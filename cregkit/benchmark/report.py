@@ -17,7 +17,7 @@ import cregkit
 from cregkit._files import write_json
 from cregkit.benchmark.goals import Goal
 from cregkit.benchmark.peers import Peer
-from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, Row
+from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, Row
 from cregkit.benchmark.timing import Measurement
 
 FORMAT = 1
@@ -68,6 +68,7 @@ def machine_line(described: dict[str, Any]) -> str:
 
 
 HEADERS = ("op", "shape", "ours us", "out= us", "best peer", "its us", "ratio", "of copy")
+HEADERS_16_BIT = (*HEADERS, "float32 us", "speed-up")
 
 
 def cells(row: Row) -> list[str]:
@@ -75,7 +76,8 @@ def cells(row: Row) -> list[str]:
     shape = "x".join(map(str, row.shape))
     if OURS in row.void:
         return [row.case, shape, "WRONG", "", "", "", "", ""]
-    others = [name for name in row.times if name not in (OURS, OURS_OUT, OURS_SERIAL) and not name.startswith(COPY)]
+    own = (OURS, OURS_OUT, OURS_SERIAL, OURS_FLOAT32)
+    others = [name for name in row.times if name not in own and not name.startswith(COPY)]
     best = row.best(others)
     share = row.share(OURS_OUT if OURS_OUT in row.times else OURS)
     return [
@@ -88,6 +90,13 @@ def cells(row: Row) -> list[str]:
         f"{row.ratio(best):.2f}" if best else "-",
         f"{share:.0%}",
     ]
+
+
+def cells_16_bit(row: Row) -> list[str]:
+    """Return the table cells of a row of 16-bit tensors: the last are the op's time on float32, and the speed-up."""
+    if OURS in row.void:
+        return [*cells(row), "", ""]
+    return [*cells(row), _microseconds(row.seconds(OURS_FLOAT32)), f"{row.ratio(OURS_FLOAT32):.2f}"]
 
 
 def void_lines(rows: Sequence[Row]) -> list[str]:

@@ -18,11 +18,15 @@ from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.kernels import _threads
 from cregkit.verify import cases
-from cregkit.verify.cases import CASES, Case
+from cregkit.verify.cases import FLOAT32_CASES as CASES
+from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import DTYPES, FLOAT32, widened
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import Shape
 
 OURS, OURS_OUT, OURS_SERIAL = "cregkit", "cregkit out=", "cregkit 1 thread"
+OURS_FLOAT32 = "cregkit float32"
+"""The op on float32 tensors, in the rows of 16-bit tensors."""
 COPY = "copy: "
 PARALLEL_ELEMENTS = 1 << 18
 """Elements from which an op is also timed on one thread."""
@@ -81,6 +85,11 @@ class Row:
         return self.times[contestant].quartile if contestant in self.times else math.inf
 
     @property
+    def is_16_bit(self) -> bool:
+        """Whether the tensors have 16 bits."""
+        return self.case.endswith("float16]")
+
+    @property
     def copy(self) -> str:
         """Name of the fastest copy."""
         return min((name for name in self.times if name.startswith(COPY)), key=self.seconds, default="")
@@ -98,12 +107,19 @@ class Row:
         return self.seconds(peer) / self.seconds(contestant)
 
 
-def plan(*, quick: bool, held_out: bool) -> list[tuple[Case, Shape]]:
+def plan(*, quick: bool, held_out: bool, types: Sequence[str] = ("float32",)) -> list[tuple[Case, Shape]]:
     """Return the cases and shapes to measure; if ``quick``, three shapes of each promised case, small ones first."""
+    promised = [case for case in CASES if case.name in PROMISED]
+    chosen: list[Case] = []
+    for dtype in (known for name in types for known in DTYPES if known.name == name):
+        if dtype == FLOAT32:
+            chosen += promised if quick else CASES
+        else:  # the promised cases alone
+            chosen += [case.stored_as(dtype) for case in promised if dtype in case.dtypes]
     if quick:
-        few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in CASES if case.name in PROMISED]
+        few = [(case, case.timed.held_out if held_out else case.timed.quick) for case in chosen]
         return [(case, shapes[rung]) for rung in range(3) for case, shapes in few]
-    return [(case, shape) for case in CASES for shape in (case.timed.held_out if held_out else case.timed.tuned)]
+    return [(case, shape) for case in chosen for shape in (case.timed.held_out if held_out else case.timed.tuned)]
 
 
 def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int, budget: float) -> Row:
@@ -137,7 +153,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
     contestants = ours(case, arguments, n_threads)
     void = {}
     for peer in peers:
-        prepared = peer.prepare(case, arguments)
+        prepared = peer.prepare(case, arguments) if case.dtype == FLOAT32 or peer.takes_16_bits else None
         if prepared is None:
             continue
         if complaint := peers_module.complaint(case, arguments, prepared, reference):
@@ -156,7 +172,7 @@ def measure_row(case: Case, shape: Shape, peers: Sequence[Peer], n_threads: int,
 
 
 def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contestant]:
-    """Return cregkit's op on these arguments: allocating, with ``out``, and for large sizes on one thread."""
+    """Return cregkit's op: allocating, with ``out``, if large on one thread too, if of 16 bits on float32 too."""
     function = getattr(functional, case.op)
     call = _bound(function, peers_module.copy_changed(case, arguments))
     threads = partial(_threads.set_num_threads, n_threads)
@@ -166,6 +182,9 @@ def ours(case: Case, arguments: Arguments, n_threads: int) -> dict[str, Contesta
         contestants[OURS_OUT] = Contestant(partial(call, out=np.zeros_like(like)), setup=threads)
     if n_threads > 1 and peers_module.elements(arguments) >= PARALLEL_ELEMENTS:
         contestants[OURS_SERIAL] = Contestant(call, setup=partial(_threads.set_num_threads, 1))
+    if case.dtype != FLOAT32:
+        wide = widened(peers_module.copy_changed(case, arguments))
+        contestants[OURS_FLOAT32] = Contestant(_bound(function, wide), setup=threads)
     return contestants
 
 

@@ -16,10 +16,14 @@ from cregkit.benchmark.peers import PEERS, Peer
 from cregkit.benchmark.report import Report, ReportError
 from cregkit.commands.arguments import CommandError
 from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
+from cregkit.verify.cases import Case
+from cregkit.verify.dtypes import DTYPES
+from cregkit.verify.shapes import Shape
 
 ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
 QUICK_SECONDS = 48.0
 """Seconds after which a quick run starts no further row: on a busy machine the largest are omitted."""
+TYPES = ("float32", "bfloat16", "float16")
 SLOW_TO_START = ("torch.compile", "jax")
 """Peers that compile for seconds: a quick run omits them unless they are named."""
 
@@ -36,6 +40,7 @@ examples:
   cregkit bench --quick
   cregkit bench --json new.json --png speed.png --compare old.json
   cregkit bench --held-out --peers torch,onnxruntime
+  cregkit bench --dtypes bfloat16,float16
 """
 
 
@@ -44,8 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="three shapes of each op, in under a minute")
     parser.add_argument("--held-out", action="store_true", help="the shapes that the kernels were not tuned on")
     parser.add_argument(
+        "--dtypes",
+        type=_names,
+        default=["float32"],
+        metavar="NAMES",
+        help="the types of tensors: some of float32,bfloat16,float16 (default: float32); 16-bit rows are those of "
+        "--quick's ops, and also time the op on float32",
+    )
+    parser.add_argument(
         "--peers",
-        type=lambda text: [name for name in text.split(",") if name],
+        type=_names,
         metavar="NAMES",
         help="some of torch,torch.compile,onnxruntime,jax,oracle (default: all installed)",
     )
@@ -53,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--png", metavar="FILE", help="plot the fraction of the copy bandwidth by size")
     parser.add_argument("--compare", metavar="OLD.json", help="report the ops that became slower since that run")
     parser.add_argument("--wheel", metavar="FILE", help="also judge the size of this wheel")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,13 +90,14 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     CommandError
-        A peer is unknown or not installed, or the file to compare with is not a run of this machine.
+        A peer or type is unknown or not installed, or the file to compare with is not a run of this machine.
     OSError
         A file cannot be read or written; detected before measuring if possible.
     """
     for path in filter(None, (options.json, options.png)):
         check_writable(path)
     peers = chosen(options.peers, options.quick)
+    check_types(options.dtypes)
     about = report.machine(peers)
     old = _older_run(options.compare, about) if options.compare else None
     goals = [wheel_size(options.wheel)] if options.wheel else []
@@ -92,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     complete = False
     try:
         _measure(options, peers, console, rows, goals)
-        complete = len(rows) == len(suite.plan(quick=options.quick, held_out=options.held_out))
+        complete = len(rows) == len(_plan(options))
     finally:
         done = Report(about, rows, [*judge(rows), *goals], complete)
         _print(done, console)
@@ -125,11 +143,26 @@ def chosen(names: Sequence[str] | None, quick: bool) -> list[Peer]:
     return [peer(n_threads) for name, peer in known.items() if name in names]
 
 
+def check_types(names: Sequence[str]) -> None:
+    """Raise CommandError for a type that is unknown or not installed."""
+    for name in names:
+        if name not in TYPES:
+            raise CommandError(f"--dtypes: unknown type {name!r}; there are {', '.join(TYPES)}")
+        if name not in (dtype.name for dtype in DTYPES):
+            raise CommandError(
+                "--dtypes: bfloat16 needs ml_dtypes; install it (pip install ml_dtypes), or leave it out"
+            )
+
+
+def _plan(options: argparse.Namespace) -> list[tuple[Case, Shape]]:
+    return suite.plan(quick=options.quick, held_out=options.held_out, types=options.dtypes)
+
+
 def _measure(
     options: argparse.Namespace, peers: Sequence[Peer], console: Console, rows: list[suite.Row], goals: list[Goal]
 ) -> None:
     """Append the measurements to ``rows`` and ``goals``."""
-    planned = suite.plan(quick=options.quick, held_out=options.held_out)
+    planned = _plan(options)
     budget = QUICK_ROW_SECONDS if options.quick else ROW_SECONDS
     start = time.perf_counter()
     with console.progress(len(planned) + 1) as step:
@@ -143,12 +176,16 @@ def _measure(
 
 
 def _print(done: Report, console: Console) -> None:
-    console.table(
+    console.line(
         "Lower quartiles of the times in microseconds; ratio: speed-up over the best peer; of copy: fraction of the "
-        "bandwidth of the fastest copy, with out= if the op has it",
-        report.HEADERS,
-        [report.cells(row) for row in done.rows],
+        "bandwidth of the fastest copy, with out= if the op has it"
     )
+    if wide := [row for row in done.rows if not row.is_16_bit]:
+        console.table("float32", report.HEADERS, list(map(report.cells, wide)))
+    if narrow := [row for row in done.rows if row.is_16_bit]:
+        console.table(
+            "16 bits, and the speed-up over float32", report.HEADERS_16_BIT, list(map(report.cells_16_bit, narrow))
+        )
     for line in report.void_lines(done.rows):
         console.line(line)
     console.line()

@@ -87,18 +87,16 @@ cdef cnp.ndarray tensor(object a, str name):
     return checked_array(a, name, number)
 
 
-# Raises unless a has the type of the tensor x or, where `also` names one, this other type.
+# Raises unless a has the type of the tensor x or, if `also` names one, this other type.
 cdef cnp.ndarray typed_array(object a, str name, cnp.ndarray x, str other_name, int also):
     if not cnp.PyArray_CheckExact(a):
         a = foreign_array(a, name, cnp.NPY_FLOAT32)
     cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>a), wanted = cnp.PyArray_TYPE(x)
     if number != wanted and number != also:
-        names = str((<object>x).dtype)
-        if also >= 0 and also != wanted:
-            names = f"{name_of(also)} or {names}"
-        elif wanted != cnp.NPY_FLOAT32:
-            names += f" like {other_name}"
-        refuse_type(a, name, names, f"{other_name}.dtype" if also < 0 else "np.float32")
+        if also < 0:
+            refuse_type(a, name, f"{name_of(wanted)} like {other_name}", f"{other_name}.dtype")
+        types = name_of(also) if also == wanted else f"{name_of(also)} or {name_of(wanted)}"
+        refuse_type(a, name, types, f"np.{name_of(also)}")
     return checked_array(a, name, number)
 
 
@@ -129,6 +127,10 @@ cdef object foreign_array(object a, str name, int dtype):
     try:
         return np.from_dlpack(a)
     except Exception as error:
+        if "bfloat16" in str(getattr(a, "dtype", "")):
+            raise TypeError(
+                f"{name} holds bfloat16, which NumPy cannot read in place: pass an array of ml_dtypes.bfloat16, for a "
+                f"PyTorch tensor {name}.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)") from error
         raise TypeError(
             f"{name} is a {type(a).__module__}.{type(a).__name__} that cannot be read in place ({error}): pass it "
             f"detached, dense and on the CPU, or as a NumPy array") from error
@@ -143,7 +145,7 @@ cdef int refuse_type(object a, str name, str wanted, str cast) except -1:
 cdef int refuse_array(object a, str name, int dtype) except -1:
     if cnp.PyArray_TYPE(<cnp.ndarray>a) != dtype or cnp.PyArray_ISBYTESWAPPED(<cnp.ndarray>a):
         wanted = name_of(dtype)
-        refuse_type(a, name, wanted, f"np.{wanted}")
+        refuse_type(a, name, wanted, f"ml_dtypes.{wanted}" if wanted == "bfloat16" else f"np.{wanted}")
     if not a.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, got shape {a.shape} with strides {a.strides}: copy it with "
                          f"np.ascontiguousarray({name})")

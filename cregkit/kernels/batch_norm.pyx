@@ -162,20 +162,21 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
-    mean, var : float32 arrays, shape (C,)
+    x : float32, float16 or bfloat16 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
+    mean, var : arrays, shape (C,), float32 or the dtype of ``x``
         Running statistics.
-    gamma, beta : float32 arrays, shape (C,), optional
+    gamma, beta : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Gain and bias; without them 1 and 0.
     eps : float
         Added to the variance; finite, at least 0.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -241,11 +242,12 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
         At least two values per channel.
-    gamma, beta : float32 arrays, shape (C,), optional
+        16-bit types: see :mod:`cregkit.functional`.
+    gamma, beta : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Gain and bias; without them 1 and 0.
-    running_mean, running_var : float32 arrays, shape (C,), optional
+    running_mean, running_var : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Updated in place: ``running = (1 - momentum) * running + momentum * batch``.
     momentum : float
         Weight of this batch in the running statistics, 0 to 1.
@@ -258,12 +260,12 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
         Where ``x`` is a part of a batch that several processes hold: ``merge(count, mean, m2)`` gets the number of
         values per channel, float64 means and sums of squared deviations of this part, and returns those of the batch.
         The part may then be empty.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     mean, rstd : float64 arrays, shape (C,)
         Mean and ``1 / sqrt(var + eps)`` of each channel.
 
@@ -350,22 +352,23 @@ def batch_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, merge=
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
-        Gradient of the output, and the input of the forward pass.
+    dy, x : float32, float16 or bfloat16 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``
+        Gradient of the output, and the input of the forward pass; both C-contiguous and of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     mean, rstd : float64 arrays, shape (C,)
         As :func:`batch_norm_forward` returned them.
-    gamma : float32 array, shape (C,), optional
+    gamma : array, shape (C,), float32 or the dtype of ``x``, optional
         The gain of the forward pass.
     channel_axis : 1 or -1
     merge : function, optional
         As for :func:`batch_norm_forward`, for the sums of this part of the batch: ``merge(count, sum_dy, sum_dy_d)``,
         with ``d = x - mean``, returns those of the whole. ``dgamma`` and ``dbeta`` stay those of the part.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
 
     Raises
@@ -413,20 +416,22 @@ def batch_norm_inference_backward(dy, x, mean, var, gamma=None, eps=1e-5, *, cha
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``; C-contiguous
-    mean, var : float32 arrays, shape (C,)
+    dy, x : float32, float16 or bfloat16 arrays, shape (N, C, ...), or (..., C) with ``channel_axis=-1``
+        Both C-contiguous and of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
+    mean, var : arrays, shape (C,), float32 or the dtype of ``x``
         The statistics of the forward pass.
-    gamma : float32 array, shape (C,), optional
+    gamma : array, shape (C,), float32 or the dtype of ``x``, optional
         The gain of the forward pass.
     eps : float
         As in the forward pass.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
 
     Raises

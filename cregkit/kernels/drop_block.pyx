@@ -90,7 +90,8 @@ def drop_block(x, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=No
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, H, W) or (N, H, W, C), C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, H, W) or (N, H, W, C), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p : float
         0 to 1. 0 copies ``x``.
     block_size : int
@@ -102,7 +103,7 @@ def drop_block(x, p=0.1, block_size=7, *, seed, offset=0, channel_axis=1, out=No
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -133,16 +134,17 @@ def drop_block_backward(dy, p=0.1, block_size=7, *, seed, offset=0, channel_axis
 
     Parameters
     ----------
-    dy : float32 array, shape (N, C, H, W) or (N, H, W, C), C-contiguous
+    dy : float32, float16 or bfloat16 array, shape (N, C, H, W) or (N, H, W, C), C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, block_size, seed, offset, channel_axis
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------

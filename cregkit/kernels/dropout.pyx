@@ -151,19 +151,20 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
 
     Parameters
     ----------
-    x : float32 array of any shape, C-contiguous
+    x : float32, float16 or bfloat16 array of any shape, C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p : float
         Probability of dropping, 0 to 1, exact to 2**-48. 0 copies ``x``; 1 gives zeros.
     seed : int
         0 to 2**64 - 1: names the stream of random bits.
     offset : int
         Position in the stream of the first element; ``offset + x.size`` must stay below 2**64.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -195,16 +196,17 @@ def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
 
     Parameters
     ----------
-    dy : float32 array of any shape, C-contiguous
+    dy : float32, float16 or bfloat16 array of any shape, C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------
@@ -288,7 +290,8 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, out
         As for :func:`dropout`.
     channel_axis : 1 or -1
@@ -296,7 +299,7 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -327,16 +330,17 @@ def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=N
 
     Parameters
     ----------
-    dy : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+    dy : float32, float16 or bfloat16 array, shape (N, C, ...) or (N, ..., C), C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, channel_axis
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------
@@ -367,7 +371,8 @@ def drop_path(x, p=0.5, *, seed, offset=0, mode="row", out=None):
 
     Parameters
     ----------
-    x : float32 array, shape (N, ...), C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, ...), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, out
         As for :func:`dropout`.
     mode : "row" or "batch"
@@ -375,7 +380,7 @@ def drop_path(x, p=0.5, *, seed, offset=0, mode="row", out=None):
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -409,16 +414,17 @@ def drop_path_backward(dy, p=0.5, *, seed, offset=0, mode="row", out=None):
 
     Parameters
     ----------
-    dy : float32 array, shape (N, ...), C-contiguous
+    dy : float32, float16 or bfloat16 array, shape (N, ...), C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, mode
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------
@@ -449,13 +455,14 @@ def alpha_dropout(x, p=0.5, *, seed, offset=0, out=None):
 
     Parameters
     ----------
-    x : float32 array of any shape, C-contiguous
+    x : float32, float16 or bfloat16 array of any shape, C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, out
         As for :func:`dropout`. ``p = 1`` gives zeros, as in PyTorch.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -483,16 +490,17 @@ def alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
 
     Parameters
     ----------
-    dy : float32 array of any shape, C-contiguous
+    dy : float32, float16 or bfloat16 array of any shape, C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------
@@ -522,13 +530,14 @@ def feature_alpha_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, channel_axis, out
         As for :func:`spatial_dropout`. ``p = 1`` gives zeros, as in PyTorch.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -555,16 +564,17 @@ def feature_alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1,
 
     Parameters
     ----------
-    dy : float32 array, shape (N, C, ...) or (N, ..., C), C-contiguous
+    dy : float32, float16 or bfloat16 array, shape (N, C, ...) or (N, ..., C), C-contiguous
         Gradient of the output.
+        16-bit types: see :mod:`cregkit.functional`.
     p, seed, offset, channel_axis
         As in the forward pass: they draw the same bits again, so that no mask is stored.
-    out : float32 array like ``dy``, optional
+    out : array like ``dy``, optional
         Receives ``dx``; may be ``dy`` itself.
 
     Returns
     -------
-    dx : float32 array like ``dy``
+    dx : array like ``dy``
 
     Raises
     ------

@@ -72,13 +72,15 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
     """Dropout, addition and layer norm in one pass over memory.
 
     ``h = residual + dropout(x, p)``, ``y = layer_norm(h, gamma, beta, eps)``: the end of a transformer's sublayer.
-    The bits are those of :func:`dropout`, a NumPy addition and :func:`layer_norm_forward` one after another.
+    In float32, the bits are those of :func:`dropout`, a NumPy addition and :func:`layer_norm_forward` one after
+    another. With 16-bit tensors, ``y`` is the norm of ``h`` before ``h`` is rounded.
 
     Parameters
     ----------
-    x, residual : float32 arrays, shape (..., features), C-contiguous
-        Output and input of the sublayer.
-    gamma, beta : float32 arrays, shape (features,), optional
+    x, residual : float32, float16 or bfloat16 arrays, shape (..., features), C-contiguous
+        Output and input of the sublayer; both of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
+    gamma, beta : arrays, shape (features,), float32 or the dtype of ``x``, optional
         Gain and bias; without them 1 and 0.
     p : float
         Probability of dropping an element of ``x``, 0 to 1.
@@ -86,12 +88,12 @@ def dropout_add_layer_norm_forward(x, residual, gamma=None, beta=None, p=0.0, ep
         Added to the variance; finite, at least 0.
     seed, offset : int
         As for :func:`dropout`; ``p = 0`` needs no seed.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` or ``residual`` itself.
 
     Returns
     -------
-    y, h : float32 arrays like ``x``
+    y, h : arrays like ``x``
     mean, rstd : float64 arrays, shape ``x.shape[:-1]``
         Mean and ``1 / sqrt(var + eps)`` of each row of ``h``.
 
@@ -123,13 +125,13 @@ def dropout_add_rms_norm_forward(x, residual, gamma=None, p=0.0, eps=1e-6, *, ga
                                  out=None):
     """Dropout, addition and RMS norm in one pass over memory.
 
-    ``h = residual + dropout(x, p)``, ``y = rms_norm(h, gamma, eps, gain_offset=gain_offset)``. The bits are those of
-    :func:`dropout`, a NumPy addition and :func:`rms_norm_forward` one after another. Arguments and errors are those of
-    :func:`dropout_add_layer_norm_forward`, with the ``gain_offset`` of :func:`rms_norm` in place of ``beta``.
+    ``h = residual + dropout(x, p)``, ``y = rms_norm(h, gamma, eps, gain_offset=gain_offset)``. In float32, the bits are
+    those of :func:`dropout`, a NumPy addition and :func:`rms_norm_forward` one after another. Arguments and errors are
+    those of :func:`dropout_add_layer_norm_forward`, with the ``gain_offset`` of :func:`rms_norm` in place of ``beta``.
 
     Returns
     -------
-    y, h : float32 arrays like ``x``
+    y, h : arrays like ``x``
     rstd : float64 array, shape ``x.shape[:-1]``
         ``1 / sqrt(mean(h**2) + eps)`` of each row.
 
@@ -189,20 +191,21 @@ def dropout_add_layer_norm_backward(dy, h, mean, rstd, gamma=None, p=0.0, *, dh=
 
     Parameters
     ----------
-    dy, h : float32 arrays, shape (..., features), C-contiguous
-        Gradient of ``y``, and ``h`` as the forward pass returned it.
+    dy, h : float32, float16 or bfloat16 arrays, shape (..., features), C-contiguous
+        Gradient of ``y``, and ``h`` as the forward pass returned it; both of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     mean, rstd : float64 arrays, shape ``h.shape[:-1]``
         As the forward pass returned them.
-    gamma : float32 array, shape (features,), optional
+    gamma : array, shape (features,), float32 or the dtype of ``h``, optional
         The gain of the forward pass.
     p, seed, offset
         Those of the forward pass.
-    dh : float32 array like ``h``, optional
+    dh : array like ``h``, optional
         Gradient of ``h`` from its uses other than the norm.
 
     Returns
     -------
-    dx, dresidual : float32 arrays like ``h``
+    dx, dresidual : arrays like ``h``
         One and the same array for ``p = 0``.
     dgamma, dbeta : float32 arrays, shape (features,); None without ``gamma``
 
@@ -233,7 +236,7 @@ def dropout_add_rms_norm_backward(dy, h, rstd, gamma=None, p=0.0, *, gain_offset
 
     Returns
     -------
-    dx, dresidual : float32 arrays like ``h``
+    dx, dresidual : arrays like ``h``
     dgamma : float32 array, shape (features,); None without ``gamma``
 
     Examples

@@ -91,15 +91,16 @@ def ghost_batch_norm_forward(x, virtual_batch_size, gamma=None, beta=None, runni
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
         At least two values per channel in each virtual batch.
+        16-bit types: see :mod:`cregkit.functional`.
     virtual_batch_size : int
         Samples of a virtual batch, at least 1.
-    gamma, beta : float32 arrays, shape (C,), optional
+    gamma, beta : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Gain and bias; without them 1 and 0.
-    running_mean, running_var : float32 arrays, shape (C,), optional
+    running_mean, running_var : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Updated in place by each virtual batch in turn: ``running = (1 - momentum) * running + momentum * batch``,
-        rounded to float32 once.
+        rounded once.
     momentum : float
         Weight of a virtual batch in the running statistics, 0 to 1.
     eps : float
@@ -107,12 +108,12 @@ def ghost_batch_norm_forward(x, virtual_batch_size, gamma=None, beta=None, runni
     unbiased : bool
         Update ``running_var`` with the variance divided by ``count - 1``, as PyTorch does, instead of ``count``.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     mean, rstd : float64 arrays, shape (virtual batches, C)
         Mean and ``1 / sqrt(var + eps)`` of each channel of each virtual batch.
 
@@ -174,21 +175,22 @@ def ghost_batch_norm_backward(dy, x, virtual_batch_size, mean, rstd, gamma=None,
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
-        Gradient of the output, and the input of the forward pass.
+    dy, x : float32, float16 or bfloat16 arrays, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``
+        Gradient of the output, and the input of the forward pass; both C-contiguous and of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     virtual_batch_size : int
         That of the forward pass.
     mean, rstd : float64 arrays, shape (virtual batches, C)
         As :func:`ghost_batch_norm_forward` returned them.
-    gamma : float32 array, shape (C,), optional
+    gamma : array, shape (C,), float32 or the dtype of ``x``, optional
         The gain of the forward pass.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
 
     Raises

@@ -9,7 +9,9 @@ from cregkit.kernels._arrays cimport (
     bytes_of, data, doubles, float64_array, float64_statistics, floats, new_array, new_vector, number, output,
     refuse_overlap, refuse_overlaps, stored_type, tensor, tensor_like, whole_number,
 )
-from cregkit.kernels._csrc cimport CREG_MERGE_TILE, creg_batch_norm, creg_channels, creg_group_norm, creg_kernels, creg_shape
+from cregkit.kernels._csrc cimport (
+    CREG_MERGE_TILE, creg_batch_norm, creg_channels, creg_group_norm, creg_kernels, creg_shape,
+)
 from cregkit.kernels._runtime cimport kernels_of
 from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
@@ -97,14 +99,15 @@ cdef void run(creg_group_norm *a) noexcept nogil:
 
 cdef void reduce(creg_group_norm *a) noexcept nogil:
     if a.dgamma != NULL:
-        parallel_for(kernels_of(a.channels.stored).group_norm_reduce, a, (a.channels.shape.c + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE,
-                     a.samples * a.channels.shape.c)
+        parallel_for(kernels_of(a.channels.stored).group_norm_reduce, a,
+                     (a.channels.shape.c + CREG_MERGE_TILE - 1) // CREG_MERGE_TILE, a.samples * a.channels.shape.c)
 
 
 # The sample after the last one of `a`, of `rows` rows.
 cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noexcept:
     cdef creg_group_norm one = a[0]
-    cdef ptrdiff_t at = elements_of(a) * bytes_of(a.channels.stored), group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
+    cdef ptrdiff_t at = elements_of(a) * bytes_of(a.channels.stored)
+    cdef ptrdiff_t group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
     one.samples = 1
     one.channels.shape.n = one.groups.shape.n = rows
     one.channels.x = one.groups.x = <const char *>a.channels.x + at
@@ -174,20 +177,21 @@ def group_norm(x, num_groups, gamma=None, beta=None, eps=1e-5, *, channel_axis=1
 
     Parameters
     ----------
-    x : float32 array, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
+    x : float32, float16 or bfloat16 array, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
     num_groups : int
         Number of groups; divides C.
-    gamma, beta : float32 arrays, shape (C,), optional
+    gamma, beta : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Gain and bias of each channel; without them 1 and 0.
     eps : float
         Added to the variance; finite, at least 0.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -217,7 +221,7 @@ def group_norm_forward(x, num_groups, gamma=None, beta=None, eps=1e-5, *, channe
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     mean, rstd : float64 arrays, shape (N, num_groups)
         Mean and ``1 / sqrt(var + eps)`` of each group of each sample.
 
@@ -240,7 +244,7 @@ def instance_norm(x, gamma=None, beta=None, eps=1e-5, *, channel_axis=1, out=Non
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     References
     ----------
@@ -324,7 +328,7 @@ def instance_norm_forward(x, gamma=None, beta=None, running_mean=None, running_v
     ----------
     x, gamma, beta, eps, channel_axis, out
         As for :func:`instance_norm`.
-    running_mean, running_var : float32 arrays, shape (C,), optional
+    running_mean, running_var : arrays, shape (C,), float32 or the dtype of ``x``, optional
         Updated in place: ``running = (1 - momentum) * running + momentum * mean over the samples`` of the means and of
         the unbiased variances, as PyTorch does.
     momentum : float
@@ -332,7 +336,7 @@ def instance_norm_forward(x, gamma=None, beta=None, running_mean=None, running_v
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     mean, rstd : float64 arrays, shape (N, C)
         Mean and ``1 / sqrt(var + eps)`` of each channel of each sample.
 
@@ -408,19 +412,20 @@ def group_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out=No
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``; C-contiguous
-        Gradient of the output, and the input of the forward pass.
+    dy, x : float32, float16 or bfloat16 arrays, shape (N, C, ...), or (N, ..., C) with ``channel_axis=-1``
+        Gradient of the output, and the input of the forward pass; both C-contiguous and of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     mean, rstd : float64 arrays, shape (N, num_groups)
         As :func:`group_norm_forward` returned them.
-    gamma : float32 array, shape (C,), optional
+    gamma : array, shape (C,), float32 or the dtype of ``x``, optional
         The gain of the forward pass.
     channel_axis : 1 or -1
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
 
     Raises
@@ -454,7 +459,7 @@ def instance_norm_backward(dy, x, mean, rstd, gamma=None, *, channel_axis=1, out
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (C,); None without ``gamma``
 
     Examples

@@ -12,20 +12,21 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
 
     Parameters
     ----------
-    x : float32 array, shape (..., *features, ...), C-contiguous
-    gamma, beta : float32 arrays, shape (*features,), optional
+    x : float32, float16 or bfloat16 array, shape (..., *features, ...), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
+    gamma, beta : arrays, shape (*features,), float32 or the dtype of ``x``, optional
         Gain and bias; without them 1 and 0.
     eps : float
         Added to the variance; finite, at least 0.
     axis : int or tuple of ints
         The axes of ``features``: one axis, or several neighbouring ones in any order, such as (-2, -1). With 1, each
         position of images (N, C, H, W) is normalised over its channels.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -48,6 +49,8 @@ def layer_norm(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None):
             [ 0.447,  1.342]]], dtype=float32)
     >>> ck.layer_norm(x.reshape(4, 1), axis=0).ravel().round(3)
     array([-1.342, -0.447,  0.447,  1.342], dtype=float32)
+    >>> ck.layer_norm(x.astype(np.float16))
+    array([[-1.342 , -0.4473,  0.4473,  1.342 ]], dtype=float16)
     """
     return norm_forward(CREG_LAYER_NORM, x, gamma, beta, eps, axis, 0.0, out, False)
 
@@ -59,7 +62,7 @@ def layer_norm_forward(x, gamma=None, beta=None, eps=1e-5, *, axis=-1, out=None)
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     mean, rstd : float64 arrays, the shape of ``x`` without ``axis``
         Mean and ``1 / sqrt(var + eps)`` of each row. float64, because a float32 mean of numbers around 1e6 would cost
         the gradients their accuracy.
@@ -84,20 +87,21 @@ def layer_norm_backward(dy, x, mean, rstd, gamma=None, *, axis=-1, out=None):
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., *features, ...), C-contiguous
-        Gradient of the output, and the input of the forward pass.
+    dy, x : float32, float16 or bfloat16 arrays, shape (..., *features, ...), C-contiguous
+        Gradient of the output, and the input of the forward pass; both of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     mean, rstd : float64 arrays, the shape of ``x`` without ``axis``
         As :func:`layer_norm_forward` returned them.
-    gamma : float32 array, shape (*features,), optional
+    gamma : array, shape (*features,), float32 or the dtype of ``x``, optional
         The gain of the forward pass.
     axis : int or tuple of ints
         That of the forward pass.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma, dbeta : float32 arrays, shape (*features,); None without ``gamma``
 
     Raises

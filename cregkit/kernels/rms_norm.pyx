@@ -12,8 +12,9 @@ def rms_norm(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=None):
 
     Parameters
     ----------
-    x : float32 array, shape (..., *features, ...), C-contiguous
-    gamma : float32 array, shape (*features,), optional
+    x : float32, float16 or bfloat16 array, shape (..., *features, ...), C-contiguous
+        16-bit types: see :mod:`cregkit.functional`.
+    gamma : array, shape (*features,), float32 or the dtype of ``x``, optional
         Gain, or its difference from ``gain_offset``.
     eps : float
         Added to the mean square; finite, at least 0.
@@ -22,12 +23,12 @@ def rms_norm(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=None):
         position of images (N, C, H, W) is normalised over its channels.
     gain_offset : float
         Added to ``gamma``, in float32; 1 in Gemma, whose weights are small. Other values than 0 need ``gamma``.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``y``; may be ``x`` itself.
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
 
     Raises
     ------
@@ -61,7 +62,7 @@ def rms_norm_forward(x, gamma=None, eps=1e-6, *, axis=-1, gain_offset=0.0, out=N
 
     Returns
     -------
-    y : float32 array like ``x``
+    y : array like ``x``
     rstd : float64 array, the shape of ``x`` without ``axis``
         ``1 / sqrt(mean(x**2) + eps)`` of each row. float64, because float32 cannot hold it for every finite row.
 
@@ -84,20 +85,21 @@ def rms_norm_backward(dy, x, rstd, gamma=None, *, axis=-1, gain_offset=0.0, out=
 
     Parameters
     ----------
-    dy, x : float32 arrays, shape (..., *features, ...), C-contiguous
-        Gradient of the output, and the input of the forward pass.
+    dy, x : float32, float16 or bfloat16 arrays, shape (..., *features, ...), C-contiguous
+        Gradient of the output, and the input of the forward pass; both of one dtype.
+        16-bit types: see :mod:`cregkit.functional`.
     rstd : float64 array, the shape of ``x`` without ``axis``
         As :func:`rms_norm_forward` returned it.
-    gamma : float32 array, shape (*features,), optional
+    gamma : array, shape (*features,), float32 or the dtype of ``x``, optional
         That of the forward pass.
     axis, gain_offset
         Those of the forward pass.
-    out : float32 array like ``x``, optional
+    out : array like ``x``, optional
         Receives ``dx``; may be ``dy`` or ``x`` itself.
 
     Returns
     -------
-    dx : float32 array like ``x``
+    dx : array like ``x``
     dgamma : float32 array, shape (*features,); None without ``gamma``
 
     Raises

@@ -1,13 +1,13 @@
-"""One case per op: its inputs, shapes and tolerances, for the tests, ``cregkit check`` and the benchmarks.
+"""One case per op and type: its inputs, shapes and tolerances, for the tests, ``cregkit check`` and the benchmarks.
 
 To verify an op: make ``case.arguments(shape, rng, offset)``, ``run`` the op, compute its ``reference`` and compare both
-by ``errors``.
+by ``errors``. Results for 16-bit tensors must also have the bits of those that ``rounded_results`` returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cregkit import oracle
 from cregkit.verify import inputs, shapes
+from cregkit.verify.dtypes import DTYPES, FLOAT32, SUMS, narrowed, widened
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import Shape, Timed
 from cregkit.verify.tolerances import (
@@ -61,11 +62,28 @@ class Case:
     """The arguments that the op changes in place."""
     bytes_per_element: int
     """Memory traffic of the op per element of the shape, if no cache holds the arrays; every pass counts."""
+    dtypes: tuple[np.dtype[Any], ...] = (FLOAT32,)
+    """The types that the op's tensors may have."""
+    dtype: np.dtype[Any] = FLOAT32
+    """The type of the tensors and parameters of this case."""
 
     @property
     def name(self) -> str:
-        """Name of the op, and the label if there is one."""
-        return f"{self.op}[{self.label}]" if self.label else self.op
+        """Name of the op, with the label and any type but float32 in brackets."""
+        labels = [label for label in (self.label, "" if self.dtype == FLOAT32 else self.dtype.name) if label]
+        return f"{self.op}[{', '.join(labels)}]" if labels else self.op
+
+    def stored_as(self, dtype: np.dtype[Any]) -> Case:
+        """Return the same case with tensors and parameters of a 16-bit type."""
+
+        def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+            # The offset loses as many bits of the data as it does in float32.
+            coarser = float(np.spacing(dtype.type(1)) / np.spacing(np.float32(1)))
+            return narrowed(self.arguments(shape, rng, offset / coarser), dtype)
+
+        passes, others = divmod(self.bytes_per_element, FLOAT32.itemsize)
+        n_bytes = passes * dtype.itemsize + others
+        return replace(self, dtype=dtype, arguments=arguments, bytes_per_element=n_bytes)
 
 
 def run(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[Any]]:
@@ -87,19 +105,30 @@ def reference(case: Case, arguments: Arguments) -> dict[str, NDArray[Any]]:
     return run(case, oracle, wide)
 
 
+def rounded_results(case: Case, namespace: Any, arguments: Arguments) -> dict[str, NDArray[Any]]:
+    """Return the results of the op in float32 for 16-bit arguments, each rounded once to the type it must have."""
+    with np.errstate(over="ignore"):
+        return {
+            name: value.astype(arguments[name].dtype if name in case.changed else case.dtype)
+            if value.dtype == FLOAT32 and name not in SUMS
+            else value
+            for name, value in run(case, namespace, widened(arguments)).items()
+        }
+
+
 def errors(
     case: Case, arguments: Arguments, got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
     """Return the error of each output as a fraction of its tolerance; that of a missing output is infinite."""
-    tolerances = {**case.outputs, **case.changed}
+    tolerances, wide = {**case.outputs, **case.changed}, widened(arguments)
     return {
-        name: share_of_tolerance(got[name], value, tolerances[name], arguments) if name in got else np.inf
+        name: share_of_tolerance(got[name], value, tolerances[name], wide) if name in got else np.inf
         for name, value in wanted.items()
     }
 
 
 def _layer_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **options: Any) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     forward, backward = partial(inputs.layer_norm, **options), partial(inputs.layer_norm_backward, **options)
     y, statistics = {"y": NORMALISED}, {"mean": STATISTIC, "rstd": INVERSE_DEVIATION}
     gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
@@ -111,7 +140,7 @@ def _layer_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **op
 
 
 def _rms_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **options: Any) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     forward, backward = partial(inputs.rms_norm, **options), partial(inputs.rms_norm_backward, **options)
     y, rstd, gradients = {"y": NORMALISED}, {"rstd": INVERSE_DEVIATION}, {"dx": GRADIENT, "dgamma": COLUMN_SUM}
     return [
@@ -122,7 +151,7 @@ def _rms_norm_cases(label: str, checked: tuple[Shape, ...], timed: Timed, **opti
 
 
 def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     training = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
     running = {"running_mean": RUNNING, "running_var": RUNNING}
     gradients = {"dx": GRADIENT, "dgamma": COLUMN_SUM, "dbeta": COLUMN_SUM}
@@ -146,7 +175,7 @@ def _batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
 
 
 def _ghost_batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     training = partial(inputs.ghost_batch_norm_forward, channel_axis=channel_axis)
     backward = partial(inputs.ghost_batch_norm_backward, channel_axis=channel_axis)
     results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
@@ -159,7 +188,7 @@ def _ghost_batch_norm_cases(label: str, channel_axis: int, checked: tuple[Shape,
 
 
 def _group_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     forward = partial(inputs.group_norm, channel_axis=channel_axis)
     backward = partial(inputs.group_norm_backward, channel_axis=channel_axis)
     results = {"y": NORMALISED, "mean": STATISTIC, "rstd": INVERSE_DEVIATION}
@@ -172,7 +201,7 @@ def _group_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...],
 
 
 def _instance_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], timed: Timed) -> list[Case]:
-    case = partial(Case, label=label, shapes=checked, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
     inference = partial(inputs.instance_norm, channel_axis=channel_axis)
     # The arguments are those of batch_norm_forward, running statistics included.
     training = partial(inputs.batch_norm_forward, channel_axis=channel_axis)
@@ -190,7 +219,7 @@ def _instance_norm_cases(label: str, channel_axis: int, checked: tuple[Shape, ..
 def _dropout_add_norm_cases(
     norm: str, p: float, label: str = "", timed: Timed = shapes.TIMED_SUBLAYERS, **options: Any
 ) -> list[Case]:
-    case = partial(Case, label=f"p = {p:g}{label}", shapes=shapes.ROWS, timed=timed)
+    case = partial(Case, dtypes=DTYPES, label=f"p = {p:g}{label}", shapes=shapes.ROWS, timed=timed)
     mean = {"mean": STATISTIC_OF_SUM} if norm == "layer_norm" else {}
     dbeta = {"dbeta": COLUMN_SUM} if norm == "layer_norm" else {}
     return [
@@ -213,7 +242,7 @@ def _dropout_cases() -> list[Case]:
     def pair(
         op: str, checked: tuple[Shape, ...], timed: Timed, label: str = "", y: Tolerance = SCALED, **options: Any
     ) -> list[Case]:
-        case = partial(Case, label=label, shapes=checked, timed=timed)
+        case = partial(Case, dtypes=DTYPES, label=label, shapes=checked, timed=timed)
         n_bytes = 10 if op == "drop_block" else 8  # DropBlock's mask is written and read
         x, dy = partial(inputs.dropout, name="x", **options), partial(inputs.dropout, name="dy", **options)
         return [
@@ -278,7 +307,7 @@ def _optimizer_cases() -> list[Case]:
     ]
 
 
-CASES: tuple[Case, ...] = (
+FLOAT32_CASES: tuple[Case, ...] = (
     *_layer_norm_cases("", shapes.ROWS, shapes.TIMED_ROWS),
     *_rms_norm_cases("", shapes.ROWS, shapes.TIMED_ROWS),
     *_layer_norm_cases("axis = (-2, -1)", shapes.MATRICES, shapes.TIMED_MATRICES, axis=(-2, -1)),
@@ -333,3 +362,9 @@ CASES: tuple[Case, ...] = (
     *_optimizer_cases(),
 )
 """Every op of the functional API, at least once."""
+
+CASES: tuple[Case, ...] = (
+    *FLOAT32_CASES,
+    *(case.stored_as(dtype) for dtype in DTYPES[1:] for case in FLOAT32_CASES if dtype in case.dtypes),
+)
+"""Every op in every type that its tensors may have."""

@@ -16,6 +16,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from cregkit import oracle
+from cregkit.verify.dtypes import half_spacing
 from cregkit.verify.inputs import Arguments
 
 UNIT = 2.0**-24
@@ -127,15 +128,35 @@ def stepped(*names: str) -> dict[str, Tolerance]:
 
 
 def share_of_tolerance(got: NDArray[Any], wanted: NDArray[Any], tolerance: Tolerance, arguments: Arguments) -> float:
-    """Return the error as a fraction of the tolerance; infinite for a wrong shape or a misplaced NaN or Inf."""
+    """Return the error as a fraction of the tolerance; infinite for a wrong shape or a misplaced NaN or Inf.
+
+    The rounding of a 16-bit result is no error.
+
+    Parameters
+    ----------
+    got
+        The result.
+    wanted
+        The reference.
+    tolerance
+        The tolerance of this output.
+    arguments
+        Those of the op, for the scale of the tolerance.
+
+    Returns
+    -------
+    share
+        At most 1 passes.
+    """
     if got.shape != wanted.shape:
         return np.inf
+    rounding = half_spacing(got)
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(wanted)
     if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
         return np.inf
-    error = float(np.abs(got[finite] - wanted[finite]).max(initial=0.0))
-    if error == 0.0:
+    error = float((np.abs(got[finite] - wanted[finite]) - rounding[finite]).max(initial=0.0))
+    if error <= 0.0:
         return 0.0
     limit = tolerance.bound * tolerance.scale(arguments, wanted)
     return error / limit if limit > 0.0 else np.inf

@@ -19,7 +19,7 @@ from cregkit import commands, functional
 from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
 from cregkit.benchmark.peers import Peer, Prepared
 from cregkit.benchmark.report import Report
-from cregkit.benchmark.suite import COPY, OURS, OURS_OUT, OURS_SERIAL, PROMISED, Row
+from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, PROMISED, Row
 from cregkit.benchmark.timing import Contestant, Measurement, measure
 from cregkit.commands import bench as command
 from cregkit.verify import cases
@@ -57,7 +57,7 @@ class Missing(Right):
 
 def times(**seconds):
     """Measurements by contestant, with a spread of 1% of the time."""
-    names = {"ours": OURS, "out": OURS_OUT, "serial": OURS_SERIAL, "copy": COPY + "numpy"}
+    names = {"ours": OURS, "out": OURS_OUT, "serial": OURS_SERIAL, "float32": OURS_FLOAT32, "copy": COPY + "numpy"}
     return {names.get(name, name): Measurement(s, s, 0.01 * s, s, 9) for name, s in seconds.items()}
 
 
@@ -214,7 +214,7 @@ def test_dropout_is_judged_by_forward_and_backward_together():
     assert judged["dropout forward + backward, from 50_000, every cell"] == 26.0
 
 
-FUSED = [case for case in cases.CASES if case.op.startswith("dropout_add_")]
+FUSED = [case for case in cases.FLOAT32_CASES if case.op.startswith("dropout_add_")]
 
 
 def test_sublayers_are_judged_at_their_sizes():
@@ -245,7 +245,9 @@ def test_peers_of_the_sublayer_have_right_results(peer, case):
         assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
 
 
-DROPOUTS = [case for case in cases.CASES if case.op.removesuffix("_backward").endswith(("dropout", "drop_path"))]
+DROPOUTS = [
+    case for case in cases.FLOAT32_CASES if case.op.removesuffix("_backward").endswith(("dropout", "drop_path"))
+]
 
 
 @pytest.mark.parametrize("case", DROPOUTS, ids=lambda case: case.name)
@@ -275,7 +277,7 @@ def test_a_wrong_dropout_of_a_peer_is_found(op, fault):
         assert bool(peers.complaint(case, arguments, prepared, cases.reference(case, arguments))) != right
 
 
-OPTIONS = [case for case in cases.CASES if case.label.startswith(("axis =", "gain_offset ="))]
+OPTIONS = [case for case in cases.FLOAT32_CASES if case.label.startswith(("axis =", "gain_offset ="))]
 
 
 @pytest.mark.parametrize("case", OPTIONS, ids=lambda case: case.name)
@@ -291,7 +293,7 @@ def test_peers_compute_options_of_the_norms_or_are_left_out(peer, case):
 
 
 def test_no_other_op_has_an_unfused_form():
-    others = [case for case in cases.CASES if case not in FUSED]
+    others = [case for case in cases.FLOAT32_CASES if case not in FUSED]
     assert all(peers.Unfused(1).prepare(case, {"p": 0.5}) is None for case in others)
 
 
@@ -305,6 +307,87 @@ def test_a_random_peer_is_judged_by_its_own_dropout(name, scale, wrong):
         found = peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
         assert found.startswith(complaint)
         assert bool(found) == bool(complaint)
+
+
+OF_FLOAT16 = suite.plan(quick=True, held_out=False, types=["float16"])
+FLOAT16 = [case for case, _ in OF_FLOAT16[: len(OF_FLOAT16) // 3]]
+
+
+def test_a_default_run_has_float32_alone():
+    planned = suite.plan(quick=False, held_out=False)
+    assert {case.name for case, _ in planned} == {case.name for case in cases.FLOAT32_CASES}
+    both = suite.plan(quick=False, held_out=False, types=["float32", "float16"])
+    assert both[: len(planned)] == planned
+    added = {case.name for case, _ in both[len(planned) :]}
+    assert {"layer_norm[float16]", "dropout[float16]", "batch_norm_forward[N, C, ..., float16]"} < added
+    assert all(name.endswith("float16]") and "adamw" not in name for name in added)
+
+
+def test_a_row_of_16_bits_is_timed_beside_float32_and_peers_that_take_16_bits():
+    measured = suite.measure_row(LAYER_NORM.stored_as(np.dtype(np.float16)), (3, 16), [Right(1)], 1, 0.0)
+    assert set(measured.times) == {OURS, OURS_OUT, OURS_FLOAT32, COPY + "numpy"}
+    assert (measured.case, measured.n_bytes, measured.is_16_bit) == ("layer_norm[float16]", 4 * 48, True)
+    assert not suite.measure_row(LAYER_NORM, (3, 16), [], 1, 0.0).is_16_bit
+
+
+def test_a_row_of_16_bits_times_the_op_on_float32_tensors_too():
+    case = LAYER_NORM.stored_as(np.dtype(np.float16))
+    calls = suite.ours(case, case.arguments((3, 16), np.random.default_rng(0), 0.0), 1)
+    types = {name: contestant.call().dtype.name for name, contestant in calls.items()}
+    assert types == {OURS: "float16", OURS_OUT: "float16", OURS_FLOAT32: "float32"}
+
+
+def test_a_wrong_result_of_16_bits_voids_the_row(monkeypatch):
+    right = functional.layer_norm
+    monkeypatch.setattr(functional, "layer_norm", lambda *given, **named: right(*given, **named) * np.float16(1.01))
+    measured = suite.measure_row(LAYER_NORM.stored_as(np.dtype(np.float16)), (30, 16), [], 1, 0.0)
+    assert set(measured.void) == {OURS}
+    assert "WRONG" in report.cells_16_bit(measured)
+    assert len(report.cells_16_bit(measured)) == len(report.HEADERS_16_BIT)
+    assert all(goal.value is None for goal in goals.judge([measured]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("index", range(len(FLOAT16)), ids=[case.name for case in FLOAT16])
+def test_pytorch_has_right_results_on_16_bits(dtype, index):
+    if not peers.Torch.available():
+        pytest.skip("torch is not installed")
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    case, _ = suite.plan(quick=True, held_out=False, types=[dtype])[index]
+    arguments = case.arguments((20, 6, 5, 8), np.random.default_rng(0), 0.0)
+    prepared = peers.Torch(1).prepare(case, arguments)
+    assert not peers.complaint(case, arguments, prepared, cases.reference(case, arguments))
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "dropout", "dropout_add_layer_norm_forward[p = 0.5]"])
+def test_a_wrong_result_of_a_peer_on_16_bits_is_found(name):
+    case = next(case for case in cases.CASES if case.name == name).stored_as(np.dtype(np.float16))
+    arguments = case.arguments((60, 400), np.random.default_rng(0), 0.0)
+    right = cases.run(case, functional, arguments | ({"seed": 1} if "seed" in arguments else {}))
+    reference = cases.reference(case, arguments)
+    for scale, found in ((1, False), (1.02, True)):
+        results = {name: right[name] * np.float16(scale) for name in ("y", "h") if name in right}
+        prepared = Prepared(lambda: None, lambda _, results=results: results, random="dropout" in name)
+        assert bool(peers.complaint(case, arguments, prepared, reference)) == found
+
+
+def test_16_bit_tensors_are_judged_by_their_own_goals():
+    large, small = (8192, 4096), (512, 768)
+    rows = [
+        row("layer_norm", large, ours=1.0, torch=1.0, copy=1.0),
+        row("layer_norm[bfloat16]", large, ours=1.0, float32=1.8, torch=2.5, copy=1.0),
+        row("layer_norm_backward[bfloat16]", small, ours=1.0, float32=1.1, torch=3.0),
+        row("rms_norm[float16]", large, ours=1.0, float32=1.9, torch=0.5),
+        row("dropout[bfloat16]", small, ours=1.0, float32=1.0, torch=30.0),
+    ]
+    judged = {goal.what: goal for goal in goals.judge(rows)}
+    beyond = judged["16-bit tensors beyond the LLC"]
+    assert (beyond.value, beyond.where, beyond.reached) == (1.8, "layer_norm[bfloat16] 8192x4096", True)
+    assert (judged["layer_norm of bfloat16"].value, judged["layer_norm_backward of bfloat16"].value) == (2.5, 3.0)
+    assert judged["rms_norm of bfloat16"].value is None
+    assert judged["dropout of bfloat16, from 50_000"].value == 30.0
+    assert judged["layer_norm, rms_norm, every cell"].value == 1.0
 
 
 def test_an_at_most_goal_is_reached_below_its_limit():
@@ -395,6 +478,29 @@ def test_the_command_prints_the_rows_and_writes_them(small, capsys, tmp_path):
     assert content["goals"][-1]["reached"] is False
 
 
+def test_the_command_prints_16_bit_rows_beside_float32(small, capsys, monkeypatch):
+    float16 = LAYER_NORM.stored_as(np.dtype(np.float16))
+    monkeypatch.setattr(suite, "plan", lambda **given: [(LAYER_NORM, (1, 16)), (float16, (1, 16))])
+    assert commands.main(["bench", "--dtypes", "float32,float16"]) == 0
+    out = capsys.readouterr().out
+    assert "float32 us" in out
+    assert out.index("layer_norm ") < out.index("layer_norm[float16]")
+
+
+def test_the_types_of_a_run_are_those_asked_for(small, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(suite, "plan", lambda *, types, **_: asked.append(types) or [])
+    assert commands.main(["bench"]) == 0
+    assert commands.main(["bench", "--dtypes", "float16,float32"]) == 0
+    assert asked == [["float32"]] * 2 + [["float16", "float32"]] * 2
+
+
+def test_bfloat16_without_ml_dtypes_is_an_error(small, capsys, monkeypatch):
+    monkeypatch.setattr(command, "DTYPES", command.DTYPES[:2])
+    with pytest.raises(command.CommandError, match="bfloat16 needs ml_dtypes; install it"):
+        command.check_types(["bfloat16"])
+
+
 def test_the_command_fails_if_an_op_became_slower(small, capsys, tmp_path, monkeypatch):
     path = str(tmp_path / "old.json")
     monkeypatch.setattr(suite, "measure_row", lambda case, shape, *_: row(shape=shape, ours=1.0, copy=0.5))
@@ -450,6 +556,7 @@ def test_the_command_draws_a_picture(small, capsys, tmp_path):
     [
         (["--peers", "tensorflow"], "unknown peer 'tensorflow'; there are right, missing"),
         (["--peers", "right,missing"], "missing is not installed"),
+        (["--dtypes", "int8"], "unknown type 'int8'; there are float32, bfloat16, float16"),
         (["--compare", "absent.json"], "absent.json: No such file or directory"),
         (["--compare", "text.json"], "text.json: must be a run written by cregkit bench --json"),
         (["--compare", "list.json"], "list.json: must be a run written by cregkit bench --json"),
@@ -484,6 +591,7 @@ def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
         row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
         row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
     ]
+    rows.append(row("layer_norm[float16]", (512, 768), ours=1.0, out=1.0, float32=1.5, torch=4.0, copy=0.5))
     judged = [goals.Goal("speed", "a peer", 2.0, 3.0, "layer_norm 512x768"), goals.Goal("more", "a peer", 2.0, None)]
     path = str(tmp_path / "run.json")
     report.write(path, report.Report(report.machine([]), rows, judged))
@@ -492,5 +600,8 @@ def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
     assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
     assert "| more |" not in out
     assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
+    assert (
+        "| layer_norm[float16] | 512x768 | 1000000 | 1000000 | torch | 4000000 | 4.00 | 50% | 1500000 | 1.50 |" in out
+    )
     assert markdown.main([]) == 2
     assert markdown.main([str(tmp_path / "none.json")]) == 2

@@ -173,6 +173,23 @@ def test_check_fails_one_changed_bit_of_one_isa(
         assert result.same_bits == result.passed == (result.isa != isa)
 
 
+def test_check_fails_a_16_bit_result_that_is_not_the_rounded_one_of_float32(
+    one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "CASES", (one_small_case.stored_as(np.dtype(np.float16)),))
+    assert all(result.passed for result in parity.check(threads=(1,)))
+    right = functional.layer_norm
+
+    def layer_norm(**arguments: Any) -> Array:
+        y = right(**arguments)
+        if y.dtype == np.float16:
+            y.view(np.uint16)[-1, -1] ^= 1
+        return y
+
+    monkeypatch.setattr(functional, "layer_norm", layer_norm)
+    assert not any(result.same_bits for result in parity.check(threads=(1,)))
+
+
 @needs_openmp
 def test_check_fails_one_changed_bit_of_one_thread_count(
     one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import ops_table
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -56,3 +57,8 @@ def test_no_page_is_too_long(page: Path) -> None:
 @pytest.mark.parametrize("room", [path.parent for path in ROOT.glob("cregkit/*/__init__.py")], ids=name)
 def test_every_room_has_a_page(room: Path) -> None:
     assert (room / "README.md").exists()
+
+
+def test_the_table_of_ops_is_that_of_the_cases() -> None:
+    """To write it, run tests/helpers/ops_table.py."""
+    assert ops_table.PLACE.findall(ops_table.PAGE.read_text(encoding="utf-8")) == [ops_table.table()]

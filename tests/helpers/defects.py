@@ -19,7 +19,7 @@ def leading(op: str) -> str:
 
 
 def wrong_precision(a: Array) -> Array:
-    return a.astype(np.float64 if a.dtype == np.float32 else np.float32)
+    return a.astype(np.float32 if a.dtype == np.float64 else np.float64)
 
 
 def strided(a: Array) -> Array:
@@ -33,22 +33,16 @@ def misaligned(a: Array) -> Array:
     return moved
 
 
-def half_precision(a: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return a.astype(np.float16)
-
-
 DEFECTS: list[tuple[Callable[[Array], Any], type[Exception]]] = [
     (lambda a: a.tolist(), TypeError),
     (lambda a: "array", TypeError),
     (wrong_precision, TypeError),
-    (half_precision, TypeError),
     (lambda a: a.astype(np.int32), TypeError),
     (lambda a: a.astype(np.complex64), TypeError),
     (lambda a: a.astype(object), TypeError),
     (lambda a: a > 0, TypeError),
     (lambda a: a.astype(a.dtype.newbyteorder()), TypeError),
-    (lambda a: np.ma.masked_less(a, 0.0), TypeError),
+    (np.ma.masked_array, TypeError),
     (strided, ValueError),
     (lambda a: a[::-1], ValueError),
     (lambda a: np.broadcast_to(a.ravel()[:1], a.shape), ValueError),
@@ -66,3 +60,5 @@ SHAPE_DEFECTS: list[tuple[Callable[[Array], Any], type[Exception]]] = [
     (lambda a: a.ravel()[:1].reshape(()), ValueError),
 ]
 EACH_ARRAY = [(op, name) for op in OPS for name in arrays_in(small_arguments(op))]
+EACH_TYPED_ARRAY = [(op, name, dtype) for op, name in EACH_ARRAY for dtype in OPS[op].dtypes]
+FLOAT32_ARRAYS = [(op, name) for op, name in EACH_ARRAY if small_arguments(op)[name].dtype == np.float32]

@@ -17,6 +17,7 @@ import pytest
 from cregkit import functional
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases
+from cregkit.verify.dtypes import FLOAT32
 from cregkit.verify.inputs import Arguments, virtual_batch_size
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
@@ -71,6 +72,11 @@ def arguments_of(case: cases.Case, shape: Shape, offset: float = 0.0) -> Argumen
     return case.arguments(shape, np.random.default_rng([*shape, int(offset)]), offset)
 
 
+def some_shapes(case: cases.Case) -> tuple[Shape, ...]:
+    """All shapes of a case in float32, a third of them in 16 bits."""
+    return case.shapes if case.dtype == FLOAT32 else case.shapes[1::3]
+
+
 def lacks_variance(case: cases.Case, shape: Shape) -> bool:
     """Whether a channel (of a sample, of a virtual batch) has one value: training then refuses the shape."""
     if case.op not in ("batch_norm_forward", "ghost_batch_norm_forward", "instance_norm_forward"):
@@ -98,9 +104,10 @@ LARGE = {
 }
 
 
-def small_arguments(op: str) -> Arguments:
+def small_arguments(op: str, dtype: Any = FLOAT32) -> Arguments:
     """Arguments of few elements, with every optional array."""
-    return arguments_of(OPS[op], SMALL[OPS[op].shapes])
+    case = OPS[op] if dtype == FLOAT32 else OPS[op].stored_as(dtype)
+    return arguments_of(case, SMALL[case.shapes])
 
 
 def results_of(case: cases.Case, arguments: Arguments) -> dict[str, Array]:
@@ -110,6 +117,11 @@ def results_of(case: cases.Case, arguments: Arguments) -> dict[str, Array]:
 def bits(results: Mapping[str, Array]) -> dict[str, tuple[Any, ...]]:
     """Results as bytes, to compare bit by bit: a NaN equals itself, and -0 differs from 0."""
     return {name: (value.dtype, value.shape, value.tobytes()) for name, value in results.items()}
+
+
+def huge(array: Array) -> float:
+    """A value whose square overflows in float32, or in float16 the largest."""
+    return 65504.0 if array.dtype == np.float16 else 1e30
 
 
 def arrays_in(arguments: Arguments) -> dict[str, Array]:

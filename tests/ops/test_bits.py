@@ -25,12 +25,14 @@ from support import (
     each_case,
     each_isa,
     first_of,
+    huge,
     results_of,
 )
 
 from cregkit import functional
 from cregkit.kernels import _threads
 from cregkit.verify import cases
+from cregkit.verify.dtypes import FLOAT32
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
@@ -76,6 +78,8 @@ def test_every_isa_and_thread_count_gives_the_same_bits(case: cases.Case) -> Non
             for n in THREADS:
                 with _threads.exact_threads(n):
                     found.add(tuple(bits(results_of(case, arguments)).items()))
+        if case.dtype != FLOAT32:
+            found.add(tuple(bits(cases.rounded_results(case, functional, arguments)).items()))
         assert len(found) == 1, shape
 
 
@@ -92,8 +96,14 @@ def piece_of(arguments: Arguments, names: list[str], i: int, j: int) -> Argument
     return {name: arguments[name][i:j] for name in names} | moved
 
 
-@pytest.mark.parametrize("width", [11, 64, 200, 300, 1029, 9001])
-@pytest.mark.parametrize("case", ROWWISE, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "width"),
+    [
+        pytest.param(case, width, id=f"{case.name}-{width}")
+        for case in ROWWISE
+        for width in ((11, 64, 200, 300, 1029, 9001) if case.dtype == FLOAT32 else (64, 9001))
+    ],
+)
 def test_any_split_of_the_batch_gives_the_same_rows(case: cases.Case, width: int, isa: str) -> None:
     shape = {
         PLANES: (131, 5, 7, 7),
@@ -119,7 +129,7 @@ def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, row
     """The kernel processes few rows of many channels in blocks of channels."""
     channels, edges = 9001, range(0, 10501, 1500)
     arguments = arguments_of(case, (rows, channels))
-    for channel, value in ((7, 1e30), (4444, np.nan), (8000, 3.0)):
+    for channel, value in ((7, huge(arguments["x"])), (4444, np.nan), (8000, 3.0)):
         arguments["x"][:, channel] = value
     whole = results_of(case, arguments)
     pieces = [
@@ -135,7 +145,7 @@ def test_any_split_of_the_channels_gives_the_same_channels(case: cases.Case, row
 def test_any_split_of_the_positions_gives_the_same_positions(case: cases.Case, channels: int, isa: str) -> None:
     """Also beside positions that are computed in float64. A single position is a contiguous row: other bits."""
     arguments = arguments_of(case, (channels, 700))
-    for position, value in ((7, 1e30), (300, np.nan), (444, 3.0), (640, 1e-30)):
+    for position, value in ((7, huge(arguments["x"])), (300, np.nan), (444, 3.0), (640, 1e-30)):
         arguments["x"][:, position] = value
     whole = results_of(case, arguments)
     by_position = [name for name, array in arrays_in(arguments).items() if array.shape[-1] == 700]

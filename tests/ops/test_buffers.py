@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from defects import DEFECTS, EACH_ARRAY, MATRIX_DEFECTS, SHAPE_DEFECTS, half_precision, leading
+from defects import (
+    DEFECTS,
+    EACH_ARRAY,
+    EACH_TYPED_ARRAY,
+    FLOAT32_ARRAYS,
+    MATRIX_DEFECTS,
+    SHAPE_DEFECTS,
+    leading,
+    wrong_precision,
+)
 from support import (
     OPS,
     OPS_WITH_OUT,
@@ -28,10 +37,12 @@ from support import (
     results_of,
     run_python,
     small_arguments,
+    some_shapes,
 )
 
 from cregkit import functional
 from cregkit.verify import cases
+from cregkit.verify.dtypes import DTYPES, FLOAT32, bfloat16, same_bits
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
@@ -46,6 +57,8 @@ from cregkit.verify.shapes import (
     PLANES,
     Shape,
 )
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @contextmanager
@@ -63,14 +76,65 @@ def refused(error: type[Exception], name: str, arguments: Arguments) -> Iterator
 # ---- arrays that are refused ----
 
 
-@pytest.mark.parametrize(("op", "name"), EACH_ARRAY)
-def test_arrays_of_wrong_type_layout_or_shape_are_refused(op: str, name: str) -> None:
-    arguments = small_arguments(op)
+@pytest.mark.parametrize(("op", "name", "dtype"), EACH_TYPED_ARRAY, ids=str)
+def test_arrays_of_wrong_type_layout_or_shape_are_refused(op: str, name: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
     defects = DEFECTS + (MATRIX_DEFECTS if arguments[name].ndim > 1 else [])
     for make, error in defects + (SHAPE_DEFECTS if name != leading(op) else []):
         bad = arguments | {name: make(arguments[name])}
         with refused(error, name, bad):
             getattr(functional, op)(**bad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in FLOAT32_ARRAYS if OPS[op].dtypes != DTYPES])
+def test_ops_on_float32_alone_refuse_16_bits(op: str, name: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op)
+    with refused(TypeError, name, arguments):
+        getattr(functional, op)(**arguments | {name: arguments[name].astype(dtype)})
+
+
+@pytest.mark.parametrize(
+    ("op", "name"), [(op, name) for op, name in FLOAT32_ARRAYS if OPS[op].dtypes == DTYPES and name != leading(op)]
+)
+@each_dtype
+def test_tensors_have_one_type_and_parameters_this_type_or_float32(op: str, name: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
+    is_tensor = arguments[name].shape == arguments[leading(op)].shape
+    for other in DTYPES:
+        mixed = arguments | {name: arguments[name].astype(other)}
+        if other == dtype or (other == FLOAT32 and not is_tensor):
+            getattr(functional, op)(**mixed)
+            continue
+        wanted = (
+            f"{dtype.name} like {leading(op)}" if is_tensor else " or ".join(dict.fromkeys(["float32", dtype.name]))
+        )
+        with pytest.raises(TypeError, match=rf"^{name} must be {wanted}, got {other.name}: convert it with {name}\."):
+            getattr(functional, op)(**mixed)
+
+
+@pytest.mark.skipif(not bfloat16(), reason="needs ml_dtypes")
+@pytest.mark.parametrize("op", [op for op, case in OPS.items() if case.dtypes == DTYPES])
+def test_types_of_8_bits_are_refused(op: str) -> None:
+    import ml_dtypes
+
+    arguments, name = small_arguments(op), leading(op)
+    for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int8):
+        with pytest.raises(
+            TypeError, match=f"^{name} must be float32, float16 or bfloat16, got {np.dtype(dtype).name}: "
+        ):
+            getattr(functional, op)(**arguments | {name: arguments[name].astype(dtype)})
+
+
+@pytest.mark.parametrize("op", [op for op, case in OPS_WITH_OUT.items() if case.dtypes == DTYPES])
+@each_dtype
+def test_out_has_the_type_of_the_tensors(op: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
+    for other in DTYPES:
+        out = arguments[leading(op)].astype(other)
+        if other != dtype:
+            with refused(TypeError, "out", arguments | {"out": out}):
+                getattr(functional, op)(**arguments, out=out)
 
 
 OPTIONAL = ("gamma", "beta", "dh", "running_mean", "running_var", "velocity")
@@ -202,13 +266,15 @@ def read_only(a: Array) -> Array:
     return copy
 
 
-@each_op_with_out
-def test_outputs_of_wrong_type_layout_or_shape_are_refused(case: cases.Case) -> None:
-    arguments = small_arguments(case.op)
+@pytest.mark.parametrize(
+    ("op", "dtype"), [(op, dtype) for op, case in OPS_WITH_OUT.items() for dtype in case.dtypes], ids=str
+)
+def test_outputs_of_wrong_type_layout_or_shape_are_refused(op: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
     for make, error in [*REFUSED_OUTPUTS, (read_only, ValueError)]:
-        out = make(arguments[leading(case.op)])
+        out = make(arguments[leading(op)])
         with refused(error, "out", arguments | {"out": out}):
-            getattr(functional, case.op)(**arguments, out=out)
+            getattr(functional, op)(**arguments, out=out)
 
 
 def in_one_buffer(out: Array, other: Array, shift: int) -> tuple[Array, Array]:
@@ -224,9 +290,11 @@ def in_one_buffer(out: Array, other: Array, shift: int) -> tuple[Array, Array]:
     return first, second
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in EACH_ARRAY if op in OPS_WITH_OUT])
-def test_an_out_that_overlaps_an_input_is_refused(op: str, name: str) -> None:
-    arguments = small_arguments(op)
+@pytest.mark.parametrize(
+    ("op", "name", "dtype"), [given for given in EACH_TYPED_ARRAY if given[0] in OPS_WITH_OUT], ids=str
+)
+def test_an_out_that_overlaps_an_input_is_refused(op: str, name: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
     like = np.zeros_like(arguments[leading(op)])
     other = arguments[name]
     for shift in (8, -8, like.nbytes - 8, 8 - other.nbytes):
@@ -236,12 +304,19 @@ def test_an_out_that_overlaps_an_input_is_refused(op: str, name: str) -> None:
 
 
 # Pairs of an array that an op changes in place and another array argument.
-CHANGED_PAIRS = [(op, changed, other) for op, other in EACH_ARRAY for changed in OPS[op].changed if other != changed]
+CHANGED_PAIRS = [
+    (op, changed, other, dtype)
+    for op, other, dtype in EACH_TYPED_ARRAY
+    for changed in OPS[op].changed
+    if other != changed
+]
 
 
-@pytest.mark.parametrize(("op", "changed", "other"), CHANGED_PAIRS)
-def test_an_array_changed_in_place_that_overlaps_another_is_refused(op: str, changed: str, other: str) -> None:
-    arguments = small_arguments(op)
+@pytest.mark.parametrize(("op", "changed", "other", "dtype"), CHANGED_PAIRS, ids=str)
+def test_an_array_changed_in_place_that_overlaps_another_is_refused(
+    op: str, changed: str, other: str, dtype: np.dtype[Any]
+) -> None:
+    arguments = small_arguments(op, dtype)
     pair = arguments[changed], arguments[other]
     for shift in (0, 4, -4, 4 - pair[1].nbytes):
         arguments[changed], arguments[other] = in_one_buffer(*pair, shift)
@@ -251,9 +326,13 @@ def test_an_array_changed_in_place_that_overlaps_another_is_refused(op: str, cha
         assert bits(arrays_in(arguments)) == before
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op, case in OPS.items() for name in case.changed])
-def test_a_read_only_array_to_be_changed_in_place_is_refused(op: str, name: str) -> None:
-    arguments = small_arguments(op)
+@pytest.mark.parametrize(
+    ("op", "name", "dtype"),
+    [(op, name, dtype) for op, name, dtype in EACH_TYPED_ARRAY if name in OPS[op].changed],
+    ids=str,
+)
+def test_a_read_only_array_to_be_changed_in_place_is_refused(op: str, name: str, dtype: np.dtype[Any]) -> None:
+    arguments = small_arguments(op, dtype)
     arguments[name].setflags(write=False)
     with refused(ValueError, name, arguments):
         getattr(functional, op)(**arguments)
@@ -297,10 +376,12 @@ def test_out_may_be_an_input(case: cases.Case) -> None:
 
 # ---- the edges of arrays ----
 
+SENTINEL = -12352.0  # a number of every type
+
 
 def in_the_middle(array: Array) -> tuple[Array, Array]:
     """A copy between 64 sentinels on either side, and the memory of both."""
-    memory = np.full(array.size + 128, -12345.0, array.dtype)
+    memory = np.full(array.size + 128, SENTINEL, array.dtype)
     middle = memory[64:-64].reshape(array.shape)
     middle[...] = array
     return middle, memory
@@ -308,7 +389,7 @@ def in_the_middle(array: Array) -> tuple[Array, Array]:
 
 @each_case
 def test_nothing_beside_an_output_is_written(case: cases.Case) -> None:
-    for shape in case.shapes:
+    for shape in some_shapes(case):
         for _ in each_isa():
             arguments = arguments_of(case, shape)
             memories = []
@@ -316,30 +397,28 @@ def test_nothing_beside_an_output_is_written(case: cases.Case) -> None:
                 arguments[name], memory = in_the_middle(arguments[name])
                 memories.append(memory)
             if case.op in OPS_WITH_OUT:
-                arguments["out"], memory = in_the_middle(np.zeros(shape, np.float32))
+                arguments["out"], memory = in_the_middle(np.zeros(shape, case.dtype))
                 memories.append(memory)
             getattr(functional, case.op)(**arguments)
             for memory in memories:
-                assert (memory[:64] == -12345.0).all()
-                assert (memory[-64:] == -12345.0).all()
+                assert (memory[:64] == SENTINEL).all()
+                assert (memory[-64:] == SENTINEL).all()
 
 
 GUARDED = """
 import ctypes, mmap
 import numpy as np
-from support import OPS_WITH_OUT, arguments_of, arrays_in, each_isa
+from support import OPS_WITH_OUT, arguments_of, arrays_in, each_isa, some_shapes
 from cregkit import functional
 from cregkit.verify import cases, inputs, shapes
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
-kept = []
 
 def guarded(array, at_end):
     '''A copy that starts at the first accessible byte, or ends at the last.'''
     pages = max(1, -(-array.nbytes // PAGE))
     memory = mmap.mmap(-1, (pages + 2) * PAGE)
-    kept.append(memory)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for fence in (start, start + (pages + 1) * PAGE):
         assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(PAGE), 0) == 0
@@ -350,10 +429,10 @@ def guarded(array, at_end):
 
 calls = 0
 for case in cases.CASES:
-    for shape in case.shapes:
+    for shape in some_shapes(case):
         plain = arguments_of(case, shape)
         if case.op in OPS_WITH_OUT:
-            plain["out"] = np.zeros(shape, np.float32)
+            plain["out"] = np.zeros(shape, case.dtype)
         for at_end in (False, True):
             arguments = plain | {name: guarded(a, at_end) for name, a in arrays_in(plain).items() if a.size}
             for isa in each_isa():
@@ -475,4 +554,24 @@ def test_dlpack_arrays_that_cannot_be_read_in_place_are_refused(op: str, name: s
         with refused(TypeError, name, arguments):
             getattr(functional, op)(**arguments | {name: kind(arguments[name])})
     with refused(TypeError, name, arguments):
-        getattr(functional, op)(**arguments | {name: Foreign(half_precision(arguments[name]))})
+        getattr(functional, op)(**arguments | {name: Foreign(wrong_precision(arguments[name]))})
+
+
+def test_dlpack_arrays_of_float16_are_read_in_place() -> None:
+    x = small_arguments("rms_norm", np.dtype(np.float16))["x"]
+    out = np.zeros_like(x)
+    functional.rms_norm(Foreign(x), out=Foreign(out))  # type: ignore[arg-type]
+    assert out.tobytes() == functional.rms_norm(x).tobytes()
+
+
+def test_tensors_of_pytorch_have_16_bits_too() -> None:
+    """Those of float16 are read in place. NumPy cannot read bfloat16, and the error shows how to pass its bits."""
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-3, 3, 24).reshape(4, 6)
+    assert functional.rms_norm(x.half()).tobytes() == functional.rms_norm(x.half().numpy()).tobytes()
+    if dtype := bfloat16():
+        x = x.bfloat16()
+        with pytest.raises(TypeError, match=r"^x holds bfloat16, .* x\.detach\(\)\.view\(torch\.int16\)\.numpy\(\)"):
+            functional.rms_norm(x)
+        y = functional.rms_norm(x.detach().view(torch.int16).numpy().view(dtype))
+        assert same_bits(y, functional.rms_norm(x.float().numpy()).astype(dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import golden_bits
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from cregkit import functional
-from cregkit.verify import cases
 
 
 def test_the_bits_of_every_op_are_the_golden_ones(isa: str, record_property: Callable[[str, object], None]) -> None:
@@ -24,13 +24,14 @@ def test_one_changed_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def last_bit_flipped(*args: object, **kwargs: object) -> object:
         y = original(*args, **kwargs)
         if y.size:
-            y.reshape(-1).view(np.uint32)[-1] ^= 1
+            y.reshape(-1).view(np.uint8)[-1] ^= 1
         return y
 
     original = functional.rms_norm
     monkeypatch.setattr(functional, "rms_norm", last_bit_flipped)
     expected, found = golden_bits.expected(), golden_bits.found()
     wrong = {name for name in found if found[name] != expected[name]}
-    shapes = [shape for case in cases.CASES if case.op == "rms_norm" for shape in case.shapes]
-    assert len(wrong) == sum(1 for shape in shapes if 0 not in shape)
-    assert all(name.startswith(("rms_norm ", "rms_norm[")) for name in wrong)
+    of_op = {name for name in found if name.startswith(("rms_norm ", "rms_norm["))}
+    assert wrong == {
+        name for name in of_op if not re.search(r"[ x]0(x|$)", name)
+    }  # an array without elements has no bit

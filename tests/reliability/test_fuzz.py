@@ -12,6 +12,7 @@ from support import OPS_WITH_OUT, Array, arrays_in, bits, each_isa, first_of, la
 from cregkit import functional
 from cregkit.kernels import _threads
 from cregkit.verify import cases
+from cregkit.verify.dtypes import FLOAT32, same_bits
 from cregkit.verify.inputs import Arguments
 from cregkit.verify.shapes import (
     CHANNELS_FIRST,
@@ -40,7 +41,7 @@ def in_memory(array: Array, how: str, position: int) -> Array:
     if how == "reversed":
         return np.flip(dense.copy())
     if how == "float64":
-        return dense.astype(np.float64 if array.dtype == np.float32 else np.float32)
+        return dense.astype(np.float32 if array.dtype == np.float64 else np.float64)
     if how == "misaligned":
         moved = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
         moved[...] = array
@@ -121,6 +122,9 @@ def test_any_call_is_right_or_refused(data: st.DataObject) -> None:
     assert all(bits(result) == bits(results[0]) for result in results if result is not None)
     shares = cases.errors(case, arguments, results[0], wanted)
     assert max(shares.values()) <= 1.0, shares
+    if case.dtype != FLOAT32:
+        rounded = cases.rounded_results(case, functional, arguments)
+        assert all(same_bits(results[0][name], rounded[name]) for name in rounded)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -132,7 +136,7 @@ def one_call(case: cases.Case, arguments: Arguments, out: str, threads: int) -> 
     leading = next(name for name in ("x", "dy", "w", "shape", "index") if name in arguments)
     extra = {}
     if out == "given":
-        extra["out"] = np.full_like(arguments[leading], np.nan, dtype=np.float32, order="C", subok=False)
+        extra["out"] = np.full_like(arguments[leading], np.nan, order="C", subok=False)
     elif out == "in place":
         extra["out"] = arguments[leading]
     try:
