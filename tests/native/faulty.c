@@ -28,5 +28,6 @@ const creg_kernels *faulty_ranked(int rank)
     if (!right) return NULL;
     tables[rank] = *right;
     tables[rank].l2_gradient = gradients[rank];
+    tables[rank].stored[CREG_FLOAT32] = &tables[rank];
     return &tables[rank];
 }
