@@ -91,10 +91,9 @@ def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
         return list(objects.values())
     folder.mkdir()
     command = [variant.compiler, *FLAGS, *variant.flags, "-c"]
-    # For the emulation alone: SIMDe's AVX2 reads beyond its masks.
-    intrinsics = dict.fromkeys(EMULATED, [f"-I{HERE / 'emulated'}"])
+    intrinsics = [f"-I{HERE / 'emulated'}"]  # for the emulation alone: SIMDe's AVX2 reads beyond its masks
     running = [
-        subprocess.Popen([*command, *intrinsics.get(path, []), str(path), "-o", str(target)])
+        subprocess.Popen([*command, *intrinsics * (path in EMULATED), str(path), "-o", str(target)])
         for path, target in objects.items()
     ]
     if sum(process.wait() for process in running):
