@@ -66,7 +66,7 @@ CREG_INLINE void add_dropped(const creg_norm *n, const philox_keys *keys, stored
 /* A tile's float32 numbers: on the stack, or of long rows the task's row of `work`. */
 CREG_INLINE float *unrounded_tile(const creg_norm *n, float *here, ptrdiff_t first)
 {
-    return n->cols <= CREG_PANEL ? here : n->work + first / n->step * n->cols;
+    return STORES_ROUND && n->cols > CREG_PANEL ? n->work + first / n->step * n->cols : here;
 }
 
 static CREG_NOINLINE void forward_of_tile(const creg_norm *n, const philox_keys *keys, float *unrounded, ptrdiff_t row,
@@ -124,7 +124,7 @@ static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, p
 static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {
     float space[CREG_PANEL];
-    float *unrounded = STORES_ROUND ? unrounded_tile(n, space, first) : NULL;
+    float *unrounded = unrounded_tile(n, space, first);
     stored *buffer = (void *)space;
     philox_keys keys;
     set_dropout_keys(n, &keys);

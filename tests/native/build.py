@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 GOLDEN = HERE.parent / "golden"
 LENGTHS = ("smoke", "few", "all")
-EMULATED = HERE / "emulated.c"
+EMULATED = sorted(HERE.glob("emulated*.c"))
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
 NOT_FORCED = "-DCREG_INLINE=static inline"  # see cregkit.h
@@ -66,7 +66,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Output of one run of the driver: the hash of each op, the number of trials, and the tables tried."""
+    """Output of one run of the driver: the hash of each op and type, the number of trials, and the tables tried."""
 
     hashes: dict[str, str]
     trials: int
@@ -85,15 +85,15 @@ def missing_tools(variant: Variant) -> list[str]:
 def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
     """Compile csrc/, and the emulation if wanted, in parallel and once for each folder; return the objects."""
     folder = folder / f"objects-{variant.compiler}-{abs(hash(variant))}"
-    sources = [*sorted(CSRC.glob("*.c")), *[EMULATED] * variant.emulated]
+    sources = [*sorted(CSRC.glob("*.c")), *EMULATED * variant.emulated]
     objects = {path: folder / f"{path.stem}.o" for path in sources}
     if folder.exists():
         return list(objects.values())
     folder.mkdir()
     command = [variant.compiler, *FLAGS, *variant.flags, "-c"]
-    intrinsics = {EMULATED: [f"-I{HERE / 'emulated'}"]}  # for this file alone: SIMDe's AVX2 reads beyond its masks
+    intrinsics = [f"-I{HERE / 'emulated'}"]  # for the emulation alone: SIMDe's AVX2 reads beyond its masks
     running = [
-        subprocess.Popen([*command, *intrinsics.get(path, []), str(path), "-o", str(target)])
+        subprocess.Popen([*command, *intrinsics * (path in EMULATED), str(path), "-o", str(target)])
         for path, target in objects.items()
     ]
     if sum(process.wait() for process in running):

@@ -6,6 +6,7 @@
 #include "cregkit.h"
 #include "memory.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -13,7 +14,8 @@ typedef enum { ORDINARY, OFFSET, HUGE_VALUES, TINY_VALUES, SPECIAL, KINDS } kind
 
 /* One trial. Its op defines the meaning of rows and n. */
 typedef struct {
-    const creg_kernels *kernels;
+    const creg_kernels *kernels; /* of tensors of type `stored` */
+    int type, stored;            /* tensors hold numbers of `type`, stored as such or as float32 */
     ptrdiff_t rows, n;
     kind values;
     int plain;    /* without the optional arrays */
@@ -46,16 +48,19 @@ static float special_value(void)
     return value;
 }
 
-static float value_of(kind values)
+static float value_of(const trial *t, kind values)
 {
+    static const struct {
+        float offset, huge, tiny;
+    } of[] = {{1e6f, 0x1p+110f, 0x1p-120f}, {1e2f, 0x1p+14f, 0x1p-20f}, {1e2f, 0x1p+110f, 0x1p-120f}};
     const float v = random_float();
     switch (values) {
     case OFFSET:
-        return 1e6f + v;
+        return of[t->type].offset + v;
     case HUGE_VALUES:
-        return v * 0x1p+110f;
+        return v * of[t->type].huge;
     case TINY_VALUES:
-        return v * 0x1p-120f;
+        return v * of[t->type].tiny;
     case SPECIAL:
         return random_bits() % 64 ? v : special_value();
     default:
@@ -63,10 +68,10 @@ static float value_of(kind values)
     }
 }
 
-static float *input(ptrdiff_t n, kind values)
+static float *input(const trial *t, ptrdiff_t n, kind values)
 {
     float *a = take(sizeof(float) * (size_t)n, 1);
-    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(values);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(t, values);
     return a;
 }
 
@@ -78,15 +83,23 @@ static float *positive_input(ptrdiff_t n) /* in [1/2, 3/2) */
 }
 
 /* An array that a kernel changes in place. */
-static float *changed(ptrdiff_t n, kind values)
+static float *changed(const trial *t, ptrdiff_t n, kind values)
 {
     float *a = take(sizeof(float) * (size_t)n, 0);
-    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(values);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = value_of(t, values);
     return a;
 }
 
 static float *floats(ptrdiff_t n) { return take(sizeof(float) * (size_t)n, 0); }
 static double *doubles(ptrdiff_t n) { return take(sizeof(double) * (size_t)n, 0); }
+
+/* Memory of the driver's own, to be freed. */
+static void *scratch(size_t bytes)
+{
+    void *a = malloc(bytes ? bytes : 1);
+    if (!a) die("no memory");
+    return a;
+}
 
 static void hash_word(trial *t, uint64_t word) /* FNV-1a over whole words */
 {
@@ -104,12 +117,85 @@ static void hash_floats(trial *t, const float *a, ptrdiff_t n)
     }
 }
 
+static void hash_halves(trial *t, const uint16_t *a, ptrdiff_t n)
+{
+    const int infinity = t->type == CREG_FLOAT16 ? 0x7C00 : 0x7F80;
+    for (ptrdiff_t i = 0; i < n; i++) hash_word(t, (a[i] & 0x7FFF) > infinity ? 0x7FFFu : a[i]);
+}
+
 static void hash_doubles(trial *t, const double *a, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         uint64_t bits;
         memcpy(&bits, &a[i], sizeof bits);
         hash_word(t, a[i] == a[i] ? bits : 0x7FF8000000000000u);
+    }
+}
+
+/* ---- tensors ---- */
+
+static size_t bytes_of(const trial *t, ptrdiff_t n)
+{
+    return (t->stored == CREG_FLOAT32 ? sizeof(float) : sizeof(uint16_t)) * (size_t)n;
+}
+
+static uint16_t *rounded(const trial *t, const float *x, ptrdiff_t n)
+{
+    uint16_t *halves = scratch(sizeof *halves * (size_t)n);
+    t->kernels->stored[t->type]->from_float32(x, halves, n);
+    return halves;
+}
+
+/* Rounds x to numbers of t->type, and stores them in y. */
+static void store_numbers(const trial *t, const float *x, void *y, ptrdiff_t n)
+{
+    if (t->type == t->stored) {
+        t->kernels->from_float32(x, y, n);
+        return;
+    }
+    uint16_t *halves = rounded(t, x, n);
+    t->kernels->stored[t->type]->to_float32(halves, y, n);
+    free(halves);
+}
+
+static void *filled_tensor(const trial *t, ptrdiff_t n, kind values, int is_input)
+{
+    void *a = take(bytes_of(t, n), is_input);
+    float *numbers = scratch(sizeof *numbers * (size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) numbers[i] = value_of(t, values);
+    store_numbers(t, numbers, a, n);
+    free(numbers);
+    return a;
+}
+
+static void *input_tensor(const trial *t, ptrdiff_t n, kind values) { return filled_tensor(t, n, values, 1); }
+static void *output_tensor(const trial *t, ptrdiff_t n) { return take(bytes_of(t, n), 0); }
+
+/* x, which the output may overwrite. */
+static void *tensor_x(const trial *t, ptrdiff_t n) { return filled_tensor(t, n, t->values, !t->in_place); }
+static void *output_for(const trial *t, void *x, ptrdiff_t n) { return t->in_place ? x : output_tensor(t, n); }
+
+/* A copy of x, put back for backward where forward overwrote x. */
+static void *kept_copy(const trial *t, const void *x, ptrdiff_t n)
+{
+    return memcpy(scratch(bytes_of(t, n)), x, bytes_of(t, n));
+}
+static void put_back(const trial *t, void *copy, void *x, ptrdiff_t n)
+{
+    if (t->in_place) memcpy(x, copy, bytes_of(t, n));
+    free(copy);
+}
+
+static void hash_tensor(trial *t, const void *a, ptrdiff_t n)
+{
+    if (t->type == CREG_FLOAT32)
+        hash_floats(t, a, n);
+    else if (t->type == t->stored)
+        hash_halves(t, a, n);
+    else {
+        uint16_t *halves = rounded(t, a, n);
+        hash_halves(t, halves, n);
+        free(halves);
     }
 }
 
@@ -157,7 +243,13 @@ static norm_call norm_of(const trial *t, int kind, ptrdiff_t rows, ptrdiff_t ste
 {
     return (norm_call){
         .kernels = t->kernels,
-        .n = {.kind = kind, .stream = t->stream, .rows = rows, .cols = t->n, .eps = t->eps, .step = step},
+        .n = {.kind = kind,
+              .stream = t->stream,
+              .stored = t->stored,
+              .rows = rows,
+              .cols = t->n,
+              .eps = t->eps,
+              .step = step},
         .chunks = (rows + step - 1) / step,
     };
 }
@@ -166,7 +258,7 @@ static void take_gain(trial *t, creg_norm *n)
 {
     if (t->plain) return;
     n->gamma = positive_input(n->cols);
-    n->beta = creg_is_centred(n->kind) ? input(n->cols, ORDINARY) : NULL;
+    n->beta = creg_is_centred(n->kind) ? input(t, n->cols, ORDINARY) : NULL;
 }
 
 static void take_statistics(creg_norm *n)
@@ -221,8 +313,8 @@ static void run_backward(norm_call *a)
 
 static void hash_output(trial *t, const creg_norm *n)
 {
-    hash_floats(t, n->y, n->rows * n->cols);
-    if (n->h) hash_floats(t, n->h, n->rows * n->cols);
+    hash_tensor(t, n->y, n->rows * n->cols);
+    if (n->h) hash_tensor(t, n->h, n->rows * n->cols);
     if (n->mean) hash_doubles(t, n->mean, n->rows);
     hash_doubles(t, n->rstd, n->rows);
 }
@@ -240,25 +332,23 @@ static void rows_trial(trial *t, int kind)
     const ptrdiff_t size = t->rows * t->n;
     norm_call a = norm_of(t, kind, t->rows, ROWS);
     creg_norm *n = &a.n;
-    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    void *x = tensor_x(t, size);
     n->x = x;
     take_gain(t, n);
-    n->dy = input(size, ORDINARY);
-    n->y = t->in_place ? x : floats(size);
+    n->dy = input_tensor(t, size, ORDINARY);
+    n->y = output_for(t, x, size);
     take_statistics(n);
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
-    memcpy(kept, x, sizeof(float) * (size_t)size);
+    void *kept = kept_copy(t, x, size);
     protect(PROT_READ);
     parallel_for(norm_chunk, &a, a.chunks);
     hash_output(t, n);
 
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
-    free(kept);
-    n->dx = t->in_place ? x : floats(size);
+    put_back(t, kept, x, size);
+    n->dx = output_for(t, x, size);
     take_sums(&a);
     run_backward(&a);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, n->dx, size);
+    hash_tensor(t, n->dx, size);
     hash_sums(t, n);
 }
 
@@ -269,31 +359,30 @@ static void rms_norm_trial(trial *t) { rows_trial(t, CREG_RMS_NORM); }
 
 static void across_trial(trial *t, int kind)
 {
-    creg_norm n = {.kind = kind, .stream = t->stream, .eps = t->eps, .across = t->n, .rows = 2 * t->n};
+    creg_norm n = {.kind = kind, .stream = t->stream, .stored = t->stored, .eps = t->eps};
+    n.across = t->n, n.rows = 2 * t->n;
     n.cols = t->n > 300 ? 5 : 70;
     const ptrdiff_t size = n.rows * n.cols, tasks = t->kernels->channel_norm_plan(&n);
-    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    void *x = tensor_x(t, size);
     n.x = x;
     take_gain(t, &n);
-    n.dy = input(size, ORDINARY);
-    n.y = t->in_place ? x : floats(size);
+    n.dy = input_tensor(t, size, ORDINARY);
+    n.y = output_for(t, x, size);
     take_statistics(&n);
-    float *kept = malloc(sizeof(float) * (size_t)size); /* x for backward: forward may overwrite it */
-    memcpy(kept, x, sizeof(float) * (size_t)size);
+    void *kept = kept_copy(t, x, size);
     protect(PROT_READ);
     parallel_for(t->kernels->channel_norm_forward, &n, tasks);
     hash_output(t, &n);
 
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
-    free(kept);
-    n.dx = t->in_place ? x : floats(size);
+    put_back(t, kept, x, size);
+    n.dx = output_for(t, x, size);
     n.sums = t->plain ? NULL : doubles(2 * tasks * n.cols);
     n.dgamma = t->plain ? NULL : floats(n.cols);
     n.dbeta = t->plain || !creg_is_centred(kind) ? NULL : floats(n.cols);
     parallel_for(t->kernels->channel_norm_backward, &n, tasks);
     if (n.dgamma) parallel_for(t->kernels->channel_norm_reduce, &n, 1);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, n.dx, size);
+    hash_tensor(t, n.dx, size);
     hash_sums(t, &n);
 }
 
@@ -324,27 +413,29 @@ static void residual_trial(trial *t, int kind)
     const ptrdiff_t size = n->rows * n->cols;
     n->offset = t->seed >> 20;
     n->dropout = t->plain ? NULL : &dropout;
-    float *x = t->in_place && centred ? changed(size, t->values) : input(size, t->values);
-    float *residual = t->in_place && !centred ? changed(size, t->values) : input(size, t->values);
+    void *x = filled_tensor(t, size, t->values, !(t->in_place && centred));
+    void *residual = filled_tensor(t, size, t->values, !(t->in_place && !centred));
     n->x = drops_all ? NULL : x;
     n->residual = residual;
     take_gain(t, n);
-    n->dy = input(size, ORDINARY);
-    n->dh = t->plain ? NULL : input(size, ORDINARY);
-    n->y = !t->in_place ? floats(size) : centred ? x : residual;
-    n->h = floats(size);
+    n->dy = input_tensor(t, size, ORDINARY);
+    n->dh = t->plain ? NULL : input_tensor(t, size, ORDINARY);
+    n->y = output_for(t, centred ? x : residual, size);
+    n->h = output_tensor(t, size);
     take_statistics(n);
-    n->dropped = t->plain || drops_all ? NULL : floats(size);
-    n->dx = floats(size);
+    n->dropped = t->plain || drops_all ? NULL : output_tensor(t, size);
+    n->dx = output_tensor(t, size);
     take_sums(&a);
+    if (t->stored != CREG_FLOAT32 && n->cols > CREG_PANEL) n->work = floats(a.chunks * n->cols);
     protect(PROT_READ);
     parallel_for(norm_chunk, &a, a.chunks);
+    if (t->type != t->stored) store_numbers(t, n->h, n->h, size); /* backward reads the rounded h */
     n->x = n->h;
     run_backward(&a);
     protect(PROT_READ | PROT_WRITE);
     hash_output(t, n);
-    if (n->dropped) hash_floats(t, n->dropped, size);
-    hash_floats(t, n->dx, size);
+    if (n->dropped) hash_tensor(t, n->dropped, size);
+    hash_tensor(t, n->dx, size);
     hash_sums(t, n);
 }
 
@@ -353,11 +444,12 @@ static void dropout_add_rms_norm_trial(trial *t) { residual_trial(t, CREG_RMS_NO
 
 /* ---- wide rows: all rows by panels, then by tiles ---- */
 
-/* Plain trials run a norm alone; trials of tiny values drop everything. */
+/* Plain trials run a norm alone; trials of tiny values drop everything. Forward of 16-bit tensors has no residual. */
 static void wide_trial(trial *t, int kind)
 {
     const creg_dropout dropout = dropout_of(t);
     const int drops_all = t->values == TINY_VALUES, drops = !t->plain && !drops_all;
+    const int adds = !t->plain && t->type == CREG_FLOAT32;
     creg_wide_row row[CREG_WIDE_ROWS];
     norm_call a = norm_of(t, kind, at_most(t->rows, CREG_WIDE_ROWS), 1);
     creg_norm *n = &a.n;
@@ -365,42 +457,42 @@ static void wide_trial(trial *t, int kind)
     n->wide = row;
     take_statistics(n);
     n->offset = t->seed >> 20;
-    float *x = t->in_place ? changed(size, t->values) : input(size, t->values);
+    void *x = tensor_x(t, size);
     n->x = x;
-    n->dy = input(size, ORDINARY);
-    n->y = t->in_place ? x : floats(size);
+    n->dy = input_tensor(t, size, ORDINARY);
+    n->y = output_for(t, x, size);
     n->panel_sums = doubles(2 * n->rows * panels);
-    n->dx = floats(size);
-    if (!t->plain) {
+    n->dx = output_tensor(t, size);
+    if (adds) {
         n->x = drops_all ? NULL : x;
-        n->residual = input(size, t->values);
-        n->h = floats(size);
-        n->dh = input(size, ORDINARY);
+        n->residual = input_tensor(t, size, t->values);
+        n->h = output_tensor(t, size);
+    }
+    if (!t->plain) {
+        n->dh = input_tensor(t, size, ORDINARY);
         take_gain(t, n);
         n->dgamma = floats(n->cols);
         n->dbeta = creg_is_centred(kind) ? floats(n->cols) : NULL;
     }
     if (drops) {
         n->dropout = &dropout;
-        n->dropped = floats(size);
+        n->dropped = output_tensor(t, size);
     }
-    float *kept = malloc(sizeof(float) * (size_t)(size ? size : 1)); /* x for backward: forward may overwrite it */
-    memcpy(kept, x, sizeof(float) * (size_t)size);
+    void *kept = kept_copy(t, x, size);
     protect(PROT_READ);
     parallel_for(t->kernels->wide_sums, n, n->rows * panels);
     parallel_for(t->kernels->wide_statistics, n, n->rows);
     parallel_for(t->kernels->wide_write, n, n->rows * panels);
-    hash_floats(t, n->y, size);
-    if (n->h) hash_floats(t, n->h, size);
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)size);
-    free(kept);
+    hash_tensor(t, n->y, size);
+    if (n->h) hash_tensor(t, n->h, size);
+    put_back(t, kept, x, size);
     if (n->h) n->x = n->h;
     parallel_for(t->kernels->wide_grad_sums, n, n->rows * panels);
     parallel_for(t->kernels->wide_grad_means, n, n->rows);
     parallel_for(t->kernels->wide_grad_tile, n, (n->cols + CREG_TILE - 1) / CREG_TILE);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, n->dx, size);
-    if (n->dropped) hash_floats(t, n->dropped, size);
+    hash_tensor(t, n->dx, size);
+    if (n->dropped) hash_tensor(t, n->dropped, size);
     hash_sums(t, n);
     for (ptrdiff_t i = 0; i < n->rows; i++) {
         const double statistics[] = {row[i].mean, row[i].rstd, row[i].mean_g, row[i].mean_g_x_hat};
@@ -477,8 +569,8 @@ static void batch_forward(trial *t, creg_batch_norm *b)
     }
     run_batch(t, b);
     if (training) {
-        b->running_mean = changed(c, ORDINARY);
-        b->running_var = changed(c, ORDINARY);
+        b->running_mean = changed(t, c, ORDINARY);
+        b->running_var = changed(t, c, ORDINARY);
         parallel_for(t->kernels->batch_norm_update, b, 1);
         hash_doubles(t, b->var, c);
     }
@@ -503,29 +595,27 @@ static void batch_backward(trial *t, creg_batch_norm *b)
 static void batch_trial(trial *t, creg_shape shape, int training)
 {
     const ptrdiff_t n = shape.n * shape.c * shape.s;
-    creg_batch_norm forward = {.shape = shape, .where = t->stream, .eps = t->eps};
-    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
+    creg_batch_norm forward = {.shape = shape, .stored = t->stored, .where = t->stream, .eps = t->eps};
+    void *x = tensor_x(t, n);
     forward.x = x;
-    const float *dy = input(n, ORDINARY);
+    const void *dy = input_tensor(t, n, ORDINARY);
     forward.gamma = t->plain ? NULL : positive_input(shape.c);
-    forward.beta = t->plain ? NULL : input(shape.c, ORDINARY);
-    forward.given_mean = training ? NULL : input(shape.c, t->values);
+    forward.beta = t->plain ? NULL : input(t, shape.c, ORDINARY);
+    forward.given_mean = training ? NULL : input(t, shape.c, t->values);
     forward.given_var = training ? NULL : positive_input(shape.c);
-    forward.out = t->in_place ? x : floats(n);
-    float *kept = malloc(sizeof(float) * (size_t)(n ? n : 1));
-    memcpy(kept, x, sizeof(float) * (size_t)n);
+    forward.out = output_for(t, x, n);
+    void *kept = kept_copy(t, x, n);
     batch_forward(t, &forward);
-    hash_floats(t, forward.out, n);
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
-    free(kept);
+    hash_tensor(t, forward.out, n);
+    put_back(t, kept, x, n);
     creg_batch_norm backward = forward;
     backward.dy = dy;
     backward.beta = NULL;
-    backward.out = t->in_place ? x : floats(n);
+    backward.out = output_for(t, x, n);
     backward.dgamma = t->plain ? NULL : floats(shape.c);
     backward.dbeta = t->plain ? NULL : floats(shape.c);
     batch_backward(t, &backward);
-    hash_floats(t, backward.out, n);
+    hash_tensor(t, backward.out, n);
 }
 
 static creg_shape columns_of(const trial *t) { return (creg_shape){t->n > 300 ? 3 : 7 * t->rows, t->n, 1}; }
@@ -590,38 +680,37 @@ static void group_trial(trial *t, creg_shape channels, ptrdiff_t groups)
 {
     const ptrdiff_t together = channels.c / groups, samples = 2, n = samples * channels.n * channels.c * channels.s;
     creg_group_norm a = {.samples = samples};
-    float *x = t->in_place ? changed(n, t->values) : input(n, t->values);
-    const float *dy = input(n, ORDINARY);
+    void *x = tensor_x(t, n);
+    const void *dy = input_tensor(t, n, ORDINARY);
+    a.channels.stored = a.groups.stored = t->stored;
     a.channels.shape = channels;
     a.groups.shape = (creg_shape){channels.n, groups, together * channels.s};
     a.channels.where = a.groups.where = t->stream;
     a.groups.eps = t->eps;
     a.channels.x = a.groups.x = x;
     a.channels.gamma = t->plain ? NULL : positive_input(channels.c);
-    a.channels.beta = t->plain ? NULL : input(channels.c, ORDINARY);
-    a.channels.out = t->in_place ? x : floats(n);
+    a.channels.beta = t->plain ? NULL : input(t, channels.c, ORDINARY);
+    a.channels.out = output_for(t, x, n);
     a.groups.channels.mean = doubles(samples * groups);
     a.groups.channels.exact = take((size_t)(samples * groups), 0);
     memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
     a.groups.rstd = doubles(samples * groups);
     a.groups.var = doubles(samples * groups);
-    float *kept = malloc(sizeof(float) * (size_t)n);
-    memcpy(kept, x, sizeof(float) * (size_t)n);
+    void *kept = kept_copy(t, x, n);
     run_groups(t, &a);
-    hash_floats(t, a.channels.out, n);
+    hash_tensor(t, a.channels.out, n);
     hash_doubles(t, a.groups.channels.mean, samples * groups);
     hash_doubles(t, a.groups.rstd, samples * groups);
-    if (t->in_place) memcpy(x, kept, sizeof(float) * (size_t)n);
-    free(kept);
+    put_back(t, kept, x, n);
     a.channels.dy = dy;
-    a.channels.out = t->in_place ? x : floats(n);
+    a.channels.out = output_for(t, x, n);
     memset(a.groups.channels.exact, 0, (size_t)(samples * groups));
     a.dgamma = t->plain ? NULL : floats(channels.c);
     a.dbeta = t->plain ? NULL : floats(channels.c);
     a.sums_dy = t->plain ? NULL : doubles(samples * channels.c);
     a.sums_dy_x_hat = t->plain ? NULL : doubles(samples * channels.c);
     run_groups(t, &a);
-    hash_floats(t, a.channels.out, n);
+    hash_tensor(t, a.channels.out, n);
     if (!a.dgamma) return;
     parallel_for(t->kernels->group_norm_reduce, &a, (channels.c + CREG_MERGE_TILE - 1) / CREG_MERGE_TILE);
     hash_floats(t, a.dgamma, channels.c);
@@ -648,6 +737,7 @@ static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t rows, 
     return (creg_dropout_items){.dropout = dropout_of(t),
                                 .decides = CREG_DRAWS,
                                 .stream = t->stream,
+                                .stored = t->stored,
                                 .first = t->seed >> 20,
                                 .n = n,
                                 .rows = rows,
@@ -657,13 +747,13 @@ static creg_dropout_items items_of(const trial *t, ptrdiff_t n, ptrdiff_t rows, 
 
 static void dropped_trial(trial *t, block_task *task, creg_dropout_items a)
 {
-    float *x = t->in_place ? changed(a.n, t->values) : input(a.n, t->values);
+    void *x = tensor_x(t, a.n);
     a.x = x;
-    a.y = t->in_place ? x : floats(a.n);
+    a.y = output_for(t, x, a.n);
     protect(PROT_READ);
     parallel_for(task, &a, 2);
     protect(PROT_READ | PROT_WRITE);
-    hash_floats(t, a.y, a.n);
+    hash_tensor(t, a.y, a.n);
 }
 
 static void dropout_trial(trial *t) { dropped_trial(t, t->kernels->dropout_forward, items_of(t, t->n, 1, 1)); }
@@ -721,7 +811,7 @@ static void dropout_keep_trial(trial *t)
 
 static void l2_penalty_trial(trial *t)
 {
-    creg_l2 a = {.w = input(t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
+    creg_l2 a = {.w = input(t, t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
     a.panels = doubles(a.n_panels);
     protect(PROT_READ);
     parallel_for(t->kernels->sum_squares, &a, a.n_panels);
@@ -732,7 +822,7 @@ static void l2_penalty_trial(trial *t)
 
 static void l2_gradient_trial(trial *t)
 {
-    float *w = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    float *w = t->in_place ? changed(t, t->n, t->values) : input(t, t->n, t->values);
     creg_l2 a = {.w = w, .n = t->n, .block = (t->n + 1) / 2, .weight_decay = (double)0.37f, .stream = t->stream};
     a.dw = t->in_place ? w : floats(t->n);
     protect(PROT_READ);
@@ -743,10 +833,10 @@ static void l2_gradient_trial(trial *t)
 
 static void sgd_step_trial(trial *t)
 {
-    const float *dw = input(t->n, ORDINARY);
-    creg_sgd a = {.w = changed(t->n, t->values), .dw = dw, .n = t->n, .block = (t->n + 1) / 2};
+    const float *dw = input(t, t->n, ORDINARY);
+    creg_sgd a = {.w = changed(t, t->n, t->values), .dw = dw, .n = t->n, .block = (t->n + 1) / 2};
     a.lr = 0.05f, a.weight_decay = 0.01f, a.momentum = 0.9f;
-    a.velocity = t->plain ? NULL : changed(t->n, ORDINARY);
+    a.velocity = t->plain ? NULL : changed(t, t->n, ORDINARY);
     protect(PROT_READ);
     parallel_for(t->kernels->sgd_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
@@ -756,9 +846,9 @@ static void sgd_step_trial(trial *t)
 
 static void adamw_step_trial(trial *t)
 {
-    const float *dw = input(t->n, ORDINARY);
-    creg_adamw a = {.w = changed(t->n, t->values), .dw = dw};
-    a.m = changed(t->n, ORDINARY);
+    const float *dw = input(t, t->n, ORDINARY);
+    creg_adamw a = {.w = changed(t, t->n, t->values), .dw = dw};
+    a.m = changed(t, t->n, ORDINARY);
     a.v = floats(t->n);
     for (ptrdiff_t i = 0; i < t->n; i++) a.v[i] = 1.0f + random_float() * 0.25f;
     a.n = t->n, a.block = (t->n + 1) / 2;
@@ -778,7 +868,7 @@ static void adamw_step_trial(trial *t)
 
 static void gaussian_noise_trial(trial *t)
 {
-    float *x = t->in_place ? changed(t->n, t->values) : input(t->n, t->values);
+    float *x = t->in_place ? changed(t, t->n, t->values) : input(t, t->n, t->values);
     const int64_t index = (uint32_t)t->seed;
     const float sigma = 0.7f;
     const ptrdiff_t half = t->n / 2 / CREG_NOISE_GROUP * CREG_NOISE_GROUP;
@@ -817,8 +907,8 @@ static void image_trial(trial *t, block_task *task, int crop, int paste)
         const double degrees = (double)(t->seed % 720) - 360.5;
         a.crop_height = a.height + 1, a.crop_width = a.width + 3, a.crop_size = 3 * a.crop_height * a.crop_width;
         const ptrdiff_t size = crop ? a.crop_size : a.size;
-        float *x = t->in_place ? changed(a.size, t->values) : input(a.size, t->values);
-        const float *other = input(a.size, ORDINARY);
+        float *x = t->in_place ? changed(t, a.size, t->values) : input(t, a.size, t->values);
+        const float *other = input(t, a.size, ORDINARY);
         a.x = x;
         a.y = t->in_place ? x : floats(size);
         a.other = paste ? other : NULL;
@@ -851,8 +941,8 @@ static int holds_colours(const trial *t, const float *x)
 
 static void are_colours_trial(trial *t)
 {
-    const float *x = input(t->n, t->values), *y = positive_input(t->n);
-    float *z = changed(t->n, ORDINARY);
+    const float *x = input(t, t->n, t->values), *y = positive_input(t->n);
+    float *z = changed(t, t->n, ORDINARY);
     for (ptrdiff_t i = 0; i < t->n; i++) z[i] = y[i] - 0.5f; /* in [0, 1) */
     protect(PROT_READ);
     hash_word(t, (uint64_t)(holds_colours(t, x) + 2 * holds_colours(t, z)));
@@ -867,10 +957,10 @@ static void column_sums_trial(trial *t)
     const creg_kernels *k = t->kernels;
     norm_call a = norm_of(t, CREG_LAYER_NORM, t->rows, ROWS);
     creg_norm *n = &a.n;
-    n->dy = input(size, t->values);
-    n->x = input(size, ORDINARY);
-    n->partial_dgamma = input(a.chunks * n->cols, ORDINARY);
-    n->partial_dbeta = t->plain ? NULL : input(a.chunks * n->cols, ORDINARY);
+    n->dy = input_tensor(t, size, t->values);
+    n->x = input_tensor(t, size, ORDINARY);
+    n->partial_dgamma = input(t, a.chunks * n->cols, ORDINARY);
+    n->partial_dbeta = t->plain ? NULL : input(t, a.chunks * n->cols, ORDINARY);
     double *mean = take(sizeof(double) * (size_t)t->rows, 1), *rstd = take(sizeof(double) * (size_t)t->rows, 1);
     for (ptrdiff_t i = 0; i < t->rows; i++)
         mean[i] = (double)random_float(), rstd[i] = 1.0 + 0.25 * (double)random_float();
@@ -881,21 +971,64 @@ static void column_sums_trial(trial *t)
     n->exact = exact;
     n->dgamma = floats(n->cols);
     n->dbeta = t->plain ? NULL : floats(n->cols);
-    n->gamma = t->plain ? NULL : input(n->cols, t->values);
-    n->beta = input(n->cols, t->values);
-    n->y = changed(size, ORDINARY);
+    n->gamma = t->plain ? NULL : input(t, n->cols, t->values);
+    n->beta = input(t, n->cols, t->values);
+    n->y = changed(t, size, ORDINARY);
     creg_norm one_chunk = *n, dgamma_alone = *n;
     one_chunk.step = t->rows;
     dgamma_alone.dbeta = NULL;
     protect(PROT_READ);
     k->merge_columns_exact(n, 0, n->cols / 2);
     k->merge_columns_exact(n, n->cols / 2, n->cols);
-    k->affine_rows(n, 0, t->rows);
+    if (t->type == CREG_FLOAT32) k->affine_rows(n, 0, t->rows);
     hash_word(t, (uint64_t)(k->chunk_is_safe(&one_chunk, 0) + 2 * k->sums_were_safe(&dgamma_alone) +
                             4 * k->are_at_most(n->beta, 0x1p+100f, n->cols)));
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, n->y, size);
     hash_sums(t, n);
+}
+
+/* ---- conversions of every 16-bit number, and of floats beside every boundary of rounding ---- */
+
+enum { NUMBERS = 1 << 16 };
+
+/* The float `places` beyond the middle between number i and the next larger one. */
+static float beside_middle(const float *widened, ptrdiff_t i, int places)
+{
+    if (!isfinite(widened[i])) return widened[i];
+    const float gap = isfinite(widened[i + 1]) ? widened[i + 1] - widened[i] : widened[i] - widened[i - 1];
+    float v = widened[i] + 0.5f * gap;
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits += (uint32_t)places;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+static void rounding_trial(trial *t, const float *x)
+{
+    const creg_kernels *k = t->kernels->stored[t->type];
+    uint16_t *y = take(sizeof *y * NUMBERS, 0);
+    k->from_float32(x, y, t->n);
+    k->from_float32(x + t->n, y + t->n, NUMBERS - t->n);
+    hash_halves(t, y, NUMBERS);
+}
+
+/* The kind of values selects how far floats lie from a middle: -2 to 2 places. */
+static void conversions_trial(trial *t)
+{
+    const creg_kernels *k = t->kernels->stored[t->type];
+    uint16_t *x = take(sizeof *x * NUMBERS, 1);
+    float *widened = floats(NUMBERS), *beside = floats(NUMBERS);
+    for (ptrdiff_t i = 0; i < NUMBERS; i++) x[i] = (uint16_t)i;
+    protect(PROT_READ);
+    k->to_float32(x, widened, t->n);
+    k->to_float32(x + t->n, widened + t->n, NUMBERS - t->n);
+    hash_floats(t, widened, NUMBERS);
+    for (ptrdiff_t i = 0; i < NUMBERS; i++) beside[i] = beside_middle(widened, i, (int)t->values - 2);
+    rounding_trial(t, widened);
+    rounding_trial(t, beside);
+    protect(PROT_READ | PROT_WRITE);
 }
 
 /* ---- the list of ops ---- */
@@ -905,49 +1038,67 @@ typedef struct {
     void (*run)(trial *t);
     int in_place; /* whether the output may be the input */
     int streams;  /* the number of values of `stream` */
+    int types;    /* of tensors: a bit for each */
 } op;
 
+enum {
+    FLOAT32 = 1 << CREG_FLOAT32,
+    TYPES_OF_16_BITS = 1 << CREG_FLOAT16 | 1 << CREG_BFLOAT16,
+    ALL_TYPES = FLOAT32 | TYPES_OF_16_BITS
+};
+
 static const op ops[] = {
-    {"layer_norm", layer_norm_trial, 1, 2},
-    {"rms_norm", rms_norm_trial, 1, 2},
-    {"dropout_add_layer_norm", dropout_add_layer_norm_trial, 1, 2},
-    {"dropout_add_rms_norm", dropout_add_rms_norm_trial, 1, 2},
-    {"column_sums", column_sums_trial, 0, 1},
-    {"wide_layer_norm", wide_layer_norm_trial, 1, 2},
-    {"wide_rms_norm", wide_rms_norm_trial, 1, 2},
-    {"across_layer_norm", across_layer_norm_trial, 1, 2},
-    {"across_rms_norm", across_rms_norm_trial, 1, 2},
-    {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1},
-    {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1},
-    {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1},
-    {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1},
-    {"group_norm_planes", group_planes_trial, 1, CREG_STREAM + 1},
-    {"group_norm_columns", group_columns_trial, 1, CREG_STREAM + 1},
-    {"ghost_batch_norm_columns", ghost_columns_trial, 1, CREG_STREAM + 1},
-    {"ghost_batch_norm_planes", ghost_planes_trial, 1, CREG_STREAM + 1},
-    {"dropout", dropout_trial, 1, CREG_STREAM + 1},
-    {"dropout_keep", dropout_keep_trial, 0, 1},
-    {"spatial_dropout", spatial_dropout_trial, 1, 2},
-    {"alpha_dropout", alpha_dropout_trial, 1, 2},
-    {"feature_alpha_dropout", feature_alpha_dropout_trial, 1, 2},
-    {"dropout_channels_last", dropout_channels_last_trial, 1, 2},
-    {"drop_block", drop_block_trial, 1, 2},
-    {"sum_squares", l2_penalty_trial, 0, 1},
-    {"scale", l2_gradient_trial, 1, 2},
-    {"sgd_step", sgd_step_trial, 0, 1},
-    {"adamw_step", adamw_step_trial, 0, 1},
-    {"gaussian_noise", gaussian_noise_trial, 1, 2},
-    {"sample_uniform", sample_uniform_trial, 0, 1},
-    {"flip_image", flip_trial, 1, 2},
-    {"box_image", box_trial, 1, 2},
-    {"paste_image", paste_trial, 1, 2},
-    {"mix", mix_trial, 1, 2},
-    {"jitter_image", jitter_trial, 1, 2},
-    {"are_colours", are_colours_trial, 0, 1},
-    {"crop_image", crop_trial, 0, 1},
-    {"rotate_image", rotate_trial, 0, 1},
+    {"layer_norm", layer_norm_trial, 1, 2, ALL_TYPES},
+    {"rms_norm", rms_norm_trial, 1, 2, ALL_TYPES},
+    {"dropout_add_layer_norm", dropout_add_layer_norm_trial, 1, 2, ALL_TYPES},
+    {"dropout_add_rms_norm", dropout_add_rms_norm_trial, 1, 2, ALL_TYPES},
+    {"column_sums", column_sums_trial, 0, 1, ALL_TYPES},
+    {"wide_layer_norm", wide_layer_norm_trial, 1, 2, ALL_TYPES},
+    {"wide_rms_norm", wide_rms_norm_trial, 1, 2, ALL_TYPES},
+    {"across_layer_norm", across_layer_norm_trial, 1, 2, ALL_TYPES},
+    {"across_rms_norm", across_rms_norm_trial, 1, 2, ALL_TYPES},
+    {"batch_norm_columns", columns_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"batch_norm_planes", planes_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"batch_norm_inference_columns", columns_inference_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"batch_norm_inference_planes", planes_inference_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"group_norm_planes", group_planes_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"group_norm_columns", group_columns_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"ghost_batch_norm_columns", ghost_columns_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"ghost_batch_norm_planes", ghost_planes_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"dropout", dropout_trial, 1, CREG_STREAM + 1, ALL_TYPES},
+    {"dropout_keep", dropout_keep_trial, 0, 1, FLOAT32},
+    {"spatial_dropout", spatial_dropout_trial, 1, 2, ALL_TYPES},
+    {"alpha_dropout", alpha_dropout_trial, 1, 2, ALL_TYPES},
+    {"feature_alpha_dropout", feature_alpha_dropout_trial, 1, 2, ALL_TYPES},
+    {"dropout_channels_last", dropout_channels_last_trial, 1, 2, ALL_TYPES},
+    {"drop_block", drop_block_trial, 1, 2, ALL_TYPES},
+    {"sum_squares", l2_penalty_trial, 0, 1, FLOAT32},
+    {"scale", l2_gradient_trial, 1, 2, FLOAT32},
+    {"sgd_step", sgd_step_trial, 0, 1, FLOAT32},
+    {"adamw_step", adamw_step_trial, 0, 1, FLOAT32},
+    {"gaussian_noise", gaussian_noise_trial, 1, 2, FLOAT32},
+    {"sample_uniform", sample_uniform_trial, 0, 1, FLOAT32},
+    {"flip_image", flip_trial, 1, 2, FLOAT32},
+    {"box_image", box_trial, 1, 2, FLOAT32},
+    {"paste_image", paste_trial, 1, 2, FLOAT32},
+    {"mix", mix_trial, 1, 2, FLOAT32},
+    {"jitter_image", jitter_trial, 1, 2, FLOAT32},
+    {"are_colours", are_colours_trial, 0, 1, FLOAT32},
+    {"crop_image", crop_trial, 0, 1, FLOAT32},
+    {"rotate_image", rotate_trial, 0, 1, FLOAT32},
+    {"conversions", conversions_trial, 0, 1, TYPES_OF_16_BITS},
 };
 enum { OPS = sizeof ops / sizeof *ops };
+
+static int takes(const op *o, int type) { return o->types >> type & 1; }
+
+/* The same trial on float32 tensors of the same numbers, whose outputs are rounded: it must give the same hash. */
+static trial as_float32(trial t)
+{
+    t.kernels = creg_kernels_ranked(0);
+    t.stored = CREG_FLOAT32;
+    return t;
+}
 
 /* Runs a trial, on the same inputs each time, and sets its hash. Returns whether all sentinels are unchanged. */
 static int run_trial(const op *o, trial *t)

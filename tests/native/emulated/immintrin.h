@@ -5,6 +5,7 @@
 
 #define SIMDE_NO_NATIVE
 #define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/simde-f16.h>
 #include <simde/x86/avx512.h>
 #include <string.h>
 
@@ -30,6 +31,45 @@ static inline void emulated_stream_ps(float *p, __m512 v)
 {
     if ((uintptr_t)p % 64) __builtin_trap();
     _mm512_storeu_ps(p, v);
+}
+
+static inline __m256i emulated_maskz_loadu_epi16(uint16_t mask, const void *p)
+{
+    uint16_t a[16];
+    for (int i = 0; i < 16; i++) a[i] = mask >> i & 1 ? ((const uint16_t *)p)[i] : 0;
+    return _mm256_loadu_si256((const __m256i *)(const void *)a);
+}
+
+static inline void emulated_mask_storeu_epi16(void *p, uint16_t mask, __m256i v)
+{
+    uint16_t a[16];
+    memcpy(a, &v, sizeof a);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) ((uint16_t *)p)[i] = a[i];
+}
+
+static inline void emulated_stream_si256(__m256i *p, __m256i v)
+{
+    if ((uintptr_t)p % 32) __builtin_trap();
+    memcpy(p, &v, sizeof v);
+}
+
+static inline __m512 emulated_cvtph_ps(__m256i v)
+{
+    uint16_t a[16];
+    float b[16];
+    memcpy(a, &v, sizeof a);
+    for (int i = 0; i < 16; i++) b[i] = simde_float16_to_float32(simde_uint16_as_float16(a[i]));
+    return _mm512_loadu_ps(b);
+}
+
+static inline __m256i emulated_cvtps_ph(__m512 v) /* to nearest even */
+{
+    float a[16];
+    uint16_t b[16];
+    _mm512_storeu_ps(a, v);
+    for (int i = 0; i < 16; i++) b[i] = simde_float16_as_uint16(simde_float16_from_float32(a[i]));
+    return _mm256_loadu_si256((const __m256i *)(const void *)b);
 }
 
 static inline __m256 emulated_extractf32x8_ps(__m512 v, int half)
@@ -91,6 +131,11 @@ static inline __m512 emulated_movehdup_ps(__m512 v)
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_stream_ps
+#undef _mm256_maskz_loadu_epi16
+#undef _mm256_mask_storeu_epi16
+#undef _mm256_stream_si256
+#undef _mm512_cvtph_ps
+#undef _mm512_cvtps_ph
 #undef _mm512_extractf32x8_ps
 #undef _mm512_cmpeq_epu16_mask
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
@@ -100,6 +145,11 @@ static inline __m512 emulated_movehdup_ps(__m512 v)
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_stream_ps emulated_stream_ps
+#define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16
+#define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16
+#define _mm256_stream_si256 emulated_stream_si256
+#define _mm512_cvtph_ps emulated_cvtph_ps
+#define _mm512_cvtps_ph(v, rounding) emulated_cvtps_ph(v)
 #define _mm512_extractf32x8_ps emulated_extractf32x8_ps
 #define _mm512_cmpeq_epu16_mask emulated_cmpeq_epu16_mask
 
