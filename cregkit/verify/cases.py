@@ -74,7 +74,7 @@ class Case:
         return f"{self.op}[{', '.join(labels)}]" if labels else self.op
 
     def stored_as(self, dtype: np.dtype[Any]) -> Case:
-        """Return the same case with tensors and parameters of a 16-bit type."""
+        """Return the same case with tensors and parameters of this type."""
 
         def arguments(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
             # The offset loses as many bits of the data as it does in float32.

@@ -106,8 +106,7 @@ LARGE = {
 
 def small_arguments(op: str, dtype: Any = FLOAT32) -> Arguments:
     """Arguments of few elements, with every optional array."""
-    case = OPS[op] if dtype == FLOAT32 else OPS[op].stored_as(dtype)
-    return arguments_of(case, SMALL[case.shapes])
+    return arguments_of(OPS[op].stored_as(dtype), SMALL[OPS[op].shapes])
 
 
 def results_of(case: cases.Case, arguments: Arguments) -> dict[str, Array]:

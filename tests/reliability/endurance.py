@@ -44,13 +44,13 @@ def growth(calls: Sequence[Call], n: int) -> int:
 
 
 def small_calls() -> list[Call]:
-    """Every op on small arrays."""
+    """Every op on small arrays of every type."""
 
-    def call(op: str) -> Call:
-        arguments, function = small_arguments(op), getattr(functional, op)
+    def call(op: str, dtype: Any) -> Call:
+        arguments, function = small_arguments(op, dtype), getattr(functional, op)
         return lambda: function(**arguments)
 
-    return [call(op) for op in OPS]
+    return [call(op, dtype) for op, case in OPS.items() for dtype in case.dtypes]
 
 
 def refused_calls() -> list[Call]:
