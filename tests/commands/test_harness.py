@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from support import ISAS, OPS, Array, arguments_of, each_case, needs_openmp, results_of
 
 from cregkit import functional
+from cregkit.commands import check
 from cregkit.kernels import _runtime, _threads
 from cregkit.verify import cases, parity
+from cregkit.verify.dtypes import DTYPES, bfloat16, same_bits
 from cregkit.verify.shapes import Shape
 from cregkit.verify.tolerances import NORMALISED, Tolerance, share_of_tolerance
 
@@ -108,6 +111,32 @@ def test_nan_or_inf_elsewhere_fails(got: list[float]) -> None:
     assert share_of_tolerance(np.array(got), WITH_NAN_AND_INF, NORMALISED, {}) == np.inf
 
 
+each_16_bit_dtype = pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+
+
+@each_16_bit_dtype
+def test_the_rounding_of_a_16_bit_result_is_no_error_but_one_unit_more_is(dtype: np.dtype[Any]) -> None:
+    wanted = np.random.default_rng(0).standard_normal(1000)
+    rounded = wanted.astype(dtype)
+    assert share_of_tolerance(rounded, wanted, NORMALISED, {}) == 0.0
+    neighbour = (rounded.view(np.uint16) + 1).view(dtype)
+    assert share_of_tolerance(neighbour, wanted, NORMALISED, {}) > 1.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_bits_are_those_of_every_number_but_nan(dtype: np.dtype[Any]) -> None:
+    a = np.array([np.nan, 0.0, 1.0], dtype)
+    bits = a.view(f"u{dtype.itemsize}")
+    assert same_bits(a, a.copy())
+    for position, bit, same in ((0, 0, True), (1, 8 * dtype.itemsize - 1, False), (2, 0, False)):
+        other = bits.copy()
+        other[position] ^= 1 << bit
+        assert same_bits(other.view(dtype), a) == same
+    assert not same_bits(a, np.array([0.0, np.nan, 1.0], dtype))
+    assert not same_bits(a, a[:2])
+    assert not same_bits(a, a.astype(np.float64))
+
+
 # ---- parity.check ----
 
 
@@ -188,6 +217,16 @@ def test_check_fails_a_16_bit_result_that_is_not_the_rounded_one_of_float32(
 
     monkeypatch.setattr(functional, "layer_norm", layer_norm)
     assert not any(result.same_bits for result in parity.check(threads=(1,)))
+
+
+def test_check_says_that_bfloat16_was_left_out(
+    one_small_case: cases.Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.run(argparse.Namespace()) == 0
+    assert ("bfloat16 was not checked" in capsys.readouterr().out) == (bfloat16() is None)
+    monkeypatch.setattr(check, "bfloat16", lambda: None)
+    assert check.run(argparse.Namespace()) == 0
+    assert "bfloat16 was not checked: ml_dtypes is not installed\n" in capsys.readouterr().out
 
 
 @needs_openmp

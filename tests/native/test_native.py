@@ -52,7 +52,7 @@ FAULTS = {
     "bits that depend on the instruction set": ("y[0] += (STORED)rank", "ended with 1\n"),
     "bits that depend on streaming": ("y[0] += (STORED)stream", "ended with 1\n"),
 }
-OTHER_THAN_FLOAT32 = {"bits other than float32's": ("y[0] ^= 1", "ended with 1\n")}
+OTHER_THAN_FLOAT32 = {"bits other than float32's": ("y[0] += 1", "ended with 1\n")}
 STORED = {"float32": ("float", FAULTS), "float16": ("uint16_t", FAULTS | OTHER_THAN_FLOAT32)}
 
 
