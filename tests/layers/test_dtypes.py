@@ -241,7 +241,7 @@ def test_dy_must_have_the_dtype_of_y(name, training):
 def test_residual_and_gradients_must_have_the_dtype_of_x():
     x, half = np.ones((2, 8), np.float32), np.ones((2, 8), np.float16)
     layer = ResidualNorm(8)
-    with pytest.raises(TypeError, match="residual must be float32, got float16"):
+    with pytest.raises(TypeError, match="residual must be float32 like x, got float16"):
         layer.add(x, half)
     layer.add(half, half)
     with pytest.raises(TypeError, match="dy must be float16 like h, got float32"):
