@@ -708,10 +708,12 @@ CREG_INLINE void write_rows(tensors t, int rows, ptrdiff_t stride, ptrdiff_t j, 
     for (; j < end; j += CREG_W) write_line(&t, rows, stride, j, end - j, 1, ch, grad, 0); /* tail */
 }
 
-CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, int grad, int stream)
+CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, ptrdiff_t next, int grad, int stream)
 {
     prefetch_ahead(t->x + j, stream);
     if (grad) prefetch_ahead(t->dy + j, stream);
+    if (next) __builtin_prefetch(t->x + j + next, 0, 2);
+    if (next && grad) __builtin_prefetch(t->dy + j + next, 0, 2);
     if (!stream) __builtin_prefetch(t->out + j + ahead);
 }
 
@@ -726,7 +728,7 @@ CREG_INLINE void flat_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_
     ptrdiff_t k = j % c;
     for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
         const channel of = load_channels(flat, k, CREG_W);
-        prefetch_next(t, j, WRITE_AHEAD, grad, stream);
+        prefetch_next(t, j, WRITE_AHEAD, 0, grad, stream);
         write_part(t, j, CREG_W, &of, grad, stream);
         k += step;
         if (k >= c) k -= c;
@@ -795,18 +797,18 @@ CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch_norm 
     }
 }
 
-CREG_INLINE void plane_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t ahead, const channel *of, int grad,
-                           int stream)
+CREG_INLINE void plane_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t ahead, ptrdiff_t next,
+                           const channel *of, int grad, int stream)
 {
     for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
-        prefetch_next(t, j, ahead, grad, stream);
+        prefetch_next(t, j, ahead, next, grad, stream);
         write_part(t, j, CREG_W, of, grad, stream);
     }
     if (j < end) write_part(t, j, end - j, of, grad, 0); /* tail */
 }
 
-CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg_channels *ch, ptrdiff_t c, int grad,
-                             int stream)
+CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, ptrdiff_t next, const creg_channels *ch,
+                             ptrdiff_t c, int grad, int stream)
 {
     if (ch->exact[c]) {
         for (ptrdiff_t j = 0; j < n; j++) write_element(&t, j, ch, c, grad);
@@ -814,9 +816,9 @@ CREG_INLINE void write_plane(tensors t, ptrdiff_t n, ptrdiff_t ahead, const creg
     }
     const channel of = spread_channel(ch, c);
     const ptrdiff_t lead = stream ? unaligned_lead(t.out, n) : 0, end = stream ? lead + whole_lines(n - lead) : 0;
-    if (lead) plane_run(&t, 0, lead, ahead, &of, grad, 0);
-    if (stream) plane_run(&t, lead, end, ahead, &of, grad, 1);
-    plane_run(&t, end, n, ahead, &of, grad, 0);
+    if (lead) plane_run(&t, 0, lead, ahead, next, &of, grad, 0);
+    if (stream) plane_run(&t, lead, end, ahead, next, &of, grad, 1);
+    plane_run(&t, end, n, ahead, next, &of, grad, 0);
 }
 
 CREG_INLINE void write_chunk(const tensors *t, const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t c0, ptrdiff_t c1,
@@ -833,7 +835,7 @@ CREG_INLINE void write_chunk(const tensors *t, const creg_batch_norm *b, batch_c
     const ptrdiff_t ahead = (c1 - c0) * n > WRITE_AHEAD ? WRITE_AHEAD : shape.c * shape.s;
     for (ptrdiff_t i = 0; i < chunk.samples; i++)
         for (ptrdiff_t c = c0; c < c1; c++)
-            write_plane(tensors_at(t, chunk.start + (i * shape.c + c) * shape.s), n, ahead, &channels, c, grad,
+            write_plane(tensors_at(t, chunk.start + (i * shape.c + c) * shape.s), n, ahead, b->next, &channels, c, grad,
                         b->where == CREG_STREAM);
 }
 

@@ -79,6 +79,7 @@ typedef struct {
     int where, shared;                     /* shared: other processes hold parts of the batch */
     int whole;                             /* each task takes whole channels through all steps */
     creg_cut summed, written, channelwise; /* the first pass, the second pass, the parameters */
+    ptrdiff_t next;                        /* if not 0, the second pass prefetches its inputs so far ahead into L2 */
     const void *x, *dy;                    /* dy: backward */
     void *out;                             /* y or dx */
     const float *gamma, *beta;

@@ -61,7 +61,11 @@ CREG_INLINE group_sample sample_at(const creg_group_norm *a, ptrdiff_t i, ptrdif
 
 /* ---- the plan ---- */
 
-enum { BLOCK_CHANNELS = 512 };
+enum {
+    BLOCK_CHANNELS = 512,
+    /* Two groups of this many elements (256 KiB) fit in L2. */
+    L2_GROUP = 65536
+};
 
 static void creg_group_norm_plan(creg_group_norm *a)
 {
@@ -276,6 +280,15 @@ static void use_block(creg_batch_norm *b, block_channels *p)
                                   .exact = p->exact};
 }
 
+/* Whether the pass that writes groups prefetches the next ones into L2: planes, where these are contiguous, of groups
+ * that fit in L2 but lie in the LLC. */
+CREG_INLINE int prefetches_next(const creg_group_norm *a)
+{
+    const creg_shape shape = a->groups.shape;
+    return shape.n == 1 && shape.s >= CREG_PANEL && shape.s <= L2_GROUP && a->channels.where != CREG_STREAM &&
+           a->samples * shape.c * shape.s > CACHED_ELEMENTS;
+}
+
 static void creg_group_norm_whole(void *norm, ptrdiff_t task)
 {
     const creg_group_norm *a = norm;
@@ -285,6 +298,8 @@ static void creg_group_norm_whole(void *norm, ptrdiff_t task)
     for (ptrdiff_t i = first; i < min_size(first + a->sample_step, a->samples); i++) {
         group_sample one = sample_at(a, i, g, min_size(step, a->groups.shape.c - g));
         if (a->channels.channelwise.channel_step <= BLOCK_CHANNELS) use_block(&one.channels, &parameters);
+        if (prefetches_next(a) && (i + 1 < a->samples || g + step < a->groups.shape.c))
+            one.channels.next = one.channels.shape.c * one.channels.shape.s;
         if (a->channels.dy) group_centres(&one, 0);
         group_sums(&one, 0);
         group_merge(&one, 0);
