@@ -52,6 +52,12 @@ static int agrees(const op *o, trial t, int first, uint64_t *hash)
     return whole && current.hash == *hash;
 }
 
+/* Whether a way of a trial is tried at this place: 16-bit tensors are in each way at one place, in turn. */
+static int is_placed_here(const trial *t, int rank)
+{
+    return t->type == CREG_FLOAT32 || (t->n + rank + t->stream + t->in_place) % (AT_END + 1) == (ptrdiff_t)place;
+}
+
 /* Runs a trial in all ways, which must agree. Returns their number, or -1. */
 static int all_ways(const op *o, trial t, uint64_t *hash)
 {
@@ -62,6 +68,7 @@ static int all_ways(const op *o, trial t, uint64_t *hash)
         for (t.stream = 0; t.stream < o->streams; t.stream++)
             for (t.in_place = 0; t.in_place <= o->in_place; t.in_place++)
                 for (place = ON_HEAP; place <= AT_END; place++) {
+                    if (!is_placed_here(&t, rank)) continue;
                     t.kernels = creg_kernels_ranked(rank)->stored[t.type];
                     if (!agrees(o, t, trials++ == 0, hash)) return -1;
                 }
