@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cregkit import _validate as validate
 from cregkit import functional, oracle
 from cregkit.kernels._threads import num_threads
 from cregkit.oracle.dropout import ALPHA
@@ -166,7 +167,7 @@ class Torch(Peer):
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         """Return a tensor in the memory of the array; ``from_numpy`` does not know bfloat16."""
-        if array.dtype.name != "bfloat16":
+        if not validate.is_bfloat16(array.dtype):
             return self.module.from_numpy(array)
         return self.module.from_numpy(array.view(np.int16)).view(self.module.bfloat16)
 

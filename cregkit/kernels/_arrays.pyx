@@ -87,27 +87,26 @@ cdef cnp.ndarray tensor(object a, str name):
     return checked_array(a, name, number)
 
 
-# Raises unless a has the type of the tensor x or, if `also` names one, this other type.
-cdef cnp.ndarray typed_array(object a, str name, cnp.ndarray x, str other_name, int also):
+# Raises unless a has the type of the tensor x or, where it is accepted, is float32.
+cdef cnp.ndarray typed_array(object a, str name, cnp.ndarray x, str x_name, bint float32_accepted):
     if not cnp.PyArray_CheckExact(a):
         a = foreign_array(a, name, cnp.NPY_FLOAT32)
     cdef int number = cnp.PyArray_TYPE(<cnp.ndarray>a), wanted = cnp.PyArray_TYPE(x)
-    if number != wanted and number != also:
-        if also < 0:
-            refuse_type(a, name, f"{name_of(wanted)} like {other_name}", f"{other_name}.dtype")
-        types = name_of(also) if also == wanted else f"{name_of(also)} or {name_of(wanted)}"
-        refuse_type(a, name, types, f"np.{name_of(also)}")
+    if number != wanted and not (float32_accepted and number == cnp.NPY_FLOAT32):
+        if not float32_accepted:
+            refuse_type(a, name, f"{name_of(wanted)} like {x_name}", f"{x_name}.dtype")
+        refuse_type(a, name, "float32" if wanted == cnp.NPY_FLOAT32 else f"float32 or {name_of(wanted)}", "np.float32")
     return checked_array(a, name, number)
 
 
 cdef cnp.ndarray tensor_like(object a, str name, cnp.ndarray other, str other_name):
-    return same_shape(typed_array(a, name, other, other_name, -1), name, other, other_name)
+    return same_shape(typed_array(a, name, other, other_name, False), name, other, other_name)
 
 
 cdef cnp.ndarray parameters(object a, str name, cnp.ndarray x, int ndim, cnp.npy_intp *shape):
     if a is None:
         return None
-    return of_shape(typed_array(a, name, x, "x", cnp.NPY_FLOAT32), name, ndim, shape, "one value per feature")
+    return of_shape(typed_array(a, name, x, "x", True), name, ndim, shape, "one value per feature")
 
 
 cdef str name_of(int dtype):

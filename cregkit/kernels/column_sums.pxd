@@ -9,7 +9,7 @@ from cregkit.kernels._csrc cimport creg_norm
 cdef inline ptrdiff_t chunks_of(const creg_norm *n) noexcept nogil:
     return (n.rows + n.step - 1) // n.step
 
-# Space in which the tasks of dropout_add_norm widen long rows of 16-bit tensors, for chunks of n.step rows.
+# Sets n.work, for chunks of n.step rows, if the call needs it; the returned array owns it.
 cdef cnp.ndarray new_work(creg_norm *n)
 
 # Runs a planned call. dx may be dy or x.

@@ -6,13 +6,15 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
-    bytes_of, data, doubles, float64_statistics, floats, new_array, new_vector, number, output, parameters,
+    bytes_of, data, doubles, float64_statistics, floats, new_array, new_vector, number, output,
     refuse_overlap, tensor_like, tensor_rows,
 )
 from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout, creg_norm
 from cregkit.kernels._stored cimport widened
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
-from cregkit.kernels.row_norm cimport Axes, begin_call, gain_of, row_statistic, run_backward, run_forward
+from cregkit.kernels.row_norm cimport (
+    Axes, begin_call, gain_of, row_parameter, row_statistic, run_backward, run_forward,
+)
 
 cnp.import_array()
 
@@ -34,10 +36,6 @@ cdef Axes last_axis(cnp.ndarray x) noexcept:
     return Axes(x.ndim - 1, 1)
 
 
-cdef cnp.ndarray features(object a, str name, cnp.ndarray x):
-    return parameters(a, name, x, 1, cnp.PyArray_DIMS(x) + x.ndim - 1)
-
-
 cdef cnp.ndarray new_like(cnp.ndarray x):
     return new_array(x.ndim, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
 
@@ -47,7 +45,8 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
     cdef cnp.ndarray x = tensor_rows(x_, "x"), residual = tensor_like(residual_, "residual", x, "x")
     cdef creg_norm n
     begin_call(&n, kind, x, last_axis(x), 4)
-    cdef cnp.ndarray gamma = features(gamma_, "gamma", x), beta = features(beta_, "beta", x)
+    cdef cnp.ndarray gamma = row_parameter(gamma_, "gamma", x, last_axis(x))
+    cdef cnp.ndarray beta = row_parameter(beta_, "beta", x, last_axis(x))
     cdef cnp.ndarray gain = gain_of(widened(gamma), gain_offset), bias = widened(beta)
     cdef Random random = draws_of(p, seed, offset, n.rows * n.cols)
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
@@ -160,7 +159,8 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
     if kind == CREG_LAYER_NORM:
         mean = float64_statistics(mean_, "mean", h.ndim - 1, cnp.PyArray_DIMS(h))
     cdef cnp.ndarray rstd = float64_statistics(rstd_, "rstd", h.ndim - 1, cnp.PyArray_DIMS(h))
-    cdef cnp.ndarray gamma = features(gamma_, "gamma", h), gain = gain_of(widened(gamma), gain_offset)
+    cdef cnp.ndarray gamma = row_parameter(gamma_, "gamma", h, last_axis(h))
+    cdef cnp.ndarray gain = gain_of(widened(gamma), gain_offset)
     cdef Random random = draws_of(p, seed, offset, cnp.PyArray_SIZE(h))
     cdef creg_norm n
     begin_call(&n, kind, h, last_axis(h), 3 if random.fixed_p == 0 else 4)

@@ -18,6 +18,9 @@ cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int array
 cdef int run_forward(creg_norm *n) except -1
 cdef int run_backward(creg_norm *n) except -1
 
+# A checked gain or bias of these axes of x, or None.
+cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes)
+
 # A new array for one float64 statistic of each row of x.
 cdef cnp.ndarray row_statistic(cnp.ndarray x, Axes axes)
 
