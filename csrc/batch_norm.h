@@ -30,6 +30,8 @@ enum {
     SUM_ROWS = 4,
     /* The number of rows that share one load of their channels' parameters. */
     APPLY_ROWS = 4,
+    /* The number of vectors of a plane that an iteration writes, unless it prefetches the next group. */
+    PLANE_VECS = 4,
     /* Beyond L2, rows of at most this many channels are written as one run. */
     FLAT_CHANNELS = 1024,
     /* Rows of fewer channels than this are always written as one run. */
@@ -486,16 +488,32 @@ CREG_INLINE double largest_means(const creg_batch_norm *b)
     return b->given_mean ? (double)INFINITY : b->count * LARGEST_SAFE_GRADIENT;
 }
 
-/* Whether float32 is clearly enough for the sums of channel c. The first and the last gradient distinguish a channel of
- * zeros, such as a dead unit's, from one whose sums cancelled. */
-CREG_INLINE int channel_is_plain(const creg_batch_norm *b, const stored *dy, ptrdiff_t c)
+/* Whether the means of channel c show that float32 is enough for its sums. */
+CREG_INLINE int channel_is_plain(const creg_batch_norm *b, ptrdiff_t c)
+{
+    const double means = channel_means(b, c);
+    return creg_is_safe_rstd(b->rstd[c]) & (means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < largest_means(b));
+}
+
+/* Whether channel c is one of zeros, such as a dead unit's. The first and the last gradient distinguish it from one
+ * whose sums cancelled. */
+CREG_INLINE int channel_is_zero(const creg_batch_norm *b, ptrdiff_t c)
 {
     const creg_shape shape = b->shape;
-    const stored *first = dy + c * shape.s, *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
-    const double means = channel_means(b, c), rstd = b->rstd[c];
-    const int zero = (means == 0.0) & zeros_are_plain(rstd) & (x_value(first) == 0.0f) & (x_value(last) == 0.0f);
-    const int plain = (means >= b->count * SMALLEST_SAFE_GRADIENT) & (means < largest_means(b));
-    return creg_is_safe_rstd(rstd) & (plain | zero);
+    const stored *first = input_at(b->dy, c * shape.s), *last = first + (shape.n - 1) * shape.c * shape.s + shape.s - 1;
+    return (channel_means(b, c) == 0.0) & creg_is_safe_rstd(b->rstd[c]) & zeros_are_plain(b->rstd[c]) &
+           (x_value(first) == 0.0f) & (x_value(last) == 0.0f);
+}
+
+/* Whether float32 is clearly enough for the sums of the channels [c, end). Compilers vectorise the first loop. */
+CREG_INLINE int channels_are_plain(const creg_batch_norm *b, ptrdiff_t c, ptrdiff_t end)
+{
+    if (b->count <= CREG_FEW) return 0; /* such batches may be empty */
+    int plain = 1;
+    for (ptrdiff_t i = c; i < end; i++) plain &= channel_is_plain(b, i);
+    if (plain) return 1;
+    for (plain = 1; plain && c < end; c++) plain = channel_is_plain(b, c) || channel_is_zero(b, c);
+    return plain;
 }
 
 /* Computes the sums of those channels of [c, end) that need float64 again. */
@@ -511,12 +529,10 @@ static CREG_NOINLINE void mend_grad_sums(const creg_batch_norm *b, ptrdiff_t c, 
     }
 }
 
-/* Merges the chunks' sums of dy (into k1_64) and of dy * d (into k2_64), and computes dgamma and dbeta. Batches of at
- * most CREG_FEW values may be empty. */
+/* Merges the chunks' sums of dy (into k1_64) and of dy * d (into k2_64), and computes dgamma and dbeta. */
 static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1)
 {
     double *sums_dy = b->channels.k1_64, *sums_dy_d = b->channels.k2_64;
-    const stored *dy = b->dy;
     memset(sums_dy + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     memset(sums_dy_d + c0, 0, sizeof(double) * (size_t)(c1 - c0));
     for (ptrdiff_t k = 0, at = c0; k < b->summed.chunks; k++, at += b->shape.c) {
@@ -525,9 +541,7 @@ static void merge_grad_sums(const creg_batch_norm *b, ptrdiff_t c0, ptrdiff_t c1
     }
     for (ptrdiff_t c = c0; c < c1; c += CREG_LINE) {
         const ptrdiff_t end = min_size(c + CREG_LINE, c1);
-        int plain = b->count > CREG_FEW;
-        for (ptrdiff_t i = plain ? c : end; i < end; i++) plain &= channel_is_plain(b, dy, i);
-        if (!plain) mend_grad_sums(b, c, end);
+        if (!channels_are_plain(b, c, end)) mend_grad_sums(b, c, end);
     }
     for (ptrdiff_t c = c0; b->dgamma && c < c1; c++) {
         b->dgamma[c] = (float)(sums_dy_d[c] * b->rstd[c]);
@@ -708,10 +722,15 @@ CREG_INLINE void write_rows(tensors t, int rows, ptrdiff_t stride, ptrdiff_t j, 
     for (; j < end; j += CREG_W) write_line(&t, rows, stride, j, end - j, 1, ch, grad, 0); /* tail */
 }
 
-CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, ptrdiff_t next, int grad, int stream)
+CREG_INLINE void prefetch_inputs(const tensors *t, ptrdiff_t j, int grad, int stream)
 {
     prefetch_ahead(t->x + j, stream);
     if (grad) prefetch_ahead(t->dy + j, stream);
+}
+
+CREG_INLINE void prefetch_next(const tensors *t, ptrdiff_t j, ptrdiff_t ahead, ptrdiff_t next, int grad, int stream)
+{
+    prefetch_inputs(t, j, grad, stream);
     if (next) __builtin_prefetch(t->x + j + next, 0, 2);
     if (next && grad) __builtin_prefetch(t->dy + j + next, 0, 2);
     if (!stream) __builtin_prefetch(t->out + j + ahead);
@@ -800,7 +819,12 @@ CREG_INLINE void write_columns(tensors t, ptrdiff_t rows, const creg_batch_norm 
 CREG_INLINE void plane_run(const tensors *t, ptrdiff_t j, ptrdiff_t end, ptrdiff_t ahead, ptrdiff_t next,
                            const channel *of, int grad, int stream)
 {
-    for (; j + CREG_W <= end; j += CREG_W) { /* main loop */
+    for (; !next && j + PLANE_VECS * CREG_W <= end; j += PLANE_VECS * CREG_W) /* main loop */
+        for (int k = 0; k < PLANE_VECS; k++) {
+            prefetch_inputs(t, j + k * CREG_W, grad, stream);
+            write_part(t, j + k * CREG_W, CREG_W, of, grad, stream);
+        }
+    for (; j + CREG_W <= end; j += CREG_W) {
         prefetch_next(t, j, ahead, next, grad, stream);
         write_part(t, j, CREG_W, of, grad, stream);
     }

@@ -152,23 +152,25 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     const creg_batch_norm *b = &a->channels;
     const creg_channels *ch = &b->channels;
     const double rstd = a->groups.rstd[g], count = b->count, per_count = 1.0 / count;
-    const ptrdiff_t c0 = g * a->together, c1 = c0 + a->together;
+    const ptrdiff_t c0 = g * a->together, n = a->together;
+    const float *restrict gamma = AT(b->gamma, c0);
+    double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
+    float *restrict k1_32 = ch->k1 + c0, *restrict k2_32 = ch->k2 + c0;
+    unsigned char *restrict exacts = ch->exact + c0, exact = (unsigned char)any_exact(ch, c0, c0 + n);
     double sum_g = 0.0, sum_g_x_hat = 0.0;
-    int exact = 0;
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        const double gain = b->gamma ? (double)b->gamma[c] : 1.0;
-        sum_g += gain * ch->k1_64[c];
-        sum_g_x_hat += gain * (ch->k2_64[c] * rstd);
-        exact |= ch->exact[c];
+    for (ptrdiff_t c = 0; c < n; c++) {
+        const double gain = gamma ? (double)gamma[c] : 1.0;
+        sum_g += gain * k1_64[c];
+        sum_g_x_hat += gain * (k2_64[c] * rstd);
     }
     const double k1 = rstd * (sum_g * per_count), k2 = rstd * (sum_g_x_hat * per_count) * rstd;
     exact |= fabs(sum_g) + fabs(sum_g_x_hat) > LARGEST_SAFE_GRADIENT * count;
     exact |= fabs(k1) + fabs(k2) > LARGEST_SAFE_GRADIENT;
     exact |= !fits_float(k1) || !fits_float(k2);
-    for (ptrdiff_t c = c0; c < c1; c++) {
-        ch->k1_64[c] = k1, ch->k2_64[c] = k2;
-        ch->k1[c] = (float)k1, ch->k2[c] = (float)k2;
-        ch->exact[c] |= (unsigned char)exact;
+    for (ptrdiff_t c = 0; c < n; c++) {
+        k1_64[c] = k1, k2_64[c] = k2;
+        k1_32[c] = (float)k1, k2_32[c] = (float)k2;
+        exacts[c] |= exact;
     }
 }
 
