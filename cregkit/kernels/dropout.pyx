@@ -5,14 +5,14 @@ import operator
 cimport numpy as cnp
 from libc.math cimport rint, sqrt
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     bytes_of, data, is_channels_last, new_array, number, output, stored_type, tensor, unsigned64,
 )
 from cregkit.kernels._csrc cimport (
-    CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, creg_kernels, CREG_TASK,
+    CREG_DRAWS, CREG_DRAWS_BLOCK, creg_dropout_items, CREG_DROPS_ALL, CREG_KEEPS_ALL, creg_kernels, CREG_TASK,
 )
 from cregkit.kernels._runtime cimport kernels, kernels_of, streams
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task
@@ -26,7 +26,7 @@ cnp.import_array()
 cdef void rate_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Random *r = <Random *>args
     r.fixed_p = <uint64_t>rint(r.rate * 281474976710656.0)
-    r.dropout.threshold, r.dropout.tie = <uint16_t>(r.fixed_p >> 32), <uint32_t>r.fixed_p
+    r.dropout.threshold, r.dropout.tie = <int16_t>(<int>(r.fixed_p >> 32) - 32768), <uint32_t>r.fixed_p
     r.dropout.scale = <float>(1.0 / (1.0 - r.rate)) if r.rate < 1.0 else 0.0
     r.dropout.shift, r.dropout.fill = -0.0, 0.0
 
@@ -90,8 +90,8 @@ cdef creg_dropout_items items_of(Random random, Layout layout) noexcept:
     a.dropout, a.first, a.n, a.rows, a.cols = random.dropout, random.offset, layout.n, layout.rows, layout.cols
     a.decides = CREG_DROPS_ALL if drops_all(&random) else CREG_DRAWS if random.fixed_p else CREG_KEEPS_ALL
     a.block = max(1, CREG_TASK // a.cols) * a.cols
-    if a.rows == 1:  # tasks begin at groups of draws
-        a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
+    if a.rows == 1:  # tasks begin at blocks of draws
+        a.lead = <ptrdiff_t>((CREG_DRAWS_BLOCK - a.first % CREG_DRAWS_BLOCK) % CREG_DRAWS_BLOCK)
     return a
 
 
@@ -175,8 +175,9 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     ----------
     Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). "Dropout: A Simple Way to
     Prevent Neural Networks from Overfitting". JMLR 15.
+    Jenkins, B. (2007). "A small noncryptographic PRNG". The random bits are those of JSF32, which starts each block of
+    4096 elements from words of Philox4x32-10.
     Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
-    The random bits are those of Philox4x32-10.
 
     Examples
     --------
@@ -248,8 +249,9 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
 
     References
     ----------
+    Jenkins, B. (2007). "A small noncryptographic PRNG". The random bits are those of JSF32, which starts each block of
+    4096 elements from words of Philox4x32-10.
     Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
-    The random bits are those of Philox4x32-10.
 
     Examples
     --------

@@ -13,8 +13,8 @@ from cregkit import functional
 from cregkit.layers.base import Layer, Tensor
 from cregkit.layers.seeding import Seed, draw_seed
 
-# Elements per group of Philox counters. A forward that starts on a group boundary takes the fast path of the kernel.
-_GROUP = 128
+# The draws of a block of the random stream. A forward that starts inside a block first draws the steps before it.
+_BLOCK = 4096
 
 
 class Dropout(Layer):
@@ -22,8 +22,8 @@ class Dropout(Layer):
 
     Each element of ``x``, a float32, float16 or bfloat16 array of any shape, is dropped independently with probability
     ``p``. No mask is stored: the random bits of element i depend on (seed, offset + i) alone, and backward draws them
-    again. ``offset`` counts the elements of all training forwards so far, each rounded up to a multiple of 128. Seed
-    and offset are part of the state, so a loaded layer draws the masks that the saved layer would have drawn.
+    again. ``offset`` counts the elements of all training forwards so far, each rounded up to a multiple of 4096.
+    Seed and offset are part of the state, so a loaded layer draws the masks that the saved layer would have drawn.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Dropout(Layer):
     def _advance(self, shape: tuple[int, ...]) -> None:
         """Advance the offset past the batch, in a new array: shallow copies of the layer share the old one."""
         decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
-        self._offset = np.array(self._offset.item() + -(-decisions // _GROUP) * _GROUP, dtype=np.uint64)
+        self._offset = np.array(self._offset.item() + -(-decisions // _BLOCK) * _BLOCK, dtype=np.uint64)
 
     def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         dtype, shape, *drawn = saved

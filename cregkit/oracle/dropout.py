@@ -3,7 +3,7 @@
     y = x / (1 - p) where kept, 0 where dropped
 
 Each element is dropped with probability p. The decision depends on (seed, offset + flat index, p) alone, see
-``philox``. Nothing is saved for backward, which draws the same bits again.
+``draws``. Nothing is saved for backward, which draws the same bits again.
 
 Alpha dropout (for SELU) puts alpha, the limit of SELU at minus infinity, in place of a dropped element, and restores
 mean and variance by an affine map. For x of mean 0 and variance 1, of which the share q = 1 - p is kept:
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cregkit.oracle._common import as_float64, ieee, store
-from cregkit.oracle.philox import dropped
+from cregkit.oracle.draws import dropped
 
 ALPHA = -1.7580993408473766
 """The limit of SELU at minus infinity: its scale times its alpha, negated."""
