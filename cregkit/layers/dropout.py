@@ -97,12 +97,13 @@ class Dropout(Layer):
 
     def _first_draw(self, x: Tensor) -> int:
         """Return the offset of the random bits of ``x``: after those of the preceding samples of the batch."""
-        return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
+        offset: int = self._offset.item()
+        return offset + self._decisions((self._part[0], *np.shape(x)[1:])) if self._part else offset
 
     def _advance(self, shape: tuple[int, ...]) -> None:
         """Advance the offset past the batch, in a new array: shallow copies of the layer share the old one."""
-        decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
-        self._offset = np.array(self._offset.item() + -(-decisions // _BLOCK) * _BLOCK, dtype=np.uint64)
+        blocks = -(-self._decisions((self._part[1], *shape[1:]) if self._part else shape) // _BLOCK)
+        self._offset = np.array(self._offset.item() + blocks * _BLOCK, np.uint64)
 
     def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         dtype, shape, *drawn = saved
@@ -112,9 +113,9 @@ class Dropout(Layer):
         p, seed, offset, options = drawn
         return self._drop_backward(dy, p, seed=seed, offset=offset, **options)
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        """Return the number of keep-or-drop decisions for this many samples of an array of this shape."""
-        return samples * math.prod(shape[1:])
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        """Return the number of keep-or-drop decisions for an array of this shape."""
+        return math.prod(shape)
 
 
 class SpatialDropout(Dropout):
@@ -157,8 +158,8 @@ class SpatialDropout(Dropout):
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        return samples * shape[self.channel_axis]
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * shape[self.channel_axis]
 
 
 class AlphaDropout(Dropout):
@@ -249,8 +250,8 @@ class DropPath(Dropout):
     def _first_draw(self, x: Tensor) -> int:
         return super()._first_draw(x) if self.mode == "row" else self.offset
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        return samples if self.mode == "row" else 1
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        return shape[0] if self.mode == "row" else 1
 
 
 class DropBlock(Dropout):
