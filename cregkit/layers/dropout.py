@@ -48,9 +48,9 @@ class Dropout(Layer):
     >>> dropout = Dropout(0.5, seed=0)
     >>> x = np.ones(8, dtype=np.float32)
     >>> dropout(x)
-    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    array([2., 0., 0., 2., 2., 0., 0., 2.], dtype=float32)
     >>> dropout.backward(x)
-    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    array([2., 0., 0., 2., 2., 0., 0., 2.], dtype=float32)
     >>> dropout.eval()(x) is x
     True
     """
@@ -143,7 +143,7 @@ class SpatialDropout(Dropout):
     >>> SpatialDropout(0.5, seed=0)(np.ones((1, 4, 3), dtype=np.float32))
     array([[[2., 2., 2.],
             [0., 0., 0.],
-            [2., 2., 2.],
+            [0., 0., 0.],
             [2., 2., 2.]]], dtype=float32)
     """
 
@@ -177,7 +177,7 @@ class AlphaDropout(Dropout):
     >>> import numpy as np
     >>> from cregkit import AlphaDropout
     >>> AlphaDropout(0.5, seed=0)(np.ones(4, dtype=np.float32)).round(3)
-    array([ 1.666, -0.779,  1.666,  1.666], dtype=float32)
+    array([ 1.666, -0.779, -0.779,  1.666], dtype=float32)
     """
 
     _drop = staticmethod(functional.alpha_dropout)
@@ -198,7 +198,7 @@ class FeatureAlphaDropout(SpatialDropout):
     >>> FeatureAlphaDropout(0.5, seed=0)(np.ones((1, 3, 2), dtype=np.float32)).round(3)
     array([[[ 1.666,  1.666],
             [-0.779, -0.779],
-            [ 1.666,  1.666]]], dtype=float32)
+            [-0.779, -0.779]]], dtype=float32)
     """
 
     _drop = staticmethod(functional.feature_alpha_dropout)
@@ -230,7 +230,7 @@ class DropPath(Dropout):
     >>> DropPath(0.5, seed=0)(np.ones((4, 2), dtype=np.float32))
     array([[2., 2.],
            [0., 0.],
-           [2., 2.],
+           [0., 0.],
            [2., 2.]], dtype=float32)
     """
 
@@ -279,7 +279,7 @@ class DropBlock(Dropout):
     --------
     >>> import numpy as np
     >>> from cregkit import DropBlock
-    >>> DropBlock(0.3, 2, seed=2)(np.ones((1, 1, 4, 6), dtype=np.float32))
+    >>> DropBlock(0.3, 2, seed=5)(np.ones((1, 1, 4, 6), dtype=np.float32))
     array([[[[1.2, 1.2, 1.2, 1.2, 1.2, 1.2],
              [0. , 0. , 1.2, 1.2, 1.2, 1.2],
              [0. , 0. , 1.2, 1.2, 1.2, 1.2],

@@ -252,7 +252,7 @@ def test_spatial_dropout_drops_whole_channels():
     y = layer(x)
     assert set(np.unique(y)) == {0.0, 2.0}
     assert (y == y[:, :, :1, :1]).all()
-    assert layer.offset == 256  # 160 channels
+    assert layer.offset == 4096  # 160 channels
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
