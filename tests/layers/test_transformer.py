@@ -138,7 +138,7 @@ def test_residual_norm_has_the_bits_of_dropout_addition_and_norm(norm, options):
     assert fused.offset == dropout.offset == 2 * 4096
     fused.eval()
     assert np.array_equal(fused.add(x, residual)[1], x + residual)
-    assert fused.offset == 2 * 128
+    assert fused.offset == 2 * 4096
 
 
 @pytest.mark.parametrize("first", [False, True])
