@@ -20,7 +20,7 @@ import argparse
 import ctypes
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -118,13 +118,13 @@ def times_of(calls: Sequence[Calls], threads: Sequence[int], torch: Torch | None
         if torch:
             torch.module.set_num_threads(n)
 
-    names = [name for name in calls[0] if all(name in found for found in calls)]
-    runs = [(name, n, found[name]) for n, found in zip(threads, calls, strict=True) for name in names]
+    runs = [(n, name, call) for n, of_n in zip(threads, calls, strict=True) for name, call in of_n.items()]
     with block:
-        found = measure({f"{name} {n}": Contestant(call, setup=partial(use, n)) for name, n, call in runs}, budget)
-    times = {name: [found[f"{name} {n}"].quartile for n in threads] for name in names}
-    copies = [times.pop(name) for name in names if name.startswith(COPY)]
-    return times | {COPY: [min(of_n) for of_n in zip(*copies, strict=True)]}
+        found = measure({f"{name} {n}": Contestant(call, setup=partial(use, n)) for n, name, call in runs}, budget)
+    times: dict[tuple[str, int], float] = defaultdict(lambda: math.inf)
+    for n, name, _ in runs:
+        times[name.split()[0], n] = min(times[name.split()[0], n], found[f"{name} {n}"].quartile)
+    return {name: [times[name, n] for n in threads] for name in (OURS, COPY, TORCH) if (name, 1) in times}
 
 
 def measure_shape(
@@ -170,7 +170,7 @@ def machine(torch: Torch | None) -> dict[str, Any]:
 
 # ---- the model: SCALING.md ----
 
-ONE, INTERLEAVED, OWN = "all on one", "interleaved", "of each thread's socket"
+ONE, INTERLEAVED, OWN = "of one socket", "interleaved", "of each thread's socket"
 ELEMENTS_PER_THREAD = 32 * 1024  # of cregkit/kernels/_threads.pyx
 
 
@@ -181,7 +181,7 @@ class Server(NamedTuple):
     core: float = 36e9
     socket: float = 437e9
     link: float = 133e9  # in each direction
-    loop: float = 0.3e-6
+    loop: float = 0.1e-6
     per_thread: float = 0.3e-6
 
     def bandwidth(self, threads: int, sockets: int, memory: str) -> float:
