@@ -10,8 +10,12 @@ model. Strong scaling keeps the shape; weak scaling multiplies its first axis by
 contestants on all numbers of threads run in turn (A, B, C, A, B, C ...); times are lower quartiles. "memcpy" is the
 fastest copy of as many bytes on up to as many threads.
 
-A speed-up is the work per second relative to one thread. "best" is the fewest threads within 5 % of the largest
-speed-up, with the elements of each. Loops use as many threads as their sizes allow, however busy the CPUs are.
+Run it on an idle machine: a loop waits for the thread whose core another process uses. The inputs of weak scaling grow
+with the threads, and so does the time to make them. Ctrl-C keeps what is measured.
+
+A speed-up is the work per second relative to one thread. The columns after those of the numbers of threads are of all
+threads: efficiency, the speed-up as a fraction of memcpy's, the speed-ups of memcpy and PyTorch. "best" is the fewest
+threads within 5 % of the largest speed-up, with the elements of each. Loops use as many threads as their sizes allow.
 """
 
 from __future__ import annotations
@@ -345,15 +349,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print("an empty parallel loop, us:", ", ".join(f"{name}: {1e6 * seconds:.2f}" for name, seconds in loops.items()))
     print(header(asked.threads))
-    cells = []
-    for case, size, shape in plan(asked.ops, asked.quick):
-        for cell in measure_shape(case, size, shape, asked.threads, torch, asked.seconds):
-            print(cell.row(), flush=True)
-            cells.append(cell)
-    if asked.json:
-        write_json(asked.json, {"machine": about, "loops": loops, "cells": [asdict(cell) for cell in cells]})
-    if asked.png:
-        draw(asked.png, cells, about)
+    cells: list[Cell] = []
+    try:
+        for case, size, shape in plan(asked.ops, asked.quick):
+            for cell in measure_shape(case, size, shape, asked.threads, torch, asked.seconds):
+                print(cell.row(), flush=True)
+                cells.append(cell)
+    finally:
+        if asked.json:
+            write_json(asked.json, {"machine": about, "loops": loops, "cells": [asdict(cell) for cell in cells]})
+        if asked.png and cells:
+            draw(asked.png, cells, about)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,20 @@ def test_a_run_writes_its_times_and_its_picture(small, tmp_path, capsys):
 
 
 def test_a_speedup_is_the_work_per_second_relative_to_one_thread():
-    seconds = {scaling.OURS: [8.0, 4.0, 3.9], scaling.COPY: [2.0, 1.0, 0.5]}
+    seconds = {scaling.OURS: [8.0, 4.0, 3.0], scaling.COPY: [2.0, 1.0, 0.5]}
     cell = scaling.Cell("layer_norm", "small", (64, 16), scaling.STRONG, (1, 2, 4), seconds)
-    assert cell.speedups() == [1.0, 2.0, 8.0 / 3.9]
-    assert cell.row().split()[3:] == ["8000000.0", "2.00", "2.05", "51%", "51%", "4.00", "-", "2", "x", "512"]
+    assert cell.speedups() == [1.0, 2.0, 8.0 / 3.0]
+    assert cell.row().split()[3:] == ["8000000.0", "2.00", "2.67", "67%", "67%", "4.00", "-", "4", "x", "256"]
     weak = scaling.Cell("layer_norm", "small", (64, 16), scaling.WEAK, (1, 2, 4), seconds)
-    assert weak.speedups() == [1.0, 4.0, 32.0 / 3.9]
+    assert weak.speedups() == [1.0, 4.0, 32.0 / 3.0]
+
+
+@pytest.mark.parametrize(("seconds", "best"), [([8.0, 4.0, 3.9], "2 x 512"), ([8.0, 4.0, 3.7], "4 x 256")])
+def test_the_best_threads_are_the_fewest_within_5_percent(seconds, best):
+    cell = scaling.Cell(
+        "a", "small", (64, 16), scaling.STRONG, (1, 2, 4), dict.fromkeys(("cregkit", "memcpy"), seconds)
+    )
+    assert cell.row().endswith(best)
 
 
 def test_an_empty_loop_is_timed_alone_and_after_one_of_half_as_many_threads():
@@ -80,6 +88,20 @@ def test_the_largest_sizes_without_memory_have_no_weak_scaling(small, monkeypatc
     monkeypatch.setattr(scaling, "memory_bytes", lambda: 0)
     scaling.main(["--threads", "2", "--seconds", "0.001"])
     assert scaling.WEAK not in capsys.readouterr().out
+
+
+def test_an_interrupt_keeps_the_measured_cells(small, monkeypatch, tmp_path):
+    path, right = tmp_path / "run.json", scaling.measure_shape
+
+    def interrupted(case, size, *others):
+        if size == scaling.SIZES[1]:
+            raise KeyboardInterrupt
+        return right(case, size, *others)
+
+    monkeypatch.setattr(scaling, "measure_shape", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scaling.main(["--threads", "2", "--seconds", "0.001", "--json", str(path)])
+    assert [cell["size"] for cell in json.loads(path.read_text())["cells"]] == [scaling.SIZES[0]] * 2
 
 
 def test_nothing_is_timed_if_a_result_is_wrong(small, monkeypatch):
@@ -160,9 +182,10 @@ def test_a_serial_part_bounds_the_speedup():
     assert speedup(work, 64) == pytest.approx(2.0 / (1.0 + 1.0 / 64), rel=1e-3)
 
 
-def test_a_small_call_uses_no_more_threads_than_its_elements_are_worth():
+def test_a_small_call_uses_no_more_threads_than_its_elements_and_tasks_are_worth():
     work = scaling.Work("", (4 * scaling.ELEMENTS_PER_THREAD,), 8, 1e-9, tasks=1000)
     assert speedup(work, 64) == speedup(work, 4) > speedup(work, 2)
+    assert speedup(work._replace(tasks=3), 64) == speedup(work._replace(tasks=3), 3)
     kernels = SCRIPT.parents[1] / "cregkit" / "kernels" / "_threads.pyx"
     assert f"ELEMENTS_PER_THREAD = {scaling.ELEMENTS_PER_THREAD // 1024} * 1024" in kernels.read_text()
 
