@@ -187,6 +187,7 @@ class Server(NamedTuple):
     link: float = 133e9  # in each direction
     loop: float = 0.1e-6
     per_thread: float = 0.3e-6
+    share: float = 0.14e-6
 
     def bandwidth(self, threads: int, sockets: int, memory: str) -> float:
         """Return the bandwidth of threads spread evenly over sockets, where half of the bytes are written."""
@@ -229,7 +230,7 @@ def predicted(work: Work, threads: int, sockets: int = 1, memory: str = OWN, ser
     used = max(1, min(threads, work.tasks, elements // ELEMENTS_PER_THREAD))
     moving = elements * work.n_bytes / server.bandwidth(used, sockets, memory)
     computing = elements * work.seconds * math.ceil(work.tasks / used) / work.tasks
-    loops = work.loops * (server.loop + server.per_thread * (used - 2)) if used > 1 else 0.0
+    loops = work.loops * (server.loop + (server.per_thread + server.share) * (used - 2)) if used > 1 else 0.0
     return max(moving, computing) + work.serial + loops
 
 
