@@ -182,28 +182,24 @@ class Server(NamedTuple):
     """A server of two sockets, in seconds and bytes per second; SCALING.md tells where the figures come from."""
 
     cores: int = 32
-    core: float = 36e9
     socket: float = 437e9
     link: float = 133e9  # in each direction
     loop: float = 0.1e-6
     per_thread: float = 0.3e-6
     share: float = 0.14e-6
 
-    def bandwidth(self, threads: int, sockets: int, memory: str) -> float:
-        """Return the bandwidth of threads spread evenly over sockets, where half of the bytes are written."""
-        cores = threads * self.core
-        if sockets == 1:
-            return min(cores, self.socket)
-        if memory == ONE:
-            return min(self.socket, min(cores / 2, self.socket) + min(cores / 2, 2 * self.link))
-        return min(cores, 2 * self.socket, 4 * self.link if memory == INTERLEAVED else math.inf)
+    def bandwidth(self, sockets: int, memory: str) -> float:
+        """Return the bandwidth of the memory for threads spread evenly over sockets; half of the bytes are written."""
+        if sockets == 1 or memory == ONE:
+            return self.socket
+        return min(2 * self.socket, 4 * self.link if memory == INTERLEAVED else math.inf)
 
 
 SERVER = Server()
 
 
 class Work(NamedTuple):
-    """A call: bytes to and from memory and seconds in L2 per element, tasks, loops, seconds on one thread alone."""
+    """A call: bytes to and from memory per element, seconds on one thread, tasks, loops, seconds that stay serial."""
 
     op: str
     shape: Shape
@@ -215,12 +211,12 @@ class Work(NamedTuple):
 
 
 WORKS = (
-    Work("layer_norm", (4096, 1024), 8, 0.082e-9, 128),
-    Work("layer_norm", (65536, 1024), 8, 0.082e-9, 512),
-    Work("layer_norm_backward", (65536, 1024), 12, 0.173e-9, 1024, serial=178e-6),
-    Work("dropout", (16384, 1024), 8, 0.123e-9, 1024),
-    Work("batch_norm_forward[N, C, ...]", (64, 256, 56, 56), 8, 0.094e-9, 256),
-    Work("batch_norm_forward[N, C]", (65536, 1024), 12, 0.190e-9, 1024, loops=2, serial=172e-6),
+    Work("layer_norm", (4096, 1024), 8, 0.57e-3, 128),
+    Work("layer_norm", (65536, 1024), 8, 14.0e-3, 512),
+    Work("layer_norm_backward", (65536, 1024), 12, 28.6e-3, 1024, serial=178e-6),
+    Work("dropout", (16384, 1024), 8, 5.1e-3, 1024),
+    Work("batch_norm_forward[N, C, ...]", (64, 256, 56, 56), 8, 15.3e-3, 256),
+    Work("batch_norm_forward[N, C]", (65536, 1024), 12, 28.6e-3, 1024, loops=2, serial=172e-6),
 )
 
 
@@ -228,10 +224,10 @@ def predicted(work: Work, threads: int, sockets: int = 1, memory: str = OWN, ser
     """Return the seconds of a call."""
     elements = math.prod(work.shape)
     used = max(1, min(threads, work.tasks, elements // ELEMENTS_PER_THREAD))
-    moving = elements * work.n_bytes / server.bandwidth(used, sockets, memory)
-    computing = elements * work.seconds * math.ceil(work.tasks / used) / work.tasks
+    moving = elements * work.n_bytes / server.bandwidth(sockets, memory)
+    busiest = (work.seconds - work.serial) * math.ceil(work.tasks / used) / work.tasks
     loops = work.loops * (server.loop + (server.per_thread + server.share) * (used - 2)) if used > 1 else 0.0
-    return max(moving, computing) + work.serial + loops
+    return max(moving, busiest) + work.serial + loops
 
 
 def print_predictions() -> None:

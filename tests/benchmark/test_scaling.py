@@ -166,24 +166,32 @@ def test_a_memory_nearer_to_the_threads_is_never_slower(work):
 )
 def test_a_call_bound_by_memory_reaches_the_bandwidth_and_no_more(sockets, memory, limit):
     """Half of the bytes cross the link of interleaved memory, in two directions."""
-    work = scaling.Work("a copy", (1 << 34,), 8, 0.0, 1 << 20)
+    core = 36e9
+    work = scaling.Work("a copy", (1 << 34,), 8, seconds=8 * 2**34 / core, tasks=1 << 20)
     assert speedup(work, 4, sockets, memory) == pytest.approx(4.0, rel=1e-4)
     for threads in (32, 64):
-        assert speedup(work, threads, sockets, memory) == pytest.approx(limit / SERVER.core, rel=1e-3)
+        assert speedup(work, threads, sockets, memory) == pytest.approx(limit / core, rel=1e-3)
 
 
 def test_a_call_bound_by_arithmetic_is_as_fast_as_its_busiest_thread():
-    work = scaling.Work("", (1 << 34,), 0, 1e-9, tasks=96)
+    work = scaling.Work("", (1 << 34,), 0, 20.0, tasks=96)
     assert [round(speedup(work, threads), 2) for threads in THREADS] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0]
 
 
 def test_a_serial_part_bounds_the_speedup():
-    work = scaling.Work("", (1 << 30,), 0, 1e-9, tasks=1 << 20, serial=2**30 * 1e-9)
+    work = scaling.Work("", (1 << 30,), 0, 2.0, tasks=1 << 20, serial=1.0)
     assert speedup(work, 64) == pytest.approx(2.0 / (1.0 + 1.0 / 64), rel=1e-3)
 
 
+def test_each_loop_costs_its_threads():
+    """One thread has no parallel loop."""
+    once, twice = (scaling.Work("", (1 << 34,), 0, 20.0, tasks=1 << 20, loops=loops) for loops in (1, 2))
+    costs = [scaling.predicted(twice, n) - scaling.predicted(once, n) for n in (1, 2, 3)]
+    assert costs == pytest.approx([0.0, SERVER.loop, SERVER.loop + SERVER.per_thread + SERVER.share], abs=1e-12)
+
+
 def test_a_small_call_uses_no_more_threads_than_its_elements_and_tasks_are_worth():
-    work = scaling.Work("", (4 * scaling.ELEMENTS_PER_THREAD,), 8, 1e-9, tasks=1000)
+    work = scaling.Work("", (4 * scaling.ELEMENTS_PER_THREAD,), 8, 1e-3, tasks=1000)
     assert speedup(work, 64) == speedup(work, 4) > speedup(work, 2)
     assert speedup(work._replace(tasks=3), 64) == speedup(work._replace(tasks=3), 3)
     kernels = SCRIPT.parents[1] / "cregkit" / "kernels" / "_threads.pyx"
