@@ -189,6 +189,7 @@ class SourceArchive(sdist):
             "tests/golden/*.txt",
             "tests/native/**/*.[ch]",
             "bench/**/*.py",
+            "bench/*.c",
             "bench/*.json",
             "bench/*.md",
             "bench/*.png",
