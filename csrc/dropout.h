@@ -217,29 +217,57 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     if (a->stream) v_stream_end();
 }
 
-/* The decisions of a step, one byte each. */
-CREG_INLINE void keep_step(unsigned char keep[STEP], const draw_state *s, uint64_t step, const creg_dropout *d)
+static CREG_NOINLINE void keep_ties(unsigned char *keep, const draw_state *s, uint64_t step, const creg_dropout *d)
 {
     int16_t of[STEP];
     store_draws(s, of);
-    for (int e = 0; e < STEP; e++) keep[e] = of[e] >= d->threshold;
-    if (!v_any(ties_of(s, d))) return;
     for (ptrdiff_t e = 0; e < STEP; e++)
         if (of[e] == d->threshold) keep[e] = !tie_drops(step * STEP + (uint64_t)e, d);
+}
+
+/* The decisions of a step, one byte each. */
+CREG_INLINE void keep_step(unsigned char *keep, const draw_state *s, uint64_t step, const creg_dropout *d)
+{
+    const v_words threshold = v_words_of((uint32_t)d->threshold << 16);
+    for (int k = 0; k < DRAW_VECS; k++) {
+        v_store_kept(keep + k * CREG_W, s->d[k] << 16, threshold);
+        v_store_kept(keep + DRAW_LANES + k * CREG_W, s->d[k], threshold);
+    }
+    if (v_any(ties_of(s, d))) keep_ties(keep, s, step, d);
+}
+
+/* Decisions [e0, e1) of a step. */
+static void keep_part_step(unsigned char *keep, draws *random, uint64_t step, ptrdiff_t e0, ptrdiff_t e1,
+                           const creg_dropout *d)
+{
+    unsigned char whole[STEP];
+    draw_step(random, step);
+    keep_step(whole, &random->state, step, d);
+    memcpy(keep, whole + e0, (size_t)(e1 - e0));
 }
 
 /* Decisions [first, first + n), one byte each. */
 static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d, draws *random)
 {
-    for (ptrdiff_t i = 0, size; i < n; i += size) {
-        const uint64_t step = (first + (uint64_t)i) / STEP;
-        const ptrdiff_t e0 = (ptrdiff_t)((first + (uint64_t)i) % STEP);
-        unsigned char part[STEP];
-        size = min_size(STEP - e0, n - i);
-        draw_step(random, step);
-        keep_step(size == STEP ? keep + i : part, &random->state, step, d);
-        if (size < STEP) memcpy(keep + i, part + e0, (size_t)size);
+    uint64_t step = first / STEP;
+    const ptrdiff_t e0 = (ptrdiff_t)(first % STEP);
+    ptrdiff_t i = 0;
+    if (e0 && n > 0) {
+        i = min_size(STEP - e0, n);
+        keep_part_step(keep, random, step++, e0, e0 + i, d);
     }
+    for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
+        prepare_step(random, step);
+        steps = (int)min_size((n - i) / STEP, BLOCK_STEPS - (ptrdiff_t)(step % BLOCK_STEPS));
+        draw_state s = random->state;
+        for (int k = 0; k < steps; k++) { /* main loop */
+            next_step(&s);
+            keep_step(keep + i + k * STEP, &s, step + (uint64_t)k, d);
+        }
+        random->state = s;
+        random->step += (uint64_t)steps;
+    }
+    if (i < n) keep_part_step(keep + i, random, step, 0, n - i, d); /* tail */
 }
 
 static void creg_dropout_keep(void *items, ptrdiff_t task)

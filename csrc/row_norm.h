@@ -301,42 +301,45 @@ CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, floa
         b.dy, b.x, b.dh, b.gamma, b.dx, b.unrounded, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
 }
 
-/* Of a vector of columns: gamma, and the sums for dgamma and dbeta. */
-typedef struct {
-    vf gamma, dgamma, dbeta;
-} grad_columns;
-
-CREG_INLINE grad_columns load_columns(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
+/* A vector of dy and of x_hat. */
+CREG_INLINE vf2 load_grad(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
 {
-    grad_columns c = {v_set1(1.0f), v_set1(0.0f), v_set1(0.0f)};
-    if (!f.usual && !r->gamma) return c;
-    c.gamma = v_load_part(r->gamma + j, left);
-    c.dgamma = v_load_part(r->dgamma + j, left);
-    if (creg_is_centred(f.kind)) c.dbeta = v_load_part(r->dbeta + j, left);
-    return c;
+    return (vf2){x_load_part(r->dy + j, left), normalised(f, x_load_part(r->x + j, left), r->row)};
 }
 
-CREG_INLINE void store_columns(form f, const grad_row *r, ptrdiff_t j, const grad_columns *c, ptrdiff_t left)
+/* Adds the terms of a row, then those of the second row, to a vector of dgamma and of dbeta. Each is stored before the
+ * next is loaded: the other order is slower. */
+CREG_INLINE void add_grad_terms(form f, const grad_row *r, ptrdiff_t j, vf2 t, const vf2 *second, ptrdiff_t left)
 {
-    if (!f.usual && !r->gamma) return;
-    v_store_part(r->dgamma + j, c->dgamma, left);
-    if (creg_is_centred(f.kind)) v_store_part(r->dbeta + j, c->dbeta, left);
+    vf dgamma = v_add(v_load_part(r->dgamma + j, left), v_mul(t.a, t.b));
+    if (second) dgamma = v_add(dgamma, v_mul(second->a, second->b));
+    v_store_part(r->dgamma + j, dgamma, left);
+    if (!creg_is_centred(f.kind)) return;
+    vf dbeta = v_add(v_load_part(r->dbeta + j, left), t.a);
+    if (second) dbeta = v_add(dbeta, second->a);
+    v_store_part(r->dbeta + j, dbeta, left);
 }
 
-/* dx of elements [j, j + left), at most a vector, whose terms are added to the columns' sums. */
-CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, grad_columns *c, ptrdiff_t left)
+/* dx of a vector of elements. */
+CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, vf2 t, vf gamma, ptrdiff_t left)
 {
-    const vf dv = x_load_part(r->dy + j, left), x_hat = normalised(f, x_load_part(r->x + j, left), r->row);
-    vf g = dv;
-    if (f.usual || r->gamma) {
-        g = v_mul(dv, c->gamma);
-        c->dgamma = v_add(c->dgamma, v_mul(dv, x_hat));
-        if (creg_is_centred(f.kind)) c->dbeta = v_add(c->dbeta, dv);
-    }
+    vf g = f.usual || r->gamma ? v_mul(t.a, gamma) : t.a;
     if (creg_is_centred(f.kind)) g = v_sub(g, r->mean_g);
-    vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
+    vf v = v_mul(v_sub(g, v_mul(t.b, r->mean_g_x_hat)), r->row.rstd);
     if (!f.usual && r->dh) v = v_add(v, x_load_part(r->dh + j, left));
     return v;
+}
+
+/* dx of a vector or less of a row, and of a second one unless it is NULL: they share the loads and stores of gamma,
+ * dgamma and dbeta. No loop over the rows: compilers would keep the rows' scales in memory. */
+CREG_INLINE vf2 norm_grad_vectors(form f, const grad_row *r, const grad_row *second, ptrdiff_t j, ptrdiff_t left)
+{
+    const int gain = f.usual || r->gamma;
+    const vf2 t = load_grad(f, r, j, left), u = second ? load_grad(f, second, j, left) : t;
+    const vf gamma = gain ? v_load_part(r->gamma + j, left) : v_set1(1.0f);
+    if (gain) add_grad_terms(f, r, j, t, second ? &u : NULL, left);
+    const vf v = norm_grad_vector(f, r, j, t, gamma, left);
+    return (vf2){v, second ? norm_grad_vector(f, second, j, u, gamma, left) : v};
 }
 
 CREG_INLINE void put_grad(const grad_row *r, ptrdiff_t j, vf v, ptrdiff_t left, int stream)
@@ -344,55 +347,53 @@ CREG_INLINE void put_grad(const grad_row *r, ptrdiff_t j, vf v, ptrdiff_t left, 
     put_part(r->dx + j, AT(r->unrounded, j), v, left, stream);
 }
 
-/* A vector or less of each of `rows` (1 or 2) rows, which share the loads and stores of dgamma and dbeta. */
-CREG_INLINE void norm_grad_part(form f, const grad_row *r, int rows, ptrdiff_t j, ptrdiff_t left)
+CREG_INLINE void norm_grad_part(form f, const grad_row *r, const grad_row *second, ptrdiff_t j, ptrdiff_t left)
 {
-    vf v[2];
-    grad_columns c = load_columns(f, r, j, left);
-    for (int i = 0; i < rows; i++) v[i] = norm_grad_vector(f, r + i, j, &c, left);
-    store_columns(f, r, j, &c, left);
-    for (int i = 0; i < rows; i++) put_grad(r + i, j, v[i], left, 0);
+    const vf2 v = norm_grad_vectors(f, r, second, j, left);
+    put_grad(r, j, v.a, left, 0);
+    if (second) put_grad(second, j, v.b, left, 0);
 }
 
-/* A cache line of each of `rows` rows. Other stores between the parts of a line would end the combining of
- * non-temporal ones. */
-CREG_INLINE void norm_grad_lines(form f, const grad_row *r, int rows, ptrdiff_t j, int stream)
+/* A cache line of one or two rows. Other stores between the parts of a line would end the combining of non-temporal
+ * ones. */
+CREG_INLINE void norm_grad_line(form f, const grad_row *r, const grad_row *second, ptrdiff_t j, int stream)
 {
-    vf v[2][LINE_VECS];
-    for (int k = 0; k < LINE_VECS; k++) {
-        const ptrdiff_t at = j + k * CREG_W;
-        grad_columns c = load_columns(f, r, at, CREG_W);
-        for (int i = 0; i < rows; i++) v[i][k] = norm_grad_vector(f, r + i, at, &c, CREG_W);
-        store_columns(f, r, at, &c, CREG_W);
-    }
-    for (int i = 0; i < rows; i++)
-        for (int k = 0; k < LINE_VECS; k++) put_grad(r + i, j + k * CREG_W, v[i][k], CREG_W, stream);
+    vf2 v[LINE_VECS];
+    for (int k = 0; k < LINE_VECS; k++) v[k] = norm_grad_vectors(f, r, second, j + k * CREG_W, CREG_W);
+    for (int k = 0; k < LINE_VECS; k++) put_grad(r, j + k * CREG_W, v[k].a, CREG_W, stream);
+    for (int k = 0; second && k < LINE_VECS; k++) put_grad(second, j + k * CREG_W, v[k].b, CREG_W, stream);
 }
 
-/* dx of `rows` rows, which start at the same position in a cache line; prefetches those `ahead` elements on. */
-CREG_INLINE void write_grad_rows_of(form f, const grad_row *r, int rows, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+CREG_INLINE void prefetch_grad_row(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t ahead, int stream)
+{
+    prefetch_group(r->dy + ahead + j, stream);
+    prefetch_group(r->x + ahead + j, stream);
+    if (!f.usual && r->dh) prefetch_group(r->dh + ahead + j, stream);
+    if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
+}
+
+/* dx of one or two rows, which start at the same position in a cache line; prefetches those `ahead` elements on. */
+CREG_INLINE void write_grad_rows_of(form f, const grad_row *r, const grad_row *second, ptrdiff_t ahead, ptrdiff_t cols,
+                                    int stream)
 {
     const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
-    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, rows, j, lead - j);
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, second, j, lead - j);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        for (int i = 0; i < rows; i++) {
-            prefetch_group(r[i].dy + ahead + j, stream);
-            prefetch_group(r[i].x + ahead + j, stream);
-            if (!f.usual && r->dh) prefetch_group(r[i].dh + ahead + j, stream);
-            if (!stream) prefetch_group(r[i].dx + j + WRITE_AHEAD, 0);
-        }
-        for (int k = 0; k < CREG_LANES; k += CREG_LINE) norm_grad_lines(f, r, rows, j + k, stream);
+        prefetch_grad_row(f, r, j, ahead, stream);
+        if (second) prefetch_grad_row(f, second, j, ahead, stream);
+        for (int k = 0; k < CREG_LANES; k += CREG_LINE) norm_grad_line(f, r, second, j + k, stream);
     }
-    for (; j < cols; j += CREG_W) norm_grad_part(f, r, rows, j, cols - j); /* tail */
+    for (; j < cols; j += CREG_W) norm_grad_part(f, r, second, j, cols - j); /* tail */
 }
 
-CREG_INLINE void write_grad_rows(form f, const grad_row *r, int rows, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+CREG_INLINE void write_grad_rows(form f, const grad_row *r, const grad_row *second, ptrdiff_t ahead, ptrdiff_t cols,
+                                 int stream)
 {
     if (stream)
-        write_grad_rows_of(f, r, rows, ahead, cols, 1);
+        write_grad_rows_of(f, r, second, ahead, cols, 1);
     else
-        write_grad_rows_of(f, r, rows, ahead, cols, 0);
+        write_grad_rows_of(f, r, second, ahead, cols, 0);
 }
 
 /* norm_grad_means() in float64. It repeats the terms of layer_norm.h and rms_norm.h. */
@@ -446,6 +447,16 @@ CREG_INLINE int in_pairs(form f, const creg_norm *n)
     return f.usual && (!n->stream || (n->cols >= LONG_PAIR && n->cols % CREG_LINE == 0));
 }
 
+/* Rows i and i + 1, unless the second needs float64; `follow` more rows come after these. */
+CREG_INLINE int norm_grad_pair(form f, const creg_norm *n, grad_block b, const grad_row *r, ptrdiff_t i,
+                               ptrdiff_t follow, int stream)
+{
+    grad_row second;
+    if (!set_grad_row(f, n, rows_on(b, n->cols), i + 1, &second)) return 0;
+    write_grad_rows(f, r, &second, follow >= 2 ? 2 * n->cols : 0, n->cols, stream);
+    return 1;
+}
+
 /* `follow` more rows come after these. */
 CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
                                        ptrdiff_t follow, int stream)
@@ -453,18 +464,15 @@ CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b,
     const ptrdiff_t cols = n->cols;
     const int pairs = in_pairs(f, n);
     for (ptrdiff_t i = 0, size; i < rows; i += size, b = rows_on(b, size * cols)) {
-        grad_row r[2];
-        const int safe = set_grad_row(f, n, b, first + i, r);
-        const int two = pairs && safe && i + 2 <= rows && set_grad_row(f, n, rows_on(b, cols), first + i + 1, r + 1);
-        size = two ? 2 : 1;
-        const ptrdiff_t ahead = i + 2 * size <= rows + follow ? size * cols : 0;
-        if (two)
-            write_grad_rows(f, r, 2, ahead, cols, stream);
-        else if (safe) {
-            const grad_row one = r[0];
-            write_grad_rows(f, &one, 1, ahead, cols, stream);
-        } else
+        const ptrdiff_t behind = rows + follow - i - 1;
+        grad_row r;
+        size = 1;
+        if (!set_grad_row(f, n, b, first + i, &r))
             norm_grad_row_in_float64(f, n, b, first + i);
+        else if (pairs && i + 1 < rows && norm_grad_pair(f, n, b, &r, first + i, behind - 1, stream))
+            size = 2;
+        else
+            write_grad_rows(f, &r, NULL, behind ? cols : 0, cols, stream);
     }
 }
 
@@ -500,20 +508,16 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
         g_d[i] = (float)mean_g_x_hat;
     }
     if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, b.dy, b.gamma, cols))) return 0;
-    if (in_pairs(f, n))
-        for (ptrdiff_t i = 0; i < CREG_BATCH; i += 2) {
-            const grad_row r[2] = {
-                grad_row_of(rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), g[i], g_d[i]),
-                grad_row_of(rows_on(b, (i + 1) * cols), short_scale(f.kind, hi, lo, scale, i + 1), g[i + 1],
-                            g_d[i + 1])};
-            write_grad_rows(f, r, 2, ahead, cols, stream);
-        }
-    else
-        for (ptrdiff_t i = 0; i < CREG_BATCH; i++) {
-            const row_scale scaled = short_scale(f.kind, hi, lo, scale, i);
-            const grad_row row = grad_row_of(rows_on(b, i * cols), scaled, g[i], g_d[i]);
-            write_grad_rows(f, &row, 1, ahead, cols, stream);
-        }
+    const int pairs = in_pairs(f, n);
+    for (ptrdiff_t i = 0; i < CREG_BATCH; i += 1 + pairs) {
+        const grad_row r = grad_row_of(rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), g[i], g_d[i]);
+        const ptrdiff_t k = i + pairs;
+        const grad_row next = grad_row_of(rows_on(b, k * cols), short_scale(f.kind, hi, lo, scale, k), g[k], g_d[k]);
+        if (pairs)
+            write_grad_rows(f, &r, &next, ahead, cols, stream);
+        else
+            write_grad_rows(f, &r, NULL, ahead, cols, stream);
+    }
     return 1;
 }
 

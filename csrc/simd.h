@@ -16,6 +16,7 @@ typedef uint64_t vu CREG_VECTOR;
 typedef int32_t v_ints CREG_VECTOR;
 typedef uint32_t v_words CREG_VECTOR;       /* a vu as CREG_W words */
 typedef uint16_t v_word_halves CREG_VECTOR; /* v_words as halves */
+typedef unsigned char v_bytes __attribute__((vector_size(CREG_W)));
 typedef uint16_t v_halves __attribute__((vector_size(CREG_W * sizeof(uint16_t))));
 typedef float vf_in_memory CREG_VECTOR __attribute__((aligned(sizeof(float)), may_alias));
 
@@ -75,6 +76,13 @@ CREG_INLINE v_words v_rotated(v_words a, int left) { return (a << left) | (a >> 
 CREG_INLINE v_words v_words_of(uint32_t a) { return (v_words){0} + a; }
 /* All ones in each half of a word that is equal to that of b. */
 CREG_INLINE v_words v_equal_halves(v_words a, v_words b) { return (v_words)((v_word_halves)a == (v_word_halves)b); }
+
+/* Stores, for each draw, 1 if it is at least the threshold, else 0. */
+CREG_INLINE void v_store_kept(unsigned char *to, v_words draws, v_words threshold)
+{
+    const v_bytes kept = __builtin_convertvector(((v_ints)draws >= (v_ints)threshold) & 1, v_bytes);
+    memcpy(to, &kept, sizeof kept);
+}
 
 /* Arithmetic of Philox. Only the low 32 bits of each number are used; products have their high half above them. */
 CREG_INLINE vu vu_set1(uint64_t a) { return (vu){0} + a; }

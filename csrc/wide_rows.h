@@ -170,7 +170,7 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
         else {
             const row_scale scale = row_scale_of(r->mean, r->rstd);
             const grad_row row = grad_row_of(b, scale, (float)r->mean_g, (float)r->mean_g_x_hat);
-            write_grad_rows(f, &row, 1, i + 1 < n->rows ? n->cols : 0, size, stream);
+            write_grad_rows(f, &row, NULL, i + 1 < n->rows ? n->cols : 0, size, stream);
         }
         if (n->dropped) drop_gradient(n, &random, &b, at, size);
     }
