@@ -31,7 +31,7 @@ CYTHON_HEADERS = sorted({"cregkit/kernels/_csrc.pxd", *(str(path) for path in Pa
 
 DECLARATIONS = """# The C contract: made by setup.py from csrc/cregkit.h and csrc/kernels.def.
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "cregkit.h" nogil:

@@ -30,10 +30,10 @@ enum {
     CREG_TILE = 1024,
     /* The columns of dgamma and dbeta that are merged at a time. */
     CREG_MERGE_TILE = 256,
-    /* The approximate number of elements of a task; a multiple of both groups below. */
+    /* The approximate number of elements of a task; a multiple of the block and the group below. */
     CREG_TASK = 16384,
-    /* The elements of dropout that share 16 Philox counters. */
-    CREG_DROPOUT_GROUP = 128,
+    /* The draws of a block of dropout's random stream (draws.h). */
+    CREG_DRAWS_BLOCK = 4096,
     /* The elements of a sample's noise that share 16 Philox counters. */
     CREG_NOISE_GROUP = 64
 };
@@ -125,7 +125,7 @@ typedef struct {
  * shift and fill. */
 typedef struct {
     uint32_t key[2];    /* the seed's low and high half */
-    uint16_t threshold; /* top 16 bits of p: a smaller draw drops */
+    int16_t threshold;  /* top 16 bits of p, less 2^15: a smaller draw drops */
     uint32_t tie;       /* next 32 bits of p: where a draw equals the threshold, a smaller second draw drops */
     float scale, shift; /* a shift of -0 leaves every product as it is */
     float fill;

@@ -65,9 +65,9 @@ static void creg_drop_block_mask(void *block, ptrdiff_t task)
     const element_range range = elements_of(a, task);
     const ptrdiff_t n = range.end - range.at;
     unsigned char *keep = a->keep + range.at;
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
-    draw_keep(keep, a->first + (uint64_t)range.at, n, &a->dropout, &keys);
+    draws random;
+    start_draws(&random, a->dropout.key);
+    draw_keep(keep, a->first + (uint64_t)range.at, n, &a->dropout, &random);
     keep_margins(keep, n, b);
     spread(keep, n, b->side, b->pixel);
     spread(keep, n, b->side, b->width * b->pixel);

@@ -10,25 +10,19 @@
  *            arXiv:1603.09382)
  * Numerics   A 16-bit draw below the threshold drops. A draw equal to it, one in 65536, is a tie: a second draw of 32
  *            bits decides, so that the probability is p to 2^-48. A shift of -0 changes no sum, not even -0.
- * Layout     Element i of the random stream is in group i / 128, whose 16 Philox counters give 4 x 16 words. Element e
- *            of a group has the low (even e) or high half of word e / 32 of counter (e % 32) / 2: the order in which a
- *            vector of words lies in memory, so that one 16-bit comparison decides 2 * CREG_W elements.
+ * Layout     Element i takes draw i of the random stream (draws.h). The steps of a block keep its state in registers.
  */
 #ifndef CREG_DROPOUT_H
 #define CREG_DROPOUT_H
 
 #include "convert.h"
-#include "philox.h"
+#include "draws.h"
 #include "safety.h"
 #include "stores.h"
 
 enum {
-    GROUP = CREG_DROPOUT_GROUP,
-    COUNTERS = 16,
-    /* The number of groups whose words are drawn at once. */
-    TOGETHER = CREG_W * PHILOX_TOGETHER > COUNTERS ? CREG_W * PHILOX_TOGETHER / COUNTERS : 1,
     /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
-    FEW_DRAWN = 6 * GROUP
+    FEW_DRAWN = 1024
 };
 
 /* y = dropout(x), plus the residual unless it is NULL. unrounded_x and unrounded_y: of tensors that round, float32
@@ -56,49 +50,6 @@ CREG_INLINE void put_elements(const dropout_arrays *a, ptrdiff_t e, vf v, ptrdif
     put_part(a->y + e, AT(a->unrounded_y, e), v, n, stream);
 }
 
-/* Dropout of full groups; ties count as kept. `vectors` vectors of words are drawn at a time. Returns whether there was
- * a tie that a second draw may drop. */
-CREG_INLINE int dropout_full_groups(dropout_arrays a, uint64_t group, int groups, int vectors, const creg_dropout *d,
-                                    const philox_keys *keys, int stream)
-{
-    const vf scale = v_set1(d->scale);
-    int tie = 0;
-    for (int first = 0; first < groups * COUNTERS; first += vectors * CREG_W) {
-        vu words[PHILOX_TOGETHER][4];
-        philox_vectors(group * COUNTERS + (uint64_t)first, vectors, keys, words);
-        for (int i = 0; i < vectors; i++)
-            for (int j = 0; j < 4; j++) {
-                const int k = first + i * CREG_W;
-                const vu draws = words[i][j];
-                vm keep[2];
-                vu_draws_at_least(draws, d->threshold, keep);
-                tie |= vu_any_draw_equals(draws, d->threshold);
-                for (int half = 0; half < 2; half++) {
-                    const ptrdiff_t e = k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2 + half * CREG_W;
-                    vf v = v_keep(keep[half], v_mul(load_elements(&a, e), scale));
-                    if (a.residual) v = v_add(x_load(a.residual + e), v);
-                    put_elements(&a, e, v, CREG_W, stream);
-                }
-            }
-    }
-    return tie && d->tie != 0;
-}
-
-/* The draws of 1 or TOGETHER groups, in order. */
-CREG_INLINE void draw_groups(uint16_t *draws, uint64_t group, int groups, const philox_keys *keys)
-{
-    const int vectors = groups == TOGETHER ? PHILOX_TOGETHER : 1;
-    for (int first = 0; first < groups * COUNTERS; first += vectors * CREG_W) {
-        vu words[PHILOX_TOGETHER][4];
-        philox_vectors(group * COUNTERS + (uint64_t)first, vectors, keys, words);
-        for (int i = 0; i < vectors; i++)
-            for (int j = 0; j < 4; j++) {
-                const int k = first + i * CREG_W;
-                memcpy(draws + k / COUNTERS * GROUP + 32 * j + k % COUNTERS * 2, &words[i][j], sizeof(vu));
-            }
-    }
-}
-
 /* Whether the second draw of a tied element drops it. */
 static int tie_drops(uint64_t element, const creg_dropout *d)
 {
@@ -107,37 +58,84 @@ static int tie_drops(uint64_t element, const creg_dropout *d)
     return second[0] < d->tie;
 }
 
-/* Decides the ties of elements [e0, e1) of a group; `a` starts at element e0. */
-static CREG_NOINLINE void dropout_ties(dropout_arrays a, uint64_t group, ptrdiff_t e0, ptrdiff_t e1,
-                                       const creg_dropout *d, const philox_keys *keys)
+/* Not zero in the words of a step that hold a draw equal to the threshold. */
+CREG_INLINE v_words ties_of(const draw_state *s, const creg_dropout *d)
 {
-    uint16_t draws[GROUP];
-    draw_groups(draws, group, 1, keys);
+    const v_words tied = v_words_of((uint16_t)d->threshold * 0x10001u);
+    v_words ties = {0};
+    for (int k = 0; k < DRAW_VECS; k++) ties |= v_equal_halves(s->d[k], tied);
+    return ties;
+}
+
+/* Dropout of a step's elements by its words; ties count as kept. */
+CREG_INLINE void dropout_step(dropout_arrays a, const draw_state *s, const creg_dropout *d, int stream)
+{
+    const v_words threshold = v_words_of((uint32_t)d->threshold << 16);
+    const vf scale = v_set1(d->scale);
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < DRAW_VECS; k++) {
+            const ptrdiff_t e = half * DRAW_LANES + k * CREG_W;
+            vf v = v_drop(half ? s->d[k] : s->d[k] << 16, threshold, v_mul(load_elements(&a, e), scale));
+            if (a.residual) v = v_add(x_load(a.residual + e), v);
+            put_elements(&a, e, v, CREG_W, stream);
+        }
+}
+
+/* Drops the tied elements [e0, e1) of a step whose second draw says so; `a` starts at element e0. */
+static CREG_NOINLINE void drop_ties(dropout_arrays a, const draw_state *s, uint64_t step, ptrdiff_t e0, ptrdiff_t e1,
+                                    const creg_dropout *d)
+{
+    int16_t of[STEP];
+    store_draws(s, of);
     for (ptrdiff_t e = e0, i = 0; e < e1; e++, i++) {
-        if (draws[e] != d->threshold || !tie_drops(group * GROUP + (uint64_t)e, d)) continue;
+        if (of[e] != d->threshold || !tie_drops(step * STEP + (uint64_t)e, d)) continue;
         put_value(a.y + i, AT(a.unrounded_y, i), a.residual ? x_value(a.residual + i) + 0.0f : 0.0f);
     }
 }
 
-CREG_INLINE void dropout_groups(dropout_arrays a, uint64_t group, int groups, int vectors, const creg_dropout *d,
-                                const philox_keys *keys, int stream)
+/* The ties of `steps` steps after `random`, which are drawn again. */
+static CREG_NOINLINE void drop_ties_of_steps(dropout_arrays a, const draws *random, int steps, const creg_dropout *d)
 {
-    if (!dropout_full_groups(a, group, groups, vectors, d, keys, stream)) return;
-    for (int g = 0; g < groups; g++) dropout_ties(arrays_from(a, g * GROUP), group + (uint64_t)g, 0, GROUP, d, keys);
+    draw_state s = random->state;
+    for (int i = 0; i < steps; i++) {
+        next_step(&s);
+        if (v_any(ties_of(&s, d))) drop_ties(arrays_from(a, i * STEP), &s, random->step + (uint64_t)i, 0, STEP, d);
+    }
 }
 
-/* Elements [e0, e1) of a group, copied into a full group on the stack; `a` starts at element e0. */
-static void dropout_part_group(dropout_arrays a, uint64_t group, ptrdiff_t e0, ptrdiff_t e1, const creg_dropout *d,
-                               const philox_keys *keys)
+/* Dropout of the elements of `steps` steps of a block. */
+CREG_INLINE void dropout_steps(dropout_arrays a, draws *random, int steps, ptrdiff_t ahead, const creg_dropout *d,
+                               int stream)
 {
-    float whole[GROUP] = {0};
+    draw_state s = random->state;
+    v_words ties = {0};
+    for (int i = 0; i < steps; i++) { /* main loop */
+        const ptrdiff_t e = i * STEP;
+        if (ahead) prefetch_elements(a.x + e + ahead, STEP, stream);
+        if (ahead && a.residual) prefetch_elements(a.residual + e + ahead, STEP, stream);
+        next_step(&s);
+        dropout_step(arrays_from(a, e), &s, d, stream);
+        ties |= ties_of(&s, d);
+    }
+    if (d->tie && v_any(ties)) drop_ties_of_steps(a, random, steps, d);
+    random->state = s;
+    random->step += (uint64_t)steps;
+}
+
+/* Elements [e0, e1) of a step, copied into a full step on the stack; `a` starts at element e0. */
+static void dropout_part_step(dropout_arrays a, draws *random, uint64_t step, ptrdiff_t e0, ptrdiff_t e1,
+                              const creg_dropout *d)
+{
+    float whole[STEP] = {0};
     const ptrdiff_t n = e1 - e0;
     const dropout_arrays copy = {(const void *)whole, NULL, (void *)whole, whole, whole};
     if (STORES_ROUND && a.unrounded_x)
         memcpy(whole + e0, a.unrounded_x, sizeof(float) * (size_t)n);
     else
         widen_elements(a.x, whole + e0, n, 0);
-    if (dropout_full_groups(copy, group, 1, 1, d, keys, 0)) dropout_ties(arrays_from(copy, e0), group, e0, e1, d, keys);
+    draw_step(random, step);
+    dropout_step(copy, &random->state, d, 0);
+    if (d->tie && v_any(ties_of(&random->state, d))) drop_ties(arrays_from(copy, e0), &random->state, step, e0, e1, d);
     for (ptrdiff_t i = 0; a.residual && i < n; i++) whole[e0 + i] = x_value(a.residual + i) + whole[e0 + i];
     if (STORES_ROUND && a.unrounded_y)
         memcpy(a.unrounded_y, whole + e0, sizeof(float) * (size_t)n);
@@ -148,36 +146,33 @@ static void dropout_part_group(dropout_arrays a, uint64_t group, ptrdiff_t e0, p
 /* Draws [first, first + n) of the random stream. Prefetches x and the residual `ahead` elements ahead; 0: no prefetch.
  */
 CREG_INLINE void dropout_elements(dropout_arrays a, uint64_t first, ptrdiff_t n, ptrdiff_t ahead, const creg_dropout *d,
-                                  const philox_keys *keys, int stream)
+                                  draws *random, int stream)
 {
-    uint64_t group = first / GROUP;
-    const ptrdiff_t e0 = (ptrdiff_t)(first % GROUP);
+    uint64_t step = first / STEP;
+    const ptrdiff_t e0 = (ptrdiff_t)(first % STEP);
     ptrdiff_t i = 0;
     if (e0 && n > 0) {
-        i = min_size(GROUP - e0, n);
-        dropout_part_group(a, group++, e0, e0 + i, d, keys);
+        i = min_size(STEP - e0, n);
+        dropout_part_step(a, random, step++, e0, e0 + i, d);
     }
     const int aligned = stream && unaligned_lead(a.y + i, 1) == 0;
-    for (; i + TOGETHER * GROUP <= n; i += TOGETHER * GROUP, group += TOGETHER) { /* main loop */
-        for (ptrdiff_t j = 0; ahead && j < TOGETHER * GROUP; j += CREG_LANES) {
-            prefetch_group(a.x + i + ahead + j, stream);
-            if (a.residual) prefetch_group(a.residual + i + ahead + j, stream);
-        }
-        dropout_groups(arrays_from(a, i), group, TOGETHER, PHILOX_TOGETHER, d, keys, aligned);
+    if (i + STEP <= n && random->step != step) skip_to_step(random, step);
+    for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
+        steps = steps_in_block(random, (n - i) / STEP);
+        dropout_steps(arrays_from(a, i), random, steps, ahead, d, aligned);
     }
-    for (; i + GROUP <= n; i += GROUP, group++) dropout_groups(arrays_from(a, i), group, 1, 1, d, keys, aligned);
-    if (i < n) dropout_part_group(arrays_from(a, i), group, 0, n - i, d, keys); /* tail */
+    if (i < n) dropout_part_step(arrays_from(a, i), random, step, 0, n - i, d); /* tail */
 }
 
 /* The same through a buffer in L1, where y is not aligned at the start of a group, as non-temporal stores need. */
 static void dropout_unaligned(const stored *x, stored *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                              const philox_keys *keys)
+                              draws *random)
 {
     stored buffer[CREG_PANEL];
     for (ptrdiff_t i = 0, step; i < n; i += step) {
         const uint64_t at = first + (uint64_t)i;
-        step = min_size(CREG_PANEL - (ptrdiff_t)(at % GROUP), n - i);
-        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, step, READ_AHEAD, d, keys, 0);
+        step = min_size(CREG_PANEL - (ptrdiff_t)(at % CREG_PANEL), n - i);
+        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, step, READ_AHEAD, d, random, 0);
         stream_row(buffer, y + i, step);
     }
 }
@@ -210,39 +205,40 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     const element_range range = elements_of(a, task);
     if (decided(a, range)) return;
     const uint64_t first = a->first + (uint64_t)range.at;
-    const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % GROUP);
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
+    const ptrdiff_t n = range.end - range.at, lead = (ptrdiff_t)(-first % STEP);
+    draws random;
+    start_draws(&random, a->dropout.key);
     const stored *x = input_at(a->x, range.at);
     stored *y = output_at(a->y, range.at);
     if (a->stream && unaligned_lead(y + lead, 1))
-        dropout_unaligned(x, y, first, n, &a->dropout, &keys);
+        dropout_unaligned(x, y, first, n, &a->dropout, &random);
     else
-        dropout_elements((dropout_arrays){.x = x, .y = y}, first, n, READ_AHEAD, &a->dropout, &keys, a->stream);
+        dropout_elements((dropout_arrays){.x = x, .y = y}, first, n, READ_AHEAD, &a->dropout, &random, a->stream);
     if (a->stream) v_stream_end();
 }
 
-/* Decisions [first, first + n), one byte each. */
-static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d, const philox_keys *keys)
+/* The decisions of a step, one byte each. */
+CREG_INLINE void keep_step(unsigned char keep[STEP], const draw_state *s, uint64_t step, const creg_dropout *d)
 {
-    for (ptrdiff_t i = 0, step; i < n; i += step, keep += step) {
-        const uint64_t at = first + (uint64_t)i;
-        const ptrdiff_t e0 = (ptrdiff_t)(at % GROUP);
-        const int groups = e0 + n - i > GROUP ? TOGETHER : 1;
-        const uint16_t threshold = d->threshold;
-        uint16_t draws[TOGETHER * GROUP];
-        unsigned char tie = 0;
-        if (groups == 1)
-            draw_groups(draws, at / GROUP, 1, keys);
-        else
-            draw_groups(draws, at / GROUP, TOGETHER, keys);
-        step = min_size(groups * GROUP - e0, n - i);
-        for (ptrdiff_t e = 0; e < step; e++) {
-            keep[e] = draws[e0 + e] >= threshold;
-            tie |= draws[e0 + e] == threshold;
-        }
-        for (ptrdiff_t e = 0; tie && e < step; e++)
-            if (draws[e0 + e] == threshold) keep[e] = !tie_drops(at + (uint64_t)e, d);
+    int16_t of[STEP];
+    store_draws(s, of);
+    for (int e = 0; e < STEP; e++) keep[e] = of[e] >= d->threshold;
+    if (!v_any(ties_of(s, d))) return;
+    for (ptrdiff_t e = 0; e < STEP; e++)
+        if (of[e] == d->threshold) keep[e] = !tie_drops(step * STEP + (uint64_t)e, d);
+}
+
+/* Decisions [first, first + n), one byte each. */
+static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const creg_dropout *d, draws *random)
+{
+    for (ptrdiff_t i = 0, size; i < n; i += size) {
+        const uint64_t step = (first + (uint64_t)i) / STEP;
+        const ptrdiff_t e0 = (ptrdiff_t)((first + (uint64_t)i) % STEP);
+        unsigned char part[STEP];
+        size = min_size(STEP - e0, n - i);
+        draw_step(random, step);
+        keep_step(size == STEP ? keep + i : part, &random->state, step, d);
+        if (size < STEP) memcpy(keep + i, part + e0, (size_t)size);
     }
 }
 
@@ -251,10 +247,10 @@ static void creg_dropout_keep(void *items, ptrdiff_t task)
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
     const ptrdiff_t n = range.end - range.at;
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
+    draws random;
+    start_draws(&random, a->dropout.key);
     if (a->decides == CREG_DRAWS)
-        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout, &keys);
+        draw_keep(a->keep + range.at, a->first + (uint64_t)range.at, n, &a->dropout, &random);
     else
         memset(a->keep + range.at, a->decides == CREG_KEEPS_ALL, (size_t)n);
 }
@@ -320,14 +316,14 @@ static void creg_dropout_by_mask(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
+    draws random;
+    start_draws(&random, a->dropout.key);
     /* Each end of a part of an unaligned y is written without non-temporal stores. */
     const ptrdiff_t part = a->stream && unaligned_lead(output_at(a->y, range.at), 1) ? CREG_PANEL : FEW_DRAWN;
     for (ptrdiff_t i = range.at, n; i < range.end; i += n) {
         unsigned char drawn[CREG_PANEL];
         n = a->keep ? range.end - i : min_size(part, range.end - i);
-        if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &keys);
+        if (!a->keep) draw_keep(drawn, a->first + (uint64_t)i, n, &a->dropout, &random);
         affine_elements(input_at(a->x, i), a->keep ? a->keep + i : drawn, output_at(a->y, i), n, &a->dropout,
                         a->stream);
     }
@@ -339,12 +335,12 @@ static void creg_dropout_items_forward(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
+    draws random;
+    start_draws(&random, a->dropout.key);
     for (ptrdiff_t at = range.at, end; at < range.end;) {
-        const ptrdiff_t item = at / a->rows, n = min_size(GROUP, (range.end - 1) / a->rows + 1 - item);
-        unsigned char keep[GROUP];
-        draw_keep(keep, a->first + (uint64_t)item, n, &a->dropout, &keys);
+        const ptrdiff_t item = at / a->rows, n = min_size(FEW_DRAWN, (range.end - 1) / a->rows + 1 - item);
+        unsigned char keep[FEW_DRAWN];
+        draw_keep(keep, a->first + (uint64_t)item, n, &a->dropout, &random);
         for (ptrdiff_t k = 0, next; k < n; k = next, at = end) {
             for (next = k + 1; next < n && keep[next] == keep[k];) next++;
             end = min_size((item + next) * a->rows, range.end);
@@ -372,8 +368,8 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
 {
     const creg_dropout_items *a = items;
     const element_range range = elements_of(a, task);
-    philox_keys keys;
-    philox_set_keys(&keys, a->dropout.key);
+    draws random;
+    start_draws(&random, a->dropout.key);
     const ptrdiff_t size = a->rows * a->cols;
     for (ptrdiff_t at = range.at, end; at < range.end; at = end) {
         const ptrdiff_t sample = at / size;
@@ -381,7 +377,7 @@ static void creg_dropout_channels_last(void *items, ptrdiff_t task)
         for (ptrdiff_t c = 0, n; c < a->cols; c += n) {
             unsigned char keep[CREG_PANEL];
             n = min_size(CREG_PANEL, a->cols - c);
-            draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &keys);
+            draw_keep(keep, a->first + (uint64_t)(sample * a->cols + c), n, &a->dropout, &random);
             const ptrdiff_t together = n < a->cols ? n : repeat_keep(keep, n);
             for (ptrdiff_t i = at + c; i<end; i += together> a->cols ? together : a->cols)
                 affine_elements(input_at(a->x, i), keep, output_at(a->y, i), min_size(together, end - i), &a->dropout,

@@ -19,18 +19,18 @@
 
 enum { TILE_ELEMENTS = 1024 };
 
-/* The rows of a tile, a multiple of CREG_BATCH for short rows. Tiles are larger where their ends would cut groups of
- * draws, because a part of a group costs as much as a full group. */
+/* The rows of a tile, a multiple of CREG_BATCH for short rows. Tiles are larger where their ends would cut steps of
+ * draws, because a part of a step costs as much as a full step. */
 CREG_INLINE ptrdiff_t tile_rows(const creg_norm *n)
 {
-    const int cuts = n->dropout && (n->cols % CREG_DROPOUT_GROUP || n->offset % CREG_DROPOUT_GROUP);
+    const int cuts = n->dropout && (n->cols % STEP || n->offset % STEP);
     const ptrdiff_t rows = (cuts ? CREG_PANEL : TILE_ELEMENTS) / n->cols;
     return rows > CREG_BATCH ? rows / CREG_BATCH * CREG_BATCH : rows > 1 ? rows : 1;
 }
 
-CREG_INLINE void set_dropout_keys(const creg_norm *n, philox_keys *keys)
+CREG_INLINE void start_norm_draws(const creg_norm *n, draws *random)
 {
-    if (n->dropout) philox_set_keys(keys, n->dropout->key);
+    if (n->dropout) start_draws(random, n->dropout->key);
 }
 
 /* h = residual + x, or residual + 0 without x, which turns -0 into 0. Prefetches x `ahead` elements ahead. */
@@ -51,12 +51,12 @@ CREG_INLINE void add_elements(dropout_arrays a, ptrdiff_t n, ptrdiff_t ahead)
 }
 
 /* h, or unrounded_h in its place, = residual + dropout(x) of elements [at, at + size). */
-CREG_INLINE void add_dropped(const creg_norm *n, const philox_keys *keys, stored *h, float *unrounded_h, ptrdiff_t at,
+CREG_INLINE void add_dropped(const creg_norm *n, draws *random, stored *h, float *unrounded_h, ptrdiff_t at,
                              ptrdiff_t size, ptrdiff_t ahead)
 {
     const dropout_arrays a = {input_at(n->x, at), input_at(n->residual, at), h, NULL, unrounded_h};
     if (a.x && n->dropout)
-        dropout_elements(a, n->offset + (uint64_t)at, size, ahead, n->dropout, keys, 0);
+        dropout_elements(a, n->offset + (uint64_t)at, size, ahead, n->dropout, random, 0);
     else
         add_elements(a, size, ahead);
 }
@@ -69,12 +69,12 @@ CREG_INLINE float *unrounded_tile(const creg_norm *n, float *here, ptrdiff_t fir
     return STORES_ROUND && n->cols > CREG_PANEL ? n->work + first / n->step * n->cols : here;
 }
 
-static CREG_NOINLINE void forward_of_tile(const creg_norm *n, const philox_keys *keys, float *unrounded, ptrdiff_t row,
+static CREG_NOINLINE void forward_of_tile(const creg_norm *n, draws *random, float *unrounded, ptrdiff_t row,
                                           ptrdiff_t rows, ptrdiff_t ahead)
 {
     const ptrdiff_t at = row * n->cols, size = rows * n->cols;
     creg_norm norm = *n;
-    add_dropped(n, keys, output_at(n->h, at), unrounded, at, size, ahead);
+    add_dropped(n, random, output_at(n->h, at), unrounded, at, size, ahead);
     round_elements(unrounded, output_at(n->h, at), size, n->stream);
     norm.stream = 0;
     norm.x = norm.y = unrounded;
@@ -84,12 +84,11 @@ static CREG_NOINLINE void forward_of_tile(const creg_norm *n, const philox_keys 
 }
 
 /* dropout's gradient of dx, of elements [at, at + size). The unrounded dx is rounded into dx. */
-CREG_INLINE void drop_gradient(const creg_norm *n, const philox_keys *keys, const grad_block *b, ptrdiff_t at,
-                               ptrdiff_t size)
+CREG_INLINE void drop_gradient(const creg_norm *n, draws *random, const grad_block *b, ptrdiff_t at, ptrdiff_t size)
 {
     const dropout_arrays a = {.x = b->dx, .y = output_at(n->dropped, at), .unrounded_x = b->unrounded};
     if (STORES_ROUND) round_elements(b->unrounded, b->dx, size, n->stream);
-    dropout_elements(a, n->offset + (uint64_t)at, size, 0, n->dropout, keys, n->stream);
+    dropout_elements(a, n->offset + (uint64_t)at, size, 0, n->dropout, random, n->stream);
 }
 
 /* ---- the kernels ---- */
@@ -99,22 +98,22 @@ static void creg_dropout_add_norm_forward(const creg_norm *n, ptrdiff_t first, p
     float space[CREG_PANEL];
     float *unrounded = unrounded_tile(n, space, first);
     stored *buffer = (void *)space;
-    philox_keys keys;
-    set_dropout_keys(n, &keys);
+    draws random;
+    start_norm_draws(n, &random);
     const int apart = n->stream && n->cols <= CREG_PANEL;
     const ptrdiff_t step = tile_rows(n);
     for (ptrdiff_t i = 0; i < rows; i += step) {
         const ptrdiff_t tile = min_size(step, rows - i), at = (first + i) * n->cols, size = tile * n->cols;
         const ptrdiff_t ahead = i + 2 * tile <= rows ? size : 0;
         if (STORES_ROUND) {
-            forward_of_tile(n, &keys, unrounded, first + i, tile, ahead);
+            forward_of_tile(n, &random, unrounded, first + i, tile, ahead);
             continue;
         }
         /* The prefetches of both inputs complete while random bits are drawn. Without draws, the residual is
          * prefetched while the norm is written. */
         const stored *prefetched = n->x && !n->dropout && ahead ? input_at(n->residual, at + ahead) : NULL;
         stored *h = apart ? buffer : output_at(n->h, at);
-        add_dropped(n, &keys, h, NULL, at, size, ahead);
+        add_dropped(n, &random, h, NULL, at, size, ahead);
         if (apart) stream_row(h, output_at(n->h, at), size);
         norm_rows(n, h, prefetched, first + i, tile);
     }
@@ -126,8 +125,8 @@ static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, 
     float space[CREG_PANEL];
     float *unrounded = unrounded_tile(n, space, first);
     stored *buffer = (void *)space;
-    philox_keys keys;
-    set_dropout_keys(n, &keys);
+    draws random;
+    start_norm_draws(n, &random);
     const int apart = n->stream && n->dropped && n->cols <= CREG_PANEL, at_once = n->stream && !n->dropped;
     const ptrdiff_t step = tile_rows(n);
     grad_block b = begin_chunk(n, first);
@@ -137,7 +136,7 @@ static void creg_dropout_add_norm_backward(const creg_norm *n, ptrdiff_t first, 
         b.unrounded = n->dropped ? unrounded : NULL;
         norm_grad_rows(n, &b, first + i, tile, rows - i - tile, at_once);
         if (apart && !STORES_ROUND) stream_row(b.dx, output_at(n->dx, at), size);
-        if (n->dropped) drop_gradient(n, &keys, &b, at, size);
+        if (n->dropped) drop_gradient(n, &random, &b, at, size);
         b = rows_on(b, size);
     }
     if (n->stream) v_stream_end();

@@ -4,7 +4,7 @@
  *
  * Layout     a counter's words:
  *   words 0, 1   low and high half of a 64-bit number n
- *   word  2      PHILOX_DRAWS: n = 16 * group + k, k = 0..15, the 16-bit draws of a group of 128 elements
+ *   word  2      PHILOX_DRAWS: n = 16 * block + lane, where that lane starts a block of draws (draws.h)
  *                PHILOX_TIES: n = element; word 0 of the result decides a tie
  *                PHILOX_SEEDS: words 0 and 1 of the result are the n-th seed derived from the key
  *                PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. Its noise is PHILOX_DRAWS
@@ -15,7 +15,8 @@
 #ifndef CREG_PHILOX_H
 #define CREG_PHILOX_H
 
-enum { PHILOX_ROUNDS = 10, PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
+enum { PHILOX_ROUNDS = 10, PHILOX_MOST_VECTORS = 16 / CREG_W };
+enum { PHILOX_DRAWS = 0, PHILOX_TIES = 1, PHILOX_SEEDS = 2, PHILOX_SAMPLES = 3 };
 static const uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u; /* multipliers */
 static const uint32_t PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u; /* key increments */
 
@@ -39,7 +40,7 @@ typedef struct {
     uint32_t key[2];
 } philox_keys;
 
-/* Not a return value: GCC would clear and copy it, which takes as long as the draws of 128 elements. */
+/* Not a return value: GCC would clear and copy it. */
 CREG_INLINE void philox_set_keys(philox_keys *keys, const uint32_t key[2])
 {
     keys->key[0] = key[0];
@@ -79,7 +80,7 @@ CREG_INLINE void philox_round(vu c[4], vu k0, vu k1)
  * product need no permutation. */
 CREG_INLINE void philox_vectors(uint64_t first, int vectors, const philox_keys *keys, vu words[][4])
 {
-    vu c[2 * PHILOX_TOGETHER][4];
+    vu c[2 * PHILOX_MOST_VECTORS][4];
     for (int i = 0; i < vectors; i++) {
         const uint64_t at = first + (uint64_t)(i * CREG_W);
         const vu n = vu_even_counters(at);

@@ -18,7 +18,10 @@
 
 enum {
     /* Backward of shorter rows is faster without non-temporal stores. */
-    LONG_ROW = 6144 / sizeof(stored)
+    LONG_ROW = 6144 / sizeof(stored),
+    /* The number of rows that backward writes together, and the columns from which it does so beyond the LLC. */
+    ROWS_TOGETHER = 2,
+    LONG_PAIR = 2048
 };
 
 /* Literal constants. usual: forward has gamma, and beta for layer norm; backward has gamma and no dh. */
@@ -299,15 +302,37 @@ CREG_INLINE grad_row grad_row_of(grad_block b, row_scale row, float mean_g, floa
         b.dy, b.x, b.dh, b.gamma, b.dx, b.unrounded, b.dgamma, b.dbeta, row, v_set1(mean_g), v_set1(mean_g_x_hat)};
 }
 
-/* dx of elements [j, j + left), at most a vector, whose terms are added to dgamma and dbeta. */
-CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
+/* Of a vector of columns: gamma, and the sums for dgamma and dbeta. */
+typedef struct {
+    vf gamma, dgamma, dbeta;
+} grad_columns;
+
+CREG_INLINE grad_columns load_columns(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
+{
+    grad_columns c = {v_set1(1.0f), v_set1(0.0f), v_set1(0.0f)};
+    if (!f.usual && !r->gamma) return c;
+    c.gamma = v_load_part(r->gamma + j, left);
+    c.dgamma = v_load_part(r->dgamma + j, left);
+    if (creg_is_centred(f.kind)) c.dbeta = v_load_part(r->dbeta + j, left);
+    return c;
+}
+
+CREG_INLINE void store_columns(form f, const grad_row *r, ptrdiff_t j, const grad_columns *c, ptrdiff_t left)
+{
+    if (!f.usual && !r->gamma) return;
+    v_store_part(r->dgamma + j, c->dgamma, left);
+    if (creg_is_centred(f.kind)) v_store_part(r->dbeta + j, c->dbeta, left);
+}
+
+/* dx of elements [j, j + left), at most a vector, whose terms are added to the columns' sums. */
+CREG_INLINE vf norm_grad_vector(form f, const grad_row *r, ptrdiff_t j, grad_columns *c, ptrdiff_t left)
 {
     const vf dv = x_load_part(r->dy + j, left), x_hat = normalised(f, x_load_part(r->x + j, left), r->row);
     vf g = dv;
     if (f.usual || r->gamma) {
-        g = v_mul(dv, v_load_part(r->gamma + j, left));
-        v_store_part(r->dgamma + j, v_add(v_load_part(r->dgamma + j, left), v_mul(dv, x_hat)), left);
-        if (creg_is_centred(f.kind)) v_store_part(r->dbeta + j, v_add(v_load_part(r->dbeta + j, left), dv), left);
+        g = v_mul(dv, c->gamma);
+        c->dgamma = v_add(c->dgamma, v_mul(dv, x_hat));
+        if (creg_is_centred(f.kind)) c->dbeta = v_add(c->dbeta, dv);
     }
     if (creg_is_centred(f.kind)) g = v_sub(g, r->mean_g);
     vf v = v_mul(v_sub(g, v_mul(x_hat, r->mean_g_x_hat)), r->row.rstd);
@@ -320,41 +345,55 @@ CREG_INLINE void put_grad(const grad_row *r, ptrdiff_t j, vf v, ptrdiff_t left, 
     put_part(r->dx + j, AT(r->unrounded, j), v, left, stream);
 }
 
-CREG_INLINE void norm_grad_part(form f, const grad_row *r, ptrdiff_t j, ptrdiff_t left)
+/* At most a vector of each of `rows` rows, which share the loads and stores of dgamma and dbeta. */
+CREG_INLINE void norm_grad_part(form f, const grad_row *r, int rows, ptrdiff_t j, ptrdiff_t left)
 {
-    put_grad(r, j, norm_grad_vector(f, r, j, left), left, 0);
+    vf v[ROWS_TOGETHER];
+    grad_columns c = load_columns(f, r, j, left);
+    for (int i = 0; i < rows; i++) v[i] = norm_grad_vector(f, r + i, j, &c, left);
+    store_columns(f, r, j, &c, left);
+    for (int i = 0; i < rows; i++) put_grad(r + i, j, v[i], left, 0);
 }
 
-/* A cache line. Other stores between its parts would end the combining of non-temporal ones. */
-CREG_INLINE void norm_grad_line(form f, const grad_row *r, ptrdiff_t j, int stream)
+/* A cache line of each of `rows` rows. Other stores between the parts of a line would end the combining of
+ * non-temporal ones. */
+CREG_INLINE void norm_grad_lines(form f, const grad_row *r, int rows, ptrdiff_t j, int stream)
 {
-    vf v[LINE_VECS];
-    for (int k = 0; k < LINE_VECS; k++) v[k] = norm_grad_vector(f, r, j + k * CREG_W, CREG_W);
-    for (int k = 0; k < LINE_VECS; k++) put_grad(r, j + k * CREG_W, v[k], CREG_W, stream);
+    vf v[ROWS_TOGETHER][LINE_VECS];
+    for (int k = 0; k < LINE_VECS; k++) {
+        const ptrdiff_t at = j + k * CREG_W;
+        grad_columns c = load_columns(f, r, at, CREG_W);
+        for (int i = 0; i < rows; i++) v[i][k] = norm_grad_vector(f, r + i, at, &c, CREG_W);
+        store_columns(f, r, at, &c, CREG_W);
+    }
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < LINE_VECS; k++) put_grad(r + i, j + k * CREG_W, v[i][k], CREG_W, stream);
 }
 
-/* Prefetches the row `ahead` elements on. */
-CREG_INLINE void norm_grad_row_of(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+/* dx of `rows` rows; prefetches those `ahead` elements on. */
+CREG_INLINE void write_grad_rows_of(form f, const grad_row *r, int rows, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
     const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
-    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, j, lead - j);
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_grad_part(f, r, rows, j, lead - j);
     ptrdiff_t j = lead;
     for (; j + CREG_LANES <= cols; j += CREG_LANES) { /* main loop */
-        prefetch_group(r->dy + ahead + j, stream);
-        prefetch_group(r->x + ahead + j, stream);
-        if (!f.usual && r->dh) prefetch_group(r->dh + ahead + j, stream);
-        if (!stream) prefetch_group(r->dx + j + WRITE_AHEAD, 0);
-        for (int k = 0; k < CREG_LANES; k += CREG_LINE) norm_grad_line(f, r, j + k, stream);
+        for (int i = 0; i < rows; i++) {
+            prefetch_group(r[i].dy + ahead + j, stream);
+            prefetch_group(r[i].x + ahead + j, stream);
+            if (!f.usual && r->dh) prefetch_group(r[i].dh + ahead + j, stream);
+            if (!stream) prefetch_group(r[i].dx + j + WRITE_AHEAD, 0);
+        }
+        for (int k = 0; k < CREG_LANES; k += CREG_LINE) norm_grad_lines(f, r, rows, j + k, stream);
     }
-    for (; j < cols; j += CREG_W) norm_grad_part(f, r, j, cols - j); /* tail */
+    for (; j < cols; j += CREG_W) norm_grad_part(f, r, rows, j, cols - j); /* tail */
 }
 
-CREG_INLINE void norm_grad_row(form f, const grad_row *r, ptrdiff_t ahead, ptrdiff_t cols, int stream)
+CREG_INLINE void write_grad_rows(form f, const grad_row *r, int rows, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
     if (stream)
-        norm_grad_row_of(f, r, ahead, cols, 1);
+        write_grad_rows_of(f, r, rows, ahead, cols, 1);
     else
-        norm_grad_row_of(f, r, ahead, cols, 0);
+        write_grad_rows_of(f, r, rows, ahead, cols, 0);
 }
 
 /* norm_grad_means() in float64. It repeats the terms of layer_norm.h and rms_norm.h. */
@@ -386,19 +425,47 @@ CREG_INLINE double mean_at(int kind, const creg_norm *n, ptrdiff_t i)
     return creg_is_centred(kind) ? n->mean[i] : 0.0;
 }
 
+/* Sets row i, where b starts. Returns whether float32 is enough for it. */
+CREG_INLINE int set_grad_row(form f, const creg_norm *n, grad_block b, ptrdiff_t i, grad_row *r)
+{
+    const double mean = mean_at(f.kind, n, i), rstd = n->rstd[i];
+    const grad_means means = norm_grad_means(f.kind, b, n->cols, mean, rstd);
+    *r = grad_row_of(b, row_scale_of(mean, rstd), (float)means.g, (float)means.g_x_hat);
+    return grad_is_safe(means, b, n->cols, rstd);
+}
+
+static CREG_NOINLINE void norm_grad_row_in_float64(form f, const creg_norm *n, grad_block b, ptrdiff_t i)
+{
+    const double mean = mean_at(f.kind, n, i), rstd = n->rstd[i];
+    norm_grad_row_exact(b, n->cols, mean, rstd, norm_grad_means_exact(f.kind, b, n->cols, mean, rstd));
+}
+
+/* Whether two rows are written at a time, which halves the loads and stores of dgamma and dbeta. Beyond the LLC, where
+ * memory is the limit, this pays for rows whose dgamma and dbeta do not fit in L1. */
+CREG_INLINE int in_pairs(form f, const creg_norm *n)
+{
+    return f.usual && (!n->stream || (n->cols >= LONG_PAIR && n->cols % CREG_LINE == 0));
+}
+
 /* `follow` more rows come after these. */
 CREG_INLINE void norm_grad_single_rows(form f, const creg_norm *n, grad_block b, ptrdiff_t first, ptrdiff_t rows,
                                        ptrdiff_t follow, int stream)
 {
     const ptrdiff_t cols = n->cols;
-    for (ptrdiff_t i = 0; i < rows; i++, b = rows_on(b, cols)) {
-        const double mean = mean_at(f.kind, n, first + i), rstd = n->rstd[first + i];
-        const grad_means means = norm_grad_means(f.kind, b, cols, mean, rstd);
-        if (grad_is_safe(means, b, cols, rstd)) {
-            const grad_row row = grad_row_of(b, row_scale_of(mean, rstd), (float)means.g, (float)means.g_x_hat);
-            norm_grad_row(f, &row, i + 1 < rows + follow ? cols : 0, cols, stream);
+    const int pairs = in_pairs(f, n);
+    for (ptrdiff_t i = 0, size; i < rows; i += size, b = rows_on(b, size * cols)) {
+        grad_row r[2];
+        const int safe = set_grad_row(f, n, b, first + i, r);
+        const int two = pairs && safe && i + 2 <= rows && set_grad_row(f, n, rows_on(b, cols), first + i + 1, r + 1);
+        size = two ? 2 : 1;
+        const ptrdiff_t ahead = i + 2 * size <= rows + follow ? size * cols : 0;
+        if (two)
+            write_grad_rows(f, r, 2, ahead, cols, stream);
+        else if (safe) {
+            const grad_row one = r[0];
+            write_grad_rows(f, &one, 1, ahead, cols, stream);
         } else
-            norm_grad_row_exact(b, cols, mean, rstd, norm_grad_means_exact(f.kind, b, cols, mean, rstd));
+            norm_grad_row_in_float64(f, n, b, first + i);
     }
 }
 
@@ -434,10 +501,16 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
         g_d[i] = (float)mean_g_x_hat;
     }
     if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, b.dy, b.gamma, cols))) return 0;
-    for (ptrdiff_t i = 0; i < CREG_BATCH; i++) {
+    for (ptrdiff_t i = 0; in_pairs(f, n) && i < CREG_BATCH; i += 2) {
+        const grad_row r[2] = {
+            grad_row_of(rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), g[i], g_d[i]),
+            grad_row_of(rows_on(b, (i + 1) * cols), short_scale(f.kind, hi, lo, scale, i + 1), g[i + 1], g_d[i + 1])};
+        write_grad_rows(f, r, 2, ahead, cols, stream);
+    }
+    for (ptrdiff_t i = 0; !in_pairs(f, n) && i < CREG_BATCH; i++) {
         const row_scale scaled = short_scale(f.kind, hi, lo, scale, i);
         const grad_row row = grad_row_of(rows_on(b, i * cols), scaled, g[i], g_d[i]);
-        norm_grad_row(f, &row, ahead, cols, stream);
+        write_grad_rows(f, &row, 1, ahead, cols, stream);
     }
     return 1;
 }

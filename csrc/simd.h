@@ -1,6 +1,6 @@
 /* The operations that are written once for all instruction sets, with the vectors of GCC and Clang: an operator
  * compiles to one instruction. Each simd_<isa>.h defines CREG_W and includes this header. Its own operations are
- * described in simd_scalar.h. The op headers use no others, except the operators + and ^ of vu.
+ * described in simd_scalar.h. The op headers use no others, except the operators of vu and v_words.
  *
  *   vf  CREG_W floats          vm  one keep/drop decision per float          vu  CREG_W / 2 unsigned 64-bit numbers
  *   vw  a window of leading lanes                                          v_halves  CREG_W numbers of 16 bits
@@ -15,6 +15,7 @@ typedef float vf CREG_VECTOR;
 typedef uint64_t vu CREG_VECTOR;
 typedef int32_t v_ints CREG_VECTOR;
 typedef uint32_t v_words CREG_VECTOR; /* a vu as CREG_W words */
+typedef uint16_t v_word_halves CREG_VECTOR;
 typedef uint16_t v_halves __attribute__((vector_size(CREG_W * sizeof(uint16_t))));
 typedef float vf_in_memory CREG_VECTOR __attribute__((aligned(sizeof(float)), may_alias));
 
@@ -67,6 +68,12 @@ CREG_INLINE vf v_split(vf a, vf *e)
     *e = __builtin_convertvector(exponent, vf);
     return (vf)((v_words)a - ((v_words)exponent << 23));
 }
+
+/* Random words. Draws are signed numbers: those in the high halves of words, and those in the low halves shifted up. */
+CREG_INLINE v_words v_rotated(v_words a, int left) { return (a << left) | (a >> (32 - left)); }
+CREG_INLINE v_words v_words_of(uint32_t a) { return (v_words){0} + a; }
+/* All ones in each half of a word that is equal to that of b. */
+CREG_INLINE v_words v_equal_halves(v_words a, v_words b) { return (v_words)((v_word_halves)a == (v_word_halves)b); }
 
 /* Arithmetic of Philox. Only the low 32 bits of each number are used; products have their high half above them. */
 CREG_INLINE vu vu_set1(uint64_t a) { return (vu){0} + a; }

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-enum { CREG_W = 8, PHILOX_TOGETHER = 2 };
+enum { CREG_W = 8 };
 #include "simd.h"
 
 typedef __m256i vm; /* all bits of a lane */
@@ -108,18 +108,12 @@ CREG_INLINE vu vu_interleave(vu even, vu odd)
     return (vu)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
 }
 
-CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
-{
-    const __m256i t = _mm256_set1_epi16((short)threshold), d = (__m256i)draws;
-    const __m256i k = _mm256_cmpeq_epi16(_mm256_max_epu16(d, t), d); /* unsigned >= */
-    keep[0] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(k));
-    keep[1] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(k, 1));
-}
-CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
-{
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi16((__m256i)draws, _mm256_set1_epi16((short)threshold))) != 0;
-}
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm256_and_ps(_mm256_castsi256_ps(keep), a); }
+CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a)
+{
+    return _mm256_andnot_ps((vf)_mm256_cmpgt_epi32((__m256i)threshold, (__m256i)draws), a);
+}
+CREG_INLINE int v_any(v_words a) { return !_mm256_testz_si256((__m256i)a, (__m256i)a); }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)
 {
     return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-enum { CREG_W = 16, PHILOX_TOGETHER = 3 };
+enum { CREG_W = 16 };
 #include "simd.h"
 
 typedef __mmask16 vm;
@@ -110,17 +110,12 @@ CREG_INLINE vu vu_interleave(vu even, vu odd)
     return (vu)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)(odd << 32));
 }
 
-CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
-{
-    const __mmask32 k = _mm512_cmpge_epu16_mask((__m512i)draws, _mm512_set1_epi16((short)threshold));
-    keep[0] = (vm)k;
-    keep[1] = (vm)(k >> 16);
-}
-CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
-{
-    return _mm512_cmpeq_epu16_mask((__m512i)draws, _mm512_set1_epi16((short)threshold)) != 0;
-}
 CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
+CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a)
+{
+    return v_keep(_mm512_cmpge_epi32_mask((__m512i)draws, (__m512i)threshold), a);
+}
+CREG_INLINE int v_any(v_words a) { return _mm512_test_epi32_mask((__m512i)a, (__m512i)a) != 0; }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)
 {
     return _mm_cmpneq_epi8_mask(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());

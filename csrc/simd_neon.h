@@ -4,7 +4,7 @@
 
 #include <arm_neon.h>
 
-enum { CREG_W = 4, PHILOX_TOGETHER = 2 };
+enum { CREG_W = 4 };
 #include "simd.h"
 
 typedef uint32x4_t vm; /* all bits of a lane */
@@ -79,16 +79,11 @@ CREG_INLINE vu vu_mul32(vu a, uint32_t b) { return vmull_u32(vmovn_u64(a), vdup_
 CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; }
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return vsliq_n_u64(even, odd, 32); }
 
-CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
+CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a)
 {
-    const int16x8_t k = vreinterpretq_s16_u16(vcgeq_u16(vreinterpretq_u16_u64(draws), vdupq_n_u16(threshold)));
-    keep[0] = vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(k)));
-    keep[1] = vreinterpretq_u32_s32(vmovl_s16(vget_high_s16(k)));
+    return v_keep(vcgeq_s32((int32x4_t)draws, (int32x4_t)threshold), a);
 }
-CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
-{
-    return vmaxvq_u16(vceqq_u16(vreinterpretq_u16_u64(draws), vdupq_n_u16(threshold))) != 0;
-}
+CREG_INLINE int v_any(v_words a) { return vmaxvq_u32((uint32x4_t)a) != 0; }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)
 {
     uint32_t bytes;

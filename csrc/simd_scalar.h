@@ -1,19 +1,16 @@
 /* Any CPU: four floats in a 16-byte vector of GCC and Clang, which they turn into SSE2, AltiVec or plain C.
  *
- * Every simd_<isa>.h defines these operations over CREG_W floats, and the number of vectors of random words that are
- * fastest to draw at once (PHILOX_TOGETHER). simd.h has the other operations.
+ * Every simd_<isa>.h defines these operations over CREG_W floats. simd.h has the other operations.
  */
 #ifndef CREG_SIMD_SCALAR_H
 #define CREG_SIMD_SCALAR_H
 
 #include <math.h>
 
-enum { CREG_W = 4, PHILOX_TOGETHER = 1 };
+enum { CREG_W = 4 };
 #include "simd.h"
 
-typedef v_ints vm;                     /* all bits of a lane: keep */
-typedef uint16_t vu_draws CREG_VECTOR; /* a vu as 2 * CREG_W draws */
-typedef int16_t vu_kept CREG_VECTOR;
+typedef v_ints vm;    /* all bits of a lane: keep */
 typedef ptrdiff_t vw; /* how many lanes */
 
 CREG_INLINE vf v_set1(float a) { return (vf){a, a, a, a}; }
@@ -91,19 +88,10 @@ CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; } /* hi
 /* The low halves, interleaved as 32-bit words: even[0], odd[0], even[1] ... */
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return (even & 0xFFFFFFFFu) | (odd << 32); }
 
-/* `draws` holds 2 * CREG_W numbers of 16 bits, the low half of each word first. A draw >= threshold keeps. */
-CREG_INLINE void vu_draws_at_least(vu draws, uint16_t threshold, vm keep[2])
-{
-    const vu_kept k = (vu_draws)draws >= threshold;
-    keep[0] = (vm)(vu_kept){k[0], k[0], k[1], k[1], k[2], k[2], k[3], k[3]};
-    keep[1] = (vm)(vu_kept){k[4], k[4], k[5], k[5], k[6], k[6], k[7], k[7]};
-}
-CREG_INLINE int vu_any_draw_equals(vu draws, uint16_t threshold)
-{
-    const vu equal = (vu)((vu_draws)draws == threshold);
-    return (equal[0] | equal[1]) != 0;
-}
-CREG_INLINE vm vm_of_bytes(const unsigned char *p) /* byte i, 0 or 1: lane i kept */
+/* a where the draw is at least the threshold, else +0. */
+CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a) { return v_keep((v_ints)draws >= (v_ints)threshold, a); }
+CREG_INLINE int v_any(v_words a) { return (((vu)a)[0] | ((vu)a)[1]) != 0; } /* whether a word is not 0 */
+CREG_INLINE vm vm_of_bytes(const unsigned char *p)                          /* byte i, 0 or 1: lane i kept */
 {
     return -(vm){p[0], p[1], p[2], p[3]};
 }

@@ -15,17 +15,20 @@ enum {
     WRITE_AHEAD = 2048 / sizeof(stored)
 };
 
-/* Prefetches a group of lanes. Hardware prefetchers stop at page boundaries, and idle while a row is read from L1 a
+/* Prefetches n elements. Hardware prefetchers stop at page boundaries, and idle while a row is read from L1 a
  * second time. With non-temporal stores the prefetch goes to L2, because both would share L1's few line fill buffers.
  */
-CREG_INLINE void prefetch_group(const stored *p, int stream)
+CREG_INLINE void prefetch_elements(const stored *p, int n, int stream)
 {
-    for (int j = 0; j < CREG_LANES; j += CREG_LINE)
+    for (int j = 0; j < n; j += CREG_LINE)
         if (stream)
             __builtin_prefetch(p + j, 0, 2);
         else
             __builtin_prefetch(p + j);
 }
+
+/* Prefetches a group of lanes. */
+CREG_INLINE void prefetch_group(const stored *p, int stream) { prefetch_elements(p, CREG_LANES, stream); }
 
 /* Prefetches the input of a pass with non-temporal stores, which hide the pattern of its loads from some hardware
  * prefetchers. */

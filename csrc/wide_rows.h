@@ -42,9 +42,9 @@ static void creg_wide_sums(void *norm, ptrdiff_t task)
     const wide_panel p = panel_of(n, task);
     const stored *x = wide_input(n) + p.at;
     if (n->residual) {
-        philox_keys keys;
-        set_dropout_keys(n, &keys);
-        add_dropped(n, &keys, output_at(n->h, p.at), NULL, p.at, p.size, 0);
+        draws random;
+        start_norm_draws(n, &random);
+        add_dropped(n, &random, output_at(n->h, p.at), NULL, p.at, p.size, 0);
     }
     if (n->kind == CREG_RMS_NORM)
         p.sums[0] = panel_squares(x, p.size);
@@ -155,8 +155,8 @@ static void creg_wide_grad_means(void *norm, ptrdiff_t row)
 /* dx in columns [j, j + size) of all rows, then dropout's gradient of it, which reads dx from L1. */
 CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff_t size)
 {
-    philox_keys keys;
-    set_dropout_keys(n, &keys);
+    draws random;
+    start_norm_draws(n, &random);
     const int stream = n->stream && !n->dropped;
     float unrounded[CREG_TILE];
     grad_block b = wide_block(n, j);
@@ -170,9 +170,9 @@ CREG_INLINE void wide_grad_tile(form f, const creg_norm *n, ptrdiff_t j, ptrdiff
         else {
             const row_scale scale = row_scale_of(r->mean, r->rstd);
             const grad_row row = grad_row_of(b, scale, (float)r->mean_g, (float)r->mean_g_x_hat);
-            norm_grad_row(f, &row, i + 1 < n->rows ? n->cols : 0, size, stream);
+            write_grad_rows(f, &row, 1, i + 1 < n->rows ? n->cols : 0, size, stream);
         }
-        if (n->dropped) drop_gradient(n, &keys, &b, at, size);
+        if (n->dropped) drop_gradient(n, &random, &b, at, size);
     }
 }
 

@@ -5,14 +5,14 @@ import operator
 cimport numpy as cnp
 from libc.math cimport rint, sqrt
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from cregkit.kernels._arrays cimport (
     bytes_of, data, is_channels_last, new_array, number, output, stored_type, tensor, unsigned64,
 )
 from cregkit.kernels._csrc cimport (
-    CREG_DRAWS, creg_dropout_items, CREG_DROPOUT_GROUP, CREG_DROPS_ALL, CREG_KEEPS_ALL, creg_kernels, CREG_TASK,
+    CREG_DRAWS, CREG_DRAWS_BLOCK, creg_dropout_items, CREG_DROPS_ALL, CREG_KEEPS_ALL, creg_kernels, CREG_TASK,
 )
 from cregkit.kernels._runtime cimport kernels, kernels_of, streams
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task
@@ -26,7 +26,7 @@ cnp.import_array()
 cdef void rate_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef Random *r = <Random *>args
     r.fixed_p = <uint64_t>rint(r.rate * 281474976710656.0)
-    r.dropout.threshold, r.dropout.tie = <uint16_t>(r.fixed_p >> 32), <uint32_t>r.fixed_p
+    r.dropout.threshold, r.dropout.tie = <int16_t>(<int>(r.fixed_p >> 32) - 32768), <uint32_t>r.fixed_p
     r.dropout.scale = <float>(1.0 / (1.0 - r.rate)) if r.rate < 1.0 else 0.0
     r.dropout.shift, r.dropout.fill = -0.0, 0.0
 
@@ -90,8 +90,8 @@ cdef creg_dropout_items items_of(Random random, Layout layout) noexcept:
     a.dropout, a.first, a.n, a.rows, a.cols = random.dropout, random.offset, layout.n, layout.rows, layout.cols
     a.decides = CREG_DROPS_ALL if drops_all(&random) else CREG_DRAWS if random.fixed_p else CREG_KEEPS_ALL
     a.block = max(1, CREG_TASK // a.cols) * a.cols
-    if a.rows == 1:  # tasks begin at groups of draws
-        a.lead = <ptrdiff_t>((CREG_DROPOUT_GROUP - a.first % CREG_DROPOUT_GROUP) % CREG_DROPOUT_GROUP)
+    if a.rows == 1:  # tasks begin at blocks of draws
+        a.lead = <ptrdiff_t>((CREG_DRAWS_BLOCK - a.first % CREG_DRAWS_BLOCK) % CREG_DRAWS_BLOCK)
     return a
 
 
@@ -175,8 +175,9 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     ----------
     Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). "Dropout: A Simple Way to
     Prevent Neural Networks from Overfitting". JMLR 15.
+    Jenkins, B. (2007). "A small noncryptographic PRNG". The random bits are those of JSF32, which starts each block of
+    4096 elements from words of Philox4x32-10.
     Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
-    The random bits are those of Philox4x32-10.
 
     Examples
     --------
@@ -184,9 +185,9 @@ def dropout(x, p=0.5, *, seed, offset=0, out=None):
     >>> import numpy as np
     >>> x = np.arange(1, 9, dtype=np.float32)
     >>> cregkit.dropout(x, 0.5, seed=1)
-    array([ 0.,  4.,  0.,  8., 10.,  0., 14., 16.], dtype=float32)
+    array([ 0.,  4.,  0.,  0., 10., 12.,  0., 16.], dtype=float32)
     >>> cregkit.dropout(x[4:], 0.5, seed=1, offset=4)
-    array([10.,  0., 14., 16.], dtype=float32)
+    array([10., 12.,  0., 16.], dtype=float32)
     """
     return elements_dropout(x, "x", INVERTED, p, seed, offset, out)
 
@@ -223,7 +224,7 @@ def dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.dropout_backward(np.ones(8, np.float32), 0.5, seed=1)
-    array([0., 2., 0., 2., 2., 0., 2., 2.], dtype=float32)
+    array([0., 2., 0., 0., 2., 2., 0., 2.], dtype=float32)
     """
     return elements_dropout(dy, "dy", INVERTED, p, seed, offset, out)
 
@@ -248,15 +249,16 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
 
     References
     ----------
+    Jenkins, B. (2007). "A small noncryptographic PRNG". The random bits are those of JSF32, which starts each block of
+    4096 elements from words of Philox4x32-10.
     Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011). "Parallel random numbers: as easy as 1, 2, 3".
-    The random bits are those of Philox4x32-10.
 
     Examples
     --------
     >>> import cregkit
     >>> cregkit.dropout_keep((2, 4), 0.5, seed=1)
-    array([[False,  True, False,  True],
-           [ True, False,  True,  True]])
+    array([[False,  True, False, False],
+           [ True,  True, False,  True]])
     """
     cdef cnp.npy_intp dims[32]
     cdef int ndim = 0
@@ -317,10 +319,10 @@ def spatial_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None):
     >>> import numpy as np
     >>> x = np.arange(1, 9, dtype=np.float32).reshape(1, 4, 2)
     >>> cregkit.spatial_dropout(x, 0.5, seed=1)
-    array([[[ 0.,  0.],
-            [ 6.,  8.],
-            [ 0.,  0.],
-            [14., 16.]]], dtype=float32)
+    array([[[0., 0.],
+            [6., 8.],
+            [0., 0.],
+            [0., 0.]]], dtype=float32)
     """
     return channels_dropout(x, "x", INVERTED, p, seed, offset, channel_axis, out)
 
@@ -357,7 +359,7 @@ def spatial_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1, out=N
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.spatial_dropout_backward(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0]
-    array([0., 2., 0., 2.], dtype=float32)
+    array([0., 2., 0., 0.], dtype=float32)
     """
     return channels_dropout(dy, "dy", INVERTED, p, seed, offset, channel_axis, out)
 
@@ -399,10 +401,10 @@ def drop_path(x, p=0.5, *, seed, offset=0, mode="row", out=None):
     >>> import numpy as np
     >>> x = np.arange(1, 9, dtype=np.float32).reshape(4, 2)
     >>> cregkit.drop_path(x, 0.5, seed=1)
-    array([[ 0.,  0.],
-           [ 6.,  8.],
-           [ 0.,  0.],
-           [14., 16.]], dtype=float32)
+    array([[0., 0.],
+           [6., 8.],
+           [0., 0.],
+           [0., 0.]], dtype=float32)
     >>> cregkit.drop_path(x, 0.5, seed=1, mode="batch").any()
     np.False_
     """
@@ -441,7 +443,7 @@ def drop_path_backward(dy, p=0.5, *, seed, offset=0, mode="row", out=None):
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.drop_path_backward(np.ones((4, 2), np.float32), 0.5, seed=1)[:, 0]
-    array([0., 2., 0., 2.], dtype=float32)
+    array([0., 2., 0., 0.], dtype=float32)
     """
     return samples_dropout(dy, "dy", p, seed, offset, mode, out)
 
@@ -480,7 +482,7 @@ def alpha_dropout(x, p=0.5, *, seed, offset=0, out=None):
     >>> import numpy as np
     >>> x = np.arange(1, 5, dtype=np.float32)
     >>> cregkit.alpha_dropout(x, 0.5, seed=1).round(3)
-    array([-0.779,  2.552, -0.779,  4.325], dtype=float32)
+    array([-0.779,  2.552, -0.779, -0.779], dtype=float32)
     """
     return elements_dropout(x, "x", ALPHA, p, seed, offset, out)
 
@@ -517,7 +519,7 @@ def alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, out=None):
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.alpha_dropout_backward(np.ones(4, np.float32), 0.5, seed=1).round(3)
-    array([0.   , 0.886, 0.   , 0.886], dtype=float32)
+    array([0.   , 0.886, 0.   , 0.   ], dtype=float32)
     """
     return elements_dropout(dy, "dy", ALPHA_BACKWARD, p, seed, offset, out)
 
@@ -554,7 +556,7 @@ def feature_alpha_dropout(x, p=0.5, *, seed, offset=0, channel_axis=1, out=None)
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.feature_alpha_dropout(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0].round(3)
-    array([-0.779,  1.666, -0.779,  1.666], dtype=float32)
+    array([-0.779,  1.666, -0.779, -0.779], dtype=float32)
     """
     return channels_dropout(x, "x", ALPHA, p, seed, offset, channel_axis, out)
 
@@ -591,6 +593,6 @@ def feature_alpha_dropout_backward(dy, p=0.5, *, seed, offset=0, channel_axis=1,
     >>> import cregkit
     >>> import numpy as np
     >>> cregkit.feature_alpha_dropout_backward(np.ones((1, 4, 2), np.float32), 0.5, seed=1)[0, :, 0].round(3)
-    array([0.   , 0.886, 0.   , 0.886], dtype=float32)
+    array([0.   , 0.886, 0.   , 0.   ], dtype=float32)
     """
     return channels_dropout(dy, "dy", ALPHA_BACKWARD, p, seed, offset, channel_axis, out)

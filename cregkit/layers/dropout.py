@@ -13,8 +13,8 @@ from cregkit import functional
 from cregkit.layers.base import Layer, Tensor
 from cregkit.layers.seeding import Seed, draw_seed
 
-# Elements per group of Philox counters. A forward that starts on a group boundary takes the fast path of the kernel.
-_GROUP = 128
+# The draws of a block of the random stream. A forward that starts inside a block first draws the steps before it.
+_BLOCK = 4096
 
 
 class Dropout(Layer):
@@ -22,8 +22,8 @@ class Dropout(Layer):
 
     Each element of ``x``, a float32, float16 or bfloat16 array of any shape, is dropped independently with probability
     ``p``. No mask is stored: the random bits of element i depend on (seed, offset + i) alone, and backward draws them
-    again. ``offset`` counts the elements of all training forwards so far, each rounded up to a multiple of 128. Seed
-    and offset are part of the state, so a loaded layer draws the masks that the saved layer would have drawn.
+    again. ``offset`` counts the elements of all training forwards so far, each rounded up to a multiple of 4096.
+    Seed and offset are part of the state, so a loaded layer draws the masks that the saved layer would have drawn.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ class Dropout(Layer):
     >>> dropout = Dropout(0.5, seed=0)
     >>> x = np.ones(8, dtype=np.float32)
     >>> dropout(x)
-    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    array([2., 0., 0., 2., 2., 0., 0., 2.], dtype=float32)
     >>> dropout.backward(x)
-    array([2., 0., 2., 2., 2., 0., 2., 2.], dtype=float32)
+    array([2., 0., 0., 2., 2., 0., 0., 2.], dtype=float32)
     >>> dropout.eval()(x) is x
     True
     """
@@ -97,12 +97,13 @@ class Dropout(Layer):
 
     def _first_draw(self, x: Tensor) -> int:
         """Return the offset of the random bits of ``x``: after those of the preceding samples of the batch."""
-        return self._offset.item() + (self._decisions(np.shape(x), self._part[0]) if self._part else 0)
+        offset: int = self._offset.item()
+        return offset + self._decisions((self._part[0], *np.shape(x)[1:])) if self._part else offset
 
     def _advance(self, shape: tuple[int, ...]) -> None:
         """Advance the offset past the batch, in a new array: shallow copies of the layer share the old one."""
-        decisions = self._decisions(shape, self._part[1]) if self._part else self._decisions(shape, *shape[:1])
-        self._offset = np.array(self._offset.item() + -(-decisions // _GROUP) * _GROUP, dtype=np.uint64)
+        blocks = -(-self._decisions((self._part[1], *shape[1:]) if self._part else shape) // _BLOCK)
+        self._offset = np.array(self._offset.item() + blocks * _BLOCK, np.uint64)
 
     def _gradient(self, dy: Tensor, saved: Any) -> Tensor:
         dtype, shape, *drawn = saved
@@ -112,9 +113,9 @@ class Dropout(Layer):
         p, seed, offset, options = drawn
         return self._drop_backward(dy, p, seed=seed, offset=offset, **options)
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        """Return the number of keep-or-drop decisions for this many samples of an array of this shape."""
-        return samples * math.prod(shape[1:])
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        """Return the number of keep-or-drop decisions for an array of this shape."""
+        return math.prod(shape)
 
 
 class SpatialDropout(Dropout):
@@ -142,7 +143,7 @@ class SpatialDropout(Dropout):
     >>> SpatialDropout(0.5, seed=0)(np.ones((1, 4, 3), dtype=np.float32))
     array([[[2., 2., 2.],
             [0., 0., 0.],
-            [2., 2., 2.],
+            [0., 0., 0.],
             [2., 2., 2.]]], dtype=float32)
     """
 
@@ -157,8 +158,8 @@ class SpatialDropout(Dropout):
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        return samples * shape[self.channel_axis]
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * shape[self.channel_axis]
 
 
 class AlphaDropout(Dropout):
@@ -176,7 +177,7 @@ class AlphaDropout(Dropout):
     >>> import numpy as np
     >>> from cregkit import AlphaDropout
     >>> AlphaDropout(0.5, seed=0)(np.ones(4, dtype=np.float32)).round(3)
-    array([ 1.666, -0.779,  1.666,  1.666], dtype=float32)
+    array([ 1.666, -0.779, -0.779,  1.666], dtype=float32)
     """
 
     _drop = staticmethod(functional.alpha_dropout)
@@ -197,7 +198,7 @@ class FeatureAlphaDropout(SpatialDropout):
     >>> FeatureAlphaDropout(0.5, seed=0)(np.ones((1, 3, 2), dtype=np.float32)).round(3)
     array([[[ 1.666,  1.666],
             [-0.779, -0.779],
-            [ 1.666,  1.666]]], dtype=float32)
+            [-0.779, -0.779]]], dtype=float32)
     """
 
     _drop = staticmethod(functional.feature_alpha_dropout)
@@ -229,7 +230,7 @@ class DropPath(Dropout):
     >>> DropPath(0.5, seed=0)(np.ones((4, 2), dtype=np.float32))
     array([[2., 2.],
            [0., 0.],
-           [2., 2.],
+           [0., 0.],
            [2., 2.]], dtype=float32)
     """
 
@@ -249,8 +250,8 @@ class DropPath(Dropout):
     def _first_draw(self, x: Tensor) -> int:
         return super()._first_draw(x) if self.mode == "row" else self.offset
 
-    def _decisions(self, shape: tuple[int, ...], samples: int = 1) -> int:
-        return samples if self.mode == "row" else 1
+    def _decisions(self, shape: tuple[int, ...]) -> int:
+        return shape[0] if self.mode == "row" else 1
 
 
 class DropBlock(Dropout):
@@ -278,7 +279,7 @@ class DropBlock(Dropout):
     --------
     >>> import numpy as np
     >>> from cregkit import DropBlock
-    >>> DropBlock(0.3, 2, seed=2)(np.ones((1, 1, 4, 6), dtype=np.float32))
+    >>> DropBlock(0.3, 2, seed=5)(np.ones((1, 1, 4, 6), dtype=np.float32))
     array([[[[1.2, 1.2, 1.2, 1.2, 1.2, 1.2],
              [0. , 0. , 1.2, 1.2, 1.2, 1.2],
              [0. , 0. , 1.2, 1.2, 1.2, 1.2],

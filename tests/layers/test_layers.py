@@ -221,10 +221,10 @@ def test_dropout_follows_its_seed_and_advances_its_offset():
     x = np.ones((3, 50), dtype=np.float32)
     assert (layer.seed, layer.offset) == (11, 0)
     np.testing.assert_array_equal(layer(x), functional.dropout(x, 0.3, seed=11, offset=0))
-    assert layer.offset == 256  # 150 rounded up to a multiple of 128
+    assert layer.offset == 4096  # 150 rounded up to a multiple of 4096
     y = layer(x)
-    np.testing.assert_array_equal(y, functional.dropout(x, 0.3, seed=11, offset=256))
-    assert layer.offset == 512
+    np.testing.assert_array_equal(y, functional.dropout(x, 0.3, seed=11, offset=4096))
+    assert layer.offset == 8192
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
@@ -252,7 +252,7 @@ def test_spatial_dropout_drops_whole_channels():
     y = layer(x)
     assert set(np.unique(y)) == {0.0, 2.0}
     assert (y == y[:, :, :1, :1]).all()
-    assert layer.offset == 256  # 160 channels
+    assert layer.offset == 4096  # 160 channels
     np.testing.assert_array_equal(layer.backward(x), y)
 
 
@@ -279,7 +279,7 @@ def test_a_dropout_is_its_function_at_the_offset_after_the_last_forward(name):
         given = {"p": 0.4, "seed": seed, "offset": offset} | options
         np.testing.assert_array_equal(layer(x), getattr(functional, op)(x, **given))
         np.testing.assert_array_equal(layer.backward(dy), getattr(functional, f"{op}_backward")(dy, **given))
-        offset += -(-decisions // 128) * 128
+        offset += -(-decisions // 4096) * 4096
         assert layer.offset == offset
     assert layer.eval()(x) is x
     assert layer.backward(dy) is dy

@@ -135,10 +135,10 @@ def test_residual_norm_has_the_bits_of_dropout_addition_and_norm(norm, options):
         assert np.array_equal(dresidual, wanted)
         assert np.array_equal(dx, dropout.backward(wanted))
         assert np.array_equal(fused.dgamma, alone.dgamma)
-    assert fused.offset == dropout.offset == 2 * 128
+    assert fused.offset == dropout.offset == 2 * 4096
     fused.eval()
     assert np.array_equal(fused.add(x, residual)[1], x + residual)
-    assert fused.offset == 2 * 128
+    assert fused.offset == 2 * 4096
 
 
 @pytest.mark.parametrize("first", [False, True])

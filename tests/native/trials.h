@@ -393,7 +393,7 @@ static creg_dropout dropout_of(const trial *t)
 {
     const uint64_t fixed = (uint64_t)(t->p * 0x1p48);
     return (creg_dropout){.key = {(uint32_t)t->seed, (uint32_t)(t->seed >> 32)},
-                          .threshold = (uint16_t)(fixed >> 32),
+                          .threshold = (int16_t)((int)(fixed >> 32) - 32768),
                           .tie = (uint32_t)fixed,
                           .scale = (float)(1.0 / (1.0 - t->p)),
                           .shift = -0.0f};
