@@ -189,6 +189,7 @@ class SourceArchive(sdist):
             "tests/**/*.txt",
             "tests/**/*.[ch]",
             "bench/**/*.py",
+            "bench/*.c",
             "bench/*.json",
             "bench/*.md",
             "bench/*.png",

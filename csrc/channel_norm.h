@@ -85,10 +85,10 @@ static void tile_moments(const creg_norm *n, row_tile tile, double *mean, double
             continue;
         }
         if (c == 0) {
-            columns_moments(x, planes, n->across, tile.rows, mean, m2);
+            columns_moments(x, planes, n->across, tile.rows, 0, mean, m2);
             continue;
         }
-        columns_moments(x, planes, n->across, tile.rows, mean_k, m2_k);
+        columns_moments(x, planes, n->across, tile.rows, 0, mean_k, m2_k);
         merge_each(mean, m2, (double)c, mean_k, m2_k, (double)planes, tile.rows);
     }
 }

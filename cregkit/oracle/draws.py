@@ -32,14 +32,14 @@ def jsf32(states: NDArray[np.uint32], steps: int) -> NDArray[np.uint32]:
 
     Parameters
     ----------
-    states : shape (..., 4)
+    states : shape (n, ..., 4)
         The words a, b, c and d before the first step.
     steps
         Number of steps.
 
     Returns
     -------
-    words : shape (steps, ...)
+    words : shape (steps, n, ...)
         The word of each step.
     """
     a, b, c, d = np.moveaxis(np.asarray(states, dtype=np.uint32), -1, 0)

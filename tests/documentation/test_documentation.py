@@ -14,7 +14,11 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 FIRST = ROOT / "README.md"
 ROOMS = [*sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("cregkit/*/README.md"))]
-OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "bench" / "RESULTS.md"]
+OTHERS = [
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / "bench" / page for page in ("RESULTS.md", "SCALING.md")),
+]
 FIRST_LINES, ROOM_LINES = 160, 80
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 """A link to a file of this tree, without its anchor."""

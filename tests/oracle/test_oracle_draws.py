@@ -30,6 +30,25 @@ def decisions_one_by_one(size: int, p: float, seed: int, offset: int) -> list[bo
     return [sixteen * 2**32 + tie < threshold for sixteen, tie in bits]
 
 
+# First words after Jenkins' start from a seed, as the tests of other implementations have them: Apache Commons RNG
+# (JenkinsSmallFast32Test) and randnimgulins (tjsf).
+KNOWN_WORDS = {
+    0xB5AD4ECE: [
+        *(0x3B05DF0D, 0xC1B222B1, 0xDC38504A, 0x5A929FEE),
+        *(0x695F52EE, 0x49246926, 0xEACA3AAA, 0xB7EA1598),
+    ],
+    0: [446393351, 2589264021, 4046186614, 151173657, 552706628],
+}
+
+
+@pytest.mark.parametrize("seed", KNOWN_WORDS)
+def test_words_are_the_published_ones(seed: int) -> None:
+    """Jenkins starts from (0xF1EA5EED, seed, seed, seed) and discards 20 words."""
+    state, known = (0xF1EA5EED, seed, seed, seed), KNOWN_WORDS[seed]
+    assert jsf32(np.array([state], np.uint32), 20 + len(known))[20:, 0].tolist() == known
+    assert jsf32_words(state, 20 + len(known))[20:] == known
+
+
 def test_words_are_those_of_a_scalar_implementation() -> None:
     states = np.random.default_rng(0).integers(0, 2**32, (5, 3, 4)).astype(np.uint32)
     words = jsf32(states, 100)
