@@ -91,9 +91,9 @@ def table(results: list[Result]) -> str:
         cells = [f"`{source}`"]
         for battery, tests in BATTERIES.items():
             seeds = [seed for ran, _, seed, _ in seconds if ran == battery]
-            cells.append(f"{len(seeds)} of {tests * len(set(seeds))}" if seeds else "")
+            cells.append(f"{len(seeds)} of {tests * max(1, len(set(seeds)))}")
         suspicious, failed = (sum(result.outside(tail) for result in row) for tail in (SUSPICIOUS, FAILED))
-        cells += [str(len(row)), str(suspicious), str(failed), f"{sum(seconds.values()) / 60:.0f}"]
+        cells += [str(len(row)), str(suspicious), str(failed), f"{sum(seconds.values()) / 60:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     expected = f"By chance, {2 * SUSPICIOUS * len(results):.1f} of {len(results)} statistics are suspicious."
     return "\n".join([*lines, "", expected, ""])
