@@ -5,7 +5,7 @@
 
 typedef float vf __attribute__((vector_size(64)));
 typedef float vf_in_memory __attribute__((vector_size(64), aligned(4), may_alias));
-enum { W = 16, AHEAD = 2048 };
+enum { W = 16, AHEAD = 2048, TASK = 16384 };
 
 static inline vf load(const float *p) { return *(const vf_in_memory *)p; }
 
@@ -51,11 +51,14 @@ float by_rows(const float *x, const float *dy, float *out, ptrdiff_t rows, ptrdi
     return sum[0];
 }
 
-/* A norm of columns: all is read, then read again from the end on and written. */
+/* A norm of columns: all is read, then read again and written, task by task from the end on. */
 float by_columns(const float *x, const float *dy, float *out, ptrdiff_t rows, ptrdiff_t n, int stream)
 {
     vf sum = read_pass(x, dy, rows * n);
-    for (ptrdiff_t i = rows; i-- > 0;) write_pass(x + i * n, dy ? dy + i * n : NULL, out + i * n, n, stream);
+    for (ptrdiff_t end = rows * n, at; end > 0; end = at) {
+        at = end > TASK ? end - TASK : 0;
+        write_pass(x + at, dy ? dy + at : NULL, out + at, end - at, stream);
+    }
     if (stream) _mm_sfence();
     return sum[0];
 }

@@ -1,8 +1,8 @@
 """How far the norms are from the limit of memory.
 
 Each op runs in turn with a kernel that has its loads and stores and hardly any arithmetic (access_limits.c, compiled
-with `cc`), and with a copy of one tensor; on one thread. A limit of 0.9 means that the op takes 1 / 0.9 of the kernel's
-time. x86-64 only.
+with `cc`), and with a copy of one tensor; on one thread. 0.9 in the column "of limit": the kernel takes 0.9 of the
+op's time. x86-64 only.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ def machine(torch: Torch | None) -> dict[str, Any]:
     parts = {
         tuple((folder / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list"))
         for folder in system.glob("cpu/cpu[0-9]*/cache/index*")
+        if (folder / "size").exists()
     }
     caches = Counter(f"L{level} {size}" for level, kind, size, _ in sorted(parts) if kind != "Instruction")
     nodes = len(list(system.glob("node/node[0-9]*")))

@@ -160,7 +160,7 @@ typedef struct {
     const float *hi, *lo;
     float *a, *b;
     ptrdiff_t rows, stride, n;
-    int stream; /* prefetch */
+    int far; /* beyond the LLC: prefetches the next rows */
 } columns;
 
 /* dy and dy * (x - mean). */
@@ -196,7 +196,7 @@ CREG_INLINE void add_columns(const columns *o, ptrdiff_t i, int rows, ptrdiff_t 
 {
     const vw window = v_window(left), *cut = left < CREG_W ? &window : NULL;
     const stored *x = o->x + i * o->stride;
-    for (int k = rows; o->stream && k < 2 * rows; k++) {
+    for (int k = rows; o->far && j % CREG_LINE == 0 && k < 2 * rows; k++) {
         __builtin_prefetch(x + k * o->stride + j, 0, 2);
         if (grad) __builtin_prefetch(o->dy + (i + k) * o->stride + j, 0, 2);
     }
@@ -242,14 +242,14 @@ static void leading_means(const stored *x, ptrdiff_t rows, ptrdiff_t stride, ptr
     }
 }
 
-static void columns_moments(const stored *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, int stream, double *mean,
+static void columns_moments(const stored *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n, int far, double *mean,
                             double *m2)
 {
     float shift[COLUMN_TILE], sum[COLUMN_TILE], squares[COLUMN_TILE];
     leading_means(x, min_size(rows, LEADING_ROWS), stride, n, shift);
     const double per_count = 1.0 / (double)rows;
     for (int refined = 0, poor = 1; poor; refined = 1) {
-        const columns all = {NULL, x, shift, NULL, sum, squares, rows, stride, n, stream};
+        const columns all = {NULL, x, shift, NULL, sum, squares, rows, stride, n, far};
         sum_columns(all, 0);
         poor = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
@@ -272,13 +272,13 @@ static void sum_channels(const creg_batch_norm *b, batch_chunk chunk, ptrdiff_t 
 {
     const creg_channels *ch = &b->channels;
     const ptrdiff_t rows = chunk.samples, stride = b->shape.c * b->shape.s, at = chunk.start + c * b->shape.s;
-    const int stream = b->where == CREG_STREAM;
+    const int far = b->where == CREG_STREAM;
     const stored *dy = input_at(b->dy, at), *x = input_at(b->x, at);
     if (b->shape.s == 1 && dy)
         sum_columns(
-            (columns){dy, x, ch->hi + c, ch->lo + c, b->chunk_dy + to, b->chunk_dy_d + to, rows, stride, n, stream}, 1);
+            (columns){dy, x, ch->hi + c, ch->lo + c, b->chunk_dy + to, b->chunk_dy_d + to, rows, stride, n, far}, 1);
     else if (b->shape.s == 1)
-        columns_moments(x, rows, stride, n, stream, b->chunk_mean + to, b->chunk_m2 + to);
+        columns_moments(x, rows, stride, n, far, b->chunk_mean + to, b->chunk_m2 + to);
     else if (dy) {
         const channel_grad_operands ctx = {dy, x, v_set1(ch->hi[c]), v_set1(ch->lo[c])};
         const sums t = pieces_sums(channel_grad_terms, &ctx, rows, stride, chunk.elements);
@@ -714,7 +714,7 @@ CREG_INLINE void write_element(const tensors *t, ptrdiff_t at, const creg_channe
 }
 
 /* `rows` rows of `vecs` vectors, columns [j, j + n): a cache line, or less in the tail. With non-temporal stores,
- * prefetches the rows after them. */
+ * where `rows` is 1, prefetches the next row. */
 CREG_INLINE void write_line(const tensors *t, int rows, ptrdiff_t stride, ptrdiff_t j, ptrdiff_t n, int vecs,
                             const creg_channels *ch, int grad, int stream)
 {

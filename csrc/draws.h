@@ -15,8 +15,8 @@
 #include "reduce.h"
 
 enum {
-    DRAW_LANES = 16,
-    DRAW_VECS = DRAW_LANES / CREG_W,
+    DRAW_VECS = PHILOX_MOST_VECTORS,
+    DRAW_LANES = DRAW_VECS * CREG_W,
     /* The draws of a step. */
     STEP = 2 * DRAW_LANES,
     BLOCK_STEPS = CREG_DRAWS_BLOCK / STEP
@@ -27,8 +27,7 @@ typedef struct {
     v_words a[DRAW_VECS], b[DRAW_VECS], c[DRAW_VECS], d[DRAW_VECS];
 } draw_state;
 
-/* A position in the stream: the number of the next step, and the state before it, which a block's first step ignores.
- */
+/* A position in the stream: the number of the next step, and the state before it, that after the last one. */
 typedef struct {
     uint32_t key[2];
     uint64_t step;
@@ -52,38 +51,32 @@ CREG_INLINE void next_step(draw_state *s)
     }
 }
 
-static CREG_NOINLINE void start_block(draws *random)
+/* Sets the state before a step: that before its block's first step, then the steps up to it. */
+static CREG_NOINLINE void go_to_step(draws *random, uint64_t step)
 {
     philox_keys keys;
     vu words[DRAW_VECS][4];
     philox_set_keys(&keys, random->key);
-    philox_vectors(random->step / BLOCK_STEPS * DRAW_LANES, DRAW_VECS, &keys, words);
+    philox_vectors(step / BLOCK_STEPS * DRAW_LANES, DRAW_VECS, &keys, words);
     for (int k = 0; k < DRAW_VECS; k++) {
         random->state.a[k] = (v_words)words[k][0], random->state.b[k] = (v_words)words[k][1];
         random->state.c[k] = (v_words)words[k][2], random->state.d[k] = (v_words)words[k][3];
     }
-}
-
-static CREG_NOINLINE void skip_to_step(draws *random, uint64_t step)
-{
-    random->step = step;
-    if (step % BLOCK_STEPS) start_block(random);
     for (uint64_t i = 0; i < step % BLOCK_STEPS; i++) next_step(&random->state);
+    random->step = step;
 }
 
-/* Sets the state before the next step. Returns how many of `steps` steps follow in its block. */
-CREG_INLINE int steps_in_block(draws *random, ptrdiff_t steps)
+/* Makes `step` the next step. A block's first step does not follow from the state before it. */
+CREG_INLINE void prepare_step(draws *random, uint64_t step)
 {
-    const int done = (int)(random->step % BLOCK_STEPS);
-    if (done == 0) start_block(random);
-    return (int)min_size(steps, BLOCK_STEPS - done);
+    if (random->step != step || step % BLOCK_STEPS == 0) go_to_step(random, step);
 }
 
+/* Makes `step` the last step. */
 CREG_INLINE void draw_step(draws *random, uint64_t step)
 {
-    if (random->step == step + 1) return; /* it was the last one */
-    if (random->step != step) skip_to_step(random, step);
-    steps_in_block(random, 1);
+    if (random->step == step + 1) return;
+    prepare_step(random, step);
     next_step(&random->state);
     random->step = step + 1;
 }

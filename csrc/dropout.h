@@ -22,7 +22,7 @@
 
 enum {
     /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
-    FEW_DRAWN = 1024
+    FEW_DRAWN = 768
 };
 
 /* y = dropout(x), plus the residual unless it is NULL. unrounded_x and unrounded_y: of tensors that round, float32
@@ -58,7 +58,7 @@ static int tie_drops(uint64_t element, const creg_dropout *d)
     return second[0] < d->tie;
 }
 
-/* Not zero in the words of a step that hold a draw equal to the threshold. */
+/* Not zero if a draw of the step equals the threshold. */
 CREG_INLINE v_words ties_of(const draw_state *s, const creg_dropout *d)
 {
     const v_words tied = v_words_of((uint16_t)d->threshold * 0x10001u);
@@ -81,7 +81,7 @@ CREG_INLINE void dropout_step(dropout_arrays a, const draw_state *s, const creg_
         }
 }
 
-/* Drops the tied elements [e0, e1) of a step whose second draw says so; `a` starts at element e0. */
+/* Drops those tied elements of [e0, e1) of a step that their second draw drops; `a` starts at element e0. */
 static CREG_NOINLINE void drop_ties(dropout_arrays a, const draw_state *s, uint64_t step, ptrdiff_t e0, ptrdiff_t e1,
                                     const creg_dropout *d)
 {
@@ -93,7 +93,7 @@ static CREG_NOINLINE void drop_ties(dropout_arrays a, const draw_state *s, uint6
     }
 }
 
-/* The ties of `steps` steps after `random`, which are drawn again. */
+/* Drops the ties of the `steps` steps that follow `random`, whose words are drawn again. */
 static CREG_NOINLINE void drop_ties_of_steps(dropout_arrays a, const draws *random, int steps, const creg_dropout *d)
 {
     draw_state s = random->state;
@@ -156,24 +156,24 @@ CREG_INLINE void dropout_elements(dropout_arrays a, uint64_t first, ptrdiff_t n,
         dropout_part_step(a, random, step++, e0, e0 + i, d);
     }
     const int aligned = stream && unaligned_lead(a.y + i, 1) == 0;
-    if (i + STEP <= n && random->step != step) skip_to_step(random, step);
     for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
-        steps = steps_in_block(random, (n - i) / STEP);
+        prepare_step(random, step);
+        steps = (int)min_size((n - i) / STEP, BLOCK_STEPS - (ptrdiff_t)(step % BLOCK_STEPS));
         dropout_steps(arrays_from(a, i), random, steps, ahead, d, aligned);
     }
     if (i < n) dropout_part_step(arrays_from(a, i), random, step, 0, n - i, d); /* tail */
 }
 
-/* The same through a buffer in L1, where y is not aligned at the start of a group, as non-temporal stores need. */
+/* The same through a buffer in L1, where y is not aligned at the start of a step, as non-temporal stores need. */
 static void dropout_unaligned(const stored *x, stored *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
                               draws *random)
 {
     stored buffer[CREG_PANEL];
-    for (ptrdiff_t i = 0, step; i < n; i += step) {
+    for (ptrdiff_t i = 0, size; i < n; i += size) {
         const uint64_t at = first + (uint64_t)i;
-        step = min_size(CREG_PANEL - (ptrdiff_t)(at % CREG_PANEL), n - i);
-        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, step, READ_AHEAD, d, random, 0);
-        stream_row(buffer, y + i, step);
+        size = min_size(CREG_PANEL - (ptrdiff_t)(at % CREG_PANEL), n - i);
+        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, size, READ_AHEAD, d, random, 0);
+        stream_row(buffer, y + i, size);
     }
 }
 

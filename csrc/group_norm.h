@@ -156,7 +156,7 @@ static void group_means(const group_sample *a, ptrdiff_t g)
     const float *restrict gamma = AT(b->gamma, c0);
     double *restrict k1_64 = ch->k1_64 + c0, *restrict k2_64 = ch->k2_64 + c0;
     float *restrict k1_32 = ch->k1 + c0, *restrict k2_32 = ch->k2 + c0;
-    unsigned char *restrict exacts = ch->exact + c0, exact = (unsigned char)any_exact(ch, c0, c0 + n);
+    unsigned char *restrict exacts = ch->exact + c0, exact = memchr(exacts, 1, (size_t)n) != NULL;
     double sum_g = 0.0, sum_g_x_hat = 0.0;
     for (ptrdiff_t c = 0; c < n; c++) {
         const double gain = gamma ? (double)gamma[c] : 1.0;

@@ -19,8 +19,7 @@
 enum {
     /* Backward of shorter rows is faster without non-temporal stores. */
     LONG_ROW = 6144 / sizeof(stored),
-    /* The number of rows that backward writes together, and the columns from which it does so beyond the LLC. */
-    ROWS_TOGETHER = 2,
+    /* Beyond the LLC, backward writes rows of at least this many columns two at a time. */
     LONG_PAIR = 2048
 };
 
@@ -345,10 +344,10 @@ CREG_INLINE void put_grad(const grad_row *r, ptrdiff_t j, vf v, ptrdiff_t left, 
     put_part(r->dx + j, AT(r->unrounded, j), v, left, stream);
 }
 
-/* At most a vector of each of `rows` rows, which share the loads and stores of dgamma and dbeta. */
+/* A vector or less of each of `rows` (1 or 2) rows, which share the loads and stores of dgamma and dbeta. */
 CREG_INLINE void norm_grad_part(form f, const grad_row *r, int rows, ptrdiff_t j, ptrdiff_t left)
 {
-    vf v[ROWS_TOGETHER];
+    vf v[2];
     grad_columns c = load_columns(f, r, j, left);
     for (int i = 0; i < rows; i++) v[i] = norm_grad_vector(f, r + i, j, &c, left);
     store_columns(f, r, j, &c, left);
@@ -359,7 +358,7 @@ CREG_INLINE void norm_grad_part(form f, const grad_row *r, int rows, ptrdiff_t j
  * non-temporal ones. */
 CREG_INLINE void norm_grad_lines(form f, const grad_row *r, int rows, ptrdiff_t j, int stream)
 {
-    vf v[ROWS_TOGETHER][LINE_VECS];
+    vf v[2][LINE_VECS];
     for (int k = 0; k < LINE_VECS; k++) {
         const ptrdiff_t at = j + k * CREG_W;
         grad_columns c = load_columns(f, r, at, CREG_W);
@@ -370,7 +369,7 @@ CREG_INLINE void norm_grad_lines(form f, const grad_row *r, int rows, ptrdiff_t 
         for (int k = 0; k < LINE_VECS; k++) put_grad(r + i, j + k * CREG_W, v[i][k], CREG_W, stream);
 }
 
-/* dx of `rows` rows; prefetches those `ahead` elements on. */
+/* dx of `rows` rows, which start at the same position in a cache line; prefetches those `ahead` elements on. */
 CREG_INLINE void write_grad_rows_of(form f, const grad_row *r, int rows, ptrdiff_t ahead, ptrdiff_t cols, int stream)
 {
     const ptrdiff_t lead = stream ? unaligned_lead(r->dx, cols) : 0;
@@ -440,8 +439,8 @@ static CREG_NOINLINE void norm_grad_row_in_float64(form f, const creg_norm *n, g
     norm_grad_row_exact(b, n->cols, mean, rstd, norm_grad_means_exact(f.kind, b, n->cols, mean, rstd));
 }
 
-/* Whether two rows are written at a time, which halves the loads and stores of dgamma and dbeta. Beyond the LLC, where
- * memory is the limit, this pays for rows whose dgamma and dbeta do not fit in L1. */
+/* Whether two rows are written at a time, which halves the loads and stores of dgamma and dbeta. Beyond the LLC this
+ * pays for long rows alone. Non-temporal stores need both rows to have the same position in a cache line. */
 CREG_INLINE int in_pairs(form f, const creg_norm *n)
 {
     return f.usual && (!n->stream || (n->cols >= LONG_PAIR && n->cols % CREG_LINE == 0));
@@ -501,17 +500,20 @@ CREG_INLINE int norm_grad_batch(form f, const creg_norm *n, grad_block b, ptrdif
         g_d[i] = (float)mean_g_x_hat;
     }
     if (unsafe || (!plain && !batch_gradients_are_safe(means, rstd, b.dy, b.gamma, cols))) return 0;
-    for (ptrdiff_t i = 0; in_pairs(f, n) && i < CREG_BATCH; i += 2) {
-        const grad_row r[2] = {
-            grad_row_of(rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), g[i], g_d[i]),
-            grad_row_of(rows_on(b, (i + 1) * cols), short_scale(f.kind, hi, lo, scale, i + 1), g[i + 1], g_d[i + 1])};
-        write_grad_rows(f, r, 2, ahead, cols, stream);
-    }
-    for (ptrdiff_t i = 0; !in_pairs(f, n) && i < CREG_BATCH; i++) {
-        const row_scale scaled = short_scale(f.kind, hi, lo, scale, i);
-        const grad_row row = grad_row_of(rows_on(b, i * cols), scaled, g[i], g_d[i]);
-        write_grad_rows(f, &row, 1, ahead, cols, stream);
-    }
+    if (in_pairs(f, n))
+        for (ptrdiff_t i = 0; i < CREG_BATCH; i += 2) {
+            const grad_row r[2] = {
+                grad_row_of(rows_on(b, i * cols), short_scale(f.kind, hi, lo, scale, i), g[i], g_d[i]),
+                grad_row_of(rows_on(b, (i + 1) * cols), short_scale(f.kind, hi, lo, scale, i + 1), g[i + 1],
+                            g_d[i + 1])};
+            write_grad_rows(f, r, 2, ahead, cols, stream);
+        }
+    else
+        for (ptrdiff_t i = 0; i < CREG_BATCH; i++) {
+            const row_scale scaled = short_scale(f.kind, hi, lo, scale, i);
+            const grad_row row = grad_row_of(rows_on(b, i * cols), scaled, g[i], g_d[i]);
+            write_grad_rows(f, &row, 1, ahead, cols, stream);
+        }
     return 1;
 }
 

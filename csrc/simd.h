@@ -14,8 +14,8 @@
 typedef float vf CREG_VECTOR;
 typedef uint64_t vu CREG_VECTOR;
 typedef int32_t v_ints CREG_VECTOR;
-typedef uint32_t v_words CREG_VECTOR; /* a vu as CREG_W words */
-typedef uint16_t v_word_halves CREG_VECTOR;
+typedef uint32_t v_words CREG_VECTOR;       /* a vu as CREG_W words */
+typedef uint16_t v_word_halves CREG_VECTOR; /* v_words as halves */
 typedef uint16_t v_halves __attribute__((vector_size(CREG_W * sizeof(uint16_t))));
 typedef float vf_in_memory CREG_VECTOR __attribute__((aligned(sizeof(float)), may_alias));
 
@@ -69,7 +69,8 @@ CREG_INLINE vf v_split(vf a, vf *e)
     return (vf)((v_words)a - ((v_words)exponent << 23));
 }
 
-/* Random words. Draws are signed numbers: those in the high halves of words, and those in the low halves shifted up. */
+/* Random words. A word holds two draws, signed numbers of 16 bits. v_drop() compares the high one in place, the low one
+ * after a shift into the high half. */
 CREG_INLINE v_words v_rotated(v_words a, int left) { return (a << left) | (a >> (32 - left)); }
 CREG_INLINE v_words v_words_of(uint32_t a) { return (v_words){0} + a; }
 /* All ones in each half of a word that is equal to that of b. */

@@ -108,7 +108,6 @@ CREG_INLINE vu vu_interleave(vu even, vu odd)
     return (vu)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
 }
 
-CREG_INLINE vf v_keep(vm keep, vf a) { return _mm256_and_ps(_mm256_castsi256_ps(keep), a); }
 CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a)
 {
     return _mm256_andnot_ps((vf)_mm256_cmpgt_epi32((__m256i)threshold, (__m256i)draws), a);

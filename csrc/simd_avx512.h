@@ -110,10 +110,9 @@ CREG_INLINE vu vu_interleave(vu even, vu odd)
     return (vu)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)(odd << 32));
 }
 
-CREG_INLINE vf v_keep(vm keep, vf a) { return _mm512_maskz_mov_ps(keep, a); }
 CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a)
 {
-    return v_keep(_mm512_cmpge_epi32_mask((__m512i)draws, (__m512i)threshold), a);
+    return _mm512_maskz_mov_ps(_mm512_cmpge_epi32_mask((__m512i)draws, (__m512i)threshold), a);
 }
 CREG_INLINE int v_any(v_words a) { return _mm512_test_epi32_mask((__m512i)a, (__m512i)a) != 0; }
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)

@@ -88,7 +88,7 @@ CREG_INLINE vu vu_high_xor(vu a, vu b, vu c) { return (a >> 32) ^ b ^ c; } /* hi
 /* The low halves, interleaved as 32-bit words: even[0], odd[0], even[1] ... */
 CREG_INLINE vu vu_interleave(vu even, vu odd) { return (even & 0xFFFFFFFFu) | (odd << 32); }
 
-/* a where the draw is at least the threshold, else +0. */
+/* a where the draw, a signed 32-bit number, is at least the threshold, else +0. */
 CREG_INLINE vf v_drop(v_words draws, v_words threshold, vf a) { return v_keep((v_ints)draws >= (v_ints)threshold, a); }
 CREG_INLINE int v_any(v_words a) { return (((vu)a)[0] | ((vu)a)[1]) != 0; } /* whether a word is not 0 */
 CREG_INLINE vm vm_of_bytes(const unsigned char *p)                          /* byte i, 0 or 1: lane i kept */

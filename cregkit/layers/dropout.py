@@ -76,7 +76,7 @@ class Dropout(Layer):
 
     @property
     def offset(self) -> int:
-        """Number of random decisions drawn so far: the start of the next training forward."""
+        """Where the random bits of the next training forward start."""
         return self._offset.item()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Dropout(Layer):
 class SpatialDropout(Dropout):
     """Inverted dropout of whole channels, for ``x`` of shape (N, C, ...) or (N, ..., C).
 
-    ``offset`` counts channels. Otherwise it is the same as ``Dropout``.
+    ``offset`` counts channels, rounded up in the same way. Otherwise it is the same as ``Dropout``.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class FeatureAlphaDropout(SpatialDropout):
 class DropPath(Dropout):
     """Stochastic depth: inverted dropout of whole samples, for the branch of a residual block.
 
-    ``offset`` counts samples, or batches. Otherwise it is the same as ``Dropout``.
+    ``offset`` counts samples, or batches, rounded up in the same way. Otherwise it is the same as ``Dropout``.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Philox4x32-10, which gives the random bits of noise and the starting states of dropout's.
+"""Philox4x32-10: the random words of noise, seeds and ties, and the states from which dropout's draws start.
 
-Philox is a counter-based generator: a keyed bijection of a 128-bit counter, without state. Any of its words can
-be computed independently, in any order, on any thread.
+Philox is a counter-based generator: a keyed bijection of a 128-bit counter, without state. Any of its words can be
+computed independently, in any order, on any thread.
 
 References
 ----------

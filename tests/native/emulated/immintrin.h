@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define __mmask16 simde__mmask16
-#define __mmask32 simde__mmask32
 
 static inline __m512 emulated_maskz_loadu_ps(uint16_t mask, const float *p)
 {
@@ -79,16 +78,6 @@ static inline __m256 emulated_extractf32x8_ps(__m512 v, int half)
     return _mm256_loadu_ps(a + 8 * half);
 }
 
-static inline uint32_t emulated_cmpeq_epu16_mask(__m512i x, __m512i y)
-{
-    uint16_t a[32], b[32];
-    memcpy(a, &x, sizeof a);
-    memcpy(b, &y, sizeof b);
-    uint32_t mask = 0;
-    for (int i = 0; i < 32; i++) mask |= (uint32_t)(a[i] == b[i]) << i;
-    return mask;
-}
-
 static inline __m512i emulated_srai_epi32(__m512i v, unsigned count)
 {
     int32_t a[16];
@@ -137,7 +126,6 @@ static inline __m512 emulated_movehdup_ps(__m512 v)
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_extractf32x8_ps
-#undef _mm512_cmpeq_epu16_mask
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
 #define _mm512_movehdup_ps emulated_movehdup_ps
 #define _mm512_srai_epi32 emulated_srai_epi32
@@ -151,6 +139,5 @@ static inline __m512 emulated_movehdup_ps(__m512 v)
 #define _mm512_cvtph_ps emulated_cvtph_ps
 #define _mm512_cvtps_ph(v, rounding) emulated_cvtps_ph(v)
 #define _mm512_extractf32x8_ps emulated_extractf32x8_ps
-#define _mm512_cmpeq_epu16_mask emulated_cmpeq_epu16_mask
 
 #endif
