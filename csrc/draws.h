@@ -72,6 +72,13 @@ CREG_INLINE void prepare_step(draws *random, uint64_t step)
     if (random->step != step || step % BLOCK_STEPS == 0) go_to_step(random, step);
 }
 
+/* Makes `step` the next step. Returns how many of `steps` steps from there on lie in its block. */
+CREG_INLINE int prepare_steps(draws *random, uint64_t step, ptrdiff_t steps)
+{
+    prepare_step(random, step);
+    return (int)min_size(steps, BLOCK_STEPS - (ptrdiff_t)(step % BLOCK_STEPS));
+}
+
 /* Makes `step` the last step. */
 CREG_INLINE void draw_step(draws *random, uint64_t step)
 {

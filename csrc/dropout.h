@@ -157,8 +157,7 @@ CREG_INLINE void dropout_elements(dropout_arrays a, uint64_t first, ptrdiff_t n,
     }
     const int aligned = stream && unaligned_lead(a.y + i, 1) == 0;
     for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
-        prepare_step(random, step);
-        steps = (int)min_size((n - i) / STEP, BLOCK_STEPS - (ptrdiff_t)(step % BLOCK_STEPS));
+        steps = prepare_steps(random, step, (n - i) / STEP);
         dropout_steps(arrays_from(a, i), random, steps, ahead, d, aligned);
     }
     if (i < n) dropout_part_step(arrays_from(a, i), random, step, 0, n - i, d); /* tail */
@@ -257,8 +256,7 @@ static void draw_keep(unsigned char *keep, uint64_t first, ptrdiff_t n, const cr
         keep_part_step(keep, random, step++, e0, e0 + i, d);
     }
     for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
-        prepare_step(random, step);
-        steps = (int)min_size((n - i) / STEP, BLOCK_STEPS - (ptrdiff_t)(step % BLOCK_STEPS));
+        steps = prepare_steps(random, step, (n - i) / STEP);
         draw_state s = random->state;
         for (int k = 0; k < steps; k++) { /* main loop */
             next_step(&s);

@@ -4,11 +4,13 @@
  *
  * Layout     a counter's words:
  *   words 0, 1   low and high half of a 64-bit number n
- *   word  2      PHILOX_DRAWS: n = 16 * block + lane, the state from which that lane starts that block of draws
- * (draws.h) PHILOX_TIES: n = element; word 0 of the result decides a tie PHILOX_SEEDS: words 0 and 1 of the result are
- * the n-th seed derived from the key PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. Its
- * noise is PHILOX_DRAWS with the same n and a derived seed as key. word  3      0 key          low and high half of the
- * seed
+ *   word  2      PHILOX_DRAWS: n = 16 * block + lane, the state from which a lane starts a block of draws (draws.h)
+ *                PHILOX_TIES: n = element; word 0 of the result decides a tie
+ *                PHILOX_SEEDS: words 0 and 1 of the result are the n-th seed derived from the key
+ *                PHILOX_SAMPLES: n = 2^32 * sample + k, two uniform numbers of that sample. Its noise is PHILOX_DRAWS
+ *                with the same n and a derived seed as key.
+ *   word  3      0
+ *   key          low and high half of the seed
  */
 #ifndef CREG_PHILOX_H
 #define CREG_PHILOX_H

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import bench_script
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are for x86-64")
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "access_limits.py"
 
-
-def loaded():
-    spec = importlib.util.spec_from_file_location("access_limits", SCRIPT)
-    module = sys.modules["access_limits"] = importlib.util.module_from_spec(spec)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
-limits = loaded()
+limits = bench_script("access_limits")
 
 
 @pytest.fixture(scope="module")

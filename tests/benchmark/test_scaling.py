@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from support import run_python
+from support import bench_script, run_python
 
 from cregkit import functional
 from cregkit.verify import cases
@@ -19,14 +17,7 @@ LAYER_NORM = next(case for case in cases.CASES if case.name == "layer_norm")
 THREADS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def loaded():
-    spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
-    module = sys.modules["scaling"] = importlib.util.module_from_spec(spec)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
-scaling = loaded()
+scaling = bench_script("scaling")
 SERVER = scaling.SERVER
 PLACES = [(1, scaling.ONE), (2, scaling.ONE), (2, scaling.INTERLEAVED), (2, scaling.OWN)]
 

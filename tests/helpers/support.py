@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
 import os
@@ -9,6 +10,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +58,16 @@ needs_openmp = pytest.mark.skipif(not _threads.openmp_version(), reason="built w
 each_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 each_op = pytest.mark.parametrize("case", OPS.values(), ids=OPS)
 each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OPS_WITH_OUT)
+
+
+def bench_script(name: str) -> ModuleType:
+    """The module of a script in bench/."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "bench" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 def each_isa() -> Iterator[str]:

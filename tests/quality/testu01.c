@@ -7,7 +7,7 @@
 #define CREG_TABLE(type) creg_kernels_scalar_##type
 #include "../../csrc/simd_scalar.h"
 
-#include "../../csrc/draws.h"
+#include "../../csrc/dropout.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,20 +100,15 @@ static void code(int dropped, uint64_t p48)
 
 static void decisions(uint64_t seed, uint64_t block, double p)
 {
-    const uint32_t key[] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     const uint64_t p48 = (uint64_t)rint(p * 0x1p48);
-    const int threshold = (int)(p48 >> 32) - 0x8000;
-    step_words word[BLOCK_STEPS];
-    block_words(seed, block, BLOCK_STEPS, word);
-    for (int i = 0; i < BLOCK_STEPS; i++)
-        for (int element = 0; element < STEP; element++) {
-            const uint32_t both = word[i][element % DRAW_LANES];
-            const int16_t draw = (int16_t)(element < DRAW_LANES ? both : both >> 16);
-            uint32_t second[4];
-            if (draw == threshold)
-                philox((block * BLOCK_STEPS + (uint64_t)i) * STEP + (uint64_t)element, PHILOX_TIES, key, second);
-            code(draw == threshold ? second[0] < (uint32_t)p48 : draw < threshold, p48);
-        }
+    const creg_dropout dropout = {.key = {(uint32_t)seed, (uint32_t)(seed >> 32)},
+                                  .threshold = (int16_t)((int)(p48 >> 32) - 0x8000),
+                                  .tie = (uint32_t)p48};
+    unsigned char keep[CREG_DRAWS_BLOCK];
+    draws random;
+    start_draws(&random, dropout.key);
+    draw_keep(keep, block * CREG_DRAWS_BLOCK, CREG_DRAWS_BLOCK, &dropout, &random);
+    for (int i = 0; i < CREG_DRAWS_BLOCK; i++) code(!keep[i], p48);
 }
 
 static const struct source {
