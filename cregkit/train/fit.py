@@ -220,7 +220,7 @@ def fit(
             if file is not None and history.diverged is None:
                 together.from_leader(file.save)
             show()
-        history.interrupted = together.any(interrupted())
+    history.interrupted = together.any(interrupted())  # after Python's handler is back: no Ctrl-C is lost in between
     network.eval()
     for watcher in watchers:
         watcher.on_train_end(state)

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -181,6 +182,29 @@ def heeds_ctrl_c() -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+
+
+@contextmanager
+def ctrl_c_at_line(line: int, path: str) -> Iterator[Callable[[], bool]]:
+    """Press Ctrl-C just before the given line, counted from 0, of those executed in a file; yields whether it was."""
+    left = line
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != path or left < 0:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield lambda: left < 0
+    finally:
+        sys.settrace(before)
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

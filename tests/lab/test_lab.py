@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import importlib
+import inspect
+import itertools
 import json
 import math
 import os
@@ -19,7 +21,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from support import heeds_ctrl_c
+from support import ctrl_c_at_line, heeds_ctrl_c
 
 from cregkit import commands
 from cregkit.commands import lab as command
@@ -358,6 +360,25 @@ def test_an_interrupted_run_writes_its_finished_rows(monkeypatch, in_tmp, capsys
     first, second = json.loads((in_tmp / "all.json").read_text())["experiments"]
     assert (first["complete"], second["complete"]) == (True, False)
     assert second["rows"][0]["figures"]["value"]["values"] == [1.0]
+
+
+def test_no_ctrl_c_is_lost():
+    """Pressed before any line of the module that a run executes, the run is incomplete or KeyboardInterrupt is raised."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for line in itertools.count():
+            noticed = False
+            with ctrl_c_at_line(line, inspect.getfile(run)) as pressed:
+                try:
+                    noticed = not run(EXPERIMENT, Settings(seeds=2)).complete
+                except KeyboardInterrupt:
+                    noticed = True
+            if not pressed():
+                break
+            assert noticed, f"lost before line {line}"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert line > 20
 
 
 def test_an_interrupted_process_writes_its_finished_seeds(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import math
 import signal
 import sys
@@ -10,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+from support import ctrl_c_at_line
 
 from cregkit.layers import BatchNorm, BertEncoder, Dropout, Embedding, Layer, Linear, ReLU, Sequential, Transformer
 from cregkit.train import (
@@ -248,6 +251,23 @@ def test_ctrl_c_ends_after_the_batch_with_the_history_so_far():
     whole = _fit(_network(), 2)
     assert history.train_loss == whole.train_loss
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_no_ctrl_c_is_lost():
+    """Pressed before any line of the module that a fit executes, it is in the history or raises KeyboardInterrupt."""
+    for line in itertools.count():
+        noticed = False
+        with ctrl_c_at_line(line, inspect.getfile(fit)) as pressed:
+            try:
+                noticed = _fit(_network(), 1, batch_size=20).interrupted
+            except KeyboardInterrupt:
+                noticed = True
+        if not pressed():
+            break
+        assert noticed, f"lost before line {line}"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert line > 100
 
 
 @pytest.mark.usefixtures("_sigint")

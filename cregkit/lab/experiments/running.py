@@ -42,7 +42,7 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     if seeds > 1:
         t_quantile(seeds - 1)  # without SciPy this fails here, not after the training
     start = time.perf_counter()
-    whole = 0
+    whole, complete = 0, False
     try:
         with one_thread():
             for seed in range(seeds):
@@ -54,8 +54,10 @@ def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] 
     except KeyboardInterrupt:
         if whole:  # all rows need the same seeds to be compared
             trials = {row: of_row[:whole] for row, of_row in trials.items()}
+    else:
+        complete = True
     table = Table(experiment.rows, trials)
-    return Result(experiment, seeds, epochs, table, time.perf_counter() - start, whole == seeds)
+    return Result(experiment, seeds, epochs, table, time.perf_counter() - start, complete)
 
 
 def _check_trials(experiment: Experiment, trials: Mapping[Row, Sequence[Trial]], seeds: int) -> None:
