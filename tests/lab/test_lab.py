@@ -363,7 +363,7 @@ def test_an_interrupted_run_writes_its_finished_rows(monkeypatch, in_tmp, capsys
 
 
 def test_no_ctrl_c_is_lost():
-    """Pressed before any line of the module that a run executes, the run is incomplete or KeyboardInterrupt is raised."""
+    """Pressed before any line of the module that a run executes, it ends the run."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for line in itertools.count():
