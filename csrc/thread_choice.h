@@ -62,6 +62,15 @@ static inline creg_size *creg_size_of(creg_choice *choice, int64_t elements)
     return &choice->sizes[63 - __builtin_clzll((uint64_t)elements | 1)];
 }
 
+/* Lets all loops use all threads until they lose time again. */
+static inline void creg_forget_losses(creg_choice *choice)
+{
+    for (int i = 0; i < CREG_SIZES; i++) {
+        creg_size *size = &choice->sizes[i];
+        size->reduced = size->credit = size->owed = size->pause = size->left = size->calm = 0;
+    }
+}
+
 static inline int creg_choose_threads(creg_choice *choice, int64_t elements, int wanted)
 {
     const int64_t reduced = creg_size_of(choice, elements)->reduced;

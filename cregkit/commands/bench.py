@@ -20,7 +20,7 @@ from cregkit.verify.cases import Case
 from cregkit.verify.dtypes import DTYPES
 from cregkit.verify.shapes import Shape
 
-ROW_SECONDS, QUICK_ROW_SECONDS = 2.0, 0.1
+ROW_SECONDS, QUICK_ROW_SECONDS = 1.0, 0.1
 QUICK_SECONDS = 48.0
 """Seconds after which a quick run starts no further row: on a busy machine the largest are omitted."""
 TYPES = ("float32", "bfloat16", "float16")

@@ -32,6 +32,7 @@ cdef extern from "thread_choice.h" nogil:
     ctypedef struct creg_loop:
         int used
         int64_t elements, serial, began, ended
+    void creg_forget_losses(creg_choice *choice)
     int creg_choose_threads(creg_choice *choice, int64_t elements, int wanted)
     void creg_note_fewer(creg_choice *choice, int64_t elements, int64_t took)
     void creg_note_loop(creg_choice *choice, const creg_loop *loop)
@@ -126,7 +127,7 @@ def set_num_threads(n):
     """Let all calls of the process use up to ``n`` threads (1 to 4096). Results do not depend on it.
 
     Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls use fewer:
-    ``show_config()["thread_choice"]`` reports it. A forked child computes on one thread regardless.
+    ``show_config()["thread_choice"]`` reports it. Each ``set_num_threads`` forgets earlier losses of time. A forked child computes on one thread regardless.
 
     Examples
     --------
@@ -140,6 +141,7 @@ def set_num_threads(n):
     global default_threads, threads_from
     default_threads = checked_threads(n)
     threads_from = "set_num_threads"
+    creg_forget_losses(&creg_threads)
 
 
 def get_num_threads():

@@ -13,6 +13,7 @@ void reset(void) { memset(&choice, 0, sizeof choice); }
 int choose(int64_t elements, int wanted) { return creg_choose_threads(&choice, elements, wanted); }
 void note_fewer(int64_t elements, int64_t took) { creg_note_fewer(&choice, elements, took); }
 void note_loop(const creg_loop *loop) { creg_note_loop(&choice, loop); }
+void forget_losses(void) { creg_forget_losses(&choice); }
 int64_t loops(void) { return choice.loops; }
 int64_t fewer(void) { return choice.fewer; }
 
@@ -28,6 +29,7 @@ static void *use(void *argument)
         const creg_loop loop = {used, wanted << 16, 50000, began, ended};
         if (used > 1) note_loop(&loop);
         if (used < wanted) note_fewer(wanted << 16, ended - began);
+        if (i % 1000 == 999) forget_losses();
     }
     return NULL;
 }

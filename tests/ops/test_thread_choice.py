@@ -125,6 +125,16 @@ def test_all_threads_are_taken_again_when_contention_ends(library: ctypes.CDLL) 
 
 
 @needs_gcc
+def test_forgotten_losses_give_all_threads(library: ctypes.CDLL) -> None:
+    machine = Machine(library)
+    while machine.now < 10**12 + 5 * 10**9:
+        machine.loop(stall=STALL)
+    assert machine.loop() == 1
+    library.forget_losses()
+    assert {machine.loop() for _ in range(1000)} == {2}
+
+
+@needs_gcc
 def test_many_small_losses_send_calls_to_one_thread(library: ctypes.CDLL) -> None:
     machine = Machine(library, serial=20_000)
     for _ in range(10_000):
