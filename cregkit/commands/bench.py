@@ -31,7 +31,7 @@ DESCRIPTION = """\
 Time every op, interleaved with memory copies of the same size and with each installed peer: PyTorch, torch.compile,
 ONNX Runtime, JAX, and the NumPy oracle at small sizes. Results are checked first; wrong ones are not timed. Print the
 times (lower quartiles), the speed-up over the best peer, the fraction of the copy bandwidth, and whether the promised
-speeds are reached. Takes about a quarter of an hour, with --quick under a minute. --quick omits torch.compile and JAX, which
+speeds are reached. Takes a quarter of an hour, with --quick under a minute. --quick omits torch.compile and JAX, which
 compile for seconds, unless they are named. Ctrl-C ends with the measurements so far.
 
 The exit code is 1 if a result of cregkit is wrong or, with --compare, slower than in the older run beyond the noise.
