@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import math
@@ -186,14 +187,23 @@ def heeds_ctrl_c() -> None:
 
 @contextmanager
 def ctrl_c_at_line(line: int, path: str) -> Iterator[Callable[[], bool]]:
-    """Press Ctrl-C just before the given line, counted from 0, of those executed in a file; yields whether it was."""
+    """Press Ctrl-C just before the given line, counted from 0, of those executed in a file; yields whether it was.
+
+    Headers of ``with`` do not count: at the end of a block, Python calls ``__exit__`` before it looks for signals.
+    """
     left = line
+    headers = {
+        number
+        for node in ast.walk(ast.parse(Path(path).read_text()))
+        if isinstance(node, ast.With)
+        for number in range(node.lineno, node.body[0].lineno)
+    }
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
         if frame.f_code.co_filename != path or left < 0:
             return None
-        if event == "line":
+        if event == "line" and frame.f_lineno not in headers:
             left -= 1
             if left < 0:
                 signal.raise_signal(signal.SIGINT)

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from support import ctrl_c_at_line, heeds_ctrl_c
 
-from cregkit import commands
+from cregkit import commands, get_num_threads
 from cregkit.commands import lab as command
 from cregkit.lab import experiments, figures, page, writing
 from cregkit.lab.experiments import EXPERIMENTS
@@ -364,7 +364,7 @@ def test_an_interrupted_run_writes_its_finished_rows(monkeypatch, in_tmp, capsys
 
 def test_no_ctrl_c_is_lost():
     """Pressed before any line of the module that a run executes, it ends the run."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before, threads = signal.signal(signal.SIGINT, signal.default_int_handler), get_num_threads()
     try:
         for line in itertools.count():
             noticed = False
@@ -376,6 +376,7 @@ def test_no_ctrl_c_is_lost():
             if not pressed():
                 break
             assert noticed, f"lost before line {line}"
+            assert get_num_threads() == threads
     finally:
         signal.signal(signal.SIGINT, before)
     assert line > 20
