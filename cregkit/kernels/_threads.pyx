@@ -127,7 +127,8 @@ def set_num_threads(n):
     """Let all calls of the process use up to ``n`` threads (1 to 4096). Results do not depend on it.
 
     Where other processes keep the CPUs busy, or waking threads costs more than they gain, calls use fewer:
-    ``show_config()["thread_choice"]`` reports it. Each ``set_num_threads`` forgets earlier losses of time. A forked child computes on one thread regardless.
+    ``show_config()["thread_choice"]`` reports it. Each ``set_num_threads`` forgets earlier losses of time. A forked
+    child computes on one thread regardless.
 
     Examples
     --------
