@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 KERNELS = [
-    "_pool", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm",
+    "_pool", "_workspace", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm",
     "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block", "dropout_add_norm",
     "optimizer", "images", "noise",
 ]  # fmt: skip

@@ -94,7 +94,7 @@ static int by_whole_channels(const creg_batch_norm *b)
 {
     const creg_shape shape = b->shape;
     const int streams = b->where == CREG_STREAM;
-    if (b->shared || ceil_div(shape.c, channels_together(shape)) < WHOLE_TASKS) return 0;
+    if (!b->out || b->shared || ceil_div(shape.c, channels_together(shape)) < WHOLE_TASKS) return 0;
     if (shape.s == 1) return shape.n <= FEW_ROWS && !streams;
     return has_sums(b) && shape.n * shape.s <= CACHED_ELEMENTS && (!streams || shape.s >= LONG_PLANE);
 }

@@ -85,7 +85,7 @@ static void creg_group_norm_plan(creg_group_norm *a)
     const ptrdiff_t block = last ? groups : min_size(most, max_size(1, CREG_TASK / max_size(1, group)));
     a->sample_step = max_size(1, CREG_TASK / max_size(1, sample));
     const ptrdiff_t tasks = ceil_div(a->samples, a->sample_step) * ceil_div(groups, block);
-    a->whole = (last ? sample : group) <= CACHED_ELEMENTS &&
+    a->whole = a->channels.out && (last ? sample : group) <= CACHED_ELEMENTS &&
                (tasks >= WHOLE_TASKS || a->samples * sample <= WHOLE_TASKS * CREG_TASK);
     if (!a->whole) return;
     cut_whole_channels(&a->groups, min_size(block, groups));

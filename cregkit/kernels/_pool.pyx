@@ -127,6 +127,10 @@ cdef void *take(size_t size) noexcept nogil:
     return memory
 
 
+cdef bint pool_is_open() noexcept nogil:
+    return limit_bytes > 0
+
+
 cdef void release_oldest() noexcept nogil:
     munmap(held[0].memory, held[0].size)
     forget(0)
@@ -222,7 +226,7 @@ cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype):
     cdef int i
     for i in range(ndim):
         elements *= shape[i]
-    if elements < SMALLEST or limit_bytes == 0:
+    if elements < SMALLEST or not pool_is_open():
         return numpy_array(ndim, shape, dtype)
     outer = PyDataMem_SetHandler(handler_capsule)
     try:

@@ -10,5 +10,5 @@ cdef cnp.ndarray widened(cnp.ndarray a)
 cdef int round_into(cnp.ndarray wide, cnp.ndarray to) except -1
 
 # n elements of a tensor, from and to float32.
-cdef cnp.ndarray widened_elements(int stored, const void *x, ptrdiff_t n)
-cdef void round_elements(int stored, const float *x, void *y, ptrdiff_t n) noexcept
+cdef void widen_elements(int stored, const void *x, float *y, ptrdiff_t n) noexcept nogil
+cdef void round_elements(int stored, const float *x, void *y, ptrdiff_t n) noexcept nogil

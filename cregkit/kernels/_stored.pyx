@@ -3,10 +3,10 @@
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._arrays cimport bytes_of, data, floats, new_array, new_vector, stored_type
+from cregkit.kernels._arrays cimport bytes_of, data, floats, new_array, stored_type
 from cregkit.kernels._csrc cimport CREG_FLOAT32, CREG_TASK
 from cregkit.kernels._runtime cimport kernels_of
-from cregkit.kernels._threads cimport run_parallel
+from cregkit.kernels._threads cimport parallel_for
 
 cnp.import_array()
 
@@ -30,27 +30,21 @@ cdef void round_task(void *args, ptrdiff_t task) noexcept nogil:
     kernels_of(a.stored).from_float32(a.floats + i, a.tensor + i * bytes_of(a.stored), min(CREG_TASK, a.n - i))
 
 
-cdef void widen(int stored, const void *x, float *y, ptrdiff_t n) noexcept:
+cdef void widen_elements(int stored, const void *x, float *y, ptrdiff_t n) noexcept nogil:
     cdef Conversion a = Conversion(stored, <char *>x, y, n)
-    run_parallel(widen_task, &a, (n + CREG_TASK - 1) // CREG_TASK, n)
+    parallel_for(widen_task, &a, (n + CREG_TASK - 1) // CREG_TASK, n)
 
 
-cdef void round_elements(int stored, const float *x, void *y, ptrdiff_t n) noexcept:
+cdef void round_elements(int stored, const float *x, void *y, ptrdiff_t n) noexcept nogil:
     cdef Conversion a = Conversion(stored, <char *>y, <float *>x, n)
-    run_parallel(round_task, &a, (n + CREG_TASK - 1) // CREG_TASK, n)
-
-
-cdef cnp.ndarray widened_elements(int stored, const void *x, ptrdiff_t n):
-    cdef cnp.ndarray wide = new_vector(n, cnp.NPY_FLOAT32)
-    widen(stored, x, floats(wide), n)
-    return wide
+    parallel_for(round_task, &a, (n + CREG_TASK - 1) // CREG_TASK, n)
 
 
 cdef cnp.ndarray widened(cnp.ndarray a):
     if a is None or stored_type(a) == CREG_FLOAT32:
         return a
     cdef cnp.ndarray wide = new_array(a.ndim, cnp.PyArray_DIMS(a), cnp.NPY_FLOAT32)
-    widen(stored_type(a), data(a), floats(wide), cnp.PyArray_SIZE(a))
+    widen_elements(stored_type(a), data(a), floats(wide), cnp.PyArray_SIZE(a))
     return wide
 
 

@@ -19,6 +19,7 @@ from cregkit.kernels._csrc cimport creg_batch_norm, creg_channels, CREG_FAR, CRE
 from cregkit.kernels._runtime cimport kernels, kernels_of, streams
 from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
+from cregkit.kernels._workspace cimport release, reserve, Workspace
 
 cnp.import_array()
 
@@ -45,15 +46,14 @@ cdef int where_of(ptrdiff_t bytes, int arrays) noexcept nogil:
     return CREG_STREAM if streams(arrays * bytes) else CREG_FAR if bytes >= FAR_BYTES else CREG_NEAR
 
 
-# Plans a call: the cuts, and memory for the chunks' sums and the channels' parameters, which the returned array keeps
-# alive. The caller has set the shape, and `dy` and `given_mean`, which tell the kind of call.
-cdef cnp.ndarray plan(creg_batch_norm *a):
+# Plans a call: the cuts, and memory for the chunks' sums and the channels' parameters. The caller has set the shape,
+# and `dy` and `given_mean`, which tell the kind of call.
+cdef int plan(creg_batch_norm *a, Workspace *w) except -1 nogil:
     cdef ptrdiff_t c = a.shape.c
     a.where = where_of(elements_of(a) * bytes_of(a.stored), 2 if a.dy == NULL else 3)
     kernels_of(a.stored).batch_norm_plan(a)
     cdef ptrdiff_t sums = a.summed.chunks * c, n_wide = 2 * sums + 5 * c
-    cdef cnp.ndarray memory = new_vector(n_wide * sizeof(double) + c * (6 * sizeof(float) + 1), cnp.NPY_UINT8)
-    cdef double *wide = <double *>cnp.PyArray_DATA(memory)
+    cdef double *wide = <double *>reserve(w, n_wide * sizeof(double) + c * (6 * sizeof(float) + 1))
     cdef float *narrow = <float *>(wide + n_wide)
     cdef creg_channels *ch = &a.channels
     a.chunk_mean, a.chunk_m2 = wide, wide + sums
@@ -66,7 +66,7 @@ cdef cnp.ndarray plan(creg_batch_norm *a):
     ch.bias, ch.k1, ch.k2 = narrow + 3 * c, narrow + 4 * c, narrow + 5 * c
     ch.exact = <unsigned char *>(narrow + 6 * c)
     memset(ch.exact, 0, c)
-    return memory
+    return 0
 
 
 cdef ptrdiff_t elements_of(const creg_batch_norm *a) noexcept nogil:
@@ -96,7 +96,18 @@ cdef void run(creg_batch_norm *a) noexcept nogil:
         parallel_for(kernels_of(a.stored).batch_norm_whole, a, a.written.tasks, elements_of(a))
     else:
         find_parameters(a)
-        write(a)
+        if a.out != NULL:
+            write(a)
+
+
+cdef int plan_and_run(creg_batch_norm *a) except -1 nogil:
+    cdef Workspace w = Workspace(NULL)
+    try:
+        plan(a, &w)
+        run(a)
+    finally:
+        release(&w)
+    return 0
 
 
 # The first half of run() for a part of a batch. `first` and `second` are the results to merge; those of an empty part
@@ -120,27 +131,38 @@ cdef int finish_part(creg_batch_norm *a) except -1:
 # Forward of a part of a batch. `merge` combines the moments of this process with those of the others.
 cdef int forward_merged(creg_batch_norm *a, object merge, cnp.ndarray mean, cnp.ndarray var,
                         cnp.ndarray rstd) except -1:
-    begin_part(a, mean, var)
-    count, mean[...], m2 = merge(a.count, mean, var * a.count)
-    if count < 2:
-        raise ValueError(f"x must have at least two values per channel in training, got {count:g} in all processes")
-    a.count = count
-    with np.errstate(divide="ignore", invalid="ignore"):  # a constant channel with eps = 0, or NaN
-        np.divide(m2, a.count, out=var)
-        np.divide(1.0, np.sqrt(var + a.eps), out=rstd)
-    return finish_part(a)
+    cdef Workspace w = Workspace(NULL)
+    try:
+        plan(a, &w)
+        begin_part(a, mean, var)
+        count, mean[...], m2 = merge(a.count, mean, var * a.count)
+        if count < 2:
+            raise ValueError(f"x must have at least two values per channel in training, got {count:g} in all processes")
+        a.count = count
+        with np.errstate(divide="ignore", invalid="ignore"):  # a constant channel with eps = 0, or NaN
+            np.divide(m2, a.count, out=var)
+            np.divide(1.0, np.sqrt(var + a.eps), out=rstd)
+        return finish_part(a)
+    finally:
+        release(&w)
 
 
 # Backward of a part of a batch.
 cdef int backward_merged(creg_batch_norm *a, object merge, cnp.ndarray dgamma, cnp.ndarray dbeta) except -1:
     cdef cnp.npy_intp c = a.shape.c
-    cdef cnp.ndarray sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k1_64)
-    cdef cnp.ndarray sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k2_64)
-    if dgamma is not None:
-        dgamma[...] = dbeta[...] = 0.0  # those of an empty part
-    begin_part(a, sums_dy, sums_dy_d)
-    a.count, sums_dy[...], sums_dy_d[...] = merge(a.count, sums_dy.copy(), sums_dy_d.copy())
-    return finish_part(a)
+    cdef cnp.ndarray sums_dy, sums_dy_d
+    cdef Workspace w = Workspace(NULL)
+    try:
+        plan(a, &w)
+        sums_dy = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k1_64)
+        sums_dy_d = cnp.PyArray_SimpleNewFromData(1, &c, cnp.NPY_FLOAT64, a.channels.k2_64)
+        if dgamma is not None:
+            dgamma[...] = dbeta[...] = 0.0  # those of an empty part
+        begin_part(a, sums_dy, sums_dy_d)
+        a.count, sums_dy[...], sums_dy_d[...] = merge(a.count, sums_dy.copy(), sums_dy_d.copy())
+        return finish_part(a)
+    finally:
+        release(&w)
 
 
 cdef cnp.ndarray parameter(object value, str name, cnp.npy_intp c, cnp.ndarray out):
@@ -209,9 +231,8 @@ def batch_norm(x, mean, var, gamma=None, beta=None, eps=1e-5, *, channel_axis=1,
     cdef cnp.ndarray means = widened(mean_), vars = widened(var_), gain = widened(gamma_), bias = widened(beta_)
     a.given_mean, a.given_var, a.eps = floats(means), floats(vars), number(eps, "eps", 0.0, DBL_MAX)
     a.x, a.out, a.gamma, a.beta = data(x_), data(y), floats(gain), floats(bias)
-    cdef cnp.ndarray _memory = plan(&a)
     with nogil:
-        run(&a)
+        plan_and_run(&a)
     return y
 
 
@@ -308,7 +329,6 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     a.eps, a.shared, a.unbiased = number(eps, "eps", 0.0, DBL_MAX), merge is not None, bool(unbiased)
     cdef cnp.ndarray gain = widened(gamma_), bias = widened(beta_)
     a.x, a.out, a.gamma, a.beta = data(x_), data(y), floats(gain), floats(bias)
-    cdef cnp.ndarray _memory = plan(&a)
     cdef cnp.ndarray mean = new_vector(c, cnp.NPY_FLOAT64), rstd = new_vector(c, cnp.NPY_FLOAT64)
     cdef cnp.ndarray var = new_vector(c, cnp.NPY_FLOAT64)
     a.channels.mean, a.var, a.rstd = doubles(mean), doubles(var), doubles(rstd)
@@ -316,7 +336,7 @@ def batch_norm_forward(x, gamma=None, beta=None, running_mean=None, running_var=
     a.running_mean, a.running_var = floats(means), floats(vars)
     if merge is None:
         with nogil:
-            run(&a)
+            plan_and_run(&a)
     else:
         forward_merged(&a, merge, mean, var, rstd)
     run_task(kernels().batch_norm_update, &a, 0)
@@ -332,13 +352,12 @@ cdef tuple gradients(creg_batch_norm *a, cnp.ndarray dy, cnp.ndarray x, object g
     refuse_overlap(dx, "out", dy, "dy", True)
     cdef cnp.ndarray gain = widened(gamma_)
     a.dy, a.x, a.out, a.gamma, a.shared = data(dy), data(x), data(dx), floats(gain), merge is not None
-    cdef cnp.ndarray _memory = plan(a)
     cdef cnp.ndarray dgamma = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
     cdef cnp.ndarray dbeta = None if gamma_ is None else new_vector(c, cnp.NPY_FLOAT32)
     a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
     if merge is None:
         with nogil:
-            run(a)
+            plan_and_run(a)
     else:
         backward_merged(a, merge, dgamma, dbeta)
     return dx, dgamma, dbeta

@@ -4,17 +4,14 @@
 # Float32 sums that are infinite, NaN or small are computed again: in float64 for chunks whose dy are not safe, from the
 # partial sums for the other chunks. That needs dy and x. Where dx overwrites one of them, a chunk that is not safe
 # waits until its rows have been copied; n.exact marks it.
-cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memchr, memcpy, memset
 
-from cregkit.kernels._arrays cimport bytes_of, floats, new_vector
+from cregkit.kernels._arrays cimport bytes_of
 from cregkit.kernels._csrc cimport CREG_CHUNK_ROWS, CREG_FLOAT32, creg_norm, CREG_PANEL
 from cregkit.kernels._runtime cimport kernels, kernels_of, rows_per_task
 from cregkit.kernels._threads cimport parallel_for, run_task
-
-cnp.import_array()
-
+from cregkit.kernels._workspace cimport reserve
 
 # Columns of a task that merges partial sums, and elements of a task that scans dy.
 cdef ptrdiff_t MERGE_COLUMNS = 1024, SCAN_ELEMENTS = 64 * 1024
@@ -36,12 +33,11 @@ cdef bint any_marked(const creg_norm *n) noexcept nogil:
     return memchr(n.exact, 1, chunks_of(n)) != NULL
 
 
-# Sets n.exact to new marks, all 0; the returned array owns them.
-cdef cnp.ndarray new_marks(creg_norm *n):
-    cdef cnp.ndarray marks = new_vector(chunks_of(n), cnp.NPY_UINT8)
-    n.exact = <unsigned char *>cnp.PyArray_DATA(marks)
+# Sets n.exact to new marks, all 0.
+cdef int new_marks(creg_norm *n, Workspace *w) except -1 nogil:
+    n.exact = <unsigned char *>reserve(w, chunks_of(n))
     memset(n.exact, 0, chunks_of(n))
-    return marks
+    return 0
 
 
 cdef void mark_task(void *args, ptrdiff_t chunk) noexcept nogil:
@@ -49,11 +45,10 @@ cdef void mark_task(void *args, ptrdiff_t chunk) noexcept nogil:
     n.exact[chunk] = not kernels_of(n.stored).chunk_is_safe(n, chunk)
 
 
-cdef cnp.ndarray mark_unsafe_chunks(creg_norm *n):
-    cdef cnp.ndarray marks = new_marks(n)
-    with nogil:
-        parallel_for(mark_task, n, chunks_of(n), n.rows * n.cols)
-    return marks
+cdef int mark_unsafe_chunks(creg_norm *n, Workspace *w) except -1 nogil:
+    new_marks(n, w)
+    parallel_for(mark_task, n, chunks_of(n), n.rows * n.cols)
+    return 0
 
 
 # ---- merging ----
@@ -106,18 +101,17 @@ cdef bint merge(creg_norm *n) noexcept nogil:
 # ---- chunks ----
 
 
-# Divides the rows into chunks; the returned array owns their partial sums.
-cdef cnp.ndarray cut_rows(creg_norm *n):
+# Divides the rows into chunks, with memory for their partial sums.
+cdef int cut_rows(creg_norm *n, Workspace *w) except -1 nogil:
     if n.dgamma == NULL:
         n.step = rows_per_task(n.rows, n.cols)
-        return None
+        return 0
     n.step = rows_per_chunk(n.rows)
     cdef ptrdiff_t size = chunks_of(n) * n.cols
-    cdef cnp.ndarray partial = new_vector(size if n.dbeta == NULL else 2 * size, cnp.NPY_FLOAT32)
-    n.partial_dgamma = floats(partial)
+    n.partial_dgamma = <float *>reserve(w, (size if n.dbeta == NULL else 2 * size) * sizeof(float))
     if n.dbeta != NULL:
         n.partial_dbeta = n.partial_dgamma + size
-    return partial
+    return 0
 
 
 cdef void run_chunk(const creg_norm *n, ptrdiff_t chunk) noexcept nogil:
@@ -149,11 +143,10 @@ cdef void read_from(creg_norm *n, const void *copy) noexcept nogil:
         n.x = copy
 
 
-# Runs the waiting chunks on a copy of their rows. Returns the copy, which must live until the sums are merged.
-cdef cnp.ndarray run_waiting(creg_norm *n):
+# Runs the waiting chunks on a copy of their rows.
+cdef int run_waiting(creg_norm *n, Workspace *w) except -1 nogil:
     cdef ptrdiff_t k, row = n.cols * bytes_of(n.stored), size = n.step * row, whole = n.rows * row
-    cdef cnp.ndarray copy = new_vector(whole, cnp.NPY_UINT8)
-    cdef char *rows = <char *>cnp.PyArray_DATA(copy)
+    cdef char *rows = <char *>reserve(w, whole)
     for k in range(chunks_of(n)):
         if n.exact[k]:
             memcpy(rows + k * size, <const char *>n.dx + k * size, min(size, whole - k * size))
@@ -161,67 +154,62 @@ cdef cnp.ndarray run_waiting(creg_norm *n):
     for k in range(chunks_of(n)):
         if n.exact[k]:
             run_task(waiting_task, n, k)
-    return copy
+    return 0
 
 
-cdef cnp.ndarray new_work(creg_norm *n):
-    if n.stored == CREG_FLOAT32 or n.cols <= CREG_PANEL or (n.residual == NULL and n.dropped == NULL):
-        return None
-    cdef cnp.ndarray work = new_vector(chunks_of(n) * n.cols, cnp.NPY_FLOAT32)
-    n.work = floats(work)
-    return work
+cdef int new_work(creg_norm *n, Workspace *w) except -1 nogil:
+    if n.stored != CREG_FLOAT32 and n.cols > CREG_PANEL and (n.residual != NULL or n.dropped != NULL):
+        n.work = <float *>reserve(w, chunks_of(n) * n.cols * sizeof(float))
+    return 0
 
 
-cdef int run_chunks(creg_norm *n) except -1:
-    cdef cnp.ndarray _partial = cut_rows(n), _work = new_work(n), marks = None, _kept
+cdef int run_chunks(creg_norm *n, Workspace *w) except -1 nogil:
     cdef bint waiting, safe = True
+    cut_rows(n, w)
+    new_work(n, w)
     if overwrites_input(n):
-        marks = new_marks(n)
-    with nogil:
-        parallel_for(chunk_task, n, chunks_of(n), n.rows * n.cols)
-        waiting = n.exact != NULL and any_marked(n)
-        if n.dgamma != NULL and not waiting:
-            safe = merge(n) or n.exact != NULL
+        new_marks(n, w)
+    parallel_for(chunk_task, n, chunks_of(n), n.rows * n.cols)
+    waiting = n.exact != NULL and any_marked(n)
+    if n.dgamma != NULL and not waiting:
+        safe = merge(n) or n.exact != NULL
     if waiting:
-        _kept = run_waiting(n)
-        with nogil:
-            safe = merge(n)
+        run_waiting(n, w)
+        safe = merge(n)
     if safe:
         return 0
-    if marks is None:
-        marks = mark_unsafe_chunks(n)
-    with nogil:
-        merge_exact(n)
+    if n.exact == NULL:
+        mark_unsafe_chunks(n, w)
+    merge_exact(n)
     return 0
 
 
 # ---- one chunk ----
 
 
-cdef bint all_safe(const creg_norm *n):
+cdef bint all_safe(const creg_norm *n, Workspace *w) except -1 nogil:
     cdef creg_norm scan
     memset(&scan, 0, sizeof(scan))
     scan.stored, scan.dy, scan.rows, scan.cols, scan.step = n.stored, n.dy, n.rows * n.cols, 1, SCAN_ELEMENTS
-    cdef cnp.ndarray _marks = mark_unsafe_chunks(&scan)
+    mark_unsafe_chunks(&scan, w)
     return not any_marked(&scan)
 
 
-cdef object keep_overwritten(creg_norm *n):
-    if not overwrites_input(n) or all_safe(n):
-        return None
+cdef int keep_overwritten(creg_norm *n, Workspace *w) except -1 nogil:
+    if not overwrites_input(n) or all_safe(n, w):
+        return 0
     cdef ptrdiff_t size = n.rows * n.cols * bytes_of(n.stored)
-    cdef cnp.ndarray copy = new_vector(size, cnp.NPY_UINT8)
-    memcpy(cnp.PyArray_DATA(copy), n.dx, size)
-    read_from(n, cnp.PyArray_DATA(copy))
-    return copy
+    cdef void *copy = reserve(w, size)
+    memcpy(copy, n.dx, size)
+    read_from(n, copy)
+    return 0
 
 
-cdef int mend_sums(creg_norm *n) except -1:
+cdef int mend_sums(creg_norm *n, Workspace *w) except -1 nogil:
     # In place without a copy: keep_overwritten found that all dy are safe.
     if n.dgamma == NULL or overwrites_input(n) or sums_were_safe(n):
         return 0
     n.step, n.partial_dgamma, n.partial_dbeta = n.rows, n.dgamma, n.dbeta
-    cdef cnp.ndarray _marks = mark_unsafe_chunks(n)
-    with nogil:
-        merge_exact(n)
+    mark_unsafe_chunks(n, w)
+    merge_exact(n)
     return 0

@@ -13,7 +13,7 @@ from cregkit.kernels._csrc cimport CREG_LAYER_NORM, CREG_RMS_NORM, creg_dropout,
 from cregkit.kernels._stored cimport widened
 from cregkit.kernels.dropout cimport Random, drops_all, random_of
 from cregkit.kernels.row_norm cimport (
-    Axes, begin_call, gain_of, row_parameter, row_statistic, run_backward, run_forward,
+    Axes, begin_call, call_backward, call_forward, gain_of, row_parameter, row_statistic,
 )
 
 cnp.import_array()
@@ -62,7 +62,7 @@ cdef tuple forward(int kind, object x_, object residual_, object gamma_, object 
     n.dropout, n.offset = draws(&random), random.offset
     if drops_all(&random):
         n.x = NULL
-    run_forward(&n)
+    call_forward(&n)
     return (y, h, rstd) if mean is None else (y, h, mean, rstd)
 
 
@@ -179,7 +179,7 @@ cdef tuple backward(int kind, object dy_, object h_, object mean_, object rstd_,
             memset(dropped, 0, n.rows * n.cols * bytes_of(n.stored))
     elif dropped != NULL:
         n.dropped, n.dropout, n.offset = dropped, &random.dropout, random.offset
-    run_backward(&n)
+    call_backward(&n)
     return (dx, dresidual, dgamma) if mean is None else (dx, dresidual, dgamma, dbeta)
 
 

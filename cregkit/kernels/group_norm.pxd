@@ -15,3 +15,6 @@ cdef tuple forward(creg_group_norm *a, cnp.ndarray x, object gamma, object beta,
 # Returns dx, dgamma and dbeta.
 cdef tuple backward(creg_group_norm *a, cnp.ndarray dy, cnp.ndarray x, object mean, object rstd, object gamma,
                     ptrdiff_t rest, object out)
+
+# Runs a call whose shapes and operands are set; without channels.out, it finds the statistics alone.
+cdef int plan_and_run(creg_group_norm *a, ptrdiff_t rest) except -1 nogil

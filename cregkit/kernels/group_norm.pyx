@@ -15,6 +15,7 @@ from cregkit.kernels._csrc cimport (
 from cregkit.kernels._runtime cimport kernels_of
 from cregkit.kernels._stored cimport round_into, widened
 from cregkit.kernels._threads cimport parallel_for, parallel_for_backwards, run_task
+from cregkit.kernels._workspace cimport release, reserve, Workspace
 from cregkit.kernels.batch_norm cimport parameter, running_statistics, shape_of, where_of
 
 cnp.import_array()
@@ -52,9 +53,9 @@ cdef creg_batch_norm *summed_of(creg_group_norm *a) noexcept nogil:
     return &a.channels if a.by_channels else &a.groups
 
 
-# Plans a call: the cuts, the chunks' sums and the parameters. The returned array keeps the latter alive. The caller has
-# set the shapes and the operands.
-cdef cnp.ndarray plan(creg_group_norm *a):
+# Plans a call: the cuts, and memory for the chunks' sums and the parameters. The caller has set the shapes and the
+# operands.
+cdef int plan(creg_group_norm *a, Workspace *w) except -1 nogil:
     cdef bint backward = a.channels.dy != NULL
     a.channels.where = where_of(elements_of(a) * bytes_of(a.channels.stored), 3 if backward else 2)
     a.groups.where = a.channels.where
@@ -62,9 +63,7 @@ cdef cnp.ndarray plan(creg_group_norm *a):
     cdef creg_batch_norm *summed = summed_of(a)
     cdef ptrdiff_t c = a.samples * a.channels.shape.c, g = a.samples * a.groups.shape.c
     cdef ptrdiff_t sums = a.samples * summed.summed.chunks * summed.shape.c
-    cdef cnp.ndarray memory = new_vector((2 * sums + 6 * c) * sizeof(double) + 6 * c * sizeof(float) + c + g,
-                                         cnp.NPY_UINT8)
-    cdef double *wide = <double *>cnp.PyArray_DATA(memory)
+    cdef double *wide = <double *>reserve(w, (2 * sums + 6 * c) * sizeof(double) + 6 * c * sizeof(float) + c + g)
     cdef float *narrow = <float *>(wide + 2 * sums + 6 * c)
     cdef creg_channels *ch = &a.channels.channels
     if backward:
@@ -79,7 +78,7 @@ cdef cnp.ndarray plan(creg_group_norm *a):
     ch.exact = <unsigned char *>(narrow + 6 * c)
     a.groups.channels.exact = ch.exact + c
     memset(a.groups.channels.exact, 0, g)
-    return memory
+    return 0
 
 
 cdef void run(creg_group_norm *a) noexcept nogil:
@@ -94,7 +93,8 @@ cdef void run(creg_group_norm *a) noexcept nogil:
             parallel_for(k.group_norm_centres, a, samples * per_sample, cost)
         parallel_for(k.group_norm_sums, a, samples * summed_of(a).summed.tasks, elements)
         parallel_for(k.group_norm_merge, a, samples * per_sample, cost)
-        parallel_for_backwards(k.group_norm_apply, a, samples * a.channels.written.tasks, elements)
+        if a.channels.out != NULL:
+            parallel_for_backwards(k.group_norm_apply, a, samples * a.channels.written.tasks, elements)
 
 
 cdef void reduce(creg_group_norm *a) noexcept nogil:
@@ -104,7 +104,7 @@ cdef void reduce(creg_group_norm *a) noexcept nogil:
 
 
 # The sample after the last one of `a`, of `rows` rows.
-cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noexcept:
+cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noexcept nogil:
     cdef creg_group_norm one = a[0]
     cdef ptrdiff_t at = elements_of(a) * bytes_of(a.channels.stored)
     cdef ptrdiff_t group = a.samples * a.groups.shape.c, channel = a.samples * a.channels.shape.c
@@ -123,19 +123,21 @@ cdef creg_group_norm sample_after(const creg_group_norm *a, ptrdiff_t rows) noex
 
 
 # Runs a call whose shapes and operands are set. `rest`: see group_norm.pxd.
-cdef int plan_and_run(creg_group_norm *a, ptrdiff_t rest) except -1:
+cdef int plan_and_run(creg_group_norm *a, ptrdiff_t rest) except -1 nogil:
     cdef creg_group_norm last
-    cdef cnp.ndarray _memory, _memory_of_last
-    if rest > 0:
-        last = sample_after(a, rest)
-        _memory_of_last = plan(&last)
-    _memory = plan(a)
-    with nogil:
+    cdef Workspace w = Workspace(NULL)
+    try:
+        if rest > 0:
+            last = sample_after(a, rest)
+            plan(&last, &w)
+        plan(a, &w)
         run(a)
         if rest > 0:
             run(&last)
             a.samples += 1
         reduce(a)
+    finally:
+        release(&w)
     return 0
 
 
@@ -156,7 +158,8 @@ cdef tuple forward(creg_group_norm *a, cnp.ndarray x, object gamma, object beta,
     a.groups.stored = a.channels.stored = stored_type(x)
     a.groups.x = a.channels.x = data(x)
     a.channels.out, a.channels.gamma, a.channels.beta = data(y), floats(gain), floats(bias)
-    plan_and_run(a, rest)
+    with nogil:
+        plan_and_run(a, rest)
     return y, mean, rstd, var
 
 
@@ -381,7 +384,8 @@ cdef tuple backward(creg_group_norm *a, cnp.ndarray dy, cnp.ndarray x, object me
     a.groups.x = a.channels.x = data(x)
     a.channels.dy, a.channels.out, a.channels.gamma = data(dy), data(dx), floats(gain)
     a.dgamma, a.dbeta = floats(dgamma), floats(dbeta)
-    plan_and_run(a, rest)
+    with nogil:
+        plan_and_run(a, rest)
     return dx, dgamma, dbeta
 
 

@@ -14,9 +14,11 @@ cdef struct Axes:
 # writes `arrays` arrays of x's size.
 cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept
 
-# Run a planned call.
-cdef int run_forward(creg_norm *n) except -1
-cdef int run_backward(creg_norm *n) except -1
+# Run a planned call. The call_ functions are for callers that hold the GIL: large calls release it.
+cdef int run_forward(creg_norm *n) except -1 nogil
+cdef int run_backward(creg_norm *n) except -1 nogil
+cdef int call_forward(creg_norm *n) except -1
+cdef int call_backward(creg_norm *n) except -1
 
 # A checked gain or bias of these axes of x, or None.
 cdef cnp.ndarray row_parameter(object a, str name, cnp.ndarray x, Axes axes)

@@ -7,13 +7,14 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memcpy, memset
 
 from cregkit.kernels._arrays cimport (
-    bytes_of, data, doubles, float64_statistics, floats, new_array, new_vector, number, output, parameters,
-    refuse_overlap, stored_type, tensor, tensor_like,
+    bytes_of, data, doubles, float64_statistics, floats, new_array, number, output, parameters, refuse_overlap,
+    stored_type, tensor, tensor_like,
 )
 from cregkit.kernels._csrc cimport CREG_FLOAT32, CREG_LAYER_NORM, creg_norm
 from cregkit.kernels._runtime cimport kernels, kernels_of, rows_per_task, streams
-from cregkit.kernels._stored cimport round_elements, widened, widened_elements
-from cregkit.kernels._threads cimport run_parallel
+from cregkit.kernels._stored cimport round_elements, widen_elements, widened
+from cregkit.kernels._threads cimport ELEMENTS_WORTH_RELEASE, parallel_for, run_parallel
+from cregkit.kernels._workspace cimport release, reserve, Workspace
 from cregkit.kernels.channel_norm cimport across_backward, across_forward
 from cregkit.kernels.column_sums cimport chunks_of, new_work, run_chunks
 from cregkit.kernels.wide_rows cimport is_wide, leaves_threads_idle, wide_backward, wide_forward
@@ -154,35 +155,34 @@ cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
     return n.beta != NULL and not kernels().are_at_most(n.beta, 2.0**100, n.cols)
 
 
-# A float32 copy of a tensor, which `copies` keeps alive.
-cdef const float *copied(const creg_norm *n, const void *x, list copies) except? NULL:
-    if x == NULL:
+# Float32 memory for a tensor, with its values if it is an input; NULL if there is none.
+cdef float *new_copy(const creg_norm *n, const void *tensor, bint input, Workspace *w) except? NULL nogil:
+    cdef ptrdiff_t elements = n.rows * n.cols
+    cdef float *copy
+    if tensor == NULL:
         return NULL
-    cdef cnp.ndarray copy = widened_elements(n.stored, x, n.rows * n.cols)
-    copies.append(copy)
-    return floats(copy)
+    copy = <float *>reserve(w, elements * sizeof(float))
+    if input:
+        widen_elements(n.stored, tensor, copy, elements)
+    return copy
 
 
 # Forward of 16-bit tensors on float32 copies.
-cdef int forward_of_copies(creg_norm *n) except -1:
+cdef int forward_of_copies(creg_norm *n, Workspace *w) except -1 nogil:
     cdef creg_norm wide = n[0]
     cdef ptrdiff_t elements = n.rows * n.cols
-    cdef list copies = []
     wide.stored = CREG_FLOAT32
-    wide.x, wide.residual = copied(n, n.x, copies), copied(n, n.residual, copies)
-    cdef cnp.ndarray y = new_vector(elements, cnp.NPY_FLOAT32), h = None
+    wide.x, wide.residual = new_copy(n, n.x, True, w), new_copy(n, n.residual, True, w)
+    wide.y, wide.h = new_copy(n, n.y, False, w), new_copy(n, n.h, False, w)
+    forward_in(&wide, w)
+    round_elements(n.stored, <const float *>wide.y, n.y, elements)
     if n.h != NULL:
-        h = new_vector(elements, cnp.NPY_FLOAT32)
-    wide.y, wide.h = floats(y), floats(h)
-    run_forward(&wide)
-    round_elements(n.stored, floats(y), n.y, elements)
-    if h is not None:
-        round_elements(n.stored, floats(h), n.h, elements)
+        round_elements(n.stored, <const float *>wide.h, n.h, elements)
     return 0
 
 
 # Where the gain may overflow, a second loop applies gain and bias in float64.
-cdef int run_forward(creg_norm *n) except -1:
+cdef int forward_in(creg_norm *n, Workspace *w) except -1 nogil:
     if n.across > 1:
         across_forward(n)
         return 0
@@ -190,19 +190,39 @@ cdef int run_forward(creg_norm *n) except -1:
     cdef const float *beta = n.beta
     cdef bint apart = gain_may_overflow(n)
     if n.stored != CREG_FLOAT32 and (apart or (n.residual != NULL and is_wide(n))):
-        return forward_of_copies(n)
+        return forward_of_copies(n, w)
     if apart:
         n.gamma = n.beta = NULL
     n.step = rows_per_task(n.rows, n.cols)
-    cdef cnp.ndarray _work = new_work(n)
+    new_work(n, w)
     if is_wide(n) and leaves_threads_idle(n):
-        wide_forward(n)
+        wide_forward(n, w)
     else:
-        run_parallel(forward_task, n, chunks_of(n), n.rows * n.cols)
+        parallel_for(forward_task, n, chunks_of(n), n.rows * n.cols)
     if apart:
         n.gamma, n.beta = gamma, beta
-        run_parallel(affine_task, n, chunks_of(n), n.rows * n.cols)
+        parallel_for(affine_task, n, chunks_of(n), n.rows * n.cols)
     return 0
+
+
+cdef int run_forward(creg_norm *n) except -1 nogil:
+    cdef Workspace w = Workspace(NULL)
+    try:
+        return forward_in(n, &w)
+    finally:
+        release(&w)
+
+
+# Whether a call is large enough to release the GIL.
+cdef bint is_large(const creg_norm *n) noexcept nogil:
+    return n.rows * n.cols >= ELEMENTS_WORTH_RELEASE
+
+
+cdef int call_forward(creg_norm *n) except -1:
+    if not is_large(n):
+        return run_forward(n)
+    with nogil:
+        return run_forward(n)
 
 
 cdef object norm_forward(int kind, object x, object gamma, object beta, object eps, object axis, object gain_offset,
@@ -223,7 +243,7 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
     n.eps = number(eps, "eps", 0.0, DBL_MAX)
     n.x, n.gamma, n.beta, n.y = data(x_), floats(gain), floats(bias), data(y)
     n.mean, n.rstd = doubles(mean), doubles(rstd)
-    run_forward(&n)
+    call_forward(&n)
     if not saves:
         return y
     return (y, rstd) if mean is None else (y, mean, rstd)
@@ -232,10 +252,21 @@ cdef object norm_forward(int kind, object x, object gamma, object beta, object e
 # ---- backward ----
 
 
-cdef int run_backward(creg_norm *n) except -1:
-    if n.across > 1:
-        return across_backward(n)
-    return wide_backward(n) if is_wide(n) else run_chunks(n)
+cdef int run_backward(creg_norm *n) except -1 nogil:
+    cdef Workspace w = Workspace(NULL)
+    try:
+        if n.across > 1:
+            return across_backward(n, &w)
+        return wide_backward(n, &w) if is_wide(n) else run_chunks(n, &w)
+    finally:
+        release(&w)
+
+
+cdef int call_backward(creg_norm *n) except -1:
+    if not is_large(n):
+        return run_backward(n)
+    with nogil:
+        return run_backward(n)
 
 
 cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd, object gamma, object axis,
@@ -260,5 +291,5 @@ cdef tuple norm_backward(int kind, object dy, object x, object mean, object rstd
         dbeta = new_array(axes.count, cnp.PyArray_DIMS(gamma_), cnp.NPY_FLOAT32) if centred else None
     n.dy, n.x, n.gamma, n.mean, n.rstd = data(dy_), data(x_), floats(gain), doubles(mean_), doubles(rstd_)
     n.dx, n.dgamma, n.dbeta = data(dx), floats(dgamma), floats(dbeta)
-    run_backward(&n)
+    call_backward(&n)
     return (dx, dgamma, dbeta) if centred else (dx, dgamma)

@@ -1,5 +1,6 @@
 # Norms of few wide rows, whose tasks divide each row by columns.
 from cregkit.kernels._csrc cimport CREG_PANEL, CREG_WIDE_ROWS, creg_norm
+from cregkit.kernels._workspace cimport Workspace
 
 
 # Whether backward divides rows by columns. The shape alone decides, because the order of the sums over rows depends on
@@ -11,5 +12,5 @@ cdef inline bint is_wide(const creg_norm *n) noexcept nogil:
 cdef bint leaves_threads_idle(const creg_norm *n) noexcept nogil
 
 # Run a planned call.
-cdef int wide_forward(creg_norm *n) except -1
-cdef int wide_backward(creg_norm *n) except -1
+cdef int wide_forward(creg_norm *n, Workspace *w) except -1 nogil
+cdef int wide_backward(creg_norm *n, Workspace *w) except -1 nogil

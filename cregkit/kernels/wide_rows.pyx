@@ -1,15 +1,11 @@
 # Norms of few wide rows: the loops over panels and tiles of columns. The maths is in csrc/wide_rows.h.
-cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
-from cregkit.kernels._arrays cimport doubles, new_vector
 from cregkit.kernels._csrc cimport creg_kernels, CREG_PANEL, CREG_TILE, creg_norm, creg_wide_row
 from cregkit.kernels._runtime cimport kernels_of
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task, thread_limit
+from cregkit.kernels._workspace cimport reserve
 from cregkit.kernels.column_sums cimport keep_overwritten, mend_sums
-
-cnp.import_array()
-
 
 cdef ptrdiff_t IDLE_ELEMENTS = 32 * 1024
 
@@ -26,26 +22,25 @@ cdef ptrdiff_t tiles_of(const creg_norm *n, ptrdiff_t cols) noexcept nogil:
 
 # The sums of all panels, the statistics of each row from them, then the outputs. One thread finds the statistics, with
 # about a hundred additions per row.
-cdef int run_steps(creg_norm *n, block_task sums, block_task statistics, block_task write, ptrdiff_t tasks) except -1:
+cdef int run_steps(creg_norm *n, Workspace *w, block_task sums, block_task statistics, block_task write,
+                   ptrdiff_t tasks) except -1 nogil:
     cdef creg_wide_row[16] rows  # CREG_WIDE_ROWS
     cdef ptrdiff_t i, panels = n.rows * tiles_of(n, CREG_PANEL), elements = n.rows * n.cols
-    cdef cnp.ndarray panel_sums = new_vector(2 * panels, cnp.NPY_FLOAT64)
-    n.panel_sums, n.wide = doubles(panel_sums), rows
-    with nogil:
-        parallel_for(sums, n, panels, elements)
-        for i in range(n.rows):
-            run_task(statistics, n, i)
-        parallel_for(write, n, tasks, elements)
+    n.panel_sums, n.wide = <double *>reserve(w, 2 * panels * sizeof(double)), rows
+    parallel_for(sums, n, panels, elements)
+    for i in range(n.rows):
+        run_task(statistics, n, i)
+    parallel_for(write, n, tasks, elements)
     return 0
 
 
-cdef int wide_forward(creg_norm *n) except -1:
+cdef int wide_forward(creg_norm *n, Workspace *w) except -1 nogil:
     cdef const creg_kernels *k = kernels_of(n.stored)
-    return run_steps(n, k.wide_sums, k.wide_statistics, k.wide_write, n.rows * tiles_of(n, CREG_PANEL))
+    return run_steps(n, w, k.wide_sums, k.wide_statistics, k.wide_write, n.rows * tiles_of(n, CREG_PANEL))
 
 
-cdef int wide_backward(creg_norm *n) except -1:
+cdef int wide_backward(creg_norm *n, Workspace *w) except -1 nogil:
     cdef const creg_kernels *k = kernels_of(n.stored)
-    cdef object _kept = keep_overwritten(n)
-    run_steps(n, k.wide_grad_sums, k.wide_grad_means, k.wide_grad_tile, tiles_of(n, CREG_TILE))
-    return mend_sums(n)
+    keep_overwritten(n, w)
+    run_steps(n, w, k.wide_grad_sums, k.wide_grad_means, k.wide_grad_tile, tiles_of(n, CREG_TILE))
+    return mend_sums(n, w)
