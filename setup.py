@@ -22,8 +22,9 @@ from setuptools.command.sdist import sdist
 KERNELS = [
     "_pool", "_workspace", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm",
     "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block", "dropout_add_norm",
-    "optimizer", "images", "noise",
+    "optimizer", "images", "noise", "_entries",
 ]  # fmt: skip
+OLDEST_TORCH = (2, 13)
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))
 CYTHON_HEADERS = sorted({"cregkit/kernels/_csrc.pxd", *(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))})
@@ -218,6 +219,38 @@ def extension(name, sources=()):
     )
 
 
+def torch_extensions():
+    """The kernels for PyTorch's dispatcher, where PyTorch is importable: a list of one extension, or of none.
+
+    Its name tells PyTorch's version, because each minor version needs a binary of its own.
+    """
+    try:
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+    except ImportError:
+        return []
+    version = torch.__version__.split("+")[0].split(".")
+    if tuple(map(int, version[:2])) < OLDEST_TORCH:
+        return []
+    name = f"_dispatcher_{version[0]}_{version[1]}"
+    system = [flag for path in include_paths() for flag in ("-isystem", path)]
+    sources = Path("cregkit/torch/native")
+    return [
+        Extension(
+            f"cregkit.torch.{name}",
+            sorted(str(path) for path in sources.glob("*.cpp")),
+            include_dirs=["csrc"],
+            depends=[*C_HEADERS, *(str(path) for path in sources.glob("*.h"))],
+            define_macros=[("TORCH_EXTENSION_NAME", name)],
+            extra_compile_args=[*system, "-std=c++20", "-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_link_args=list(LINK_FLAGS),
+            library_dirs=library_paths(),
+            libraries=["c10", "torch_cpu", "torch_python"],
+            language="c++",
+        )
+    ]
+
+
 declare_c()
 setup(
     ext_modules=cythonize(
@@ -231,6 +264,7 @@ setup(
             "freethreading_compatible": False,
         },
         nthreads=os.cpu_count() or 1 if shutil.which("cc") else 0,
-    ),
+    )
+    + torch_extensions(),
     cmdclass={"build_ext": BuildExtensions, "sdist": SourceArchive},
 )

@@ -202,6 +202,7 @@ static void creg_channel_norm_forward(void *norm, ptrdiff_t task)
     tile_statistics(n, tile, &t);
     if (n->mean) memcpy(n->mean + tile.row, t.mean, sizeof(double) * (size_t)tile.rows);
     if (n->rstd) memcpy(n->rstd + tile.row, t.rstd, sizeof(double) * (size_t)tile.rows);
+    if (!n->y) return;
     if (t.any_exact || (n->beta && !creg_are_at_most(n->beta, LARGE_BIAS, n->cols)))
         for (ptrdiff_t c = 0; c < n->cols; c++) norm_plane_exact(n, tile.at + c * n->across, c, &t, tile.rows);
     else if (creg_is_centred(n->kind))

@@ -224,6 +224,37 @@ static void creg_norm_forward(const creg_norm *n, ptrdiff_t first, ptrdiff_t row
     if (n->stream) v_stream_end();
 }
 
+/* CREG_BATCH short rows. Returns 0, with nothing written, if a row needs float64. */
+CREG_INLINE int batch_statistics(int kind, const creg_norm *n, ptrdiff_t first)
+{
+    const stored *x = input_at(n->x, first * n->cols);
+    const part rest = part_of(n->cols % CREG_LANES);
+    short_rows s;
+    if (creg_is_centred(kind)) {
+        short_shift(x, n->cols, &rest, &s);
+        layer_norm_short_statistics(x, n->cols, &rest, n->eps, &s);
+    } else
+        rms_norm_short_statistics(x, n->cols, &rest, n->eps, &s);
+    if (s.unsafe) return 0;
+    if (creg_is_centred(kind)) memcpy(n->mean + first, s.mean, sizeof s.mean);
+    memcpy(n->rstd + first, s.rstd, sizeof s.rstd);
+    return 1;
+}
+
+static void creg_norm_statistics(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
+{
+    const ptrdiff_t end = first + rows;
+    for (ptrdiff_t i = first, size; i < end; i += size) {
+        size = is_short(n->cols) ? min_size(CREG_BATCH, end - i) : 1;
+        if (size == CREG_BATCH && batch_statistics(n->kind, n, i)) continue;
+        for (ptrdiff_t k = i; k < i + size; k++) {
+            const row_statistics row = statistics_of(n->kind, input_at(n->x, k * n->cols), n->cols, n->eps);
+            if (creg_is_centred(n->kind)) n->mean[k] = row.mean;
+            n->rstd[k] = row.rstd;
+        }
+    }
+}
+
 /* Of float32 tensors alone: y is not rounded in between. */
 static void creg_affine_rows(const creg_norm *n, ptrdiff_t first, ptrdiff_t rows)
 {

@@ -9,6 +9,9 @@ ctypedef void (*block_task)(void *args, ptrdiff_t task) noexcept nogil
 # The largest number of threads of a call. Valid after the call has checked or allocated its arrays.
 cdef int thread_limit() noexcept nogil
 
+# Limits the calls of this thread to n threads, whatever blocks are open; 0: no more.
+cdef void limit_calls(int n) noexcept nogil
+
 cdef enum:
     # Calls on at least this many elements release the GIL. Smaller calls take about a microsecond, the release a tenth.
     ELEMENTS_WORTH_RELEASE = 8 * 1024

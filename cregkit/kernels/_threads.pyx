@@ -53,6 +53,9 @@ cdef extern from * nogil:
      */
     static _Thread_local int creg_thread_limit = 0, creg_exact = 0;
 
+    /* The limit (0: none) of this thread's calls from C++. */
+    static _Thread_local int creg_call_limit = 0;
+
     /* Whether this process was forked. OpenMP's threads do not survive a fork, and a parallel loop in the child would
      * wait for them forever. */
     static int creg_forked = 0;
@@ -76,6 +79,7 @@ cdef extern from * nogil:
     """
     const int CREG_OPENMP
     int creg_thread_limit
+    int creg_call_limit
     int creg_exact
     int creg_forked
     void creg_watch_forks()
@@ -282,7 +286,14 @@ class exact_threads(num_threads):
 cdef int thread_limit() noexcept nogil:
     if creg_forked or CREG_OPENMP == 0:
         return 1
+    if creg_call_limit > 0:
+        return creg_call_limit
     return creg_thread_limit if open_blocks > 0 and creg_thread_limit > 0 else default_threads
+
+
+cdef void limit_calls(int n) noexcept nogil:
+    global creg_call_limit
+    creg_call_limit = n
 
 
 def thread_choice():

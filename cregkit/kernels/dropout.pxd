@@ -17,6 +17,9 @@ cdef struct Random:
 # From p, seed and offset, for n draws.
 cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *
 
+# Sets thresholds and scale from `rate`.
+cdef void set_rate(Random *r) noexcept nogil
+
 # Whether p = 1, which draws cannot express.
 cdef bint drops_all(Random *r) noexcept nogil
 
@@ -25,7 +28,11 @@ cdef struct Layout:
     ptrdiff_t n, rows, cols
 
 # The record of a call.
-cdef creg_dropout_items items_of(Random random, Layout layout) noexcept
+cdef creg_dropout_items items_of(Random random, Layout layout) noexcept nogil
+
+# Runs the tasks of a call whose operands are set; the kernel of a call.
+cdef void run_items(creg_dropout_items *a, block_task kernel) noexcept nogil
+cdef block_task kernel_of(creg_dropout_items *a) noexcept nogil
 
 # Runs the tasks of `a` on x, into a new array or out.
 cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, str name, object out)

@@ -45,6 +45,10 @@ cdef void alpha_task(void *args, ptrdiff_t kind) noexcept nogil:
         r.dropout.shift, r.dropout.fill = <float>(-scale * alpha * p), <float>(scale * alpha * (1.0 - p))
 
 
+cdef void set_rate(Random *r) noexcept nogil:
+    run_task(rate_task, r, 0)
+
+
 cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except *:
     cdef Random r
     r.rate = number(p, "p", 0.0, 1.0)
@@ -53,7 +57,7 @@ cdef Random random_of(object p, object seed, object offset, ptrdiff_t n) except 
     if r.offset + <uint64_t>n < r.offset:
         raise ValueError(f"offset must leave room for {n} draws below 2**64, got {offset}")
     r.dropout.key[0], r.dropout.key[1] = <uint32_t>key, <uint32_t>(key >> 32)
-    run_task(rate_task, &r, 0)
+    set_rate(&r)
     return r
 
 
@@ -84,7 +88,7 @@ cdef Layout samples_of(cnp.ndarray x, str name, object mode) except *:
 # ---- calls ----
 
 
-cdef creg_dropout_items items_of(Random random, Layout layout) noexcept:
+cdef creg_dropout_items items_of(Random random, Layout layout) noexcept nogil:
     cdef creg_dropout_items a
     memset(&a, 0, sizeof(a))
     a.dropout, a.first, a.n, a.rows, a.cols = random.dropout, random.offset, layout.n, layout.rows, layout.cols
@@ -95,12 +99,16 @@ cdef creg_dropout_items items_of(Random random, Layout layout) noexcept:
     return a
 
 
-cdef void run(creg_dropout_items *a, block_task kernel) noexcept:
-    with nogil:
-        parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n)
+cdef void run(creg_dropout_items *a, block_task kernel) noexcept nogil:
+    parallel_for(kernel, a, (a.n + a.block - 1) // a.block, a.n)
 
 
-cdef block_task kernel_of(creg_dropout_items *a) noexcept:
+cdef void run_items(creg_dropout_items *a, block_task kernel) noexcept nogil:
+    a.stream = streams(2 * a.n * bytes_of(a.stored))
+    run(a, kernel)
+
+
+cdef block_task kernel_of(creg_dropout_items *a) noexcept nogil:
     cdef const creg_kernels *k = kernels_of(a.stored)
     if a.decides != CREG_DRAWS or (a.rows == 1 and a.dropout.fill == 0.0):
         return k.dropout_forward
@@ -111,8 +119,9 @@ cdef block_task kernel_of(creg_dropout_items *a) noexcept:
 
 cdef cnp.ndarray apply(creg_dropout_items *a, block_task kernel, cnp.ndarray x, str name, object out):
     cdef cnp.ndarray y = output(out, x, name)
-    a.x, a.y, a.stream = data(x), data(y), streams(2 * a.n * bytes_of(a.stored))
-    run(a, kernel)
+    a.x, a.y = data(x), data(y)
+    with nogil:
+        run_items(a, kernel)
     return y
 
 
@@ -279,7 +288,8 @@ def dropout_keep(shape, p=0.5, *, seed, offset=0):
     cdef creg_dropout_items a = items_of(random_of(p, seed, offset, n), Layout(n, 1, 1))
     cdef cnp.ndarray keep = new_array(ndim, dims, cnp.NPY_BOOL)
     a.keep = <unsigned char *>cnp.PyArray_DATA(keep)
-    run(&a, kernels().dropout_keep)
+    with nogil:
+        run(&a, kernels().dropout_keep)
     return keep
 
 

@@ -143,6 +143,12 @@ cdef void forward_task(void *args, ptrdiff_t task) noexcept nogil:
         kernels_of(n.stored).norm_forward(n, first, rows)
 
 
+cdef void statistics_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef const creg_norm *n = <const creg_norm *>args
+    cdef ptrdiff_t first = task * n.step
+    kernels_of(n.stored).norm_statistics(n, first, min(n.step, n.rows - first))
+
+
 cdef void affine_task(void *args, ptrdiff_t task) noexcept nogil:
     cdef const creg_norm *n = <const creg_norm *>args
     cdef ptrdiff_t first = task * n.step
@@ -185,6 +191,10 @@ cdef int forward_of_copies(creg_norm *n, Workspace *w) except -1 nogil:
 cdef int forward_in(creg_norm *n, Workspace *w) except -1 nogil:
     if n.across > 1:
         across_forward(n)
+        return 0
+    if n.y == NULL:
+        n.step = rows_per_task(n.rows, n.cols)
+        parallel_for(statistics_task, n, chunks_of(n), n.rows * n.cols)
         return 0
     cdef const float *gamma = n.gamma
     cdef const float *beta = n.beta

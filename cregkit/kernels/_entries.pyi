@@ -1,0 +1,2 @@
+table: object
+"""A capsule of the whole calls for C++: csrc/entries.h."""

@@ -1,0 +1,156 @@
+#include "bridge.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <ATen/TracerMode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <Python.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+#include <algorithm>
+
+namespace cregkit {
+
+Switch switches[N_OPS];
+const creg_entries *entries;
+
+bool count(Op op, Fate fate)
+{
+    switches[op].calls[fate].fetch_add(1, std::memory_order_relaxed);
+    return fate == TAKEN;
+}
+
+static bool is_supported(at::ScalarType dtype)
+{
+    return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
+}
+
+bool size_and_dtype_fit(Op op, const at::Tensor &x)
+{
+    if (x.numel() < switches[op].smallest.load(std::memory_order_relaxed) || x.numel() == 0) return count(op, SMALL);
+    return is_supported(x.scalar_type()) || count(op, DTYPE);
+}
+
+bool is_transformed(const at::Tensor &x)
+{
+    static const c10::DispatchKeySet transforms(
+        {c10::DispatchKey::Python, c10::DispatchKey::Functionalize, c10::DispatchKey::Negative,
+         c10::DispatchKey::ZeroTensor, c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
+         c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode});
+    return x.key_set().has_any(transforms) || c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms) ||
+           c10::impl::dispatch_mode_enabled() || at::tracer::impl::is_dispatch_enabled() || x._fw_grad(0).defined();
+}
+
+int stored_of(const at::Tensor &x)
+{
+    return x.scalar_type() == at::kFloat ? CREG_FLOAT32 : x.scalar_type() == at::kHalf ? CREG_FLOAT16 : CREG_BFLOAT16;
+}
+
+static bool is_present(const std::optional<at::Tensor> &parameter) { return parameter && parameter->defined(); }
+
+bool parameters_fit(std::initializer_list<std::optional<at::Tensor>> parameters, at::IntArrayRef shape,
+                    const at::Tensor &x)
+{
+    const at::ScalarType dtype = statistics_dtype(x, parameters);
+    for (const auto &parameter : parameters)
+        if (is_present(parameter) &&
+            (parameter->sizes() != shape || !parameter->is_cpu() || parameter->scalar_type() != dtype))
+            return false;
+    return true;
+}
+
+bool gradients_fit(const at::Tensor &dy, const at::Tensor &x, const std::optional<at::Tensor> &weight,
+                   const std::array<bool, 3> &mask)
+{
+    return dy.scalar_type() == x.scalar_type() && (is_present(weight) || (!mask[1] && !mask[2]));
+}
+
+at::Tensor as_floats(const std::optional<at::Tensor> &parameter)
+{
+    return is_present(parameter) ? parameter->to(at::kFloat).contiguous() : at::Tensor();
+}
+
+const float *floats(const at::Tensor &x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+
+at::ScalarType statistics_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters)
+{
+    for (const auto &parameter : parameters)
+        if (is_present(parameter) && parameter->scalar_type() == at::kFloat) return at::kFloat;
+    return x.scalar_type();
+}
+
+at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype)
+{
+    if (dtype != at::kFloat)
+        return at::from_blob(const_cast<double *>(numbers.data()), shape, at::kDouble).to(dtype);
+    at::Tensor result = at::empty(shape, at::kFloat);
+    std::copy(numbers.begin(), numbers.end(), result.mutable_data_ptr<float>());
+    return result;
+}
+
+std::vector<double> widened(const at::Tensor &numbers)
+{
+    const at::Tensor source = numbers.to(at::kFloat).contiguous();
+    const float *first = source.const_data_ptr<float>();
+    return std::vector<double>(first, first + source.numel());
+}
+
+/* ---- memory ---- */
+
+namespace {
+
+/* Smaller tensors: malloc recycles them well enough. */
+constexpr size_t SMALLEST_POOLED = 256 * 1024;
+
+struct PoolAllocator final : c10::Allocator {
+    c10::DataPtr allocate(size_t size) override
+    {
+        if (size < SMALLEST_POOLED) return c10::GetDefaultCPUAllocator()->allocate(size);
+        void *memory = entries->allocate(size);
+        TORCH_CHECK_WITH(OutOfMemoryError, memory, "cregkit: unable to allocate ", size, " bytes");
+        return {memory, memory, entries->release, c10::Device(c10::DeviceType::CPU)};
+    }
+
+    void copy_data(void *to, const void *from, size_t size) const override { default_copy_data(to, from, size); }
+};
+
+PoolAllocator pool;
+
+} // namespace
+
+at::Tensor new_like(const at::Tensor &x, at::MemoryFormat format)
+{
+    return at::detail::empty_generic(x.sizes(), &pool, c10::DispatchKeySet(c10::DispatchKey::CPU), x.scalar_type(),
+                                     format);
+}
+
+at::Tensor new_strided(const at::Tensor &x, at::IntArrayRef strides)
+{
+    return at::detail::empty_strided_generic(x.sizes(), strides, &pool, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                             x.scalar_type());
+}
+
+at::Tensor new_floats(int64_t n) { return at::empty({n}, at::kFloat); }
+
+at::Tensor gradient_like(const at::Tensor &gradient, const std::optional<at::Tensor> &parameter, bool wanted)
+{
+    return wanted ? gradient.view(parameter->sizes()).to(parameter->scalar_type()) : at::Tensor();
+}
+
+/* ---- calls ---- */
+
+int threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+
+void check(int result)
+{
+    if (result == 0) return;
+    const PyGILState_STATE state = PyGILState_Ensure();
+    PyErr_Clear();
+    PyGILState_Release(state);
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "cregkit: unable to allocate temporary memory");
+}
+
+} // namespace cregkit

@@ -1,0 +1,82 @@
+/* What the kernels for PyTorch's ops share: which calls they take, and how tensors reach the kernels of cregkit.
+ *
+ * A kernel replaces the one that PyTorch has for an op of ATen and a dispatch key. It is registered once, and takes a
+ * call if its op is on and the kernels of cregkit support the call; PyTorch's kernel computes all others.
+ */
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "entries.h"
+
+namespace cregkit {
+
+/* The ops, in the order of the names in module.cpp. */
+enum Op { LAYER_NORM, RMS_NORM, BATCH_NORM, GROUP_NORM, DROPOUT, BERNOULLI, N_OPS };
+
+/* What happened to a call of an op that is on: the kernel took it, or why PyTorch's kernel did. */
+enum Fate { TAKEN, SMALL, DTYPE, LAYOUT, TRANSFORMED, N_FATES };
+
+struct Switch {
+    std::atomic<bool> on{false};
+    std::atomic<int64_t> smallest{0}; /* elements */
+    std::atomic<int64_t> calls[N_FATES]{};
+};
+
+extern Switch switches[N_OPS];
+extern const creg_entries *entries;
+
+/* Counts a call; returns whether the kernel took it. */
+bool count(Op op, Fate fate);
+
+/* The fate of a call on x, as far as its size and dtype decide it; counts all but TAKEN. `is_on` comes first: a call of
+ * an op that is off is not counted. */
+inline bool is_on(Op op) { return switches[op].on.load(std::memory_order_relaxed); }
+bool size_and_dtype_fit(Op op, const at::Tensor &x);
+
+/* Whether PyTorch transforms, traces or intercepts ops, or x is no plain tensor: for kernels above autograd. */
+bool is_transformed(const at::Tensor &x);
+
+/* CREG_FLOAT32 ... of a supported dtype. */
+int stored_of(const at::Tensor &x);
+
+/* Whether parameters, as far as they are present, have this shape and one dtype: float32 or that of x. */
+bool parameters_fit(std::initializer_list<std::optional<at::Tensor>> parameters, at::IntArrayRef shape,
+                    const at::Tensor &x);
+
+/* Whether dy has the dtype of x, and the gradients of the parameters need no gain that is absent. */
+bool gradients_fit(const at::Tensor &dy, const at::Tensor &x, const std::optional<at::Tensor> &weight,
+                   const std::array<bool, 3> &mask);
+
+/* A parameter as float32, undefined if it is absent; the pointer of a tensor, NULL if it is undefined. */
+at::Tensor as_floats(const std::optional<at::Tensor> &parameter);
+const float *floats(const at::Tensor &x);
+
+/* The dtype in which PyTorch returns the statistics of x: float32 if a parameter of a 16-bit x is. */
+at::ScalarType statistics_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters);
+
+/* float64 numbers as a tensor, and the reverse. */
+at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype);
+std::vector<double> widened(const at::Tensor &numbers);
+
+/* New tensors: large ones take their memory from cregkit's pool. */
+at::Tensor new_like(const at::Tensor &x, at::MemoryFormat format);
+at::Tensor new_strided(const at::Tensor &x, at::IntArrayRef strides);
+
+/* A new float32 vector, for the gradient of a parameter; the same as a tensor like the parameter. */
+at::Tensor new_floats(int64_t n);
+at::Tensor gradient_like(const at::Tensor &gradient, const std::optional<at::Tensor> &parameter, bool wanted);
+
+/* PyTorch's number of threads; 1 within a parallel region. */
+int threads();
+
+/* Raises an error if a call of `entries` failed. */
+void check(int result);
+
+} // namespace cregkit

@@ -1,0 +1,76 @@
+/* The Python module: registers the kernels, and switches them. cregkit/torch/dispatch.py is its only user. */
+#include <c10/util/Exception.h>
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "bridge.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace cregkit {
+namespace {
+
+const std::array<const char *, N_OPS> OP_NAMES = {"layer_norm", "rms_norm", "batch_norm",
+                                                  "group_norm", "dropout",  "bernoulli"};
+const std::array<const char *, N_FATES> FATE_NAMES = {"taken", "small", "dtype", "layout", "transformed"};
+
+Switch &switch_of(const std::string &name)
+{
+    const auto found = std::find(OP_NAMES.begin(), OP_NAMES.end(), name);
+    if (found == OP_NAMES.end()) throw py::value_error("no op is named " + name);
+    return switches[found - OP_NAMES.begin()];
+}
+
+/* PyTorch warns whoever replaces its kernels. */
+struct Silence : c10::WarningHandler {
+    void process(const c10::Warning &) override {}
+};
+
+/* Registers the kernels for the rest of the process. They stay registered when an op is off, because a registration
+ * while other threads call the op is not safe. */
+void install(const py::capsule &table)
+{
+    entries = static_cast<const creg_entries *>(table.get_pointer());
+    Silence silence;
+    c10::WarningUtils::WarningHandlerGuard guard(&silence);
+    static torch::Library cpu(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);
+    cpu.impl("native_layer_norm", layer_norm);
+    cpu.impl("native_layer_norm_backward", layer_norm_backward);
+    cpu.impl("native_batch_norm", batch_norm);
+    cpu.impl("native_batch_norm_backward", batch_norm_backward);
+    cpu.impl("native_group_norm", group_norm);
+    cpu.impl("native_group_norm_backward", group_norm_backward);
+    cpu.impl("bernoulli_.float", bernoulli);
+    static torch::Library autograd(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradCPU, __FILE__, __LINE__);
+    autograd.impl("rms_norm", rms_norm);
+    autograd.impl("dropout", dropout);
+}
+
+py::dict calls_of(const std::string &name)
+{
+    py::dict calls;
+    for (int fate = 0; fate < N_FATES; fate++) calls[FATE_NAMES[fate]] = switch_of(name).calls[fate].load();
+    return calls;
+}
+
+} // namespace
+} // namespace cregkit
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module)
+{
+    using namespace cregkit;
+    module.def("install", install);
+    module.def("is_on", [](const std::string &name) { return switch_of(name).on.load(); });
+    module.def("turn", [](const std::string &name, bool on) { switch_of(name).on.store(on); });
+    module.def("smallest", [](const std::string &name) { return switch_of(name).smallest.load(); });
+    module.def("set_smallest", [](const std::string &name, int64_t n) { switch_of(name).smallest.store(n); });
+    module.def("calls", calls_of);
+    py::list names;
+    for (const char *name : OP_NAMES) names.append(name);
+    module.attr("OPS") = names;
+}
