@@ -86,7 +86,7 @@ Three batch_norm(const Tensor &x, const Optional &weight, const Optional &bias, 
     call.gamma = floats(gamma);
     call.beta = floats(beta);
     Running mean(running_mean), var(running_var);
-    const auto dtype = statistics_dtype(x, {weight, bias, running_mean, running_var});
+    const auto dtype = parameter_dtype(x, {weight, bias, running_mean, running_var});
     if (!training) {
         call.given_mean = mean.data();
         call.given_var = var.data();

@@ -36,11 +36,14 @@ bool size_and_dtype_fit(Op op, const at::Tensor &x)
 
 bool is_transformed(const at::Tensor &x)
 {
-    static const c10::DispatchKeySet transforms(
-        {c10::DispatchKey::Python, c10::DispatchKey::Functionalize, c10::DispatchKey::Negative,
-         c10::DispatchKey::ZeroTensor, c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
+    static const c10::DispatchKeySet plain = c10::DispatchKeySet(c10::DispatchKey::CPU) |
+                                             c10::autograd_dispatch_keyset_with_ADInplaceOrView |
+                                             c10::autocast_dispatch_keyset;
+    static const c10::DispatchKeySet modes(
+        {c10::DispatchKey::Python, c10::DispatchKey::Functionalize, c10::DispatchKey::FuncTorchVmapMode,
          c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode});
-    return x.key_set().has_any(transforms) || c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms) ||
+    const bool wrapped = (x.key_set() - plain).highestFunctionalityKey() != c10::DispatchKey::Undefined;
+    return wrapped || c10::impl::tls_local_dispatch_key_set().included_.has_any(modes) ||
            c10::impl::dispatch_mode_enabled() || at::tracer::impl::is_dispatch_enabled() || x._fw_grad(0).defined();
 }
 
@@ -51,10 +54,17 @@ int stored_of(const at::Tensor &x)
 
 static bool is_present(const std::optional<at::Tensor> &parameter) { return parameter && parameter->defined(); }
 
+at::ScalarType parameter_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters)
+{
+    for (const auto &parameter : parameters)
+        if (is_present(parameter) && parameter->scalar_type() == at::kFloat) return at::kFloat;
+    return x.scalar_type();
+}
+
 bool parameters_fit(std::initializer_list<std::optional<at::Tensor>> parameters, at::IntArrayRef shape,
                     const at::Tensor &x)
 {
-    const at::ScalarType dtype = statistics_dtype(x, parameters);
+    const at::ScalarType dtype = parameter_dtype(x, parameters);
     for (const auto &parameter : parameters)
         if (is_present(parameter) &&
             (parameter->sizes() != shape || !parameter->is_cpu() || parameter->scalar_type() != dtype))
@@ -74,13 +84,6 @@ at::Tensor as_floats(const std::optional<at::Tensor> &parameter)
 }
 
 const float *floats(const at::Tensor &x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
-
-at::ScalarType statistics_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters)
-{
-    for (const auto &parameter : parameters)
-        if (is_present(parameter) && parameter->scalar_type() == at::kFloat) return at::kFloat;
-    return x.scalar_type();
-}
 
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype)
 {

@@ -58,8 +58,8 @@ bool gradients_fit(const at::Tensor &dy, const at::Tensor &x, const std::optiona
 at::Tensor as_floats(const std::optional<at::Tensor> &parameter);
 const float *floats(const at::Tensor &x);
 
-/* The dtype in which PyTorch returns the statistics of x: float32 if a parameter of a 16-bit x is. */
-at::ScalarType statistics_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters);
+/* float32 if a parameter of a 16-bit x is, else the dtype of x. */
+at::ScalarType parameter_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters);
 
 /* float64 numbers as a tensor, and the reverse. */
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype);

@@ -1,4 +1,4 @@
-/* aten::native_group_norm and its backward. */
+/* aten::native_group_norm and its backward. The statistics are float32, also where PyTorch rounds them to 16 bits. */
 #include "bridge.h"
 #include "ops.h"
 
@@ -53,8 +53,7 @@ Three group_norm(const Tensor &x, const Optional &weight, const Optional &bias, 
     call.record.channels.gamma = floats(gamma);
     call.record.channels.beta = floats(beta);
     check(entries->group_norm(&call.record, threads()));
-    const auto dtype = statistics_dtype(x, {weight, bias});
-    return {y, rounded(call.mean, {n, groups}, dtype), rounded(call.rstd, {n, groups}, dtype)};
+    return {y, rounded(call.mean, {n, groups}, at::kFloat), rounded(call.rstd, {n, groups}, at::kFloat)};
 }
 
 /* The saved mean is float32, too coarse for a mean of 1e6, so it is computed again. */

@@ -1,4 +1,4 @@
-/* aten::native_layer_norm and its backward. */
+/* aten::native_layer_norm and its backward. The statistics are float32, also where PyTorch rounds them to 16 bits. */
 #include "bridge.h"
 #include "ops.h"
 
@@ -54,9 +54,8 @@ Three layer_norm(const Tensor &input, at::IntArrayRef shape, const Optional &wei
     call.beta = floats(beta);
     call.y = y.mutable_data_ptr();
     check(entries->norm_forward(&call, threads()));
-    const auto dtype = statistics_dtype(x, {weight, bias});
     const auto sizes = statistics_shape(x, shape);
-    return {y, rounded(mean, sizes, dtype), rounded(rstd, sizes, dtype)};
+    return {y, rounded(mean, sizes, at::kFloat), rounded(rstd, sizes, at::kFloat)};
 }
 
 /* The saved mean is float32, too coarse for a mean of 1e6, so it is computed again. */

@@ -46,6 +46,8 @@ void install(const py::capsule &table)
     cpu.impl("native_group_norm", group_norm);
     cpu.impl("native_group_norm_backward", group_norm_backward);
     cpu.impl("bernoulli_.float", bernoulli);
+    cpu.impl("rms_norm", rms_norm);
+    cpu.impl("dropout", dropout);
     static torch::Library autograd(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradCPU, __FILE__, __LINE__);
     autograd.impl("rms_norm", rms_norm);
     autograd.impl("dropout", dropout);

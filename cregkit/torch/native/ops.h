@@ -32,7 +32,8 @@ Three group_norm_backward(const Tensor &dy, const Tensor &input, const Tensor &m
                           const Optional &weight, int64_t n, int64_t c, int64_t s, int64_t groups, Mask mask);
 Tensor &bernoulli(Tensor &self, double p, std::optional<at::Generator> generator);
 
-/* ---- key AutogradCPU: with autograd nodes of their own, because PyTorch has no backward for these ops ---- */
+/* ---- keys AutogradCPU and, for inference mode, CPU: with autograd nodes of their own, because PyTorch has no backward
+ * for these ops ---- */
 
 Tensor rms_norm(const Tensor &input, c10::SymIntArrayRef shape, const Optional &weight, std::optional<double> eps);
 Tensor dropout(const Tensor &input, double p, bool training);
