@@ -27,8 +27,8 @@ from cregkit.torch.bridge import is_float32, is_watched
 
 Formula: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
-# The names that PyTorch itself sets on every module.
-_OWN_NAMES = frozenset(vars(nn.Module()))
+# The names that PyTorch sets on every module.
+_NAMES_OF_ALL = frozenset(vars(nn.Module()))
 # Values that cannot change in place.
 _CONSTANTS = (float, int, str, type(None), torch.dtype, torch.device)
 # Below, the gradient of the input almost vanishes, and its rounding errors hide differences.
@@ -140,7 +140,7 @@ def describe(module: nn.Module) -> Description | None:
     """
     kind = type(module)
     parameters = {name: p is not None for name, p in module._parameters.items()}
-    attributes = tuple((name, value) for name, value in vars(module).items() if name not in _OWN_NAMES)
+    attributes = tuple((name, value) for name, value in vars(module).items() if _is_own(name))
     weight = module._parameters.get("weight")
     if (
         weight is None
@@ -154,6 +154,11 @@ def describe(module: nn.Module) -> Description | None:
     ):
         return None
     return Description(kind, weight.numel(), tuple(parameters.items()), attributes)
+
+
+def _is_own(name: str) -> bool:
+    """Whether an attribute of this name is the class's own, neither PyTorch's nor Python's."""
+    return name not in _NAMES_OF_ALL and not (name.startswith("__") and name.endswith("__"))
 
 
 def _is_constant(value: Any) -> bool:
@@ -360,7 +365,8 @@ def subclass(original: type[nn.Module], basis: Norm | type[nn.Module]) -> type[n
 def _override(made: type[nn.Module], original: type[nn.Module], norm: Norm) -> None:
     """Let a subclass compute a norm; where the formula does not fit, it leaves the call to the original class.
 
-    A module that gets another attribute, on which its numbers may depend, has its original class again.
+    A module that gets another attribute, on which its numbers may depend, has its original class again; so has a module
+    that TorchScript compiles.
     """
     formula, eps = _FORMULAS[norm.kind], norm.eps
     of_channels = formula in _OF_CHANNELS
@@ -376,14 +382,13 @@ def _override(made: type[nn.Module], original: type[nn.Module], norm: Norm) -> N
 
     def set_attribute(self: nn.Module, name: str, value: Any) -> None:
         replaces = isinstance(value, Parameter) and self._parameters.get(name) is not None
-        if type(self) is made and name not in _OWN_NAMES and not replaces:
+        if type(self) is made and _is_own(name) and not replaces:
             self.__class__ = original
         original.__setattr__(self, name, value)
 
     def prepare_scriptable(self: nn.Module) -> nn.Module:
-        module = original.__new__(original)
-        vars(module).update(vars(self))
-        return module
+        self.__class__ = original
+        return self
 
     for name, method in (
         ("forward", forward),
@@ -398,6 +403,8 @@ def _fits(x: Any, weight: Any, bias: Any, of_channels: bool) -> bool:
     return (
         is_float32(x)
         and is_float32(weight)
+        and not is_watched()
+        and not torch.is_autocast_enabled("cpu")
         and (bias is None or (is_float32(bias) and bias.shape == weight.shape))
         and (
             x.dim() == 4
@@ -406,6 +413,4 @@ def _fits(x: Any, weight: Any, bias: Any, of_channels: bool) -> bool:
             if of_channels
             else 2 <= x.dim() <= 5 and x.shape[-1:] == weight.shape and x.is_contiguous()
         )
-        and not is_watched()
-        and not torch.is_autocast_enabled("cpu")
     )
