@@ -1,11 +1,11 @@
-"""Swaps for modules of classes that are not PyTorch's own: subclasses, and norms that other libraries write by hand.
+"""Swaps of modules whose class is not PyTorch's own: subclasses, and norms that other libraries write by hand.
 
 ``recognise`` finds the norm that a module computes from its numbers. A module of the same class, with the same
 attributes and with parameters of its own, computes probe inputs. Outputs and gradients must be those of the formula to
 the rounding of float32, whatever the class is named. The module itself is never called.
 
-A swapped module gets a subclass of its own class, made here, which computes float32 tensors on the CPU with the kernels
-and everything else with the module's own ``forward``.
+A swapped module gets a subclass of its own class, made here, which computes float32 tensors on the CPU with
+``cregkit.torch.functional`` and everything else with the module's own ``forward``.
 """
 
 from __future__ import annotations
@@ -214,6 +214,8 @@ def _verified(description: Description, kind: str) -> Norm | None:
     weight, bias = random(features), random(features)
     try:
         eps = _measured_eps(description, formula, weight, random)
+        if not 0.0 < eps < torch.inf:
+            return None
         module = description.module(weight, bias)
         inputs = _inputs(formula, features, eps, random)
         agrees = all(
@@ -241,9 +243,9 @@ def _measured_eps(description: Description, formula: Formula, weight: Tensor, ra
     """
     x = 1e-12 * random(2, description.features, 2, 2)
     x = x if formula in _OF_CHANNELS else x.movedim(1, -1).contiguous()
+    with_one = formula(x.double(), weight.double(), None, 1.0)
     with torch.no_grad():
         y = description.forward(description.module(weight, torch.zeros_like(weight)), x)
-    with_one = formula(x.double(), weight.double(), None, 1.0)
     measured = float(with_one.norm() / y.double().norm()) ** 2
     known = [value for _, value in description.attributes if isinstance(value, float)]
     known += [float(f"{measured:.3g}"), torch.finfo(torch.float32).eps]
@@ -254,8 +256,8 @@ def _measured_eps(description: Description, formula: Formula, weight: Tensor, ra
 def _inputs(formula: Formula, features: int, eps: float, random: _Random) -> list[Tensor]:
     """Return inputs of several shapes whose rows have different scales, offsets and outliers."""
     shapes = ((2, 3, 5),) if formula in _OF_CHANNELS else ((8,), (2, 3), (2, 1, 3), (1, 2, 1, 3))
-    scales = torch.tensor([0.5 * eps**0.5, 2.0 * eps**0.5, 1.0, 1.0, 1e5, 1.0, 0.0, 1e-2], device="cpu")
-    offsets = torch.tensor([0.0, 1.0, 0.0, 3.0, -1.0, 0.0, 0.0, 1.0], device="cpu")
+    scales = _vector(0.5 * eps**0.5, 2.0 * eps**0.5, 1.0, 1.0, 1e5, 1.0, 0.0, 1e-2)
+    offsets = _vector(0.0, 1.0, 0.0, 3.0, -1.0, 0.0, 0.0, 1.0)
     inputs = []
     for shape in shapes:
         rows = torch.Size(shape).numel()
@@ -267,6 +269,10 @@ def _inputs(formula: Formula, features: int, eps: float, random: _Random) -> lis
         last = inputs[0].permute(0, 3, 1, 2)
         return [last.contiguous(), last]
     return inputs
+
+
+def _vector(*values: float) -> Tensor:
+    return torch.tensor(values, device="cpu", dtype=torch.float32)
 
 
 def _agrees(description: Description, module: nn.Module, formula: Formula, eps: float, x: Tensor) -> bool:
@@ -288,13 +294,14 @@ def _agrees(description: Description, module: nn.Module, formula: Formula, eps: 
     not_finite[(0,) * x.dim()] = torch.nan
     not_finite[(-1,) * x.dim()] = torch.inf
     with torch.no_grad():
+        exact_not_finite = exact(not_finite.double())
         y_without_gradients = description.forward(module, x)
         return (
             y.stride() == y_without_gradients.stride() == exact_y.stride()
             and _is_close(gradients[0], exact_gradients[0], axis)
             and all(_is_close(got, exact, 0) for got, exact in zip(gradients[1:], exact_gradients[1:], strict=True))
             and _is_close(y_without_gradients, exact_y, axis)
-            and _is_close(description.forward(module, not_finite), exact(not_finite.double()), axis)
+            and _is_close(description.forward(module, not_finite), exact_not_finite, axis)
             and all(torch.equal(leaf.double(), exact_leaves[name]) for name, leaf in leaves.items())
             and describe(module) == description
         )

@@ -163,7 +163,7 @@ class ClampedOutput(RMS):
 
 class WithoutNaN(RMS):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(torch.nan_to_num(x))
+        return super().forward(torch.nan_to_num(x, nan=0.0, posinf=torch.inf, neginf=-torch.inf))
 
 
 class ScaleNorm(nn.Module):
@@ -262,7 +262,8 @@ class DetachedRoot(Weighted):
 
 class DetachedWeight(Weighted):
     def forward(self, x: Tensor) -> Tensor:
-        return RMS.forward(self, x) + 0.0 * (self.weight - self.weight.detach()) - self.weight + self.weight.detach()
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return normed * self.weight.detach() + 0.0 * self.weight
 
 
 class Detached(RMS):
@@ -282,6 +283,21 @@ class WithConfiguration(RMS):
     def __init__(self, features: int):
         super().__init__(features)
         self.config = {"eps": 1e-6}
+
+
+class Nothing(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.0 * self.weight
+
+
+class NotANumber(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.nan * self.weight
+
+
+class Scaled(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
 class Doubled(RMS):

@@ -61,6 +61,9 @@ UNKNOWN = [
     norms.Detached,
     norms.WithBuffer,
     norms.WithConfiguration,
+    norms.Nothing,
+    norms.NotANumber,
+    norms.Scaled,
     norms.Doubled,
     norms.ReturnsTuple,
     norms.ReturnsFloat64,
@@ -455,6 +458,15 @@ def test_only_and_skip_take_the_classes_of_the_model(choice, expected):
     for wrong in (nn.Linear, norms.Doubled):
         with pytest.raises(ValueError, match=f"got {wrong.__name__}"):
             ct.convert(model().append(norms.Doubled(64)), only=wrong)
+
+
+def test_global_settings_of_pytorch_do_not_matter():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            assert recognise(describe(norms.LlamaRMSNorm(64))).kind == "RMS norm"
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_model_is_probed_once_per_kind_of_norm(monkeypatch):
