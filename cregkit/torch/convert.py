@@ -6,16 +6,19 @@ optimisers and other modules that refer to them keep working.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from cregkit.torch import distributed, modules, transformer
+from cregkit.torch import distributed, modules, recognition, transformer
 
 Model = TypeVar("Model", bound=nn.Module)
+Recognise: TypeAlias = Callable[[recognition.Description], recognition.Norm | None]
 Choice: TypeAlias = str | type[nn.Module] | Iterable[str | type[nn.Module]]
 
 SWAPS: dict[type[nn.Module], type[nn.Module]] = {
@@ -23,6 +26,9 @@ SWAPS: dict[type[nn.Module], type[nn.Module]] = {
 }
 _STOCK: dict[type[nn.Module], type[nn.Module]] = {ours: stock for stock, ours in SWAPS.items()}
 _NAMES = {stock.__name__ for stock in SWAPS}
+
+# Classes whose subclasses are not swapped: much of what they compute is in other methods and modules than forward.
+_ALONE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 # Related modules without a kernel; a report lists them too.
 _RELATED = (
@@ -52,7 +58,8 @@ class Entry:
     swapped: bool
     """Whether its class is cregkit's."""
     note: str
-    """If not swapped, the reason. If swapped, the reason why it falls back to PyTorch's implementation, or empty."""
+    """If not swapped, the reason. If swapped, how another class than PyTorch's was recognised, and the reason why the
+    module falls back to PyTorch's implementation; or empty."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Report:
 
     @property
     def left(self) -> tuple[Entry, ...]:
-        """The modules whose class is PyTorch's or a subclass of it."""
+        """The other modules."""
         return tuple(entry for entry in self.entries if not entry.swapped)
 
     def __str__(self) -> str:
@@ -95,16 +102,21 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
 
     These classes of PyTorch are swapped: ``Dropout``, ``Dropout1d``, ``Dropout2d``, ``BatchNorm1d``, ``BatchNorm2d``,
     ``SyncBatchNorm``, ``GroupNorm``, ``InstanceNorm1d``, ``InstanceNorm2d``, ``InstanceNorm3d``, ``LayerNorm``,
-    ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Subclasses are not, because they may compute
-    something else; ``report`` lists them. A second call changes nothing.
+    ``RMSNorm``, ``MultiheadAttention``, ``TransformerEncoderLayer``. Of the first twelve, subclasses that inherit
+    ``forward`` are swapped too. A module of any other class is swapped if it has the vectors ``weight`` and optionally
+    ``bias`` as parameters, constants as attributes, and nothing else, and if its outputs and gradients for probe inputs
+    are, to the rounding of float32, those of a layer norm or RMS norm of the last axis, with gain ``weight``, of an RMS
+    norm with gain ``1 + weight``, or of a layer norm of the channels of (N, C, H, W). The probes run on a module of the
+    same class, not on ``module`` itself. ``report`` lists the subclasses that are not swapped. A second call changes
+    nothing.
 
     Parameters
     ----------
     model
-        Any module; it is itself swapped if its class is in the list.
+        Any module; it is itself swapped if it is one of these.
     only
-        Modules to swap; by default all. A class of PyTorch, the qualified name of a module (for the module and
-        everything in it), or an iterable of both.
+        Modules to swap; by default all. A class (for its subclasses too), the qualified name of a module (for the
+        module and everything in it), or an iterable of both.
     skip
         Modules not to swap, in the same form. A ``TransformerEncoderLayer`` is not swapped either if it would fuse a
         skipped norm or dropout.
@@ -119,7 +131,8 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     TypeError
         ``model`` is not a module, or is a TorchScript module; or ``only`` or ``skip`` has another type.
     ValueError
-        A name is not in the model, or a class is never swapped. The model is unchanged.
+        A name is not in the model, or a class is neither in the list nor that of a module that can be swapped. The
+        model is unchanged.
 
     Examples
     --------
@@ -131,12 +144,14 @@ def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = N
     ('cregkit.torch.modules', 'torch.nn.modules.dropout')
     """
     _check(model)
-    chosen = None if only is None else _matching(model, only, "only")
-    left = set() if skip is None else _matching(model, skip, "skip")
+    targets = _targets(model)
+    chosen = None if only is None else _matching(model, only, "only", targets)
+    left = set() if skip is None else _matching(model, skip, "skip", targets)
     left |= {id(layer) for layer in _encoder_layers(model) if any(id(part) in left for part in _fused_parts(layer))}
     for module in model.modules():
-        if _obstacle(module) is None and id(module) not in left and (chosen is None or id(module) in chosen):
-            module.__class__ = SWAPS[type(module)]
+        target = targets.get(id(module))
+        if isinstance(target, type) and id(module) not in left and (chosen is None or id(module) in chosen):
+            module.__class__ = target
     return model
 
 
@@ -168,8 +183,9 @@ def revert(model: Model) -> Model:
     """
     _check(model)
     for module in model.modules():
-        if type(module) in _STOCK:
-            module.__class__ = _STOCK[type(module)]
+        original = _original(module)
+        if original is not None:
+            module.__class__ = original
     return model
 
 
@@ -206,37 +222,99 @@ def report(model: nn.Module) -> Report:
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
+    targets = _targets(model)
     for name, module in model.named_modules():
-        kind = type(module).__name__
-        if type(module) in _STOCK:
-            yield Entry(name, kind, True, _fallback(module))
-        elif isinstance(module, (*SWAPS, *_RELATED)) or getattr(module, "original_name", "") in _NAMES:
-            yield Entry(name, kind, False, _obstacle(module) or "PyTorch's: convert() would swap it")
+        kind, target = type(module).__name__, targets.get(id(module))
+        if _original(module) is not None:
+            notes = _recognition(type(module)), _fallback(module)
+            yield Entry(name, kind, True, "; ".join(filter(None, notes)))
+        elif isinstance(target, str):
+            yield Entry(name, kind, False, target)
+        elif target is not None:
+            how = _recognition(target) or "PyTorch's"
+            yield Entry(name, kind, False, f"{how}: convert() would swap it")
+
+
+def _original(module: nn.Module) -> type[nn.Module] | None:
+    """Return the class that a swapped module has without cregkit; None if it is not swapped."""
+    kind = type(module)
+    source = recognition.source(kind)
+    return source[0] if source else _STOCK.get(kind)
+
+
+def _recognition(kind: type[nn.Module]) -> str:
+    """Return how the original of a class of swapped modules was recognised; empty for PyTorch's own classes."""
+    source = recognition.source(kind)
+    if source is None:
+        return ""
+    _, basis = source
+    if isinstance(basis, recognition.Norm):
+        return f"{basis}, verified by its numbers"
+    return f"inherits the forward of {basis.__name__}"
+
+
+def _targets(model: nn.Module) -> dict[int, type[nn.Module] | str]:
+    """Return, by id, the class that ``convert`` gives to a module, or the reason why it leaves a related one."""
+    recognise = cache(recognition.recognise)
+    targets = {id(module): _target(module, recognise) for module in model.modules() if _original(module) is None}
+    return {key: target for key, target in targets.items() if target is not None}
+
+
+def _target(module: nn.Module, recognise: Recognise) -> type[nn.Module] | str | None:
+    kind = type(module)
+    stock = next((stock for stock in SWAPS if isinstance(module, stock)), None)
+    obstacle = _obstacle(module)
+    if obstacle is None:
+        if kind in SWAPS:
+            return SWAPS[kind]
+        if stock is not None and _inherits(module, stock):
+            return recognition.subclass(kind, SWAPS[stock])
+        description = recognition.describe(module)
+        norm = None if description is None else recognise(description)
+        if norm is not None:
+            unsupported = _unsupported(module)
+            return f"{norm}, but its {unsupported}" if unsupported else recognition.subclass(kind, norm)
+        obstacle = f"a subclass of {stock.__name__}: may compute something else" if stock else "no kernel for it"
+    related = stock or isinstance(module, _RELATED) or getattr(module, "original_name", "") in _NAMES
+    return obstacle if related else None
+
+
+def _inherits(module: nn.Module, stock: type[nn.Module]) -> bool:
+    """Whether a subclass of PyTorch's class ``stock`` overrides nothing that cregkit's class overrides."""
+    kind = type(module)
+    return (
+        stock not in _ALONE
+        and recognition.is_extendable(kind)
+        and not is_parametrized(module)
+        and all(getattr(kind, name, None) is getattr(stock, name, None) for name in ("forward", "_apply_instance_norm"))
+    )
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """Return the reason why ``convert`` does not swap a module; None if it does."""
+    """Return the reason why ``convert`` does not swap a module of any class, as far as it is not its class."""
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript: its graph is fixed; convert before scripting"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "not initialised yet: run a batch through the model, then convert again"
-    if type(module) not in SWAPS:
-        base = next((stock for stock in SWAPS if isinstance(module, stock)), None)
-        return f"a subclass of {base.__name__}: may compute something else" if base else "no kernel for it"
-    if "forward" in vars(module):
-        return "its forward is overridden on the instance"
-    return None
+    return "its forward is overridden on the instance" if "forward" in vars(module) else None
 
 
 def _fallback(module: nn.Module) -> str:
-    """Return the reason why a swapped module falls back to PyTorch's implementation, as far as the module shows it."""
+    """Return the reason why a swapped module falls back to the forward that it replaces, as far as it shows it."""
+    unsupported = _unsupported(module)
+    if unsupported:
+        whose = "PyTorch's" if type(module) in _STOCK else "that of its class"
+        return f"falls back to {whose}: {unsupported}"
+    return _step_by_step(module) if isinstance(module, nn.TransformerEncoderLayer) else ""
+
+
+def _unsupported(module: nn.Module) -> str:
+    """Return what the kernels do not support about the parameters and buffers of a module; empty if nothing."""
     tensors = [*module.parameters(), *module.buffers()]
     dtypes = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
     devices = {t.device for t in tensors if t.device.type != "cpu"}
-    unsupported = sorted(map(str, dtypes | devices))
-    if unsupported:
-        return f"falls back to PyTorch's: parameters are {', '.join(unsupported)}, not float32 on the CPU"
-    return _step_by_step(module) if isinstance(module, nn.TransformerEncoderLayer) else ""
+    names = ", ".join(sorted(map(str, dtypes | devices)))
+    return f"parameters are {names}, not float32 on the CPU" if names else ""
 
 
 def _step_by_step(layer: nn.TransformerEncoderLayer) -> str:
@@ -270,8 +348,9 @@ def _check(model: nn.Module) -> None:
         )
 
 
-def _matching(model: nn.Module, choice: Choice, argument: str) -> set[int]:
+def _matching(model: nn.Module, choice: Choice, argument: str, targets: dict[int, type[nn.Module] | str]) -> set[int]:
     """Return the ids of the modules that ``choice`` names."""
+    swappable = {id(m) for m in model.modules() if _original(m) or isinstance(targets.get(id(m)), type)}
     items = [choice] if isinstance(choice, (str, type)) or not isinstance(choice, Iterable) else list(choice)
     matching: set[int] = set()
     for item in items:
@@ -284,12 +363,16 @@ def _matching(model: nn.Module, choice: Choice, argument: str) -> set[int]:
                 ) from None
             matching.update(map(id, part.modules()))
         elif isinstance(item, type):
-            if item not in SWAPS:
+            of_class = {id(module) for module in model.modules() if isinstance(module, item)}
+            if item not in SWAPS and not of_class & swappable:
                 known = ", ".join(stock.__name__ for stock in SWAPS)
-                raise ValueError(f"{argument} must be a class that convert swaps ({known}), got {item.__name__}")
-            matching.update(id(module) for module in model.modules() if type(module) is item)
+                raise ValueError(
+                    f"{argument} must be a class that convert swaps ({known}; for other classes, see report(model)), "
+                    f"got {item.__name__}"
+                )
+            matching |= of_class
         else:
             raise TypeError(
-                f"{argument} must be the name of a module, a class of torch.nn, or an iterable of both, got {item!r}"
+                f"{argument} must be the name of a module, a class of modules, or an iterable of both, got {item!r}"
             )
     return matching

@@ -136,7 +136,7 @@ def test_a_wrong_choice_is_refused_and_changes_nothing():
         (
             {"only": 3},
             TypeError,
-            "only must be the name of a module, a class of torch.nn, or an iterable of both, got 3",
+            "only must be the name of a module, a class of modules, or an iterable of both, got 3",
         ),
         ({"skip": [nn.Dropout(0.1)]}, TypeError, "skip must be the name of a module"),
     ]:
