@@ -1,4 +1,5 @@
-"""Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels.
+"""Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels, and one of C++
+for PyTorch's dispatcher, where PyTorch is importable.
 
 Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors;
 CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/reliability/sanitized.py.
@@ -20,9 +21,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 KERNELS = [
-    "_pool", "_workspace", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm", "layer_norm",
-    "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block", "dropout_add_norm",
-    "optimizer", "images", "noise", "_entries",
+    "_pool", "_workspace", "_threads", "_arrays", "_stored", "column_sums", "wide_rows", "channel_norm", "row_norm",
+    "layer_norm", "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block",
+    "dropout_add_norm", "optimizer", "images", "noise", "_entries",
 ]  # fmt: skip
 OLDEST_TORCH = (2, 13)
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
@@ -195,7 +196,9 @@ class SourceArchive(sdist):
             "bench/*.md",
             "bench/*.png",
             "[!.]*/README.md",
-            "cregkit/*/README.md",
+            "cregkit/**/README.md",
+            "cregkit/torch/native/*.cpp",
+            "cregkit/torch/native/*.h",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
         ]

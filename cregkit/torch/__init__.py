@@ -19,7 +19,7 @@ swapped  Dropout    2
 from cregkit.torch import _requirements as _requirements  # first: without PyTorch, it says what to install
 from cregkit.torch import functional
 from cregkit.torch.convert import Entry, Report, convert, report, revert
-from cregkit.torch.dispatch import disable, enable, enabled, usage
+from cregkit.torch.dispatch import OpEntry, OpReport, disable, enable, enabled, usage
 from cregkit.torch.distributed import SyncBatchNorm
 from cregkit.torch.modules import (
     BatchNorm1d,
@@ -50,6 +50,8 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "MultiheadAttention",
+    "OpEntry",
+    "OpReport",
     "RMSNorm",
     "Report",
     "SyncBatchNorm",

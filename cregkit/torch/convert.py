@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, overload
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from cregkit.torch import distributed, modules, recognition, transformer
+from cregkit.torch.dispatch import OpReport, op_report
 
 Model = TypeVar("Model", bound=nn.Module)
 Recognise: TypeAlias = Callable[[recognition.Description], recognition.Norm | None]
@@ -189,23 +190,35 @@ def revert(model: Model) -> Model:
     return model
 
 
-def report(model: nn.Module) -> Report:
+@overload
+def report(model: None = None) -> OpReport: ...
+@overload
+def report(model: nn.Module) -> Report: ...
+
+
+def report(model: nn.Module | None = None) -> OpReport | Report:
     """List the modules of ``model`` that compute with cregkit, and those that do not, with the reason.
+
+    Functional calls (``F.dropout``, attention with ``dropout_p``) are not modules: :class:`enable` reaches them, and a
+    report without a model counts them.
 
     Parameters
     ----------
     model
-        Any module.
+        Any module; without one, the report is on the ops that ``enable`` switches.
 
     Returns
     -------
-    Report
-        One entry per dropout, normalisation and attention module; ``print`` shows a table.
+    Report, or OpReport without a model
+        One entry per dropout, normalisation, attention and recurrent module with dropout, or per op; ``print`` shows a
+        table.
 
     Raises
     ------
     TypeError
         ``model`` is not a module, or is a TorchScript module.
+    RuntimeError
+        There is no model, and the native library is not built for this PyTorch.
 
     Examples
     --------
@@ -217,6 +230,8 @@ def report(model: nn.Module) -> Report:
     swapped  BatchNorm1d  0
     left     BatchNorm3d  1  no kernel for it
     """
+    if model is None:
+        return op_report()
     _check(model)
     return Report(tuple(_entries(model)))
 
@@ -274,6 +289,8 @@ def _target(module: nn.Module, recognise: Recognise) -> type[nn.Module] | str | 
         if norm is not None:
             unsupported = _unsupported(module)
             return f"{norm}, but its {unsupported}" if unsupported else recognition.subclass(kind, norm)
+        if isinstance(module, nn.RNNBase):
+            return "dropout between its layers is no module: enable() reaches it" if module.dropout else None
         obstacle = f"a subclass of {stock.__name__}: may compute something else" if stock else "no kernel for it"
     related = stock or isinstance(module, _RELATED) or getattr(module, "original_name", "") in _NAMES
     return obstacle if related else None

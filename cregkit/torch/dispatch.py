@@ -1,8 +1,8 @@
 """The kernels in PyTorch's own dispatcher: ``enable`` switches them on for every model of the process.
 
-The native library (``cregkit/torch/native``) registers kernels for ops of ATen. PyTorch's autograd, vmap, checkpointing,
-FSDP and so on then work as ever, because the ops are PyTorch's own. The kernels are registered when ``cregkit.torch`` is
-imported, and pass every call on to PyTorch's kernels until ``enable`` turns them on.
+The native library (``cregkit/torch/native``) registers kernels for ops of ATen. PyTorch's autograd, vmap, FSDP and so
+on work as ever, because the ops are PyTorch's own. The kernels are registered when ``cregkit.torch`` is imported, and
+pass every call on to PyTorch's kernels until ``enable`` turns them on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeAlias, TypeVar
 
@@ -72,6 +73,11 @@ def _chosen(choice: Choice, argument: str) -> set[str]:
 def enabled() -> frozenset[str]:
     """Return the names of the ops that are on.
 
+    Returns
+    -------
+    frozenset of str
+        Empty without the native library.
+
     Examples
     --------
     >>> import cregkit.torch
@@ -87,14 +93,15 @@ def _switch(on: Iterable[str]) -> None:
             library.turn(op, op in on)
 
 
-class enable(ContextDecorator):  # noqa: N801 - a function to its users
+class enable(ContextDecorator):
     """Compute PyTorch's norms and dropout by cregkit's kernels, in every model of the process, from now on.
 
-    ``layer_norm``, ``rms_norm``, ``batch_norm`` (and instance norm, which PyTorch computes by it), ``group_norm``,
-    ``dropout`` (modules, functions, recurrent layers, attention) and ``bernoulli`` (``bernoulli_(p)``: channel dropout,
-    alpha dropout, DropPath) of float32, bfloat16 and float16 tensors on the CPU. The object is also a context manager
-    and a decorator, at whose end the ops are on that were on before. It applies to all threads, and is safe while others
-    compute. A backward pass may run later: each direction uses the kernels that are on when it runs.
+    These ops of float32, bfloat16 and float16 tensors on the CPU have kernels: ``layer_norm``, ``rms_norm``,
+    ``batch_norm`` (and instance norm, which PyTorch computes by it), ``group_norm``, ``dropout`` (modules, functions,
+    recurrent layers, attention) and ``bernoulli`` (``bernoulli_(p)``: channel dropout, alpha dropout, DropPath).
+
+    The object is also a context manager and a decorator, at whose end the ops are on that were on before. It applies
+    to all threads, and is safe while others compute. A pass, forward or backward, uses what is on while it runs.
 
     Parameters
     ----------
@@ -128,9 +135,11 @@ class enable(ContextDecorator):  # noqa: N801 - a function to its users
         _switch(self._ops)
 
     def __enter__(self) -> enable:
+        """Return the object; the ops are on already."""
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Turn on what was on before, and everything else off."""
         _switch(self._before)
 
     def __call__(self, function: F) -> F:
@@ -159,11 +168,21 @@ def disable() -> None:
 
 
 def usage() -> dict[str, dict[str, int]]:
-    """Return how many calls of each op the kernel took, or why PyTorch's kernel did, since the process began.
+    """Count the calls of each op that the kernel took, or why PyTorch's kernel did, since the process began.
 
-    Calls of an op that is off are not counted. ``small``: too few elements; ``dtype``: another dtype than float32,
-    bfloat16 and float16, or mixed; ``layout``: an unsupported shape or layout; ``transformed``: tracing, ``torch.func``,
+    Calls of an op that is off are not counted. ``small``: too few elements; ``dtype``: mixed, or not float32, bfloat16
+    or float16; ``layout``: an unsupported shape or memory layout; ``transformed``: tracing, ``torch.func``,
     forward-mode differentiation or tensor subclasses.
+
+    Returns
+    -------
+    dict of dicts
+        The counts, by op and by ``taken`` or the reason.
+
+    Raises
+    ------
+    RuntimeError
+        The native library is not built for this PyTorch.
 
     Examples
     --------
@@ -172,3 +191,57 @@ def usage() -> dict[str, dict[str, int]]:
     ['batch_norm', 'bernoulli', 'dropout', 'group_norm', 'layer_norm', 'rms_norm']
     """
     return {op: dict(_required().calls(op)) for op in SMALLEST}
+
+
+@dataclass(frozen=True)
+class OpEntry:
+    """An op in an :class:`OpReport`.
+
+    Examples
+    --------
+    >>> import cregkit.torch
+    >>> cregkit.torch.report().entries[0].op
+    'layer_norm'
+    """
+
+    op: str
+    """Its name."""
+    on: bool
+    """Whether the kernel is on."""
+    smallest: int
+    """The number of elements from which on the kernel takes a call."""
+    calls: dict[str, int]
+    """How many calls the kernel took, or why PyTorch's did: see :func:`usage`."""
+
+
+@dataclass(frozen=True)
+class OpReport:
+    """The ops with kernels in PyTorch's dispatcher; ``str(report)`` is a table.
+
+    Examples
+    --------
+    >>> import cregkit.torch
+    >>> [entry.op for entry in cregkit.torch.report().entries if entry.on]
+    []
+    """
+
+    entries: tuple[OpEntry, ...]
+    """One entry per op."""
+
+    def __str__(self) -> str:
+        """Return a table with a line per op: on or off, smallest number of elements, calls by kernel, other calls."""
+        rows = [("op", "kernel", "from", "calls", "of these by PyTorch")]
+        for entry in self.entries:
+            others = {fate: n for fate, n in entry.calls.items() if n and fate != "taken"}
+            why = ", ".join(f"{n} {fate}" for fate, n in others.items())
+            total = str(sum(entry.calls.values()))
+            rows.append((entry.op, "on" if entry.on else "off", str(entry.smallest), total, why))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def op_report() -> OpReport:
+    """Return which ops are on, from which sizes on, and how often their kernels took a call."""
+    on, calls = enabled(), usage()
+    return OpReport(tuple(OpEntry(op, op in on, _required().smallest(op), calls[op]) for op in SMALLEST))

@@ -12,9 +12,9 @@ from pathlib import Path, PurePath
 ROOT = Path(__file__).parents[2]
 
 # A wheel may hold these beside the Python files, stubs and advice that git tracks in cregkit/.
-WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit-*.dist-info/*"]
+WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit/torch/_dispatcher_*.so", "cregkit-*.dist-info/*"]
 SDIST_EXTRAS = ["PKG-INFO", "setup.cfg", "cregkit.egg-info/*"]
-NOT_IN_WHEEL = ["*.pyx", "*.pxd", "*/README.md"]
+NOT_IN_WHEEL = ["*.pyx", "*.pxd", "*.cpp", "*.h", "*/README.md"]
 NOT_IN_SDIST = [".*", ".*/*"]  # files for development
 
 

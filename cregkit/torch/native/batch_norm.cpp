@@ -6,8 +6,10 @@
 #include <ATen/ops/native_batch_norm_backward_cpu_dispatch.h>
 #include <ATen/ops/native_batch_norm_cpu_dispatch.h>
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 bool is_defined(const Optional &tensor) { return tensor && tensor->defined(); }
 

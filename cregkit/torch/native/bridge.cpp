@@ -12,7 +12,8 @@
 
 #include <algorithm>
 
-namespace cregkit {
+namespace cregkit
+{
 
 Switch switches[N_OPS];
 const creg_entries *entries;
@@ -87,8 +88,7 @@ const float *floats(const at::Tensor &x) { return x.defined() ? x.const_data_ptr
 
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype)
 {
-    if (dtype != at::kFloat)
-        return at::from_blob(const_cast<double *>(numbers.data()), shape, at::kDouble).to(dtype);
+    if (dtype != at::kFloat) return at::from_blob(const_cast<double *>(numbers.data()), shape, at::kDouble).to(dtype);
     at::Tensor result = at::empty(shape, at::kFloat);
     std::copy(numbers.begin(), numbers.end(), result.mutable_data_ptr<float>());
     return result;
@@ -103,7 +103,8 @@ std::vector<double> widened(const at::Tensor &numbers)
 
 /* ---- memory ---- */
 
-namespace {
+namespace
+{
 
 /* Smaller tensors: malloc recycles them well enough. */
 constexpr size_t SMALLEST_POOLED = 256 * 1024;

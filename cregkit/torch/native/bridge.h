@@ -15,7 +15,8 @@
 
 #include "entries.h"
 
-namespace cregkit {
+namespace cregkit
+{
 
 /* The ops, in the order of the names in module.cpp. */
 enum Op { LAYER_NORM, RMS_NORM, BATCH_NORM, GROUP_NORM, DROPOUT, BERNOULLI, N_OPS };

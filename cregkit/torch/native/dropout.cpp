@@ -14,8 +14,10 @@
 
 #include <mutex>
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 uint64_t draw_seed(const std::optional<at::Generator> &generator)
 {

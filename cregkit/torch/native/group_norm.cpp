@@ -5,8 +5,10 @@
 #include <ATen/ops/native_group_norm_backward_cpu_dispatch.h>
 #include <ATen/ops/native_group_norm_cpu_dispatch.h>
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 bool fits(const Tensor &x, const Optional &weight, const Optional &bias, int64_t n, int64_t c, int64_t s,
           int64_t groups)

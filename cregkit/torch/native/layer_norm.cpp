@@ -5,8 +5,10 @@
 #include <ATen/ops/native_layer_norm_backward_cpu_dispatch.h>
 #include <ATen/ops/native_layer_norm_cpu_dispatch.h>
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 bool fits(const Tensor &x, at::IntArrayRef shape, const Optional &weight, const Optional &bias)
 {

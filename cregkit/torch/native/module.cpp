@@ -12,8 +12,10 @@
 
 namespace py = pybind11;
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 const std::array<const char *, N_OPS> OP_NAMES = {"layer_norm", "rms_norm", "batch_norm",
                                                   "group_norm", "dropout",  "bernoulli"};

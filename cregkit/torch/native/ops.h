@@ -9,7 +9,8 @@
 #include <optional>
 #include <tuple>
 
-namespace cregkit {
+namespace cregkit
+{
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;

@@ -10,8 +10,10 @@
 
 #include <limits>
 
-namespace cregkit {
-namespace {
+namespace cregkit
+{
+namespace
+{
 
 creg_norm call_of(const Tensor &x, int64_t cols, double *rstd)
 {
