@@ -92,5 +92,6 @@ cdef void release(void *memory) noexcept nogil:
     pool_free(NULL, memory, 0)
 
 
-cdef creg_entries entries = creg_entries(norm_forward, norm_backward, batch_norm, group_norm, dropout, allocate, release)
+cdef creg_entries entries = creg_entries(norm_forward, norm_backward, batch_norm, group_norm, dropout, allocate,
+                                         release)
 table = PyCapsule_New(&entries, "cregkit.kernels._entries.table", NULL)

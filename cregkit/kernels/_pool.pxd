@@ -5,7 +5,8 @@ cimport numpy as cnp
 # A new, uninitialised array. Large arrays take their memory from the pool.
 cdef cnp.ndarray pooled_array(int ndim, cnp.npy_intp *shape, int dtype)
 
-# Memory from the pool, aligned to 64 bytes, and its return. `ctx` and the size of pool_free are ignored. NULL: no memory.
+# Memory from the pool, aligned to 64 bytes (NULL: none left), and its return. `ctx` and the size of pool_free are
+# ignored.
 cdef void *pool_malloc(void *ctx, size_t size) noexcept nogil
 cdef void pool_free(void *ctx, void *data, size_t size) noexcept nogil
 

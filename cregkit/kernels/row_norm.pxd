@@ -14,7 +14,8 @@ cdef struct Axes:
 # writes `arrays` arrays of x's size.
 cdef void begin_call(creg_norm *n, int kind, cnp.ndarray x, Axes axes, int arrays) noexcept
 
-# Run a planned call; forward without y finds mean and rstd alone. The call_ functions are for callers that hold the GIL: large calls release it.
+# Run a planned call; forward without y finds mean and rstd alone. The call_ functions are for callers that hold the
+# GIL: large calls release it.
 cdef int run_forward(creg_norm *n) except -1 nogil
 cdef int run_backward(creg_norm *n) except -1 nogil
 cdef int call_forward(creg_norm *n) except -1

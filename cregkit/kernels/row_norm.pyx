@@ -162,14 +162,14 @@ cdef bint gain_may_overflow(const creg_norm *n) noexcept nogil:
 
 
 # Float32 memory for a tensor, with its values if it is an input; NULL if there is none.
-cdef float *new_copy(const creg_norm *n, const void *tensor, bint input, Workspace *w) except? NULL nogil:
+cdef float *new_copy(const creg_norm *n, const void *values, bint input, Workspace *w) except? NULL nogil:
     cdef ptrdiff_t elements = n.rows * n.cols
     cdef float *copy
-    if tensor == NULL:
+    if values == NULL:
         return NULL
     copy = <float *>reserve(w, elements * sizeof(float))
     if input:
-        widen_elements(n.stored, tensor, copy, elements)
+        widen_elements(n.stored, values, copy, elements)
     return copy
 
 
