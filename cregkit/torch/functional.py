@@ -2,7 +2,7 @@
 
 The kernels compute float32 tensors on the CPU whose memory has no gaps. PyTorch's function computes everything else:
 other dtypes and devices, tensor subclasses, tensors too small to gain, wrong arguments, and calls that are compiled,
-traced, scripted or transformed.
+traced, scripted or transformed. ``torch.compile`` alone keeps the kernel of ``dropout``, as ``compiled`` says.
 """
 
 from __future__ import annotations
