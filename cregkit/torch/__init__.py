@@ -1,8 +1,8 @@
 """PyTorch's regularisation and normalisation modules on cregkit's CPU kernels.
 
-``convert`` swaps the modules of a model in place, ``revert`` swaps them back, and ``report`` lists them. The modules
-subclass PyTorch's modules and take the same arguments. ``functional`` has the functions that they call, with the
-signatures of ``torch.nn.functional``.
+``profile`` measures what ``convert`` gains for a model. ``convert`` swaps the modules of a model in place, ``revert``
+swaps them back, and ``report`` lists them. The modules subclass PyTorch's modules and take the same arguments.
+``functional`` has the functions that they call, with the signatures of ``torch.nn.functional``.
 
 Examples
 --------
@@ -35,6 +35,7 @@ from cregkit.torch.modules import (
     MultiheadAttention,
     RMSNorm,
 )
+from cregkit.torch.profiling import Profile, profile
 from cregkit.torch.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "MultiheadAttention",
     "OpEntry",
     "OpReport",
+    "Profile",
     "RMSNorm",
     "Report",
     "SyncBatchNorm",
@@ -61,6 +63,7 @@ __all__ = [
     "enable",
     "enabled",
     "functional",
+    "profile",
     "report",
     "revert",
     "usage",

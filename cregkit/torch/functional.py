@@ -2,7 +2,7 @@
 
 The kernels compute float32 tensors on the CPU whose memory has no gaps. PyTorch's function computes everything else:
 other dtypes and devices, tensor subclasses, tensors too small to gain, wrong arguments, and calls that are compiled,
-traced, scripted or transformed.
+traced, scripted or transformed. ``torch.compile`` alone keeps the kernel of ``dropout``, as ``compiled`` says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from cregkit.batch_sums import Gather
-from cregkit.torch import autograd
+from cregkit.torch import autograd, compiled
 from cregkit.torch.bridge import Refused, inverse, is_ordinary, memory_order, takes
 
 __all__ = [
@@ -64,6 +64,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     >>> functional.dropout(torch.ones(100, 100), p=0.5).unique()
     tensor([0., 2.])
     """
+    if is_compiling():
+        return compiled.dropout(input, p, training, inplace)
     if _drops(input, p, training):
         try:
             if input.is_contiguous():
@@ -78,7 +80,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 
 
 def _drops(input: Tensor, p: float, training: bool) -> bool:
-    return not is_compiling() and training and 0.0 < p < 1.0 and takes(input, "dropout")
+    return training and 0.0 < p < 1.0 and takes(input, "dropout")
 
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
@@ -123,7 +125,7 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     >>> bool((y == y[..., :1]).all())
     True
     """
-    if _drops(input, p, training) and input.dim() in (2, 3) and input.is_contiguous():
+    if not is_compiling() and _drops(input, p, training) and input.dim() in (2, 3) and input.is_contiguous():
         try:
             if input.dim() == 3:
                 return _dropout(input, p, True, inplace)
@@ -166,7 +168,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     >>> bool((y == y[..., :1, :1]).all())
     True
     """
-    if _drops(input, p, training) and input.dim() == 4 and input.is_contiguous():
+    if not is_compiling() and _drops(input, p, training) and input.dim() == 4 and input.is_contiguous():
         try:
             return _dropout(input, p, True, inplace)
         except Refused:
