@@ -87,8 +87,7 @@ def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
         whole = x if x._base is None else x._base
         if whole.is_leaf and whole.requires_grad:  # PyTorch raises an error
             raise Refused
-    y: Tensor = (autograd.InplaceDropout if inplace else autograd.Dropout).apply(x, float(p), spatial)
-    return y
+    return (autograd.dropout_ if inplace else autograd.dropout)(x, float(p), spatial)
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -276,12 +275,12 @@ def _batch_norm(
     channel_axis: int,
     gather: Gather | None = None,
 ) -> Tensor:
-    y: Tensor
     if training:
-        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)
-    else:
-        y = autograd.BatchNormInference.apply(x, weight, bias, running_mean, running_var, eps, channel_axis)
-    return y
+        statistics = running_mean, running_var, momentum
+        return autograd.batch_norm(x, weight, bias, *statistics, eps, channel_axis, gather)
+    assert running_mean is not None
+    assert running_var is not None
+    return autograd.batch_norm_inference(x, weight, bias, running_mean, running_var, eps, channel_axis)
 
 
 def group_norm(
