@@ -42,7 +42,7 @@ def _is_recorded(*inputs: Tensor | None) -> bool:
     if not needs_gradient(*inputs):
         return False
     if any(x is not None and x.is_inference() for x in inputs):
-        raise Refused
+        raise Refused("autograd cannot save inference tensors: clone them outside torch.inference_mode")
     return True
 
 
@@ -58,14 +58,9 @@ def output(kernel: Callable[..., Any], like: Tensor, *args: Any, **options: Any)
 
 
 def _forward(kernel: Callable[..., Any], x: Tensor, *args: Any, **options: Any) -> Any:
-    """Call a forward kernel with tensors among its arguments."""
-    return output(kernel, x, memory(x), *(memory(a) if isinstance(a, Tensor) else a for a in args), **options)
-
-
-def _forward_or_refused(kernel: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a forward kernel; raise Refused if it does not support the arguments."""
+    """Call a forward kernel with tensors among its arguments; raise Refused if it does not support them."""
     try:
-        return _forward(kernel, *args, **options)
+        return output(kernel, x, memory(x), *[memory(a) if isinstance(a, Tensor) else a for a in args], **options)
     except REFUSALS as error:
         raise Refused from error
 
@@ -221,8 +216,7 @@ def batch_norm(
 ) -> Tensor:
     """Compute batch norm with the statistics of the batch, and update the running statistics in place."""
     arguments = x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather
-    recorded = (_is_recorded if gather is None else needs_gradient)(x, weight, bias)
-    y: Tensor = BatchNorm.apply(*arguments) if recorded else _batch_norm(*arguments)[0]
+    y: Tensor = BatchNorm.apply(*arguments) if _is_recorded(x, weight, bias) else _batch_norm(*arguments)[0]
     return y
 
 
@@ -238,9 +232,7 @@ def _batch_norm(
     gather: Gather | None,
 ) -> tuple[Tensor, Statistics, Statistics]:
     """Return the output, and mean and rstd of each channel."""
-    # PyTorch's function would use this process's part of the batch alone.
-    forward = _forward_or_refused if gather is None else _forward
-    found: tuple[Tensor, Statistics, Statistics] = forward(
+    found: tuple[Tensor, Statistics, Statistics] = _forward(
         kernels.batch_norm_forward,
         x,
         weight,
@@ -340,7 +332,7 @@ def _batch_norm_inference(
     channel_axis: int,
 ) -> Tensor:
     arguments = x, running_mean, running_var, weight, bias, eps
-    y: Tensor = _forward_or_refused(kernels.batch_norm, *arguments, channel_axis=channel_axis)
+    y: Tensor = _forward(kernels.batch_norm, *arguments, channel_axis=channel_axis)
     return y
 
 
@@ -391,7 +383,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     y: Tensor = (
         LayerNorm.apply(x, weight, bias, eps, dims)
         if _is_recorded(x, weight, bias)
-        else _forward_or_refused(kernels.layer_norm, x, weight, bias, eps, axis=_last_axes(dims))
+        else _forward(kernels.layer_norm, x, weight, bias, eps, axis=_last_axes(dims))
     )
     return y
 
@@ -401,7 +393,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dims: int) -> Tensor:
     y: Tensor = (
         RMSNorm.apply(x, weight, eps, dims)
         if _is_recorded(x, weight)
-        else _forward_or_refused(kernels.rms_norm, x, weight, eps, axis=_last_axes(dims))
+        else _forward(kernels.rms_norm, x, weight, eps, axis=_last_axes(dims))
     )
     return y
 
@@ -413,7 +405,7 @@ def group_norm(
     y: Tensor = (
         GroupNorm.apply(x, num_groups, weight, bias, eps, channel_axis)
         if _is_recorded(x, weight, bias)
-        else _forward_or_refused(kernels.group_norm, x, num_groups, weight, bias, eps, channel_axis=channel_axis)
+        else _forward(kernels.group_norm, x, num_groups, weight, bias, eps, channel_axis=channel_axis)
     )
     return y
 
@@ -433,7 +425,7 @@ class GroupNorm(Function):
     ) -> Tensor:
         """Save mean and rstd of each group."""
         arguments = x, num_groups, weight, bias, eps
-        y, mean, rstd = _forward_or_refused(kernels.group_norm_forward, *arguments, channel_axis=channel_axis)
+        y, mean, rstd = _forward(kernels.group_norm_forward, *arguments, channel_axis=channel_axis)
         ctx.save_for_backward(x, weight)
         ctx.rest = mean, rstd, eps, channel_axis
         return y  # type: ignore[no-any-return]
@@ -465,7 +457,7 @@ class LayerNorm(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: int) -> Tensor:
         """Save mean and rstd of each row."""
         arguments = x, weight, bias, eps
-        y, mean, rstd = _forward_or_refused(kernels.layer_norm_forward, *arguments, axis=_last_axes(dims))
+        y, mean, rstd = _forward(kernels.layer_norm_forward, *arguments, axis=_last_axes(dims))
         ctx.save_for_backward(x, weight)
         ctx.rest = mean, rstd, eps, dims
         return y  # type: ignore[no-any-return]
@@ -495,7 +487,7 @@ class RMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, dims: int) -> Tensor:
         """Save rstd of each row."""
-        y, rstd = _forward_or_refused(kernels.rms_norm_forward, x, weight, eps, axis=_last_axes(dims))
+        y, rstd = _forward(kernels.rms_norm_forward, x, weight, eps, axis=_last_axes(dims))
         ctx.save_for_backward(x, weight)
         ctx.rest = rstd, eps, dims
         return y  # type: ignore[no-any-return]

@@ -34,7 +34,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """Dropout: zero each element with probability ``p`` and multiply the others by ``1 / (1 - p)``.
 
     The mask is not that of ``torch.nn.functional.dropout``. It depends on one seed from PyTorch's default CPU
-    generator, and not on the number of threads.
+    generator, and not on the number of threads. The kernel replaces a dropped NaN or infinity by 0, also in place. The
+    function of PyTorch, which computes small tensors, multiplies it by 0: it stays or becomes NaN.
 
     Parameters
     ----------
