@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from cregkit import functional as kernels
-from cregkit.torch.autograd import Function, dropped_by_mask, formula_gradients, kernel_gradient
-from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, run
+from cregkit.torch.autograd import Function, backward_arrays, dropped_by_mask, formula_gradients, needs_gradient, output
+from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, memory, run
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -50,7 +50,7 @@ def forward(
     q, k, v = _projected(module, query, key, value)
     length, batch, _ = query.shape
     mask = _merged_mask(key_padding_mask, attn_mask, batch, module.num_heads)
-    attended, weights = Attention.apply(q, k, v, mask, float(module.dropout), draw_seed(), not need_weights)
+    attended, weights = _attention(q, k, v, mask, float(module.dropout), draw_seed(), not need_weights)
     joined = attended.transpose(0, 1).reshape(length, batch, module.embed_dim)
     y = F.linear(joined, module.out_proj.weight, module.out_proj.bias)
     if not batched:
@@ -74,8 +74,9 @@ def _takes(
     attn_mask: Tensor | None,
     is_causal: bool,
 ) -> bool:
-    tensors = [query, key, value, *module.parameters(recurse=False), *module.out_proj.parameters(recurse=False)]
-    if not all(map(is_float32, tensors)) or is_watched() or torch.is_autocast_enabled("cpu"):
+    weights = module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
+    tensors = query, key, value, *weights, module.in_proj_bias, module.out_proj.weight, module.out_proj.bias
+    if not all(x is None or is_float32(x) for x in tensors) or is_watched() or torch.is_autocast_enabled("cpu"):
         return False
     if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
         return False
@@ -107,6 +108,7 @@ def _is_mask(mask: Tensor | None, shapes: list[tuple[int, ...]]) -> bool:
         and mask.is_cpu
         and mask.dtype in (torch.bool, torch.float32)
         and not mask.requires_grad
+        and not mask.is_inference()  # autograd cannot save it
         and tuple(mask.shape) in shapes
     )
 
@@ -157,49 +159,70 @@ def _fully_masked_rows(mask: Tensor | None) -> Tensor | None:
     return rows if bool(rows.any()) else None
 
 
-class Attention(Function):
-    """``apply(q, k, v, mask, p, seed, zero_masked_rows)``: dropped weights times v, and the dropped weights.
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, seed: int, zero_masked_rows: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the dropped weights times v, and the dropped weights.
 
     With ``zero_masked_rows``, weights of fully masked rows are 0, as in ``scaled_dot_product_attention``; without, NaN.
     """
+    rows = _fully_masked_rows(mask) if zero_masked_rows else None
+    if needs_gradient(q, k, v):
+        both: tuple[Tensor, Tensor] = Attention.apply(q, k, v, mask, rows, p, seed)
+        return both
+    _, dropped = _weights(q, k, mask, rows, p, seed)
+    return torch.bmm(dropped, v), dropped
+
+
+def _weights(
+    q: Tensor, k: Tensor, mask: Tensor | None, rows: Tensor | None, p: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the weights before and after dropout, 0 in ``rows``."""
+    weights = _scores(q, k, mask)
+    torch.softmax(weights, -1, out=weights)
+    if rows is not None:
+        weights.masked_fill_(rows, 0.0)
+    return weights, output(kernels.dropout, weights, memory(weights), p, seed=seed)
+
+
+class Attention(Function):
+    """``apply(q, k, v, mask, rows, p, seed)``: dropped weights, 0 in ``rows``, times v, and the dropped weights."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, seed: int, zero_masked_rows: bool
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rows: Tensor | None, p: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Save the weights before and after dropout."""
-        weights = _scores(q, k, mask)
-        torch.softmax(weights, -1, out=weights)
-        rows = _fully_masked_rows(mask) if zero_masked_rows else None
-        if rows is not None:
-            weights.masked_fill_(rows, 0.0)
-        dropped = torch.from_numpy(run(kernels.dropout, weights.numpy(), p, seed=seed))
-        ctx.save_for_backward(q, k, v, mask, weights, dropped)
-        ctx.random, ctx.rows = (p, seed), rows
+        weights, dropped = _weights(q, k, mask, rows, p, seed)
+        ctx.save_for_backward(q, k, v, mask, rows, weights, dropped)
+        ctx.random = p, seed
         ctx.set_materialize_grads(False)
         return torch.bmm(dropped, v), dropped
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dropped_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of q, k and v."""
-        q, k, v, mask, weights, dropped = ctx.saved_tensors
+        q, k, v, mask, rows, weights, dropped = ctx.saved_tensors
         p, seed = ctx.random
-        if any(given is not None and kernel_gradient(given) is None for given in (dy, dropped_gradient)):
+        if backward_arrays(dy, dropped_gradient, q, k, v, weights, dropped) is None:
 
             def stock(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
                 softmax = torch.softmax(_scores(q, k, mask), -1)
-                if ctx.rows is not None:
-                    softmax = softmax.masked_fill(ctx.rows, 0.0)
+                if rows is not None:
+                    softmax = softmax.masked_fill(rows, 0.0)
                 dropped = dropped_by_mask(softmax, p, seed)
                 return torch.bmm(dropped, v), dropped
 
             found = formula_gradients(stock, (q, k, v), (dy, dropped_gradient), ctx.needs_input_grad)
             return *found, None, None, None, None
-        gradient = torch.zeros_like(dropped) if dy is None else torch.bmm(dy, v.transpose(1, 2))
-        dv = None if dy is None else torch.bmm(dropped.transpose(1, 2), dy)
+        if dy is None:
+            gradient, dv = torch.zeros_like(dropped, memory_format=torch.contiguous_format), None
+        else:
+            gradient, dv = torch.bmm(dy, v.transpose(1, 2)), torch.bmm(dropped.transpose(1, 2), dy)
         if dropped_gradient is not None:
             gradient += dropped_gradient
-        run(kernels.dropout_backward, array := gradient.numpy(), p, seed=seed, out=array)
+        array = memory(gradient)
+        run(kernels.dropout_backward, array, p, seed=seed, out=array)
         gradient = torch._softmax_backward_data(gradient, weights, -1, torch.float32, grad_input=gradient)
         scale = 1.0 / math.sqrt(q.shape[-1])
         dq = torch.baddbmm(q.new_zeros(1), gradient, k, beta=0, alpha=scale)

@@ -1,19 +1,24 @@
 """Bridge from tensors to kernels: which tensors are supported, and how they are passed without a copy.
 
-A kernel reads the memory of a tensor through ``Tensor.numpy()``. It writes into an array from cregkit's memory pool,
-which ``torch.from_numpy`` wraps. The memory returns to the pool when the last tensor that shares it is deleted.
+A kernel reads the memory of a tensor through DLPack. It writes a small output into memory of PyTorch, and a large one
+into an array from cregkit's memory pool, which ``torch.from_numpy`` wraps. The memory returns to the pool when the last
+tensor that shares it is deleted.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
 
+from cregkit.kernels._pool import pool_statistics
 from cregkit.kernels._threads import get_num_threads, num_threads
 
 T = TypeVar("T")
@@ -35,12 +40,16 @@ SMALLEST = {
     "attention": 16 * 1024,
 }
 
-# Errors of ``Tensor.numpy()`` and of the kernels for unsupported arguments; nothing has changed then.
-REFUSALS = (RuntimeError, TypeError, ValueError)
+# Minimum number of elements of an output in cregkit's memory pool; PyTorch cannot resize the storage of such a tensor.
+# Smaller outputs, and all without a pool, are in memory of PyTorch: in models, its allocator recycles it as fast.
+POOLED = 1024 * 1024 if pool_statistics()["limit_bytes"] else sys.maxsize
+
+# Errors of ``memory`` and of the kernels for unsupported arguments; nothing has changed then.
+REFUSALS = (RuntimeError, TypeError, ValueError, BufferError)
 
 
 class Refused(Exception):
-    """``Tensor.numpy()`` or the kernel does not support the arguments; PyTorch's function must compute the call."""
+    """``memory`` or the kernel does not support the arguments; PyTorch's function must compute the call."""
 
 
 def is_ordinary(x: Tensor | None) -> bool:
@@ -49,8 +58,8 @@ def is_ordinary(x: Tensor | None) -> bool:
 
 
 def is_float32(x: Tensor) -> bool:
-    """Whether ``x`` is a plain float32 tensor on the CPU; if it is sparse or batched, ``Tensor.numpy()`` raises."""
-    return (type(x) is Tensor or type(x) is Parameter) and x.dtype is torch.float32 and x.is_cpu
+    """Whether ``x`` is a plain float32 tensor on the CPU; if it is sparse or batched, ``memory`` raises."""
+    return (type(x) is Tensor or type(x) is Parameter) and x.dtype is torch.float32 and x.is_cpu and not x.is_nested
 
 
 def is_watched() -> bool:
@@ -71,6 +80,35 @@ def is_small(x: Tensor, op: str) -> bool:
 def takes(x: Tensor, op: str) -> bool:
     """Whether the kernel of ``op`` supports the dtype, device and size of ``x`` and the state of PyTorch."""
     return not is_small(x, op) and is_float32(x) and not is_watched()
+
+
+class _Export:
+    """A tensor for ``numpy.from_dlpack``, seven times as fast as with ``Tensor.__dlpack__``."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return _to_dlpack(self.tensor)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # the CPU
+
+
+def _exported(x: Tensor) -> Any:
+    if x.is_neg() or x._is_zerotensor():
+        raise TypeError("the memory of the tensor does not hold its values")
+    return np.from_dlpack(_Export(x))
+
+
+# The memory of a tensor as an array, for the time of a call. After ``Tensor.numpy``, the storage of the tensor can no
+# longer be resized, as FSDP does. Older versions of PyTorch and NumPy exchange writable arrays in no other way.
+_to_dlpack: Any = getattr(torch._C, "_to_dlpack_versioned", None)  # PyTorch 2.9
+memory: Callable[[Tensor], NDArray[np.float32]] = (
+    _exported if _to_dlpack is not None and np.lib.NumpyVersion(np.__version__) >= "2.1.0" else Tensor.numpy
+)
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:

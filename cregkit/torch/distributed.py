@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cregkit.batch_sums import Doubles
 from cregkit.torch import functional
-from cregkit.torch.bridge import is_float32, is_watched
+from cregkit.torch.bridge import Refused, is_float32, is_watched
 from cregkit.torch.modules import Proxy, fx_node, stock_method, with_statistics
 
 __all__ = ["SyncBatchNorm"]
@@ -92,9 +92,12 @@ def _group(module: SyncBatchNorm) -> Any:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _batch_norm(group: Any, x: Tensor, *rest: Any) -> Tensor:
     compute: Callable[..., Tensor] = partial(functional._batch_norm, gather=partial(_gathered, group))
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return compute(x.permute(0, 2, 3, 1), *rest, channel_axis=-1).permute(0, 3, 1, 2)
-    return compute(x.contiguous(), *rest, channel_axis=1)
+    try:
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            return compute(x.permute(0, 2, 3, 1), *rest, channel_axis=-1).permute(0, 3, 1, 2)
+        return compute(x.contiguous(), *rest, channel_axis=1)
+    except Refused as refused:  # PyTorch's function would use this process's part of the batch alone
+        raise refused.__cause__ or refused from None
 
 
 def _gathered(group: Any, own: Doubles) -> list[Doubles]:

@@ -34,7 +34,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """Dropout: zero each element with probability ``p`` and multiply the others by ``1 / (1 - p)``.
 
     The mask is not that of ``torch.nn.functional.dropout``. It depends on one seed from PyTorch's default CPU
-    generator, and not on the number of threads.
+    generator, and not on the number of threads. The kernel replaces a dropped NaN or infinity by 0, also in place. The
+    function of PyTorch, which computes small tensors, multiplies it by 0: it stays or becomes NaN.
 
     Parameters
     ----------
@@ -89,8 +90,7 @@ def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
         whole = x if x._base is None else x._base
         if whole.is_leaf and whole.requires_grad:  # PyTorch raises an error
             raise Refused
-    y: Tensor = (autograd.InplaceDropout if inplace else autograd.Dropout).apply(x, float(p), spatial)
-    return y
+    return (autograd.dropout_ if inplace else autograd.dropout)(x, float(p), spatial)
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -278,12 +278,12 @@ def _batch_norm(
     channel_axis: int,
     gather: Gather | None = None,
 ) -> Tensor:
-    y: Tensor
     if training:
-        y = autograd.BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, channel_axis, gather)
-    else:
-        y = autograd.BatchNormInference.apply(x, weight, bias, running_mean, running_var, eps, channel_axis)
-    return y
+        statistics = running_mean, running_var, momentum
+        return autograd.batch_norm(x, weight, bias, *statistics, eps, channel_axis, gather)
+    assert running_mean is not None
+    assert running_var is not None
+    return autograd.batch_norm_inference(x, weight, bias, running_mean, running_var, eps, channel_axis)
 
 
 def group_norm(

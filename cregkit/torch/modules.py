@@ -148,22 +148,16 @@ def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
 
 def with_statistics(module: nn.modules.batchnorm._BatchNorm, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
     """Count the batch and call ``compute`` with the arguments of ``batch_norm`` that the module holds."""
+    mean, var, training = module.running_mean, module.running_var, module.training
     weight_of_batch = 0.0 if module.momentum is None else module.momentum
-    if module.training and module.track_running_stats and module.num_batches_tracked is not None:
+    if training and module.track_running_stats and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
         if module.momentum is None:
             weight_of_batch = 1.0 / float(module.num_batches_tracked)
-    uses_running = not module.training or module.track_running_stats
-    return compute(
-        input,
-        module.running_mean if uses_running else None,
-        module.running_var if uses_running else None,
-        module.weight,
-        module.bias,
-        module.training or (module.running_mean is None and module.running_var is None),
-        weight_of_batch,
-        module.eps,
-    )
+    uses_batch = training or (mean is None and var is None)
+    if training and not module.track_running_stats:
+        mean = var = None
+    return compute(input, mean, var, module.weight, module.bias, uses_batch, weight_of_batch, module.eps)
 
 
 class BatchNorm1d(nn.BatchNorm1d):

@@ -21,6 +21,7 @@ from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, Proxy,
 
 __all__ = ["TransformerEncoderLayer"]
 
+_BLOCKS = {name: getattr(nn.TransformerEncoderLayer, name) for name in ("_sa_block", "_ff_block")}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -80,7 +81,12 @@ def _forward(
     src_key_padding_mask: Tensor | None,
     is_causal: bool,
 ) -> Tensor:
-    if is_compiling() or not takes(src, "dropout_add_layer_norm") or _has_fast_path(layer, src):
+    if (
+        is_compiling()
+        or not takes(src, "dropout_add_layer_norm")
+        or _has_own_blocks(layer)
+        or _has_fast_path(layer, src)
+    ):
         return nn.TransformerEncoderLayer.forward(layer, src, src_mask, src_key_padding_mask, is_causal)
     padding = F._canonical_mask(
         mask=src_key_padding_mask,
@@ -94,11 +100,10 @@ def _forward(
     )
 
     def attention(x: Tensor) -> Tensor:
-        y, _ = layer.self_attn(
+        y: Tensor = layer.self_attn(
             x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
-        )
-        attended: Tensor = y
-        return attended
+        )[0]
+        return y
 
     def feed_forward(x: Tensor) -> Tensor:
         y: Tensor = layer.linear2(layer.dropout(layer.activation(layer.linear1(x))))
@@ -110,6 +115,11 @@ def _forward(
         return h + last
     x, _ = _add_and_norm(attention(src), src, layer.dropout1, layer.norm1)
     return _add_and_norm(feed_forward(x), x, layer.dropout2, layer.norm2)[0]
+
+
+def _has_own_blocks(layer: nn.TransformerEncoderLayer) -> bool:
+    """Whether the class or the instance overrides a method that PyTorch's ``forward`` calls."""
+    return any(getattr(getattr(layer, name), "__func__", None) is not method for name, method in _BLOCKS.items())
 
 
 def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
@@ -162,7 +172,8 @@ def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
 def _fits(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> bool:
     """Whether the kernel computes the same as PyTorch for these tensors and settings."""
     features = residual.shape[-1]
-    weight, bias = (norm._parameters[name] for name in ("weight", "bias"))
+    weight: Tensor | None = norm.weight  # not in norm._parameters under FSDP
+    bias: Tensor | None = norm.bias
     return (
         is_float32(x)
         and is_float32(residual)

@@ -132,6 +132,60 @@ def evaluation() -> dict[str, float]:
     return {"error": largest_error(own(x), nn.BatchNorm1d(3).eval()(x))}
 
 
+def encoder() -> nn.Module:
+    """Of a size that the kernels compute."""
+    torch.manual_seed(0)
+    layers = [nn.TransformerEncoderLayer(64, 4, 128, 0.0, norm_first=first) for first in (True, False)]
+    norms = nn.BatchNorm1d(64), nn.RMSNorm(64)
+    return nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), *layers, nn.Flatten(0, 1), *norms)
+
+
+def sharded(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, object]:
+    """The losses of five steps with shards of the parameters: converted, and with the modules of PyTorch."""
+    x = torch.randn(40, 64, 64, generator=torch.Generator().manual_seed(1))
+    curves = []
+    for convert in (cregkit.torch.convert, lambda model: model):
+        model = wrap(convert(encoder()))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = (model(x).sin() ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+        curves.append(losses)
+    return {"converted": curves[0], "stock": curves[1]}
+
+
+@program
+def fsdp1() -> dict[str, object]:
+    """Modules whose parameters are views of a flat parameter, and not registered."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    policy = ModuleWrapPolicy({nn.TransformerEncoderLayer, cregkit.torch.TransformerEncoderLayer})
+    return sharded(
+        lambda model: FullyShardedDataParallel(
+            model, auto_wrap_policy=policy, use_orig_params=False, device_id=torch.device("cpu")
+        )
+    )
+
+
+@program
+def fsdp2() -> dict[str, object]:
+    """Parameters whose storage is freed after the forward of a module, and allocated for its backward."""
+    from torch.distributed.fsdp import fully_shard
+
+    def wrap(model: nn.Module) -> nn.Module:
+        for part in model:
+            if [*part.parameters()]:
+                fully_shard(part)
+        return fully_shard(model)
+
+    return sharded(wrap)
+
+
 def message_of(call: Callable[[], object]) -> str:
     try:
         call()

@@ -84,6 +84,13 @@ def test_evaluation_exchanges_nothing() -> None:
     assert run(3, "evaluation")["error"] <= 1e-6
 
 
+@pytest.mark.parametrize("name", ["fsdp1", "fsdp2"])
+def test_a_sharded_model_trains_as_with_the_modules_of_pytorch(name: str) -> None:
+    found = run(2, name)
+    np.testing.assert_allclose(found["converted"], found["stock"], rtol=0, atol=1e-5)
+    assert found["stock"][-1] < found["stock"][0]
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
