@@ -1,6 +1,7 @@
 """Multi-head attention with dropout of the attention weights by the kernel.
 
-In ``dropout(softmax(Q K^T / sqrt(d) + mask)) V``, the kernel computes the dropout and PyTorch's ops compute the rest.
+In ``dropout(softmax(Q K^T / sqrt(d) + mask)) V``, the kernel computes the dropout and PyTorch's ops compute the rest,
+in graphs of ``torch.compile`` too.
 Calls that the kernel does not support (evaluation mode, no dropout, other dtypes, wrong shapes) go to PyTorch's
 ``forward``.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from cregkit import functional as kernels
+from cregkit.torch import compiled
 from cregkit.torch.autograd import Function, backward_arrays, dropped_by_mask, formula_gradients, needs_gradient, output
 from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, memory, run
 
@@ -34,9 +36,10 @@ def forward(
     is_causal: bool,
 ) -> Result:
     """Compute ``nn.MultiheadAttention.forward``, with its arguments and results."""
+    compiling = is_compiling()
     if (
-        is_compiling()
-        or not (module.training and 0.0 < module.dropout < 1.0)
+        not (module.training and 0.0 < module.dropout < 1.0)
+        or not (compiled.traces() if compiling else _is_eager(key_padding_mask, attn_mask))
         or not _takes(module, query, key, value, key_padding_mask, attn_mask, is_causal)
     ):
         return nn.MultiheadAttention.forward(
@@ -50,7 +53,10 @@ def forward(
     q, k, v = _projected(module, query, key, value)
     length, batch, _ = query.shape
     mask = _merged_mask(key_padding_mask, attn_mask, batch, module.num_heads)
-    attended, weights = _attention(q, k, v, mask, float(module.dropout), draw_seed(), not need_weights)
+    if compiling:
+        attended, weights = _traced_attention(q, k, v, mask, float(module.dropout), not need_weights)
+    else:
+        attended, weights = _attention(q, k, v, mask, float(module.dropout), draw_seed(), not need_weights)
     joined = attended.transpose(0, 1).reshape(length, batch, module.embed_dim)
     y = F.linear(joined, module.out_proj.weight, module.out_proj.bias)
     if not batched:
@@ -65,6 +71,11 @@ def forward(
     return y, weights if batched else weights.squeeze(0)
 
 
+def _is_eager(*masks: Tensor | None) -> bool:
+    """Whether nothing watches the ops, and autograd can save the masks."""
+    return not is_watched() and not any(mask is not None and mask.is_inference() for mask in masks)
+
+
 def _takes(
     module: nn.MultiheadAttention,
     query: Tensor,
@@ -76,7 +87,7 @@ def _takes(
 ) -> bool:
     weights = module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
     tensors = query, key, value, *weights, module.in_proj_bias, module.out_proj.weight, module.out_proj.bias
-    if not all(x is None or is_float32(x) for x in tensors) or is_watched() or torch.is_autocast_enabled("cpu"):
+    if not all(x is None or is_float32(x) for x in tensors) or torch.is_autocast_enabled("cpu"):
         return False
     if module.bias_k is not None or module.bias_v is not None or module.add_zero_attn:
         return False
@@ -108,7 +119,6 @@ def _is_mask(mask: Tensor | None, shapes: list[tuple[int, ...]]) -> bool:
         and mask.is_cpu
         and mask.dtype in (torch.bool, torch.float32)
         and not mask.requires_grad
-        and not mask.is_inference()  # autograd cannot save it
         and tuple(mask.shape) in shapes
     )
 
@@ -149,6 +159,17 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scale = 1.0 / math.sqrt(q.shape[-1])
     term = q.new_zeros(1) if mask is None else mask
     return torch.baddbmm(term, q, k.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+
+
+def _traced_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, zero_masked_rows: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute attention in a graph of ``torch.compile``; results as those of ``Attention``."""
+    weights = torch.softmax(_scores(q, k, mask), -1)
+    if zero_masked_rows and mask is not None:
+        weights = weights.masked_fill((mask == -math.inf).all(dim=-1, keepdim=True), 0.0)
+    dropped = compiled.dropout(weights, p, training=True, inplace=False)
+    return torch.bmm(dropped, v), dropped
 
 
 def _fully_masked_rows(mask: Tensor | None) -> Tensor | None:

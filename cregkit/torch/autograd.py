@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy
 
 from cregkit import functional as kernels
 from cregkit.batch_sums import Gather, merge_gradient_sums, merge_moments
-from cregkit.torch.bridge import POOLED, REFUSALS, Refused, draw_seed, is_float32, is_watched, memory, run
+from cregkit.torch.bridge import POOLED, REFUSALS, Refused, draw_seed, is_float32, is_watched, memory, new_like, run
 
 Floats: TypeAlias = NDArray[np.float32]
 Statistics: TypeAlias = NDArray[np.float64]
@@ -49,7 +49,7 @@ def _is_recorded(*inputs: Tensor | None) -> bool:
 def output(kernel: Callable[..., Any], like: Tensor, *args: Any, **options: Any) -> Any:
     """Call a kernel whose first result has the shape of ``like``. Return this result as a tensor."""
     if like.numel() < POOLED:
-        y = torch.empty_like(like, memory_format=torch.contiguous_format)
+        y = new_like(like)
         returned = run(kernel, *args, out=memory(y), **options)
     else:
         returned = run(kernel, *args, **options)

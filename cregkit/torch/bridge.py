@@ -1,8 +1,8 @@
 """Bridge from tensors to kernels: which tensors are supported, and how they are passed without a copy.
 
-A kernel reads the memory of a tensor through DLPack. It writes a small output into memory of PyTorch, and a large one
-into an array from cregkit's memory pool, which ``torch.from_numpy`` wraps. The memory returns to the pool when the last
-tensor that shares it is deleted.
+A kernel reads the memory of a tensor in place. It writes a small output into memory of PyTorch, and a large one into
+memory of cregkit's pool, to which it returns when the last tensor that shares it is deleted. Without the native
+library, DLPack exports a tensor, and ``torch.from_numpy`` wraps a large output.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import Parameter
 
 from cregkit.kernels._pool import pool_statistics
 from cregkit.kernels._threads import get_num_threads, num_threads
+from cregkit.torch.dispatch import library
 
 T = TypeVar("T")
 
@@ -40,9 +41,10 @@ SMALLEST = {
     "attention": 16 * 1024,
 }
 
-# Minimum number of elements of an output in cregkit's memory pool; PyTorch cannot resize the storage of such a tensor.
-# Smaller outputs, and all without a pool, are in memory of PyTorch: in models, its allocator recycles it as fast.
-POOLED = 1024 * 1024 if pool_statistics()["limit_bytes"] else sys.maxsize
+# Minimum number of elements of an output that ``torch.from_numpy`` wraps, in cregkit's memory pool; PyTorch cannot
+# resize the storage of such a tensor. Smaller outputs, and all without a pool, are in memory of PyTorch: in models, its
+# allocator recycles it as fast. The native library makes resizable tensors in the pool.
+POOLED = sys.maxsize if library or not pool_statistics()["limit_bytes"] else 1024 * 1024
 
 # Errors of ``memory`` and of the kernels for unsupported arguments; nothing has changed then.
 REFUSALS = (RuntimeError, TypeError, ValueError, BufferError)
@@ -107,8 +109,20 @@ def _exported(x: Tensor) -> Any:
 # longer be resized, as FSDP does. Older versions of PyTorch and NumPy exchange writable arrays in no other way.
 _to_dlpack: Any = getattr(torch._C, "_to_dlpack_versioned", None)  # PyTorch 2.9
 memory: Callable[[Tensor], NDArray[np.float32]] = (
-    _exported if _to_dlpack is not None and np.lib.NumpyVersion(np.__version__) >= "2.1.0" else Tensor.numpy
+    library.memory
+    if library
+    else _exported
+    if _to_dlpack is not None and np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+    else Tensor.numpy
 )
+
+
+def _new_in_torch(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+# A contiguous tensor of the shape of a float32 tensor, for a kernel to write.
+new_like: Callable[[Tensor], Tensor] = library.new_like if library else _new_in_torch
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:

@@ -57,13 +57,20 @@ def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
 
 
 def _takes(x: Tensor) -> bool:
-    """Whether the graph may have the kernel: not in an exported program, nor in a transform of ``torch.func``."""
+    """Whether the graph may have the kernel for ``x``."""
     return (
         is_ordinary(x)
         and x.is_cpu
         and x.dtype in _DTYPES
         and not statically_known_true(x.numel() < SMALLEST)
-        and not _is_exporting()
+        and traces()
+    )
+
+
+def traces() -> bool:
+    """Whether ``torch.compile`` traces a graph that may have the kernel: not an exported program, nor a transform."""
+    return (
+        not _is_exporting()
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )

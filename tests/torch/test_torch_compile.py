@@ -233,3 +233,36 @@ def test_an_exported_model_in_training_has_the_ops_of_pytorch(strict, drawn):
     assert names == {"aten.linear.default", "aten.layer_norm.default", "aten.dropout.default"}
     program.module()(torch.ones(LARGE))
     assert drawn == []
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "masked"])
+def test_attention_weights_are_dropped_by_the_kernel(masked, need_weights, drawn):
+    """With v = 1 and identity projections, the output is the sum of the dropped weights."""
+    attention = ct.convert(nn.MultiheadAttention(32, 4, dropout=0.25, batch_first=True))
+    x = torch.randn(2, 64, 32, requires_grad=True)
+    mask = torch.triu(torch.ones(64, 64, dtype=torch.bool), 1) if masked else None
+    step = compile_whole(lambda x: attention(x, x, x, attn_mask=mask, need_weights=need_weights))
+    y, weights = step(x)
+    y.sum().backward()
+    assert drawn == 2 * [(8, 64, 64)]  # forward and backward
+    assert bool(x.grad.isfinite().all())
+    if need_weights:
+        assert weights.shape == (2, 64, 64)
+        per_head = attention(x, x, x, attn_mask=mask, need_weights=True)[1]
+        assert abs(float((weights.sum() - per_head.sum()).detach())) < 0.1 * float(per_head.detach().sum())
+    assert not masked or y.isfinite().all()
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_in_a_graph_has_the_results_of_pytorch(need_weights):
+    """In evaluation mode, and in training with a probability that drops nothing."""
+    stock = nn.MultiheadAttention(32, 4, dropout=2.0**-60, batch_first=True)
+    converted = ct.convert(copy.deepcopy(stock))
+    x, mask = torch.randn(2, 64, 32), torch.randn(64, 64)
+    padding = torch.zeros(2, 64).masked_fill(torch.arange(64) > 50, -float("inf"))
+    options = {"attn_mask": mask, "key_padding_mask": padding, "need_weights": need_weights}
+    for training in (True, False):
+        ours = compile_whole(converted.train(training))(x, x, x, **options)
+        theirs = stock.train(training)(x, x, x, **options)
+        assert_close([t for t in ours if t is not None], [t for t in theirs if t is not None])

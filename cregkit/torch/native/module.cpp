@@ -1,6 +1,8 @@
 /* The Python module: registers the kernels, and switches them. cregkit/torch/dispatch.py is its only user. */
 #include <c10/util/Exception.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -55,6 +57,34 @@ void install(const py::capsule &table)
     autograd.impl("dropout", dropout);
 }
 
+/* A tensor of Python. Raises TypeError for anything else, and for tensors whose memory does not hold their values. */
+at::Tensor tensor_of(const py::handle &object)
+{
+    if (!THPVariable_Check(object.ptr())) throw py::type_error("expected a tensor");
+    const at::Tensor &x = THPVariable_Unpack(object.ptr());
+    if (!x.is_cpu() || x.layout() != at::kStrided || !x.has_storage() || x.is_neg() || x._is_zerotensor() ||
+        x.scalar_type() != at::kFloat)
+        throw py::type_error("the memory of the tensor does not hold its values in float32");
+    return x;
+}
+
+/* The memory of a float32 tensor as an array. After Tensor.numpy() its storage could no longer be resized. */
+py::array memory(const py::handle &tensor)
+{
+    static const py::dtype dtype = py::dtype::of<float>();
+    const at::Tensor x = tensor_of(tensor);
+    std::vector<py::ssize_t> strides(x.strides().begin(), x.strides().end());
+    for (py::ssize_t &stride : strides) stride *= static_cast<py::ssize_t>(sizeof(float));
+    return py::array(dtype, x.sizes().vec(), std::move(strides), x.mutable_data_ptr(), tensor);
+}
+
+/* A contiguous tensor of the shape of a float32 tensor, resizable, in memory of the pool if it is large. */
+py::object new_like(const py::handle &tensor)
+{
+    return py::reinterpret_steal<py::object>(
+        THPVariable_Wrap(cregkit::new_like(tensor_of(tensor), at::MemoryFormat::Contiguous)));
+}
+
 py::dict calls_of(const std::string &name)
 {
     py::dict calls;
@@ -74,6 +104,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module)
     module.def("smallest", [](const std::string &name) { return switch_of(name).smallest.load(); });
     module.def("set_smallest", [](const std::string &name, int64_t n) { switch_of(name).smallest.store(n); });
     module.def("calls", calls_of);
+    module.def("memory", memory);
+    module.def("new_like", [](const py::handle &tensor) { return new_like(tensor); });
     py::list names;
     for (const char *name : OP_NAMES) names.append(name);
     module.attr("OPS") = names;
