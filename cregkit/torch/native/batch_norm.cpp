@@ -107,7 +107,7 @@ Three batch_norm(const Tensor &x, const Optional &weight, const Optional &bias, 
     return {y, rounded(found.mean, {x.size(1)}, dtype), rounded(found.rstd, {x.size(1)}, dtype)};
 }
 
-/* The saved mean is float32, too coarse for a mean of 1e6, so the statistics are computed again. */
+/* Where the saved float32 mean is too coarse, the statistics are computed again. */
 Three batch_norm_backward(const Tensor &dy, const Tensor &x, const Optional &weight, const Optional &running_mean,
                           const Optional &running_var, const Optional &save_mean, const Optional &save_rstd,
                           bool training, double eps, Mask mask)
@@ -124,7 +124,11 @@ Three batch_norm_backward(const Tensor &dy, const Tensor &x, const Optional &wei
     const Tensor mean = as_floats(running_mean), var = as_floats(running_var);
     creg_batch_norm call = call_of(x, eps);
     Statistics found(call);
-    if (training)
+    const bool saved = is_defined(save_mean) && is_defined(save_rstd) && are_precise(*save_mean, *save_rstd);
+    if (training && saved) {
+        found.mean = widened(*save_mean);
+        found.rstd = widened(*save_rstd);
+    } else if (training)
         check(entries->batch_norm(&call, threads()));
     else {
         call.given_mean = floats(mean);

@@ -101,6 +101,18 @@ std::vector<double> widened(const at::Tensor &numbers)
     return std::vector<double>(first, first + source.numel());
 }
 
+bool are_precise(const at::Tensor &mean, const at::Tensor &rstd)
+{
+    constexpr float FAR = 8.0f; /* standard deviations: an error of 8 * 2^-24 */
+    if (mean.scalar_type() != at::kFloat || rstd.scalar_type() != at::kFloat || !mean.is_contiguous() ||
+        !rstd.is_contiguous())
+        return false;
+    const float *m = mean.const_data_ptr<float>(), *r = rstd.const_data_ptr<float>();
+    bool precise = true;
+    for (int64_t i = 0; i < mean.numel(); i++) precise &= m[i] * r[i] <= FAR && m[i] * r[i] >= -FAR;
+    return precise;
+}
+
 /* ---- memory ---- */
 
 namespace

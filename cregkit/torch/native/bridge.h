@@ -66,6 +66,10 @@ at::ScalarType parameter_dtype(const at::Tensor &x, std::initializer_list<std::o
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype);
 std::vector<double> widened(const at::Tensor &numbers);
 
+/* Whether float32 statistics that PyTorch saved are precise enough for backward: the rounding of a mean far above the
+ * standard deviation would be an error of x_hat. */
+bool are_precise(const at::Tensor &mean, const at::Tensor &rstd);
+
 /* New tensors: large ones take their memory from cregkit's pool. */
 at::Tensor new_like(const at::Tensor &x, at::MemoryFormat format);
 at::Tensor new_strided(const at::Tensor &x, at::IntArrayRef strides);

@@ -58,7 +58,7 @@ Three group_norm(const Tensor &x, const Optional &weight, const Optional &bias, 
     return {y, rounded(call.mean, {n, groups}, at::kFloat), rounded(call.rstd, {n, groups}, at::kFloat)};
 }
 
-/* The saved mean is float32, too coarse for a mean of 1e6, so it is computed again. */
+/* Where the saved float32 mean is too coarse, it is computed again. */
 Three group_norm_backward(const Tensor &dy, const Tensor &x, const Tensor &mean32, const Tensor &rstd32,
                           const Optional &weight, int64_t n, int64_t c, int64_t s, int64_t groups, Mask mask)
 {
@@ -70,10 +70,14 @@ Three group_norm_backward(const Tensor &dy, const Tensor &x, const Tensor &mean3
     count(GROUP_NORM, TAKEN);
     const auto format = x.suggest_memory_format();
     const Tensor g = dy.contiguous(format), dx = new_like(x, format), gamma = as_floats(weight);
-    Call found(x, n, c, s, groups);
-    check(entries->group_norm(&found.record, threads()));
     Call call(x, n, c, s, groups);
-    call.mean = found.mean;
+    if (are_precise(mean32, rstd32))
+        call.mean = widened(mean32);
+    else {
+        Call found(x, n, c, s, groups);
+        check(entries->group_norm(&found.record, threads()));
+        call.mean = found.mean;
+    }
     call.rstd = widened(rstd32);
     creg_group_norm &record = call.record;
     record.groups.channels.mean = call.mean.data();

@@ -60,7 +60,7 @@ Three layer_norm(const Tensor &input, at::IntArrayRef shape, const Optional &wei
     return {y, rounded(mean, sizes, at::kFloat), rounded(rstd, sizes, at::kFloat)};
 }
 
-/* The saved mean is float32, too coarse for a mean of 1e6, so it is computed again. */
+/* Where the saved float32 mean is too coarse, it is computed again. */
 Three layer_norm_backward(const Tensor &dy, const Tensor &input, at::IntArrayRef shape, const Tensor &mean32,
                           const Tensor &rstd32, const Optional &weight, const Optional &bias, Mask mask)
 {
@@ -74,7 +74,10 @@ Three layer_norm_backward(const Tensor &dy, const Tensor &input, at::IntArrayRef
     const Tensor dx = new_like(x, at::MemoryFormat::Contiguous);
     std::vector<double> mean, rstd;
     creg_norm call = call_of(x, shape, mean, rstd);
-    check(entries->norm_forward(&call, threads()));
+    if (are_precise(mean32, rstd32))
+        mean = widened(mean32);
+    else
+        check(entries->norm_forward(&call, threads()));
     rstd = widened(rstd32);
     call = call_of(x, shape, mean, rstd);
     Tensor dgamma, dbeta;
