@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 
 from cregkit.kernels import _entries
 
@@ -23,39 +24,45 @@ F = TypeVar("F", bound=Callable[..., Any])
 Choice: TypeAlias = str | Iterable[str] | None
 
 SMALLEST = {
-    "layer_norm": 2048,
+    "layer_norm": 1,
     "rms_norm": 1,
-    "batch_norm": 2048,
-    "group_norm": 2048,
+    "batch_norm": 1,
+    "group_norm": 64 * 1024,
     "dropout": 1,
-    "bernoulli": 2048,
+    "bernoulli": 1,
 }
-"""The number of elements from which on a kernel takes a call; PyTorch's kernel is as fast below."""
+"""The number of elements from which on a kernel takes a call; below, PyTorch's kernel is as fast in models."""
+
+FEWEST_POSITIONS = {"group_norm": 64, "batch_norm": 128}
+"""The number of positions of an image from which on a kernel takes a call; of batch norm, if there is one sample, as
+PyTorch calls it for instance norm."""
 
 _lock = threading.Lock()
 
 
-def _load() -> Any:
-    """Return the native library for this version of PyTorch, its kernels registered; None if it was not built."""
+def _load() -> tuple[Any, str]:
+    """Return the native library for this version of PyTorch, its kernels registered; or None, and the reason."""
     major, minor, *_ = torch.__version__.split("+")[0].split(".")
     try:
         library = importlib.import_module(f"cregkit.torch._dispatcher_{major}_{minor}")
-    except ImportError:
-        return None
+    except ModuleNotFoundError:
+        return None, "were not built"
+    except ImportError as error:
+        return None, f"could not be loaded ({error})"
     library.install(_entries.table)
     for op, elements in SMALLEST.items():
-        library.set_smallest(op, elements)
-    return library
+        library.set_smallest(op, elements, FEWEST_POSITIONS.get(op, 0))
+    return library, ""
 
 
-library = _load()
+library, _why_not = _load()
 """The native library, or None."""
 
 
 def _required() -> Any:
     if library is None:
         raise RuntimeError(
-            f"the kernels for PyTorch's dispatcher are not built for PyTorch {torch.__version__}: "
+            f"the kernels for the dispatcher of PyTorch {torch.__version__} {_why_not}: "
             "install cregkit with pip install --no-build-isolation where this PyTorch is installed, or use "
             "cregkit.torch.convert(model)"
         )
@@ -101,7 +108,7 @@ class enable(ContextDecorator):
     recurrent layers, attention) and ``bernoulli`` (``bernoulli_(p)``: channel dropout, alpha dropout, DropPath).
 
     The object is also a context manager and a decorator, at whose end the ops are on that were on before. It applies
-    to all threads, and is safe while others compute. A pass, forward or backward, uses what is on while it runs.
+    to all threads, and is safe while others compute. A backward pass uses the kernel if its forward pass did.
 
     Parameters
     ----------
@@ -153,6 +160,12 @@ class enable(ContextDecorator):
                 return function(*arguments, **named)
 
         return within  # type: ignore[return-value]
+
+
+def converted(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Call a function of PyTorch with the kernels of all ops, whatever is on: for converted modules."""
+    y: Tensor = library.converted(function, *arguments)
+    return y
 
 
 def disable() -> None:

@@ -1,8 +1,10 @@
 """Functions of ``torch.nn.functional`` on cregkit's kernels, with the same signatures and errors.
 
-The kernels compute float32 tensors on the CPU whose memory has no gaps. PyTorch's function computes everything else:
-other dtypes and devices, tensor subclasses, tensors too small to gain, wrong arguments, and calls that are compiled,
-traced, scripted or transformed. ``torch.compile`` alone keeps the kernel of ``dropout``, as ``compiled`` says.
+With the native library, PyTorch's functions use the kernels of ``dispatch`` for the time of a call. Without it, and
+for what it lacks (channel dropout, dropout in place, instance norm), the kernels are called from Python: for float32
+tensors on the CPU whose memory has no gaps. PyTorch's function computes everything else: other dtypes and devices,
+tensor subclasses, tensors too small to gain, wrong arguments, and calls that are compiled, traced, scripted or
+transformed. ``torch.compile`` alone keeps the kernel of ``dropout``, as ``compiled`` says.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from cregkit.batch_sums import Gather
-from cregkit.torch import autograd, compiled
+from cregkit.torch import autograd, compiled, dispatch
 from cregkit.torch.bridge import Refused, inverse, is_ordinary, memory_order, takes
 
 __all__ = [
@@ -28,6 +30,11 @@ __all__ = [
     "layer_norm",
     "rms_norm",
 ]
+
+
+def dispatches() -> bool:
+    """Whether the native library computes the calls of converted modules, by PyTorch's own ops."""
+    return dispatch.library is not None and not is_compiling()
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -65,8 +72,12 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     >>> functional.dropout(torch.ones(100, 100), p=0.5).unique()
     tensor([0., 2.])
     """
+    if not training:
+        return F.dropout(input, p, training, inplace)
     if is_compiling():
         return compiled.dropout(input, p, training, inplace)
+    if dispatch.library is not None and not inplace:
+        return dispatch.converted(F.dropout, input, p, training)
     if _drops(input, p, training):
         try:
             if input.is_contiguous():
@@ -224,6 +235,8 @@ def batch_norm(
     tensor([[-1., -1.],
             [ 1.,  1.]])
     """
+    if dispatches():
+        return dispatch.converted(F.batch_norm, input, running_mean, running_var, weight, bias, training, momentum, eps)
     if (
         not is_compiling()
         and takes(input, "batch_norm")
@@ -325,6 +338,8 @@ def group_norm(
     >>> functional.group_norm(torch.tensor([[1.0, 3.0, 10.0, 30.0]]), 2).round(decimals=3)
     tensor([[-1.,  1., -1.,  1.]])
     """
+    if dispatches():
+        return dispatch.converted(F.group_norm, input, num_groups, weight, bias, eps)
     y = _group_norm(input, num_groups, weight, bias, eps)
     return F.group_norm(input, num_groups, weight, bias, eps) if y is None else y
 
@@ -459,6 +474,8 @@ def layer_norm(
     >>> functional.layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,)).round(decimals=3)
     tensor([[-1.2250,  0.0000,  1.2250]])
     """
+    if dispatches():
+        return dispatch.converted(F.layer_norm, input, normalized_shape, weight, bias, eps)
     if not is_compiling() and takes(input, "layer_norm"):
         shape = torch.Size(normalized_shape)
         if _rows_fit(input, shape, weight, bias):
@@ -503,6 +520,8 @@ def rms_norm(
     >>> functional.rms_norm(torch.tensor([[3.0, 4.0]]), (2,)).round(decimals=3)
     tensor([[0.8490, 1.1310]])
     """
+    if dispatches():
+        return dispatch.converted(F.rms_norm, input, normalized_shape, weight, eps)
     if not is_compiling() and takes(input, "rms_norm"):
         shape = torch.Size(normalized_shape)
         number = torch.finfo(torch.float32).eps if eps is None else eps

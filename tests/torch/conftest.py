@@ -9,7 +9,15 @@ import pytest
 
 
 @pytest.fixture
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call kernels from Python, as without the native library."""
+    from cregkit.torch import dispatch
+
+    monkeypatch.setattr(dispatch, "library", None)
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch, without_library: None) -> list[str]:
     """Send PyTorch tensors of every size to the kernels, and record the names of calls."""
     from cregkit.torch import attention, autograd, bridge
 

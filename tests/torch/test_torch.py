@@ -403,7 +403,7 @@ def test_compiled_attention_and_dropout_train(dtype, kernel_calls):
     assert kernel_calls == []
 
 
-def test_memory_is_shared_and_recycled():
+def test_memory_is_shared_and_recycled(without_library):
     """A kernel reads the memory of the tensor; that of a large output returns to the pool with the tensor."""
     seen = []
     original = autograd.kernels.layer_norm
@@ -563,7 +563,7 @@ def test_modules_in_python_threads_give_the_same_results(kernel_calls):
     assert all(map(torch.equal, found, expected))
 
 
-def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch):
+def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch, without_library):
     """A kernel uses PyTorch's number of threads; that of cregkit does not change."""
     seen = []
     monkeypatch.setattr(

@@ -199,7 +199,7 @@ def test_a_lazy_module_is_swapped_after_it_is_initialised():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_dtypes_have_the_bits_of_pytorch(dtype):
+def test_other_dtypes_have_the_bits_of_pytorch(dtype, without_library):
     torch.manual_seed(0)
     stock = nn.Sequential(nn.Linear(512, 512), nn.LayerNorm(512), nn.BatchNorm1d(512), nn.RMSNorm(512)).to(dtype)
     ours = ct.convert(copy.deepcopy(stock))

@@ -27,12 +27,12 @@ TYPES = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 def kernels():
     """Send tensors of every size to the kernels; ends with the ops off and PyTorch's sizes."""
     for op in dispatch.SMALLEST:
-        dispatch.library.set_smallest(op, 1)
+        dispatch.library.set_smallest(op, 1, 1)
     with cregkit.torch.enable():
         yield
     cregkit.torch.disable()
     for op, elements in dispatch.SMALLEST.items():
-        dispatch.library.set_smallest(op, elements)
+        dispatch.library.set_smallest(op, elements, dispatch.FEWEST_POSITIONS.get(op, 0))
 
 
 class Taken:
@@ -477,6 +477,53 @@ def test_autocast_computes_bfloat16(kernels):
     y.float().sum().backward()
 
 
+def test_large_outputs_are_in_the_pool(kernels):
+    x = torch.randn(1024, 512)
+    cregkit.clear_pool()
+    y = F.layer_norm(x, (512,))
+    address = y.data_ptr()
+    before = cregkit.show_config()["pool"]["bytes"]
+    del y
+    assert cregkit.show_config()["pool"]["bytes"] > before
+    assert F.dropout(x).data_ptr() == address
+
+
+# ---- converted modules ----
+
+MODULES = {
+    "layer_norm": lambda: (nn.LayerNorm(48), (9, 48)),
+    "rms_norm": lambda: (nn.RMSNorm(48), (9, 48)),
+    "batch_norm": lambda: (nn.BatchNorm2d(8), (4, 8, 5, 6)),
+    "group_norm": lambda: (nn.GroupNorm(2, 8), (4, 8, 5, 6)),
+    "dropout": lambda: (nn.Dropout(0.5), (9, 48)),
+}
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", MODULES)
+def test_converted_modules_use_the_kernels_while_the_ops_are_off(name, dtype, kernels):
+    cregkit.torch.disable()
+    module, shape = MODULES[name]()
+    module.to(dtype)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    with Taken() as taken:
+        module(x).sum().backward()
+    assert not any(taken.calls.values())
+    cregkit.torch.convert(module)
+    with Taken(name) as taken:
+        module(x).sum().backward()
+    assert taken.calls[name] == (1 if name in ("rms_norm", "dropout") else 2)
+    assert cregkit.torch.enabled() == frozenset()
+
+
+def test_a_backward_pass_uses_the_kernel_of_its_forward_pass(kernels):
+    x = torch.randn(9, 48, requires_grad=True)
+    y = F.layer_norm(x, (48,))
+    cregkit.torch.disable()
+    with Taken("layer_norm"):
+        y.sum().backward()
+
+
 # ---- the switch ----
 
 
@@ -535,7 +582,7 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
 
 
 def test_usage_counts_why_pytorch_computed(kernels):
-    dispatch.library.set_smallest("layer_norm", 100)
+    dispatch.library.set_smallest("layer_norm", 100, 0)
     with Taken("layer_norm") as taken:
         F.layer_norm(torch.randn(20, 10), (10,))
         F.layer_norm(torch.randn(2, 10), (10,))

@@ -2,7 +2,6 @@
 #include "bridge.h"
 #include "ops.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/native_batch_norm_backward_cpu_dispatch.h>
 #include <ATen/ops/native_batch_norm_cpu_dispatch.h>
 
@@ -20,6 +19,7 @@ bool fits(const Tensor &x, const Optional &weight, const Optional &bias, const O
     const bool shaped = x.dim() >= 2 && x.is_contiguous(x.suggest_memory_format());
     if (!shaped) return count(BATCH_NORM, LAYOUT);
     const int64_t c = x.size(1);
+    if (x.size(0) == 1 && !positions_fit(BATCH_NORM, x.numel() / c)) return false; /* an instance norm */
     if (!parameters_fit({weight, bias, running_mean, running_var}, {c}, x)) return count(BATCH_NORM, DTYPE);
     const bool statistics = training ? x.numel() >= 2 * c : is_defined(running_mean) && is_defined(running_var);
     return statistics || count(BATCH_NORM, LAYOUT);
@@ -93,8 +93,7 @@ Three batch_norm(const Tensor &x, const Optional &weight, const Optional &bias, 
         call.given_mean = mean.data();
         call.given_var = var.data();
         check(entries->batch_norm(&call, threads()));
-        const Tensor none = at::empty({0}, x.options().dtype(dtype));
-        return {y, none, none.clone()};
+        return {y, rounded({}, {0}, dtype), rounded({}, {0}, dtype)};
     }
     Statistics found(call);
     call.momentum = momentum;
@@ -113,8 +112,8 @@ Three batch_norm_backward(const Tensor &dy, const Tensor &x, const Optional &wei
                           bool training, double eps, Mask mask)
 {
     const bool gain = is_defined(weight);
-    if (!is_on(BATCH_NORM) || !size_and_dtype_fit(BATCH_NORM, x) ||
-        !fits(x, weight, {}, running_mean, running_var, training) ||
+    const bool on = is_on(BATCH_NORM) || (is_defined(save_mean) && are_of_kernel(*save_mean));
+    if (!on || !size_and_dtype_fit(BATCH_NORM, x) || !fits(x, weight, {}, running_mean, running_var, training) ||
         !(gradients_fit(dy, x, weight, mask) || count(BATCH_NORM, DTYPE)))
         return at::cpu::native_batch_norm_backward(dy, x, weight, running_mean, running_var, save_mean, save_rstd,
                                                    training, eps, mask);

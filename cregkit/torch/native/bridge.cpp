@@ -11,11 +11,13 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace cregkit
 {
 
 Switch switches[N_OPS];
+thread_local bool is_converted;
 const creg_entries *entries;
 
 bool count(Op op, Fate fate)
@@ -33,6 +35,11 @@ bool size_and_dtype_fit(Op op, const at::Tensor &x)
 {
     if (x.numel() < switches[op].smallest.load(std::memory_order_relaxed) || x.numel() == 0) return count(op, SMALL);
     return is_supported(x.scalar_type()) || count(op, DTYPE);
+}
+
+bool positions_fit(Op op, int64_t positions)
+{
+    return positions >= switches[op].positions.load(std::memory_order_relaxed) || count(op, SMALL);
 }
 
 bool is_transformed(const at::Tensor &x)
@@ -86,12 +93,42 @@ at::Tensor as_floats(const std::optional<at::Tensor> &parameter)
 
 const float *floats(const at::Tensor &x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
 
+namespace
+{
+
+/* The deleter tells the statistics of kernels from others. */
+void free_statistics(void *memory) { std::free(memory); }
+
+struct StatisticsAllocator final : c10::Allocator {
+    c10::DataPtr allocate(size_t size) override
+    {
+        void *memory = std::malloc(std::max<size_t>(size, 1));
+        TORCH_CHECK_WITH(OutOfMemoryError, memory, "cregkit: unable to allocate ", size, " bytes");
+        return {memory, memory, free_statistics, c10::Device(c10::DeviceType::CPU)};
+    }
+
+    void copy_data(void *to, const void *from, size_t size) const override { default_copy_data(to, from, size); }
+};
+
+StatisticsAllocator statistics_memory;
+
+} // namespace
+
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype)
 {
-    if (dtype != at::kFloat) return at::from_blob(const_cast<double *>(numbers.data()), shape, at::kDouble).to(dtype);
-    at::Tensor result = at::empty(shape, at::kFloat);
-    std::copy(numbers.begin(), numbers.end(), result.mutable_data_ptr<float>());
+    at::Tensor result = at::detail::empty_generic(shape, &statistics_memory, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                  dtype, std::nullopt);
+    if (dtype == at::kFloat)
+        std::copy(numbers.begin(), numbers.end(), result.mutable_data_ptr<float>());
+    else
+        result.copy_(at::from_blob(const_cast<double *>(numbers.data()), shape, at::kDouble));
     return result;
+}
+
+bool are_of_kernel(const at::Tensor &statistics)
+{
+    return statistics.defined() && statistics.has_storage() &&
+           statistics.storage().data_ptr().get_deleter() == free_statistics;
 }
 
 std::vector<double> widened(const at::Tensor &numbers)

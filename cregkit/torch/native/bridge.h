@@ -26,7 +26,7 @@ enum Fate { TAKEN, SMALL, DTYPE, LAYOUT, TRANSFORMED, N_FATES };
 
 struct Switch {
     std::atomic<bool> on{false};
-    std::atomic<int64_t> smallest{0}; /* elements */
+    std::atomic<int64_t> smallest{0}, positions{0}; /* the fewest elements of a call, and positions of its images */
     std::atomic<int64_t> calls[N_FATES]{};
 };
 
@@ -36,10 +36,14 @@ extern const creg_entries *entries;
 /* Counts a call; returns whether the kernel took it. */
 bool count(Op op, Fate fate);
 
+/* Whether this thread is within a call of a converted module, which uses the kernels of all ops. */
+extern thread_local bool is_converted;
+
 /* The fate of a call on x, as far as its size and dtype decide it; counts all but TAKEN. `is_on` comes first: a call of
  * an op that is off is not counted. */
-inline bool is_on(Op op) { return switches[op].on.load(std::memory_order_relaxed); }
+inline bool is_on(Op op) { return is_converted || switches[op].on.load(std::memory_order_relaxed); }
 bool size_and_dtype_fit(Op op, const at::Tensor &x);
+bool positions_fit(Op op, int64_t positions);
 
 /* Whether PyTorch transforms, traces or intercepts ops, or x is no plain tensor: for kernels above autograd. */
 bool is_transformed(const at::Tensor &x);
@@ -62,7 +66,9 @@ const float *floats(const at::Tensor &x);
 /* float32 if a parameter of a 16-bit x is, else the dtype of x. */
 at::ScalarType parameter_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters);
 
-/* float64 numbers as a tensor, and the reverse. */
+/* float64 statistics as a tensor, and the reverse; whether statistics were made so: if the forward pass of a call went
+ * to a kernel, the backward pass does, whatever is on by then. */
+bool are_of_kernel(const at::Tensor &statistics);
 at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at::ScalarType dtype);
 std::vector<double> widened(const at::Tensor &numbers);
 

@@ -16,6 +16,7 @@ bool fits(const Tensor &x, const Optional &weight, const Optional &bias, int64_t
     const bool shaped = x.dim() >= 2 && x.size(0) == n && x.size(1) == c && x.numel() == n * c * s && groups > 0 &&
                         c % groups == 0 && x.is_contiguous(x.suggest_memory_format());
     if (!shaped) return count(GROUP_NORM, LAYOUT);
+    if (!positions_fit(GROUP_NORM, s)) return false;
     return parameters_fit({weight, bias}, {c}, x) || count(GROUP_NORM, DTYPE);
 }
 
@@ -64,8 +65,8 @@ Three group_norm_backward(const Tensor &dy, const Tensor &x, const Tensor &mean3
 {
     const bool gain = weight && weight->defined();
     const bool exact = rstd32.scalar_type() == at::kFloat && gradients_fit(dy, x, weight, mask);
-    if (!is_on(GROUP_NORM) || !size_and_dtype_fit(GROUP_NORM, x) || !fits(x, weight, {}, n, c, s, groups) ||
-        !(exact || count(GROUP_NORM, DTYPE)))
+    if (!(is_on(GROUP_NORM) || are_of_kernel(mean32)) || !size_and_dtype_fit(GROUP_NORM, x) ||
+        !fits(x, weight, {}, n, c, s, groups) || !(exact || count(GROUP_NORM, DTYPE)))
         return at::cpu::native_group_norm_backward(dy, x, mean32, rstd32, weight, n, c, s, groups, mask);
     count(GROUP_NORM, TAKEN);
     const auto format = x.suggest_memory_format();

@@ -85,6 +85,17 @@ py::object new_like(const py::handle &tensor)
         THPVariable_Wrap(cregkit::new_like(tensor_of(tensor), at::MemoryFormat::Contiguous)));
 }
 
+/* Calls a function of PyTorch with the kernels of all ops. */
+py::object converted(const py::function &function, const py::args &arguments)
+{
+    struct Guard {
+        const bool before = is_converted;
+        Guard() { is_converted = true; }
+        ~Guard() { is_converted = before; }
+    } guard;
+    return function(*arguments);
+}
+
 py::dict calls_of(const std::string &name)
 {
     py::dict calls;
@@ -102,8 +113,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module)
     module.def("is_on", [](const std::string &name) { return switch_of(name).on.load(); });
     module.def("turn", [](const std::string &name, bool on) { switch_of(name).on.store(on); });
     module.def("smallest", [](const std::string &name) { return switch_of(name).smallest.load(); });
-    module.def("set_smallest", [](const std::string &name, int64_t n) { switch_of(name).smallest.store(n); });
+    module.def("set_smallest", [](const std::string &name, int64_t elements, int64_t positions) {
+        switch_of(name).smallest.store(elements);
+        switch_of(name).positions.store(positions);
+    });
     module.def("calls", calls_of);
+    module.def("converted", converted);
     module.def("memory", memory);
     module.def("new_like", [](const py::handle &tensor) { return new_like(tensor); });
     py::list names;
