@@ -217,7 +217,7 @@ def report(model: nn.Module | None = None) -> OpReport | Report:
     ------
     TypeError
         ``model`` is not a module, or is a TorchScript module.
-    RuntimeError
+    ImportError
         There is no model, and the native library is not built for this PyTorch.
 
     Examples

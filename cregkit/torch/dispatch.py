@@ -61,7 +61,7 @@ library, _why_not = _load()
 
 def _required() -> Any:
     if library is None:
-        raise RuntimeError(
+        raise ImportError(
             f"the kernels for the dispatcher of PyTorch {torch.__version__} {_why_not}: "
             "install cregkit with pip install --no-build-isolation where this PyTorch is installed, or use "
             "cregkit.torch.convert(model)"
@@ -119,7 +119,7 @@ class enable(ContextDecorator):
 
     Raises
     ------
-    RuntimeError
+    ImportError
         The native library is not built for this PyTorch.
     ValueError
         No op has this name.
@@ -194,7 +194,7 @@ def usage() -> dict[str, dict[str, int]]:
 
     Raises
     ------
-    RuntimeError
+    ImportError
         The native library is not built for this PyTorch.
 
     Examples
