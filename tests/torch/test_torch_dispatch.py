@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from support import run_python
 
 torch = pytest.importorskip("torch")
 
@@ -486,6 +487,28 @@ def test_large_outputs_are_in_the_pool(kernels):
     del y
     assert cregkit.show_config()["pool"]["bytes"] > before
     assert F.dropout(x).data_ptr() == address
+
+
+OUT_OF_MEMORY = """
+import resource, torch, torch.nn.functional as F, cregkit.torch
+x, w = torch.ones(64, 1024, 1024), torch.ones(1024)
+cregkit.torch.enable()
+calls = [lambda x: F.layer_norm(x, (1024,), w), F.dropout, lambda x: F.rms_norm(x, (1024,), w)]
+for call in calls:
+    call(x[0])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+for call in calls:
+    try:
+        call(x)
+    except torch.OutOfMemoryError as error:
+        print(str(error).splitlines()[0])
+    assert call(x[0]).shape == x[0].shape
+"""
+
+
+def test_too_little_memory_is_an_error_of_pytorch():
+    assert run_python("-c", OUT_OF_MEMORY).stdout == 3 * "cregkit: unable to allocate 268435456 bytes\n"
 
 
 # ---- converted modules ----
