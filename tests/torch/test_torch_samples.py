@@ -137,5 +137,7 @@ def test_modules_have_the_results_of_pytorch_on_its_samples(info, training, kern
             continue
         arguments = case.forward_input.args, case.forward_input.kwargs
         ours, exact = twins(stock)
-        assert_close(module_results_of(ours, arguments, torch.float32), module_results_of(exact, arguments, torch.float64))
+        assert_close(
+            module_results_of(ours, arguments, torch.float32), module_results_of(exact, arguments, torch.float64)
+        )
     assert bool(kernel_calls) == (info.module_cls.__name__ != "MultiheadAttention")
