@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cregkit.torch import convert
+from cregkit.torch import convert, usage
 
 
 def tensors_in(values: Any) -> list[Tensor]:
@@ -43,12 +43,27 @@ def fresh(values: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def gradients_of(outputs: Any, inputs: list[Tensor]) -> list[Tensor | None]:
-    """Gradients of fixed random combinations of the outputs."""
+    """Gradients of fixed random combinations of the outputs; the factors are exact in every dtype."""
     ys = [y for y in tensors_in(outputs) if y.requires_grad]
     generator = torch.Generator().manual_seed(7)
-    dys = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype) for y in ys]
+    dys = [torch.randn(y.shape, generator=generator, dtype=torch.float64).bfloat16().to(y.dtype) for y in ys]
     wanted = [x for x in inputs if x.requires_grad]
     return list(torch.autograd.grad(ys, wanted, dys, allow_unused=True)) if ys and wanted else []
+
+
+def results_of(op: Callable[..., Any], arguments: Any, dtype: torch.dtype) -> list[Tensor | None]:
+    """Outputs, gradients and running statistics of a call with copies of ``(args, kwargs)`` in a dtype."""
+    args, kwargs = fresh(arguments, dtype)
+    y = op(*args, **kwargs)
+    inputs = tensors_in((args, kwargs))
+    return [*tensors_in(y), *gradients_of(y, inputs), *(x for x in inputs if not x.requires_grad)]
+
+
+def module_results_of(module: nn.Module, arguments: Any, dtype: torch.dtype) -> list[Tensor | None]:
+    """Outputs, gradients and buffers of a module called with copies of ``(args, kwargs)`` in a dtype."""
+    args, kwargs = fresh(arguments, dtype)
+    y = module(*args, **kwargs)
+    return [*tensors_in(y), *gradients_of(y, [*tensors_in((args, kwargs)), *module.parameters()]), *module.buffers()]
 
 
 def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
@@ -69,3 +84,23 @@ def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
 def twins(module: nn.Module) -> tuple[nn.Module, nn.Module]:
     """A converted copy in float32, and an unconverted one in float64."""
     return convert(copy.deepcopy(module)), copy.deepcopy(module).double()
+
+
+class Taken:
+    """Counts the calls that kernels take within the block."""
+
+    def __init__(self, *ops: str) -> None:
+        self.ops = ops
+
+    def __enter__(self) -> Taken:
+        self.before = usage()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        after = usage()
+        self.calls = {op: after[op]["taken"] - self.before[op]["taken"] for op in after}
+        self.fates = {
+            fate: sum(after[op][fate] - self.before[op][fate] for op in self.ops) for fate in after["dropout"]
+        }
+        if exception[0] is None and self.ops:
+            assert {op for op, calls in self.calls.items() if calls} == set(self.ops)

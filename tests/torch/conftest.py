@@ -1,8 +1,8 @@
-"""A fixture that sends PyTorch tensors of every size to the kernels."""
+"""Fixtures that send PyTorch tensors of every size to the kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,3 +32,18 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch, without_library: None) -> list
     for op in bridge.SMALLEST:
         monkeypatch.setitem(bridge.SMALLEST, op, 1)
     return names
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """Send tensors of every size to the kernels; ends with the ops off and PyTorch's sizes."""
+    import cregkit.torch
+    from cregkit.torch import dispatch
+
+    for op in dispatch.SMALLEST:
+        dispatch.library.set_smallest(op, 1, 1)
+    with cregkit.torch.enable():
+        yield
+    cregkit.torch.disable()
+    for op, elements in dispatch.SMALLEST.items():
+        dispatch.library.set_smallest(op, elements, dispatch.FEWEST_POSITIONS.get(op, 0))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import cregkit.torch
+from cregkit.torch import dispatch
 
 RANK, RANKS = int(sys.argv[1]), int(sys.argv[2])
 PROGRAMS: dict[str, Callable[[], object]] = {}
@@ -158,32 +159,107 @@ def sharded(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, object]:
     return {"converted": curves[0], "stock": curves[1]}
 
 
-@program
-def fsdp1() -> dict[str, object]:
-    """Modules whose parameters are views of a flat parameter, and not registered."""
+def flat(use_orig_params: bool) -> Callable[[nn.Module], nn.Module]:
+    """Wrap a model so that its parameters are views of flat parameters."""
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
     policy = ModuleWrapPolicy({nn.TransformerEncoderLayer, cregkit.torch.TransformerEncoderLayer})
-    return sharded(
-        lambda model: FullyShardedDataParallel(
-            model, auto_wrap_policy=policy, use_orig_params=False, device_id=torch.device("cpu")
-        )
+    return lambda model: FullyShardedDataParallel(
+        model, auto_wrap_policy=policy, use_orig_params=use_orig_params, device_id=torch.device("cpu")
     )
 
 
 @program
-def fsdp2() -> dict[str, object]:
+def fsdp1() -> dict[str, object]:
+    return sharded(flat(use_orig_params=False))
+
+
+def shards(model: nn.Module) -> nn.Module:
     """Parameters whose storage is freed after the forward of a module, and allocated for its backward."""
     from torch.distributed.fsdp import fully_shard
 
-    def wrap(model: nn.Module) -> nn.Module:
-        for part in model:
-            if [*part.parameters()]:
-                fully_shard(part)
-        return fully_shard(model)
+    for part in model:
+        if [*part.parameters()]:
+            fully_shard(part)
+    return fully_shard(model)
 
-    return sharded(wrap)
+
+@program
+def fsdp2() -> dict[str, object]:
+    return sharded(shards)
+
+
+def small() -> nn.Module:
+    """A transformer, and the norms of images; without dropout and without batch norm, whose statistics are those of a
+    part of the batch."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    images = nn.Unflatten(1, (8, 1)), nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True), nn.Flatten(1, 2)
+    return nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), layer, *images, nn.RMSNorm(16), nn.Dropout(0.0))
+
+
+def state_of(model: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a model, whole where they are in shards."""
+    return [getattr(value, "full_tensor", value.clone)() for value in model.state_dict().values()]
+
+
+def whole_and_parts(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, object]:
+    """The losses of five steps: of processes with parts of the batch, and of one with PyTorch's kernels; and the
+    largest difference of the parameters that they end with."""
+    x = torch.randn(8, 8, 16, generator=torch.Generator().manual_seed(1))
+    losses: list[list[float]] = []
+    calls: list[int] = []
+    together, alone = wrap(small()), small()
+    for model, rows in ((together, x[RANK::RANKS]), (alone, x)):
+        if model is alone:
+            cregkit.torch.disable()
+        before = cregkit.torch.usage()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        curve = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = (model(rows).sin() ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            curve.append(sum(float(str(v)) for v in all_of(float(loss))) / RANKS)
+        losses.append(curve)
+        calls.append(sum(op["taken"] - before[name]["taken"] for name, op in cregkit.torch.usage().items()))
+    error = max(largest_error(a, b) for a, b in zip(state_of(together), state_of(alone), strict=True))
+    return {"parts": losses[0], "whole": losses[1], "parameters": error, "calls": calls}
+
+
+def enabled(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, object]:
+    """The same with the kernels on, for tensors of every size."""
+    for op in dispatch.SMALLEST:
+        dispatch.library.set_smallest(op, 1, 1)
+    cregkit.torch.enable()
+    return whole_and_parts(wrap)
+
+
+@program
+def ddp_enabled() -> dict[str, object]:
+    return enabled(DistributedDataParallel)
+
+
+@program
+def ddp_converted() -> dict[str, object]:
+    return whole_and_parts(lambda model: DistributedDataParallel(cregkit.torch.convert(model)))
+
+
+@program
+def fsdp1_flat() -> dict[str, object]:
+    return enabled(flat(use_orig_params=False))
+
+
+@program
+def fsdp1_original() -> dict[str, object]:
+    return enabled(flat(use_orig_params=True))
+
+
+@program
+def fsdp2_enabled() -> dict[str, object]:
+    return enabled(shards)
 
 
 def message_of(call: Callable[[], object]) -> str:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
+from torch_support import Taken  # noqa: E402
 
 import cregkit  # noqa: E402
 import cregkit.torch  # noqa: E402
@@ -22,38 +23,6 @@ pytestmark = pytest.mark.skipif(dispatch.library is None, reason="cregkit was bu
 
 TYPES = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """The largest error of results, relative to their largest magnitude: a rounding to the type, or two of float32."""
-
-
-@pytest.fixture
-def kernels():
-    """Send tensors of every size to the kernels; ends with the ops off and PyTorch's sizes."""
-    for op in dispatch.SMALLEST:
-        dispatch.library.set_smallest(op, 1, 1)
-    with cregkit.torch.enable():
-        yield
-    cregkit.torch.disable()
-    for op, elements in dispatch.SMALLEST.items():
-        dispatch.library.set_smallest(op, elements, dispatch.FEWEST_POSITIONS.get(op, 0))
-
-
-class Taken:
-    """Counts the calls that kernels take within the block."""
-
-    def __init__(self, *ops):
-        self.ops = ops
-
-    def __enter__(self):
-        self.before = cregkit.torch.usage()
-        return self
-
-    def __exit__(self, *exception):
-        after = cregkit.torch.usage()
-        self.calls = {op: after[op]["taken"] - self.before[op]["taken"] for op in after}
-        self.fates = {
-            fate: sum(after[op][fate] - self.before[op][fate] for op in self.ops) for fate in after["dropout"]
-        }
-        if exception[0] is None and self.ops:
-            assert {op for op, calls in self.calls.items() if calls} == set(self.ops)
 
 
 def last(x):

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 import cregkit  # noqa: E402
 import cregkit.torch  # noqa: E402
+from cregkit.torch import dispatch  # noqa: E402
 
 SIZES = (1, 2, 3, 4)
 SECONDS = 60  # less than a process waits for another in gloo_programs.py
@@ -89,6 +90,19 @@ def test_a_sharded_model_trains_as_with_the_modules_of_pytorch(name: str) -> Non
     found = run(2, name)
     np.testing.assert_allclose(found["converted"], found["stock"], rtol=0, atol=1e-5)
     assert found["stock"][-1] < found["stock"][0]
+
+
+@pytest.mark.skipif(dispatch.library is None, reason="cregkit was built without PyTorch")
+@pytest.mark.parametrize("name", ["ddp_enabled", "ddp_converted", "fsdp1_flat", "fsdp1_original", "fsdp2_enabled"])
+def test_processes_train_on_parts_as_one_does_on_the_whole(name: str) -> None:
+    """With the kernels, against PyTorch's in one process: losses, and the parameters at the end."""
+    found = run(2, name)
+    np.testing.assert_allclose(found["parts"], found["whole"], rtol=0, atol=1e-5)
+    assert found["parameters"] <= 1e-6
+    assert found["whole"][-1] < found["whole"][0]
+    with_kernels, without = found["calls"]
+    assert with_kernels > 0
+    assert without == 0
 
 
 @pytest.mark.parametrize(

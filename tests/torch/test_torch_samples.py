@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest", reason="torch.testing._internal needs expecttest")
 
 import torch.nn.functional as F  # noqa: E402
-from torch_support import assert_close, fresh, gradients_of, tensors_in, twins  # noqa: E402
+from torch_support import assert_close, fresh, module_results_of, results_of, twins  # noqa: E402
 
 from cregkit.torch import functional  # noqa: E402
 
@@ -40,15 +40,10 @@ def test_every_module_with_a_kernel_has_samples():
 def test_norms_have_the_results_of_pytorch_on_its_samples(name, dtype, kernel_calls):
     """Kernels in float32 against PyTorch in float64."""
     for sample in OPS[name].sample_inputs("cpu", dtype, requires_grad=True):
-        arguments = sample.input, sample.args, sample.kwargs
-        results = []
-        for op, wide in ((getattr(functional, name), dtype), (getattr(F, name), torch.float64)):
-            input, args, kwargs = fresh(arguments, wide)
-            y = op(input, *args, **kwargs)
-            assert y.dtype is wide
-            states = [x for x in tensors_in((args, kwargs)) if not x.requires_grad]  # running statistics
-            results.append([y, *gradients_of(y, tensors_in((input, args, kwargs))), *states])
-        assert_close(*results)
+        arguments = (sample.input, *sample.args), sample.kwargs
+        ours = results_of(getattr(functional, name), arguments, dtype)
+        assert ours[0].dtype is dtype
+        assert_close(ours, results_of(getattr(F, name), arguments, torch.float64))
     kernel = "group_norm" if name == "instance_norm" else name
     assert (f"{kernel}_backward" in kernel_calls) == (dtype is torch.float32)
 
@@ -140,11 +135,9 @@ def test_modules_have_the_results_of_pytorch_on_its_samples(info, training, kern
         stock = info.module_cls(*case.constructor_input.args, **case.constructor_input.kwargs).train(training)
         if case.forward_input is None:
             continue
-        results = []
-        for module, dtype in zip(twins(stock), (torch.float32, torch.float64), strict=True):
-            args, kwargs = fresh((case.forward_input.args, case.forward_input.kwargs), dtype)
-            y = module(*args, **kwargs)
-            inputs = [*tensors_in((args, kwargs)), *module.parameters()]
-            results.append([*tensors_in(y), *gradients_of(y, inputs), *module.buffers()])
-        assert_close(*results)
+        arguments = case.forward_input.args, case.forward_input.kwargs
+        ours, exact = twins(stock)
+        assert_close(
+            module_results_of(ours, arguments, torch.float32), module_results_of(exact, arguments, torch.float64)
+        )
     assert bool(kernel_calls) == (info.module_cls.__name__ != "MultiheadAttention")

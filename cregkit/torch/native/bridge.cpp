@@ -125,6 +125,12 @@ at::Tensor rounded(const std::vector<double> &numbers, at::IntArrayRef shape, at
     return result;
 }
 
+at::Tensor as_saved(const at::Tensor &statistics, const at::Tensor &x,
+                    std::initializer_list<std::optional<at::Tensor>> parameters)
+{
+    return statistics.to(parameter_dtype(x, parameters));
+}
+
 bool are_of_kernel(const at::Tensor &statistics)
 {
     return statistics.defined() && statistics.has_storage() &&

@@ -66,6 +66,10 @@ const float *floats(const at::Tensor &x);
 /* float32 if a parameter of a 16-bit x is, else the dtype of x. */
 at::ScalarType parameter_dtype(const at::Tensor &x, std::initializer_list<std::optional<at::Tensor>> parameters);
 
+/* Statistics in the dtype in which PyTorch's kernels save and expect them: of 16 bits, if all parameters are. */
+at::Tensor as_saved(const at::Tensor &statistics, const at::Tensor &x,
+                    std::initializer_list<std::optional<at::Tensor>> parameters);
+
 /* float64 statistics as a tensor, and the reverse; whether statistics were made so: if the forward pass of a call went
  * to a kernel, the backward pass does, whatever is on by then. */
 bool are_of_kernel(const at::Tensor &statistics);

@@ -67,7 +67,8 @@ Three group_norm_backward(const Tensor &dy, const Tensor &x, const Tensor &mean3
     const bool exact = rstd32.scalar_type() == at::kFloat && gradients_fit(dy, x, weight, mask);
     if (!(is_on(GROUP_NORM) || are_of_kernel(mean32)) || !size_and_dtype_fit(GROUP_NORM, x) ||
         !fits(x, weight, {}, n, c, s, groups) || !(exact || count(GROUP_NORM, DTYPE)))
-        return at::cpu::native_group_norm_backward(dy, x, mean32, rstd32, weight, n, c, s, groups, mask);
+        return at::cpu::native_group_norm_backward(dy, x, as_saved(mean32, x, {weight}), as_saved(rstd32, x, {weight}),
+                                                   weight, n, c, s, groups, mask);
     count(GROUP_NORM, TAKEN);
     const auto format = x.suggest_memory_format();
     const Tensor g = dy.contiguous(format), dx = new_like(x, format), gamma = as_floats(weight);

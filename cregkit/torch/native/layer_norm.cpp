@@ -68,7 +68,8 @@ Three layer_norm_backward(const Tensor &dy, const Tensor &input, at::IntArrayRef
     const bool exact = rstd32.scalar_type() == at::kFloat && gradients_fit(dy, input, weight, mask);
     if (!(is_on(LAYER_NORM) || are_of_kernel(mean32)) || !size_and_dtype_fit(LAYER_NORM, input) ||
         !fits(input, shape, weight, bias) || !(exact || count(LAYER_NORM, DTYPE)))
-        return at::cpu::native_layer_norm_backward(dy, input, shape, mean32, rstd32, weight, bias, mask);
+        return at::cpu::native_layer_norm_backward(dy, input, shape, as_saved(mean32, input, {weight, bias}),
+                                                   as_saved(rstd32, input, {weight, bias}), weight, bias, mask);
     count(LAYER_NORM, TAKEN);
     const Tensor x = input.contiguous(), g = dy.contiguous(), gamma = as_floats(weight);
     const Tensor dx = new_like(x, at::MemoryFormat::Contiguous);
