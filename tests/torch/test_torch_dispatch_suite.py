@@ -212,8 +212,8 @@ def test_the_ops_meet_the_contract_of_pytorch(name, test, kernels):
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Linear(16, 16), nn.LayerNorm(16), nn.RMSNorm(16), nn.Unflatten(1, (8, 2)), nn.GroupNorm(2, 8),
-        nn.BatchNorm1d(8), nn.InstanceNorm1d(8, affine=True), nn.Flatten(), nn.Dropout(0.0), nn.Linear(16, 3),
+        nn.Linear(16, 128), nn.LayerNorm(128), nn.RMSNorm(128), nn.Unflatten(1, (8, 16)), nn.GroupNorm(2, 8),
+        nn.BatchNorm1d(8), nn.InstanceNorm1d(8, affine=True), nn.Flatten(), nn.Dropout(0.0), nn.Linear(128, 3),
     )  # fmt: skip
 
 
