@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "from cregkit.torch import dispatch; assert dispatch.library, 'the native library was not built'"
@@ -44,11 +45,12 @@ def run(*command: object, cwd: Path) -> str:
 def requirements() -> list[str]:
     """The packages that the build and the tests need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [*project["build-system"]["requires"], *project["project"]["optional-dependencies"]["test"]]
+    extras = project["project"]["optional-dependencies"]
+    return [*project["build-system"]["requires"], *extras["test"], *extras["lab"], "expecttest"]
 
 
 def try_one(version: str, environment: Path, tree: Path) -> str:
-    """Install PyTorch and cregkit in the environment, clone the sources to the tree; return pytest's summary.
+    """Install PyTorch and cregkit in the environment, clone the sources to the tree, test; return pytest's summary.
 
     Raises:
         CalledProcessError: a command failed.
@@ -60,7 +62,8 @@ def try_one(version: str, environment: Path, tree: Path) -> str:
     run(*pip, "--no-build-isolation", "--no-deps", "--force-reinstall", tree, cwd=ROOT)
     shutil.rmtree(tree / "cregkit")
     run(environment / "bin" / "python", "-c", NATIVE, cwd=tree)
-    return run(environment / "bin" / "pytest", "-q", "tests/torch", cwd=tree)
+    summary = run(environment / "bin" / "pytest", "-q", "tests/torch", cwd=tree)
+    return re.sub(r" in (\d+).*", r" in \1 s", summary)
 
 
 def main() -> int:
@@ -79,7 +82,7 @@ def main() -> int:
                 print(error.stdout, file=sys.stderr)
                 summary = f"exit code {error.returncode} of {shlex.join(error.cmd)}"
                 failed = True
-        print(f"PyTorch {version}: {re.sub(r' in ([0-9]+).*', r' in \1 s', summary)}", flush=True)
+        print(f"PyTorch {version}: {summary}", flush=True)
     return int(failed)
 
 
