@@ -24,10 +24,7 @@ LARGE = (96, 128)
 
 
 # Of PyTorch's own code, while it compiles.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning")
 
 
 @pytest.fixture(autouse=True)
