@@ -208,7 +208,6 @@ def test_other_tensors_fall_back(name, what, kernel_calls):
     assert kernel_calls == []
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own
 def test_transforms_fall_back(kernel_calls):
     """functorch, forward mode, dispatch modes and batched gradients of the norms."""
     x, v = torch.randn(6, 4, 5), torch.randn(6, 4, 5)
@@ -298,7 +297,6 @@ def small_model():
     return nn.Sequential(*images, *flat, nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.Dropout(0.0))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("training", [True, False])
 def test_graphs_of_a_converted_model_have_its_results(training, kernel_calls):
     """A compiled, exported, scripted or traced converted model has the results of PyTorch, by PyTorch's ops."""

@@ -189,7 +189,6 @@ TRANSFORMS = {
     ],
 )
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_the_transforms_of_torch_func_are_those_of_pytorch(name, kind, kernel_calls):
     def results(op, leaves):
         inputs = tuple(x.detach() for x in leaves)

@@ -24,10 +24,7 @@ LARGE = (96, 128)
 
 
 # Of PyTorch's own code, while it compiles.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +53,7 @@ def compile_whole(function: Any, backend: str = "aot_eager", **options: Any) -> 
     return torch.compile(function, backend=backend, fullgraph=True, **options)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch's opcheck reads it
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_ops_meet_the_contract_of_pytorch(dtype):
     """Schema, shapes without data, autograd, AOT autograd: dense, channels last, with gaps, empty, of no axes."""

@@ -151,7 +151,6 @@ def test_a_state_dict_instead_of_a_model_is_refused(function):
         function(Net().state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_is_refused_or_reported():
     """A TorchScript model is refused; a TorchScript part of a model is reported and not swapped."""
     frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Dropout(0.1)).eval()))

@@ -335,7 +335,6 @@ def test_other_arguments_go_to_the_original(kernel_calls):
 
 
 @pytest.mark.parametrize("kind", [norms.LlamaRMSNorm, norms.TimmLayerNorm2d, norms.QuietLayerNorm])
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_tracing_transforming_and_compiling_see_the_original(kind):
     stock = made(kind)
     ours = nn.Sequential(ct.convert(copy.deepcopy(stock)))
@@ -350,7 +349,6 @@ def test_tracing_transforming_and_compiling_see_the_original(kind):
 
 
 @pytest.mark.parametrize("kind", [norms.T5LayerNorm, norms.TimmLayerNorm2d, norms.QuietLayerNorm])
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_compiles_the_original(kind):
     """PyTorch puts what it compiles into the eager model, which still has the same modules."""
     stock = made(kind)

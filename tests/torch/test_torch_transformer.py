@@ -224,7 +224,6 @@ def test_other_tensors_fall_back(norm_first, what, kernel_calls):
     assert kernel_calls.count(FORWARD) == (passes(norm_first) - 1 if what in ("strided", "negated view") else 0)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own
 def test_autocast_and_transforms_fall_back(kernel_calls):
     stock = layer()
     ours = ct.convert(copy.deepcopy(stock))
@@ -257,7 +256,6 @@ def test_evaluation_without_gradients_uses_the_fast_path_of_pytorch(kernel_calls
     assert kernel_calls == [FORWARD] * 2
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @ORDERS
 def test_graphs_of_the_layer_have_its_results(norm_first, kernel_calls):
