@@ -25,7 +25,7 @@ import cregkit.torch  # noqa: E402
 from cregkit.torch import dispatch  # noqa: E402
 
 SIZES = (1, 2, 3, 4)
-SECONDS = 60  # less than a process waits for another in gloo_programs.py
+SECONDS = 240  # less than a process waits for another in gloo_programs.py
 
 
 def started(ranks: int, name: str) -> list[subprocess.CompletedProcess[str]]:
