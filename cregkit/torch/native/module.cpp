@@ -71,7 +71,7 @@ at::Tensor tensor_of(const py::handle &object)
 /* The memory of a float32 tensor as an array. After Tensor.numpy() its storage could no longer be resized. */
 py::array memory(const py::handle &tensor)
 {
-    static const py::dtype dtype = py::dtype::of<float>();
+    static const py::dtype &dtype = *new py::dtype(py::dtype::of<float>()); /* never freed: Python ends first */
     const at::Tensor x = tensor_of(tensor);
     std::vector<py::ssize_t> strides(x.strides().begin(), x.strides().end());
     for (py::ssize_t &stride : strides) stride *= static_cast<py::ssize_t>(sizeof(float));
