@@ -153,6 +153,28 @@ def module(name: str, *arguments: Any, **options: Any) -> Callable[[], Any]:
     return make
 
 
+def torch_room() -> Any:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    return importlib.import_module("cregkit.torch")
+
+
+def op_entry() -> Any:
+    return torch_room().OpEntry("dropout", True, 1, {"taken": 2, "small": 1})
+
+
+def enabled_within(block: Any) -> Any:
+    with block:
+        return sorted(torch_room().enabled())
+
+
+def enable() -> Any:
+    room = torch_room()
+    if importlib.import_module("cregkit.torch.dispatch").library is None:
+        pytest.skip("cregkit was built without PyTorch")
+    with room.enable(only=()):
+        return room.enable(only=())
+
+
 def report() -> Any:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     return importlib.import_module("cregkit.torch").report(torch.nn.Sequential(torch.nn.Dropout()))
@@ -286,6 +308,10 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch.TransformerEncoderLayer": (module("TransformerEncoderLayer", 8, 2, 16), module_run(SEQUENCES)),
     "torch.Entry": (lambda: report().entries[0], itself),
     "torch.Report": (report, str),
+    "torch.OpEntry": (op_entry, itself),
+    "torch.OpReport": (lambda: torch_room().OpReport((op_entry(),)), str),
+    "torch.Profile": (lambda: torch_room().Profile(2.0, 1.5, 1.4, 1.33, 0.02), str),
+    "torch.enable": (enable, enabled_within),
     "CommandError": (lambda: CommandError("unknown experiment 'x'"), repr),
     "SheetError": (lambda: sheet.SheetError("x is no image"), repr),
     "ReportError": (lambda: speed_report.ReportError("x"), repr),
