@@ -26,7 +26,7 @@ bool count(Op op, Fate fate)
     return fate == TAKEN;
 }
 
-static bool is_supported(at::ScalarType dtype)
+bool is_supported(at::ScalarType dtype)
 {
     return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
 }
