@@ -6,12 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cregkit.train.callbacks import Callback, FitState
+from cregkit.train.data import Data, DataSet
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
-from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
+from cregkit.train.evaluation import binary_accuracy, class_accuracy, evaluate, predict
 from cregkit.train.fit import batches, fit
 from cregkit.train.history import Divergence, History
-from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from cregkit.train.losses import (
+    Loss,
+    binary_cross_entropy,
+    huber,
+    mean_absolute_error,
+    mean_squared_error,
+    softmax_cross_entropy,
+)
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
 
@@ -25,6 +33,7 @@ __all__ = [
     "AdamW",
     "Callback",
     "Data",
+    "DataSet",
     "Divergence",
     "DivergenceError",
     "DivergenceWarning",
@@ -43,6 +52,8 @@ __all__ = [
     "class_accuracy",
     "evaluate",
     "fit",
+    "huber",
+    "mean_absolute_error",
     "mean_squared_error",
     "predict",
     "softmax_cross_entropy",

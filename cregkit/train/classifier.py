@@ -23,9 +23,10 @@ from cregkit import _validate as validate
 from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential
 from cregkit.layers.base import Array
 from cregkit.layers.norms import norm_layers
+from cregkit.train.data import Data
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
-from cregkit.train.evaluation import Data, predict
+from cregkit.train.evaluation import predict
 from cregkit.train.fit import fit
 from cregkit.train.losses import softmax_cross_entropy
 from cregkit.train.optimizers import AdamW
