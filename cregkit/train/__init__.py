@@ -14,6 +14,7 @@ from cregkit.train.history import Divergence, History
 from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
+from cregkit.train.schedules import ReduceOnPlateau, Schedule, cosine_schedule, step_schedule, steps_per_epoch
 
 if TYPE_CHECKING:
     from cregkit.lab.network import RegularizedNetwork
@@ -35,17 +36,22 @@ __all__ = [
     "Optimizer",
     "Parallel",
     "ParameterGroup",
+    "ReduceOnPlateau",
     "RegularizedMLPClassifier",
     "RegularizedNetwork",
+    "Schedule",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
     "class_accuracy",
+    "cosine_schedule",
     "evaluate",
     "fit",
     "mean_squared_error",
     "predict",
     "softmax_cross_entropy",
+    "step_schedule",
+    "steps_per_epoch",
     "train_step",
 ]
 
