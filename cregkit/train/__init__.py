@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cregkit.train.averaging import WeightAveraging, update_batch_norm
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
@@ -37,6 +38,7 @@ __all__ = [
     "ParameterGroup",
     "RegularizedMLPClassifier",
     "RegularizedNetwork",
+    "WeightAveraging",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
@@ -47,6 +49,7 @@ __all__ = [
     "predict",
     "softmax_cross_entropy",
     "train_step",
+    "update_batch_norm",
 ]
 
 
