@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cregkit.train.averaging import WeightAveraging, update_batch_norm
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
@@ -40,6 +41,7 @@ __all__ = [
     "RegularizedMLPClassifier",
     "RegularizedNetwork",
     "Schedule",
+    "WeightAveraging",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
@@ -53,6 +55,7 @@ __all__ = [
     "step_schedule",
     "steps_per_epoch",
     "train_step",
+    "update_batch_norm",
 ]
 
 

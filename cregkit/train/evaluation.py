@@ -109,7 +109,7 @@ def predict(network: Layer, x: Inputs) -> Tensor:
     >>> predict(Linear(4, 2, seed=0), np.zeros((3, 4), np.float32)).shape
     (3, 2)
     """
-    _check_inputs("x", x)
+    check_inputs("x", x)
     return np.concatenate([outputs for _, outputs in _outputs(network, x)])
 
 
@@ -193,7 +193,7 @@ def fitted(targets: Targets, outputs: Tensor) -> Targets:
     return targets
 
 
-def _check_inputs(name: str, x: object) -> None:
+def check_inputs(name: str, x: object) -> None:
     """Raise TypeError unless ``x`` is an array of a dtype that layers take: a tensor's, or integer for ids."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
         validate.tensor(name, x)
@@ -204,7 +204,7 @@ def checked_data(name: str, data: Data) -> Data:
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(f"{name} must be a tuple (x, y), got {validate.shown(data)}")
     x, targets = data
-    _check_inputs(f"{name}[0]", x)
+    check_inputs(f"{name}[0]", x)
     if not isinstance(targets, np.ndarray):
         raise TypeError(f"{name}[1] must be an array, got {type(targets).__name__}; use np.asarray")
     if not x.ndim or not targets.ndim or len(x) != len(targets) or not len(x):

@@ -76,7 +76,7 @@ class Schedule(Callback):
         self.function = function
         self._initial: list[float] = []
         self._current: list[float] = []
-        self._settings: dict[str, float] = {}
+        self._settings: dict[str, float | None] = {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
