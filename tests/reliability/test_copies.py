@@ -246,6 +246,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "EarlyStopping": (stopping, lambda hook: [str(hook), hook.state_dict()]),
     "Schedule": (lambda: train.cosine_schedule(9, warmup_steps=2), hook_run),
     "ReduceOnPlateau": (lambda: train.ReduceOnPlateau(patience=1, min_delta=9.0), hook_run),
+    "WeightAveraging": (lambda: train.WeightAveraging(1), hook_run),
     "History": (lambda: fit_state().history, vars),
     "Divergence": (lambda: train.Divergence(3, 1, "the loss is nan"), itself),
     "DivergenceError": (lambda: train.DivergenceError("the loss is nan"), repr),

@@ -266,6 +266,14 @@ def test_a_resumed_run_is_bit_identical(make, cut, same_object, path):
     assert _whole(_run(make, path, optimizer=before, resume=True)) == _whole(whole)
 
 
+def test_a_run_with_a_schedule_clipping_l1_and_an_average_resumes(path):
+    made = partial(_made, partial(AdamW, l1=1e-3, global_clipnorm=0.5, ema_momentum=0.9))
+    whole = _run(CALLBACKS["cosine"], optimizer=made())
+    with pytest.raises(_PowerCutError):
+        _run(CALLBACKS["cosine"], path, 3, made())
+    assert _whole(_run(CALLBACKS["cosine"], path, optimizer=made(seed=9), resume=True)) == _whole(whole)
+
+
 @pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
 def test_more_epochs_and_a_finished_run_resume(make, path):
     _run(make, path, epochs=3)
