@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cregkit.train.averaging import WeightAveraging, update_batch_norm
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.data import Data, DataSet
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
@@ -22,6 +23,7 @@ from cregkit.train.losses import (
 )
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
+from cregkit.train.schedules import ReduceOnPlateau, Schedule, cosine_schedule, step_schedule, steps_per_epoch
 
 if TYPE_CHECKING:
     from cregkit.lab.network import RegularizedNetwork
@@ -44,12 +46,16 @@ __all__ = [
     "Optimizer",
     "Parallel",
     "ParameterGroup",
+    "ReduceOnPlateau",
     "RegularizedMLPClassifier",
     "RegularizedNetwork",
+    "Schedule",
+    "WeightAveraging",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
     "class_accuracy",
+    "cosine_schedule",
     "evaluate",
     "fit",
     "huber",
@@ -57,7 +63,10 @@ __all__ = [
     "mean_squared_error",
     "predict",
     "softmax_cross_entropy",
+    "step_schedule",
+    "steps_per_epoch",
     "train_step",
+    "update_batch_norm",
 ]
 
 
