@@ -11,7 +11,14 @@ from cregkit.train.early_stopping import EarlyStopping
 from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
 from cregkit.train.fit import batches, fit
 from cregkit.train.history import Divergence, History
-from cregkit.train.losses import Loss, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from cregkit.train.losses import (
+    Loss,
+    binary_cross_entropy,
+    huber,
+    mean_absolute_error,
+    mean_squared_error,
+    softmax_cross_entropy,
+)
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
 
@@ -45,6 +52,8 @@ __all__ = [
     "class_accuracy",
     "evaluate",
     "fit",
+    "huber",
+    "mean_absolute_error",
     "mean_squared_error",
     "predict",
     "softmax_cross_entropy",

@@ -14,13 +14,16 @@ from cregkit import _validate as validate
 from cregkit.layers import Layer
 from cregkit.layers.base import Tensor
 from cregkit.layers.precision import widened
+from cregkit.train import weights
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
+from cregkit.train.weights import Weights
 
 Inputs: TypeAlias = NDArray[Any]
 """Inputs of the network's first layer: float32, float16 or bfloat16, or ids of any integer dtype."""
 Data: TypeAlias = tuple[Inputs, Targets]
 """A data set (x, targets), samples on the first axis: ``(np.eye(2, dtype=np.float32), np.array([0, 1]))``."""
-Accuracy: TypeAlias = Callable[[Tensor, Targets], float]
+Accuracy: TypeAlias = Callable[..., float]
+"""An accuracy: ``accuracy(outputs, targets)`` returns percent; for weighted data it may take ``sample_weight=`` too."""
 
 # Rows per forward in an evaluation (each id counts as a row) and numbers per call of a loss. They bound the memory for
 # any size of the data set.
@@ -122,7 +125,8 @@ def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Tensor]]:
         yield rows, network(x[rows])
 
 
-def binary_accuracy(logits: Tensor, targets: Targets) -> float:
+@weights.weighed_by(weights.total_of_elements)
+def binary_accuracy(logits: Tensor, targets: Targets, *, sample_weight: Weights | None = None) -> float:
     """Return the percentage of logits with the right sign: ``(logits >= 0) == (targets >= 0.5)``.
 
     Parameters
@@ -131,11 +135,13 @@ def binary_accuracy(logits: Tensor, targets: Targets) -> float:
         Logits; NaN counts as wrong.
     targets : same shape
         Targets in [0, 1].
+    sample_weight : shape (N,), or of more of the leading axes of ``logits``
+        Weights, at least 0, or a bool mask; None means 1.
 
     Returns
     -------
     float
-        Accuracy in percent.
+        Accuracy in percent of the weight; NaN if all weights are 0.
 
     Examples
     --------
@@ -145,10 +151,14 @@ def binary_accuracy(logits: Tensor, targets: Targets) -> float:
     50.0
     """
     logits = widened(logits)
-    return 100 * float((((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)).mean())
+    right = ((logits >= 0) == (targets >= 0.5)) & ~np.isnan(logits)
+    return _percentage(right, None if sample_weight is None else weights.broadcast(sample_weight, right.shape))
 
 
-def class_accuracy(logits: Tensor, targets: Targets) -> float:
+@weights.weighed_by(weights.total_of_rows)
+def class_accuracy(
+    logits: Tensor, targets: Targets, *, ignore_index: int | None = None, sample_weight: Weights | None = None
+) -> float:
     """Return the percentage of rows whose largest logit belongs to the target class.
 
     Parameters
@@ -157,11 +167,15 @@ def class_accuracy(logits: Tensor, targets: Targets) -> float:
         Logits; a row that contains NaN counts as wrong.
     targets : shape of ``logits`` without C, or shape of ``logits``
         Class indices, or class probabilities, of which the largest is the target class.
+    ignore_index
+        Class index of rows that do not count; None means that all count.
+    sample_weight : shape (N,), or of more of the leading axes of ``logits`` without C
+        Weights of the rows, at least 0, or a bool mask; None means 1.
 
     Returns
     -------
     float
-        Accuracy in percent.
+        Accuracy in percent of the weight; NaN if nothing counts.
 
     Examples
     --------
@@ -172,14 +186,27 @@ def class_accuracy(logits: Tensor, targets: Targets) -> float:
     """
     logits = widened(logits)
     wanted = targets if targets.ndim < logits.ndim else targets.argmax(axis=-1)
-    return 100 * float(((logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))).mean())
+    right = (logits.argmax(axis=-1) == wanted) & ~np.isnan(logits.max(axis=-1))
+    if ignore_index is None and sample_weight is None:
+        return _percentage(right, None)
+    return _percentage(right, weights.of_rows(targets, ignore_index, None, sample_weight)[1])
+
+
+def _percentage(right: NDArray[np.bool_], w: NDArray[np.float64] | None) -> float:
+    if w is None:
+        return 100 * float(right.mean())
+    total = float(w.sum())
+    return 100 * float(w[right].sum()) / total if total else math.nan
 
 
 def accuracy_of(loss: Loss) -> Accuracy:
     """Return the accuracy of a loss of this package, or of a ``partial`` of one; for other losses, one that is NaN."""
     known: dict[Any, Accuracy] = {binary_cross_entropy: binary_accuracy, softmax_cross_entropy: class_accuracy}
-    function = loss.func if isinstance(loss, functools.partial) else loss
-    return known.get(function, _no_accuracy)
+    function, bound = (loss.func, loss.keywords) if isinstance(loss, functools.partial) else (loss, {})
+    accuracy = known.get(function, _no_accuracy)
+    if accuracy is class_accuracy and "ignore_index" in bound:
+        return functools.partial(accuracy, ignore_index=bound["ignore_index"])
+    return accuracy
 
 
 def _no_accuracy(outputs: Tensor, targets: Targets) -> float:
