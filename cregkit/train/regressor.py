@@ -116,7 +116,8 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
 
     def _targets(self, y: NDArray[Any], known: bool, partial: bool) -> Array:
         """Return ``y`` as float32 of shape (n, outputs)."""
-        targets: Array = y.reshape(len(y), -1).astype(np.float32)
+        with np.errstate(over="ignore"):
+            targets: Array = y.reshape(len(y), -1).astype(np.float32, order="C")
         if not np.isfinite(targets).all():
             raise ValueError(f"y must be finite in float32, got {y.flat[np.isfinite(targets).argmin()]}")
         if known and targets.shape[1] != self.n_outputs_:
