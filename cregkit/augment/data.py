@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
@@ -17,6 +18,8 @@ from cregkit.kernels.noise import derive_seed
 from cregkit.layers import Seed, draw_seed
 from cregkit.layers.base import Array
 from cregkit.train.callbacks import Callback, FitState
+from cregkit.train.data import is_rows, taken
+from cregkit.train.weights import Weights
 
 
 class Augmentation:
@@ -75,14 +78,15 @@ class Augmentation:
         self.classes = None if classes is None else validate.positive_int("classes", classes)
         self.seed = draw_seed(seed)
 
-    def __call__(self, data: Any, index: Any, *, epoch: int) -> tuple[Any, Any]:
+    def __call__(self, data: Any, index: Any, *, epoch: int) -> tuple[Any, ...]:
         """Return the samples ``index`` of ``data`` and their targets, augmented for the given epoch.
 
         Parameters
         ----------
         data
-            A tuple (x, targets) of arrays, where ``x`` may also be a list of strings or arrays, or a sequence of pairs
-            (sample, target). Samples may differ in shape if the transform gives them one shape.
+            A tuple (x, targets) or (x, targets, sample_weight) of arrays, where ``x`` may also be a list of strings or
+            arrays, or a sequence of pairs (sample, target). Samples may differ in shape if the transform gives them one
+            shape.
         index : shape (N,), integers
             Sample indices in [0, len(data)).
         epoch
@@ -94,6 +98,9 @@ class Augmentation:
             The N augmented samples: an array, or a list of strings.
         targets : array, shape (N, ...)
             Their targets.
+        sample_weight : array, shape (N, ...)
+            Their weights, if ``data`` has weights. The loss of a mixture of w * x and (1 - w) * other is that of both
+            targets with w and 1 - w times their sample weights: its weight is the sum of these.
 
         Raises
         ------
@@ -104,13 +111,26 @@ class Augmentation:
         """
         rows = checked_index(index, len(index))
         seed = seed_of_epoch(self.seed, epoch)
+        weight = data[2] if isinstance(data, tuple) and len(data) == 3 else None
+        data = data if weight is None else data[:2]
         x, targets = self._samples(data, rows, seed)
         if self.mix is None:
-            return x, targets
+            return (x, targets) if weight is None else (x, targets, weight[rows])
         partners = np.floor(uniform(rows, 1, derive_seed(seed, 1))[:, 0] * _size(data)).astype(np.int64)
         other, other_targets = self._samples(data, partners, seed)
-        soft, other_soft = self._soft(targets), self._soft(other_targets)
-        return self.mix(x, soft, other, other_soft, index=rows, seed=derive_seed(seed, 2))
+        mix = functools.partial(self.mix, index=rows, seed=derive_seed(seed, 2))
+        if weight is None:
+            return mix(x, self._soft(targets), other, self._soft(other_targets))
+        of_x, of_other = self._weighed(targets, weight[rows]), self._weighed(other_targets, weight[partners])
+        mixed, both = mix(x, of_x, other, of_other)
+        return mixed, *_parted(both, weight.ndim)
+
+    def _weighed(self, targets: Array, weight: Weights) -> Array:
+        """Return the soft targets times their weights, and the weights, stacked on axis 1."""
+        counts = _expanded(weight, targets.ndim) > 0
+        soft = self._soft(np.where(counts, targets, targets.dtype.type(0)))
+        w = np.broadcast_to(_expanded(weight, soft.ndim), soft.shape).astype(np.float32)
+        return np.stack([w * soft, w], axis=1)
 
     def _samples(self, data: Any, rows: Index, seed: int) -> tuple[Any, Any]:
         if not len(rows) and _size(data):  # an empty batch: its shape and dtype are those of any sample
@@ -147,6 +167,18 @@ class Augmentation:
         return soft
 
 
+def _expanded(weight: Weights, ndim: int) -> Weights:
+    return weight.reshape(weight.shape + (1,) * (ndim - weight.ndim))
+
+
+def _parted(both: Array, ndim: int) -> tuple[Array, Array]:
+    """Return the soft targets and their weights, of ``ndim`` axes, from the mixture of ``Augmentation._weighed``."""
+    weighed, w = both[:, 0], both[:, 1]
+    soft = np.divide(weighed, w, where=w > 0, out=np.zeros_like(w))
+    first: tuple[Any, ...] = (..., *(0,) * (w.ndim - ndim))
+    return soft, w[first]
+
+
 def _size(data: Any) -> int:
     return len(data[0]) if isinstance(data, tuple) else len(data)
 
@@ -157,6 +189,8 @@ def _taken(data: Any, rows: Index) -> tuple[Any, Any]:
         x, targets = data
         if isinstance(x, np.ndarray) and x.dtype != object:
             return x.take(rows, axis=0), np.asarray(targets)[rows]
+        if is_rows(x):
+            return taken(x, rows), np.asarray(targets)[rows]
         samples, of_rows = [x[int(i)] for i in rows], np.asarray(targets)[rows]
     else:
         pairs = [data[int(i)] for i in rows]
@@ -227,12 +261,24 @@ class AugmentBatches(Callback):
         """The augmentation with its seed, and ``shape``."""
         return {"augmentation": self.augmentation, "shape": self.shape}
 
+    def on_train_begin(self, state: FitState) -> None:
+        """Raise unless the samples of ``state.train`` can be selected by number."""
+        if not isinstance(state.train, tuple):
+            raise TypeError(
+                f"train must hold arrays for AugmentBatches, got an iterable, {type(state.train).__name__}: augment "
+                "its samples in the iterable, for example with AugmentedDataset"
+            )
+        if self.shape is not None and not isinstance(state.train[0], np.ndarray):
+            raise TypeError(f"train[0] must be an array for shape={self.shape}, got {type(state.train[0]).__name__}")
+
     def on_batch_begin(self, state: FitState, rows: Any, x: Array, targets: Array) -> tuple[Array, Array]:
-        """Return the samples ``rows`` of ``state.train``, augmented for this epoch."""
-        data = state.train
+        """Return the samples ``rows`` of ``state.train``, augmented for this epoch, and set their weights."""
+        data: Any = state.train
         if self.shape is not None:
-            data = (data[0].reshape(len(data[0]), *self.shape), data[1])
-        augmented, targets = self.augmentation(data, rows, epoch=state.epoch + 1)
+            data = (data[0].reshape(len(data[0]), *self.shape), *data[1:])
+        augmented, targets, *weight = self.augmentation(data, rows, epoch=state.epoch + 1)
+        if weight:
+            state.sample_weight = weight[0]
         if self.shape is None:
             return augmented, targets
         if augmented.shape[1:] != self.shape:
@@ -252,8 +298,8 @@ class AugmentedDataset:
     Parameters
     ----------
     data
-        A tuple (x, targets) or a sequence of pairs (sample, target), as for ``Augmentation``; a PyTorch data set of
-        pairs works.
+        A tuple (x, targets) or (x, targets, sample_weight), or a sequence of pairs (sample, target), as for
+        ``Augmentation``; a PyTorch data set of pairs works.
     augmentation
         The augmentation.
 
@@ -297,18 +343,18 @@ class AugmentedDataset:
         """Return the number of samples."""
         return _size(self.data)
 
-    def __getitem__(self, i: int) -> tuple[Any, Any]:
-        """Return a sample and its target."""
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        """Return a sample, its target, and its weight if the data have weights."""
         return self.__getitems__([i])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, ...]]:
         """Return a batch; ``DataLoader`` calls this once per batch."""
         n = len(self)
         for i in rows:
             if not -n <= i < n:
                 raise IndexError(f"index must be in [{-n}, {n}), the samples of the data set, got {i}")
-        x, targets = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.number.value)
-        return list(zip(x, targets, strict=True))
+        parts = self.augmentation(self.data, [i % n for i in rows], epoch=self._epoch.number.value)
+        return list(zip(*parts, strict=True))
 
 
 class _Epoch:

@@ -19,7 +19,8 @@ from cregkit.layers import (
 from cregkit.layers.activations import sigmoid
 from cregkit.layers.base import Array
 from cregkit.layers.norms import norm_layers
-from cregkit.train.evaluation import Data, checked_data, evaluate
+from cregkit.train.data import Data, checked_data
+from cregkit.train.evaluation import evaluate
 from cregkit.train.fit import fit
 from cregkit.train.history import History
 from cregkit.train.losses import binary_cross_entropy
@@ -204,9 +205,9 @@ def normal_linear(in_features: int, out_features: int, rng: np.random.Generator,
 
 def _checked(name: str, data: Data) -> None:
     """Refuse data that are not points and labels in [0, 1]."""
-    x, y = checked_data(name, data)
+    x, y = checked_data(name, data)[:2]
     validate.float32(f"{name}[0]", x)
     validate.float32(f"{name}[1]", y)
-    if x.ndim != 2 or x.shape[1] != 2 or y.ndim != 1:
+    if len(x.shape) != 2 or x.shape[1] != 2 or y.ndim != 1:
         raise ValueError(f"{name} must have shapes (n, 2) and (n,) with n at least 1, got {x.shape} and {y.shape}")
     validate.within(f"{name}[1] must hold labels in [0, 1]", y, 0, 1)

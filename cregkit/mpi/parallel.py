@@ -1,17 +1,18 @@
 """Data-parallel training: each process computes a part of every batch, and all take the same step.
 
 A batch of n samples is divided into one contiguous part per rank; the first n % size parts have one sample more, and a
-part may be empty. A rank's mean loss and its gradient are scaled by the rank's fraction of the batch, so the sum over
-the ranks is the gradient of the batch. The sum is computed in buckets while backward runs: a full bucket starts a
-non-blocking all-reduce. Dropout uses the positions of the samples in the whole batch. A run on several ranks therefore
-equals a run on one, except for the order in which gradients are added, and for the scale of DropBlock, which each rank
-computes for its part of the batch.
+part may be empty. A rank's mean loss and its gradient are scaled by the rank's fraction of the batch, or of its total
+weight, so the sum over the ranks is the gradient of the batch. The sum is computed in buckets while backward runs: a
+full bucket starts a non-blocking all-reduce. Dropout uses the positions of the samples in the whole batch. A run on
+several ranks therefore equals a run on one, except for the order in which gradients are added, and for the scale of
+DropBlock, which each rank computes for its part of the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,10 +25,12 @@ from cregkit.layers import Dropout, Layer
 from cregkit.layers.base import Array
 from cregkit.layers.precision import rounded
 from cregkit.mpi.communicator import TRAFFIC, Comm, abort_all_on_exception, checked_comm, gathered
-from cregkit.train.evaluation import Accuracy, Data, Inputs, evaluate, fitted
+from cregkit.train.data import Batches, Inputs, Samples
+from cregkit.train.evaluation import Accuracy, Figures, Metric, called, evaluation, fitted, merged, metric_values
 from cregkit.train.losses import Loss, Targets
 from cregkit.train.optimizers import Optimizer
 from cregkit.train.parallel import Parallel, check_loss
+from cregkit.train.weights import Weights, counts_samples, total_weight
 
 T = TypeVar("T")
 
@@ -134,15 +137,23 @@ class DataParallel(Parallel):
         if of_any:
             raise next(error for error in self.comm.allgather(failure) if error is not None)
 
-    def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
+    def step(
+        self,
+        network: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        x: Inputs,
+        targets: Targets,
+        sample_weight: Weights | None = None,
+    ) -> float:
         """Take one optimiser step on a batch of which this rank holds ``x`` and ``targets``.
 
         Parameters
         ----------
         network, loss, optimizer
             As for ``train_step``.
-        x, targets
-            This rank's part of the batch.
+        x, targets, sample_weight
+            This rank's part of the batch, and its weights, or None in all ranks.
 
         Returns
         -------
@@ -155,8 +166,9 @@ class DataParallel(Parallel):
             The loss of the batch or a gradient is not finite; raised in all ranks, and no parameter is changed.
         """
         outputs = network(x)
-        share = len(x) / self._batch
-        value, gradient = loss(outputs, fitted(targets, outputs)) if len(x) else (0.0, np.zeros_like(outputs))
+        wanted = fitted(targets, outputs)
+        share = self._share(loss, wanted, sample_weight)
+        value, gradient = called(loss, outputs, wanted, sample_weight) if len(x) else (0.0, np.zeros_like(outputs))
         buckets = _Buckets(self.comm, self.bucket_bytes, self.fixed_order)
         with buckets.filled_by(network):
             network.backward(rounded(gradient * np.float32(share), gradient.dtype))
@@ -170,17 +182,28 @@ class DataParallel(Parallel):
         optimizer._take(changes[0])
         return mean
 
-    def evaluate(self, network: Layer, loss: Loss, data: Data, accuracy: Accuracy) -> tuple[float, float]:
-        """Return the mean loss and the accuracy on ``data``, of which each rank evaluates a part."""
-        n = len(data[0])
-        start, stop = self.bounds(n)
-        own = np.zeros(2)
-        if stop > start:
-            part = data[0][start:stop], data[1][start:stop]
-            own = np.array(evaluate(network, loss, part, accuracy)) * ((stop - start) / n)
-        network.eval()
-        mean_loss, mean_accuracy = gathered(self.comm, own).sum(axis=0)
-        return float(mean_loss), float(mean_accuracy)
+    def _share(self, loss: Loss, targets: Targets, sample_weight: Weights | None) -> float:
+        """Return the weight of this rank's part in the mean over the batch."""
+        if counts_samples(loss, sample_weight):
+            return len(targets) / self._batch
+        own = total_weight(loss, targets, sample_weight) if len(targets) else 0.0
+        total = gathered(self.comm, np.array([own])).sum()
+        return float(own / total) if total else 0.0
+
+    def evaluate(
+        self,
+        network: Layer,
+        loss: Loss,
+        data: Samples | Batches,
+        accuracy: Accuracy,
+        metrics: Mapping[str, Metric] = MappingProxyType({}),
+    ) -> Figures:
+        """Return the mean loss, the accuracy and the metrics on ``data``, of which each rank evaluates a part."""
+        own = evaluation(network, loss, accuracy, data, keep=bool(metrics), bounds=self.bounds)
+        of_ranks = gathered(self.comm, np.array([*own.loss, *own.accuracy])).tolist()
+        kept = [batch for rank in self.comm.allgather(own.kept) for batch in rank] if metrics else []
+        mean_loss, mean_accuracy = (merged([(row[i], row[i + 1]) for row in of_ranks])[1] for i in (0, 2))
+        return Figures(mean_loss, mean_accuracy, metric_values(metrics, kept))
 
 
 def _attempt(function: Callable[[], T]) -> tuple[list[T], Exception | None]:

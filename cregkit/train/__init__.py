@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cregkit.train.callbacks import Callback, FitState
+from cregkit.train.data import Data, DataSet
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
-from cregkit.train.evaluation import Data, binary_accuracy, class_accuracy, evaluate, predict
+from cregkit.train.evaluation import binary_accuracy, class_accuracy, evaluate, predict
 from cregkit.train.fit import batches, fit
 from cregkit.train.history import Divergence, History
 from cregkit.train.losses import (
@@ -33,6 +34,7 @@ __all__ = [
     "AdamW",
     "Callback",
     "Data",
+    "DataSet",
     "Divergence",
     "DivergenceError",
     "DivergenceWarning",

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.layers import Layer
-from cregkit.train.evaluation import Data, Inputs
+from cregkit.train.data import DataSet, Inputs
 from cregkit.train.history import History
 from cregkit.train.identity import function_name, lasting
 from cregkit.train.optimizers import Optimizer
+from cregkit.train.weights import Weights
 
 
 @dataclass
@@ -32,6 +33,8 @@ class FitState:
         Metrics of the completed epochs.
     batch_loss
         Loss of the last batch in training mode, before its step.
+    sample_weight
+        Weights of the samples of the present batch, or None; ``on_batch_begin`` may replace them.
     stop
         Whether to end the fit after this epoch. A fit that has diverged ends regardless.
 
@@ -54,11 +57,12 @@ class FitState:
 
     network: Layer
     optimizer: Optimizer
-    train: Data
-    test: Data | None
+    train: DataSet
+    test: DataSet | None
     epochs: int
     history: History
     batch_loss: float = float("nan")
+    sample_weight: Weights | None = None
     stop: bool = False
 
     @property
@@ -116,12 +120,15 @@ class Callback:
     ) -> tuple[Inputs, NDArray[Any]]:
         """Return the batch to train on.
 
+        The weights of its samples are ``state.sample_weight``. A hook that returns other samples than ``rows``, or
+        mixtures, sets their weights there.
+
         Parameters
         ----------
         state
             State of the fit.
         rows : shape (N,)
-            Indices of the batch's samples in ``state.train``.
+            Indices of the batch's samples in ``state.train``; if that is an iterable, their positions in its pass.
         x : shape (N, ...)
             Inputs of the batch.
         targets : shape (N, ...)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,8 @@ class Checkpoint:
                 "network": layers_of(state.network),
                 "callbacks": [type(callback).__name__ for callback in callbacks],
                 **{f"callbacks[{i}]": described(callback.settings) for i, callback in enumerate(callbacks)},
-                "train": described(state.train),
-                "test": described(state.test),
+                "train": _described_data(state.train),
+                "test": _described_data(state.test),
             }
         )
 
@@ -80,8 +79,9 @@ class Checkpoint:
             for part, owner in self._parts().items()
             for name, array in owner.state_dict().items()
         }
-        history = self._state.history
-        arrays.update((f"history/{name}", np.array(getattr(history, name))) for name in _history_lists(history))
+        arrays.update(
+            (f"history/{name}", np.array(figures)) for name, figures in self._state.history._columns().items()
+        )
         meta = {
             "identity": self._identity,
             "order": self._order.bit_generator.state,
@@ -139,7 +139,7 @@ class Checkpoint:
             raise ValueError("it is not a checkpoint of fit: the entry 'meta' is missing")
         meta = json.loads(str(arrays["meta"]))
         self._require_same(meta["identity"])
-        history = {name: arrays[f"history/{name}"] for name in _history_lists(self._state.history)}
+        history = {name: arrays[f"history/{name}"] for name in self._state.history._columns()}
         if len({figures.shape for figures in history.values()}) != 1 or history["gap"].ndim != 1:
             lengths = {name: len(figures) for name, figures in history.items() if figures.ndim}
             raise ValueError(f"the lists of its history must have one length, got {lengths}")
@@ -153,7 +153,8 @@ class Checkpoint:
             owner.load_state_dict(_under(f"{part}/", arrays))
         self._order.bit_generator.state = meta["order"]
         self._state.stop = bool(meta["stop"]) or any(callback.stopped for callback in self._callbacks)
-        vars(self._state.history).update({name: figures.tolist() for name, figures in history.items()})
+        for name, figures in self._state.history._columns().items():
+            figures[:] = history[name].tolist()
 
     def _require_same(self, identity: Mapping[str, Any]) -> None:
         """Raise if the settings differ. Without an int seed in either run, the order of the file is used."""
@@ -182,5 +183,8 @@ def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _history_lists(history: object) -> list[str]:
-    return [field.name for field in fields(history) if isinstance(getattr(history, field.name), list)]  # type: ignore[arg-type]
+def _described_data(data: Any) -> Any:
+    """Return the identity of a data set; of an iterable other than a list, the class and the length alone."""
+    if data is None or isinstance(data, (tuple, list)):
+        return described(data)
+    return {"class": type(data).__qualname__, "length": len(data) if isinstance(data, Sized) else None}

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cregkit import _validate as validate
 from cregkit.layers import Layer
 from cregkit.layers.base import Tensor
 from cregkit.layers.precision import widened
 from cregkit.train import weights
+from cregkit.train.data import Batch, Batches, DataSet, Inputs, Rows, Samples, check_inputs, opened, taken
 from cregkit.train.losses import Loss, Targets, binary_cross_entropy, softmax_cross_entropy
-from cregkit.train.weights import Weights
+from cregkit.train.weights import Weights, total_weight
 
-Inputs: TypeAlias = NDArray[Any]
-"""Inputs of the network's first layer: float32, float16 or bfloat16, or ids of any integer dtype."""
-Data: TypeAlias = tuple[Inputs, Targets]
-"""A data set (x, targets), samples on the first axis: ``(np.eye(2, dtype=np.float32), np.array([0, 1]))``."""
 Accuracy: TypeAlias = Callable[..., float]
 """An accuracy: ``accuracy(outputs, targets)`` returns percent; for weighted data it may take ``sample_weight=`` too."""
+Metric: TypeAlias = Callable[..., float]
+"""A metric: ``metric(outputs, targets)``; for weighted data it may take ``sample_weight=`` too."""
 
 # Rows per forward in an evaluation (each id counts as a row) and numbers per call of a loss. They bound the memory for
 # any size of the data set.
@@ -31,10 +30,19 @@ ROWS = 4096
 NUMBERS = 1 << 22
 
 
-def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None = None) -> tuple[float, float]:
+class Figures(NamedTuple):
+    """Mean loss, accuracy in percent and metrics by name of a network on a data set."""
+
+    loss: float
+    accuracy: float
+    metrics: dict[str, float]
+
+
+def evaluate(network: Layer, loss: Loss, data: DataSet, accuracy: Accuracy | None = None) -> tuple[float, float]:
     """Return the mean loss and the accuracy of a network on a data set, in evaluation mode.
 
-    Parameters, running statistics and dropout offsets are not changed. The network is left in evaluation mode.
+    Parameters, running statistics and dropout offsets are not changed. The network is left in evaluation mode. Both
+    means are exact for weighted data: parts of the data set are merged by their total weights.
 
     Parameters
     ----------
@@ -43,16 +51,16 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     loss
         ``loss(outputs, targets)`` returns the mean over the batch and a gradient.
     data
-        (x, targets), as for ``fit``.
+        (x, targets) or (x, targets, sample_weight), or an iterable of such batches, as for ``fit``.
     accuracy
         ``accuracy(outputs, targets)`` in percent. None selects the accuracy of ``loss``, as for ``fit``.
 
     Returns
     -------
     loss : float
-        Mean loss.
+        Mean loss; 0 if the total weight is 0.
     accuracy : float
-        Accuracy in percent; NaN if ``loss`` has none.
+        Accuracy in percent; NaN if ``loss`` has none, or the total weight is 0.
 
     Raises
     ------
@@ -71,18 +79,93 @@ def evaluate(network: Layer, loss: Loss, data: Data, accuracy: Accuracy | None =
     >>> round(loss, 3), accuracy
     (0.605, 50.0)
     """
-    x, targets = checked_data("data", data)
-    measure = accuracy or accuracy_of(loss)
-    mean_loss = mean_accuracy = 0.0
-    for rows, outputs in _outputs(network, x):
-        wanted = fitted(targets[rows], outputs)
-        weight = len(outputs) / len(x)
-        mean_loss += weight * loss(outputs, wanted)[0]
-        mean_accuracy += weight * measure(outputs, wanted)
-    return mean_loss, mean_accuracy
+    found = evaluation(network, loss, accuracy or accuracy_of(loss), opened("data", data))
+    return found.loss[1], found.accuracy[1]
 
 
-def predict(network: Layer, x: Inputs) -> Tensor:
+class Evaluation(NamedTuple):
+    """Total weight and mean of the loss and of the accuracy over a part of a data set, and the kept outputs."""
+
+    loss: tuple[float, float]
+    accuracy: tuple[float, float]
+    kept: list[Batch]
+    """Outputs, targets and weights."""
+
+
+def evaluation(
+    network: Layer,
+    loss: Loss,
+    accuracy: Accuracy,
+    data: Samples | Batches,
+    *,
+    keep: bool = False,
+    bounds: Callable[[int], tuple[int, int]] = lambda n: (0, n),
+) -> Evaluation:
+    """Evaluate the samples from ``bounds(n)`` of a data set, or of each of its batches, of n samples."""
+    network.eval()
+    accuracy_is_weighted = takes_weights(accuracy)
+    losses, accuracies, kept = [], [], []
+    for x, targets, weight in _parts(data, bounds):
+        outputs = network(x)
+        wanted = fitted(targets, outputs)
+        losses.append((total_weight(loss, wanted, weight), called(loss, outputs, wanted, weight)[0]))
+        own = weight if accuracy_is_weighted else None
+        accuracies.append((total_weight(accuracy, wanted, own), called(accuracy, outputs, wanted, own)))
+        if keep:
+            kept.append(Batch(outputs, wanted, weight))
+    return Evaluation(merged(losses), merged(accuracies), kept)
+
+
+def _parts(data: Samples | Batches, bounds: Callable[[int], tuple[int, int]]) -> Iterator[Batch]:
+    """Yield a data set in parts small enough for one forward."""
+    if isinstance(data, Batches):
+        for batch in data:
+            yield from _parts(Samples(*batch), bounds)
+        return
+    start, stop = bounds(len(data.targets))
+    step = _rows_at_once(data.x)
+    for first in range(start, stop, step):
+        yield data.at(slice(first, min(first + step, stop)))
+
+
+def merged(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the total weight and the mean of parts, given those of each; parts of weight 0 do not count."""
+    total = sum(weight for weight, _ in parts)
+    if not total:
+        return 0.0, parts[0][1] if parts else 0.0
+    mean = 0.0
+    for weight, value in parts:
+        if weight:
+            mean += weight / total * value
+    return total, mean
+
+
+def metric_values(metrics: Mapping[str, Metric], kept: Sequence[Batch]) -> dict[str, float]:
+    """Return each metric of the outputs and targets of a whole data set."""
+    if not metrics:
+        return {}
+    outputs, targets = (np.concatenate(arrays) for arrays in list(zip(*kept, strict=True))[:2])
+    weight = None if kept[0].sample_weight is None else np.concatenate([batch.sample_weight for batch in kept])
+    return {
+        name: float(called(metric, outputs, targets, weight if takes_weights(metric) else None))
+        for name, metric in metrics.items()
+    }
+
+
+def called(function: Callable[..., Any], outputs: Tensor, targets: Targets, weight: Weights | None) -> Any:
+    """Call a loss, an accuracy or a metric, with ``sample_weight`` if there are weights."""
+    return function(outputs, targets) if weight is None else function(outputs, targets, sample_weight=weight)
+
+
+def takes_weights(function: Callable[..., Any]) -> bool:
+    """Return whether a function has an argument ``sample_weight``."""
+    try:
+        return "sample_weight" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a function of an extension module may have no signature
+        return False
+
+
+def predict(network: Layer, x: Inputs | Rows) -> Tensor:
     """Return the outputs of a network in evaluation mode, computed a few thousand samples at a time.
 
     Parameters
@@ -90,7 +173,7 @@ def predict(network: Layer, x: Inputs) -> Tensor:
     network
         Any layer; it is left in evaluation mode.
     x : shape (N, ...)
-        Samples: float32, float16 or bfloat16, or ids of any integer dtype.
+        Samples: float32, float16 or bfloat16, or ids of any integer dtype; or an object of rows, as for ``fit``.
 
     Returns
     -------
@@ -112,17 +195,16 @@ def predict(network: Layer, x: Inputs) -> Tensor:
     >>> predict(Linear(4, 2, seed=0), np.zeros((3, 4), np.float32)).shape
     (3, 2)
     """
-    _check_inputs("x", x)
-    return np.concatenate([outputs for _, outputs in _outputs(network, x)])
-
-
-def _outputs(network: Layer, x: Inputs) -> Iterator[tuple[slice, Tensor]]:
+    check_inputs("x", x)
     network.eval()
+    step = _rows_at_once(x)
+    parts = (slice(start, start + step) for start in range(0, max(len(x), 1), step))
+    return np.concatenate([network(taken(x, rows)) for rows in parts])
+
+
+def _rows_at_once(x: Inputs | Rows) -> int:
     ids = math.prod(x.shape[1:]) if x.dtype.kind in "iu" else 1
-    step = max(ROWS // max(ids, 1), 1)
-    for start in range(0, max(len(x), 1), step):
-        rows = slice(start, start + step)
-        yield rows, network(x[rows])
+    return max(ROWS // max(ids, 1), 1)
 
 
 @weights.weighed_by(weights.total_of_elements)
@@ -218,26 +300,3 @@ def fitted(targets: Targets, outputs: Tensor) -> Targets:
     if targets.ndim == 1 and outputs.shape == (len(targets), 1) and np.issubdtype(targets.dtype, np.floating):
         return targets[:, None]
     return targets
-
-
-def _check_inputs(name: str, x: object) -> None:
-    """Raise TypeError unless ``x`` is an array of a dtype that layers take: a tensor's, or integer for ids."""
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
-        validate.tensor(name, x)
-
-
-def checked_data(name: str, data: Data) -> Data:
-    """Return ``data`` as (x, targets) after validating types and lengths."""
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(f"{name} must be a tuple (x, y), got {validate.shown(data)}")
-    x, targets = data
-    _check_inputs(f"{name}[0]", x)
-    if not isinstance(targets, np.ndarray):
-        raise TypeError(f"{name}[1] must be an array, got {type(targets).__name__}; use np.asarray")
-    if not x.ndim or not targets.ndim or len(x) != len(targets) or not len(x):
-        raise ValueError(
-            f"{name} must hold one target for each sample, and at least one, got shapes {x.shape} and {targets.shape}"
-        )
-    if not x.flags.c_contiguous:
-        raise ValueError(f"{name}[0] must be C-contiguous; use np.ascontiguousarray({name}[0])")
-    return x, targets

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -23,28 +23,29 @@ from cregkit._files import Path
 from cregkit.layers import BatchNorm, Layer, Seed, draw_seed
 from cregkit.train.callbacks import AnyCallback, Callback, EpochEnd, FitState
 from cregkit.train.checkpoint import Checkpoint
+from cregkit.train.data import Batch, Batches, DataSet, Inputs, Rows, Samples, opened, taken
 from cregkit.train.divergence import DivergenceError, DivergenceWarning, first_not_finite
-from cregkit.train.evaluation import NUMBERS, ROWS, Accuracy, Data, Inputs, accuracy_of, checked_data, fitted
+from cregkit.train.evaluation import NUMBERS, ROWS, Accuracy, Figures, Metric, accuracy_of, called, fitted
 from cregkit.train.history import Divergence, History
 from cregkit.train.identity import function_name
 from cregkit.train.losses import Loss
 from cregkit.train.optimizers import Optimizer
 from cregkit.train.parallel import Parallel
 
-_NOT_MEASURED = (float("nan"), float("nan"))
-
 
 def fit(
     network: Layer,
     loss: Loss,
     optimizer: Optimizer,
-    train: Data,
-    test: Data | None,
+    train: DataSet,
+    test: DataSet | None,
     epochs: int,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    validation_split: float = 0.0,
     seed: Seed = None,
     accuracy: Accuracy | None = None,
+    metrics: Sequence[Metric] | Mapping[str, Metric] = (),
     callbacks: Sequence[AnyCallback] = (),
     progress: bool = False,
     checkpoint: Path | None = None,
@@ -68,21 +69,33 @@ def fit(
     train
         (x, targets), samples on the first axis. x is C-contiguous: float32, float16 or bfloat16, or ids of any integer
         dtype for ``Embedding``, ``Transformer`` and ``BertEncoder``. Targets are those ``loss`` takes, one per sample;
-        float targets of shape (N,) match outputs of shape (N, 1). Nothing is cast.
+        float targets of shape (N,) match outputs of shape (N, 1). Nothing is cast. (x, targets, sample_weight) weights
+        the loss and the accuracy: an array of weights, at least 0, or a bool mask, one per sample or per position that
+        counts, as ``loss`` takes. x may also be an object with ``shape``, ``dtype`` and ``len`` whose rows at a slice
+        or at sorted positions are arrays (HDF5, Zarr), or ``train`` an iterable of batches; see Notes.
     test
-        Test set in the same format, or None. It is evaluated, never trained on.
+        Test set in the same formats, or None. It is evaluated, never trained on.
     epochs
         Number of passes over ``train``. With ``resume``, it includes the epochs before the checkpoint.
     batch_size
-        Samples per step. The last batch of an epoch may be smaller. If the network contains a BatchNorm, a last batch
-        of one sample, which has no variance, is merged into the batch before it.
+        Samples per step; None means 32. The last batch of an epoch may be smaller. If the network contains a BatchNorm,
+        a last batch of one sample, which has no variance, is merged into the batch before it.
+    validation_split
+        Fraction of ``train``, in [0, 1), that becomes the test set: its last samples, before any shuffling. Above 0,
+        ``test`` must be None.
     seed
         Seed of the sample order: an int in [0, 2**64), a SeedSequence, None for fresh entropy, or a Generator, which is
         used directly and therefore continues in a later fit.
     accuracy
         ``accuracy(outputs, targets)`` in percent. None selects the accuracy of ``loss`` (or of the function that
         ``loss`` is a ``functools.partial`` of): ``binary_accuracy`` or ``class_accuracy``, and NaN for
-        ``mean_squared_error`` and for losses from outside this package.
+        losses of regression and for losses from outside this package. Rows with the loss's ``ignore_index`` do not
+        count. Where the data have weights, it is the percentage of the weight, if the function takes
+        ``sample_weight``.
+    metrics
+        Further figures of each epoch: functions, or functions by name, of the outputs and targets of a whole set, such
+        as ``f(outputs, targets)`` or ``f(outputs, targets, sample_weight=None)``, that return a float. The history
+        holds them as ``history.metrics["train_f"]`` and ``["test_f"]``.
     callbacks
         ``Callback`` objects, or functions of a ``FitState`` to call at the end of each epoch; they run in this order.
     progress
@@ -127,6 +140,12 @@ def fit(
     not written to the checkpoint. ``on_epoch_end`` and ``on_train_end`` still run, so EarlyStopping restores the best
     epoch. With several processes, all end together. NumPy's overflow warnings are suppressed.
 
+    Iterables. ``train`` and ``test`` may be iterables of batches (x, targets) or (x, targets, sample_weight), such as a
+    list or a ``DataLoader``. An epoch iterates ``train`` once to train and once to evaluate; a generator, which can be
+    iterated only once, is refused. Batch size and order are those of the iterable: ``batch_size`` and
+    ``validation_split`` are refused, ``seed`` has no effect, and a resumed run starts with the first pass of the
+    iterable. ``AugmentBatches`` needs arrays. With several processes, each iterates the same batches.
+
     Ctrl-C. The fit ends after the current batch without an exception; the history has the completed epochs, and
     ``interrupted`` is True. A second Ctrl-C raises KeyboardInterrupt immediately.
 
@@ -137,8 +156,9 @@ def fit(
     epochs                     more: continues; equal: returns the finished run; fewer: ValueError
     batch_size                 same
     seed                       same int (or SeedSequence); with None or a Generator, the order of the file is used
-    train, test                same shapes, dtypes and bits
-    loss, accuracy             same name, ``partial`` arguments, and floats and strings in the closure; the code is not
+    train, test                same shapes, dtypes and bits, of weights too; of an iterable other than a list, the same
+                               class and length
+    loss, accuracy, metrics    same name, ``partial`` arguments, and floats and strings in the closure; the code is not
                                compared
     network                    same layers with the same public attributes (sizes, ``p``, ``eps``, ...); parameters,
                                running statistics and dropout seeds are loaded from the file
@@ -163,24 +183,25 @@ def fit(
     True
     """
     validate.positive_int("epochs", epochs)
-    validate.positive_int("batch_size", batch_size)
     _check_network(network, optimizer)
     measure = accuracy or accuracy_of(loss)
-    for name, function in (("loss", loss), ("accuracy", measure)):
+    of_name = _named(metrics)
+    for name, function in (("loss", loss), ("accuracy", measure), *of_name.items()):
         if not callable(function):
             raise TypeError(f"{name} must be a function of outputs and targets, got {validate.shown(function)}")
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of Callback objects and functions, got {validate.shown(callbacks)}")
-    for name, data in (("train", train), ("test", test)):
-        if data is not None:
-            _check_data(name, data, network, loss)
-    join_single = _check_batch_norm(network, train[0], batch_size)
+    train, test = _split(train, test, validation_split)
+    train_set = _checked_set("train", train, network, loss)
+    test_set = None if test is None else _checked_set("test", test, network, loss)
+    batch_size = _batch_size(batch_size, train_set)
+    join_single = _check_batch_norm(network, train_set, batch_size)
     together = parallel or Parallel()
     drawn = None if seed is None or isinstance(seed, np.random.Generator) else draw_seed(seed)
     order = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(drawn)
     order.bit_generator.state = together.from_leader(lambda: order.bit_generator.state)
     watchers = [_as_callback(callback) for callback in callbacks]
-    state = FitState(network, optimizer, train, test, epochs, History())
+    state = FitState(network, optimizer, train, test, epochs, History(metrics={name: [] for name in _columns(of_name)}))
     for watcher in watchers:
         watcher.on_train_begin(state)
     file = None
@@ -189,11 +210,13 @@ def fit(
             "batch_size": batch_size,
             "loss": function_name(loss),
             "accuracy": function_name(measure),
+            "metrics": {name: function_name(metric) for name, metric in of_name.items()},
             "seed": drawn,
         }
         file = _open(Checkpoint(checkpoint, state, watchers, order, settings), resume, together)
     history = state.history
-    kept = _Kept(state, together, lambda: together.evaluate(network, loss, train, measure)[0])
+    kept = _Kept(state, together, lambda: together.evaluate(network, loss, train_set, measure).loss)
+    not_measured = Figures(math.nan, math.nan, dict.fromkeys(of_name, math.nan))
 
     with (
         _progress_bar(state, progress and together.leads) as show,
@@ -202,20 +225,24 @@ def fit(
     ):
         while len(history) < epochs and not together.any(state.stop or interrupted()):
             start, epoch = time.perf_counter(), len(history)
-            shuffled = order.permutation(len(train[0]))
-            rows = [shuffled[part] for part in batches(len(shuffled), batch_size, join_single=join_single)]
-            if _train_epoch(state, loss, rows, watchers, kept, interrupted):
-                figures = together.evaluate(network, loss, train, measure)
-                test_figures = _NOT_MEASURED if test is None else together.evaluate(network, loss, test, measure)
-                kept.check(epoch, len(rows) - 1, figures[0])
+            drawn_batches = _epoch(train_set, order, batch_size, join_single, together)
+            figures = test_figures = not_measured
+            if steps := _train_epoch(state, loss, drawn_batches, watchers, kept, interrupted):
+                figures = together.evaluate(network, loss, train_set, measure, of_name)
+                if test_set is not None:
+                    test_figures = together.evaluate(network, loss, test_set, measure, of_name)
+                kept.check(epoch, steps - 1, figures.loss)
             elif history.diverged is None:
                 break
             if history.diverged is not None:
-                figures = test_figures = _NOT_MEASURED
-            history.record(figures, test_figures, time.perf_counter() - start)
+                figures = test_figures = not_measured
+            of_columns = dict(
+                zip(_columns(of_name), [*figures.metrics.values(), *test_figures.metrics.values()], strict=True)
+            )
+            history.record(figures[:2], test_figures[:2], time.perf_counter() - start, of_columns)
             for watcher in watchers:
                 watcher.on_epoch_end(state)
-            kept.check(epoch, len(rows) - 1)
+            kept.check(epoch, steps - 1)
             state.stop = together.any(state.stop or history.diverged is not None)
             if file is not None and history.diverged is None:
                 together.from_leader(file.save)
@@ -237,29 +264,45 @@ def fit(
 def _train_epoch(
     state: FitState,
     loss: Loss,
-    batches_of_rows: Sequence[NDArray[np.int64]],
+    drawn_batches: Iterable[tuple[NDArray[np.int64], Batch]],
     watchers: Sequence[Callback],
     kept: _Kept,
     interrupted: Callable[[], bool],
-) -> bool:
-    """Take a step on each batch; return False if training was interrupted or diverged."""
+) -> int:
+    """Take a step on each batch; return their number, or 0 if training was interrupted or diverged."""
     together = kept.together
     state.network.train()
-    for step, rows in enumerate(batches_of_rows):
-        own = together.own(rows)
-        x, targets = (array[own] for array in state.train)
+    step = -1
+    for step, (rows, (x, targets, state.sample_weight)) in enumerate(drawn_batches):
         for watcher in watchers:
-            x, targets = watcher.on_batch_begin(state, own, x, targets)
+            x, targets = watcher.on_batch_begin(state, rows, x, targets)
         try:
-            state.batch_loss = together.step(state.network, loss, state.optimizer, x, targets)
+            state.batch_loss = together.step(state.network, loss, state.optimizer, x, targets, state.sample_weight)
         except DivergenceError as error:
             kept.diverge(Divergence(state.epoch + 1, step, str(error)))
-            return False
+            return 0
         for watcher in watchers:
             watcher.on_batch_end(state)
         if together.any(interrupted()):
-            return False
-    return True
+            return 0
+    return step + 1
+
+
+def _epoch(
+    data: Samples | Batches, order: np.random.Generator, batch_size: int, join_single: bool, together: Parallel
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """Yield this process's rows of each batch of an epoch: their positions in the data set, and the samples."""
+    if isinstance(data, Batches):
+        first = 0
+        for batch in data:
+            own = together.own(np.arange(len(batch.x)))
+            yield first + own, batch if len(own) == len(batch.x) else Samples(*batch).at(own)
+            first += len(batch.x)
+        return
+    shuffled = order.permutation(len(data.targets))
+    for part in batches(len(shuffled), batch_size, join_single=join_single):
+        own = together.own(shuffled[part])
+        yield own, data.at(own)
 
 
 class _Kept:
@@ -336,33 +379,103 @@ def _check_network(network: Layer, optimizer: Optimizer) -> None:
         raise ValueError("optimizer must be made for network or for a layer in it, got one made for another network")
 
 
-def _check_data(name: str, data: Data, network: Layer, loss: Loss) -> None:
+def _split(train: DataSet, test: DataSet | None, validation_split: float) -> tuple[DataSet, DataSet | None]:
+    """Return the training and the test set, which is the last part of ``train`` if ``validation_split`` is above 0."""
+    fraction = validate.real("validation_split", validation_split, 0, 1)
+    if not fraction:
+        return train, test
+    if test is not None:
+        raise ValueError(f"validation_split must be 0 if there is a test set, got {fraction:g} and test")
+    samples = opened("train", train)
+    if isinstance(samples, Batches):
+        raise ValueError(f"validation_split must be 0 if train is an iterable of batches, got {fraction:g}: pass test")
+    n = len(samples.targets)
+    at = math.floor(n * (1 - fraction))
+    if not 0 < at < n:
+        raise ValueError(
+            f"validation_split must leave at least one sample for training and one for the test, got {fraction:g} of "
+            f"{n} samples"
+        )
+    return samples.between(0, at), samples.between(at, n)
+
+
+def _named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the metrics by name; a function is named by its ``__name__``."""
+    if isinstance(metrics, Mapping):
+        of_name = dict(metrics)
+    elif isinstance(metrics, (list, tuple)):
+        functions = list(metrics)
+        of_name = {getattr(getattr(f, "func", f), "__name__", type(f).__name__): f for f in functions}
+        if len(of_name) < len(functions):
+            raise ValueError(f"metrics must have different names, got {', '.join(of_name)}: pass a dict")
+    else:
+        raise TypeError(
+            f"metrics must be a list of functions, or a dict of them by name, got {validate.shown(metrics)}"
+        )
+    for name in of_name:
+        if not isinstance(name, str) or name in ("loss", "acc"):
+            raise ValueError(f"metrics must have names other than 'loss' and 'acc', got {name!r}")
+    return of_name
+
+
+def _columns(metrics: Iterable[str]) -> list[str]:
+    return [f"{part}_{name}" for part in ("train", "test") for name in metrics]
+
+
+def _batch_size(batch_size: int | None, train: Samples | Batches) -> int:
+    if batch_size is None:
+        return 32
+    if isinstance(train, Batches):
+        raise ValueError(f"batch_size must be None if train is an iterable of batches, got {batch_size}")
+    return validate.positive_int("batch_size", batch_size)
+
+
+def _checked_set(name: str, data: DataSet, network: Layer, loss: Loss) -> Samples | Batches:
+    """Return a data set after validation; of an iterable, the first batch is checked here."""
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"{name} must be iterable more than once, because each epoch iterates it, got the iterator "
+            f"{type(data).__name__}: pass a list of batches, or an object whose __iter__ returns a new iterator"
+        )
+    opened_set = opened(name, data)
+    _check_data(name, Samples(*opened_set.first) if isinstance(opened_set, Batches) else opened_set, network, loss)
+    return opened_set
+
+
+def _check_data(name: str, data: Samples, network: Layer, loss: Loss) -> None:
     """Run the network on one sample and the loss on all targets, so that mismatches raise before training."""
-    x, targets = checked_data(name, data)
     network.eval()
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            row = network(_samples_to_try(x))[:1]
+            row = network(_samples_to_try(data.x))[:1]
             step = max(min(ROWS, NUMBERS // max(row.size, 1)), 1)
-            for start in range(0, len(x), step):
-                some = targets[start : start + step]
-                outputs = np.repeat(row, len(some), axis=0)
-                loss(outputs, fitted(some, outputs))
+            for start in range(0, len(data.targets), step):
+                rows = slice(start, start + step)
+                outputs = np.repeat(row, len(data.targets[rows]), axis=0)
+                weight = None if data.sample_weight is None else data.sample_weight[rows]
+                called(loss, outputs, fitted(data.targets[rows], outputs), weight)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} is incompatible with network and loss: {error}") from None
 
 
-def _samples_to_try(x: Inputs) -> Inputs:
+def _samples_to_try(x: Inputs | Rows) -> Inputs:
     """Return the first sample, and for ids also the smallest and largest id at each position, to check the range."""
-    return x[:1] if x.dtype.kind not in "iu" else np.stack([x[0], x.min(axis=0), x.max(axis=0)])
+    first = taken(x, slice(0, 1))
+    if x.dtype.kind not in "iu":
+        return first
+    step = len(x) if isinstance(x, np.ndarray) else ROWS
+    parts = (taken(x, slice(start, start + step)) for start in range(0, len(x), step))
+    low, high = zip(*((part.min(axis=0), part.max(axis=0)) for part in parts), strict=True)
+    return np.stack([first[0], np.min(low, axis=0), np.max(high, axis=0)])
 
 
-def _check_batch_norm(network: Layer, x: Inputs, batch_size: int) -> bool:
+def _check_batch_norm(network: Layer, train: Samples | Batches, batch_size: int) -> bool:
     """Return whether the network has a BatchNorm; raise if a batch would have one value per channel."""
-    if not any(isinstance(layer, BatchNorm) for _, layer in network._walk()):
+    if isinstance(train, Batches) or not any(isinstance(layer, BatchNorm) for _, layer in network._walk()):
         return False
-    if x.dtype.kind not in "iu" and x.ndim == 2 and min(batch_size, len(x)) < 2:
+    x = train.x
+    if x.dtype.kind not in "iu" and len(x.shape) == 2 and min(batch_size, len(x)) < 2:
         raise ValueError(
             f"batch_size must be at least 2 and train must have at least 2 samples for a network with BatchNorm: one "
             f"sample has no variance; got batch_size={batch_size} and {len(x)} samples"

@@ -57,6 +57,8 @@ class History:
         Generalisation gap: training minus test accuracy, in percentage points.
     seconds
         Duration of each epoch with its evaluation. Ignored when histories are compared.
+    metrics
+        Further metrics: the lists ``train_NAME`` and ``test_NAME`` of each metric of ``fit``, by name.
     interrupted
         Whether Ctrl-C ended the run before its last epoch.
     diverged
@@ -79,6 +81,7 @@ class History:
     test_acc: list[float] = field(default_factory=list)
     gap: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list, compare=False)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
     diverged: Divergence | None = None
 
@@ -86,7 +89,13 @@ class History:
         """Return the number of epochs recorded."""
         return len(self.gap)
 
-    def record(self, train: tuple[float, float], test: tuple[float, float], seconds: float = math.nan) -> None:
+    def record(
+        self,
+        train: tuple[float, float],
+        test: tuple[float, float],
+        seconds: float = math.nan,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Append an epoch.
 
         Parameters
@@ -95,6 +104,8 @@ class History:
             (loss, accuracy in percent) on the training set and on the test set.
         seconds
             Duration of the epoch.
+        metrics
+            Further metrics by name, such as ``train_f1``; the same names in every epoch.
         """
         self.train_loss.append(train[0])
         self.train_acc.append(train[1])
@@ -102,9 +113,12 @@ class History:
         self.test_acc.append(test[1])
         self.seconds.append(seconds)
         self.gap.append(train[1] - test[1])
+        for name, value in (metrics or {}).items():
+            self.metrics.setdefault(name, []).append(value)
 
     def _columns(self) -> dict[str, list[float]]:
-        return {name: column for name, column in vars(self).items() if isinstance(column, list)}
+        own = {name: column for name, column in vars(self).items() if isinstance(column, list)}
+        return {**own, **self.metrics}
 
     def to_json(self, path: Path) -> None:
         """Write the history as a JSON object with one list per metric; NaN and infinities become null.
@@ -205,6 +219,7 @@ class History:
     @classmethod
     def _from_columns(cls, path: Path, columns: Mapping[str, Any]) -> History:
         history = cls()
+        history.metrics = {name: [] for name, column in columns.items() if _is_metric(name, column)}
         own = history._columns()
         if missing := ", ".join(name for name in own if name not in columns):
             raise ValueError(f"{os.fspath(path)} is not a cregkit history: missing {missing}")
@@ -217,3 +232,8 @@ class History:
             raise ValueError(f"{os.fspath(path)} is not a cregkit history: {error}") from None
         history.interrupted = bool(columns.get("interrupted", False))
         return history
+
+
+def _is_metric(name: str, column: object) -> bool:
+    """Return whether a column of a file is a list of ``History.metrics``."""
+    return name.startswith(("train_", "test_")) and isinstance(column, list) and name not in History().__dict__

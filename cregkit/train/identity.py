@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cregkit import _validate as validate
 from cregkit.layers import Layer
+from cregkit.train.data import is_rows, taken
 
 _PLAIN = (bool, int, float, str, type(None))
+_ROWS = 4096
 
 
 def described(thing: Any) -> Any:
@@ -24,9 +27,10 @@ def described(thing: Any) -> Any:
     if isinstance(thing, np.generic):
         return thing.item()
     if isinstance(thing, np.ndarray):
-        # A bfloat16 array has no buffer interface.
-        bits = thing.view(np.uint16) if validate.is_bfloat16(thing.dtype) else thing
-        return [list(thing.shape), thing.dtype.str, zlib.crc32(np.ascontiguousarray(bits).data)]
+        return [list(thing.shape), thing.dtype.str, _checksum([thing])]
+    if is_rows(thing):
+        parts = (taken(thing, slice(start, start + _ROWS)) for start in range(0, len(thing), _ROWS))
+        return [list(thing.shape), thing.dtype.str, _checksum(parts)]
     if isinstance(thing, (list, tuple)):
         return [described(part) for part in thing]
     if isinstance(thing, Mapping):
@@ -35,6 +39,16 @@ def described(thing: Any) -> Any:
         return function_name(thing)
     public = {name: part for name, part in getattr(thing, "__dict__", {}).items() if not name.startswith("_")}
     return {"class": type(thing).__qualname__, **described(public)}
+
+
+def _checksum(parts: Iterable[NDArray[Any]]) -> int:
+    """Return the CRC-32 of the bytes of arrays, one after another."""
+    crc = 0
+    for part in parts:
+        # A bfloat16 array has no buffer interface.
+        bits = part.view(np.uint16) if validate.is_bfloat16(part.dtype) else part
+        crc = zlib.crc32(np.ascontiguousarray(bits).data, crc)
+    return crc
 
 
 def function_name(function: Callable[..., Any]) -> str:

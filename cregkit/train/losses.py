@@ -1,8 +1,9 @@
 """Losses: each returns its mean over the batch and the gradient of that mean.
 
 The mean is over what counts: sum(w * l) / sum(w) over rows of loss l and weight w, which is 1 unless ``sample_weight``,
-``class_weight`` or ``ignore_index`` is given. A row of weight 0 may hold NaN and invalid targets: it does not change the
-loss and the gradients of other rows, and its own gradient is 0. If all weights are 0, loss and gradient are 0.
+``class_weight`` or ``ignore_index`` is given. A row of weight 0 may hold NaN and invalid targets: it does not
+change the loss and the gradients of other rows, and its own gradient is 0. If all weights are 0, loss and gradient are
+0.
 
 Losses compute in float64 and do not overflow for any float32 logits. Logits that are NaN or infinite, from a network
 that has diverged, give a loss of NaN or infinity without a warning. ``functools.partial`` fixes an argument:

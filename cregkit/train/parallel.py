@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cregkit.layers import Layer
+from cregkit.train.data import Batches, Inputs, Samples
 from cregkit.train.divergence import DivergenceError
-from cregkit.train.evaluation import Accuracy, Data, Inputs, evaluate, fitted
+from cregkit.train.evaluation import Accuracy, Figures, Metric, called, evaluation, fitted, metric_values
 from cregkit.train.losses import Loss, Targets
 from cregkit.train.optimizers import Optimizer
+from cregkit.train.weights import Weights
 
 T = TypeVar("T")
 
 
-def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
+def train_step(
+    network: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    x: Inputs,
+    targets: Targets,
+    sample_weight: Weights | None = None,
+) -> float:
     """Take one optimiser step on a batch, in the present mode of ``network``.
 
     Parameters
@@ -33,6 +43,8 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targ
         Inputs of the batch.
     targets : shape (N, ...)
         Targets of the batch.
+    sample_weight : shape (N, ...)
+        Weights of the batch for ``loss``, or None.
 
     Returns
     -------
@@ -58,7 +70,8 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targ
     [4.0, 1.0, 0.25]
     """
     outputs = network(x)
-    value, gradient = loss(outputs, fitted(targets, outputs))
+    value: float
+    value, gradient = called(loss, outputs, fitted(targets, outputs), sample_weight)
     check_loss(value)
     network.backward(gradient)
     optimizer.step()
@@ -102,15 +115,23 @@ class Parallel:
         """Return whether ``here`` is true in any process."""
         return here
 
-    def step(self, network: Layer, loss: Loss, optimizer: Optimizer, x: Inputs, targets: Targets) -> float:
+    def step(
+        self,
+        network: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        x: Inputs,
+        targets: Targets,
+        sample_weight: Weights | None = None,
+    ) -> float:
         """Take one optimiser step on a batch of which this process holds ``x`` and ``targets``.
 
         Parameters
         ----------
         network, loss, optimizer
             As for ``train_step``.
-        x, targets
-            This process's samples of the batch.
+        x, targets, sample_weight
+            This process's samples of the batch, and their weights or None.
 
         Returns
         -------
@@ -122,8 +143,16 @@ class Parallel:
         DivergenceError
             The loss or a gradient is not finite, in any process; raised in all.
         """
-        return train_step(network, loss, optimizer, x, targets)
+        return train_step(network, loss, optimizer, x, targets, sample_weight)
 
-    def evaluate(self, network: Layer, loss: Loss, data: Data, accuracy: Accuracy) -> tuple[float, float]:
-        """Return the mean loss and the accuracy of ``network`` on ``data``."""
-        return evaluate(network, loss, data, accuracy)
+    def evaluate(
+        self,
+        network: Layer,
+        loss: Loss,
+        data: Samples | Batches,
+        accuracy: Accuracy,
+        metrics: Mapping[str, Metric] = MappingProxyType({}),
+    ) -> Figures:
+        """Return the mean loss, the accuracy and the metrics of ``network`` on ``data``."""
+        found = evaluation(network, loss, accuracy, data, keep=bool(metrics))
+        return Figures(found.loss[1], found.accuracy[1], metric_values(metrics, found.kept))

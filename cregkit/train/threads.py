@@ -15,17 +15,18 @@ _LOCK = threading.Lock()
 if hasattr(os, "register_at_fork"):  # no child starts with a lock that nobody releases
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 _users = 0
-_limits: Any = None
+_numbers: list[int] = []
 
 
 @functools.cache
-def _blas() -> Any:
-    """Return threadpoolctl's controller of the loaded BLAS libraries, or None if threadpoolctl is not installed."""
+def _libraries() -> list[Any]:
+    """Return threadpoolctl's controllers of the loaded BLAS libraries; none if threadpoolctl is not installed."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
-        return None
-    return ThreadpoolController()
+        return []
+    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return libraries
 
 
 @contextmanager
@@ -45,17 +46,24 @@ def one_thread() -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _users, _limits
+    global _users, _numbers
     with _LOCK:
-        if not _users and (blas := _blas()) is not None:
-            _limits = blas.limit(limits=1, user_api="blas")
+        if not _users:
+            _numbers = [library.num_threads for library in _libraries()]
         _users += 1
+        for library in _libraries():  # again in each thread: OpenMP's setting belongs to the thread
+            _set(library, 1)
 
 
 def _leave() -> None:
-    global _users, _limits
+    global _users
     with _LOCK:
         _users -= 1
-        if not _users and _limits is not None:
-            _limits.restore_original_limits()
-            _limits = None
+        for library, number in zip(_libraries(), _numbers, strict=True):
+            if not _users or library.info().get("threading_layer") == "openmp":
+                _set(library, number)
+
+
+def _set(library: Any, number: int) -> None:
+    """Set the number of threads; the public method ignores all threads but the first that limited BLAS."""
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(number)

@@ -34,10 +34,7 @@ def weighed_by(total: Callable[..., float]) -> Callable[[_Function], _Function]:
 
 
 def total_weight(function: Callable[..., Any], targets: NDArray[Any], sample_weight: Weights | None = None) -> float:
-    """Return the total weight of the mean that a loss or an accuracy, or a ``partial`` of one, takes on ``targets``.
-
-    Without an attribute ``total_weight``, samples count: each 1, or its part of ``sample_weight``.
-    """
+    """Return the total weight of the mean that a loss or an accuracy, or a ``partial`` of one, takes on ``targets``."""
     base, bound = (function.func, function.keywords) if isinstance(function, partial) else (function, {})
     total = getattr(base, "total_weight", None)
     if total is not None:
@@ -75,11 +72,8 @@ def of_rows(
     of_class: NDArray[np.float64] | None,
     sample_weight: Weights | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return for each row its sample weight, 0 where the row does not count, and its weight in the mean.
-
-    With class weights c, the weight in the mean is sample_weight * c[class], or sample_weight * sum(c * t) for
-    probabilities t.
-    """
+    """Return for each row its sample weight, 0 where the row does not count, and its weight in the mean."""
+    # The weight in the mean is sample_weight * c[class], or sample_weight * sum(c * t) for probabilities t.
     of_classes = targets.dtype.kind in "iu"
     rows = targets.shape if of_classes else targets.shape[:-1]
     samples = np.ones(rows) if sample_weight is None else broadcast(sample_weight, rows)
