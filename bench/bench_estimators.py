@@ -109,11 +109,8 @@ def main() -> None:
             gains = [score - scores[0] for score in scores[1:]]
             differences = [f"{gain.mean():+.2f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f}" for gain in gains]
             times = f"{theirs.min():.3f} | {ours.min():.3f} | {ours.min() / theirs.min():.2f}"
-            print(
-                f"| {name} | {batch_size} | {cells[0]} | {cells[1]} | {differences[0]} | {cells[2]} | {differences[1]} | "
-                f"{times} |",
-                flush=True,
-            )
+            columns = [name, str(batch_size), cells[0], cells[1], differences[0], cells[2], differences[1], times]
+            print(f"| {' | '.join(columns)} |", flush=True)
 
 
 if __name__ == "__main__":

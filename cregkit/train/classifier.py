@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 
 from cregkit.layers.base import Array
 from cregkit.train.callbacks import Callback
-from cregkit.train.estimators import Norm, RegularizedMLP
+from cregkit.train.estimators import Norm, RegularizedMLP, takes_parts
 from cregkit.train.losses import Loss, binary_cross_entropy, softmax_cross_entropy
 
 
@@ -247,6 +248,7 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
             self._train(X, y, sample_weight)
         return self
 
+    @available_if(takes_parts)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> RegularizedMLPClassifier:
         """Train for one more epoch, on these samples; the first call makes the network.
 

@@ -24,7 +24,6 @@ from cregkit.layers.norms import norm_layers
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
 from cregkit.train.early_stopping import EarlyStopping
-from cregkit.train.evaluation import predict
 from cregkit.train.fit import fit
 from cregkit.train.losses import Loss
 from cregkit.train.optimizers import AdamW
@@ -33,6 +32,11 @@ from cregkit.train.threads import one_thread
 Norm = str | Callable[[int], Layer] | None
 Parts = tuple[Any, ...]
 """(X, targets) or (X, targets, weights), where X is an array or a CSR matrix."""
+
+
+# Predictions take this number of samples at a time: a matrix product of another shape may round otherwise, and so the
+# prediction of a sample does not depend on the samples beside it.
+BLOCK = 128
 
 
 class SparseRows:
@@ -55,17 +59,17 @@ class SparseRows:
 
 
 class ValidationScores(Callback):
-    """Callback that appends the score on the held-out part after each epoch."""
+    """Callback that appends the score of the network after each epoch."""
 
-    def __init__(self, score: Callable[[Array], float]) -> None:
-        """Keep the function from outputs to score."""
+    def __init__(self, score: Callable[[Layer], float]) -> None:
+        """Keep the function from network to score."""
         self._score = score
         self.scores: list[float] = []
 
     def on_epoch_end(self, state: FitState) -> None:
         """Append the score of this epoch."""
-        if state.test is not None and state.history.diverged is None:
-            self.scores.append(self._score(predict(state.network, state.test[0])))
+        if state.history.diverged is None:
+            self.scores.append(self._score(state.network))
 
 
 class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
@@ -156,8 +160,6 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False) -> None:
         """Train on the data: ``epochs`` epochs, or one more epoch of the present network if ``partial``."""
-        if partial and self.early_stopping:
-            raise ValueError("early_stopping must be False for partial_fit, which sees a part of the data, got True")
         known = self.__sklearn_is_fitted__() and (partial or self.warm_start)
         data = self._validated(X, y, sample_weight, known, partial)
         if not known:
@@ -192,8 +194,10 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         if hasattr(y, "toarray"):
             y = y.toarray()
         targets = self._targets(y, known, partial)
-        weights = self._weights(y, _checked_weights(sample_weight, X), partial)
-        return (X, targets) if weights is None else (X, targets, weights)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weights = self._weights(y, sample_weight, partial)
+        return (X, targets) if weights is None else _of_positive_weight(X, targets, weights)
 
     def _split(self, data: Parts, random: np.random.RandomState) -> tuple[Parts, Parts | None]:
         """Split the data into a training part and, with early stopping, a held-out part."""
@@ -251,7 +255,10 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         if self.augment is not None and not isinstance(self.augment, Callback):
             raise TypeError(f"augment must be a Callback such as AugmentBatches, got {validate.shown(self.augment)}")
         stopping = None if partial else self._stopping()
-        scores = None if held_out is None else ValidationScores(lambda outputs: self._score(outputs, *held_out[1:]))
+        scores = None
+        if held_out is not None:
+            X, *wanted = held_out
+            scores = ValidationScores(lambda network: self._score(outputs_of(network, X), *wanted))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DivergenceWarning)  # it becomes an error below
             history = fit(
@@ -294,7 +301,7 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, order="C", reset=False)
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-            outputs: Array = predict(self.network_, *_batchwise((X,)))
+            outputs = outputs_of(self.network_, X)
         finite = np.isfinite(outputs).all(axis=1)
         if not finite.all():
             row = int(finite.argmin())
@@ -305,15 +312,32 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         return outputs
 
 
-def _checked_weights(sample_weight: Any, X: Any) -> NDArray[np.float64] | None:
-    """Return the weights as an array of one value per sample, at least 0 and not all 0."""
-    if sample_weight is None:
-        return None
-    weights: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    validate.within("sample_weight must be at least 0", weights, 0, np.finfo(np.float64).max)
-    if not weights.any():
-        raise ValueError("sample_weight must be above 0 for one sample at least, got zeros")
-    return weights
+def outputs_of(network: Layer, X: Any) -> Array:
+    """Return the outputs for the rows of an array or a CSR matrix, each computed in a batch of ``BLOCK`` samples."""
+    network.eval()
+    found = []
+    for start in range(0, X.shape[0], BLOCK):
+        rows = X[start : start + BLOCK]
+        block = np.zeros((BLOCK, X.shape[1]), np.float32)
+        block[: rows.shape[0]] = rows.toarray() if hasattr(rows, "toarray") else rows
+        found.append(network(block)[: rows.shape[0]])
+    return np.concatenate(found)
+
+
+def takes_parts(estimator: RegularizedMLP) -> bool:
+    """Return whether there is ``partial_fit``: raise AttributeError with early stopping, which holds out samples."""
+    if estimator.early_stopping:
+        raise AttributeError("early_stopping must be False for partial_fit, which sees a part of the data, got True")
+    return True
+
+
+def _of_positive_weight(X: Any, targets: NDArray[Any], weights: NDArray[np.float64]) -> Parts:
+    """Return the data without the samples of weight 0: these train nothing, and are not held out."""
+    validate.within("sample_weight and class_weight must be at least 0", weights, 0, np.finfo(np.float64).max)
+    counts = weights > 0
+    if not counts.any():
+        raise ValueError("sample_weight and class_weight must be above 0 for one sample at least, got weights of 0")
+    return (X, targets, weights) if counts.all() else (X[counts], targets[counts], weights[counts])
 
 
 def _batchwise(parts: Parts) -> tuple[Any, ...]:

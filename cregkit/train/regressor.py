@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.utils.metaestimators import available_if
 
 from cregkit.layers import Sequential
 from cregkit.layers.base import Array
-from cregkit.train.estimators import RegularizedMLP
+from cregkit.train.estimators import RegularizedMLP, takes_parts
 from cregkit.train.losses import Loss, mean_squared_error
 
 
@@ -135,6 +136,8 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
         return mean_squared_error
 
     def _score(self, outputs: Array, targets: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> float:
+        if len(targets) < 2:
+            return float("nan")
         return float(r2_score(targets, outputs, sample_weight=sample_weight))
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> RegularizedMLPRegressor:
@@ -158,6 +161,7 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
             self._train(X, y, sample_weight)
         return self
 
+    @available_if(takes_parts)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> RegularizedMLPRegressor:
         """Train for one more epoch, on these samples; the first call makes the network.
 
@@ -179,7 +183,7 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
             self._train(X, y, sample_weight, partial=True)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> NDArray[np.float64]:
         """Return the predictions.
 
         Parameters
@@ -189,8 +193,8 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
 
         Returns
         -------
-        array, shape (n_samples,) or (n_samples, n_outputs), float32
+        array, shape (n_samples,) or (n_samples, n_outputs)
             Predictions.
         """
-        outputs = self._outputs(X)
+        outputs = self._outputs(X).astype(np.float64)
         return outputs[:, 0] if self.n_outputs_ == 1 else outputs

@@ -36,7 +36,7 @@ def test_predictions_have_the_shape_of_the_targets():
     model = fitted(BOTH)
     assert model.predict(X).shape == (400, 2)
     assert model.n_outputs_ == 2
-    assert model.predict(X).dtype == np.float32
+    assert model.predict(X).dtype == np.float64
     assert model.out_activation_ == "identity"
     with pytest.warns(DataConversionWarning):
         column = fitted(Y[:, None])
