@@ -140,11 +140,16 @@ def fit(
     not written to the checkpoint. ``on_epoch_end`` and ``on_train_end`` still run, so EarlyStopping restores the best
     epoch. With several processes, all end together. NumPy's overflow warnings are suppressed.
 
+    Weights. They concern the loss, the accuracy and the metrics that take ``sample_weight``: all means are over the
+    weight, also over batches and processes. A sample of weight 0 still passes through the network: its inputs must be
+    finite, and BatchNorm counts it.
+
     Iterables. ``train`` and ``test`` may be iterables of batches (x, targets) or (x, targets, sample_weight), such as a
     list or a ``DataLoader``. An epoch iterates ``train`` once to train and once to evaluate; a generator, which can be
     iterated only once, is refused. Batch size and order are those of the iterable: ``batch_size`` and
     ``validation_split`` are refused, ``seed`` has no effect, and a resumed run starts with the first pass of the
-    iterable. ``AugmentBatches`` needs arrays. With several processes, each iterates the same batches.
+    iterable. A BatchNorm needs batches of more than one sample. ``AugmentBatches`` needs arrays. With several
+    processes, each iterates the same batches.
 
     Ctrl-C. The fit ends after the current batch without an exception; the history has the completed epochs, and
     ``interrupted`` is True. A second Ctrl-C raises KeyboardInterrupt immediately.

@@ -137,7 +137,9 @@ def softmax_cross_entropy(
     loss = -sum(t * log(p)) / R, where log(p) = z - max(z) - log(sum(exp(z - max(z)))) over the last axis;
     dlogits = (p * sum(t) - t) / R, with sum(t) over the last axis.
     With ``label_smoothing`` s, t is replaced by u = (1 - s) * t + s / C, as in ``torch.nn.CrossEntropyLoss``.
-    With weights v of rows and c of classes, loss = -sum(v * c * u * log(p)) / sum(v * c * t).
+    With weights v of rows and c of classes, loss = -sum(v * c * u * log(p)) / sum(v * c * t). PyTorch differs in two
+    cases: for probabilities with class weights it divides by R, and it counts the smoothing of a row whose class has
+    the weight 0.
 
     Parameters
     ----------
@@ -361,12 +363,13 @@ def huber(
     >>> loss, gradient
     (1.3125, array([0.25, 0.5 ], dtype=float32))
     """
-    if not validate.real("delta", delta, 0) > 0:
+    threshold = validate.real("delta", delta, 0)
+    if not threshold:
         raise ValueError(f"delta must be above 0, got {delta}")
     y, t, w = _elements("predictions", predictions, targets, sample_weight)
     with np.errstate(invalid="ignore"):
         error = y - t
-        clipped = np.clip(error, -delta, delta)
+        clipped = np.clip(error, -threshold, threshold)
         return _mean(clipped * (error - clipped / 2), w), _per_element(clipped, w, predictions.dtype)
 
 

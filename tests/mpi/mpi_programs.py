@@ -10,6 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -117,6 +119,28 @@ def training(fixed_order: str = "", bucket_bytes: str = "2000", augmented: str =
     assert all(layer._part is None for layer in net.layers if isinstance(layer, ck.Dropout))
     assert len(set(comm.allgather(str(history.test_loss)))) == 1
     return {"loss": losses, "test": history.test_loss, "bits": [a.tobytes().hex()[:64] for a in net._state().values()]}
+
+
+@program
+def weighted(kind: str) -> dict[str, object]:
+    """A fit whose batches have most of their weight in some ranks, and none in others."""
+    net = mpi.convert(network())
+    x, labels = data(131, 0)
+    loss: Callable[..., tuple[float, np.ndarray]] = softmax_cross_entropy
+    weight = np.where(np.arange(131) % 32 < 12, 0, 1 + np.arange(131) % 5).astype(np.float32)
+    train: Any = (x, labels, weight)
+    if kind == "ignored":
+        loss = partial(softmax_cross_entropy, ignore_index=-1, class_weight=[1, 2, 3, 4])
+        train = (x, np.where(weight > 0, labels, -1))
+    if kind == "iterable":
+        cuts = range(32, 131, 32)  # the last batch has three samples
+        train = list(zip(*(np.split(a, cuts) for a in train), strict=True))
+    history = fit(net, loss, SGD(net, lr=0.05, momentum=0.9), train, train, 4, seed=7,
+                  metrics={"largest": lambda outputs, targets: float(outputs.max())},
+                  parallel=mpi.DataParallel(net))  # fmt: skip
+    assert all(same_everywhere(array) for array in net.state_dict().values())
+    assert len(set(comm.allgather(str(history.metrics)))) == 1
+    return {"loss": history.train_loss, "accuracy": history.test_acc, "metric": history.metrics["test_largest"]}
 
 
 @program

@@ -92,6 +92,15 @@ def test_samples_are_augmented_as_in_one_rank(ranks: int) -> None:
     assert alone["loss"] != fitted(1)["loss"]
 
 
+@pytest.mark.parametrize("kind", ["weights", "ignored", "iterable"])
+def test_a_weighted_fit_is_that_of_one_rank(kind: str) -> None:
+    alone = run(1, "weighted", kind)
+    for ranks in SIZES[1:]:
+        together = run(ranks, "weighted", kind)
+        for name, tolerance in (("loss", 1e-4), ("accuracy", 1e-9), ("metric", 1e-4)):
+            np.testing.assert_allclose(together[name], alone[name], rtol=0, atol=tolerance)
+
+
 def test_a_fixed_order_gives_the_same_bits_for_any_bucket_size() -> None:
     assert run(3, "training", "yes") == run(3, "training", "yes", "1000000")
 
