@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         layer_norm,
         layer_norm_backward,
         layer_norm_forward,
+        max_norm,
         mixup_images,
         rms_norm,
         rms_norm_backward,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         sgd_step,
         spatial_dropout,
         spatial_dropout_backward,
+        sum_squares,
     )
     from cregkit.kernels._pool import clear_pool
     from cregkit.kernels._threads import get_num_threads, num_threads, set_num_threads
@@ -184,6 +186,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "max_norm",
     "mixup_images",
     "num_threads",
     "oracle",
@@ -197,6 +200,7 @@ __all__ = [
     "show_config",
     "spatial_dropout",
     "spatial_dropout_backward",
+    "sum_squares",
 ]
 
 _MODULES = ("functional", "oracle")

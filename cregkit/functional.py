@@ -65,7 +65,7 @@ from cregkit.kernels.images import (
 )
 from cregkit.kernels.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from cregkit.kernels.noise import gaussian_noise, sample_uniform
-from cregkit.kernels.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
+from cregkit.kernels.optimizer import adamw_step, l2_gradient, l2_penalty, max_norm, sgd_step, sum_squares
 from cregkit.kernels.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
 
 __all__ = [
@@ -108,6 +108,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "max_norm",
     "mixup_images",
     "rms_norm",
     "rms_norm_backward",
@@ -117,4 +118,5 @@ __all__ = [
     "sgd_step",
     "spatial_dropout",
     "spatial_dropout_backward",
+    "sum_squares",
 ]

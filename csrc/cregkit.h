@@ -156,15 +156,27 @@ typedef struct {
     int64_t kept;
 } creg_drop_block;
 
-/* The L2 penalty of n weights from the sums of squares of their `panels`, and its gradient. */
+/* The L2 penalty of n weights from the sums of squares of their `panels`, and its gradient. The squares are those of
+ * the weights clipped to [-clipvalue, clipvalue], unless it is 0. */
 typedef struct {
     const float *w;
     float *dw;
     double *panels;
     ptrdiff_t n, n_panels, block;
     double weight_decay, penalty;
+    float clipvalue;
     int stream;
 } creg_l2;
+
+/* What a step does besides its update, if `any`: before it, clip the gradient to [-clipvalue, clipvalue] unless that is
+ * 0, and multiply it by `scale`; after it, shrink the weights by `threshold` towards 0, and move `average`, unless it
+ * is NULL, towards the weights: average = (1 - share) * average + share * w. `share` is that of the weights, or where
+ * `from_weights`, that of the average. */
+typedef struct {
+    float clipvalue, scale, threshold, share;
+    int any, from_weights;
+    float *average;
+} creg_modifiers;
 
 /* One SGD step of n weights, its constants in float32. velocity may be NULL. */
 typedef struct {
@@ -172,6 +184,7 @@ typedef struct {
     const float *dw;
     ptrdiff_t n, block;
     float lr, weight_decay, momentum;
+    creg_modifiers modifiers;
 } creg_sgd;
 
 /* One step of AdamW (decoupled), or of Adam with L2, of n weights. adamw_constants() sets the float32 constants. */
@@ -183,7 +196,16 @@ typedef struct {
     double lr, weight_decay, betas[2];
     int decoupled;
     float shrink, l2, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias2, eps;
+    creg_modifiers modifiers;
 } creg_adamw;
+
+/* Rows of `cols` weights, scaled to a norm of at most `limit`, and then their average. A task takes `block` rows. */
+typedef struct {
+    float *w;
+    ptrdiff_t rows, cols, block;
+    double limit;
+    creg_modifiers modifiers;
+} creg_max_norm;
 
 /* Random numbers or noise of samples of `size` elements. A task takes `block` samples of uniform numbers, or of noise
  * one of the `pieces` of `block` elements of a sample; then block is a multiple of CREG_NOISE_GROUP. */

@@ -156,7 +156,7 @@ class Torch(Peer):
         """Prepare an op that has a method here; set PyTorch's thread count, which applies to the whole process."""
         self.module.set_num_threads(self._n_threads)
         make = getattr(self, f"_{case.op}", None)
-        if make is None or "gain_offset" in arguments:
+        if make is None or "gain_offset" in arguments or "average" in arguments:
             return None
         tensors = {
             name: self._tensor(value) if isinstance(value, np.ndarray) else value

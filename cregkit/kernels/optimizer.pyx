@@ -1,7 +1,7 @@
 # Weight decay and the fused optimiser steps: checks and the loops over tasks, which are the kernels of
 # csrc/optimizer.h.
 cimport numpy as cnp
-from libc.float cimport DBL_MAX, FLT_MAX
+from libc.float cimport DBL_MAX, FLT_MAX, FLT_MIN
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
@@ -9,7 +9,9 @@ from cregkit.kernels._arrays cimport (
     doubles, float32_array, float32_like, float32_number, floats, new_vector, number, output, refuse_overlap,
     refuse_overlaps, whole_number, writable,
 )
-from cregkit.kernels._csrc cimport creg_adamw, creg_l2, CREG_PANEL, creg_sgd, CREG_TASK
+from cregkit.kernels._csrc cimport (
+    creg_adamw, creg_l2, creg_max_norm, creg_modifiers, CREG_PANEL, creg_sgd, CREG_TASK,
+)
 from cregkit.kernels._runtime cimport kernels, streams
 from cregkit.kernels._threads cimport block_task, parallel_for, run_task
 
@@ -20,6 +22,26 @@ cnp.import_array()
 cdef void run(block_task kernel, void *record, ptrdiff_t n) noexcept:
     with nogil:
         parallel_for(kernel, record, (n + CREG_TASK - 1) // CREG_TASK, n)
+
+
+# weight_decay / 2 times the sum of squares of the elements, clipped unless clipvalue is 0.
+cdef double half_squares(cnp.ndarray w, double weight_decay, float clipvalue):
+    cdef creg_l2 a
+    memset(&a, 0, sizeof(a))
+    a.weight_decay, a.clipvalue = weight_decay, clipvalue
+    a.w, a.n = floats(w), cnp.PyArray_SIZE(w)
+    a.n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
+    cdef cnp.ndarray panels = new_vector(a.n_panels, cnp.NPY_FLOAT64)
+    a.panels = doubles(panels)
+    with nogil:
+        parallel_for(kernels().sum_squares, &a, a.n_panels, a.n)
+        run_task(kernels().l2_penalty, &a, 0)
+    return a.penalty
+
+
+# 0, which means no limit, if clipvalue is None.
+cdef float clip_limit(object clipvalue) except? -1:
+    return 0.0 if clipvalue is None else float32_number(clipvalue, "clipvalue", FLT_MIN, FLT_MAX)
 
 
 def l2_penalty(w, weight_decay):
@@ -51,18 +73,43 @@ def l2_penalty(w, weight_decay):
     >>> cregkit.l2_penalty(np.array([1, -2], np.float32), 0.5)
     1.25
     """
-    cdef cnp.ndarray w_ = float32_array(w, "w")
-    cdef creg_l2 a
-    memset(&a, 0, sizeof(a))
-    a.weight_decay = number(weight_decay, "weight_decay", 0.0, DBL_MAX)
-    a.w, a.n = floats(w_), cnp.PyArray_SIZE(w_)
-    a.n_panels = (a.n + CREG_PANEL - 1) // CREG_PANEL
-    cdef cnp.ndarray panels = new_vector(a.n_panels, cnp.NPY_FLOAT64)
-    a.panels = doubles(panels)
-    with nogil:
-        parallel_for(kernels().sum_squares, &a, a.n_panels, a.n)
-        run_task(kernels().l2_penalty, &a, 0)
-    return a.penalty
+    return half_squares(float32_array(w, "w"), number(weight_decay, "weight_decay", 0.0, DBL_MAX), 0.0)
+
+
+def sum_squares(x, *, clipvalue=None):
+    """Sum of the squares of all elements, which are first clipped to ``[-clipvalue, clipvalue]`` if that is given.
+
+    The norm of gradients is the root of the sum over all of them. The sum is NaN or infinite if and only if an element
+    is not finite.
+
+    Parameters
+    ----------
+    x : float32 array of any shape, C-contiguous
+    clipvalue : float, optional
+        At least the smallest normal float32, 2**-126.
+
+    Returns
+    -------
+    total : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype or layout, or a bad ``clipvalue``.
+
+    References
+    ----------
+    Pascanu, R., Mikolov, T. and Bengio, Y. (2013). "On the difficulty of training recurrent neural networks". ICML.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> gradient = np.array([3, -4], np.float32)
+    >>> cregkit.sum_squares(gradient), cregkit.sum_squares(gradient, clipvalue=1)
+    (25.0, 2.0)
+    """
+    return half_squares(float32_array(x, "x"), 2.0, clip_limit(clipvalue))
 
 
 def l2_gradient(w, weight_decay, *, out=None):
@@ -114,11 +161,32 @@ cdef cnp.ndarray updated(object a, str name, cnp.ndarray w, tuple others):
     return x
 
 
-def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
+# The average moves from the nearer of its ends: see csrc/optimizer.h.
+cdef int set_average(creg_modifiers *m, cnp.ndarray average, object ema_momentum) except -1:
+    cdef double momentum = number(ema_momentum, "ema_momentum", 0.0, 1.0)
+    m.average, m.from_weights = floats(average), momentum < 0.5
+    m.share = <float>(momentum if m.from_weights else 1.0 - momentum)
+    return 0
+
+
+cdef int set_modifiers(creg_modifiers *m, object clipvalue, object scale, double threshold, cnp.ndarray average,
+                       object ema_momentum) except -1:
+    m.clipvalue, m.scale = clip_limit(clipvalue), float32_number(scale, "scale", 0.0, FLT_MAX)
+    m.threshold = <float>threshold
+    set_average(m, average, ema_momentum)
+    m.any = m.clipvalue > 0.0 or m.scale != 1.0 or m.threshold > 0.0 or average is not None
+    return 0
+
+
+def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None, clipvalue=None, scale=1.0, l1=0.0,
+             average=None, ema_momentum=0.99):
     """One step of stochastic gradient descent, in place.
 
     ``g = dw + weight_decay * w``, ``velocity = momentum * velocity + g``, ``w -= lr * velocity``; without ``velocity``,
     ``w -= lr * g``.
+
+    The same pass over memory first replaces ``dw`` by ``scale * clip(dw, -clipvalue, clipvalue)``, and at last sets
+    ``w = sign(w) * max(abs(w) - lr * l1, 0)`` and ``average = ema_momentum * average + (1 - ema_momentum) * w``.
 
     Parameters
     ----------
@@ -131,6 +199,16 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
         0 to 1. More than 0 needs ``velocity``.
     velocity : float32 array like ``w``, optional
         Changed in place; zeros before the first step.
+    clipvalue : float, optional
+        Limit of the magnitude of each element of ``dw``, at least 2**-126.
+    scale : float
+        Factor of the clipped gradient, at least 0, which limits the norm of all gradients.
+    l1 : float
+        Factor of the L1 penalty, at least 0. Weights that it takes to 0 are exactly 0.
+    average : float32 array like ``w``, optional
+        Exponential moving average of ``w``, changed in place.
+    ema_momentum : float
+        Share of the old average in the new one, 0 to 1.
 
     Raises
     ------
@@ -141,6 +219,7 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     ----------
     Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). "On the importance of initialization and momentum in
     deep learning". ICML.
+    Parikh, N. and Boyd, S. (2014). "Proximal Algorithms" (the step of the L1 penalty).
 
     Examples
     --------
@@ -153,9 +232,12 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     """
     cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), dw_ = float32_like(dw, "dw", w_, "w")
     refuse_overlap(w_, "w", dw_, "dw", False)
-    cdef cnp.ndarray velocity_ = None
+    cdef cnp.ndarray velocity_ = None, average_ = None
     if velocity is not None:
         velocity_ = updated(velocity, "velocity", w_, ((w_, "w"), (dw_, "dw")))
+    if average is not None:
+        others = ((w_, "w"), (dw_, "dw")) if velocity is None else ((w_, "w"), (dw_, "dw"), (velocity_, "velocity"))
+        average_ = updated(average, "average", w_, others)
     cdef creg_sgd a
     memset(&a, 0, sizeof(a))
     a.lr = float32_number(lr, "lr", 0.0, FLT_MAX)
@@ -163,6 +245,8 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None):
     a.momentum = float32_number(momentum, "momentum", 0.0, 1.0)
     if a.momentum > 0.0 and velocity is None:
         raise ValueError(f"velocity is missing: momentum {momentum} needs it; pass zeros like w before the first step")
+    cdef double threshold = number(lr, "lr", 0.0, FLT_MAX) * number(l1, "l1", 0.0, FLT_MAX)
+    set_modifiers(&a.modifiers, clipvalue, scale, threshold, average_, ema_momentum)
     a.w, a.dw, a.velocity, a.n, a.block = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_), CREG_TASK
     run(kernels().sgd_step, &a, a.n)
 
@@ -174,12 +258,16 @@ cdef double beta_of(object beta_, str name) except? -1:
     return beta
 
 
-def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=True):
+def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decoupled=True,
+               clipvalue=None, scale=1.0, l1=0.0, average=None, ema_momentum=0.99):
     """One step of AdamW, or of Adam with L2 in its gradient, in place.
 
     Decoupled: ``w *= 1 - lr * weight_decay`` and ``g = dw``; else ``g = dw + weight_decay * w``. Then
     ``m = beta1 * m + (1 - beta1) * g``, ``v = beta2 * v + (1 - beta2) * g**2``,
     ``w -= lr / (1 - beta1**step) * m / (sqrt(v) / sqrt(1 - beta2**step) + eps)``.
+
+    The same pass over memory first replaces ``dw`` by ``scale * clip(dw, -clipvalue, clipvalue)``, and at last sets
+    ``w = sign(w) * max(abs(w) - lr * l1, 0)`` and ``average = ema_momentum * average + (1 - ema_momentum) * w``.
 
     Parameters
     ----------
@@ -194,6 +282,16 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
         Decay of the moments, each at least 0 and below 1.
     decoupled : bool
         Weight decay apart from the gradient (AdamW) or as L2 within it (Adam).
+    clipvalue : float, optional
+        Limit of the magnitude of each element of ``dw``, at least 2**-126.
+    scale : float
+        Factor of the clipped gradient, at least 0, which limits the norm of all gradients.
+    l1 : float
+        Factor of the L1 penalty, at least 0. Weights that it takes to 0 are exactly 0.
+    average : float32 array like ``w``, optional
+        Exponential moving average of ``w``, changed in place.
+    ema_momentum : float
+        Share of the old average in the new one, 0 to 1.
 
     Raises
     ------
@@ -204,6 +302,7 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     ----------
     Loshchilov, I. and Hutter, F. (2019). "Decoupled Weight Decay Regularization". arXiv:1711.05101.
     Kingma, D. P. and Ba, J. (2015). "Adam: A Method for Stochastic Optimization". arXiv:1412.6980.
+    Parikh, N. and Boyd, S. (2014). "Proximal Algorithms" (the step of the L1 penalty).
 
     Examples
     --------
@@ -219,6 +318,9 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     refuse_overlap(w_, "w", dw_, "dw", False)
     cdef cnp.ndarray m_ = updated(m, "m", w_, ((w_, "w"), (dw_, "dw")))
     cdef cnp.ndarray v_ = updated(v, "v", w_, ((w_, "w"), (dw_, "dw"), (m_, "m")))
+    cdef cnp.ndarray average_ = None
+    if average is not None:
+        average_ = updated(average, "average", w_, ((w_, "w"), (dw_, "dw"), (m_, "m"), (v_, "v")))
     cdef creg_adamw a
     memset(&a, 0, sizeof(a))
     a.lr, a.weight_decay = number(lr, "lr", 0.0, FLT_MAX), number(weight_decay, "weight_decay", 0.0, FLT_MAX)
@@ -228,8 +330,64 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     count = whole_number(step, "step")
     if not 1 <= count < 1 << 63:
         raise ValueError(f"step must be from 1 (the first step) to 2**63 - 1, got {count}")
+    set_modifiers(&a.modifiers, clipvalue, scale, a.lr * number(l1, "l1", 0.0, FLT_MAX), average_, ema_momentum)
     a.step, a.decoupled, a.eps = count, bool(decoupled), float32_number(eps, "eps", 0.0, FLT_MAX)
     a.w, a.dw, a.m, a.v, a.n, a.block = (
         floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_), CREG_TASK)
     run_task(kernels().adamw_constants, &a, 0)
     run(kernels().adamw_step, &a, a.n)
+
+
+def max_norm(w, max_value, *, average=None, ema_momentum=0.99):
+    """Limit the norm of the incoming weights of each unit, in place: ``w[i] *= min(1, max_value / norm(w[i]))``.
+
+    No norm exceeds ``max_value`` then, and a second call changes nothing: the factor leaves room for the roundings. A
+    unit whose weights are not all finite stays as it is. The same pass over memory then moves ``average``, as a step
+    does.
+
+    Parameters
+    ----------
+    w : float32 array, shape (units, ...), C-contiguous
+        Weights, such as those of ``Linear``; changed in place.
+    max_value : float
+        Largest norm, at least 2**-126.
+    average : float32 array like ``w``, optional
+        Exponential moving average of ``w``, changed in place.
+    ema_momentum : float
+        Share of the old average in the new one, 0 to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, layout or shape, read-only or overlapping arrays, or a bad number. Nothing is changed then.
+
+    References
+    ----------
+    Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). "Dropout: A Simple Way to
+    Prevent Neural Networks from Overfitting". JMLR 15.
+
+    Examples
+    --------
+    >>> import cregkit
+    >>> import numpy as np
+    >>> w = np.array([[3, 4], [0, 2]], np.float32)
+    >>> cregkit.max_norm(w, 2.5)
+    >>> w.round(6)
+    array([[1.5, 2. ],
+           [0. , 2. ]], dtype=float32)
+    """
+    cdef cnp.ndarray w_ = writable(float32_array(w, "w"), "w"), average_ = None
+    if w_.ndim < 2:
+        raise ValueError(f"w must have shape (units, ...) with at least two axes, got shape {(<object>w_).shape}")
+    if average is not None:
+        average_ = updated(average, "average", w_, ((w_, "w"),))
+    cdef creg_max_norm a
+    memset(&a, 0, sizeof(a))
+    a.limit = number(max_value, "max_value", FLT_MIN, FLT_MAX)
+    set_average(&a.modifiers, average_, ema_momentum)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(w_)
+    a.w, a.rows = floats(w_), w_.shape[0]
+    a.cols = n // max(1, a.rows)
+    a.block = max(1, CREG_TASK // max(1, a.cols))
+    with nogil:
+        parallel_for(kernels().limit_norms, &a, (a.rows + a.block - 1) // a.block, n)

@@ -63,7 +63,7 @@ from cregkit.oracle.images import (
 )
 from cregkit.oracle.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from cregkit.oracle.noise import gaussian_noise, sample_uniform
-from cregkit.oracle.optimizer import adamw_step, l2_gradient, l2_penalty, sgd_step
+from cregkit.oracle.optimizer import adamw_step, l2_gradient, l2_penalty, max_norm, sgd_step, sum_squares
 from cregkit.oracle.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward
 
 __all__ = [
@@ -106,6 +106,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "max_norm",
     "mixup_images",
     "rms_norm",
     "rms_norm_backward",
@@ -115,4 +116,5 @@ __all__ = [
     "sgd_step",
     "spatial_dropout",
     "spatial_dropout_backward",
+    "sum_squares",
 ]

@@ -1,4 +1,4 @@
-"""L2 penalty, and SGD and AdamW steps with weight decay.
+"""L2 penalty, SGD and AdamW steps with weight decay, L1, clipped gradients and averaged weights, and max-norm.
 
 The steps work in place: they compute in float64 and round each array to its dtype once, at the end.
 
@@ -9,6 +9,12 @@ Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", arXiv:171
 Kingma and Ba (2015), "Adam: A Method for Stochastic Optimization", arXiv:1412.6980 (moments and bias correction).
 
 Polyak (1964), "Some methods of speeding up the convergence of iteration methods" (momentum).
+
+Parikh and Boyd (2014), "Proximal Algorithms" (the step of the L1 penalty).
+
+Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (max-norm).
+
+Polyak and Juditsky (1992), "Acceleration of Stochastic Approximation by Averaging" (averaged weights).
 """
 
 from __future__ import annotations
@@ -48,6 +54,55 @@ def l2_penalty(w: ArrayLike, weight_decay: float) -> float:
 
 
 @ieee
+def sum_squares(x: ArrayLike, *, clipvalue: float | None = None) -> float:
+    """Sum of the squares of all elements, first clipped to ``[-clipvalue, clipvalue]`` if that is given.
+
+    It is NaN or infinite if and only if an element is not finite.
+
+    Parameters
+    ----------
+    x : any shape
+        Gradients.
+    clipvalue
+        Limit of the magnitude of each element, above 0, or None.
+
+    Returns
+    -------
+    float
+        The sum.
+
+    Examples
+    --------
+    >>> from cregkit import oracle
+    >>> oracle.sum_squares([3.0, -4.0]), oracle.sum_squares([3.0, -4.0], clipvalue=1.0)
+    (25.0, 2.0)
+    """
+    x64 = as_float64(x)
+    not_finite = 0.0 if clipvalue is None else x64 - x64
+    return float((np.square(_clipped(x64, clipvalue)) + not_finite).sum())
+
+
+def _clipped(dw: ArrayLike, clipvalue: float | None) -> NDArray[np.float64]:
+    """Return ``dw`` with elements limited to ``[-clipvalue, clipvalue]``; NaN stays."""
+    dw64 = as_float64(dw)
+    return dw64 if clipvalue is None else np.clip(dw64, -clipvalue, clipvalue)
+
+
+def _shrunk(w: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """Return ``sign(w) * max(|w| - threshold, 0)``, the proximal step of the L1 penalty."""
+    return w - np.clip(w, -threshold, threshold) if threshold else w
+
+
+def _store_weights(
+    w64: NDArray[np.float64], w: NDArray[Any], average: NDArray[Any] | None, ema_momentum: float
+) -> None:
+    """Store the new weights, and ``average = ema_momentum * average + (1 - ema_momentum) * w``."""
+    if average is not None:
+        store(ema_momentum * as_float64(average) + (1.0 - ema_momentum) * w64, average)
+    store(w64, w)
+
+
+@ieee
 def l2_gradient(w: ArrayLike, weight_decay: float, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Gradient of ``l2_penalty``: ``dw = weight_decay * w``.
 
@@ -83,14 +138,24 @@ def sgd_step(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     velocity: NDArray[Any] | None = None,
+    clipvalue: float | None = None,
+    scale: float = 1.0,
+    l1: float = 0.0,
+    average: NDArray[Any] | None = None,
+    ema_momentum: float = 0.99,
 ) -> None:
-    """Step of stochastic gradient descent, in place on w and velocity.
+    """Step of stochastic gradient descent, in place on w, velocity and average.
 
     ::
 
         g        = dw + weight_decay * w
         velocity = momentum * velocity + g
         w        = w - lr * velocity            (without velocity: w - lr * g)
+
+    Before it, ``dw = scale * clip(dw, -clipvalue, clipvalue)``. After it::
+
+        w        = sign(w) * max(|w| - lr * l1, 0)
+        average  = ema_momentum * average + (1 - ema_momentum) * w
 
     Parameters
     ----------
@@ -106,6 +171,16 @@ def sgd_step(
         Factor of the velocity, in [0, 1].
     velocity
         State of the momentum, of the shape of w; None for momentum 0.
+    clipvalue
+        Limit of the magnitude of each element of dw, above 0, or None.
+    scale
+        Factor of the clipped gradient, which limits the norm of all gradients.
+    l1
+        Factor of the L1 penalty.
+    average
+        Exponential moving average of w, of its shape, or None.
+    ema_momentum
+        Share of the old average in the new one, in [0, 1].
 
     Raises
     ------
@@ -124,11 +199,11 @@ def sgd_step(
     if momentum != 0.0 and velocity is None:
         raise ValueError(f"velocity must be an array for momentum={momentum}, got None; pass np.zeros_like(w)")
     w64 = as_float64(w)
-    direction = as_float64(dw) + weight_decay * w64
+    direction = scale * _clipped(dw, clipvalue) + weight_decay * w64
     if velocity is not None:
         direction = momentum * as_float64(velocity) + direction
         store(direction, velocity)
-    store(w64 - lr * direction, w)
+    _store_weights(_shrunk(w64 - lr * direction, lr * l1), w, average, ema_momentum)
 
 
 @ieee
@@ -144,8 +219,13 @@ def adamw_step(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     decoupled: bool = True,
+    clipvalue: float | None = None,
+    scale: float = 1.0,
+    l1: float = 0.0,
+    average: NDArray[Any] | None = None,
+    ema_momentum: float = 0.99,
 ) -> None:
-    """Step of AdamW, in place on w and the moments m and v.
+    """Step of AdamW, in place on w, the moments m and v, and average.
 
     ::
 
@@ -155,6 +235,11 @@ def adamw_step(
         w = w - lr / (1 - beta1**step) * m / (sqrt(v) / sqrt(1 - beta2**step) + eps)
 
     with ``g = dw``. m and v start at 0. The factors ``1 - beta**step`` correct the bias of this start.
+
+    Before it, ``dw = scale * clip(dw, -clipvalue, clipvalue)``. After it::
+
+        w = sign(w) * max(|w| - lr * l1, 0)
+        average = ema_momentum * average + (1 - ema_momentum) * w
 
     Parameters
     ----------
@@ -176,6 +261,16 @@ def adamw_step(
         Coefficient of the decay.
     decoupled
         Whether the decay bypasses the moments (AdamW).
+    clipvalue
+        Limit of the magnitude of each element of dw, above 0, or None.
+    scale
+        Factor of the clipped gradient, which limits the norm of all gradients.
+    l1
+        Factor of the L1 penalty.
+    average
+        Exponential moving average of w, of its shape, or None.
+    ema_momentum
+        Share of the old average in the new one, in [0, 1].
 
     Examples
     --------
@@ -187,14 +282,51 @@ def adamw_step(
     array([0.9, 2.1])
     """
     beta1, beta2 = betas
-    w64, g = as_float64(w), as_float64(dw)
+    w64, g = as_float64(w), scale * _clipped(dw, clipvalue)
     if decoupled:
         w64 = w64 * (1.0 - lr * weight_decay)
     else:
         g = g + weight_decay * w64
     m64 = beta1 * as_float64(m) + (1.0 - beta1) * g
     v64 = beta2 * as_float64(v) + (1.0 - beta2) * np.square(g)
-    scale = np.sqrt(v64) / math.sqrt(1.0 - beta2**step) + eps
-    store(w64 - lr / (1.0 - beta1**step) * m64 / scale, w)
+    denominator = np.sqrt(v64) / math.sqrt(1.0 - beta2**step) + eps
+    stepped = w64 - lr / (1.0 - beta1**step) * m64 / denominator
+    _store_weights(_shrunk(stepped, lr * l1), w, average, ema_momentum)
     store(m64, m)
     store(v64, v)
+
+
+@ieee
+def max_norm(
+    w: NDArray[Any], max_value: float, *, average: NDArray[Any] | None = None, ema_momentum: float = 0.99
+) -> None:
+    """Limit the norm of the incoming weights of each unit, in place: ``w[i] *= min(1, max_value / norm(w[i]))``.
+
+    A unit whose weights are not all finite stays as it is. Then
+    ``average = ema_momentum * average + (1 - ema_momentum) * w``.
+
+    Parameters
+    ----------
+    w : shape (units, ...)
+        Weights.
+    max_value
+        Largest norm, above 0.
+    average
+        Exponential moving average of w, of its shape, or None.
+    ema_momentum
+        Share of the old average in the new one, in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cregkit import oracle
+    >>> w = np.array([[3.0, 4.0], [0.0, 2.0]])
+    >>> oracle.max_norm(w, 2.5)
+    >>> w
+    array([[1.5, 2. ],
+           [0. , 2. ]])
+    """
+    w64 = as_float64(w)
+    norms = np.sqrt(np.square(w64).sum(axis=tuple(range(1, w64.ndim)), keepdims=True))
+    exceeds = np.isfinite(norms) & (norms > max_value)
+    _store_weights(w64 * np.divide(max_value, norms, out=np.ones_like(norms), where=exceeds), w, average, ema_momentum)

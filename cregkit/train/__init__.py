@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cregkit.train.averaging import WeightAveraging, update_batch_norm
 from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.data import Data, DataSet
 from cregkit.train.divergence import DivergenceError, DivergenceWarning
@@ -48,6 +49,7 @@ __all__ = [
     "RegularizedMLPClassifier",
     "RegularizedMLPRegressor",
     "RegularizedNetwork",
+    "WeightAveraging",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
@@ -60,6 +62,7 @@ __all__ = [
     "predict",
     "softmax_cross_entropy",
     "train_step",
+    "update_batch_norm",
 ]
 
 

@@ -16,7 +16,7 @@ from cregkit.train.callbacks import Callback, FitState
 from cregkit.train.divergence import first_not_finite
 from cregkit.train.identity import described, first_difference, layers_of, normalised
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Checkpoint:

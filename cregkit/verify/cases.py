@@ -25,6 +25,7 @@ from cregkit.verify.tolerances import (
     GRADIENT,
     INVERSE_DEVIATION,
     JITTERED,
+    LIMITED,
     MIXED,
     MOVED,
     NOISY,
@@ -298,9 +299,38 @@ def _image_cases(label: str, channel_axis: int, checked: tuple[Shape, ...], time
 def _optimizer_cases() -> list[Case]:
     case = partial(Case, shapes=shapes.ELEMENTS, timed=shapes.TIMED_WEIGHTS)
     adamw = partial(case, op="adamw_step", changed=stepped("w", "m", "v"), bytes_per_element=28)
+    modified = partial(case, label="modified")
     return [
         case(op="l2_penalty", arguments=inputs.weights, outputs={"penalty": PENALTY}, bytes_per_element=4),
         case(op="l2_gradient", arguments=inputs.weights, outputs={"dw": SCALED}, bytes_per_element=8),
+        case(op="sum_squares", arguments=inputs.gradients, outputs={"total": PENALTY}, bytes_per_element=4),
+        case(
+            op="sum_squares",
+            label="clipped",
+            arguments=partial(inputs.gradients, clipvalue=0.8),
+            outputs={"total": PENALTY},
+            bytes_per_element=4,
+        ),
+        modified(
+            op="sgd_step",
+            arguments=partial(inputs.modified, inputs.sgd_step),
+            changed=stepped("w", "velocity", "average", roundings=12),
+            bytes_per_element=28,
+        ),
+        modified(
+            op="adamw_step",
+            arguments=partial(inputs.modified, partial(inputs.adamw_step, decoupled=True)),
+            changed=stepped("w", "m", "v", "average", roundings=12),
+            bytes_per_element=36,
+        ),
+        Case(
+            op="max_norm",
+            arguments=inputs.max_norm,
+            shapes=shapes.WEIGHTS,
+            timed=shapes.TIMED_UNITS,
+            changed={"w": LIMITED, "average": LIMITED},
+            bytes_per_element=16,
+        ),
         case(op="sgd_step", arguments=inputs.sgd_step, changed=stepped("w", "velocity"), bytes_per_element=20),
         adamw(label="decoupled", arguments=partial(inputs.adamw_step, decoupled=True)),
         adamw(label="coupled", arguments=partial(inputs.adamw_step, decoupled=False)),

@@ -6,6 +6,7 @@ The data are ``offset + N(0, 1)``; ``rng`` is where the random numbers come from
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -255,6 +256,23 @@ def gaussian_noise(shape: Shape, rng: np.random.Generator, offset: float) -> Arg
 def sample_uniform(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
     index = _whole(shape[0], 2**31 - 1, low=0, high=2**32 - 1)
     return {"index": index, "n": math.prod(shape[1:]), "seed": 20140615}
+
+
+def gradients(shape: Shape, rng: np.random.Generator, offset: float, **options: float) -> Arguments:
+    return {"x": _normal(rng, shape, offset), **options}
+
+
+def max_norm(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    """About half of the norms exceed the limit."""
+    w, average = _normal(rng, shape, offset), _normal(rng, shape)
+    limit = math.sqrt(max(1, math.prod(shape[1:])) * (1.0 + offset**2))
+    return {"w": w, "max_value": limit, "average": average, "ema_momentum": 0.9}
+
+
+def modified(arguments: Callable[..., Arguments], shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:
+    """Add to the arguments of a step all that it does besides its update."""
+    options = {"clipvalue": 1.5, "scale": 0.7, "l1": 0.3, "ema_momentum": 0.9}
+    return arguments(shape, rng, offset) | options | {"average": _normal(rng, shape)}
 
 
 def sgd_step(shape: Shape, rng: np.random.Generator, offset: float) -> Arguments:

@@ -93,7 +93,10 @@ def step_scale(name: str) -> Callable[[Arguments, NDArray[Any]], float]:
             n: np.abs(a).astype(np.float64) if isinstance(a, np.ndarray) else a for n, a in arguments.items()
         }
         step(**sums)
-        return largest(arguments, sums[name] if name != "w" else 2.0 * np.abs(arguments["w"]) - sums["w"])
+        lost = np.abs(arguments["w"]) - sums["w"]
+        if name == "average":
+            return largest(arguments, sums[name] + 2.0 * (1.0 - arguments["ema_momentum"]) * lost)
+        return largest(arguments, sums[name] if name != "w" else np.abs(arguments["w"]) + lost)
 
     return scale
 
@@ -121,10 +124,13 @@ JITTERED = Tolerance(32 * UNIT, "some twenty roundings of numbers of the order o
 PENALTY = Tolerance(4 * UNIT, "float32 sums of at most 4096 squares, then float64", largest)
 
 
-def stepped(*names: str) -> dict[str, Tolerance]:
+LIMITED = Tolerance(8 * UNIT, "a factor 2**-22 below the exact one, and four roundings", at_least_one)
+
+
+def stepped(*names: str, roundings: int = 8) -> dict[str, Tolerance]:
     """Return the tolerances of the named arrays, which an optimiser's step changes."""
-    reason = "at most eight roundings on the way of each term into the sum"
-    return {name: Tolerance(8 * UNIT, reason, step_scale(name)) for name in names}
+    reason = f"at most {roundings} roundings on the way of each term into the sum"
+    return {name: Tolerance(roundings * UNIT, reason, step_scale(name)) for name in names}
 
 
 def share_of_tolerance(got: NDArray[Any], wanted: NDArray[Any], tolerance: Tolerance, arguments: Arguments) -> float:

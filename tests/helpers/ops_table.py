@@ -29,6 +29,7 @@ LAYOUTS = {
     shapes.IMAGES: "N, C, H, W",
     shapes.IMAGES_LAST: "N, H, W, C",
     shapes.ELEMENTS: "any",
+    shapes.WEIGHTS: "units, ...",
 }
 
 

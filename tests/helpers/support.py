@@ -37,6 +37,7 @@ from cregkit.verify.shapes import (
     MATRICES,
     PLANES,
     ROWS,
+    WEIGHTS,
     Shape,
 )
 
@@ -104,7 +105,7 @@ def lacks_variance(case: cases.Case, shape: Shape) -> bool:
 
 # A shape of each family in OPS with few elements, and one with about four million.
 SMALL = {
-    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, MAPS), (4, 5)),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, MAPS, WEIGHTS), (4, 5)),
     **dict.fromkeys((MATRICES, CHANNELS_FIRST), (4, 5, 3)),
     PLANES: (4, 5, 3, 2),
     GROUPS: (4, 6, 3, 2),
@@ -112,7 +113,7 @@ SMALL = {
     IMAGES_LAST: (4, 5, 2, 3),
 }
 LARGE = {
-    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS), (2048, 2048)),
+    **dict.fromkeys((ROWS, COLUMNS, LEADING, ELEMENTS, WEIGHTS), (2048, 2048)),
     **dict.fromkeys((MATRICES, CHANNELS_FIRST, MAPS, PLANES, GROUPS), (64, 64, 1024)),
     IMAGES: (12, 3, 341, 342),
     IMAGES_LAST: (12, 341, 342, 3),

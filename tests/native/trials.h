@@ -841,16 +841,19 @@ static void dropout_keep_trial(trial *t)
     for (ptrdiff_t i = 0; i < t->n; i++) hash_word(t, a.keep[i]);
 }
 
-static void l2_penalty_trial(trial *t)
+static void squares_trial(trial *t, float clipvalue)
 {
     creg_l2 a = {.w = input(t, t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
-    a.panels = doubles(a.n_panels);
+    a.panels = doubles(a.n_panels), a.clipvalue = clipvalue;
     protect(PROT_READ);
     parallel_for(t->kernels->sum_squares, &a, a.n_panels);
     parallel_for(t->kernels->l2_penalty, &a, 1);
     protect(PROT_READ | PROT_WRITE);
     hash_doubles(t, a.panels, a.n_panels);
 }
+
+static void l2_penalty_trial(trial *t) { squares_trial(t, 0.0f); }
+static void clipped_squares_trial(trial *t) { squares_trial(t, 0.7f); }
 
 static void l2_gradient_trial(trial *t)
 {
@@ -863,20 +866,33 @@ static void l2_gradient_trial(trial *t)
     hash_floats(t, a.dw, t->n);
 }
 
-static void sgd_step_trial(trial *t)
+/* All that a step does besides its update. */
+static creg_modifiers modifiers_of(trial *t)
+{
+    creg_modifiers m = {.clipvalue = 0.7f, .scale = 0.6f, .threshold = 0.1f, .share = 0.2f, .any = 1};
+    m.from_weights = t->plain, m.average = changed(t, t->n, ORDINARY);
+    return m;
+}
+
+static void sgd_trial(trial *t, int modifies)
 {
     const float *dw = input(t, t->n, ORDINARY);
     creg_sgd a = {.w = changed(t, t->n, t->values), .dw = dw, .n = t->n, .block = (t->n + 1) / 2};
     a.lr = 0.05f, a.weight_decay = 0.01f, a.momentum = 0.9f;
     a.velocity = t->plain ? NULL : changed(t, t->n, ORDINARY);
+    if (modifies) a.modifiers = modifiers_of(t);
     protect(PROT_READ);
     parallel_for(t->kernels->sgd_step, &a, 2);
     protect(PROT_READ | PROT_WRITE);
     hash_floats(t, a.w, t->n);
     if (a.velocity) hash_floats(t, a.velocity, t->n);
+    if (modifies) hash_floats(t, a.modifiers.average, t->n);
 }
 
-static void adamw_step_trial(trial *t)
+static void sgd_step_trial(trial *t) { sgd_trial(t, 0); }
+static void modified_sgd_step_trial(trial *t) { sgd_trial(t, 1); }
+
+static void adamw_trial(trial *t, int modifies)
 {
     const float *dw = input(t, t->n, ORDINARY);
     creg_adamw a = {.w = changed(t, t->n, t->values), .dw = dw};
@@ -886,6 +902,7 @@ static void adamw_step_trial(trial *t)
     a.n = t->n, a.block = (t->n + 1) / 2;
     a.lr = 0.001, a.weight_decay = t->plain ? 0.01 : 1.0, a.betas[0] = 0.9, a.betas[1] = 0.999, a.eps = 1e-8f;
     a.decoupled = !t->plain, a.step = 1000000;
+    if (modifies) a.modifiers = modifiers_of(t);
     protect(PROT_READ);
     parallel_for(t->kernels->adamw_constants, &a, 1);
     a.inv_sqrt_bias2 = 10.0f;
@@ -894,6 +911,24 @@ static void adamw_step_trial(trial *t)
     hash_floats(t, a.w, t->n);
     hash_floats(t, a.m, t->n);
     hash_floats(t, a.v, t->n);
+    if (modifies) hash_floats(t, a.modifiers.average, t->n);
+}
+
+static void adamw_step_trial(trial *t) { adamw_trial(t, 0); }
+static void modified_adamw_step_trial(trial *t) { adamw_trial(t, 1); }
+
+/* Three rows; the limit is within their norms, or far above them. */
+static void max_norm_trial(trial *t)
+{
+    const ptrdiff_t cols = t->n / 3 + 1;
+    creg_max_norm a = {.rows = 3, .cols = cols, .block = 2, .limit = t->plain ? 1e30 : sqrt((double)cols)};
+    a.w = changed(t, a.rows * cols, t->values);
+    if (!t->plain) a.modifiers = (creg_modifiers){.share = 0.2f, .average = changed(t, a.rows * cols, ORDINARY)};
+    protect(PROT_READ);
+    parallel_for(t->kernels->limit_norms, &a, 2);
+    protect(PROT_READ | PROT_WRITE);
+    hash_floats(t, a.w, a.rows * cols);
+    if (a.modifiers.average) hash_floats(t, a.modifiers.average, a.rows * cols);
 }
 
 /* ---- samples: noise in two pieces; images of one row and of several, in both layouts ---- */
@@ -1108,6 +1143,10 @@ static const op ops[] = {
     {"scale", l2_gradient_trial, 1, 2, FLOAT32},
     {"sgd_step", sgd_step_trial, 0, 1, FLOAT32},
     {"adamw_step", adamw_step_trial, 0, 1, FLOAT32},
+    {"clipped_squares", clipped_squares_trial, 0, 1, FLOAT32},
+    {"modified_sgd_step", modified_sgd_step_trial, 0, 1, FLOAT32},
+    {"modified_adamw_step", modified_adamw_step_trial, 0, 1, FLOAT32},
+    {"max_norm", max_norm_trial, 0, 1, FLOAT32},
     {"gaussian_noise", gaussian_noise_trial, 1, 2, FLOAT32},
     {"sample_uniform", sample_uniform_trial, 0, 1, FLOAT32},
     {"flip_image", flip_trial, 1, 2, FLOAT32},

@@ -48,6 +48,7 @@ from cregkit.verify.shapes import (
     MATRICES,
     PLANES,
     ROWS,
+    WEIGHTS,
     Shape,
 )
 
@@ -66,6 +67,7 @@ LARGE: dict[tuple[Shape, ...], tuple[Shape, ...]] = {
     MAPS: ((37, 53, 11, 12), (251, 997), (3, 2, 211, 199)),
     IMAGES: ((61, 3, 37, 41), (2, 3, 211, 199)),
     IMAGES_LAST: ((61, 37, 41, 3), (2, 211, 199, 3)),
+    WEIGHTS: ((701, 333), (7, 70001), (65537, 5)),
 }
 
 

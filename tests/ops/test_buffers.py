@@ -137,7 +137,7 @@ def test_out_has_the_type_of_the_tensors(op: str, dtype: np.dtype[Any]) -> None:
                 getattr(functional, op)(**arguments, out=out)
 
 
-OPTIONAL = ("gamma", "beta", "dh", "running_mean", "running_var", "velocity")
+OPTIONAL = ("gamma", "beta", "dh", "running_mean", "running_var", "velocity", "average")
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, name in EACH_ARRAY if name not in OPTIONAL])
@@ -187,6 +187,7 @@ NO_REALS = (
     (float("inf"), ValueError),
     (10**400, ValueError),
 )
+TOO_SMALL = (*NO_REALS, (0, ValueError), (1e-39, ValueError))
 NO_WHOLES = (*NOT_NUMBERS, (1.0, TypeError), (np.float32(1), TypeError))
 NO_UNSIGNED = (*NO_WHOLES, (-1, ValueError), (2**64, ValueError))
 NO_AXES = (*NO_WHOLES, (0, ValueError), (2, ValueError), (-2, ValueError), (2**70, ValueError))
@@ -196,6 +197,11 @@ REFUSED_NUMBERS: dict[str, tuple[tuple[Any, type[Exception]], ...]] = {
     "p": (*NO_REALS, (1.0001, ValueError)),
     "lr": NO_REALS,
     "weight_decay": NO_REALS,
+    "clipvalue": tuple((value, error) for value, error in TOO_SMALL if value is not None),
+    "scale": NO_REALS,
+    "l1": NO_REALS,
+    "ema_momentum": (*NO_REALS, (1.0001, ValueError)),
+    "max_value": TOO_SMALL,
     "seed": NO_UNSIGNED,
     "offset": (*NO_UNSIGNED, (2**64 - 1, ValueError)),
     "step": (*NO_WHOLES, (0, ValueError), (-1, ValueError), (10**400, ValueError)),
@@ -476,7 +482,7 @@ def test_zero_rows_give_empty_results_and_zero_sums(case: cases.Case) -> None:
         for name, result in results_of(case, arguments).items():
             if name in case.changed:
                 assert np.array_equal(result, arguments[name])
-            elif name in ("dgamma", "dbeta", "penalty"):
+            elif name in ("dgamma", "dbeta", "penalty", "total"):
                 assert not result.any()
             elif case.op in ("crop_images", "sample_uniform") or name in ("mean", "rstd"):
                 assert len(result) == 0

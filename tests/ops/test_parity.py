@@ -40,7 +40,7 @@ def test_every_op_agrees_with_the_oracle(case: cases.Case, shape: Shape, offset:
     assert_parity(case, arguments_of(case, shape, offset))
 
 
-OPTIONAL = ("gamma", "beta", "running_mean", "running_var", "velocity")
+OPTIONAL = ("gamma", "beta", "running_mean", "running_var", "velocity", "average")
 ABSENT = [
     pytest.param(case, absent, id=f"{case.name}-without-{'-'.join(absent)}")
     for case in cases.CASES

@@ -13,6 +13,7 @@ from cregkit import oracle
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+MODIFIERS = "clipvalue=None, scale=1.0, l1=0.0, average=None, ema_momentum=0.99"
 SIGNATURES = {
     "layer_norm": "(x, gamma=None, beta=None, eps=1e-05, *, axis=-1, out=None)",
     "layer_norm_forward": "(x, gamma=None, beta=None, eps=1e-05, *, axis=-1, out=None)",
@@ -75,8 +76,12 @@ SIGNATURES = {
     "sample_uniform": "(index, n, *, seed)",
     "l2_penalty": "(w, weight_decay)",
     "l2_gradient": "(w, weight_decay, *, out=None)",
-    "sgd_step": "(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None)",
-    "adamw_step": ("(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, decoupled=True)"),
+    "sum_squares": "(x, *, clipvalue=None)",
+    "sgd_step": f"(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None, {MODIFIERS})",
+    "adamw_step": (
+        f"(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, decoupled=True, {MODIFIERS})"
+    ),
+    "max_norm": "(w, max_value, *, average=None, ema_momentum=0.99)",
 }
 
 

@@ -147,3 +147,42 @@ def test_a_bad_gradient_stays_in_its_element() -> None:
     oracle.adamw_step(w, dw, m, v, 1, LR)
     assert np.isnan(w).tolist() == [True, False, True]
     assert np.array_equal(v, [np.inf, 1 - 0.999, np.nan], equal_nan=True)
+
+
+def test_a_sum_of_squares_clips_each_element_and_sees_what_is_not_finite() -> None:
+    x = np.array([3.0, -4.0, 0.5])
+    assert oracle.sum_squares(x) == 25.25
+    assert oracle.sum_squares(x, clipvalue=1.0) == 2.25
+    for bad in (np.inf, -np.inf, np.nan):
+        assert not np.isfinite(oracle.sum_squares(np.array([1.0, bad]), clipvalue=1.0))
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_modifiers_follow_their_formulas_around_a_step(adam: bool) -> None:
+    w, (dw, average, *_) = weights_and_gradients()
+    average = average.copy()
+    expected, old = w.copy(), average.copy()
+    m, v, m2, v2 = (np.zeros_like(w) for _ in range(4))
+    options = {"clipvalue": 0.4, "scale": 0.5, "l1": 3.0, "average": average, "ema_momentum": 0.9}
+    clipped = [[0.5 * max(-0.4, min(0.4, value)) for value in row] for row in dw]
+    if adam:
+        oracle.adamw_step(w, dw, m, v, 1, LR, **options)
+        oracle.adamw_step(expected, clipped, m2, v2, 1, LR)
+    else:
+        oracle.sgd_step(w, dw, LR, momentum=0.9, velocity=m, **options)
+        oracle.sgd_step(expected, clipped, LR, momentum=0.9, velocity=m2)
+    for i in np.ndindex(*w.shape):
+        expected[i] = math.copysign(max(abs(expected[i]) - LR * 3.0, 0.0), expected[i])
+        old[i] = 0.9 * old[i] + (1 - 0.9) * expected[i]
+    assert_close(w, expected)
+    assert_close(average, old)
+    assert_close(m, m2)
+
+
+def test_max_norm_scales_the_units_beyond_the_limit_alone() -> None:
+    w = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [np.nan, 9.0], [np.inf, 1.0]])
+    average = np.zeros_like(w)
+    oracle.max_norm(w, 2.5, average=average, ema_momentum=0.75)
+    expected = np.array([[1.5, 2.0], [0.3, 0.4], [0.0, 0.0], [np.nan, 9.0], [np.inf, 1.0]])
+    np.testing.assert_allclose(w, expected, rtol=1e-15)
+    np.testing.assert_allclose(average, 0.25 * expected, rtol=1e-15)
