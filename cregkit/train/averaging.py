@@ -12,8 +12,8 @@ from cregkit import _validate as validate
 from cregkit.layers import BatchNorm, Layer
 from cregkit.layers.base import matching
 from cregkit.train.callbacks import Callback, FitState
-from cregkit.train.divergence import first_not_finite
 from cregkit.train.data import Inputs, check_inputs
+from cregkit.train.divergence import first_not_finite
 from cregkit.train.fit import batches
 
 _AVERAGE = "average."

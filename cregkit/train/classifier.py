@@ -37,6 +37,10 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
         Dropout probability of the hidden neurons, in [0, 1].
     weight_decay
         Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
+    l1
+        Factor of the L1 penalty of the weights, at least 0; it makes weights exactly 0.
+    max_norm
+        Largest norm of the incoming weights of each neuron, or None.
     norm
         Normalisation before each ReLU: None, ``"batch"``, ``"layer"``, ``"rms"``, or a function from the number of
         features to a layer, such as ``partial(GroupNorm, 4)``.
@@ -127,6 +131,8 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
         *,
         dropout: float = 0.0,
         weight_decay: float = 0.01,
+        l1: float = 0.0,
+        max_norm: float | None = None,
         norm: Norm = None,
         lr: float = 0.003,
         epochs: int = 100,
@@ -147,6 +153,8 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
             hidden_sizes,
             dropout=dropout,
             weight_decay=weight_decay,
+            l1=l1,
+            max_norm=max_norm,
             norm=norm,
             lr=lr,
             epochs=epochs,

@@ -81,6 +81,8 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         *,
         dropout: float = 0.0,
         weight_decay: float = 0.01,
+        l1: float = 0.0,
+        max_norm: float | None = None,
         norm: Norm = None,
         lr: float = 0.003,
         epochs: int = 100,
@@ -98,6 +100,8 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         self.hidden_sizes = hidden_sizes
         self.dropout = dropout
         self.weight_decay = weight_decay
+        self.l1 = l1
+        self.max_norm = max_norm
         self.norm = norm
         self.lr = lr
         self.epochs = epochs
@@ -174,7 +178,7 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
                 seeds = np.random.SeedSequence(random.randint(2**32, size=4, dtype=np.uint32).tolist())
                 train, held_out = self._split(data, random)
                 network = self._first_network(train, np.random.default_rng(seeds.spawn(1)[0]), known)
-                optimizer = AdamW(network, self.lr, weight_decay=self.weight_decay)
+                optimizer = AdamW(network, self.lr, weight_decay=self.weight_decay, l1=self.l1, max_norm=self.max_norm)
                 self._run(network, optimizer, np.random.default_rng(draw_seed(seeds)), train, held_out, partial)
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, known: bool, partial: bool) -> Parts:

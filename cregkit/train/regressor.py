@@ -33,6 +33,10 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
         Dropout probability of the hidden neurons, in [0, 1].
     weight_decay
         Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
+    l1
+        Factor of the L1 penalty of the weights, at least 0; it makes weights exactly 0.
+    max_norm
+        Largest norm of the incoming weights of each neuron, or None.
     norm
         Normalisation before each ReLU: None, ``"batch"``, ``"layer"``, ``"rms"``, or a function from the number of
         features to a layer, such as ``partial(GroupNorm, 4)``.

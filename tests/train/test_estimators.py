@@ -248,6 +248,18 @@ def test_a_callback_augments_the_batches_and_is_not_changed(kind):
 
 
 @KINDS
+def test_l1_and_max_norm_limit_the_weights(kind):
+    weights = [fitted(kind, **options).network_.layers[0].weight for options in ({}, {"l1": 0.5}, {"max_norm": 0.25})]
+    assert (weights[0] != 0).all()
+    assert (weights[1] == 0).mean() > 0.1
+    norms = [np.linalg.norm(weight.astype(np.float64), axis=1).max() for weight in weights]
+    assert norms[2] <= 0.25 * (1 + 1e-6) < norms[0]
+    for name in ("l1", "max_norm"):
+        with pytest.raises(ValueError, match=name):
+            fitted(kind, **{name: -1.0})
+
+
+@KINDS
 def test_norm_may_be_a_function(kind):
     assert isinstance(fitted(kind, norm=partial(GroupNorm, 4)).network_.layers[1], GroupNorm)
     same(fitted(kind, norm=BatchNorm), clone(fitted(kind, norm="batch")).fit(X, TARGETS[kind]))
