@@ -12,14 +12,14 @@ from cregkit import _validate as validate
 from cregkit.layers import BatchNorm, Layer
 from cregkit.layers.base import matching
 from cregkit.train.callbacks import Callback, FitState
-from cregkit.train.data import Inputs, check_inputs
+from cregkit.train.data import Inputs, Rows, check_inputs, taken
 from cregkit.train.divergence import first_not_finite
 from cregkit.train.fit import batches
 
 _AVERAGE = "average."
 
 
-def update_batch_norm(network: Layer, x: Inputs, *, batch_size: int = 256) -> None:
+def update_batch_norm(network: Layer, x: Inputs | Rows, *, batch_size: int = 256) -> None:
     """Compute the running statistics of every ``BatchNorm`` anew, as the means over the batches of ``x``.
 
     Mean and variance of a batch count by its number of samples. Averaged weights need this, because their activations
@@ -61,7 +61,7 @@ def update_batch_norm(network: Layer, x: Inputs, *, batch_size: int = 256) -> No
         raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     validate.positive_int("batch_size", batch_size)
     check_inputs("x", x)
-    if not x.ndim or not len(x):
+    if not x.shape or not len(x):
         raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
     network.eval()
     norms = [layer for _, layer in network._walk() if isinstance(layer, BatchNorm)]
@@ -71,8 +71,8 @@ def update_batch_norm(network: Layer, x: Inputs, *, batch_size: int = 256) -> No
         for rows in batches(len(x), batch_size, join_single=True) if norms else ():
             for norm in norms:
                 norm.training, norm.virtual_batch_size = True, None
-                norm.momentum = len(x[rows]) / min(rows.stop, len(x))  # of the samples so far
-            network(x[rows])
+                norm.momentum = (min(rows.stop, len(x)) - rows.start) / min(rows.stop, len(x))  # of the samples so far
+            network(taken(x, rows))
     except BaseException:
         network.load_state_dict(before)
         raise
@@ -178,7 +178,8 @@ class WeightAveraging(Callback):
         """Load averages of the parameters of ``part``; keep the state of the network if the result is not finite."""
         before = state.network.state_dict()
         part.load_state_dict({**part._state(), **averages})
-        update_batch_norm(state.network, state.train[0])
+        train: Any = state.train
+        update_batch_norm(state.network, train[0])
         if first_not_finite(state.network._state()):
             state.network.load_state_dict(before)
 
