@@ -95,8 +95,8 @@ def main() -> None:
     print(show_config())
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}")
     print(f"regularised: {regularised}; {arguments.seeds} seeds")
-    print("| data | batch | scikit-learn | cregkit | difference | regularised | difference | s | s | time ratio |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    header = "data, batch, scikit-learn, cregkit, difference, regularised, difference, sklearn s, cregkit s, time ratio"
+    print(f"| {' | '.join(header.split(', '))} |\n{'|---' * 10}|")
     for name, (load, epochs) in {**CLASSES, **NUMBERS}.items():
         X, y = load()
         for batch_size in arguments.batch_size:
