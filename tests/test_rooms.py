@@ -32,6 +32,6 @@ def test_a_room_is_imported_without_those_above_it(room, absent):
 
 def test_the_network_of_the_laboratory_is_a_name_of_the_package_and_of_train():
     assert cregkit.RegularizedNetwork is train.RegularizedNetwork
-    assert {"RegularizedNetwork", "RegularizedMLPClassifier"} <= set(dir(train))
+    assert {"RegularizedNetwork", "RegularizedMLPClassifier", "RegularizedMLPRegressor"} <= set(dir(train))
     with pytest.raises(AttributeError, match=r"module 'cregkit\.train' has no attribute 'Unknown'"):
         train.Unknown  # noqa: B018

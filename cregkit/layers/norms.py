@@ -12,13 +12,13 @@ from cregkit.layers.rms_norm import RMSNorm
 NORMS: dict[str, Callable[[int], Layer]] = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 
 
-def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
+def norm_layers(norm: str | Callable[[int], Layer] | None, num_features: int) -> list[Layer]:
     """Return a list with the norm layer of that name, or an empty list for None.
 
     Parameters
     ----------
     norm
-        One of "batch", "layer" or "rms", or None.
+        One of "batch", "layer" or "rms", or a function from ``num_features`` to a layer, or None.
     num_features
         Number of features of the layer, at least 1.
 
@@ -34,6 +34,8 @@ def norm_layers(norm: str | None, num_features: int) -> list[Layer]:
     """
     if norm is None:
         return []
+    if callable(norm):
+        return [norm(num_features)]
     if norm not in NORMS:
         raise ValueError(f"norm must be None or one of {', '.join(map(repr, NORMS))}, got {norm!r}")
     return [NORMS[norm](num_features)]

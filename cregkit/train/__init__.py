@@ -28,6 +28,7 @@ from cregkit.train.schedules import ReduceOnPlateau, Schedule, cosine_schedule, 
 if TYPE_CHECKING:
     from cregkit.lab.network import RegularizedNetwork
     from cregkit.train.classifier import RegularizedMLPClassifier
+    from cregkit.train.regressor import RegularizedMLPRegressor
 
 __all__ = [
     "SGD",
@@ -48,6 +49,7 @@ __all__ = [
     "ParameterGroup",
     "ReduceOnPlateau",
     "RegularizedMLPClassifier",
+    "RegularizedMLPRegressor",
     "RegularizedNetwork",
     "Schedule",
     "WeightAveraging",
@@ -72,6 +74,7 @@ __all__ = [
 
 _LAZY = {
     "RegularizedMLPClassifier": "cregkit.train.classifier",  # needs scikit-learn
+    "RegularizedMLPRegressor": "cregkit.train.regressor",
     "RegularizedNetwork": "cregkit.lab.network",  # the lab imports this package
 }
 
@@ -80,7 +83,12 @@ def __getattr__(name: str) -> Any:
     """Import a name of ``_LAZY`` on first access."""
     if name not in _LAZY:
         raise AttributeError(f"module 'cregkit.train' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "sklearn":
+            raise
+        raise ImportError(f"{name} needs scikit-learn 1.6 or newer: pip install 'cregkit[lab]'") from error
     globals()[name] = value
     return value
 

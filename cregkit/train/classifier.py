@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_random_state
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError("RegularizedMLPClassifier needs scikit-learn 1.6 or newer: pip install 'cregkit[lab]'") from error
-
-from cregkit import _validate as validate
-from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential
 from cregkit.layers.base import Array
-from cregkit.layers.norms import norm_layers
-from cregkit.train.data import Data
-from cregkit.train.divergence import DivergenceError, DivergenceWarning
-from cregkit.train.early_stopping import EarlyStopping
-from cregkit.train.evaluation import predict
-from cregkit.train.fit import fit
-from cregkit.train.losses import softmax_cross_entropy
-from cregkit.train.optimizers import AdamW
+from cregkit.train.callbacks import Callback
+from cregkit.train.estimators import Norm, RegularizedMLP, takes_parts
+from cregkit.train.losses import Loss, binary_cross_entropy, softmax_cross_entropy
 
 
-class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore[misc]
     """Multi-layer perceptron with selectable regularisation, as a scikit-learn estimator.
 
     Linear -> [norm] -> ReLU -> [Dropout] for each hidden size, then Linear to one logit per class, trained by AdamW on
-    the softmax cross-entropy. Works in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Data are cast to
-    float32, the dtype of the layers; scale features to about unit variance first (``StandardScaler``).
+    the softmax cross-entropy; for several labels per sample (``y`` is an indicator matrix) on the binary cross-entropy.
+    Works in ``Pipeline``, ``GridSearchCV`` and ``cross_val_score``. Data are cast to float32, the dtype of the layers;
+    scale features to about unit variance first (``StandardScaler``). Fits and predictions use one thread, so the result
+    does not depend on the number of threads; ``n_jobs`` of a search runs several fits at once.
 
     Parameters
     ----------
@@ -47,39 +37,72 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Dropout probability of the hidden neurons, in [0, 1].
     weight_decay
         Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
+    l1
+        Factor of the L1 penalty of the weights, at least 0; it makes weights exactly 0.
+    max_norm
+        Largest norm of the incoming weights of each neuron, or None.
     norm
-        Normalisation before each ReLU: None, ``"batch"``, ``"layer"`` or ``"rms"``.
+        Normalisation before each ReLU: None, ``"batch"``, ``"layer"``, ``"rms"``, or a function from the number of
+        features to a layer, such as ``partial(GroupNorm, 4)``.
     lr
         Learning rate of AdamW.
     epochs
-        Number of epochs, or its maximum with ``early_stopping``.
+        Number of epochs, or its maximum with ``tol`` or ``early_stopping``.
     batch_size
         Samples per step.
-    label_smoothing
-        Label smoothing, in [0, 1].
+    tol
+        Smallest decrease of the loss that counts as an improvement, at least 0. Training stops after ``patience``
+        epochs without one, and restores the weights of the best epoch; if it ends before, there is a
+        ConvergenceWarning. None: all epochs are run, and with ``early_stopping`` any decrease counts; no warning.
     early_stopping
         Whether to hold out a part of the data, stop when its loss has not decreased for ``patience`` epochs, and
-        restore the weights of the best epoch.
+        restore the weights of the best epoch. Without it, ``tol`` applies to the loss of the training data.
     patience
         Epochs without improvement before stopping, at least 1.
     validation_fraction
         Fraction held out, in (0, 1); stratified by class where the classes are large enough.
+    warm_start
+        Whether ``fit`` continues from the present network, with a new optimiser.
+    augment
+        Callback that changes each training batch, such as ``cregkit.augment.AugmentBatches``; each fit uses a copy.
+    verbose
+        Whether to show a progress bar, if stderr is a terminal.
     random_state
         An int, a ``numpy.random.RandomState`` or None: source of the initial weights, sample order, dropout masks and
         held-out samples.
+    label_smoothing
+        Label smoothing, in [0, 1].
+    class_weight
+        Weights of the classes in the loss, which multiply ``sample_weight``: a mapping from label to weight (1 for
+        other labels), or ``"balanced"`` for n_samples / (n_classes * n_samples_of_class), or None. For several labels
+        per sample: a list of one mapping per label, or ``"balanced"``; a sample has the product of its weights.
 
     Attributes
     ----------
     classes_ : array, shape (n_classes,)
-        Sorted labels.
+        Sorted labels; for several labels per sample 0, 1, ...
     n_features_in_ : int
         Number of features seen in ``fit``; ``feature_names_in_`` holds their names, if they have any.
+    n_outputs_ : int
+        Number of outputs of the network.
+    out_activation_ : str
+        ``"softmax"``, or ``"logistic"`` for several labels per sample.
     network_ : Sequential
         The trained network, in evaluation mode.
     history_ : History
-        Metrics per epoch; test metrics are those of the held-out part, NaN without early stopping.
+        Metrics per epoch of the last call; test metrics are those of the held-out part, NaN without early stopping.
+    loss_curve_ : list of float
+        Mean loss of the training data after each epoch, of all calls that continued one network.
+    loss_ : float
+        Its last value.
+    validation_scores_ : list of float, or None
+        ``score`` of the held-out part after each epoch of the last call; None without early stopping.
+    best_validation_score_ : float, or None
+        That of the epoch whose weights were restored, which had the smallest held-out loss.
     n_iter_ : int
-        Number of epochs run.
+        Number of epochs run in the last call.
+    t_ : int
+        Number of samples trained on, once per epoch, in all calls that continued one network.
 
     Raises
     ------
@@ -88,8 +111,8 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     ValueError
         From ``fit``: a parameter or the data have the wrong value.
     DivergenceError
-        From ``fit``: training diverged. From ``predict`` and ``predict_proba``: values in ``X`` are so large that the
-        outputs are not finite. It is a ValueError.
+        From ``fit``: training diverged. From ``predict`` and its relatives: values in ``X`` are so large that the
+        outputs are not finite. It is a ValueError. After an error, the estimator is as it was before.
 
     Examples
     --------
@@ -100,126 +123,163 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     ['low', 'high']
     """
 
+    _y_numeric = False
+
     def __init__(
         self,
         hidden_sizes: tuple[int, ...] = (64,),
         *,
         dropout: float = 0.0,
         weight_decay: float = 0.01,
-        norm: str | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        norm: Norm = None,
         lr: float = 0.003,
         epochs: int = 100,
         batch_size: int = 32,
-        label_smoothing: float = 0.0,
+        tol: float | None = None,
         early_stopping: bool = False,
         patience: int = 20,
         validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        augment: Callback | None = None,
+        verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | list[Mapping[Any, float]] | str | None = None,
     ) -> None:
         """Store the parameters; ``fit`` validates them."""
-        self.hidden_sizes = hidden_sizes
-        self.dropout = dropout
-        self.weight_decay = weight_decay
-        self.norm = norm
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
+        super().__init__(
+            hidden_sizes,
+            dropout=dropout,
+            weight_decay=weight_decay,
+            l1=l1,
+            max_norm=max_norm,
+            norm=norm,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            tol=tol,
+            early_stopping=early_stopping,
+            patience=patience,
+            validation_fraction=validation_fraction,
+            warm_start=warm_start,
+            augment=augment,
+            verbose=verbose,
+            random_state=random_state,
+        )
         self.label_smoothing = label_smoothing
-        self.early_stopping = early_stopping
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
+        self.class_weight = class_weight
 
-    def fit(self, X: Any, y: Any) -> RegularizedMLPClassifier:
-        """Train the classifier.
+    def __sklearn_tags__(self) -> Any:
+        """Say that a sample may have several labels."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    @property
+    def _multilabel(self) -> bool:
+        return self.out_activation_ == "logistic"
+
+    def _targets(self, y: NDArray[Any], known: bool, partial: bool) -> NDArray[Any]:
+        """Return the class indices, or the indicator matrix in float32."""
+        check_classification_targets(y)
+        kind = type_of_target(y)
+        multilabel = kind == "multilabel-indicator"
+        if y.ndim == 2 and not multilabel:
+            raise ValueError(f"y must be labels or an indicator matrix of 0 and 1, got {kind} of shape {y.shape}")
+        if known and multilabel != self._multilabel:
+            before = "an indicator matrix" if self._multilabel else "labels"
+            raise ValueError(f"y must be {before}, as in the first fit, got {kind}")
+        labels = np.arange(y.shape[1]) if multilabel else np.unique(y)
+        if known or partial:
+            self._check_labels(labels, partial or multilabel, multilabel)
+        else:
+            self.classes_ = labels
+        self.n_outputs_, self.out_activation_ = len(self.classes_), "logistic" if multilabel else "softmax"
+        return (y != 0).astype(np.float32) if multilabel else np.searchsorted(self.classes_, y)
+
+    def _check_labels(self, labels: NDArray[Any], some: bool, multilabel: bool) -> None:
+        """Raise unless the labels are those of ``classes_``, or ``some`` of them."""
+        if multilabel:
+            if len(labels) != len(self.classes_):
+                raise ValueError(f"y must have {len(self.classes_)} columns, one per label, got {len(labels)}")
+        elif not (np.isin(labels, self.classes_).all() and (some or len(labels) == len(self.classes_))):
+            raise ValueError(f"y must have {'only ' if some else ''}the classes {self.classes_}, got {labels}")
+
+    def _weights(self, y: NDArray[Any], sample_weight: NDArray[Any] | None, partial: bool) -> NDArray[Any] | None:
+        """Return the products of the weights of the samples and of their classes."""
+        if self.class_weight is None:
+            return sample_weight
+        if partial and isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight must be a mapping for partial_fit, which sees a part of the data, got "
+                f"{self.class_weight!r}; use sklearn.utils.compute_class_weight on all labels"
+            )
+        of_class: NDArray[np.float64] = compute_sample_weight(self.class_weight, y)
+        return of_class if sample_weight is None else of_class * sample_weight
+
+    def _strata(self, targets: NDArray[Any], held_out: int) -> NDArray[Any] | None:
+        """Return the classes if all are large enough for both parts."""
+        if self._multilabel:
+            return None
+        of_class = np.bincount(targets)
+        enough = of_class.min() >= 2 and min(held_out, len(targets) - held_out) >= len(of_class)
+        return targets if enough else None
+
+    def _loss(self) -> Loss:
+        loss = binary_cross_entropy if self._multilabel else softmax_cross_entropy
+        return functools.partial(loss, label_smoothing=self.label_smoothing)
+
+    def _score(self, outputs: Array, targets: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> float:
+        found = outputs > 0 if self._multilabel else outputs.argmax(axis=1)
+        return float(accuracy_score(targets, found, sample_weight=sample_weight))
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> RegularizedMLPClassifier:
+        """Train the classifier; with ``warm_start``, a second fit continues from the present network.
 
         Parameters
         ----------
         X : shape (n_samples, n_features)
-            Features.
-        y : shape (n_samples,)
-            Labels.
+            Features: an array, a data frame, or a sparse matrix, of which the rows of a batch are made dense.
+        y : shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix of 0 and 1, dense or sparse: each sample has any number of labels.
+        sample_weight : shape (n_samples,)
+            Weights of the samples in the loss, at least 0; None means 1.
 
         Returns
         -------
         RegularizedMLPClassifier
             The estimator itself.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
-        check_classification_targets(y)
-        classes, codes = np.unique(y, return_inverse=True)
-        random = check_random_state(self.random_state)
-        seeds = np.random.SeedSequence(random.randint(2**32, size=4, dtype=np.uint32).tolist())
-        train, held_out = self._split((X, codes), random)
-        network = self._network(X.shape[1], len(classes), np.random.default_rng(seeds.spawn(1)[0]))
-        optimizer = AdamW(network, self.lr, weight_decay=self.weight_decay)
-        loss = functools.partial(softmax_cross_entropy, label_smoothing=self.label_smoothing)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DivergenceWarning)  # it becomes an error below
-            history = fit(
-                network,
-                loss,
-                optimizer,
-                train,
-                held_out,
-                self.epochs,
-                batch_size=self.batch_size,
-                seed=seeds,
-                callbacks=[EarlyStopping(self.patience)] if self.early_stopping else (),
-            )
-        if history.interrupted:
-            raise KeyboardInterrupt  # ends a search over parameters too
-        if history.diverged is not None:
-            raise DivergenceError(
-                f"training diverged in {history.diverged}; use an lr smaller than {self.lr}, or scale the features to "
-                "about unit variance, for example with StandardScaler"
-            )
-        self.classes_, self.network_, self.history_, self.n_iter_ = classes, network, history, len(history)
+        with self._all_or_nothing():
+            self._train(X, y, sample_weight)
         return self
 
-    def _network(self, n_features: int, n_classes: int, rng: np.random.Generator) -> Sequential:
-        """Return the untrained network; weights are drawn first, so they do not depend on dropout and norm."""
-        if not isinstance(self.hidden_sizes, (tuple, list)):
-            raise TypeError(f"hidden_sizes must be a tuple of ints, got {validate.shown(self.hidden_sizes)}")
-        sizes = [n_features, *(validate.positive_int("hidden_sizes", size) for size in self.hidden_sizes)]
-        dropout = validate.real("dropout", self.dropout, 0, 1)
-        hidden = [Linear(*ends, seed=rng) for ends in itertools.pairwise(sizes)]
-        last = Linear(sizes[-1], n_classes, seed=rng)
-        layers: list[Layer] = []
-        for linear, size in zip(hidden, sizes[1:], strict=True):
-            layers += [linear, *norm_layers(self.norm, size), ReLU()]
-            if dropout > 0:
-                layers.append(Dropout(dropout, seed=rng))
-        return Sequential(*layers, last)
+    @available_if(takes_parts)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> RegularizedMLPClassifier:
+        """Train for one more epoch, on these samples; the first call makes the network.
 
-    def _split(self, data: Data, random: np.random.RandomState) -> tuple[Data, Data | None]:
-        """Split the data into a training part and, with early stopping, a held-out part."""
-        if not self.early_stopping:
-            return data, None
-        if not 0 < validate.real("validation_fraction", self.validation_fraction, 0, 1) < 1:
-            raise ValueError(f"validation_fraction must be above 0 and below 1, got {self.validation_fraction}")
-        X, codes = data
-        held_out = round(self.validation_fraction * len(X))
-        of_class = np.bincount(codes)
-        balanced = of_class.min() >= 2 and min(held_out, len(X) - held_out) >= len(of_class)
-        X_train, X_test, codes_train, codes_test = train_test_split(
-            X, codes, test_size=self.validation_fraction, random_state=random, stratify=codes if balanced else None
-        )
-        return (X_train, codes_train), (X_test, codes_test)
+        Parameters
+        ----------
+        X : shape (n_samples, n_features)
+            Features, as for ``fit``.
+        y : shape (n_samples,) or (n_samples, n_labels)
+            Labels, of which some may be missing, or an indicator matrix.
+        sample_weight : shape (n_samples,)
+            Weights of the samples in the loss, at least 0; None means 1.
+        classes : shape (n_classes,)
+            All labels of all calls; needed in the first call.
 
-    def _logits(self, X: Any) -> Array:
-        check_is_fitted(self, "network_")  # a failed fit sets n_features_in_ but not network_
-        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        with np.errstate(over="ignore", invalid="ignore"):
-            logits = predict(self.network_, X)
-        finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            row = int(finite.argmin())
-            raise DivergenceError(
-                f"X must hold values of about unit size, got {np.abs(X[row]).max():g} in row {row}, for which the "
-                "network's outputs are not finite"
-            )
-        return logits
+        Returns
+        -------
+        RegularizedMLPClassifier
+            The estimator itself.
+        """
+        with self._all_or_nothing():
+            _check_partial_fit_first_call(self, classes)  # sets classes_
+            self._train(X, y, sample_weight, partial=True)
+        return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the class probabilities.
@@ -227,17 +287,39 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Parameters
         ----------
         X : shape (n_samples, n_features)
-            Features.
+            Features, as for ``fit``.
 
         Returns
         -------
         array, shape (n_samples, n_classes)
-            Probabilities, in the order of ``classes_``.
+            Probabilities, in the order of ``classes_``. Each row has sum 1, but for several labels per sample.
         """
-        logits = self._logits(X).astype(np.float64)
+        logits = self._outputs(X).astype(np.float64)
+        if self._multilabel:
+            return np.exp(_log_sigmoid(logits))
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float64] = e / e.sum(axis=1, keepdims=True)
         return probabilities
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithms of the class probabilities; they are finite where a probability underflows.
+
+        Parameters
+        ----------
+        X : shape (n_samples, n_features)
+            Features, as for ``fit``.
+
+        Returns
+        -------
+        array, shape (n_samples, n_classes)
+            Logarithms, in the order of ``classes_``.
+        """
+        logits = self._outputs(X).astype(np.float64)
+        if self._multilabel:
+            return _log_sigmoid(logits)
+        logits -= logits.max(axis=1, keepdims=True)
+        logarithms: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logarithms
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable label of each sample.
@@ -245,13 +327,20 @@ class RegularizedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Parameters
         ----------
         X : shape (n_samples, n_features)
-            Features.
+            Features, as for ``fit``.
 
         Returns
         -------
-        array, shape (n_samples,)
-            Labels.
+        array, shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix of the labels with a probability above 1/2.
         """
-        logits = self._logits(X)  # before classes_: raises NotFittedError if the estimator is not fitted
-        labels: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        outputs = self._outputs(X)  # before classes_: raises NotFittedError if the estimator is not fitted
+        if self._multilabel:
+            return (outputs > 0).astype(np.int64)
+        labels: NDArray[Any] = self.classes_[outputs.argmax(axis=1)]
         return labels
+
+
+def _log_sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(1 / (1 + exp(-z))) without overflow."""
+    return -np.logaddexp(0, -z)

@@ -103,13 +103,12 @@ def evaluation(
 ) -> Evaluation:
     """Evaluate the samples from ``bounds(n)`` of a data set, or of each of its batches, of n samples."""
     network.eval()
-    accuracy_is_weighted = takes_weights(accuracy)
     losses, accuracies, kept = [], [], []
     for x, targets, weight in _parts(data, bounds):
         outputs = network(x)
         wanted = fitted(targets, outputs)
         losses.append((total_weight(loss, wanted, weight), called(loss, outputs, wanted, weight)[0]))
-        own = weight if accuracy_is_weighted else None
+        own = None if weight is None or not takes_weights(accuracy) else weight
         accuracies.append((total_weight(accuracy, wanted, own), called(accuracy, outputs, wanted, own)))
         if keep:
             kept.append(Batch(outputs, wanted, weight))

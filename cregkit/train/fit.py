@@ -247,7 +247,8 @@ def fit(
             history.record(figures[:2], test_figures[:2], time.perf_counter() - start, of_columns)
             for watcher in watchers:
                 watcher.on_epoch_end(state)
-            kept.check(epoch, steps - 1)
+            if watchers:  # they may have changed the state
+                kept.check(epoch, steps - 1)
             state.stop = together.any(state.stop or history.diverged is not None)
             if file is not None and history.diverged is None:
                 together.from_leader(file.save)

@@ -13,7 +13,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 FIRST = ROOT / "README.md"
-ROOMS = [*sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("cregkit/**/README.md"))]
+ROOMS = [*sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("cregkit/**/[A-Z]*.md"))]
 OTHERS = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",

@@ -24,13 +24,14 @@ from cregkit.lab.experiments import (
     spatial_dropout,
     training,
 )
-from cregkit.lab.experiments.running import one_thread, run
+from cregkit.lab.experiments.running import run
 from cregkit.lab.experiments.spatial_dropout import GroupDropout
 from cregkit.lab.experiments.words import compared, narrowest
 from cregkit.lab.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Settings, Table
 from cregkit.lab.spread import Interval
 from cregkit.layers import Dropout
 from cregkit.train import SGD, EarlyStopping, fit
+from cregkit.train.threads import one_thread
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

@@ -126,6 +126,10 @@ def classifier_run(classifier: Any) -> Any:
     return [classifier.predict_proba(ROWS), classifier.fit(ROWS, LABELS).predict_proba(ROWS)]
 
 
+def regressor_run(regressor: Any) -> Any:
+    return [regressor.predict(ROWS), regressor.partial_fit(ROWS, LABELS).predict(ROWS)]
+
+
 def threads_run(block: Any) -> Any:
     with block:
         return ck.get_num_threads()
@@ -188,6 +192,11 @@ def report() -> Any:
 def classifier() -> Any:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     return train.RegularizedMLPClassifier(random_state=1, epochs=3).fit(ROWS, LABELS)
+
+
+def regressor() -> Any:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    return train.RegularizedMLPRegressor(random_state=1, epochs=3).fit(ROWS, LABELS)
 
 
 def advised() -> advice.Advice:
@@ -255,6 +264,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "Parallel": (train.Parallel, lambda parallel: [parallel.leads, parallel.own(LABELS)]),
     "RegularizedNetwork": (lambda: ck.RegularizedNetwork(dropout_p=0.5, norm="batch", seed=1), network_run),
     "RegularizedMLPClassifier": (classifier, classifier_run),
+    "RegularizedMLPRegressor": (regressor, regressor_run),
     "Compose": (lambda: aug.Compose(aug.RandomCrop(7), aug.HorizontalFlip()), transform_run(IMAGES)),
     "RandomApply": (lambda: aug.RandomApply(aug.Rotation(20)), transform_run(IMAGES)),
     "OneOf": (lambda: aug.OneOf(aug.Rotation(20), aug.Cutout(3), weights=(1, 2)), transform_run(IMAGES)),

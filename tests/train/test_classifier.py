@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: the checks of scikit-learn, searches, parameters, divergence."""
+"""The classifier for scikit-learn: searches, labels, weights of classes, parameters, divergence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from support import run_python
 
 sklearn = pytest.importorskip("sklearn")
 
+from scipy.sparse import csr_array, csr_matrix  # noqa: E402
 from sklearn.base import clone  # noqa: E402
+from sklearn.calibration import CalibratedClassifierCV  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.exceptions import FitFailedWarning, NotFittedError  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
-from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 from cregkit.layers import BatchNorm, Dropout, LayerNorm, Linear, ReLU, RMSNorm  # noqa: E402
 from cregkit.train import DivergenceError, RegularizedMLPClassifier  # noqa: E402
@@ -28,13 +29,6 @@ X, Y = X[:300] / 16, Y[:300]
 
 def _fitted(**options):
     return RegularizedMLPClassifier(**{"epochs": 3, "random_state": 0, **options}).fit(X, Y)
-
-
-def test_the_estimator_passes_the_checks_of_scikit_learn():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Skipping check")  # skipped checks of missing packages: pandas, the array API
-        results = check_estimator(RegularizedMLPClassifier(epochs=40))
-    assert sum(result["status"] == "passed" for result in results) >= 40
 
 
 def test_a_grid_search_tries_dropout_weight_decay_and_norm():
@@ -92,6 +86,106 @@ def test_early_stopping_holds_out_samples_and_keeps_the_best_epoch():
     whole = _fitted()
     assert whole.n_iter_ == 3
     assert np.isnan(whole.history_.test_loss).all()
+
+
+def test_probabilities_and_their_logarithms_agree():
+    classifier = _fitted()
+    np.testing.assert_allclose(np.exp(classifier.predict_log_proba(X)), classifier.predict_proba(X), rtol=1e-12)
+    classifier.network_.layers[-1].weight *= 1e4
+    assert (classifier.predict_proba(X) == 0).any()
+    assert np.isfinite(classifier.predict_log_proba(X)).all()
+
+
+@pytest.mark.parametrize("labels", [Y.astype(str), Y > 4, Y * 1000 - 5, Y.astype(np.uint8), Y * 1.0])
+def test_labels_of_every_type_give_the_same_network(labels):
+    classifier = RegularizedMLPClassifier(epochs=3, random_state=0).fit(X, labels)
+    assert classifier.classes_.dtype == labels.dtype
+    np.testing.assert_array_equal(classifier.classes_, np.unique(labels))
+    assert classifier.predict(X).dtype == labels.dtype
+    if len(classifier.classes_) == 10:
+        codes = _fitted().predict_proba(X)
+        np.testing.assert_array_equal(classifier.predict_proba(X)[:, np.argsort(np.unique(labels.astype(str)))], codes)
+
+
+INDICATOR = np.stack([Y % 2, Y > 4, Y == 3], axis=1).astype(int)
+
+
+def test_a_sample_may_have_several_labels():
+    classifier = RegularizedMLPClassifier(epochs=60, random_state=0).fit(X, INDICATOR)
+    assert (classifier.out_activation_, classifier.n_outputs_, classifier.classes_.tolist()) == (
+        "logistic",
+        3,
+        [0, 1, 2],
+    )
+    assert classifier.score(X, INDICATOR) == (classifier.predict(X) == INDICATOR).all(axis=1).mean() > 0.95
+    probability = classifier.predict_proba(X)
+    np.testing.assert_array_equal(probability > 0.5, classifier.predict(X))
+    np.testing.assert_allclose(np.exp(classifier.predict_log_proba(X)), probability, rtol=1e-12)
+    for other in (INDICATOR.astype(bool), csr_array(INDICATOR), csr_matrix(INDICATOR)):
+        again = RegularizedMLPClassifier(epochs=60, random_state=0).fit(X, other)
+        np.testing.assert_array_equal(again.predict_proba(X), probability)
+    early = RegularizedMLPClassifier(epochs=5, early_stopping=True, random_state=0).fit(X, INDICATOR)
+    assert len(early.validation_scores_) == 5
+    steps = RegularizedMLPClassifier(random_state=0).partial_fit(X, INDICATOR, classes=[0, 1, 2])
+    assert steps.partial_fit(X[:9], INDICATOR[:9]).predict(X).shape == (300, 3)
+    with pytest.raises(ValueError, match="y must have 3 columns, one per label, got 2"):
+        steps.partial_fit(X, INDICATOR[:, :2])
+    with pytest.raises(ValueError, match="y must be an indicator matrix, as in the first fit, got multiclass"):
+        steps.partial_fit(X, Y)
+    with pytest.raises(ValueError, match=r"y must be labels or an indicator matrix .*multiclass-multioutput"):
+        steps.fit(X, np.stack([Y, Y], axis=1))
+
+
+def test_class_weights_multiply_sample_weights():
+    weight = np.where(Y == 8, 5.0, 1.0)
+    by_sample = RegularizedMLPClassifier(epochs=3, random_state=0).fit(X, Y, weight).predict_proba(X)
+    np.testing.assert_array_equal(_fitted(class_weight={8: 5}).predict_proba(X), by_sample)
+    half = RegularizedMLPClassifier(epochs=3, random_state=0, class_weight={8: 10}).fit(X, Y, np.full(300, 0.5))
+    np.testing.assert_array_equal(
+        half.predict_proba(X),
+        RegularizedMLPClassifier(epochs=3, random_state=0).fit(X, Y, np.where(Y == 8, 5, 0.5)).predict_proba(X),
+    )
+    balanced = dict(zip(np.unique(Y), len(Y) / (10 * np.bincount(Y)), strict=True))
+    np.testing.assert_array_equal(
+        _fitted(class_weight="balanced").predict_proba(X), _fitted(class_weight=balanced).predict_proba(X)
+    )
+    rare = np.where(Y == 8, 8, 0)[:60]
+    plain, heavy = (
+        RegularizedMLPClassifier((), epochs=5, class_weight=w, random_state=0).fit(X[:60], rare)
+        for w in (None, "balanced")
+    )
+    assert (heavy.predict(X[:60]) == 8).sum() > (plain.predict(X[:60]) == 8).sum()
+    with pytest.raises(ValueError, match="class_weight must be a mapping for partial_fit"):
+        RegularizedMLPClassifier(class_weight="balanced").partial_fit(X, Y, classes=np.unique(Y))
+
+
+def test_partial_fit_needs_all_classes_once():
+    classifier = RegularizedMLPClassifier(random_state=0)
+    with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
+        classifier.partial_fit(X, Y)
+    with pytest.raises(ValueError, match=r"y must have only the classes \[0 1\]"):
+        classifier.partial_fit(X, Y, classes=[0, 1])
+    assert not hasattr(classifier, "classes_")
+    few = Y < 5
+    classifier.partial_fit(X[few], Y[few], classes=np.arange(10))
+    assert classifier.predict_proba(X).shape == (300, 10)
+    classifier.partial_fit(X, Y)
+    with pytest.raises(ValueError, match="is not the same as on last call"):
+        classifier.partial_fit(X, Y, classes=[0, 1])
+
+
+def test_a_warm_start_needs_the_same_classes():
+    classifier = _fitted(warm_start=True)
+    for labels in (Y + 1, np.where(Y == 9, 0, Y)):
+        with pytest.raises(ValueError, match=r"y must have the classes \[0 1 2"):
+            classifier.fit(X, labels)
+    classifier.fit(X, Y)
+    assert len(classifier.loss_curve_) == 6
+
+
+def test_its_probabilities_can_be_calibrated():
+    calibrated = CalibratedClassifierCV(RegularizedMLPClassifier(epochs=10, random_state=0), cv=2).fit(X, Y)
+    assert calibrated.score(X, Y) > 0.9
 
 
 def test_a_pickled_estimator_predicts_the_same():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 
-from cregkit import num_threads
 from cregkit.lab.framework import Experiment, Result, Row, Settings, Table, Trial
 from cregkit.lab.spread import t_quantile
+from cregkit.train.threads import one_thread
 
 
 def run(experiment: Experiment, settings: Settings, step: Callable[[str], None] = lambda name: None) -> Result:
@@ -75,20 +74,3 @@ def _check_trials(experiment: Experiment, trials: Mapping[Row, Sequence[Trial]],
         raise ValueError(
             f"experiment {experiment.name}: no trial has the metrics {absent} of the columns; there are {sorted(keys)}"
         )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, including BLAS if threadpoolctl is installed (scikit-learn depends on it).
-
-    The networks are too small for several threads; on a busy machine, waiting for threads makes every step many times
-    slower. Times are therefore those of one thread on any machine.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        limits: AbstractContextManager[object] = nullcontext()
-    else:
-        limits = threadpool_limits(1, "blas")
-    with limits, num_threads(1):
-        yield
