@@ -32,14 +32,17 @@ class EarlyStopping(Callback):
     min_delta
         Smallest change that counts as an improvement, at least 0, in the unit of the metric.
     monitor
-        Metric of ``History``: ``"test_loss"``, ``"test_acc"``, ``"train_loss"``, ``"train_acc"`` or ``"gap"``.
+        Metric of ``History``: ``"test_loss"``, ``"test_acc"``, ``"train_loss"``, ``"train_acc"`` or ``"gap"``; or
+        ``"test_NAME"`` or ``"train_NAME"`` of a metric of ``fit``.
+    mode
+        ``"min"`` if smaller is better, ``"max"`` if larger is; ``"auto"`` for the metrics with a name of their own.
 
     Raises
     ------
     TypeError
         An argument has the wrong type.
     ValueError
-        An argument has the wrong value; when the fit starts, also if ``monitor`` needs a test set and there is none.
+        An argument has the wrong value; when the fit starts, also if the fit does not measure ``monitor``.
 
     References
     ----------
@@ -59,11 +62,13 @@ class EarlyStopping(Callback):
     best epoch 5 (train_loss 0.00977); 9 of 50 epochs run, 41 saved
     """
 
-    def __init__(self, patience: int = 20, min_delta: float = 0.0, monitor: str = "test_loss") -> None:
+    def __init__(
+        self, patience: int = 20, min_delta: float = 0.0, monitor: str = "test_loss", mode: str = "auto"
+    ) -> None:
         """Validate the settings; there is no best epoch yet."""
         self.patience = validate.positive_int("patience", patience)
         self.min_delta = validate.real("min_delta", min_delta, 0)
-        self.monitor = monitored.checked(monitor)
+        self.monitor, self.mode = monitor, monitored.mode_of(monitor, mode)
         self._reset()
 
     def _reset(self, epochs: int = 0) -> None:
@@ -97,7 +102,7 @@ class EarlyStopping(Callback):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that select the best epoch; ``patience`` may change when a run resumes (``load_state_dict``)."""
-        return {"min_delta": self.min_delta, "monitor": self.monitor}
+        return {"min_delta": self.min_delta, "monitor": self.monitor, "mode": self.mode}
 
     @property
     def epochs_saved(self) -> int:
@@ -113,7 +118,7 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self, state: FitState) -> None:
         """Reset the state of an earlier fit."""
-        monitored.require_set(self.monitor, state)
+        monitored.require(self.monitor, state)
         self._reset(state.epochs)
 
     def on_epoch_end(self, state: FitState) -> None:
@@ -121,7 +126,7 @@ class EarlyStopping(Callback):
         value = monitored.last_value(self.monitor, state)
         self._longest_wait = max(self._longest_wait, self._wait)
         self._seen += 1
-        if monitored.improves(self.monitor, value, self._best_value, self.min_delta):
+        if monitored.improves(self.mode, value, self._best_value, self.min_delta):
             self._best_epoch, self._best_value = self._seen - 1, value
             self._best_state = state.network.state_dict()
         elif self.stopped:

@@ -306,14 +306,17 @@ class ReduceOnPlateau(Callback):
     min_lr
         Lower bound of the reduced lr, at least 0. A group with a smaller lr keeps it.
     monitor
-        Metric of ``History``: ``"test_loss"``, ``"test_acc"``, ``"train_loss"``, ``"train_acc"`` or ``"gap"``.
+        Metric of ``History``: ``"test_loss"``, ``"test_acc"``, ``"train_loss"``, ``"train_acc"`` or ``"gap"``; or
+        ``"test_NAME"`` or ``"train_NAME"`` of a metric of ``fit``.
+    mode
+        ``"min"`` if smaller is better, ``"max"`` if larger is; ``"auto"`` for the metrics with a name of their own.
 
     Raises
     ------
     TypeError
         An argument has the wrong type.
     ValueError
-        An argument has the wrong value; when the fit starts, also if ``monitor`` needs a test set and there is none.
+        An argument has the wrong value; when the fit starts, also if the fit does not measure ``monitor``.
 
     Examples
     --------
@@ -337,6 +340,7 @@ class ReduceOnPlateau(Callback):
         cooldown: int = 0,
         min_lr: float = 0.0,
         monitor: str = "test_loss",
+        mode: str = "auto",
     ) -> None:
         """Validate the settings."""
         self.factor = validate.real("factor", factor, 0, _BELOW_ONE)
@@ -344,7 +348,7 @@ class ReduceOnPlateau(Callback):
         self.min_delta = validate.real("min_delta", min_delta, 0)
         self.cooldown = validate.integer("cooldown", cooldown, 0)
         self.min_lr = validate.real("min_lr", min_lr, 0)
-        self.monitor = monitored.checked(monitor)
+        self.monitor, self.mode = monitor, monitored.mode_of(monitor, mode)
         self._reset()
 
     def _reset(self) -> None:
@@ -359,7 +363,7 @@ class ReduceOnPlateau(Callback):
 
     def on_train_begin(self, state: FitState) -> None:
         """Reset the state of an earlier fit."""
-        monitored.require_set(self.monitor, state)
+        monitored.require(self.monitor, state)
         self._reset()
 
     def on_epoch_end(self, state: FitState) -> None:
@@ -369,7 +373,7 @@ class ReduceOnPlateau(Callback):
         if self._cooldown_left:
             self._cooldown_left -= 1
         value = monitored.last_value(self.monitor, state)
-        if monitored.improves(self.monitor, value, self._best, self.min_delta):
+        if monitored.improves(self.mode, value, self._best, self.min_delta):
             self._best, self._wait = value, 0
         elif not self._cooldown_left:
             self._wait += 1

@@ -24,6 +24,7 @@ from cregkit.train import (
     DivergenceWarning,
     EarlyStopping,
     History,
+    ReduceOnPlateau,
     binary_accuracy,
     binary_cross_entropy,
     class_accuracy,
@@ -373,6 +374,21 @@ def test_early_stopping_keeps_the_best_epoch(values, options, best, run):
         f"best epoch {best} ({stopping.monitor} {values[best]:.4g}); "
         f"{run} of {len(values)} epochs run, {len(values) - run} saved"
     )
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 1), ("min", 2)])
+def test_a_metric_of_the_fit_can_be_monitored(mode, best):
+    """Its mode tells which epoch is the best; the lr is reduced after the epochs without an improvement."""
+    values = iter([0.5, 0.5, 0.9, 0.9, 0.1, 0.1, 0.6, 0.6])  # of train and test in turn
+    stopping = EarlyStopping(patience=3, monitor="test_figure", mode=mode)
+    reduce = ReduceOnPlateau(0.5, patience=2 if mode == "max" else 1, monitor="test_figure", mode=mode)
+    network = _network()
+    optimizer = SGD(network, lr=0.25)
+    metrics = {"figure": lambda outputs, targets: next(values)}
+    callbacks = [stopping, reduce]
+    fit(network, softmax_cross_entropy, optimizer, TRAIN, TEST, 4, seed=0, metrics=metrics, callbacks=callbacks)
+    assert (stopping.best_epoch, stopping.best_value) == (best, 0.9 if mode == "max" else 0.1)
+    assert optimizer.lr == (0.125 if mode == "max" else 0.0625)
 
 
 def test_early_stopping_on_nan_alone_keeps_the_network():
@@ -761,6 +777,7 @@ MISTAKES = [
     ({"loss": "mse"}, TypeError, "loss must be a function of outputs and targets, got str 'mse'"),
     ({"accuracy": 7}, TypeError, "accuracy must be a function of outputs and targets, got int 7"),
     ({"callbacks": [EarlyStopping()], "test": None}, ValueError, "monitor='test_loss' needs a test set"),
+    ({"callbacks": [EarlyStopping(monitor="test_f1", mode="max")]}, ValueError, "monitor must be .* in this fit"),
 ]
 
 
@@ -776,6 +793,8 @@ def test_wrong_arguments_are_refused_by_name_before_training(options, error, nam
         ({"patience": 0}, "patience"),
         ({"min_delta": -1}, "min_delta"),
         ({"monitor": "loss"}, "monitor must be one of 'train_loss'"),
+        ({"monitor": "test_f1"}, "mode must be 'min' or 'max' for monitor='test_f1', a metric of fit, got 'auto'"),
+        ({"mode": "up"}, "mode must be 'auto', 'min' or 'max', got 'up'"),
     ],
 )
 def test_wrong_options_of_early_stopping_are_refused_by_name(options, named):
