@@ -43,14 +43,14 @@ class Profile:
     Examples
     --------
     >>> from cregkit.torch import Profile
-    >>> print(Profile(2.4e-3, 1.92e-3, 2.0e-3, 1.8e-3, 1.5e-3, way="convert(model)", speedup=1.25, noise=0.02))
+    >>> print(Profile(2.5e-3, 1.92e-3, 2.0e-3, 1.8e-3, 1.5e-3, way="convert(model)", speedup=1.3, noise=0.02))
     training step                 ms  dropout and norms
-    PyTorch                    2.400               38 %
+    PyTorch                    2.500               40 %
     converted                  1.920               22 %
     enabled                    2.000               25 %
     without dropout            1.800               17 %
     without dropout and norms  1.500
-    convert(model) makes a training step 1.25x faster (noise 2 %)
+    convert(model) makes a training step 1.30x faster (noise 2 %)
     """
 
     stock: float

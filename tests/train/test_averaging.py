@@ -123,12 +123,31 @@ def test_virtual_batches_are_not_formed_and_remain_the_setting() -> None:
     assert ghost.virtual_batch_size == 5
 
 
+def test_batches_of_an_iterable_count_as_those_of_an_array():
+    """Also those that fit was given: the callback recomputes the statistics over them."""
+    norm, other = BatchNorm(4), BatchNorm(4)
+    update_batch_norm(norm, X, batch_size=8)
+    update_batch_norm(other, [(X[start : start + 8], X[start : start + 8, 0]) for start in range(0, len(X), 8)])
+    assert _bits(norm.state_dict()) == _bits(other.state_dict())
+    found = []
+    whole = X[: len(X) // 8 * 8]
+    targets = np.zeros((len(whole), 4), np.float32)
+    for train in ([(whole[i : i + 8], targets[i : i + 8]) for i in range(0, len(whole), 8)], (whole, targets)):
+        network = Sequential(BatchNorm(4), Linear(4, 4, seed=0))
+        averaging = [WeightAveraging(start_epoch=0)]
+        fit(network, mean_squared_error, SGD(network, lr=0.0), train, None, 2, seed=0, callbacks=averaging)
+        found.append(network.state_dict()["0.running_mean"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda n: update_batch_norm([], X), TypeError, "network must be a Layer"),
         (lambda n: update_batch_norm(n, X, batch_size=0), ValueError, "batch_size must be at least 1"),
-        (lambda n: update_batch_norm(n, X.tolist()), TypeError, "x must be a float32"),
+        (lambda n: update_batch_norm(n, X.tolist()), TypeError, r"x \(batch 0\) must be a tuple"),
+        (lambda n: update_batch_norm(n, X.astype(np.float64)), TypeError, "x must be a float32"),
+        (lambda n: update_batch_norm(n, 3), TypeError, "x must be a float32"),
         (lambda n: update_batch_norm(n, X[:0]), ValueError, r"x must hold at least one sample, got shape \(0, 4\)"),
         (lambda n: update_batch_norm(n, X[:, :3].copy()), ValueError, "x must have shape"),
         (lambda n: update_batch_norm(n, X[:1]), ValueError, "x"),
