@@ -161,19 +161,32 @@ cdef cnp.ndarray updated(object a, str name, cnp.ndarray w, tuple others):
     return x
 
 
+# The numbers from which a task makes the modifiers' constants: tasks round to nearest, in any mode of the caller.
+cdef struct Modifying:
+    creg_modifiers *modifiers
+    double lr, l1, ema_momentum
+
+
 # The average moves from the nearer of its ends: see csrc/optimizer.h.
-cdef int set_average(creg_modifiers *m, cnp.ndarray average, object ema_momentum) except -1:
-    cdef double momentum = number(ema_momentum, "ema_momentum", 0.0, 1.0)
-    m.average, m.from_weights = floats(average), momentum < 0.5
-    m.share = <float>(momentum if m.from_weights else 1.0 - momentum)
+cdef void constants_task(void *args, ptrdiff_t task) noexcept nogil:
+    cdef const Modifying *a = <const Modifying *>args
+    cdef creg_modifiers *m = a.modifiers
+    m.threshold = <float>(a.lr * a.l1)
+    m.from_weights = a.ema_momentum < 0.5
+    m.share = <float>(a.ema_momentum if m.from_weights else 1.0 - a.ema_momentum)
+
+
+cdef int set_average(creg_modifiers *m, cnp.ndarray average, object ema_momentum, double lr, double l1) except -1:
+    cdef Modifying a = Modifying(m, lr, l1, number(ema_momentum, "ema_momentum", 0.0, 1.0))
+    m.average = floats(average)
+    run_task(constants_task, &a, 0)
     return 0
 
 
-cdef int set_modifiers(creg_modifiers *m, object clipvalue, object scale, double threshold, cnp.ndarray average,
+cdef int set_modifiers(creg_modifiers *m, object clipvalue, object scale, double lr, object l1, cnp.ndarray average,
                        object ema_momentum) except -1:
     m.clipvalue, m.scale = clip_limit(clipvalue), float32_number(scale, "scale", 0.0, FLT_MAX)
-    m.threshold = <float>threshold
-    set_average(m, average, ema_momentum)
+    set_average(m, average, ema_momentum, lr, number(l1, "l1", 0.0, FLT_MAX))
     m.any = m.clipvalue > 0.0 or m.scale != 1.0 or m.threshold > 0.0 or average is not None
     return 0
 
@@ -245,8 +258,7 @@ def sgd_step(w, dw, lr, *, weight_decay=0.0, momentum=0.0, velocity=None, clipva
     a.momentum = float32_number(momentum, "momentum", 0.0, 1.0)
     if a.momentum > 0.0 and velocity is None:
         raise ValueError(f"velocity is missing: momentum {momentum} needs it; pass zeros like w before the first step")
-    cdef double threshold = number(lr, "lr", 0.0, FLT_MAX) * number(l1, "l1", 0.0, FLT_MAX)
-    set_modifiers(&a.modifiers, clipvalue, scale, threshold, average_, ema_momentum)
+    set_modifiers(&a.modifiers, clipvalue, scale, number(lr, "lr", 0.0, FLT_MAX), l1, average_, ema_momentum)
     a.w, a.dw, a.velocity, a.n, a.block = floats(w_), floats(dw_), floats(velocity_), cnp.PyArray_SIZE(w_), CREG_TASK
     run(kernels().sgd_step, &a, a.n)
 
@@ -330,7 +342,7 @@ def adamw_step(w, dw, m, v, step, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_de
     count = whole_number(step, "step")
     if not 1 <= count < 1 << 63:
         raise ValueError(f"step must be from 1 (the first step) to 2**63 - 1, got {count}")
-    set_modifiers(&a.modifiers, clipvalue, scale, a.lr * number(l1, "l1", 0.0, FLT_MAX), average_, ema_momentum)
+    set_modifiers(&a.modifiers, clipvalue, scale, a.lr, l1, average_, ema_momentum)
     a.step, a.decoupled, a.eps = count, bool(decoupled), float32_number(eps, "eps", 0.0, FLT_MAX)
     a.w, a.dw, a.m, a.v, a.n, a.block = (
         floats(w_), floats(dw_), floats(m_), floats(v_), cnp.PyArray_SIZE(w_), CREG_TASK)
@@ -384,7 +396,7 @@ def max_norm(w, max_value, *, average=None, ema_momentum=0.99):
     cdef creg_max_norm a
     memset(&a, 0, sizeof(a))
     a.limit = number(max_value, "max_value", FLT_MIN, FLT_MAX)
-    set_average(&a.modifiers, average_, ema_momentum)
+    set_average(&a.modifiers, average_, ema_momentum, 0.0, 0.0)
     cdef ptrdiff_t n = cnp.PyArray_SIZE(w_)
     a.w, a.rows = floats(w_), w_.shape[0]
     a.cols = n // max(1, a.rows)

@@ -164,6 +164,14 @@ def test_a_wrong_argument_changes_no_statistic(call: Any, error: type[Exception]
     assert (network.layers[1].momentum, network.layers[1].training) == (momentum, False)
 
 
+def test_a_layer_that_fails_after_a_batch_norm_changes_no_statistic() -> None:
+    network = Sequential(BatchNorm(4), Linear(5, 2, seed=0))
+    before = network.state_dict()
+    with pytest.raises(ValueError, match="x must have shape"):
+        update_batch_norm(network, X)
+    assert _bits(network.state_dict()) == _bits(before)
+
+
 def test_a_network_without_batch_norm_is_left_alone() -> None:
     network = Sequential(Linear(4, 2, seed=0))
     before = network.state_dict()
