@@ -26,7 +26,7 @@ class FitState:
     Attributes
     ----------
     network, optimizer, train, test
-        Arguments of ``fit``; ``test`` may be None.
+        Arguments of ``fit``, or the parts of ``train`` with ``validation_split``; ``test`` may be None.
     epochs
         Number of epochs requested.
     history

@@ -206,6 +206,8 @@ def softmax_cross_entropy(
         of_class = weights.per_class(class_weight, logits.shape[-1])
         samples, rows = weights.of_rows(targets, ignore_index, of_class, sample_weight)
         counts = samples.ravel() > 0
+        if not counts.any():
+            return 0.0, np.zeros_like(logits)
         targets = np.where(counts.reshape(samples.shape + (1,) * (targets.ndim - samples.ndim)), targets, 0)
     t = _class_probabilities(targets, logits.shape)
     if smoothing:
@@ -214,7 +216,7 @@ def softmax_cross_entropy(
     n = len(z)
     if not all_count:
         z[~counts] = 0
-        t *= (samples / (rows.sum() or 1)).reshape(-1, 1)
+        t *= (samples / rows.sum()).reshape(-1, 1)
         t *= 1 if of_class is None else of_class
         n = 1
     with np.errstate(invalid="ignore"):
