@@ -1,4 +1,4 @@
-"""The README's picture: what dropout adds to a training step in PyTorch, stock and converted.
+"""The README's picture: what dropout adds to a training step in PyTorch, stock, converted and enabled.
 
     python bench/bench_torch.py --json bench/training_steps.json
     python bench/draw_steps.py
@@ -15,19 +15,23 @@ from typing import Any
 from matplotlib.figure import Figure
 
 BENCH = Path(__file__).parent
-BARS = {"stock": ("PyTorch", "#9db4c6"), "converted": ("PyTorch with cregkit", "#c2571a")}
+BARS = {
+    "stock": ("PyTorch", "#9db4c6"),
+    "converted": ("with convert(model)", "#e2a15f"),
+    "enabled": ("with enable()", "#c2571a"),
+}
 INK, FAINT = "#333333", "#8a8a8a"
-HEIGHT = 0.38
+HEIGHT = 0.27
 
 
 def picture(run: dict[str, Any]) -> Figure:
-    """Return a pair of bars for each step, in per cent of the step without dropout, the most expensive on top."""
+    """Return three bars for each step, in per cent of the step without dropout, the most expensive on top."""
     steps = sorted(run["steps"], key=lambda step: step["stock"])
-    figure = Figure(figsize=(8.4, 0.42 * len(steps) + 1.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 0.55 * len(steps) + 1.2), layout="constrained")
     ax = figure.subplots()
     for side, (kind, (label, colour)) in enumerate(BARS.items()):
         added = [round(100 * (step[kind] - 1)) for step in steps]
-        places = [y + HEIGHT * (0.5 - side) for y in range(len(steps))]
+        places = [y + HEIGHT * (1 - side) for y in range(len(steps))]
         ax.barh(places, added, HEIGHT, label=label, color=colour)
         for y, percent in zip(places, added, strict=True):
             ax.text(max(percent, 0) + 1, y, f"{percent} %", va="center", fontsize=8, color=INK)

@@ -23,6 +23,7 @@ from torch import Tensor, from_numpy
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from cregkit import functional as kernels
+from cregkit.torch import dispatch
 from cregkit.torch.bridge import is_ordinary, run
 
 bfloat16: Any
@@ -113,5 +114,6 @@ _library = torch.library.Library("cregkit", "FRAGMENT")
 for _name in ("dropout", "dropout_kernel"):
     _library.define(f"{_name}(Tensor x, float p, Tensor seed) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.impl("dropout", _Dropout.apply, "CompositeImplicitAutograd")
-_library.impl("dropout_kernel", _kernel, "CPU")
+if dispatch.library is None:  # which has an implementation
+    _library.impl("dropout_kernel", _kernel, "CPU")
 torch.library.register_fake("cregkit::dropout_kernel", _shape, lib=_library)

@@ -1,4 +1,4 @@
-"""Measure what ``convert`` gains for a model: training steps as it is, converted, and without dropout."""
+"""Measure what ``convert`` and ``enable`` gain for a model, and which share of its training step they can gain."""
 
 from __future__ import annotations
 
@@ -6,20 +6,34 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cregkit import _validate
+from cregkit.torch import dispatch, recognition
 from cregkit.torch.convert import convert, revert
 
 __all__ = ["Profile", "profile"]
 
 WARM_UP = 3
 """Untimed steps of each state."""
+
+_DROPOUTS = {
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+    *(torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
+}
+_NORMS = {
+    *(F.layer_norm, F.rms_norm, F.batch_norm, F.group_norm, F.instance_norm),
+    *(torch.layer_norm, torch.rms_norm, torch.batch_norm, torch.group_norm, torch.instance_norm),
+}
+_NORM_MODULES = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 @dataclass(frozen=True)
@@ -29,51 +43,66 @@ class Profile:
     Examples
     --------
     >>> from cregkit.torch import Profile
-    >>> print(Profile(stock=2.4e-3, converted=1.92e-3, without_dropout=1.8e-3, speedup=1.25, noise=0.02))
-    training step          ms  dropout
-    PyTorch             2.400     25 %
-    converted           1.920      6 %
-    without dropout     1.800
-    convert() makes a training step 1.25x faster (noise 2 %)
+    >>> print(Profile(2.4e-3, 1.92e-3, 2.0e-3, 1.8e-3, 1.5e-3, way="convert(model)", speedup=1.25, noise=0.02))
+    training step                 ms  dropout and norms
+    PyTorch                    2.400               38 %
+    converted                  1.920               22 %
+    enabled                    2.000               25 %
+    without dropout            1.800               17 %
+    without dropout and norms  1.500
+    convert(model) makes a training step 1.25x faster (noise 2 %)
     """
 
     stock: float
     """Median time of a step with PyTorch's modules, in seconds."""
     converted: float
     """Median time of a step with cregkit's modules, in seconds."""
+    enabled: float
+    """Median time of a step in an ``enable`` block, in seconds; NaN without the native library."""
     without_dropout: float
     """Median time of a step with PyTorch's modules whose dropouts do nothing, in seconds."""
+    without_both: float
+    """Median time of a step with PyTorch's modules whose dropouts and norms do nothing, in seconds."""
+    way: str
+    """The faster one of the two ways to use the kernels: ``"convert(model)"`` or ``"enable()"``."""
     speedup: float
-    """Median over the rounds of the time with PyTorch's modules, divided by that with cregkit's."""
+    """Median over the rounds of the time with PyTorch's modules, divided by that of the faster way."""
     noise: float
     """Interquartile range of this ratio, divided by its median; infinite for a single round."""
 
     @property
     def advice(self) -> str:
-        """Whether to convert the model."""
+        """Whether to use the kernels, and how."""
         noise = f"{100 * self.noise:.0f} %"
         if self.speedup > 1.0 + self.noise:
-            return f"convert() makes a training step {self.speedup:.2f}x faster (noise {noise})"
+            return f"{self.way} makes a training step {self.speedup:.2f}x faster (noise {noise})"
         return f"no gain beyond noise ({noise}): leave the model as it is"
 
     def __str__(self) -> str:
-        """Return a table with a line per state of the model, and the advice."""
-        lines = [f"{'training step':16}{'ms':>9}{'dropout':>9}"]
-        for name, seconds in (("PyTorch", self.stock), ("converted", self.converted)):
-            share = 1.0 - self.without_dropout / seconds
-            lines.append(f"{name:16}{1e3 * seconds:9.3f}{100 * share:7.0f} %")
-        lines.append(f"{'without dropout':16}{1e3 * self.without_dropout:9.3f}")
+        """Return a table with a line per state: time, and the share of it that is dropout and norms; the advice."""
+        times = {
+            "PyTorch": self.stock,
+            "converted": self.converted,
+            "enabled": self.enabled,
+            "without dropout": self.without_dropout,
+        }
+        lines = [f"{'training step':25}{'ms':>7}  dropout and norms"]
+        for name, seconds in times.items():
+            if not math.isnan(seconds):
+                share = 1.0 - self.without_both / seconds
+                lines.append(f"{name:25}{1e3 * seconds:7.3f}{100 * share:17.0f} %")
+        lines.append(f"{'without dropout and norms':25}{1e3 * self.without_both:7.3f}")
         return "\n".join([*lines, self.advice])
 
 
 def profile(model: nn.Module, *inputs: Any, steps: int = 20) -> Profile:
-    """Measure what ``convert`` gains for ``model``, which stays as it is.
+    """Measure what ``convert`` and ``enable`` gain for ``model``, which stays as it is.
 
-    A copy of the model takes training steps in training mode with PyTorch's modules, with cregkit's, and with
-    PyTorch's without dropout, in turn. A step is forward and backward of the sum of the means of all floating-point
-    outputs. Without dropout, modules of dropout and of attention have rate 0; calls of ``torch.nn.functional.dropout``
-    in the code of the model remain. Where cregkit also computes the norms faster, the share of dropout in the converted
-    step can be negative.
+    A copy of the model takes training steps in training mode with PyTorch's modules, with cregkit's, in an ``enable``
+    block if the native library is there, without dropout, and without dropout and norms, in turn. A step is forward and
+    backward of the sum of the means of all floating-point outputs. Without dropout and norms, the dropout functions
+    and modules of PyTorch, its norms, and the norms that ``convert`` recognises return their input. A call of any
+    function of PyTorch takes about 1 us longer then.
 
     Parameters
     ----------
@@ -83,7 +112,7 @@ def profile(model: nn.Module, *inputs: Any, steps: int = 20) -> Profile:
     *inputs
         Positional arguments of the model.
     steps
-        Number of timed steps in each of the three states.
+        Number of timed steps in each state.
 
     Returns
     -------
@@ -115,52 +144,118 @@ def profile(model: nn.Module, *inputs: Any, steps: int = 20) -> Profile:
             raise ValueError(f"model must be on the CPU, got {name} on {x.device}: model.cpu()")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         rounds = _times(twin, [_own(x) for x in inputs], steps)
-    ratios = [times[0] / times[1] for times in rounds]
+    medians = {state: statistics.median(times[state] for times in rounds) for state in rounds[0]}
+    ways = {"convert(model)": "converted", "enable()": "enabled"}
+    way = min(ways, key=lambda way: medians.get(ways[way], math.inf))
+    ratios = [times["stock"] / times[ways[way]] for times in rounds]
     quartiles = statistics.quantiles(ratios) if steps > 1 else [-math.inf, ratios[0], math.inf]
-    stock, converted, without_dropout = map(statistics.median, zip(*rounds, strict=True))
     noise = (quartiles[2] - quartiles[0]) / quartiles[1]
-    return Profile(stock, converted, without_dropout, speedup=quartiles[1], noise=noise)
+    return Profile(**{"enabled": math.nan, **medians}, way=way, speedup=quartiles[1], noise=noise)
 
 
-def _times(twin: nn.Module, inputs: list[Any], steps: int) -> list[list[float]]:
-    """Return the seconds of steps with PyTorch's modules, converted and without dropout, for each round.
+def _times(twin: nn.Module, inputs: list[Any], steps: int) -> list[dict[str, float]]:
+    """Return the seconds of a step in each state, by its name in ``Profile``, for each round.
 
     One model takes all steps: copies of it differ by a few per cent, because of the layout of their memory.
     """
-    rates = list(_dropout_rates(twin))
-    rounds = []
-    for _ in range(WARM_UP + steps):
-        stock = _time(twin, inputs)
-        converted = _time(convert(twin), inputs)
-        revert(twin)
-        for module, name, _rate in rates:
-            setattr(module, name, 0.0)
-        without = _time(twin, inputs)
-        for module, name, rate in rates:
-            setattr(module, name, rate)
-        rounds.append([stock, converted, without])
-    return rounds[WARM_UP:]
-
-
-def _time(model: nn.Module, inputs: list[Any]) -> float:
-    """Return the seconds of a forward and backward pass."""
-    model.zero_grad()
-    start = time.perf_counter()
-    outputs = model(*inputs)
-    means = [x.mean() for x in _tensors(outputs) if x.is_floating_point() and x.requires_grad]
-    if not means:
+    outputs = twin(*inputs)
+    if not _means(outputs):
         raise ValueError(
             "model must return floating-point tensors that need a gradient, alone or in tuples, lists, dicts or "
             f"dataclasses, got {type(outputs).__name__} without one"
         )
-    sum(means[1:], means[0]).backward()  # type: ignore[no-untyped-call]
+    norms = list(_norms(convert(twin)))
+    revert(twin)
+    states: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+        "stock": nullcontext,
+        "converted": lambda: _converted(twin),
+        "enabled": dispatch.enable,
+        "without_dropout": lambda: _without(twin, _DROPOUTS, ()),
+        "without_both": lambda: _without(twin, _DROPOUTS | _NORMS, norms),
+    }
+    if dispatch.library is None:
+        del states["enabled"]
+    rounds = []
+    for _ in range(WARM_UP + steps):
+        times = {}
+        for state, context in states.items():
+            with context():
+                times[state] = _time(twin, inputs)
+        rounds.append(times)
+    return rounds[WARM_UP:]
+
+
+@contextmanager
+def _converted(twin: nn.Module) -> Iterator[None]:
+    convert(twin)
+    try:
+        yield
+    finally:
+        revert(twin)
+
+
+@contextmanager
+def _without(twin: nn.Module, functions: set[Any], modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Make dropout, and the given functions and modules, return their input."""
+    rates = list(_dropout_rates(twin))
+    with ExitStack() as after, _Without(functions):
+        for module, name, rate in rates:
+            setattr(module, name, 0.0)
+            after.callback(setattr, module, name, rate)
+        for module in modules:
+            module.forward = _first
+            after.callback(delattr, module, "forward")
+        yield
+
+
+def _first(x: Any, *_: Any) -> Any:
+    return x
+
+
+class _Without(TorchFunctionMode):
+    """Makes some functions of a tensor return it, and attention compute without dropout."""
+
+    def __init__(self, functions: set[Any]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def __torch_function__(self, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
+        named = named or {}
+        if function in self.functions:
+            return arguments[0] if arguments else named["input"]
+        if function is F.scaled_dot_product_attention:
+            arguments, named = (*arguments[:4], 0.0, *arguments[5:])[: len(arguments)], {**named}
+            named.pop("dropout_p", None)
+        return function(*arguments, **named)
+
+
+def _norms(converted: nn.Module) -> Iterator[nn.Module]:
+    """Yield the norms of a converted model."""
+    for module in converted.modules():
+        source = recognition.source(type(module))
+        if isinstance(module, _NORM_MODULES) or (source and isinstance(source[1], recognition.Norm)):
+            yield module
+
+
+def _time(model: nn.Module, inputs: list[Any]) -> float:
+    """Return the seconds of a forward and backward pass; without norms, a model may have no gradient."""
+    model.zero_grad()
+    start = time.perf_counter()
+    means = _means(model(*inputs))
+    if means:
+        sum(means[1:], means[0]).backward()  # type: ignore[no-untyped-call]
     return time.perf_counter() - start
 
 
+def _means(outputs: Any) -> list[Tensor]:
+    """Return the means of the floating-point outputs that need a gradient."""
+    return [x.mean() for x in _tensors(outputs) if x.is_floating_point() and x.requires_grad]
+
+
 def _dropout_rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
-    """Yield the modules with a dropout rate, its attribute and its value."""
+    """Yield the modules whose dropout is no function of PyTorch: module, attribute of the rate, rate."""
     for module in model.modules():
-        for kind, name in ((nn.modules.dropout._DropoutNd, "p"), (nn.MultiheadAttention, "dropout")):
+        for kind, name in ((nn.MultiheadAttention, "dropout"), (nn.RNNBase, "dropout")):
             if isinstance(module, kind):
                 yield module, name, getattr(module, name)
 

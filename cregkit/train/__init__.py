@@ -23,6 +23,7 @@ from cregkit.train.losses import (
 )
 from cregkit.train.optimizers import SGD, Adam, AdamW, Optimizer, ParameterGroup
 from cregkit.train.parallel import Parallel, train_step
+from cregkit.train.schedules import ReduceOnPlateau, Schedule, cosine_schedule, step_schedule, steps_per_epoch
 
 if TYPE_CHECKING:
     from cregkit.lab.network import RegularizedNetwork
@@ -46,14 +47,17 @@ __all__ = [
     "Optimizer",
     "Parallel",
     "ParameterGroup",
+    "ReduceOnPlateau",
     "RegularizedMLPClassifier",
     "RegularizedMLPRegressor",
     "RegularizedNetwork",
+    "Schedule",
     "WeightAveraging",
     "batches",
     "binary_accuracy",
     "binary_cross_entropy",
     "class_accuracy",
+    "cosine_schedule",
     "evaluate",
     "fit",
     "huber",
@@ -61,6 +65,8 @@ __all__ = [
     "mean_squared_error",
     "predict",
     "softmax_cross_entropy",
+    "step_schedule",
+    "steps_per_epoch",
     "train_step",
     "update_batch_norm",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,14 @@ from cregkit import _validate as validate
 from cregkit.layers import BatchNorm, Layer
 from cregkit.layers.base import matching
 from cregkit.train.callbacks import Callback, FitState
-from cregkit.train.data import Inputs, Rows, check_inputs, taken
+from cregkit.train.data import Batches, Inputs, Rows, check_inputs, is_rows, taken
 from cregkit.train.divergence import first_not_finite
 from cregkit.train.fit import batches
 
 _AVERAGE = "average."
 
 
-def update_batch_norm(network: Layer, x: Inputs | Rows, *, batch_size: int = 256) -> None:
+def update_batch_norm(network: Layer, x: Inputs | Rows | Iterable[Any], *, batch_size: int = 256) -> None:
     """Compute the running statistics of every ``BatchNorm`` anew, as the means over the batches of ``x``.
 
     Mean and variance of a batch count by its number of samples. Averaged weights need this, because their activations
@@ -31,9 +31,10 @@ def update_batch_norm(network: Layer, x: Inputs | Rows, *, batch_size: int = 256
     network
         Any layer; it is left in evaluation mode. Without a ``BatchNorm``, nothing is computed.
     x : shape (N, ...)
-        Samples, as for ``predict``, on which the network was trained.
+        Samples, as for ``predict``, on which the network was trained; or an iterable of batches, as for ``fit``.
     batch_size
-        Samples per batch, at least 1. A last batch of one sample is merged into the batch before it.
+        Samples per batch of an ``x`` that is no iterable of batches, at least 1. A last batch of one sample is merged
+        into the batch before it.
 
     Raises
     ------
@@ -60,25 +61,34 @@ def update_batch_norm(network: Layer, x: Inputs | Rows, *, batch_size: int = 256
     if not isinstance(network, Layer):
         raise TypeError(f"network must be a Layer, got {validate.shown(network)}")
     validate.positive_int("batch_size", batch_size)
-    check_inputs("x", x)
-    if not x.shape or not len(x):
-        raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
+    parts = _parts(x, batch_size)
     network.eval()
     norms = [layer for _, layer in network._walk() if isinstance(layer, BatchNorm)]
     settings = [(norm.momentum, norm.virtual_batch_size) for norm in norms]
     before = network.state_dict()
     try:
-        for rows in batches(len(x), batch_size, join_single=True) if norms else ():
+        samples = 0
+        for part in parts if norms else ():
+            samples += len(part)
             for norm in norms:
-                norm.training, norm.virtual_batch_size = True, None
-                norm.momentum = (min(rows.stop, len(x)) - rows.start) / min(rows.stop, len(x))  # of the samples so far
-            network(taken(x, rows))
+                norm.training, norm.virtual_batch_size, norm.momentum = True, None, len(part) / samples
+            network(part)
     except BaseException:
         network.load_state_dict(before)
         raise
     finally:
         for norm, (momentum, virtual_batch_size) in zip(norms, settings, strict=True):
             norm.training, norm.momentum, norm.virtual_batch_size = False, momentum, virtual_batch_size
+
+
+def _parts(x: Inputs | Rows | Iterable[Any], batch_size: int) -> Iterator[Inputs]:
+    """Return the samples by batches, after validating them."""
+    if isinstance(x, Iterable) and not isinstance(x, np.ndarray) and not is_rows(x):
+        return (batch.x for batch in Batches("x", x))
+    check_inputs("x", x)
+    if not len(x.shape) or not len(x):
+        raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
+    return (taken(x, rows) for rows in batches(len(x), batch_size, join_single=True))
 
 
 class WeightAveraging(Callback):
@@ -178,8 +188,7 @@ class WeightAveraging(Callback):
         """Load averages of the parameters of ``part``; keep the state of the network if the result is not finite."""
         before = state.network.state_dict()
         part.load_state_dict({**part._state(), **averages})
-        train: Any = state.train
-        update_batch_norm(state.network, train[0])
+        update_batch_norm(state.network, state.train[0] if isinstance(state.train, tuple) else state.train)
         if first_not_finite(state.network._state()):
             state.network.load_state_dict(before)
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from cregkit import _validate as validate
 from cregkit.layers import Layer
 from cregkit.layers.base import matching
+from cregkit.train import monitored
 from cregkit.train.callbacks import Callback, FitState
 
-# The metrics that can be monitored, with the sign that makes smaller better.
-_SIGNS = {"train_loss": 1.0, "test_loss": 1.0, "gap": 1.0, "train_acc": -1.0, "test_acc": -1.0}
 _BEST = "best."
 
 
@@ -64,9 +63,7 @@ class EarlyStopping(Callback):
         """Validate the settings; there is no best epoch yet."""
         self.patience = validate.positive_int("patience", patience)
         self.min_delta = validate.real("min_delta", min_delta, 0)
-        if monitor not in _SIGNS:
-            raise ValueError(f"monitor must be one of {', '.join(map(repr, _SIGNS))}, got {monitor!r}")
-        self.monitor = monitor
+        self.monitor = monitored.checked(monitor)
         self._reset()
 
     def _reset(self, epochs: int = 0) -> None:
@@ -116,26 +113,19 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self, state: FitState) -> None:
         """Reset the state of an earlier fit."""
-        if state.test is None and not self.monitor.startswith("train"):
-            raise ValueError(f"monitor={self.monitor!r} needs a test set, got test=None; monitor 'train_loss' instead")
+        monitored.require_set(self.monitor, state)
         self._reset(state.epochs)
 
     def on_epoch_end(self, state: FitState) -> None:
         """Compare the metric of this epoch with the best; keep the network's state, or stop the fit."""
-        value = getattr(state.history, self.monitor)[-1]
+        value = monitored.last_value(self.monitor, state)
         self._longest_wait = max(self._longest_wait, self._wait)
         self._seen += 1
-        if self._is_better(value):
+        if monitored.improves(self.monitor, value, self._best_value, self.min_delta):
             self._best_epoch, self._best_value = self._seen - 1, value
             self._best_state = state.network.state_dict()
         elif self.stopped:
             state.stop = True
-
-    def _is_better(self, value: float) -> bool:
-        if self.best_epoch is None:
-            return not math.isnan(value)
-        sign = _SIGNS[self.monitor]
-        return sign * value < sign * self._best_value - self.min_delta
 
     def on_train_end(self, state: FitState) -> None:
         """Restore the best epoch."""

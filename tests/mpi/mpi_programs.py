@@ -20,7 +20,18 @@ from ranks import parts
 import cregkit as ck
 from cregkit import mpi
 from cregkit.augment import Augmentation, AugmentBatches, Compose, HorizontalFlip, Mixup, RandomCrop
-from cregkit.train import SGD, AdamW, Callback, DivergenceWarning, EarlyStopping, FitState, fit, softmax_cross_entropy
+from cregkit.train import (
+    SGD,
+    AdamW,
+    Callback,
+    DivergenceWarning,
+    EarlyStopping,
+    FitState,
+    ReduceOnPlateau,
+    cosine_schedule,
+    fit,
+    softmax_cross_entropy,
+)
 
 comm = MPI.COMM_WORLD
 PROGRAMS: dict[str, Callable[..., object]] = {}
@@ -168,6 +179,22 @@ def stopping(path: str, epochs: str, resume: str = "") -> dict[str, object]:
                   parallel=mpi.DataParallel(net))  # fmt: skip
     assert len(set(comm.allgather((stop.best_epoch, len(history))))) == 1
     return {"loss": history.train_loss, "best": stop.best_epoch}
+
+
+@program
+def scheduled(kind: str, path: str, epochs: str, resume: str = "") -> dict[str, object]:
+    """A fit whose lr changes, with a checkpoint."""
+    net = mpi.convert(network())
+    optimizer = SGD(net, lr=0.05)
+    plateau = ReduceOnPlateau(0.5, patience=2, min_delta=0.05)
+    callback = cosine_schedule(40, warmup_steps=8) if kind == "cosine" else plateau
+    rates: list[float] = []
+    history = fit(net, softmax_cross_entropy, optimizer, data(131, 0), data(64, 1), int(epochs), batch_size=32, seed=7,
+                  callbacks=[callback, lambda state: rates.append(state.optimizer.lr)], checkpoint=path,
+                  resume=bool(resume), parallel=mpi.DataParallel(net))  # fmt: skip
+    assert len(set(comm.allgather(str(rates)))) == 1
+    assert all(same_everywhere(parameter.value) for parameter in net.parameters())
+    return {"loss": history.train_loss, "rates": rates}
 
 
 @program

@@ -115,6 +115,17 @@ def test_a_run_resumes_with_another_number_of_ranks(tmp_path: Path) -> None:
         assert resumed["best"] == whole["best"]
 
 
+@pytest.mark.parametrize("kind", ["cosine", "plateau"])
+def test_all_ranks_have_the_lr_of_one_process(kind: str, tmp_path: Path) -> None:
+    whole = run(1, "scheduled", kind, str(tmp_path / "whole.npz"), "8")
+    assert len(set(whole["rates"])) > 1
+    path = str(tmp_path / "run.npz")
+    first = run(3, "scheduled", kind, path, "5")
+    resumed = run(2, "scheduled", kind, path, "8", "resume")
+    assert first["rates"] + resumed["rates"] == whole["rates"]
+    np.testing.assert_allclose(resumed["loss"], whole["loss"], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [

@@ -5,7 +5,8 @@ python tests/reliability/soak.py SECONDS
 SECONDS is the time of the coverage-guided fuzzer. From 600 on, each random test has 10 000 examples, the C driver tries
 all lengths, all tests run with sanitizers, and endurance.py makes a million calls. Below 600: 200 examples, a few
 lengths, tests of the kernels alone, a tenth of the calls.
-``--readme`` writes the table into tests/README.md, between its two marks.
+``--readme`` writes the table into tests/README.md, between its two marks. ``--beyond-pytest`` leaves out the promises
+that pytest tests too, with fewer examples.
 
 Ends with 1 if anything failed. A promise that needs a missing tool is a failure, unless --without-tools.
 """
@@ -197,18 +198,9 @@ def endurance(seconds: int) -> Tally:
     return Tally(calls[0] + calls[2], calls[1], int(wrong), output=done.stdout + done.stderr if wrong else "")
 
 
-PROMISES: dict[str, Callable[[int], Tally]] = {
-    "kernels stay within their arrays": driver("release"),
+TESTED_BY_PYTEST: dict[str, Callable[[int], Tally]] = {
     "the C driver notices broken kernels": pytest("tests/native/test_native.py", "-k", "sees"),
-    "no invalid memory, no undefined behaviour": driver("sanitized"),
-    "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
-    "no data race (ThreadSanitizer)": driver("threads"),
-    "AArch64 gives the same bits (QEMU)": driver("aarch64"),
-    "AVX-512 gives the same bits (SIMDe)": driver("avx512", lengths="smoke"),
-    "ops stay within their arrays, from Python": guarded,
     "access beside an array is detected": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
-    "the tests under ASan and UBSan": sanitized,
-    "coverage-guided fuzzing of the kernels": libfuzzer,
     "no bit changes between releases": pytest("tests/ops/test_golden.py"),
     "any call is right or raises an error": pytest("tests/reliability/test_fuzz.py"),
     "layers work in any order of calls": pytest("tests/layers/test_layer_machine.py"),
@@ -217,7 +209,6 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     ),
     "damaged and hostile files": pytest("tests/reliability/test_untrusted_files.py"),
     "failed allocations, references": pytest("tests/reliability/test_resources.py", "-k", "alloc or reference"),
-    "memory does not grow": endurance,
     "many Python threads": pytest(
         "tests/reliability/test_resources.py", "tests/ops/test_runtime.py", "-k", "threads or gil"
     ),
@@ -227,8 +218,20 @@ PROMISES: dict[str, Callable[[int], Tally]] = {
     "interrupts": pytest(
         "tests/commands", "tests/train", "tests/benchmark", "tests/lab", "tests/reliability", "-k", "interrupt or ctrl"
     ),
-    "every supported Python found": pythons,
     "interrupted runs resume bit-identically": pytest("tests/train/test_checkpoint.py"),
+}
+BEYOND_PYTEST: dict[str, Callable[[int], Tally]] = {
+    "kernels stay within their arrays": driver("release"),
+    "no invalid memory, no undefined behaviour": driver("sanitized"),
+    "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
+    "no data race (ThreadSanitizer)": driver("threads"),
+    "AArch64 gives the same bits (QEMU)": driver("aarch64"),
+    "AVX-512 gives the same bits (SIMDe)": driver("avx512", lengths="smoke"),
+    "ops stay within their arrays, from Python": guarded,
+    "the tests under ASan and UBSan": sanitized,
+    "coverage-guided fuzzing of the kernels": libfuzzer,
+    "memory does not grow": endurance,
+    "every supported Python found": pythons,
 }
 
 
@@ -255,16 +258,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")
+    parser.add_argument("--beyond-pytest", action="store_true", help="leave out what pytest tests too")
     parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
     asked = parser.parse_args()
     if asked.seconds < 1:
         parser.error(f"SECONDS must be at least 1, got {asked.seconds}")
-    print(f"{'promise':42} {'inputs':>9} {'faults':>7} {'failures':>8}", flush=True)
+    print(f"{'promise':42} {'inputs':>9} {'faults':>7} {'failures':>8} {'s':>5}", flush=True)
     start, wrong, tallies = time.monotonic(), 0, {}
-    for promise, test in PROMISES.items():
+    promises = BEYOND_PYTEST if asked.beyond_pytest else {**TESTED_BY_PYTEST, **BEYOND_PYTEST}
+    for promise, test in promises.items():
+        began = time.monotonic()
         tally = tallies[promise] = test(asked.seconds)
         note = f"  not installed: {tally.missing}" if tally.missing else f"  {tally.note}" * bool(tally.note)
-        print(f"{promise:42} {tally.inputs:9} {tally.faults:7} {tally.failures:8}{note}", flush=True)
+        figures = f"{tally.inputs:9} {tally.faults:7} {tally.failures:8} {time.monotonic() - began:5.0f}"
+        print(f"{promise:42} {figures}{note}", flush=True)
         print(tally.output, end="", file=sys.stderr)
         wrong += tally.failures + bool(tally.missing and not asked.without_tools)
     seconds = time.monotonic() - start

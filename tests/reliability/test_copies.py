@@ -85,6 +85,11 @@ def stopping() -> train.EarlyStopping:
     return hook
 
 
+def hook_run(hook: Any) -> Any:
+    network = fitted(callbacks=[hook])
+    return [network.state_dict(), hook.state_dict(), hook.settings]
+
+
 def fit_state() -> train.FitState:
     states: list[train.FitState] = []
     fitted(callbacks=[states.append])
@@ -248,6 +253,9 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "ParameterGroup": (lambda: train.SGD(dense()).groups[0], vars),
     "Callback": (train.Callback, lambda hook: hook.state_dict()),
     "EarlyStopping": (stopping, lambda hook: [str(hook), hook.state_dict()]),
+    "Schedule": (lambda: train.cosine_schedule(9, warmup_steps=2), hook_run),
+    "ReduceOnPlateau": (lambda: train.ReduceOnPlateau(patience=1, min_delta=9.0), hook_run),
+    "WeightAveraging": (lambda: train.WeightAveraging(1), hook_run),
     "History": (lambda: fit_state().history, vars),
     "Divergence": (lambda: train.Divergence(3, 1, "the loss is nan"), itself),
     "DivergenceError": (lambda: train.DivergenceError("the loss is nan"), repr),

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch_support import assert_close, gradients_of  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
-from cregkit.torch import autograd, bridge, compiled, functional  # noqa: E402
+from cregkit.torch import autograd, compiled, dispatch, functional  # noqa: E402
 
 OPS = (torch.ops.cregkit.dropout.default, torch.ops.cregkit.dropout_kernel.default)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -36,16 +36,45 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the arrays that kernels in graphs get."""
+def drawn() -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of the tensors that the kernel in graphs gets."""
     shapes: list[tuple[int, ...]] = []
+    kernel = torch.library.get_kernel("cregkit::dropout_kernel", "CPU")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
-    def noting(kernel: Any, x: Any, *rest: Any, **options: Any) -> Any:
-        shapes.append(x.shape)
-        return bridge.run(kernel, x, *rest, **options)
+    def noting(x: Tensor, *rest: Any) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return kernel.call_boxed(keys, x, *rest)
 
-    monkeypatch.setattr(compiled, "run", noting)
-    return shapes
+    library = torch.library.Library("cregkit", "IMPL")
+    library.impl("dropout_kernel", noting, "CPU", allow_override=True)
+    yield shapes
+    library._destroy()
+
+
+@pytest.mark.skipif(dispatch.library is None, reason="needs the native library")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_native_op_and_the_one_in_python_give_the_same_bits(dtype):
+    """Contiguous tensors, others, and such without elements or axes; results are contiguous."""
+    seed = torch.tensor([2**62 + 5])
+    for x in (
+        torch.randn(37, 53),
+        torch.randn(53, 37).t(),
+        torch.randn(8, 6, 5)[:, ::2],
+        torch.ones(0, 3),
+        torch.ones(()),
+    ):
+        native = OPS[1](x.to(dtype), 0.3, seed)
+        assert torch.equal(native, compiled._kernel(x.to(dtype), 0.3, seed))
+        assert native.dtype is dtype
+        assert native.is_contiguous()
+
+
+def test_the_kernel_in_graphs_refuses_what_it_cannot_compute():
+    with pytest.raises(TypeError, match="x must be float32"):
+        OPS[1](torch.ones(3, dtype=torch.float64), 0.3, torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1\.5"):
+        OPS[1](torch.ones(3), 1.5, torch.tensor([1]))
 
 
 def compile_whole(function: Any, backend: str = "aot_eager", **options: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import statistics
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, astuple, dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
-from cregkit.torch import profiling  # noqa: E402
+from cregkit.torch import dispatch, profiling  # noqa: E402
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Net(nn.Module):
         self.wrap = wrap
 
     def forward(self, x, *rest):
-        self.seen.append((type(self.layers[2]), self.layers[2].p, self.attention.dropout, self.training))
+        self.seen.append((type(self.layers[2]), self.attention.dropout, torch.is_grad_enabled(), ct.enabled()))
         y = self.layers(x)
         return self.wrap(y + self.attention(y, y, y)[0])
 
@@ -62,36 +64,114 @@ def test_the_model_its_inputs_and_the_generator_stay_as_they_are(training, conve
     after = [model.state_dict(), [p.grad for p in model.parameters()], x.detach(), leaf.grad]
     torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
     assert [(type(module), module.training) for module in model.modules()] == modules
-    assert all(value > 0 for value in astuple(result))
+    assert all(value > 0 for value in astuple(result) if isinstance(value, float) and not math.isnan(value))
 
 
 def test_a_round_has_a_step_of_each_state(monkeypatch):
-    """PyTorch's modules, cregkit's, and PyTorch's at rate 0, in training mode, also if no_grad is on."""
+    """PyTorch's modules, cregkit's, PyTorch's in an enable block and without dropout and norms; with gradients."""
+    ways = [(nn.Dropout, 0.25, True, frozenset()), (ct.Dropout, 0.25, True, frozenset())]
+    if dispatch.library is not None:
+        ways.append((nn.Dropout, 0.25, True, frozenset(dispatch.SMALLEST)))
+    without = [(nn.Dropout, 0.0, True, frozenset())] * 2
     monkeypatch.setattr(Net, "seen", [])
     with torch.no_grad():
         ct.profile(Net().eval(), torch.randn(8, 16), steps=2)
-    states = [(nn.Dropout, 0.25, 0.25, True), (ct.Dropout, 0.25, 0.25, True), (nn.Dropout, 0.0, 0.0, True)]
-    assert Net.seen == states * (profiling.WARM_UP + 2)
+    assert Net.seen == [ways[0], *[*ways, *without] * (profiling.WARM_UP + 2)]
+
+
+class Gain(nn.Module):
+    """An RMS norm written by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16))
+        self.eps = 1e-6
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Functional(nn.Module):
+    """Dropout and norms as functions, in recurrent layers and in attention, and a norm written by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.gain = nn.Linear(16, 16), Gain()
+        self.lstm = nn.LSTM(16, 16, 2, dropout=0.5)
+        self.attention = nn.MultiheadAttention(16, 2, dropout=0.5)
+
+    def forward(self, x):
+        y = nn.functional.dropout(self.linear(x), 0.5, training=True)
+        y = torch.dropout(input=y, p=0.5, train=True)
+        y = nn.functional.layer_norm(self.gain(y), (16,))
+        y = y + self.lstm(y)[0] + self.attention(y, y, y)[0]
+        heads = y.view(8, 1, 2, 8).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(heads, heads, heads, None, 0.5)
+        attended = attended + nn.functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.5)
+        return attended.transpose(1, 2).reshape(8, 16)
+
+
+def test_without_dropout_every_dropout_does_nothing():
+    torch.manual_seed(0)
+    model, x = Functional(), torch.randn(8, 16)
+    with profiling._without(model, profiling._DROPOUTS, ()):
+        once, again = model(x), model(x)
+    assert torch.equal(once, again)
+    assert not torch.equal(model(x), model(x))
+    assert model.lstm.dropout == model.attention.dropout == 0.5
+
+
+def test_without_norms_they_return_their_input():
+    """Functions, modules of PyTorch, and norms that convert recognises; also if nothing else has parameters."""
+    model = Functional()
+    norms = list(profiling._norms(ct.convert(model)))
+    ct.revert(model)
+    assert norms == [model.gain]
+    x = torch.randn(4, 16, 3, 3)
+    stock = nn.Sequential(
+        nn.BatchNorm2d(16), nn.GroupNorm(4, 16), nn.InstanceNorm2d(16), nn.LayerNorm(3), nn.RMSNorm(3)
+    )
+    assert list(profiling._norms(stock)) == list(stock)
+    with profiling._without(stock, profiling._NORMS, [model.gain]):
+        assert stock(x) is x
+        assert model.gain(x) is x
+    assert "forward" not in vars(model.gain)
+    assert ct.profile(stock, x, steps=1).without_both > 0
 
 
 def test_medians_speed_up_and_noise(monkeypatch):
     """Of the timed rounds alone; a single round has no noise to compare with."""
-    rounds = [[4.0, 2.0, 1.0], [6.0, 2.0, 2.0], [9.0, 2.0, 3.0], [8.0, 4.0, 4.0]]
-    times = iter([100.0, 1.0, 1.0] * profiling.WARM_UP + [t for times in rounds for t in times])
+    rounds = [[4.0, 2.0, 1.0, 0.5], [6.0, 2.0, 2.0, 0.5], [9.0, 2.0, 3.0, 0.75], [8.0, 4.0, 4.0, 1.0]]
+    times = iter([100.0, 1.0, 1.0, 1.0] * profiling.WARM_UP + [t for times in rounds for t in times])
     monkeypatch.setattr(profiling, "_time", lambda *_: next(times))
+    monkeypatch.setattr(dispatch, "library", None)
     found = ct.profile(Net(), torch.randn(8, 16), steps=4)
     low, middle, high = statistics.quantiles([2.0, 3.0, 4.5, 2.0])
-    assert found == ct.Profile(7.0, 2.0, 2.5, middle, (high - low) / middle)
+    assert astuple(found)[:2] + astuple(found)[3:] == (
+        *(7.0, 2.0, 2.5, 0.625),
+        *("convert(model)", middle, (high - low) / middle),
+    )
+    assert math.isnan(found.enabled)
     with pytest.raises(FrozenInstanceError):
         found.stock = 1.0
-    times = iter([2.0, 1.0, 1.0] * (profiling.WARM_UP + 1))
-    assert ct.profile(Net(), torch.randn(8, 16), steps=1) == ct.Profile(2.0, 1.0, 1.0, 2.0, math.inf)
+    times = iter([2.0, 1.0, 1.0, 0.5] * (profiling.WARM_UP + 1))
+    single = ct.profile(Net(), torch.randn(8, 16), steps=1)
+    assert (single.stock, single.speedup, single.noise) == (2.0, 2.0, math.inf)
+
+
+def test_the_faster_way_is_advised(monkeypatch):
+    times = iter([2.0, 1.6, 1.0, 0.9, 0.8] * (profiling.WARM_UP + 2))
+    monkeypatch.setattr(profiling, "_time", lambda *_: next(times))
+    monkeypatch.setattr(dispatch, "library", SimpleNamespace(is_on=lambda op: False))
+    monkeypatch.setattr(dispatch, "enable", nullcontext)
+    found = ct.profile(Net(), torch.randn(8, 16), steps=2)
+    assert (found.enabled, found.way, found.speedup, found.noise) == (1.0, "enable()", 2.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("speedup", "noise", "advice"),
     [
-        (1.21, 0.02, "convert() makes a training step 1.21x faster (noise 2 %)"),
+        (1.21, 0.02, "convert(model) makes a training step 1.21x faster (noise 2 %)"),
         (1.01, 0.02, "no gain beyond noise (2 %): leave the model as it is"),
         (0.99, 0.05, "no gain beyond noise (5 %): leave the model as it is"),
         (0.8, 0.1, "no gain beyond noise (10 %): leave the model as it is"),
@@ -99,13 +179,14 @@ def test_medians_speed_up_and_noise(monkeypatch):
     ],
 )
 def test_the_advice_follows_from_speed_up_and_noise(speedup, noise, advice):
-    found = ct.Profile(2e-3, 1.25e-3, 1e-3, speedup, noise)
+    found = ct.Profile(2e-3, 1.25e-3, math.nan, 1e-3, 0.5e-3, "convert(model)", speedup, noise)
     assert found.advice == advice
     assert str(found).splitlines() == [
-        "training step          ms  dropout",
-        "PyTorch             2.000     50 %",
-        "converted           1.250     20 %",
-        "without dropout     1.000",
+        "training step                 ms  dropout and norms",
+        "PyTorch                    2.000               75 %",
+        "converted                  1.250               60 %",
+        "without dropout            1.000               50 %",
+        "without dropout and norms  0.500",
         advice,
     ]
 

@@ -26,10 +26,7 @@ bool count(Op op, Fate fate)
     return fate == TAKEN;
 }
 
-static bool is_supported(at::ScalarType dtype)
-{
-    return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
-}
+bool is_supported(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16; }
 
 bool size_and_dtype_fit(Op op, const at::Tensor &x)
 {

@@ -48,7 +48,8 @@ bool positions_fit(Op op, int64_t positions);
 /* Whether PyTorch transforms, traces or intercepts ops, or x is no plain tensor: for kernels above autograd. */
 bool is_transformed(const at::Tensor &x);
 
-/* CREG_FLOAT32 ... of a supported dtype. */
+/* Whether the kernels compute tensors of this dtype, and CREG_FLOAT32 ... of such a tensor. */
+bool is_supported(at::ScalarType dtype);
 int stored_of(const at::Tensor &x);
 
 /* Whether parameters, as far as they are present, have this shape and one dtype: float32 or that of x. */

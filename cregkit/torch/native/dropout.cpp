@@ -1,4 +1,4 @@
-/* aten::dropout, whose backward draws the mask again from its seed, and aten::bernoulli_. */
+/* aten::dropout, whose backward draws the mask again from its seed; dropout in graphs; and aten::bernoulli_. */
 #include "bridge.h"
 #include "ops.h"
 
@@ -10,6 +10,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/where.h>
+#include <c10/util/strides.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <mutex>
@@ -103,6 +104,16 @@ Tensor dropout(const Tensor &input, double p, bool training)
         return at::compositeimplicitautograd::dropout(input, p, training);
     count(DROPOUT, TAKEN);
     return differentiable(input, Draws{p, draw_seed(std::nullopt), output_strides(input)});
+}
+
+Tensor dropout_kernel(const Tensor &x, double p, const Tensor &seed)
+{
+    TORCH_CHECK_TYPE(is_supported(x.scalar_type()), "x must be float32, bfloat16 or float16, got ", x.scalar_type());
+    TORCH_CHECK_VALUE(p >= 0.0 && p <= 1.0, "p must be in [0, 1], got ", p);
+    const auto number = seed.item<int64_t>();
+    TORCH_CHECK_VALUE(number >= 0, "seed must be at least 0, got ", number);
+    const auto strides = c10::contiguous_strides(x.sizes());
+    return Draws{p, static_cast<uint64_t>(number), {strides.begin(), strides.end()}}.dropped(x);
 }
 
 /* 1 with probability p, else 0: dropout of ones, without its scale. */

@@ -55,6 +55,8 @@ void install(const py::capsule &table)
     static torch::Library autograd(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradCPU, __FILE__, __LINE__);
     autograd.impl("rms_norm", rms_norm);
     autograd.impl("dropout", dropout);
+    static torch::Library own(torch::Library::IMPL, "cregkit", c10::DispatchKey::CPU, __FILE__, __LINE__);
+    own.impl("dropout_kernel", dropout_kernel);
 }
 
 /* A tensor of Python. Raises TypeError for anything else, and for tensors whose memory does not hold their values. */

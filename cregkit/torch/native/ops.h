@@ -39,4 +39,8 @@ Tensor &bernoulli(Tensor &self, double p, std::optional<at::Generator> generator
 Tensor rms_norm(const Tensor &input, c10::SymIntArrayRef shape, const Optional &weight, std::optional<double> eps);
 Tensor dropout(const Tensor &input, double p, bool training);
 
+/* ---- the op cregkit::dropout_kernel: see cregkit/torch/compiled.py ---- */
+
+Tensor dropout_kernel(const Tensor &x, double p, const Tensor &seed);
+
 } // namespace cregkit
