@@ -14,8 +14,8 @@ def mode_of(monitor: str, mode: str) -> str:
     """Return ``"min"`` or ``"max"``: what is better for the metric ``monitor``; raise if an argument is wrong."""
     if not isinstance(monitor, str) or (monitor not in _MODES and not monitor.startswith(("train_", "test_"))):
         raise ValueError(
-            f"monitor must be one of {', '.join(map(repr, _MODES))}, or 'train_NAME' or 'test_NAME' of a metric of fit, "
-            f"got {monitor!r}"
+            f"monitor must be one of {', '.join(map(repr, _MODES))}, or 'train_NAME' or 'test_NAME' of a metric of "
+            f"fit, got {monitor!r}"
         )
     if mode not in ("auto", "min", "max"):
         raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
