@@ -1,92 +1,107 @@
-"""Reader of training logs: cregkit histories, CSV files of Keras and Lightning, and files with similar columns."""
+"""Reader of training logs: the runs in files, folders and mappings, with their figures by epoch."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cregkit._files import Path
+from cregkit.advice import names, tables
+from cregkit.advice.names import TEST, TRAIN, Meaning
+from cregkit.advice.tables import NoLog, Table
 
 Series: TypeAlias = NDArray[np.float64]
 
-# A column is named PREFIX_METRIC with an optional suffix; the first match is used. "test" comes last: a log that has
-# both contains validation metrics for every epoch, but test metrics for the end only.
-PREFIXES = {"train": ("train", "training", ""), "test": ("val", "valid", "validation", "test")}
-METRICS = {
-    "acc": ("acc", "accuracy", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"),
-    "loss": ("loss",),
-}
-SUFFIXES = ("_epoch", "", "_step")
+FIGURES = ("train_loss", "train_acc", "test_loss", "test_acc")
+COLUMN_KEYS = (*FIGURES, "epoch")
+"""What ``columns`` may name."""
 NEEDED = (
-    "expected the accuracies on the training set (train_acc, train_accuracy or accuracy) "
-    "and on the test set (val_acc, val_accuracy or test_acc) of each epoch"
+    "expected figures of each epoch on the validation or test set (val_loss, val_acc, val_accuracy or test_acc), "
+    "and best on the training set too (train_loss, train_acc or accuracy); or say which columns hold them, "
+    "such as columns={'test_loss': 'NAME'} or --columns test_loss=NAME"
 )
-
-MISSING = ("", "NA", None)
-"""Cells that mean "not measured": Lightning leaves the cell empty, Keras writes NA."""
-
 OWN = "cregkit history"
 
+_MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>", "missing"])
+_NOT_FINITE = -np.inf
+"""Stands for a NaN in a log until it is known whether nothing was measured there or the training diverged."""
+_TOO_LARGE = 1e150  # a figure beyond it counts as infinite: its square does not fit float64
 _ROUNDING = 1e-4  # tolerance for a float32 mean of accuracies that exceeds its limit by rounding
-_SHOWN = 160  # most characters of a file that an error message quotes
+_JUMP = (40.0, 250.0)  # a factor of an accuracy from row to row that tells a change of scale, about 100
+_OFTEN = 1.5  # validations per epoch from which the steps, not the epochs, are the points of a curve
+_MOST_FILES = 1000
+_MOST_RESTARTS = 500
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The metrics of a run by epoch, accuracies in percent; NaN where an epoch lacks the metric."""
+class Run:
+    """The figures of one training run, one value for each point of it; NaN where a figure was not measured.
 
+    Accuracies are in percent. A figure that the log lacks is NaN everywhere.
+    """
+
+    name: str
+    """Name of the run: that of its file, and what tells it from others in the file."""
     source: str
-    epochs: tuple[int, ...]
-    """Epoch numbers as in the log."""
+    """Type of the log, such as "Keras log"."""
+    unit: str
+    """What ``epochs`` counts: "epoch", "step" if the log has no epochs or several validations in each, or "row"."""
+    epochs: Series
+    """Epochs (or steps) as the log numbers them, ascending."""
     train_loss: Series
     train_acc: Series
     test_loss: Series
     test_acc: Series
+    columns: Mapping[str, str]
+    """The column of the log that was read for each figure."""
     while_training: bool = False
-    """Whether the logger measures training metrics during training, with dropout on."""
-    notes: list[str] = field(default_factory=list)
+    """Whether the logger measures training figures during training, with dropout on."""
+    diverged: float | None = None
+    """Epoch from which on a loss is not finite, else None."""
+    notes: tuple[str, ...] = ()
     """Assumptions made in reading the log."""
 
+    def has(self, figure: str) -> bool:
+        """Return whether ``figure``, one of ``FIGURES``, was measured at all."""
+        return bool(np.isfinite(getattr(self, figure)).any())
 
-@dataclass(frozen=True)
-class _Table:
-    """The raw cells of a log by column, and a function that names a row in an error."""
-
-    name: str
-    columns: Mapping[str, Sequence[object]]
-    row: Callable[[int], str]
+    @property
+    def judged(self) -> bool:
+        """Whether the run has a figure on data that it was not trained on, or diverged: something to judge."""
+        return self.has("test_loss") or self.has("test_acc") or self.diverged is not None
 
 
-def read(path: Path) -> Curves:
-    r"""Read the curves from a CSV or JSON file.
+def read(history: Path | Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Run]:
+    r"""Read the runs from files and folders.
 
     Parameters
     ----------
-    path
-        The file.
+    history
+        A file or a folder, or several.
+    columns
+        The column of the log for a figure ("train_loss", "train_acc", "test_loss", "test_acc") or for "epoch", where
+        its name does not tell.
 
     Returns
     -------
-    Curves
-        The metrics by epoch.
+    list of Run
+        At least one.
 
     Raises
     ------
     OSError
-        The file is missing or cannot be read.
+        A file is missing or cannot be read.
+    ImportError
+        An event file needs TensorBoard, which is not installed.
     ValueError
-        The file is not such a log; the message is one line.
+        A file is not a training log; the message is one line.
 
     Examples
     --------
@@ -95,258 +110,727 @@ def read(path: Path) -> Curves:
     >>> from cregkit.advice import logs
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     path = Path(directory) / "log.csv"
-    ...     _ = path.write_text("epoch,accuracy,val_accuracy\n0,0.7,0.6\n1,0.9,0.8\n")
-    ...     logs.read(path).test_acc
-    array([60., 80.])
+    ...     _ = path.write_text("epoch,loss,val_loss\n0,0.7,0.6\n1,0.5,\n")
+    ...     (run,) = logs.read(path)
+    >>> run.test_loss
+    array([0.6, nan])
+    >>> run.columns
+    {'train_loss': 'loss', 'test_loss': 'val_loss'}
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise ValueError(f"{name}: found a binary file; expected a training log as CSV or JSON text in UTF-8")
-    if not text.strip():
-        raise ValueError(f"{name}: found an empty file; {NEEDED}")
-    return _curves(_from_json(name, text) if text.lstrip()[0] in "{[" else _from_csv(name, text))
+    paths = [history] if isinstance(history, (str, os.PathLike)) else list(history)
+    if not paths:
+        raise ValueError("history names no file; expected at least one")
+    _check_columns(columns)
+    runs: list[Run] = []
+    for path in paths:
+        if os.path.isdir(path):
+            runs += _read_folder(os.fspath(path), columns)
+        else:
+            runs += _runs_of(tables.read(path, tuple((columns or {}).values())), columns)
+    return _judged(_joined(runs))
 
 
-def from_columns(columns: Mapping[str, object]) -> Curves:
-    """Return the curves in a mapping of column names to lists, such as ``history.history`` of Keras.
+def from_columns(content: Mapping[str, object], columns: Mapping[str, str] | None = None) -> list[Run]:
+    """Return the runs in a mapping of column names to lists, such as ``history.history`` of Keras.
 
     Parameters
     ----------
+    content
+        The lists by column name; mappings may be nested, as ``evals_result`` of XGBoost.
     columns
-        The lists by column name.
+        See ``read``.
 
     Returns
     -------
-    Curves
-        The metrics by epoch.
+    list of Run
+        At least one.
 
     Raises
     ------
     ValueError
-        A required column is missing, or a value is not a finite number.
+        A figure on the test set is missing, or a value is not a number.
     """
-    return _curves(_from_mapping("history", columns))
+    _check_columns(columns)
+    return _judged(_joined(_runs_of(tables.from_mapping("history", content), columns)))
 
 
-def _from_csv(name: str, text: str) -> _Table:
-    separator = max(",;\t", key=text.lstrip().splitlines()[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise ValueError(f"{name}: line {reader.line_num} is not CSV: {error}") from None
-    header, cells = rows[0], rows[1:]
-    for row, line in zip(cells, lines[1:], strict=True):
-        if len(row) > len(header):
-            raise ValueError(
-                f"{name}: found {len(row)} cells in line {line} and {len(header)} in the header; "
-                "expected a training log as CSV with a cell per column"
+def _check_columns(columns: Mapping[str, str] | None) -> None:
+    for figure in columns or {}:
+        if figure not in COLUMN_KEYS:
+            raise ValueError(f"columns must name columns for {', '.join(COLUMN_KEYS)}, got {figure!r}")
+
+
+# Files and folders ----------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
+    """Return the runs of the logs in a folder and its folders; other files are left out."""
+    runs: list[Run] = []
+    reasons: list[str] = []
+    for kind, files in _logs_of(folder):
+        try:
+            if kind:
+                found = [tables.read_events(kind, files)]
+                parent = os.path.dirname(kind) if names.side(os.path.basename(kind)) else kind
+                found[0].name, found[0].run = parent, ""
+            else:
+                found = tables.read(files[0], tuple((columns or {}).values()))
+            runs += _runs_of(found, columns)
+        except NoLog as error:
+            reasons.append(str(error))
+    if not runs:
+        raise NoLog(reasons[0] if reasons else f"{folder}: found no log in this folder; expected CSV or JSON files")
+    return _without_copies(runs)
+
+
+def _logs_of(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folder of event files with all of them, and "" with each other file that may be a log."""
+    count = 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        paths = [os.path.join(place, file) for file in sorted(files)]
+        count += len(paths)
+        if count > _MOST_FILES:
+            raise NoLog(f"{folder}: found over {_MOST_FILES} files; expected a folder of logs")
+        events = [path for path in paths if tables.EVENTS in os.path.basename(path)]
+        if events:
+            yield place, events
+        yield from (("", [path]) for path in paths if path not in events and path.lower().endswith(tables.SUFFIXES))
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that are the beginning of another, as in the checkpoints of Hugging Face."""
+    kept: list[Run] = []
+    for run in sorted(runs, key=lambda run: -len(run.epochs)):
+        n = max(1, len(run.epochs) - 1)  # the last point may be half an epoch
+        series = [getattr(run, figure)[:n] for figure in ("epochs", *FIGURES)]
+        if not any(
+            all(
+                np.array_equal(values, getattr(other, figure)[:n], equal_nan=True)
+                for values, figure in zip(series, ("epochs", *FIGURES), strict=True)
             )
-        row += [""] * (len(header) - len(row))
-    columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
-    return _Table(name, columns, lambda i: f"line {lines[i + 1]}")
+            for other in kept
+        ):
+            kept.append(run)
+    return [run for run in runs if any(run is other for other in kept)]
 
 
-def _from_json(name: str, text: str) -> _Table:
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{name}: found broken JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{name}: found a JSON {type(content).__name__}; expected an object with a list per column")
-    return _from_mapping(name, content)
+def _joined(runs: Sequence[Run]) -> list[Run]:
+    """Join the pieces of a run: logs of the same name that hold different figures, as the exports of TensorBoard."""
+    joined: list[Run] = []
+    for run in runs:
+        for i, other in enumerate(joined):
+            shared = run.columns.keys() & other.columns.keys()
+            if not shared and _piece_name(run) == _piece_name(other):
+                joined[i] = _join(other, run)
+                break
+        else:
+            joined.append(run)
+    return joined
 
 
-def _from_mapping(name: str, content: Mapping[str, object]) -> _Table:
-    """Return the entries of ``content`` that are lists as columns."""
-    columns: dict[str, Sequence[object]] = {}
-    for column, cells in content.items():
-        if isinstance(cells, (list, tuple, np.ndarray)):
-            columns[str(column)] = list(cells)
-    if not columns and content:
-        raise ValueError(f"{name}: found {_listed(list(content))}, and no list among them; {NEEDED}")
-    return _Table(name, columns, lambda i: f"entry {i + 1}")
+def _piece_name(run: Run) -> str:
+    """Return what the names of the pieces of one run share."""
+    folder, _, name = run.name.partition(": ")
+    return f"{os.path.dirname(folder)}: {name}" if name else os.path.join(
+        os.path.dirname(folder), names.without_figures(os.path.splitext(os.path.basename(folder))[0])
+    )
 
 
-def _curves(table: _Table) -> Curves:
-    names = {_canonical(column): column for column in reversed(list(table.columns))}  # of two equal names, the first
-    of_figure = {
-        f"{part}_{metric}": _find(names, part, metric) for part in ("train", "test") for metric in ("loss", "acc")
-    }
-    if of_figure["train_acc"] is None or of_figure["test_acc"] is None:
-        raise ValueError(f"{table.name}: found {_found(table)}; {NEEDED}")
-    cells = {figure: _numbers(table, column) for figure, column in of_figure.items() if column is not None}
-    if len({len(column) for column in cells.values()}) > 1:
-        lengths = ", ".join(f"{of_figure[figure]} {len(column)}" for figure, column in cells.items())
-        raise ValueError(f"{table.name}: found columns of different lengths: {lengths}; expected one entry per epoch")
-    source, while_training = _source(names, of_figure["train_acc"])
-    if source == OWN:
-        _check_divergence(table, cells)
-    notes: list[str] = []
-    _to_percent(table, of_figure, cells, source, notes)
-    epochs, series = _by_epoch(table, names, cells, notes)
-    for figure in ("train_acc", "test_acc"):
-        if np.isnan(series[figure]).all():
-            raise ValueError(f"{table.name}: found no figure in the column {of_figure[figure]}; {NEEDED}")
+def _join(first: Run, second: Run) -> Run:
+    epochs = np.union1d(first.epochs, second.epochs)
+    series = {}
+    for figure in FIGURES:
+        series[figure] = np.full(len(epochs), np.nan)
+        for run in (first, second):
+            if figure in run.columns:
+                series[figure][np.searchsorted(epochs, run.epochs)] = getattr(run, figure)
+    diverged = [run.diverged for run in (first, second) if run.diverged is not None]
+    return replace(
+        first,
+        epochs=epochs,
+        **series,
+        columns={**first.columns, **second.columns},
+        diverged=min(diverged, default=None),
+        notes=tuple(dict.fromkeys(first.notes + second.notes)),
+    )
+
+
+def _judged(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that can be judged; raise if there is none."""
+    judged = [run for run in runs if run.judged]
+    if not judged:
+        run = runs[0]
+        found = ", ".join(f"{figure} in {tables.listed([column])}" for figure, column in run.columns.items())
+        raise NoLog(f"{run.name}: found {found}, and no figure of the validation or test set; {NEEDED}")
+    left = [run.name for run in runs if not run.judged]
+    if left:
+        note = f"left out {tables.listed(left)}: no figures of the validation or test set"
+        judged[0] = replace(judged[0], notes=(*judged[0].notes, note))
+    return judged
+
+
+# Tables to runs -------------------------------------------------------------------------------------------------------
+
+
+def _runs_of(found: Sequence[Table], columns: Mapping[str, str] | None) -> list[Run]:
+    runs: list[Run] = []
+    for table in found:
+        for part in _by_prefix(_wide(table)):
+            runs += _runs(part, columns or {})
+    return runs
+
+
+def _wide(table: Table) -> Table:
+    """Return the table with a column for each figure and set, where rows name the metric or the set."""
+    of_name = {names.canonical(column): column for column in table.columns if table.columns[column]}
+    value = of_name.get("value")
+    metric = next((c for c in _text_columns(table, names.METRIC_COLUMNS) if _share(table, c, names.meaning) > 0), None)
+    where = next((c for c in _text_columns(table, names.SIDE_COLUMNS) if _share(table, c, names.side) > 0.5), None)
+    if where is None and (metric is None or value is None):
+        return _with_set_of_file(table)
+    of_set = [names.side(str(cell)) for cell in table.columns[where]] if where is not None else [""] * table.rows
+    wide: dict[str, list[Any]] = {}
+    for column, cells in table.columns.items():
+        if column == value and metric is not None:
+            labels = [str(cell) for cell in table.columns[metric]]
+        elif where is not None and names.meaning(column) and not names.side(column):
+            labels = [column] * len(cells)
+        else:
+            if column not in (metric, where):
+                wide[column] = cells
+            continue
+        for i, (cell, label, part) in enumerate(zip(cells, labels, of_set, strict=False)):
+            full = f"{part}/{label}" if part and not names.side(label) else label
+            if len(wide) > 1000:
+                raise NoLog(f"{table.name}: found over 1000 kinds of figures; expected a few")
+            if names.meaning(full):
+                wide.setdefault(full, [None] * table.rows)[i] = cell
+    return replace(table, columns=wide)
+
+
+def _text_columns(table: Table, known: frozenset[str]) -> Iterator[str]:
+    for column, cells in table.columns.items():
+        parts = names.words(column)
+        if len(parts) == 1 and parts[0] in known and cells and all(isinstance(x, str) for x in cells[:3]):
+            yield column
+
+
+def _share(table: Table, column: str, tells: Any) -> float:
+    cells = table.columns[column][:1000]
+    return sum(bool(tells(cell)) for cell in cells if isinstance(cell, str)) / len(cells)
+
+
+def _with_set_of_file(table: Table) -> Table:
+    """Return the table with the set in its columns' names where only the name of the file tells it: ``val_log.csv``."""
+    stem = os.path.splitext(os.path.basename(table.name))[0]
+    of_set = names.side(stem)
+    figures = [column for column in table.columns if names.meaning(column)]
+    if not of_set or any(names.side(column) for column in figures) or table.source == "Hugging Face log":
+        return table
+    return replace(
+        table, columns={f"{of_set}/{c}" if c in figures else c: cells for c, cells in table.columns.items()}
+    )
+
+
+def _by_prefix(table: Table) -> list[Table]:
+    """Return a table for each run of an export of Weights & Biases, whose columns are named "RUN - METRIC"."""
+    prefixed: dict[str, dict[str, list[Any]]] = {}
+    shared = {}
+    for column, cells in table.columns.items():
+        run, separator, metric = column.rpartition(" - ")
+        if separator and names.meaning(metric) and not (names.side(run) and not names.side(metric)):
+            prefixed.setdefault(run, {})[metric] = cells
+        elif separator and names.is_index(metric, names.STEPS):
+            prefixed.setdefault(run, {})
+        else:
+            shared[column] = cells
+    if not prefixed:
+        return [table]
+    source = "Weights & Biases log"
+    return [replace(table, columns={**shared, **own}, run=run, source=source) for run, own in prefixed.items() if own]
+
+
+def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
+    """Return the runs of a table whose columns are figures: one, or one for each value of a column such as ``fold``."""
+    chosen, cells, notes = _chosen(table, columns)
+    kinds = {figure: names.meaning(column) for figure, column in chosen.items()}
+    own = {"train_acc", "test_acc", "gap"} <= {names.canonical(column) for column in table.columns}
+    source = OWN if own else table.source or _source(table, chosen)
+    if own:  # files of our history write None for what is not finite
+        for figure in chosen:
+            cells[chosen[figure]] = np.where(np.isnan(cells[chosen[figure]]), _NOT_FINITE, cells[chosen[figure]])
+    series = {figure: cells[column].copy() for figure, column in chosen.items()}
+    for figure, meaning in kinds.items():
+        if figure.endswith("loss") and meaning is not None and meaning.kind == "R2":
+            series[figure] = np.where(np.isfinite(series[figure]), 1 - series[figure], series[figure])
+            notes.append(f"{chosen[figure]} is judged as a loss, 1 - R2")
+    _to_percent(table, chosen, kinds, series, own, notes)
+    while_training = source in ("Keras log", "Lightning log", "Hugging Face log")
+    base = f"{table.name}: {table.run}" if table.run else table.name
+    runs = []
+    for label, rows in _labels(table, series):
+        part = {figure: values[rows] for figure, values in series.items()}
+        unit, segments = _segments(table, columns.get("epoch"), rows, part, notes)
+        for number, (epochs, points) in enumerate(segments, 1):
+            told = [label] if label else []
+            told += [f"run {number}"] if len(segments) > 1 else []
+            runs.append(
+                _run(
+                    points,
+                    name=base + (": " if told and not table.run else " " if told else "") + " ".join(told),
+                    source=source,
+                    unit=unit,
+                    epochs=epochs,
+                    columns=chosen,
+                    while_training=while_training,
+                    notes=tuple(dict.fromkeys((*table.notes, *notes))),
+                )
+            )
+    if not runs:
+        raise NoLog(f"{table.name}: found {tables.listed(chosen.values())} without figures; {NEEDED}")
+    return runs
+
+
+def _run(points: Mapping[str, Series], *, epochs: Series, **rest: Any) -> Run:
     unknown = np.full(len(epochs), np.nan)
-    curves = {figure: series.get(figure, unknown) for figure in of_figure}
-    return Curves(source, epochs, **curves, while_training=while_training, notes=notes)
+    found = [
+        _divergence(epochs, points[figure], sure=figure == "train_loss")
+        for figure in ("train_loss", "test_loss")
+        if figure in points
+    ]
+    series = {figure: points.get(figure, unknown) for figure in FIGURES}
+    series = {figure: np.where(np.isfinite(values), values, np.nan) for figure, values in series.items()}
+    diverged = min((epoch for epoch in found if epoch is not None), default=None)
+    return Run(epochs=epochs, **series, diverged=diverged, **rest)
 
 
-def _canonical(column: str) -> str:
-    """Return ``column`` in canonical spelling: ``Train/Acc`` and ``train-acc`` become ``train_acc``."""
-    return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+def _source(table: Table, chosen: Mapping[str, str]) -> str:
+    of_name = {names.canonical(column) for column in table.columns}
+    if {"epoch", "step"} <= of_name:
+        return "Lightning log"
+    training = [chosen[figure] for figure in ("train_acc", "train_loss") if figure in chosen]
+    if training and not names.side(training[0]) and any(name.startswith("val_") for name in of_name):
+        return "Keras log"
+    return "training log"
 
 
-def _find(names: Mapping[str, str], part: str, metric: str) -> str | None:
-    """Return the column of a metric, or None."""
-    for prefix in PREFIXES[part]:
-        for word in METRICS[metric]:
-            for suffix in SUFFIXES:
-                name = f"{prefix}_{word}".strip("_") + suffix
-                if name in names:
-                    return names[name]
+def _divergence(epochs: Series, loss: Series, *, sure: bool) -> float | None:
+    """Return the epoch from which on a loss is not finite, None if it is finite again or was only not measured.
+
+    A NaN is "not measured" if finite figures follow, or if it ends a run whose earlier gaps were as long.
+    """
+    wrong = np.flatnonzero(np.isinf(loss))
+    finite = np.flatnonzero(np.isfinite(loss))
+    if not len(finite):
+        return float(epochs[wrong[0]]) if len(wrong) and (sure or (loss[wrong] > 0).any()) else None
+    tail = wrong[wrong > finite[-1]]
+    if not len(tail):
+        return None
+    before = np.concatenate([[-1], finite])
+    gaps = [np.count_nonzero((wrong > a) & (wrong < b)) for a, b in zip(before, finite, strict=False) if b - a > 1]
+    certain = sure or len(finite) > 1
+    if (loss[tail] > 0).any() or (certain and len(tail) > max(gaps, default=0)):
+        return float(epochs[tail[0]])
     return None
 
 
-def _found(table: _Table) -> str:
-    if not table.columns:
-        return "no columns"
-    return f"the columns {_listed(table.columns)}"
+# Columns --------------------------------------------------------------------------------------------------------------
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Return ``names`` as one line of bounded length."""
-    shown = ", ".join(name.strip() or "''" for name in names)
-    shown = shown if shown.isprintable() else repr(shown)
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-
-
-def _source(names: Mapping[str, str], train_acc: str | None) -> tuple[str, bool]:
-    """Return the type of the log, and whether its logger measures training metrics during training."""
-    if {"train_acc", "test_acc", "gap"} <= names.keys():
-        return OWN, False
-    if {"epoch", "step"} <= names.keys():
-        return "Lightning log", True
-    if train_acc is not None and _canonical(train_acc) in METRICS["acc"]:
-        return "Keras log", True
-    return "training log", False
-
-
-def _numbers(table: _Table, column: str) -> Series:
-    """Return the cells of ``column`` as floats, with NaN for missing cells."""
-    numbers = np.full(len(table.columns[column]), np.nan)
-    for i, cell in enumerate(table.columns[column]):
-        content = cell.strip() if isinstance(cell, str) else cell
-        if content is None or content in MISSING:
+def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Series], list[str]]:
+    """Return the column of each figure, the numbers in the columns that may be figures, and notes."""
+    given = {figure: column for figure, column in columns.items() if figure in FIGURES}
+    for figure, column in columns.items():
+        if column not in table.columns:
+            raise NoLog(f"{table.name}: found {_found(table)}, and no column {column!r} for {figure}")
+    meanings = {
+        column: meaning
+        for column, entries in table.columns.items()
+        if len(entries) and (meaning := names.meaning(column)) is not None
+    }
+    if not meanings and not given:
+        raise NoLog(f"{table.name}: found {_found(table)}; {NEEDED}")
+    cells, wrong = {}, {}
+    _even_lengths(table, [*meanings, *given.values()])
+    for column in dict.fromkeys([*meanings, *given.values()]):
+        cells[column], wrong[column] = _numbers(table, column)
+    counts = {column: int(np.count_nonzero(~np.isnan(values))) for column, values in cells.items()}
+    notes: list[str] = []
+    usable = {column: meaning for column, meaning in meanings.items() if counts[column] or wrong[column]}
+    chosen = _choose(_with_sides(usable, cells, notes), counts, notes)
+    chosen = {figure: column for figure, column in chosen.items() if column not in given.values()} | given
+    chosen = {figure: chosen[figure] for figure in FIGURES if figure in chosen}
+    for column in chosen.values():
+        if wrong[column]:
+            raise NoLog(wrong[column])
+    if not any(counts[column] for column in chosen.values()):
+        raise NoLog(f"{table.name}: found {_found(table)} without a figure in them; {NEEDED}")
+    for figure, column in chosen.items():
+        meaning = meanings.get(column)
+        if meaning is None or figure in given:
             continue
-        try:
-            if isinstance(content, bool):
-                raise TypeError
-            number = float(content)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            shown = repr(cell)[:_SHOWN]
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {column}: found {shown}; expected a number"
-            ) from None
-        if not math.isfinite(number):
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {column}: found {number}, so the training diverged there; "
-                "expected finite figures: lower the learning rate first"
-            )
-        numbers[i] = number
-    return numbers
+        if meaning.kind in ("F1", "AUC", "overlap"):
+            notes.append(f"{column} is judged as an accuracy, for there is none")
+        others = [name for name, m in usable.items() if (m.kind, m.side) == (meaning.kind, meaning.side)]
+        if meaning.extra and len(others) > 1:
+            notes.append(f"of {tables.listed(others)}, {column} is judged; columns can choose another")
+    return chosen, cells, notes
 
 
-def _check_divergence(table: _Table, cells: Mapping[str, Series]) -> None:
-    """Raise if the losses of a cregkit history are not all finite; its files omit NaN and infinities.
+def _found(table: Table) -> str:
+    return f"the columns {tables.listed(table.columns)}" if table.columns else "no columns"
 
-    Every epoch has training metrics unless it diverged; test metrics exist only with a test set.
-    """
-    for part in ("train", "test"):
-        accuracies = cells[f"{part}_acc"]
-        losses = cells.get(f"{part}_loss", accuracies)
-        diverged = np.isnan(losses) & (~np.isnan(accuracies) if part == "test" else True)
-        if diverged.any():
-            first = int(np.argmax(diverged))
-            beside = "" if np.isnan(accuracies[first]) else f"a {part}_acc but "
-            raise ValueError(
-                f"{table.name}: {table.row(first)} has {beside}no finite {part}_loss, "
-                "so the training diverged there; expected finite figures: lower the learning rate first"
-            )
+
+def _even_lengths(table: Table, columns: Sequence[str]) -> None:
+    """Spread columns of JSON that were measured in every k-th epoch; raise if the lengths do not tell which."""
+    lengths = {column: len(table.columns[column]) for column in columns}
+    rows = max(lengths.values())
+    for column, length in lengths.items():
+        step, rest = divmod(rows, length) if length else (1, 0)
+        if rest or (step > 1 and length < 2):
+            shown = ", ".join(f"{tables.listed([name])} {number}" for name, number in list(lengths.items())[:8])
+            raise NoLog(f"{table.name}: found columns of different lengths: {shown}; expected one entry per epoch")
+        if step > 1:
+            spread: list[Any] = [None] * rows
+            spread[step - 1 :: step] = table.columns[column]
+            table.columns[column] = spread
+            table.notes.append(f"{column} has {length} entries for {rows}, so it is read as measured every {step} rows")
+
+
+def _with_sides(meanings: Mapping[str, Meaning], cells: Mapping[str, Series], notes: list[str]) -> dict[str, Meaning]:
+    """Return the meanings with a set for the columns whose names tell none, such as ``loss`` beside ``val_loss``."""
+    of_side = {side: [m for m in meanings.values() if m.side == side] for side in (TRAIN, TEST)}
+    losses = [column for column, m in meanings.items() if m.figure == "loss" and m.side in ("", TRAIN)]
+    sided = {}
+    for column, meaning in meanings.items():
+        side = meaning.side
+        if not side:
+            measured = ~np.isnan(cells[column])
+            apart = not any((measured & ~np.isnan(cells[loss])).any() for loss in losses)
+            if any(other.kind == meaning.kind and other.extra == meaning.extra for other in of_side[TEST]):
+                side = TRAIN
+            elif any(other.kind == meaning.kind and other.extra == meaning.extra for other in of_side[TRAIN]):
+                side = TEST
+            elif meaning.figure == "acc" and (of_side[TRAIN] or (losses and apart)):
+                side = TEST  # fastai, Ultralytics and MMEngine print the validation accuracy without a prefix
+                notes.append(f"{column} is read as that of the validation set")
+            else:
+                side = TRAIN
+        sided[column] = replace(meaning, side=side)
+    if not of_side[TRAIN] and all(re.match(r"validation_\d", column) for column in meanings):
+        first = min(meanings)[: len("validation_0")]
+        if not all(column.startswith(first) for column in meanings):
+            notes.append(f"{first} is read as the training set, the first of eval_set; another order needs columns")
+            for column in sided:
+                side = TRAIN if column.startswith(first) else TEST
+                extra = tuple(word for word in sided[column].extra if not word.isdigit())
+                sided[column] = replace(sided[column], side=side, extra=extra)
+    return sided
+
+
+def _choose(meanings: Mapping[str, Meaning], counts: Mapping[str, int], notes: list[str]) -> dict[str, str]:
+    """Return the column of each figure: of comparable columns of both sets, the pair that is preferred."""
+    chosen: dict[str, str] = {}
+    for figure in ("loss", "acc"):
+        of_side = {}
+        for side in (TRAIN, TEST):
+            found = [column for column, m in meanings.items() if (m.figure, m.side) == (figure, side)]
+            several = [column for column in found if counts[column] > 1]
+            of_side[side] = sorted(several or found, key=lambda column: meanings[column].rank)
+        pairs = [
+            (train, test)
+            for test in of_side[TEST]
+            for train in of_side[TRAIN]
+            if meanings[train].comparable(meanings[test])
+        ]
+        if pairs:
+            train, test = min(pairs, key=lambda pair: _rank_of_pair(meanings[pair[0]], meanings[pair[1]]))
+            chosen |= {f"train_{figure}": train, f"test_{figure}": test}
+        elif of_side[TEST]:
+            chosen[f"test_{figure}"] = of_side[TEST][0]
+            if of_side[TRAIN]:
+                notes.append(f"{of_side[TRAIN][0]} is left out: another figure than {of_side[TEST][0]}")
+        elif of_side[TRAIN]:
+            chosen[f"train_{figure}"] = of_side[TRAIN][0]
+    return chosen
+
+
+def _rank_of_pair(train: Meaning, test: Meaning) -> tuple[Any, ...]:
+    return set(train.extra) != set(test.extra), train.kind != test.kind, test.rank, train.rank
+
+
+def _numbers(table: Table, column: str) -> tuple[Series, str]:
+    """Return the cells as floats, NaN where nothing was measured, and an error for the first that is no number."""
+    entries = table.columns[column]
+    try:
+        numbers = np.array([float(cell) for cell in entries])
+        plain = not any(isinstance(cell, bool) for cell in entries)
+    except (TypeError, ValueError, OverflowError):
+        plain = False
+    if not plain:
+        numbers = np.full(len(entries), np.nan)
+        for i, cell in enumerate(entries):
+            content = cell.strip() if isinstance(cell, str) else cell
+            if content is None or (isinstance(content, str) and content.lower() in _MISSING):
+                continue
+            number = _number(content)
+            if number is None:
+                shown = repr(cell)[: tables._SHOWN]
+                return numbers, f"{table.name}: {table.place(i)}, column {column}: found {shown}; expected a number"
+            numbers[i] = _NOT_FINITE if np.isnan(number) else number
+    else:
+        numbers[np.isnan(numbers)] = _NOT_FINITE
+    numbers[(numbers != _NOT_FINITE) & (np.abs(numbers) > _TOO_LARGE)] = np.inf
+    return numbers, ""
+
+
+def _number(content: Any) -> float | None:
+    """Return a cell as a float: "0,5" and "50 %" are numbers too; None if it is no number."""
+    if isinstance(content, bool):
+        return None
+    try:
+        return float(content)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    if not isinstance(content, str):
+        return None
+    content = content.removesuffix("%").strip()
+    if content.count(",") == 1 and "." not in content:
+        content = content.replace(",", ".")
+    try:
+        return float(content)
+    except ValueError:
+        return None
+
+
+# Scales ---------------------------------------------------------------------------------------------------------------
 
 
 def _to_percent(
-    table: _Table, of_figure: Mapping[str, str | None], cells: dict[str, Series], source: str, notes: list[str]
+    table: Table,
+    chosen: Mapping[str, str],
+    kinds: Mapping[str, Meaning | None],
+    series: dict[str, Series],
+    own: bool,
+    notes: list[str],
 ) -> None:
-    """Convert both accuracies to percent; a log without an accuracy above 1 contains fractions."""
-    both = np.concatenate([cells["train_acc"], cells["test_acc"]])
-    largest = np.nanmax(both, initial=0.0)
-    fractions = source != OWN and largest <= 1 + _ROUNDING
-    if fractions and largest > 0:
+    """Convert accuracies to percent, and error rates to accuracies; without one above 1, they are fractions."""
+    figures = [figure for figure in ("train_acc", "test_acc") if figure in series]
+    series.update({figure: np.where(np.isinf(series[figure]), np.nan, series[figure]) for figure in figures})
+    largest = {figure: float(np.nanmax(series[figure], initial=0.0)) for figure in figures}
+    signed = {figure: own or _in_percent(table, chosen[figure], kinds[figure]) for figure in figures}
+    unsigned = [figure for figure in figures if not signed[figure]]
+    fractions = [figure for figure in unsigned if largest[figure] <= 1 + _ROUNDING]
+    if 0 < len(fractions) < len(unsigned):
+        small, large = fractions[0], next(figure for figure in unsigned if figure not in fractions)
+        if 100 * largest[small] > 0.2 * largest[large]:
+            raise NoLog(
+                f"{table.name}: found {chosen[small]} up to {largest[small]:.4g} and {chosen[large]} up to "
+                f"{largest[large]:.4g}: the first is either a fraction ({100 * largest[small]:.4g} %) or in percent "
+                f"({largest[small]:.4g} %); write both in one scale, or % in the name of a column in percent"
+            )
+        fractions = []
+    if any(largest[figure] > 0 for figure in fractions):
         notes.append("no accuracy exceeds 1, so accuracies are read as fractions: 1 is 100 %")
-    limit = 1.0 if fractions else 100.0
-    for figure in ("train_acc", "test_acc"):
-        wrong = (cells[figure] < 0) | (cells[figure] > limit + _ROUNDING)
+    for figure in figures:
+        limit = 1.0 if figure in fractions else 100.0
+        values = series[figure]
+        wrong = (values < 0) | (values > limit + _ROUNDING)
         if wrong.any():
             i = int(np.argmax(wrong))
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {of_figure[figure]}: found an accuracy of "
-                f"{cells[figure][i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
+            raise NoLog(
+                f"{table.name}: {table.place(i)}, column {chosen[figure]}: found an accuracy of "
+                f"{values[i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
             )
-        cells[figure] = np.minimum(cells[figure] * (100.0 / limit), 100.0)
+        if figure not in fractions:
+            _check_scale(table, chosen[figure], values)
+        values = np.minimum(values * (100.0 / limit), 100.0)
+        meaning = kinds[figure]
+        if meaning is not None and meaning.kind == "error rate":
+            values = 100.0 - values
+            notes.append(f"{chosen[figure]} is an error rate: the accuracy is 100 % minus it")
+        series[figure] = values
 
 
-def _by_epoch(
-    table: _Table, names: Mapping[str, str], cells: Mapping[str, Series], notes: list[str]
-) -> tuple[tuple[int, ...], dict[str, Series]]:
-    """Merge the rows of each epoch: the mean of each metric over the rows that have it."""
-    has_any = np.logical_or.reduce([~np.isnan(column) for column in cells.values()])
-    kept = np.flatnonzero(has_any)
-    if not len(kept):
-        raise ValueError(f"{table.name}: found a header without figures; {NEEDED}")
-    numbers = _epoch_numbers(table, names, kept, len(has_any))
-    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
-    series = {figure: _means(column[kept], starts) for figure, column in cells.items()}
-    epochs = tuple(int(numbers[start]) for start in starts)
-    if any(after < before for before, after in pairwise(epochs)):
-        notes.append("epoch numbers start again, so the log is read as one continued run with epochs counted from 0")
-        epochs = tuple(range(len(epochs)))
-    return epochs, series
+def _in_percent(table: Table, column: str, meaning: Meaning | None) -> bool:
+    """Return whether a column says that it is in percent."""
+    cells = table.columns[column][:1000]
+    return (meaning is not None and meaning.percent) or any(isinstance(x, str) and x.strip()[-1:] == "%" for x in cells)
 
 
-def _epoch_numbers(table: _Table, names: Mapping[str, str], kept: NDArray[np.intp], rows: int) -> Series:
-    """Return the epoch (else the step, else the position) of each row in ``kept``."""
-    column = names.get("epoch", names.get("step"))
-    if column is None:
-        return np.arange(len(kept), dtype=np.float64)
-    numbers = _numbers(table, column)
-    if len(numbers) != rows:
-        raise ValueError(f"{table.name}: found {len(numbers)} entries in {column}, but {rows} figures")
-    for i in kept:
-        if np.isnan(numbers[i]) or numbers[i] % 1:
-            came = "no number" if np.isnan(numbers[i]) else f"{numbers[i]:.15g}"
-            raise ValueError(
-                f"{table.name}: {table.row(int(i))} has figures, but found {came} in the column {column}; "
-                "expected a whole number"
-            )
-    return numbers[kept]
+def _check_scale(table: Table, column: str, values: Series) -> None:
+    """Raise if a column changes from fractions to percent between two rows."""
+    rows = np.flatnonzero(~np.isnan(values))
+    before, after = values[rows[:-1]], values[rows[1:]]
+    low, high = np.minimum(before, after), np.maximum(before, after)
+    jumps = (low >= 0.2) & (low <= 1) & (high > _JUMP[0] * low) & (high < _JUMP[1] * low)
+    if jumps.any():
+        i = int(np.argmax(jumps))
+        raise NoLog(
+            f"{table.name}: column {column}: found {before[i]:.4g} in {table.place(int(rows[i]))} and {after[i]:.4g} in "
+            f"{table.place(int(rows[i + 1]))}: {low[i]:.4g} is either a fraction ({100 * low[i]:.4g} %) or in percent; "
+            "write the whole column in one scale"
+        )
 
 
-def _means(column: Series, starts: NDArray[np.intp]) -> Series:
-    """Return the mean of ``column`` over each group of rows, NaN for a group without values."""
-    known = ~np.isnan(column)
-    count = np.add.reduceat(known.astype(np.float64), starts)
-    total = np.add.reduceat(np.where(known, column, 0.0), starts)
-    means: Series = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
-    return means
+# Rows to points -------------------------------------------------------------------------------------------------------
+
+
+def _labels(table: Table, series: Mapping[str, Series]) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the rows of each run that a column such as ``fold`` tells apart, in their order."""
+    rows = max(map(len, series.values()))
+    measured = np.flatnonzero(np.logical_or.reduce([~np.isnan(values) for values in series.values()]))
+    for column, cells in table.columns.items():
+        if names.is_run(column) and len(cells) == rows:
+            labels = np.array([str(cells[i]).strip()[:40] for i in measured])
+            found = list(dict.fromkeys(labels.tolist()))
+            if 1 < len(found) <= len(measured) / 2:
+                head = names.words(column)[0]
+                return [(f"{head} {label}", measured[labels == label]) for label in found]
+    return [("", measured)]
+
+
+def _segments(
+    table: Table, given: str | None, rows: NDArray[np.intp], series: Mapping[str, Series], notes: list[str]
+) -> tuple[str, list[tuple[Series, dict[str, Series]]]]:
+    """Return the unit, and for each run in ``rows`` (one after the other) its epochs and the figures there."""
+    epoch = _index(table, rows, [given] if given else _index_columns(table, names.EPOCHS))
+    step = _index(table, rows, _index_columns(table, names.STEPS))
+    counted = epoch if epoch is not None else step
+    if counted is None:
+        counted = _index(table, rows, [c for c in table.columns if c.strip().lower() in tables._INDEX_NAMES])
+    if counted is None:
+        counted = np.arange(len(rows), dtype=np.float64)
+    unit = "epoch" if epoch is not None or step is None else "step"
+    segments = []
+    for chosen, x in _restarts(table, counted, series, notes):
+        part = {figure: values[chosen] for figure, values in series.items()}
+        key, unit = _points(x, None if step is None else step[chosen], part, unit, epoch is not None)
+        segments.append(_grouped(key, part))
+    return unit, segments
+
+
+def _index_columns(table: Table, heads: frozenset[str]) -> list[str]:
+    found = [column for column in table.columns if table.columns[column] and names.is_index(column, heads)]
+    return sorted(found, key=lambda column: len(names.words(column)))
+
+
+def _index(table: Table, rows: NDArray[np.intp], columns: Sequence[str]) -> Series | None:
+    """Return the numbers of the first column that counts the rows; a row without one has that of the row before."""
+    for column in columns:
+        entries = table.columns[column]
+        if len(entries) <= rows[-1]:
+            raise NoLog(f"{table.name}: found {len(entries)} entries in {column}, but {rows[-1] + 1} figures")
+        numbers = np.full(len(entries), np.nan)
+        for i, cell in enumerate(entries):
+            number = None if cell is None else _number(cell)
+            if number is None and isinstance(cell, str):
+                digits = re.search(r"\d{1,15}", cell)
+                number = float(digits[0]) if digits else None
+            if number is not None and abs(number) < 2**53:
+                numbers[i] = number
+        known = np.flatnonzero(~np.isnan(numbers))
+        if len(known):
+            places = np.maximum(np.searchsorted(known, np.arange(len(numbers)), side="right") - 1, 0)
+            filled: Series = numbers[known[places]][rows]
+            return filled
+    return None
+
+
+def _restarts(
+    table: Table, counted: Series, series: Mapping[str, Series], notes: list[str]
+) -> list[tuple[NDArray[np.intp], Series]]:
+    """Return the rows of each run and their epochs, where epoch numbers start again.
+
+    A figure measured again at an earlier epoch begins a new run, unless it goes on where the last run ended; epochs
+    that were repeated after a crash replace the earlier ones.
+    """
+    starts = _starts(counted, series)
+    if len(starts) > _MOST_RESTARTS:
+        raise NoLog(f"{table.name}: found {len(starts)} places where epoch numbers go back; expected ascending epochs")
+    runs: list[tuple[NDArray[np.intp], Series]] = []
+    for start, end in pairwise([0, *starts, len(counted)]):
+        rows, epochs = np.arange(start, end), counted[start:end]
+        if runs:
+            earlier, before = runs[-1]
+            kept = np.ones(len(before), dtype=np.bool_)
+            if epochs[0] > before.min():
+                kept = before < epochs[0]
+                notes.append("epochs were repeated after a restart: the later figures are read")
+            elif _goes_on(series, earlier, rows):
+                epochs = epochs + (before.max() + 1 - epochs.min())
+                notes.append("epoch numbers start again, so the log is read as one continued run with epochs counted on")
+            else:
+                runs.append((rows, epochs))
+                continue
+            runs[-1] = np.concatenate([earlier[kept], rows]), np.concatenate([before[kept], epochs])
+        else:
+            runs.append((rows, epochs))
+    return runs
+
+
+def _starts(counted: Series, series: Mapping[str, Series]) -> list[int]:
+    """Return the rows where a figure is measured again at an earlier epoch of the same run."""
+    before: dict[int, int] = {}  # for each such row, the last row before it with the figure
+    for values in series.values():
+        measured = np.flatnonzero(~np.isnan(values))
+        for i in np.flatnonzero(np.diff(counted[measured]) < 0):
+            row = int(measured[i + 1])
+            before[row] = max(int(measured[i]), before.get(row, -1))
+    starts: list[int] = []
+    for row in sorted(before):
+        if not starts or before[row] >= starts[-1]:
+            starts.append(row)
+    return starts
+
+
+def _goes_on(series: Mapping[str, Series], earlier: NDArray[np.intp], later: NDArray[np.intp]) -> bool:
+    """Return whether a figure begins in ``later`` nearer to its last value than to its first value in ``earlier``."""
+    for values in series.values():
+        old, new = (values[rows][np.isfinite(values[rows])] for rows in (earlier, later))
+        if len(old) and len(new):
+            return bool(abs(new[0] - old[-1]) < abs(new[0] - old[0]))
+    return False
+
+
+def _points(
+    x: Series, steps: Series | None, series: Mapping[str, Series], unit: str, by_epoch: bool
+) -> tuple[Series, str]:
+    """Return the point of the curves that each row belongs to, and the unit.
+
+    The points are the epochs. Where the log has none, or several validations in each, they are the validations: a
+    training figure belongs to the next one.
+    """
+    judged = next((figure for figure in ("test_loss", "test_acc") if figure in series), None)
+    measured = ~np.isnan(series[judged]) if judged is not None else np.zeros(len(x), dtype=np.bool_)
+    whole = np.ceil(x - 1e-6) if by_epoch and (x % 1).any() else x
+    if by_epoch and np.count_nonzero(measured) <= _OFTEN * len(np.unique(whole[measured])):
+        return whole, unit
+    if by_epoch:
+        if steps is not None:
+            x, unit = steps, "step"
+        elif whole is x:
+            x, unit = np.arange(len(x), dtype=np.float64), "row"
+    training = [values for figure, values in series.items() if figure.startswith("train")]
+    if not measured.any() or any((measured & ~np.isnan(values)).any() for values in training):
+        return x, unit
+    grid = np.unique(x[measured])
+    following = np.searchsorted(grid, x)
+    return np.append(grid, max(x.max(), grid[-1]))[following], unit
+
+
+def _grouped(key: Series, series: Mapping[str, Series]) -> tuple[Series, dict[str, Series]]:
+    """Return the points, and the mean of each figure over the rows of each; infinite if no row is finite."""
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    starts = np.flatnonzero(np.diff(key, prepend=key[0] - 1))
+    points = {}
+    for figure, values in series.items():
+        values = values[order]
+        finite = np.isfinite(values)
+        count = np.add.reduceat(finite.astype(np.float64), starts)
+        total = np.add.reduceat(np.where(finite, values, 0.0), starts)
+        worst = np.fmax.reduceat(np.where(finite, np.nan, values), starts)  # NaN if nothing was measured
+        points[figure] = np.divide(total, count, out=worst, where=count > 0)
+    return key[starts], points
