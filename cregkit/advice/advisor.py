@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from statistics import fmean, stdev
 from typing import Any, Protocol, TypeAlias
@@ -221,8 +221,8 @@ def advise(
     if train_acc is not None or test_acc is not None:
         raise TypeError("advise takes train_acc and test_acc or a history, not both")
     runs = _runs(history, columns)
-    advices = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
-    return advices[0] if len(advices) == 1 else _together(advices, setting)
+    singles = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
+    return singles[0] if len(singles) == 1 else _together(singles, setting)
 
 
 def prompt() -> str:
@@ -266,7 +266,11 @@ def _runs(history: OneHistory | Sequence[OneHistory], columns: Mapping[str, str]
             return logs.read(history, columns)  # type: ignore[arg-type]
         if all(isinstance(one, Mapping) for one in history):
             return logs.from_columns({"history": list(history)}, columns)
-        return [run for one in history for run in _runs(one, columns)]
+        return [
+            replace(run, name=f"{run.name} {number}")
+            for number, one in enumerate(history, 1)
+            for run in _runs(one, columns)
+        ]
     raise TypeError(
         f"history must be a path, a History or a mapping of lists, got {type(history).__name__} {history!r:.60}; "
         "a list of these is several runs"
@@ -301,9 +305,9 @@ def _advice(
     )
 
 
-def _together(advices: Sequence[Advice], setting: _Setting) -> Advice:
+def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
     """Return the advice for several runs: that for their mean accuracies, else the most frequent regime."""
-    stable = [advice for advice in advices if advice.regime != "diverged"] or advices
+    stable = [advice for advice in singles if advice.regime != "diverged"] or singles
     found = together([advice.history for advice in stable if advice.history is not None])
     values = {name: [getattr(advice, name) for advice in stable] for name in ("train_acc", "test_acc", "gap")}
     values["best_test_loss"] = [advice.history.best_test_loss for advice in stable if advice.history is not None]
@@ -312,8 +316,8 @@ def _together(advices: Sequence[Advice], setting: _Setting) -> Advice:
     gap = round(train - test, 9) if train is not None and test is not None and "gap" in known else None
     regimes = [advice.regime for advice in stable]
     regime = _regime(train, test, gap, found) if gap is not None else max(rules.REGIMES, key=regimes.count)
-    lost = [advice.name for advice in advices if advice not in stable]
-    shared = [text for text in dict.fromkeys(text for advice in advices for text in advice.warnings)]
+    lost = [advice.name for advice in singles if advice not in stable]
+    shared = dict.fromkeys(text for advice in singles for text in advice.warnings)
     return Advice(
         regime=regime,
         summary=rules.REGIMES[regime],
@@ -322,11 +326,11 @@ def _together(advices: Sequence[Advice], setting: _Setting) -> Advice:
         gap=gap,
         remedies=tuple(_remedies(regime, setting, found)),
         warnings=(
-            *([f"{len(lost)} of {len(advices)} runs diverged and are left out: {', '.join(lost)}"] if lost else []),
+            *([f"{len(lost)} of {len(singles)} runs diverged and are left out: {', '.join(lost)}"] if lost else []),
             *shared,
         ),
         history=found,
-        runs=tuple(advices),
+        runs=tuple(singles),
         spread={name: stdev(entries) for name, entries in known.items() if len(entries) > 1},
     )
 

@@ -37,7 +37,7 @@ class HistoryFigures:
     source: str
     """Type of the log: "cregkit history", "Keras log", "Lightning log" ... or "training log"."""
     unit: str
-    """What the log counts: "epoch", "step" if it has no epochs or several validations in each, or "row"."""
+    """What the log counts: "epoch"; "step" if it has no epochs or several validations in each; "validation"."""
     columns: Mapping[str, str]
     """The column that was read for each figure."""
     epochs: int

@@ -23,9 +23,8 @@ FIGURES = ("train_loss", "train_acc", "test_loss", "test_acc")
 COLUMN_KEYS = (*FIGURES, "epoch")
 """What ``columns`` may name."""
 NEEDED = (
-    "expected figures of each epoch on the validation or test set (val_loss, val_acc, val_accuracy or test_acc), "
-    "and best on the training set too (train_loss, train_acc or accuracy); or say which columns hold them, "
-    "such as columns={'test_loss': 'NAME'} or --columns test_loss=NAME"
+    "expected figures of each epoch on the validation or test set (val_loss, val_acc, val_accuracy or test_acc), best "
+    "also on the training set; if other names hold them: --columns test_loss=NAME (columns={'test_loss': 'NAME'})"
 )
 OWN = "cregkit history"
 
@@ -34,6 +33,7 @@ _NOT_FINITE = -np.inf
 """Stands for a NaN in a log until it is known whether nothing was measured there or the training diverged."""
 _TOO_LARGE = 1e150  # a figure beyond it counts as infinite: its square does not fit float64
 _ROUNDING = 1e-4  # tolerance for a float32 mean of accuracies that exceeds its limit by rounding
+_FACTOR = 5.0  # a test accuracy that many times the training accuracy is not believed
 _JUMP = (40.0, 250.0)  # a factor of an accuracy from row to row that tells a change of scale, about 100
 _OFTEN = 1.5  # validations per epoch from which the steps, not the epochs, are the points of a curve
 _MOST_FILES = 1000
@@ -52,7 +52,7 @@ class Run:
     source: str
     """Type of the log, such as "Keras log"."""
     unit: str
-    """What ``epochs`` counts: "epoch", "step" if the log has no epochs or several validations in each, or "row"."""
+    """What ``epochs`` counts: "epoch"; "step" if the log has no epochs or several validations in each; "validation"."""
     epochs: Series
     """Epochs (or steps) as the log numbers them, ascending."""
     train_loss: Series
@@ -232,14 +232,16 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
 def _piece_name(run: Run) -> str:
     """Return what the names of the pieces of one run share."""
     folder, _, name = run.name.partition(": ")
-    return f"{os.path.dirname(folder)}: {name}" if name else os.path.join(
-        os.path.dirname(folder), names.without_figures(os.path.splitext(os.path.basename(folder))[0])
+    return (
+        f"{os.path.dirname(folder)}: {name}"
+        if name
+        else os.path.join(os.path.dirname(folder), names.without_figures(os.path.splitext(os.path.basename(folder))[0]))
     )
 
 
 def _join(first: Run, second: Run) -> Run:
     epochs = np.union1d(first.epochs, second.epochs)
-    series = {}
+    series: dict[str, Any] = {}
     for figure in FIGURES:
         series[figure] = np.full(len(epochs), np.nan)
         for run in (first, second):
@@ -328,9 +330,7 @@ def _with_set_of_file(table: Table) -> Table:
     figures = [column for column in table.columns if names.meaning(column)]
     if not of_set or any(names.side(column) for column in figures) or table.source == "Hugging Face log":
         return table
-    return replace(
-        table, columns={f"{of_set}/{c}" if c in figures else c: cells for c, cells in table.columns.items()}
-    )
+    return replace(table, columns={f"{of_set}/{c}" if c in figures else c: cells for c, cells in table.columns.items()})
 
 
 def _by_prefix(table: Table) -> list[Table]:
@@ -399,8 +399,8 @@ def _run(points: Mapping[str, Series], *, epochs: Series, **rest: Any) -> Run:
         for figure in ("train_loss", "test_loss")
         if figure in points
     ]
-    series = {figure: points.get(figure, unknown) for figure in FIGURES}
-    series = {figure: np.where(np.isfinite(values), values, np.nan) for figure, values in series.items()}
+    every = {figure: points.get(figure, unknown) for figure in FIGURES}
+    series: dict[str, Any] = {name: np.where(np.isfinite(values), values, np.nan) for name, values in every.items()}
     diverged = min((epoch for epoch in found if epoch is not None), default=None)
     return Run(epochs=epochs, **series, diverged=diverged, **rest)
 
@@ -450,7 +450,8 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
         if len(entries) and (meaning := names.meaning(column)) is not None
     }
     if not meanings and not given:
-        raise NoLog(f"{table.name}: found {_found(table)}; {NEEDED}")
+        known = any(map(names.meaning, table.columns))
+        raise NoLog(f"{table.name}: found {_found(table)}{' without a figure in them' if known else ''}; {NEEDED}")
     cells, wrong = {}, {}
     _even_lengths(table, [*meanings, *given.values()])
     for column in dict.fromkeys([*meanings, *given.values()]):
@@ -458,7 +459,8 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
     counts = {column: int(np.count_nonzero(~np.isnan(values))) for column, values in cells.items()}
     notes: list[str] = []
     usable = {column: meaning for column, meaning in meanings.items() if counts[column] or wrong[column]}
-    chosen = _choose(_with_sides(usable, cells, notes), counts, notes)
+    sided = _with_sides(usable, cells, notes)
+    chosen = _choose(sided, counts, notes)
     chosen = {figure: column for figure, column in chosen.items() if column not in given.values()} | given
     chosen = {figure: chosen[figure] for figure in FIGURES if figure in chosen}
     for column in chosen.values():
@@ -467,12 +469,12 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
     if not any(counts[column] for column in chosen.values()):
         raise NoLog(f"{table.name}: found {_found(table)} without a figure in them; {NEEDED}")
     for figure, column in chosen.items():
-        meaning = meanings.get(column)
+        meaning = sided.get(column)
         if meaning is None or figure in given:
             continue
         if meaning.kind in ("F1", "AUC", "overlap"):
             notes.append(f"{column} is judged as an accuracy, for there is none")
-        others = [name for name, m in usable.items() if (m.kind, m.side) == (meaning.kind, meaning.side)]
+        others = [name for name, m in sided.items() if (m.kind, m.side) == (meaning.kind, meaning.side)]
         if meaning.extra and len(others) > 1:
             notes.append(f"of {tables.listed(others)}, {column} is judged; columns can choose another")
     return chosen, cells, notes
@@ -518,7 +520,7 @@ def _with_sides(meanings: Mapping[str, Meaning], cells: Mapping[str, Series], no
             else:
                 side = TRAIN
         sided[column] = replace(meaning, side=side)
-    if not of_side[TRAIN] and all(re.match(r"validation_\d", column) for column in meanings):
+    if meanings and not of_side[TRAIN] and all(re.match(r"validation_\d", column) for column in meanings):
         first = min(meanings)[: len("validation_0")]
         if not all(column.startswith(first) for column in meanings):
             notes.append(f"{first} is read as the training set, the first of eval_set; another order needs columns")
@@ -540,8 +542,8 @@ def _choose(meanings: Mapping[str, Meaning], counts: Mapping[str, int], notes: l
             of_side[side] = sorted(several or found, key=lambda column: meanings[column].rank)
         pairs = [
             (train, test)
-            for test in of_side[TEST]
             for train in of_side[TRAIN]
+            for test in of_side[TEST]
             if meanings[train].comparable(meanings[test])
         ]
         if pairs:
@@ -563,26 +565,38 @@ def _rank_of_pair(train: Meaning, test: Meaning) -> tuple[Any, ...]:
 def _numbers(table: Table, column: str) -> tuple[Series, str]:
     """Return the cells as floats, NaN where nothing was measured, and an error for the first that is no number."""
     entries = table.columns[column]
+    numbers, wrong = _parsed(entries)
+    numbers[np.abs(numbers) > _TOO_LARGE] *= np.inf
+    error = ""
+    if len(wrong):
+        shown = repr(entries[wrong[0]])[: tables.SHOWN]
+        error = f"{table.name}: {table.place(wrong[0])}, column {column}: found {shown}; expected a number"
+    return numbers, error
+
+
+def _parsed(entries: Sequence[Any]) -> tuple[Series, list[int]]:
+    """Return cells as floats, NaN for empty ones and ``_NOT_FINITE`` for NaN, and the places of those that are none."""
+    numbers = np.full(len(entries), np.nan)
+    wrong: list[int] = []
+    places = [i for i, cell in enumerate(entries) if cell is not None and cell != ""]
+    cells = [entries[i] for i in places]
     try:
-        numbers = np.array([float(cell) for cell in entries])
-        plain = not any(isinstance(cell, bool) for cell in entries)
+        found = np.array(list(map(float, cells)))
+        plain = bool not in set(map(type, cells))
     except (TypeError, ValueError, OverflowError):
         plain = False
-    if not plain:
-        numbers = np.full(len(entries), np.nan)
-        for i, cell in enumerate(entries):
-            content = cell.strip() if isinstance(cell, str) else cell
-            if content is None or (isinstance(content, str) and content.lower() in _MISSING):
-                continue
-            number = _number(content)
-            if number is None:
-                shown = repr(cell)[: tables._SHOWN]
-                return numbers, f"{table.name}: {table.place(i)}, column {column}: found {shown}; expected a number"
+    if plain:
+        numbers[places] = np.where(np.isnan(found), _NOT_FINITE, found)
+        return numbers, wrong
+    for i, cell in zip(places, cells, strict=True):
+        if isinstance(cell, str) and cell.strip().lower() in _MISSING:
+            continue
+        number = _number(cell)
+        if number is None:
+            wrong.append(i)
+        else:
             numbers[i] = _NOT_FINITE if np.isnan(number) else number
-    else:
-        numbers[np.isnan(numbers)] = _NOT_FINITE
-    numbers[(numbers != _NOT_FINITE) & (np.abs(numbers) > _TOO_LARGE)] = np.inf
-    return numbers, ""
+    return numbers, wrong
 
 
 def _number(content: Any) -> float | None:
@@ -624,7 +638,7 @@ def _to_percent(
     fractions = [figure for figure in unsigned if largest[figure] <= 1 + _ROUNDING]
     if 0 < len(fractions) < len(unsigned):
         small, large = fractions[0], next(figure for figure in unsigned if figure not in fractions)
-        if 100 * largest[small] > 0.2 * largest[large]:
+        if small == "train_acc" or 100 * largest[small] <= _FACTOR * largest[large]:
             raise NoLog(
                 f"{table.name}: found {chosen[small]} up to {largest[small]:.4g} and {chosen[large]} up to "
                 f"{largest[large]:.4g}: the first is either a fraction ({100 * largest[small]:.4g} %) or in percent "
@@ -668,9 +682,9 @@ def _check_scale(table: Table, column: str, values: Series) -> None:
     if jumps.any():
         i = int(np.argmax(jumps))
         raise NoLog(
-            f"{table.name}: column {column}: found {before[i]:.4g} in {table.place(int(rows[i]))} and {after[i]:.4g} in "
-            f"{table.place(int(rows[i + 1]))}: {low[i]:.4g} is either a fraction ({100 * low[i]:.4g} %) or in percent; "
-            "write the whole column in one scale"
+            f"{table.name}: column {column}: found {before[i]:.4g} in {table.place(int(rows[i]))} and {after[i]:.4g} "
+            f"in {table.place(int(rows[i + 1]))}: {low[i]:.4g} is either a fraction ({100 * low[i]:.4g} %) or in "
+            "percent; write the whole column in one scale"
         )
 
 
@@ -699,7 +713,7 @@ def _segments(
     step = _index(table, rows, _index_columns(table, names.STEPS))
     counted = epoch if epoch is not None else step
     if counted is None:
-        counted = _index(table, rows, [c for c in table.columns if c.strip().lower() in tables._INDEX_NAMES])
+        counted = _index(table, rows, [c for c in table.columns if c.strip().lower() in tables.INDEX_NAMES])
     if counted is None:
         counted = np.arange(len(rows), dtype=np.float64)
     unit = "epoch" if epoch is not None or step is None else "step"
@@ -722,14 +736,11 @@ def _index(table: Table, rows: NDArray[np.intp], columns: Sequence[str]) -> Seri
         entries = table.columns[column]
         if len(entries) <= rows[-1]:
             raise NoLog(f"{table.name}: found {len(entries)} entries in {column}, but {rows[-1] + 1} figures")
-        numbers = np.full(len(entries), np.nan)
-        for i, cell in enumerate(entries):
-            number = None if cell is None else _number(cell)
-            if number is None and isinstance(cell, str):
-                digits = re.search(r"\d{1,15}", cell)
-                number = float(digits[0]) if digits else None
-            if number is not None and abs(number) < 2**53:
-                numbers[i] = number
+        numbers, wrong = _parsed(entries)
+        for i in wrong:  # "3/20" and "epoch 3" count as well
+            digits = re.search(r"\d{1,15}", entries[i]) if isinstance(entries[i], str) else None
+            numbers[i] = float(digits[0]) if digits else np.nan
+        numbers[np.abs(numbers) > 2.0**53] = np.nan
         known = np.flatnonzero(~np.isnan(numbers))
         if len(known):
             places = np.maximum(np.searchsorted(known, np.arange(len(numbers)), side="right") - 1, 0)
@@ -760,7 +771,9 @@ def _restarts(
                 notes.append("epochs were repeated after a restart: the later figures are read")
             elif _goes_on(series, earlier, rows):
                 epochs = epochs + (before.max() + 1 - epochs.min())
-                notes.append("epoch numbers start again, so the log is read as one continued run with epochs counted on")
+                notes.append(
+                    "epoch numbers start again, so the log is read as one continued run with epochs counted on"
+                )
             else:
                 runs.append((rows, epochs))
                 continue
@@ -786,12 +799,14 @@ def _starts(counted: Series, series: Mapping[str, Series]) -> list[int]:
 
 
 def _goes_on(series: Mapping[str, Series], earlier: NDArray[np.intp], later: NDArray[np.intp]) -> bool:
-    """Return whether a figure begins in ``later`` nearer to its last value than to its first value in ``earlier``."""
+    """Return whether every figure begins in ``later`` where it ended in ``earlier``: within two of its last steps."""
+    near = []
     for values in series.values():
         old, new = (values[rows][np.isfinite(values[rows])] for rows in (earlier, later))
-        if len(old) and len(new):
-            return bool(abs(new[0] - old[-1]) < abs(new[0] - old[0]))
-    return False
+        if len(old) > 1 and len(new):
+            jump = abs(new[0] - old[-1])
+            near.append(jump < abs(new[0] - old[0]) and jump <= 2 * np.abs(np.diff(old[-4:])).max())
+    return bool(near) and all(near)
 
 
 def _points(
@@ -807,16 +822,17 @@ def _points(
     whole = np.ceil(x - 1e-6) if by_epoch and (x % 1).any() else x
     if by_epoch and np.count_nonzero(measured) <= _OFTEN * len(np.unique(whole[measured])):
         return whole, unit
-    if by_epoch:
-        if steps is not None:
-            x, unit = steps, "step"
-        elif whole is x:
-            x, unit = np.arange(len(x), dtype=np.float64), "row"
+    if by_epoch and steps is not None:
+        x, unit = steps, "step"
+    elif by_epoch and whole is x:
+        x, unit = np.arange(len(x), dtype=np.float64), "validation"
     training = [values for figure, values in series.items() if figure.startswith("train")]
     if not measured.any() or any((measured & ~np.isnan(values)).any() for values in training):
         return x, unit
     grid = np.unique(x[measured])
     following = np.searchsorted(grid, x)
+    if steps is None and whole is x:  # rows count nothing: number the validations
+        return following.astype(np.float64), unit
     return np.append(grid, max(x.max(), grid[-1]))[following], unit
 
 

@@ -8,19 +8,25 @@ from functools import lru_cache
 
 TRAIN, TEST = "train", "test"
 
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _SIDES = {
     TRAIN: "train training trained trn tr learn fit",
-    TEST: "val valid validation validate validating vld va dev eval evaluation evaluate holdout oof test testing tst te",
+    TEST: "val valid validation validate vld va dev eval evaluation evaluate holdout oof test testing tst te",  # codespell:ignore te
 }
 SIDE_OF = {word: side for side, words in _SIDES.items() for word in words.split()}
 """The set that a word names."""
+_OF_TEST = ("test", "testing", "tst", "te")  # codespell:ignore te
 
 # Figures that are minimised, then those that are maximised, in the order in which they are preferred.
 _KINDS = {
     "loss": "loss losses cost",
     "cross entropy": "logloss mlogloss nll ce bce xent crossentropy deviance perplexity ppl",
     "squared error": "mse rmse msle rmsle l2",
-    "absolute error": "mae l1 mape huber quantile",
+    "absolute error": "mae l1 mape huber quantile",  # codespell:ignore mape
     "R2": "r2 r2score",
     "accuracy": "acc accuracy accuracies accs top1 acc1 prec1",
     "error rate": "error err errors merror errs",
@@ -33,7 +39,7 @@ _ACCURACIES = ("accuracy", "error rate", "F1", "AUC", "overlap")
 
 _PHRASES = (
     (r"root mean squared? (log(arithmic)? )?error", "rmse"),
-    (r"mean absolute percentage error", "mape"),
+    (r"mean absolute percentage error", "mape"),  # codespell:ignore mape
     (r"(mean )?squared (log(arithmic)? )?error", "mse"),
     (r"(mean )?abs(olute)? error", "mae"),
     (r"(negative )?log likelihood", "nll"),
@@ -48,23 +54,23 @@ _PHRASES = (
 _TOP = re.compile(r"(?:top|(?:acc|accuracy|prec|precision|err|error)[\s_-]*@)[\s_@-]*(\d+)")
 
 # Words of columns that are no figure of an epoch: settings, times, and statistics of a figure.
-_OTHER = frozenset(
-    "lr rate learning time times second seconds sec runtime duration grad gradient norm best min max std stdv stddev var "
-    "patience scale scaler weight weights gap diff difference delta samples memory eta count num size target threshold "
-    "improvement lower upper wall date momentum precision recall".split()
+_OTHER = _set(
+    "lr rate learning time times second seconds sec runtime duration grad gradient norm best min max std stdv stddev "
+    "var patience scale scaler weight weights gap diff difference delta samples memory eta count num size target "
+    "threshold improvement lower upper wall date momentum precision recall"
 )
-_FILLERS = frozenset(
+_FILLERS = _set(
     "avg average mean total overall running epoch step global metric metrics score scores history log logs value final "
     "current cur multi binary categorical sparse softmax classification micro macro weighted the of on set data model "
-    "results result per s pct percent percentage sample".split()
+    "results result per s pct percent percentage sample"
 )
 EPOCHS = frozenset(["epoch", "epochs", "ep"])
-STEPS = frozenset("step steps iter iters iteration iterations round rounds batch it update updates".split())
-_INDEX_FILLERS = frozenset("num number n no nr current cur global trainer idx index train training boosting".split())
-_RUNS = frozenset("fold folds kfold run runs seed trial repeat repetition replicate experiment exp".split())
-_RUN_FILLERS = frozenset("id name number num no idx index cv k n random state".split())
-SIDE_COLUMNS = frozenset("phase mode split stage subset dataset partition set data part side".split())
-METRIC_COLUMNS = frozenset("metric metrics name tag key variable measure".split())
+STEPS = _set("step steps iter iters iteration iterations round rounds batch it update updates")
+_INDEX_FILLERS = _set("num number n no nr current cur global trainer idx index train training boosting")
+_RUNS = _set("fold folds kfold run runs seed trial repeat repetition replicate experiment exp")
+_RUN_FILLERS = _set("id name number num no idx index cv k n random state")
+SIDE_COLUMNS = _set("phase mode split stage subset dataset partition set data part side")
+METRIC_COLUMNS = _set("metric metrics name tag key variable measure")
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def words(name: str) -> tuple[str, ...]:
     """Return the words of a name in lower case, phrases such as "mean squared error" as one word."""
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name[:500])
     name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1 \2", name).lower()
-    name = _TOP.sub(lambda match: match[0].partition("top")[0].partition("@")[0] + f" top{match[1]} ", name)
+    name = _TOP.sub(lambda match: f"{'error ' if match[0].startswith('err') else ' '}top{match[1]} ", name)
     found: list[str] = []
     for word in re.findall(r"[^\W\d_]+\d*|\d+", name):
         found += _split(word)
@@ -131,6 +137,16 @@ def _split(word: str) -> tuple[str, ...]:
 @lru_cache(4096)
 def meaning(name: str) -> Meaning | None:
     """Return what the name of a column means; None if it is no figure.
+
+    Parameters
+    ----------
+    name
+        The name of a column.
+
+    Returns
+    -------
+    Meaning or None
+        The figure and its set.
 
     Examples
     --------
@@ -156,7 +172,7 @@ def meaning(name: str) -> Meaning | None:
         figure="acc" if kind in _ACCURACIES else "loss",
         kind=kind,
         side=SIDE_OF[sides[-1]] if sides else "",
-        of_test=bool(sides) and sides[-1] in ("test", "testing", "tst", "te"),
+        of_test=bool(sides) and sides[-1] in _OF_TEST,
         extra=tuple(word for word in parts if word not in known),
         of_step=not STEPS.isdisjoint(parts),
         percent="%" in name or not {"pct", "percent", "percentage"}.isdisjoint(parts),

@@ -18,7 +18,7 @@ GOOD = 90.0
 INVERTED = -2.0
 """Gap in percentage points below which to suspect the measurement first: test accuracy exceeds training accuracy."""
 RISE = 0.01
-"""Smallest change of a smoothed loss that counts as a rise or fall, as a fraction of it, however smooth the curve is."""
+"""Smallest rise or fall of a smoothed loss that counts, as a fraction of it, however smooth the curve is."""
 LOSS_GAP = 0.2
 """Gap between test and training loss in the best epoch, as a fraction of the test loss, from which a run without both
 accuracies should get moderate regularisation. A rule of thumb: losses of different tasks do not compare."""

@@ -25,10 +25,12 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".log")
 """Names of files that are read from a folder end so; event files contain ``EVENTS``."""
 EVENTS = "tfevents"
 
-_SHOWN = 160  # most characters of a file that an error message quotes
+SHOWN = 160
+"""Most characters of a file that an error message quotes."""
+INDEX_NAMES = ("", "index", "unnamed: 0")
+"""Names of the column of row numbers of a ``pandas.DataFrame``."""
 _DEPTH = 8  # most nested levels of JSON that are searched
 _EXPORT = re.compile(r"run-(?P<run>.*?)-?tag-(?P<tag>.+)", re.IGNORECASE)  # file of TensorBoard's CSV export
-_INDEX_NAMES = ("", "index", "unnamed: 0")  # the row numbers of a pandas.DataFrame
 
 
 class NoLog(ValueError):
@@ -53,14 +55,15 @@ class Table:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return max(map(len, self.columns.values()), default=0)
 
 
 def listed(found: Iterable[str]) -> str:
     """Return names as one line of bounded length."""
-    shown = ", ".join(name.strip()[:_SHOWN] or "''" for name in found)
+    shown = ", ".join(name.strip()[:SHOWN] or "''" for name in found)
     shown = shown if shown.isprintable() else repr(shown)
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+    return shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
 
 
 def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
@@ -94,7 +97,7 @@ def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
         content = file.read(LIMIT + 1)
     if len(content) > LIMIT:
         raise NoLog(f"{name}: found more than {LIMIT >> 20} MiB; expected a log up to that size, such as one by epoch")
-    text = _decoded(name, content).strip("\ufeff")
+    text = _decoded(name, content).replace("\ufeff", "")
     start = text.lstrip()[:1]
     if not start:
         raise NoLog(f"{name}: found an empty file; expected a training log as CSV or JSON")
@@ -140,7 +143,7 @@ def _from_csv(name: str, text: str, wanted: Collection[str]) -> Table:
     width = 0
     try:
         for row in reader:
-            if not width or _is_header(row, table.columns):
+            if not width or (row and not row[0][:1].isdigit() and _is_header(row, table.columns)):
                 width, kept = len(row), _headed(row, table, wanted, len(numbers))
                 continue
             if not row or (len(row) == 1 and not row[0].strip()):
@@ -199,7 +202,7 @@ def matters(column: str) -> bool:
     parts = names.words(column)
     return (
         names.meaning(column) is not None
-        or column.strip().lower() in _INDEX_NAMES
+        or column.strip().lower() in INDEX_NAMES
         or names.is_index(column, names.EPOCHS)
         or names.is_index(column, names.STEPS)
         or names.is_run(column)
@@ -232,12 +235,14 @@ def _from_json(name: str, text: str) -> list[Table]:
         raise
     except ValueError as error:
         if not str(error).startswith("Extra data"):
-            raise NoLog(f"{name}: found broken JSON: {str(error)[:_SHOWN]}") from None
+            raise NoLog(f"{name}: found broken JSON: {str(error)[:SHOWN]}") from None
     return [_from_json_lines(name, text)]
 
 
 def _from_json_lines(name: str, text: str) -> Table:
-    records, numbers, notes = [], [], []
+    records: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    notes: list[str] = []
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -248,7 +253,7 @@ def _from_json_lines(name: str, text: str) -> Table:
             if number == len(lines) and records:
                 notes.append("the last line is cut off, and left out")
                 break
-            raise NoLog(f"{name}: line {number} is broken JSON: {str(error)[:_SHOWN]}") from None
+            raise NoLog(f"{name}: line {number} is broken JSON: {str(error)[:SHOWN]}") from None
         if not isinstance(record, dict):
             raise NoLog(f"{name}: found {type(record).__name__} in line {number}; expected a JSON object per line")
         records.append(record)
@@ -290,7 +295,7 @@ def _from_object(name: str, content: Any) -> list[Table]:
             return [_from_records(name, [{"epoch": re.sub(r"\D", "", key), **value} for key, value in keyed.items()])]
         return [_from_records(name, [content])]
     found = listed(map(str, content)) if isinstance(content, dict) else f"a JSON {type(content).__name__}"
-    raise NoLog(f"{name}: found {found or 'nothing'}, and no list of figures among them")
+    raise NoLog(f"{name}: found {found or 'nothing'}, and no list of figures among them; expected some of each epoch")
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -334,7 +339,7 @@ def _from_records(name: str, records: Sequence[Mapping[str, Any]], path: tuple[s
 
 
 def _names_run(part: str) -> bool:
-    return part.isdigit() or names.is_run(part)
+    return part.isdigit() or names.is_run(re.sub(r"\d+", "", part))
 
 
 def _from_lists(name: str, lists: Mapping[tuple[str, ...], list[Any]]) -> list[Table]:
@@ -342,7 +347,10 @@ def _from_lists(name: str, lists: Mapping[tuple[str, ...], list[Any]]) -> list[T
     first_parts = {
         path[0]
         for path in lists
-        if len(path) > 1 and names.meaning("/".join(path[1:])) and not names.side(path[0]) and not names.meaning(path[0])
+        if len(path) > 1
+        and names.meaning("/".join(path[1:]))
+        and not names.side(path[0])
+        and not names.meaning(path[0])
     }
     tables: dict[str, Table] = {}
     for path, cells in lists.items():
@@ -361,6 +369,18 @@ def _from_lists(name: str, lists: Mapping[tuple[str, ...], list[Any]]) -> list[T
 
 def read_events(folder: str, files: Sequence[str]) -> Table:
     """Return the scalars of the event files of a folder, one row for each scalar and step.
+
+    Parameters
+    ----------
+    folder
+        The folder; its name may be that of a set, such as ``validation``.
+    files
+        The event files.
+
+    Returns
+    -------
+    Table
+        A column for the steps and one for each scalar of a known name.
 
     Raises
     ------
@@ -389,7 +409,7 @@ def read_events(folder: str, files: Sequence[str]) -> Table:
                         if number.dtype.kind in "fiu":
                             points.setdefault(value.tag, []).append((event.step, float(number)))
         except Exception as error:  # the loader raises what it meets in a broken file
-            raise NoLog(f"{file}: found a broken event file: {str(error)[:_SHOWN]!r}") from None
+            raise NoLog(f"{file}: found a broken event file: {str(error)[:SHOWN]!r}") from None
     return _from_points(files[0], os.path.basename(folder), points)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import textwrap
 
@@ -146,8 +147,9 @@ def _advice(options: argparse.Namespace) -> Advice:
 def _print(console: Console, advice: Advice) -> None:
     console.line(f"{advice.regime}: {_figures_line(advice)}")
     _paragraph(console, advice.summary)
+    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
     for run in advice.runs:
-        _paragraph(console, f"{run.name}: {run.regime}: {_figures_line(run)}", "   ")
+        _paragraph(console, f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}", "   ")
     if advice.history is not None:
         console.line()
         for line in _history_lines(advice.history, len(advice.runs)):
