@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cregkit._files import Path
 from cregkit.advice import names, tables
 from cregkit.advice.names import TEST, TRAIN, Meaning
-from cregkit.advice.tables import NoLog, Table
+from cregkit.advice.tables import Table
 
 Series: TypeAlias = NDArray[np.float64]
 
@@ -176,10 +176,12 @@ def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
             else:
                 found = tables.read(files[0], tuple((columns or {}).values()))
             runs += _runs_of(found, columns)
-        except NoLog as error:
+        except ValueError as error:
             reasons.append(str(error))
     if not runs:
-        raise NoLog(reasons[0] if reasons else f"{folder}: found no log in this folder; expected CSV or JSON files")
+        raise ValueError(
+            reasons[0] if reasons else f"{folder}: found no log in this folder; expected CSV or JSON files"
+        )
     return _without_copies(runs)
 
 
@@ -191,7 +193,7 @@ def _logs_of(folder: str) -> Iterator[tuple[str, list[str]]]:
         paths = [os.path.join(place, file) for file in sorted(files)]
         count += len(paths)
         if count > _MOST_FILES:
-            raise NoLog(f"{folder}: found over {_MOST_FILES} files; expected a folder of logs")
+            raise ValueError(f"{folder}: found over {_MOST_FILES} files; expected a folder of logs")
         events = [path for path in paths if tables.EVENTS in os.path.basename(path)]
         if events:
             yield place, events
@@ -264,7 +266,7 @@ def _judged(runs: Sequence[Run]) -> list[Run]:
     if not judged:
         run = runs[0]
         found = ", ".join(f"{figure} in {tables.listed([column])}" for figure, column in run.columns.items())
-        raise NoLog(f"{run.name}: found {found}, and no figure of the validation or test set; {NEEDED}")
+        raise ValueError(f"{run.name}: found {found}, and no figure of the validation or test set; {NEEDED}")
     left = [run.name for run in runs if not run.judged]
     if left:
         note = f"left out {tables.listed(left)}: no figures of the validation or test set"
@@ -305,7 +307,7 @@ def _wide(table: Table) -> Table:
         for i, (cell, label, part) in enumerate(zip(cells, labels, of_set, strict=False)):
             full = f"{part}/{label}" if part and not names.side(label) else label
             if len(wide) > 1000:
-                raise NoLog(f"{table.name}: found over 1000 kinds of figures; expected a few")
+                raise ValueError(f"{table.name}: found over 1000 kinds of figures; expected a few")
             if names.meaning(full):
                 wide.setdefault(full, [None] * table.rows)[i] = cell
     return replace(table, columns=wide)
@@ -366,6 +368,8 @@ def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
             series[figure] = np.where(np.isfinite(series[figure]), 1 - series[figure], series[figure])
             notes.append(f"{chosen[figure]} is judged as a loss, 1 - R2")
     _to_percent(table, chosen, kinds, series, own, notes)
+    if all(np.isnan(values).all() for values in series.values()):
+        raise ValueError(f"{table.name}: found {tables.listed(chosen.values())} without figures; {NEEDED}")
     while_training = source in ("Keras log", "Lightning log", "Hugging Face log")
     base = f"{table.name}: {table.run}" if table.run else table.name
     runs = []
@@ -387,8 +391,6 @@ def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
                     notes=tuple(dict.fromkeys((*table.notes, *notes))),
                 )
             )
-    if not runs:
-        raise NoLog(f"{table.name}: found {tables.listed(chosen.values())} without figures; {NEEDED}")
     return runs
 
 
@@ -443,7 +445,7 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
     given = {figure: column for figure, column in columns.items() if figure in FIGURES}
     for figure, column in columns.items():
         if column not in table.columns:
-            raise NoLog(f"{table.name}: found {_found(table)}, and no column {column!r} for {figure}")
+            raise ValueError(f"{table.name}: found {_found(table)}, and no column {column!r} for {figure}")
     meanings = {
         column: meaning
         for column, entries in table.columns.items()
@@ -451,7 +453,7 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
     }
     if not meanings and not given:
         known = any(map(names.meaning, table.columns))
-        raise NoLog(f"{table.name}: found {_found(table)}{' without a figure in them' if known else ''}; {NEEDED}")
+        raise ValueError(f"{table.name}: found {_found(table)}{' without a figure in them' if known else ''}; {NEEDED}")
     cells, wrong = {}, {}
     _even_lengths(table, [*meanings, *given.values()])
     for column in dict.fromkeys([*meanings, *given.values()]):
@@ -465,9 +467,9 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
     chosen = {figure: chosen[figure] for figure in FIGURES if figure in chosen}
     for column in chosen.values():
         if wrong[column]:
-            raise NoLog(wrong[column])
+            raise ValueError(wrong[column])
     if not any(counts[column] for column in chosen.values()):
-        raise NoLog(f"{table.name}: found {_found(table)} without a figure in them; {NEEDED}")
+        raise ValueError(f"{table.name}: found {_found(table)} without a figure in them; {NEEDED}")
     for figure, column in chosen.items():
         meaning = sided.get(column)
         if meaning is None or figure in given:
@@ -492,7 +494,7 @@ def _even_lengths(table: Table, columns: Sequence[str]) -> None:
         step, rest = divmod(rows, length) if length else (1, 0)
         if rest or (step > 1 and length < 2):
             shown = ", ".join(f"{tables.listed([name])} {number}" for name, number in list(lengths.items())[:8])
-            raise NoLog(f"{table.name}: found columns of different lengths: {shown}; expected one entry per epoch")
+            raise ValueError(f"{table.name}: found columns of different lengths: {shown}; expected one entry per epoch")
         if step > 1:
             spread: list[Any] = [None] * rows
             spread[step - 1 :: step] = table.columns[column]
@@ -639,7 +641,7 @@ def _to_percent(
     if 0 < len(fractions) < len(unsigned):
         small, large = fractions[0], next(figure for figure in unsigned if figure not in fractions)
         if small == "train_acc" or 100 * largest[small] <= _FACTOR * largest[large]:
-            raise NoLog(
+            raise ValueError(
                 f"{table.name}: found {chosen[small]} up to {largest[small]:.4g} and {chosen[large]} up to "
                 f"{largest[large]:.4g}: the first is either a fraction ({100 * largest[small]:.4g} %) or in percent "
                 f"({largest[small]:.4g} %); write both in one scale, or % in the name of a column in percent"
@@ -653,7 +655,7 @@ def _to_percent(
         wrong = (values < 0) | (values > limit + _ROUNDING)
         if wrong.any():
             i = int(np.argmax(wrong))
-            raise NoLog(
+            raise ValueError(
                 f"{table.name}: {table.place(i)}, column {chosen[figure]}: found an accuracy of "
                 f"{values[i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
             )
@@ -681,7 +683,7 @@ def _check_scale(table: Table, column: str, values: Series) -> None:
     jumps = (low >= 0.2) & (low <= 1) & (high > _JUMP[0] * low) & (high < _JUMP[1] * low)
     if jumps.any():
         i = int(np.argmax(jumps))
-        raise NoLog(
+        raise ValueError(
             f"{table.name}: column {column}: found {before[i]:.4g} in {table.place(int(rows[i]))} and {after[i]:.4g} "
             f"in {table.place(int(rows[i + 1]))}: {low[i]:.4g} is either a fraction ({100 * low[i]:.4g} %) or in "
             "percent; write the whole column in one scale"
@@ -735,7 +737,7 @@ def _index(table: Table, rows: NDArray[np.intp], columns: Sequence[str]) -> Seri
     for column in columns:
         entries = table.columns[column]
         if len(entries) <= rows[-1]:
-            raise NoLog(f"{table.name}: found {len(entries)} entries in {column}, but {rows[-1] + 1} figures")
+            raise ValueError(f"{table.name}: found {len(entries)} entries in {column}, but {rows[-1] + 1} figures")
         numbers, wrong = _parsed(entries)
         for i in wrong:  # "3/20" and "epoch 3" count as well
             digits = re.search(r"\d{1,15}", entries[i]) if isinstance(entries[i], str) else None
@@ -759,7 +761,9 @@ def _restarts(
     """
     starts = _starts(counted, series)
     if len(starts) > _MOST_RESTARTS:
-        raise NoLog(f"{table.name}: found {len(starts)} places where epoch numbers go back; expected ascending epochs")
+        raise ValueError(
+            f"{table.name}: found {len(starts)} places where epoch numbers go back; expected ascending epochs"
+        )
     runs: list[tuple[NDArray[np.intp], Series]] = []
     for start, end in pairwise([0, *starts, len(counted)]):
         rows, epochs = np.arange(start, end), counted[start:end]

@@ -15,7 +15,8 @@ def _set(text: str) -> frozenset[str]:
 
 _SIDES = {
     TRAIN: "train training trained trn tr learn fit",
-    TEST: "val valid validation validate vld va dev eval evaluation evaluate holdout oof test testing tst te",  # codespell:ignore te
+    TEST: "val valid validation validate vld va dev eval evaluation evaluate holdout oof "
+    "test testing tst te",  # codespell:ignore te
 }
 SIDE_OF = {word: side for side, words in _SIDES.items() for word in words.split()}
 """The set that a word names."""

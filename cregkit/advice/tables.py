@@ -33,10 +33,6 @@ _DEPTH = 8  # most nested levels of JSON that are searched
 _EXPORT = re.compile(r"run-(?P<run>.*?)-?tag-(?P<tag>.+)", re.IGNORECASE)  # file of TensorBoard's CSV export
 
 
-class NoLog(ValueError):
-    """A file that is not a training log; the message is one line."""
-
-
 @dataclass
 class Table:
     """The raw cells of one log, or of one run of it."""
@@ -87,8 +83,8 @@ def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
         The file is missing or cannot be read.
     ImportError
         An event file needs TensorBoard.
-    NoLog
-        The file is not a log.
+    ValueError
+        The file is not a log; the message is one line.
     """
     name = os.fspath(path)
     if EVENTS in os.path.basename(name):
@@ -96,11 +92,13 @@ def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
     with open(path, "rb") as file:
         content = file.read(LIMIT + 1)
     if len(content) > LIMIT:
-        raise NoLog(f"{name}: found more than {LIMIT >> 20} MiB; expected a log up to that size, such as one by epoch")
+        raise ValueError(
+            f"{name}: found more than {LIMIT >> 20} MiB; expected a log up to that size, such as one by epoch"
+        )
     text = _decoded(name, content).replace("\ufeff", "")
     start = text.lstrip()[:1]
     if not start:
-        raise NoLog(f"{name}: found an empty file; expected a training log as CSV or JSON")
+        raise ValueError(f"{name}: found an empty file; expected a training log as CSV or JSON")
     return _from_json(name, text) if start in "{[" else [_from_csv(name, text, wanted)]
 
 
@@ -120,7 +118,7 @@ def _decoded(name: str, content: bytes) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise NoLog(f"{name}: found a binary file; expected a training log as CSV or JSON text in UTF-8 or UTF-16")
+        raise ValueError(f"{name}: found a binary file; expected a training log as CSV or JSON text in UTF-8 or UTF-16")
     return text if "\n" in text else text.replace("\r", "\n")
 
 
@@ -150,7 +148,7 @@ def _from_csv(name: str, text: str, wanted: Collection[str]) -> Table:
                 continue
             line = reader.line_num + skipped
             if len(row) > width and any(cell.strip() for cell in row[width:]):
-                raise NoLog(
+                raise ValueError(
                     f"{name}: found {len(row)} cells in line {line} and {width} in the header; "
                     "expected a training log as CSV with a cell per column"
                 )
@@ -158,7 +156,7 @@ def _from_csv(name: str, text: str, wanted: Collection[str]) -> Table:
                 cells.append(row[i] if i < len(row) else "")
             numbers.append(line)
     except csv.Error as error:
-        raise NoLog(f"{name}: line {reader.line_num + skipped} is not CSV: {error}") from None
+        raise ValueError(f"{name}: line {reader.line_num + skipped} is not CSV: {error}") from None
     for _, cells in kept:
         cells += [""] * (len(numbers) - len(cells))
     _name_of_export(table)
@@ -228,15 +226,14 @@ def _name_of_export(table: Table) -> None:
 
 def _from_json(name: str, text: str) -> list[Table]:
     try:
-        return _from_object(name, json.loads(text))
+        content = json.loads(text)
     except RecursionError:
-        raise NoLog(f"{name}: found broken JSON: too deep") from None
-    except NoLog:
-        raise
+        raise ValueError(f"{name}: found broken JSON: too deep") from None
     except ValueError as error:
-        if not str(error).startswith("Extra data"):
-            raise NoLog(f"{name}: found broken JSON: {str(error)[:SHOWN]}") from None
-    return [_from_json_lines(name, text)]
+        if str(error).startswith("Extra data"):
+            return [_from_json_lines(name, text)]
+        raise ValueError(f"{name}: found broken JSON: {str(error)[:SHOWN]}") from None
+    return _from_object(name, content)
 
 
 def _from_json_lines(name: str, text: str) -> Table:
@@ -253,9 +250,9 @@ def _from_json_lines(name: str, text: str) -> Table:
             if number == len(lines) and records:
                 notes.append("the last line is cut off, and left out")
                 break
-            raise NoLog(f"{name}: line {number} is broken JSON: {str(error)[:SHOWN]}") from None
+            raise ValueError(f"{name}: line {number} is broken JSON: {str(error)[:SHOWN]}") from None
         if not isinstance(record, dict):
-            raise NoLog(f"{name}: found {type(record).__name__} in line {number}; expected a JSON object per line")
+            raise ValueError(f"{name}: found {type(record).__name__} in line {number}; expected a JSON object per line")
         records.append(record)
         numbers.append(number)
     table = _from_records(name, records)
@@ -266,7 +263,9 @@ def _from_json_lines(name: str, text: str) -> Table:
 
 def _from_object(name: str, content: Any) -> list[Table]:
     if isinstance(content, list) and not any(isinstance(entry, dict) for entry in content):
-        raise NoLog(f"{name}: found a JSON list of {len(content)} that are no objects; expected an object per epoch")
+        raise ValueError(
+            f"{name}: found a JSON list of {len(content)} that are no objects; expected an object per epoch"
+        )
     if isinstance(content, dict) and isinstance(content.get("log_history"), list):
         table = _from_records(name, [entry for entry in content["log_history"] if isinstance(entry, dict)])
         table.source = "Hugging Face log"
@@ -295,7 +294,9 @@ def _from_object(name: str, content: Any) -> list[Table]:
             return [_from_records(name, [{"epoch": re.sub(r"\D", "", key), **value} for key, value in keyed.items()])]
         return [_from_records(name, [content])]
     found = listed(map(str, content)) if isinstance(content, dict) else f"a JSON {type(content).__name__}"
-    raise NoLog(f"{name}: found {found or 'nothing'}, and no list of figures among them; expected some of each epoch")
+    raise ValueError(
+        f"{name}: found {found or 'nothing'}, and no list of figures among them; expected some of each epoch"
+    )
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -386,7 +387,7 @@ def read_events(folder: str, files: Sequence[str]) -> Table:
     ------
     ImportError
         TensorBoard is not installed.
-    NoLog
+    ValueError
         The files are too large, broken, or without scalars.
     """
     try:
@@ -398,7 +399,9 @@ def read_events(folder: str, files: Sequence[str]) -> Table:
         ) from error
     size = sum(map(os.path.getsize, files))
     if size > EVENTS_LIMIT:
-        raise NoLog(f"{files[0]}: found event files of {size >> 20} MiB; expected at most {EVENTS_LIMIT >> 20} MiB")
+        raise ValueError(
+            f"{files[0]}: found event files of {size >> 20} MiB; expected at most {EVENTS_LIMIT >> 20} MiB"
+        )
     points: dict[str, list[tuple[int, float]]] = {}
     for file in sorted(files):
         try:
@@ -409,13 +412,13 @@ def read_events(folder: str, files: Sequence[str]) -> Table:
                         if number.dtype.kind in "fiu":
                             points.setdefault(value.tag, []).append((event.step, float(number)))
         except Exception as error:  # the loader raises what it meets in a broken file
-            raise NoLog(f"{file}: found a broken event file: {str(error)[:SHOWN]!r}") from None
+            raise ValueError(f"{file}: found a broken event file: {str(error)[:SHOWN]!r}") from None
     return _from_points(files[0], os.path.basename(folder), points)
 
 
 def _from_points(name: str, folder: str, points: Mapping[str, list[tuple[int, float]]]) -> Table:
     if not points:
-        raise NoLog(f"{name}: found event files without a scalar of a known name, such as val_loss")
+        raise ValueError(f"{name}: found event files without a scalar of a known name, such as val_loss")
     rows = sum(map(len, points.values()))
     of_set = names.side(folder)
     columns: dict[str, list[Any]] = {"step": []}
