@@ -222,7 +222,9 @@ def advise(
         raise TypeError("advise takes train_acc and test_acc or a history, not both")
     runs = _runs(history, columns)
     singles = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
-    return singles[0] if len(singles) == 1 else _together(singles, setting)
+    if len(singles) == 1:
+        return singles[0]
+    return _together([replace(advice, name=run.name) for advice, run in zip(singles, runs, strict=True)], setting)
 
 
 def prompt() -> str:
@@ -301,7 +303,6 @@ def _advice(
         remedies=tuple(_remedies(regime, setting, found)),
         warnings=(*warnings, *_warnings(regime, train, test, gap, setting, found)),
         history=found,
-        name="" if run is None else run.name,
     )
 
 

@@ -28,7 +28,7 @@ NEEDED = (
 )
 OWN = "cregkit history"
 
-_MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>", "missing"])
+_MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>", "missing", "no log"])
 _NOT_FINITE = -np.inf
 """Stands for a NaN in a log until it is known whether nothing was measured there or the training diverged."""
 _TOO_LARGE = 1e150  # a figure beyond it counts as infinite: its square does not fit float64
@@ -356,42 +356,42 @@ def _by_prefix(table: Table) -> list[Table]:
 def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
     """Return the runs of a table whose columns are figures: one, or one for each value of a column such as ``fold``."""
     chosen, cells, notes = _chosen(table, columns)
-    kinds = {figure: names.meaning(column) for figure, column in chosen.items()}
     own = {"train_acc", "test_acc", "gap"} <= {names.canonical(column) for column in table.columns}
     source = OWN if own else table.source or _source(table, chosen)
-    if own:  # files of our history write None for what is not finite
-        for figure in chosen:
-            cells[chosen[figure]] = np.where(np.isnan(cells[chosen[figure]]), _NOT_FINITE, cells[chosen[figure]])
+    series = _figures(table, chosen, cells, own, notes)
+    shared: dict[str, Any] = {
+        "source": source,
+        "columns": chosen,
+        "while_training": source in ("Keras log", "Lightning log", "Hugging Face log"),
+    }
+    runs = []
+    for label, rows in _labels(table, series):
+        part = {figure: values[rows] for figure, values in series.items()}
+        unit, segments = _segments(table, columns.get("epoch"), rows, part, notes)
+        for number, (epochs, points) in enumerate(segments, 1):
+            told = [table.run, label, f"run {number}" if len(segments) > 1 else ""]
+            name = ": ".join(filter(None, [table.name, " ".join(filter(None, told))]))
+            runs.append(_run(points, epochs=epochs, name=name, unit=unit, **shared))
+    every = tuple(dict.fromkeys((*table.notes, *notes)))
+    return [replace(run, notes=every) for run in runs]
+
+
+def _figures(
+    table: Table, chosen: Mapping[str, str], cells: Mapping[str, Series], own: bool, notes: list[str]
+) -> dict[str, Series]:
+    """Return the figures of each row: accuracies in percent, losses as they are; raise if there is none."""
+    kinds = {figure: names.meaning(column) for figure, column in chosen.items()}
     series = {figure: cells[column].copy() for figure, column in chosen.items()}
     for figure, meaning in kinds.items():
+        if own:  # files of our history write None for what is not finite
+            series[figure][np.isnan(series[figure])] = _NOT_FINITE
         if figure.endswith("loss") and meaning is not None and meaning.kind == "R2":
             series[figure] = np.where(np.isfinite(series[figure]), 1 - series[figure], series[figure])
             notes.append(f"{chosen[figure]} is judged as a loss, 1 - R2")
     _to_percent(table, chosen, kinds, series, own, notes)
     if all(np.isnan(values).all() for values in series.values()):
         raise ValueError(f"{table.name}: found {tables.listed(chosen.values())} without figures; {NEEDED}")
-    while_training = source in ("Keras log", "Lightning log", "Hugging Face log")
-    base = f"{table.name}: {table.run}" if table.run else table.name
-    runs = []
-    for label, rows in _labels(table, series):
-        part = {figure: values[rows] for figure, values in series.items()}
-        unit, segments = _segments(table, columns.get("epoch"), rows, part, notes)
-        for number, (epochs, points) in enumerate(segments, 1):
-            told = [label] if label else []
-            told += [f"run {number}"] if len(segments) > 1 else []
-            runs.append(
-                _run(
-                    points,
-                    name=base + (": " if told and not table.run else " " if told else "") + " ".join(told),
-                    source=source,
-                    unit=unit,
-                    epochs=epochs,
-                    columns=chosen,
-                    while_training=while_training,
-                    notes=tuple(dict.fromkeys((*table.notes, *notes))),
-                )
-            )
-    return runs
+    return series
 
 
 def _run(points: Mapping[str, Series], *, epochs: Series, **rest: Any) -> Run:
@@ -602,7 +602,7 @@ def _parsed(entries: Sequence[Any]) -> tuple[Series, list[int]]:
 
 
 def _number(content: Any) -> float | None:
-    """Return a cell as a float: "0,5" and "50 %" are numbers too; None if it is no number."""
+    """Return a cell as a float: "0,5", "50 %" and "tensor(0.5)" are numbers too; None if it is no number."""
     if isinstance(content, bool):
         return None
     try:
@@ -611,7 +611,8 @@ def _number(content: Any) -> float | None:
         pass
     if not isinstance(content, str):
         return None
-    content = content.removesuffix("%").strip()
+    tensor = re.match(r"\s*tensor\(([^,()]{1,40})[,)]", content)
+    content = tensor[1] if tensor else content.strip().removesuffix("%").strip()
     if content.count(",") == 1 and "." not in content:
         content = content.replace(",", ".")
     try:

@@ -133,6 +133,8 @@ def _from_csv(name: str, text: str, wanted: Collection[str]) -> Table:
             break
         skipped += 1
     separator = max(",;\t|", key=first.count)
+    if separator not in first and sum(map(matters, first.lstrip("# ").split())) > 1:
+        separator = " "
     reader = csv.reader(chain([first.lstrip("# ")], lines), delimiter=separator, skipinitialspace=True)
     table = Table(name, {}, source="")
     numbers: list[int] = []
@@ -280,9 +282,16 @@ def _from_object(name: str, content: Any) -> list[Table]:
             records[path] = [entry for entry in value if isinstance(entry, dict)]
         else:
             lists[path] = value
-    of_records = {path: _from_records(name, entries, path) for path, entries in records.items()}
-    useful = [table for table in of_records.values() if any(map(names.meaning, table.columns))]
-    if useful:
+    useful = [
+        table
+        for path in records
+        if any(map(names.meaning, (table := _from_records(name, records[path], path)).columns))
+    ]
+    if useful and any(names.meaning("/".join(path)) for path in lists):  # {"val_loss": [...], "val_metrics": [{...}]}
+        for path, entries in records.items():
+            columns = _from_records(name, entries).columns
+            lists |= {(*path, column): cells for column, cells in columns.items() if names.meaning(column)}
+    elif useful:
         for table in useful if len(useful) == 1 else ():
             table.run = ""
         return useful

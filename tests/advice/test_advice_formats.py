@@ -191,6 +191,17 @@ FORMATS = {
         json.dumps({"train": [{"loss": x} for x in TRAIN_LOSS], "val": [{"loss": x} for x in TEST_LOSS]}),
         LOSSES,
     ),
+    "lists beside records": (
+        json.dumps(
+            {
+                "train_loss": TRAIN_LOSS,
+                "val_loss": TEST_LOSS,
+                "train_metrics": [{"acc": x, "mae": 1.0} for x in TA],
+                "val_metrics": [{"acc": x, "mae": 1.0} for x in VA],
+            }
+        ),
+        ALL,
+    ),
     "numbers in strings": (
         json.dumps([{"loss": str(TRAIN_LOSS[e]), "val_loss": str(TEST_LOSS[e])} for e in range(20)]),
         LOSSES,
@@ -206,6 +217,11 @@ FORMATS = {
     "tabs and decimal commas": (table({"train_loss": TRAIN_LOSS, "val_loss": TEST_LOSS}, "\t", comma), LOSSES),
     "sep= of Excel": ("sep=;\n" + table({"train_loss": TRAIN_LOSS, "val_loss": TEST_LOSS}, ";"), LOSSES),
     "bars": (table({"train_loss": TRAIN_LOSS, "val_loss": TEST_LOSS}, " | "), LOSSES),
+    "spaces": (table({"epoch": epochs(), "train_loss": TRAIN_LOSS, "val_loss": TEST_LOSS}, "  "), LOSSES),
+    "tensors": (
+        table({"train_loss": TRAIN_LOSS, "val_loss": TEST_LOSS}, ";", lambda x: f"tensor({x}, device='cpu')"),
+        LOSSES,
+    ),
     "a comment": ("# run 7, lr 0.1\n" + csv_of(train_loss=TRAIN_LOSS, val_loss=TEST_LOSS), LOSSES),
     "a header of numpy.savetxt": ("# " + csv_of(train_loss=TRAIN_LOSS, val_loss=TEST_LOSS), LOSSES),
     "percent signs": (
