@@ -37,7 +37,8 @@ _FACTOR = 5.0  # a test accuracy that many times the training accuracy is not be
 _JUMP = (40.0, 250.0)  # a factor of an accuracy from row to row that tells a change of scale, about 100
 _OFTEN = 1.5  # validations per epoch from which the steps, not the epochs, are the points of a curve
 _MOST_FILES = 1000
-_MOST_RESTARTS = 500
+_MOST_RUNS = 200
+_MOST_COLUMNS = 300
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _check_columns(columns: Mapping[str, str] | None) -> None:
 def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
     """Return the runs of the logs in a folder and its folders; other files are left out."""
     runs: list[Run] = []
-    reasons: list[str] = []
+    reasons: list[ValueError | ImportError] = []
     for kind, files in _logs_of(folder):
         try:
             if kind:
@@ -176,12 +177,11 @@ def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
             else:
                 found = tables.read(files[0], tuple((columns or {}).values()))
             runs += _runs_of(found, columns)
-        except ValueError as error:
-            reasons.append(str(error))
+        except (ValueError, ImportError) as error:  # an event file does not keep others from being read
+            reasons.append(error)
+    _check_count(folder, len(runs))
     if not runs:
-        raise ValueError(
-            reasons[0] if reasons else f"{folder}: found no log in this folder; expected CSV or JSON files"
-        )
+        raise next(iter(reasons), ValueError(f"{folder}: found no log in this folder; expected CSV or JSON files"))
     return _without_copies(runs)
 
 
@@ -278,11 +278,14 @@ def _judged(runs: Sequence[Run]) -> list[Run]:
 
 
 def _runs_of(found: Sequence[Table], columns: Mapping[str, str] | None) -> list[Run]:
-    runs: list[Run] = []
-    for table in found:
-        for part in _by_prefix(_wide(table)):
-            runs += _runs(part, columns or {})
-    return runs
+    parts = [part for table in found for part in _by_prefix(_wide(table))]
+    _check_count(found[0].name, len(parts))
+    return [run for part in parts for run in _runs(part, columns or {})]
+
+
+def _check_count(name: str, runs: int) -> None:
+    if runs > _MOST_RUNS:
+        raise ValueError(f"{name}: found {runs} runs; expected at most {_MOST_RUNS}")
 
 
 def _wide(table: Table) -> Table:
@@ -304,10 +307,10 @@ def _wide(table: Table) -> Table:
             if column not in (metric, where):
                 wide[column] = cells
             continue
+        if len(set(labels)) > _MOST_COLUMNS:
+            raise ValueError(f"{table.name}: found {len(set(labels))} kinds of figures; expected a few")
         for i, (cell, label, part) in enumerate(zip(cells, labels, of_set, strict=False)):
             full = f"{part}/{label}" if part and not names.side(label) else label
-            if len(wide) > 1000:
-                raise ValueError(f"{table.name}: found over 1000 kinds of figures; expected a few")
             if names.meaning(full):
                 wide.setdefault(full, [None] * table.rows)[i] = cell
     return replace(table, columns=wide)
@@ -451,6 +454,8 @@ def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], d
         for column, entries in table.columns.items()
         if len(entries) and (meaning := names.meaning(column)) is not None
     }
+    if len(meanings) > _MOST_COLUMNS:
+        raise ValueError(f"{table.name}: found {len(meanings)} columns of figures; expected at most {_MOST_COLUMNS}")
     if not meanings and not given:
         known = any(map(names.meaning, table.columns))
         raise ValueError(f"{table.name}: found {_found(table)}{' without a figure in them' if known else ''}; {NEEDED}")
@@ -703,6 +708,7 @@ def _labels(table: Table, series: Mapping[str, Series]) -> list[tuple[str, NDArr
             labels = np.array([str(cells[i]).strip()[:40] for i in measured])
             found = list(dict.fromkeys(labels.tolist()))
             if 1 < len(found) <= len(measured) / 2:
+                _check_count(table.name, len(found))
                 head = names.words(column)[0]
                 return [(f"{head} {label}", measured[labels == label]) for label in found]
     return [("", measured)]
@@ -761,9 +767,9 @@ def _restarts(
     that were repeated after a crash replace the earlier ones.
     """
     starts = _starts(counted, series)
-    if len(starts) > _MOST_RESTARTS:
+    if len(starts) >= _MOST_RUNS:
         raise ValueError(
-            f"{table.name}: found {len(starts)} places where epoch numbers go back; expected ascending epochs"
+            f"{table.name}: found {len(starts)} places where epoch numbers go back; expected at most {_MOST_RUNS} runs"
         )
     runs: list[tuple[NDArray[np.intp], Series]] = []
     for start, end in pairwise([0, *starts, len(counted)]):

@@ -38,20 +38,22 @@ _KINDS = {
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
 _ACCURACIES = ("accuracy", "error rate", "F1", "AUC", "overlap")
 
-_PHRASES = (
-    (r"root mean squared? (log(arithmic)? )?error", "rmse"),
-    (r"mean absolute percentage error", "mape"),  # codespell:ignore mape
-    (r"(mean )?squared (log(arithmic)? )?error", "mse"),
-    (r"(mean )?abs(olute)? error", "mae"),
-    (r"(negative )?log likelihood", "nll"),
-    (r"(categorical |binary |sparse )*cross entropy", "ce"),
-    (r"(binary |multi )?log ?loss", "logloss"),
-    (r"(binary|multi|misclassification|classification) error|error rate|misclassification( rate)?", "error"),
-    (r"r 2( score)?|r squared|r2 score", "r2"),
-    (r"f 1|f score|f measure", "f1"),
-    (r"hold out|held out", "holdout"),
-    (r"roc auc|au roc", "auc"),
-)
+_PHRASES = {
+    "rmse": r"root mean squared? (log(arithmic)? )?error",
+    "mape": r"mean absolute percentage error",  # codespell:ignore mape
+    "mse": r"(mean )?squared (log(arithmic)? )?error",
+    "mae": r"(mean )?abs(olute)? error",
+    "nll": r"(negative )?log likelihood",
+    "ce": r"(categorical |binary |sparse )*cross entropy",
+    "logloss": r"(binary |multi )?log ?loss",
+    "error": r"(binary|multi|misclassification|classification) error|error rate|misclassification( rate)?",
+    "r2": r"r 2( score)?|r squared|r2 score",
+    "f1": r"f 1|f score|f measure",
+    "holdout": r"hold out|held out",
+    "auc": r"roc auc|au roc",
+}
+"""Phrases, and the word that stands for each."""
+_PHRASE = re.compile("|".join(rf"\b(?P<{short}>{phrase})\b" for short, phrase in _PHRASES.items()))
 _TOP = re.compile(r"(?:top|(?:acc|accuracy|prec|precision|err|error)[\s_-]*@)[\s_@-]*(\d+)")
 
 # Words of columns that are no figure of an epoch: settings, times, and statistics of a figure.
@@ -118,10 +120,7 @@ def words(name: str) -> tuple[str, ...]:
     found: list[str] = []
     for word in re.findall(r"[^\W\d_]+\d*|\d+", name):
         found += _split(word)
-    text = " ".join(found)
-    for phrase, short in _PHRASES:
-        text = re.sub(rf"\b(?:{phrase})\b", short, text)
-    return tuple(text.split())
+    return tuple(_PHRASE.sub(lambda match: str(match.lastgroup), " ".join(found)).split())
 
 
 def _split(word: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ SHOWN = 160
 """Most characters of a file that an error message quotes."""
 INDEX_NAMES = ("", "index", "unnamed: 0")
 """Names of the column of row numbers of a ``pandas.DataFrame``."""
+_MOST_COLUMNS = 2000
 _DEPTH = 8  # most nested levels of JSON that are searched
 _EXPORT = re.compile(r"run-(?P<run>.*?)-?tag-(?P<tag>.+)", re.IGNORECASE)  # file of TensorBoard's CSV export
 
@@ -172,8 +173,8 @@ def _comment(line: str) -> bool:
 
 def _is_header(row: Sequence[str], columns: Mapping[str, object]) -> bool:
     """Return whether a row is a header again: no numbers, and at least two names of columns."""
-    known = sum(cell in columns or names.meaning(cell) is not None for cell in row[:100] if not _is_number(cell))
-    return known > 1 and not any(map(_is_number, row[:100]))
+    cells = row[:100]
+    return not any(map(_is_number, cells)) and sum(cell in columns or bool(names.meaning(cell)) for cell in cells) > 1
 
 
 def _is_number(cell: str) -> bool:
@@ -182,6 +183,8 @@ def _is_number(cell: str) -> bool:
 
 def _headed(row: Sequence[str], table: Table, wanted: Collection[str], rows: int) -> list[tuple[int, list[Any]]]:
     """Return position and list of the columns to keep under a new header, every list ``rows`` long."""
+    if len(row) > _MOST_COLUMNS:
+        raise ValueError(f"{table.name}: found {len(row)} columns; expected at most {_MOST_COLUMNS}")
     kept = []
     seen = set()
     for i, column in enumerate(row):

@@ -726,8 +726,13 @@ def test_a_damaged_log_gives_an_answer_or_one_line(name, tmp_path, capsys):
         (b"[1, 2]", "found a JSON list of 2 that are no objects"),
         (b'{"epoch": 1}\n3\n', "line 2"),
         (b"0,1.5,1.4\n1,1.2,1.1\n", "found the columns 0, 1.5, 1.4; expected"),
+        (b",".join(b"val_loss_%d" % i for i in range(20_000)) + b"\n", "expected"),
+        (b",".join(b"val_loss_%d" % i for i in range(301)) + b"\n" + b"1," * 301, "found 301 columns of figures"),
+        (b",".join(b"r%d - val_loss" % i for i in range(201)) + b"\n" + b"1," * 201, "found 201 runs"),
+        (b"fold,val_loss\n" + b"".join(b"%d,1\n" % (i // 2) for i in range(402)), "found 201 runs"),
+        (b"metric,value\nloss,1\n" + b"".join(b"a%d,1\n" % i for i in range(301)), "302 kinds of figures"),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_hostile_files_are_refused_in_one_line(content, words, tmp_path, capsys):
     (tmp_path / "log").write_bytes(content)
