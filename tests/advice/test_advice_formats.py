@@ -377,6 +377,14 @@ def test_event_files_without_tensorboard_say_what_to_install(monkeypatch, capsys
     assert "pip install 'cregkit[tensorboard]'" in capsys.readouterr().err
 
 
+def test_event_files_do_not_keep_other_logs_from_being_read(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    (tmp_path / "metrics.csv").write_text(csv_of(train_loss=TRAIN_LOSS, val_loss=TEST_LOSS))
+    check(only(tmp_path), LOSSES)
+
+
 def test_exports_of_tensorboard_are_joined(tmp_path):
     pieces = {
         "run-train-tag-epoch_loss": TRAIN_LOSS,
