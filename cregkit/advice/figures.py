@@ -9,7 +9,8 @@ from statistics import fmean, median_low
 import numpy as np
 
 from cregkit.advice import rules
-from cregkit.advice.logs import Run, Series
+from cregkit.advice.columns import Series
+from cregkit.advice.logs import Run
 
 MIN_EPOCHS = 8
 """Fewest epochs from which noise, a rise and a fall are estimated."""

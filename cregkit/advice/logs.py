@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cregkit._files import Path
 from cregkit.advice import names, tables
-from cregkit.advice.names import TEST, TRAIN, Meaning
+from cregkit.advice.columns import COLUMN_KEYS, FIGURES, MOST_COLUMNS, NEEDED, Series, chosen_columns, figures
+from cregkit.advice.points import check_count, labels, segments
 from cregkit.advice.tables import Table
 
-Series: TypeAlias = NDArray[np.float64]
-
-FIGURES = ("train_loss", "train_acc", "test_loss", "test_acc")
-COLUMN_KEYS = (*FIGURES, "epoch")
-"""What ``columns`` may name."""
-NEEDED = (
-    "expected figures of each epoch on the validation or test set (val_loss, val_acc, val_accuracy or test_acc), best "
-    "also on the training set; if other names hold them: --columns test_loss=NAME (columns={'test_loss': 'NAME'})"
-)
 OWN = "cregkit history"
 
-_MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>", "missing", "no log"])
-_NOT_FINITE = -np.inf
-"""Stands for a NaN in a log until it is known whether nothing was measured there or the training diverged."""
-_TOO_LARGE = 1e150  # a figure beyond it counts as infinite: its square does not fit float64
-_ROUNDING = 1e-4  # tolerance for a float32 mean of accuracies that exceeds its limit by rounding
-_FACTOR = 5.0  # a test accuracy that many times the training accuracy is not believed
-_JUMP = (40.0, 250.0)  # a factor of an accuracy from row to row that tells a change of scale, about 100
-_OFTEN = 1.5  # validations per epoch from which the steps, not the epochs, are the points of a curve
 _MOST_FILES = 1000
-_MOST_RUNS = 200
-_MOST_COLUMNS = 300
 
 
 @dataclass(frozen=True)
@@ -179,7 +158,7 @@ def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
             runs += _runs_of(found, columns)
         except (ValueError, ImportError) as error:  # an event file does not keep others from being read
             reasons.append(error)
-    _check_count(folder, len(runs))
+    check_count(folder, len(runs))
     if not runs:
         raise next(iter(reasons), ValueError(f"{folder}: found no log in this folder; expected CSV or JSON files"))
     return _without_copies(runs)
@@ -279,13 +258,8 @@ def _judged(runs: Sequence[Run]) -> list[Run]:
 
 def _runs_of(found: Sequence[Table], columns: Mapping[str, str] | None) -> list[Run]:
     parts = [part for table in found for part in _by_prefix(_wide(table))]
-    _check_count(found[0].name, len(parts))
+    check_count(found[0].name, len(parts))
     return [run for part in parts for run in _runs(part, columns or {})]
-
-
-def _check_count(name: str, runs: int) -> None:
-    if runs > _MOST_RUNS:
-        raise ValueError(f"{name}: found {runs} runs; expected at most {_MOST_RUNS}")
 
 
 def _wide(table: Table) -> Table:
@@ -300,16 +274,16 @@ def _wide(table: Table) -> Table:
     wide: dict[str, list[Any]] = {}
     for column, cells in table.columns.items():
         if column == value and metric is not None:
-            labels = [str(cell) for cell in table.columns[metric]]
+            told = [str(cell) for cell in table.columns[metric]]
         elif where is not None and names.meaning(column) and not names.side(column):
-            labels = [column] * len(cells)
+            told = [column] * len(cells)
         else:
             if column not in (metric, where):
                 wide[column] = cells
             continue
-        if len(set(labels)) > _MOST_COLUMNS:
-            raise ValueError(f"{table.name}: found {len(set(labels))} kinds of figures; expected a few")
-        for i, (cell, label, part) in enumerate(zip(cells, labels, of_set, strict=False)):
+        if len(set(told)) > MOST_COLUMNS:
+            raise ValueError(f"{table.name}: found {len(set(told))} kinds of figures; expected a few")
+        for i, (cell, label, part) in enumerate(zip(cells, told, of_set, strict=False)):
             full = f"{part}/{label}" if part and not names.side(label) else label
             if names.meaning(full):
                 wide.setdefault(full, [None] * table.rows)[i] = cell
@@ -358,43 +332,25 @@ def _by_prefix(table: Table) -> list[Table]:
 
 def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
     """Return the runs of a table whose columns are figures: one, or one for each value of a column such as ``fold``."""
-    chosen, cells, notes = _chosen(table, columns)
+    chosen, cells, notes = chosen_columns(table, columns)
     own = {"train_acc", "test_acc", "gap"} <= {names.canonical(column) for column in table.columns}
     source = OWN if own else table.source or _source(table, chosen)
-    series = _figures(table, chosen, cells, own, notes)
+    series = figures(table, chosen, cells, own, notes)
     shared: dict[str, Any] = {
         "source": source,
         "columns": chosen,
         "while_training": source in ("Keras log", "Lightning log", "Hugging Face log"),
     }
     runs = []
-    for label, rows in _labels(table, series):
+    for label, rows in labels(table, series):
         part = {figure: values[rows] for figure, values in series.items()}
-        unit, segments = _segments(table, columns.get("epoch"), rows, part, notes)
-        for number, (epochs, points) in enumerate(segments, 1):
-            told = [table.run, label, f"run {number}" if len(segments) > 1 else ""]
+        unit, found = segments(table, columns.get("epoch"), rows, part, notes)
+        for number, (epochs, points) in enumerate(found, 1):
+            told = [table.run, label, f"run {number}" if len(found) > 1 else ""]
             name = ": ".join(filter(None, [table.name, " ".join(filter(None, told))]))
             runs.append(_run(points, epochs=epochs, name=name, unit=unit, **shared))
     every = tuple(dict.fromkeys((*table.notes, *notes)))
     return [replace(run, notes=every) for run in runs]
-
-
-def _figures(
-    table: Table, chosen: Mapping[str, str], cells: Mapping[str, Series], own: bool, notes: list[str]
-) -> dict[str, Series]:
-    """Return the figures of each row: accuracies in percent, losses as they are; raise if there is none."""
-    kinds = {figure: names.meaning(column) for figure, column in chosen.items()}
-    series = {figure: cells[column].copy() for figure, column in chosen.items()}
-    for figure, meaning in kinds.items():
-        if own:  # files of our history write None for what is not finite
-            series[figure][np.isnan(series[figure])] = _NOT_FINITE
-        if figure.endswith("loss") and meaning is not None and meaning.kind == "R2":
-            series[figure] = np.where(np.isfinite(series[figure]), 1 - series[figure], series[figure])
-            notes.append(f"{chosen[figure]} is judged as a loss, 1 - R2")
-    _to_percent(table, chosen, kinds, series, own, notes)
-    if all(np.isnan(values).all() for values in series.values()):
-        raise ValueError(f"{table.name}: found {tables.listed(chosen.values())} without figures; {NEEDED}")
-    return series
 
 
 def _run(points: Mapping[str, Series], *, epochs: Series, **rest: Any) -> Run:
@@ -438,426 +394,3 @@ def _divergence(epochs: Series, loss: Series, *, sure: bool) -> float | None:
     if (loss[tail] > 0).any() or (certain and len(tail) > max(gaps, default=0)):
         return float(epochs[tail[0]])
     return None
-
-
-# Columns --------------------------------------------------------------------------------------------------------------
-
-
-def _chosen(table: Table, columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Series], list[str]]:
-    """Return the column of each figure, the numbers in the columns that may be figures, and notes."""
-    given = {figure: column for figure, column in columns.items() if figure in FIGURES}
-    for figure, column in columns.items():
-        if column not in table.columns:
-            raise ValueError(f"{table.name}: found {_found(table)}, and no column {column!r} for {figure}")
-    meanings = {
-        column: meaning
-        for column, entries in table.columns.items()
-        if len(entries) and (meaning := names.meaning(column)) is not None
-    }
-    if len(meanings) > _MOST_COLUMNS:
-        raise ValueError(f"{table.name}: found {len(meanings)} columns of figures; expected at most {_MOST_COLUMNS}")
-    if not meanings and not given:
-        known = any(map(names.meaning, table.columns))
-        raise ValueError(f"{table.name}: found {_found(table)}{' without a figure in them' if known else ''}; {NEEDED}")
-    cells, wrong = {}, {}
-    _even_lengths(table, [*meanings, *given.values()])
-    for column in dict.fromkeys([*meanings, *given.values()]):
-        cells[column], wrong[column] = _numbers(table, column)
-    counts = {column: int(np.count_nonzero(~np.isnan(values))) for column, values in cells.items()}
-    notes: list[str] = []
-    usable = {column: meaning for column, meaning in meanings.items() if counts[column] or wrong[column]}
-    sided = _with_sides(usable, cells, notes)
-    chosen = _choose(sided, counts, notes)
-    chosen = {figure: column for figure, column in chosen.items() if column not in given.values()} | given
-    chosen = {figure: chosen[figure] for figure in FIGURES if figure in chosen}
-    for column in chosen.values():
-        if wrong[column]:
-            raise ValueError(wrong[column])
-    if not any(counts[column] for column in chosen.values()):
-        raise ValueError(f"{table.name}: found {_found(table)} without a figure in them; {NEEDED}")
-    for figure, column in chosen.items():
-        meaning = sided.get(column)
-        if meaning is None or figure in given:
-            continue
-        if meaning.kind in ("F1", "AUC", "overlap"):
-            notes.append(f"{column} is judged as an accuracy, for there is none")
-        others = [name for name, m in sided.items() if (m.kind, m.side) == (meaning.kind, meaning.side)]
-        if meaning.extra and len(others) > 1:
-            notes.append(f"of {tables.listed(others)}, {column} is judged; columns can choose another")
-    return chosen, cells, notes
-
-
-def _found(table: Table) -> str:
-    return f"the columns {tables.listed(table.columns)}" if table.columns else "no columns"
-
-
-def _even_lengths(table: Table, columns: Sequence[str]) -> None:
-    """Spread columns of JSON that were measured in every k-th epoch; raise if the lengths do not tell which."""
-    lengths = {column: len(table.columns[column]) for column in columns}
-    rows = max(lengths.values())
-    for column, length in lengths.items():
-        step, rest = divmod(rows, length) if length else (1, 0)
-        if rest or (step > 1 and length < 2):
-            shown = ", ".join(f"{tables.listed([name])} {number}" for name, number in list(lengths.items())[:8])
-            raise ValueError(f"{table.name}: found columns of different lengths: {shown}; expected one entry per epoch")
-        if step > 1:
-            spread: list[Any] = [None] * rows
-            spread[step - 1 :: step] = table.columns[column]
-            table.columns[column] = spread
-            table.notes.append(f"{column} has {length} entries for {rows}, so it is read as measured every {step} rows")
-
-
-def _with_sides(meanings: Mapping[str, Meaning], cells: Mapping[str, Series], notes: list[str]) -> dict[str, Meaning]:
-    """Return the meanings with a set for the columns whose names tell none, such as ``loss`` beside ``val_loss``."""
-    of_side = {side: [m for m in meanings.values() if m.side == side] for side in (TRAIN, TEST)}
-    losses = [column for column, m in meanings.items() if m.figure == "loss" and m.side in ("", TRAIN)]
-    sided = {}
-    for column, meaning in meanings.items():
-        side = meaning.side
-        if not side:
-            measured = ~np.isnan(cells[column])
-            apart = not any((measured & ~np.isnan(cells[loss])).any() for loss in losses)
-            if any(other.kind == meaning.kind and other.extra == meaning.extra for other in of_side[TEST]):
-                side = TRAIN
-            elif any(other.kind == meaning.kind and other.extra == meaning.extra for other in of_side[TRAIN]):
-                side = TEST
-            elif meaning.figure == "acc" and (of_side[TRAIN] or (losses and apart)):
-                side = TEST  # fastai, Ultralytics and MMEngine print the validation accuracy without a prefix
-                notes.append(f"{column} is read as that of the validation set")
-            else:
-                side = TRAIN
-        sided[column] = replace(meaning, side=side)
-    if meanings and not of_side[TRAIN] and all(re.match(r"validation_\d", column) for column in meanings):
-        first = min(meanings)[: len("validation_0")]
-        if not all(column.startswith(first) for column in meanings):
-            notes.append(f"{first} is read as the training set, the first of eval_set; another order needs columns")
-            for column in sided:
-                side = TRAIN if column.startswith(first) else TEST
-                extra = tuple(word for word in sided[column].extra if not word.isdigit())
-                sided[column] = replace(sided[column], side=side, extra=extra)
-    return sided
-
-
-def _choose(meanings: Mapping[str, Meaning], counts: Mapping[str, int], notes: list[str]) -> dict[str, str]:
-    """Return the column of each figure: of comparable columns of both sets, the pair that is preferred."""
-    chosen: dict[str, str] = {}
-    for figure in ("loss", "acc"):
-        of_side = {}
-        for side in (TRAIN, TEST):
-            found = [column for column, m in meanings.items() if (m.figure, m.side) == (figure, side)]
-            several = [column for column in found if counts[column] > 1]
-            of_side[side] = sorted(several or found, key=lambda column: meanings[column].rank)
-        pairs = [
-            (train, test)
-            for train in of_side[TRAIN]
-            for test in of_side[TEST]
-            if meanings[train].comparable(meanings[test])
-        ]
-        if pairs:
-            train, test = min(pairs, key=lambda pair: _rank_of_pair(meanings[pair[0]], meanings[pair[1]]))
-            chosen |= {f"train_{figure}": train, f"test_{figure}": test}
-        elif of_side[TEST]:
-            chosen[f"test_{figure}"] = of_side[TEST][0]
-            if of_side[TRAIN]:
-                notes.append(f"{of_side[TRAIN][0]} is left out: another figure than {of_side[TEST][0]}")
-        elif of_side[TRAIN]:
-            chosen[f"train_{figure}"] = of_side[TRAIN][0]
-    return chosen
-
-
-def _rank_of_pair(train: Meaning, test: Meaning) -> tuple[Any, ...]:
-    return set(train.extra) != set(test.extra), train.kind != test.kind, test.rank, train.rank
-
-
-def _numbers(table: Table, column: str) -> tuple[Series, str]:
-    """Return the cells as floats, NaN where nothing was measured, and an error for the first that is no number."""
-    entries = table.columns[column]
-    numbers, wrong = _parsed(entries)
-    numbers[np.abs(numbers) > _TOO_LARGE] *= np.inf
-    error = ""
-    if len(wrong):
-        shown = repr(entries[wrong[0]])[: tables.SHOWN]
-        error = f"{table.name}: {table.place(wrong[0])}, column {column}: found {shown}; expected a number"
-    return numbers, error
-
-
-def _parsed(entries: Sequence[Any]) -> tuple[Series, list[int]]:
-    """Return cells as floats, NaN for empty ones and ``_NOT_FINITE`` for NaN, and the places of those that are none."""
-    numbers = np.full(len(entries), np.nan)
-    wrong: list[int] = []
-    places = [i for i, cell in enumerate(entries) if cell is not None and cell != ""]
-    cells = [entries[i] for i in places]
-    try:
-        found = np.array(list(map(float, cells)))
-        plain = bool not in set(map(type, cells))
-    except (TypeError, ValueError, OverflowError):
-        plain = False
-    if plain:
-        numbers[places] = np.where(np.isnan(found), _NOT_FINITE, found)
-        return numbers, wrong
-    for i, cell in zip(places, cells, strict=True):
-        if isinstance(cell, str) and cell.strip().lower() in _MISSING:
-            continue
-        number = _number(cell)
-        if number is None:
-            wrong.append(i)
-        else:
-            numbers[i] = _NOT_FINITE if np.isnan(number) else number
-    return numbers, wrong
-
-
-def _number(content: Any) -> float | None:
-    """Return a cell as a float: "0,5", "50 %" and "tensor(0.5)" are numbers too; None if it is no number."""
-    if isinstance(content, bool):
-        return None
-    try:
-        return float(content)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    if not isinstance(content, str):
-        return None
-    tensor = re.match(r"\s*tensor\(([^,()]{1,40})[,)]", content)
-    content = tensor[1] if tensor else content.strip().removesuffix("%").strip()
-    if content.count(",") == 1 and "." not in content:
-        content = content.replace(",", ".")
-    try:
-        return float(content)
-    except ValueError:
-        return None
-
-
-# Scales ---------------------------------------------------------------------------------------------------------------
-
-
-def _to_percent(
-    table: Table,
-    chosen: Mapping[str, str],
-    kinds: Mapping[str, Meaning | None],
-    series: dict[str, Series],
-    own: bool,
-    notes: list[str],
-) -> None:
-    """Convert accuracies to percent, and error rates to accuracies; without one above 1, they are fractions."""
-    figures = [figure for figure in ("train_acc", "test_acc") if figure in series]
-    series.update({figure: np.where(np.isinf(series[figure]), np.nan, series[figure]) for figure in figures})
-    largest = {figure: float(np.nanmax(series[figure], initial=0.0)) for figure in figures}
-    signed = {figure: own or _in_percent(table, chosen[figure], kinds[figure]) for figure in figures}
-    unsigned = [figure for figure in figures if not signed[figure]]
-    fractions = [figure for figure in unsigned if largest[figure] <= 1 + _ROUNDING]
-    if 0 < len(fractions) < len(unsigned):
-        small, large = fractions[0], next(figure for figure in unsigned if figure not in fractions)
-        if small == "train_acc" or 100 * largest[small] <= _FACTOR * largest[large]:
-            raise ValueError(
-                f"{table.name}: found {chosen[small]} up to {largest[small]:.4g} and {chosen[large]} up to "
-                f"{largest[large]:.4g}: the first is either a fraction ({100 * largest[small]:.4g} %) or in percent "
-                f"({largest[small]:.4g} %); write both in one scale, or % in the name of a column in percent"
-            )
-        fractions = []
-    if any(largest[figure] > 0 for figure in fractions):
-        notes.append("no accuracy exceeds 1, so accuracies are read as fractions: 1 is 100 %")
-    for figure in figures:
-        limit = 1.0 if figure in fractions else 100.0
-        values = series[figure]
-        wrong = (values < 0) | (values > limit + _ROUNDING)
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ValueError(
-                f"{table.name}: {table.place(i)}, column {chosen[figure]}: found an accuracy of "
-                f"{values[i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
-            )
-        if figure not in fractions:
-            _check_scale(table, chosen[figure], values)
-        values = np.minimum(values * (100.0 / limit), 100.0)
-        meaning = kinds[figure]
-        if meaning is not None and meaning.kind == "error rate":
-            values = 100.0 - values
-            notes.append(f"{chosen[figure]} is an error rate: the accuracy is 100 % minus it")
-        series[figure] = values
-
-
-def _in_percent(table: Table, column: str, meaning: Meaning | None) -> bool:
-    """Return whether a column says that it is in percent."""
-    cells = table.columns[column][:1000]
-    return (meaning is not None and meaning.percent) or any(isinstance(x, str) and x.strip()[-1:] == "%" for x in cells)
-
-
-def _check_scale(table: Table, column: str, values: Series) -> None:
-    """Raise if a column changes from fractions to percent between two rows."""
-    rows = np.flatnonzero(~np.isnan(values))
-    before, after = values[rows[:-1]], values[rows[1:]]
-    low, high = np.minimum(before, after), np.maximum(before, after)
-    jumps = (low >= 0.2) & (low <= 1) & (high > _JUMP[0] * low) & (high < _JUMP[1] * low)
-    if jumps.any():
-        i = int(np.argmax(jumps))
-        raise ValueError(
-            f"{table.name}: column {column}: found {before[i]:.4g} in {table.place(int(rows[i]))} and {after[i]:.4g} "
-            f"in {table.place(int(rows[i + 1]))}: {low[i]:.4g} is either a fraction ({100 * low[i]:.4g} %) or in "
-            "percent; write the whole column in one scale"
-        )
-
-
-# Rows to points -------------------------------------------------------------------------------------------------------
-
-
-def _labels(table: Table, series: Mapping[str, Series]) -> list[tuple[str, NDArray[np.intp]]]:
-    """Return the rows of each run that a column such as ``fold`` tells apart, in their order."""
-    rows = max(map(len, series.values()))
-    measured = np.flatnonzero(np.logical_or.reduce([~np.isnan(values) for values in series.values()]))
-    for column, cells in table.columns.items():
-        if names.is_run(column) and len(cells) == rows:
-            labels = np.array([str(cells[i]).strip()[:40] for i in measured])
-            found = list(dict.fromkeys(labels.tolist()))
-            if 1 < len(found) <= len(measured) / 2:
-                _check_count(table.name, len(found))
-                head = names.words(column)[0]
-                return [(f"{head} {label}", measured[labels == label]) for label in found]
-    return [("", measured)]
-
-
-def _segments(
-    table: Table, given: str | None, rows: NDArray[np.intp], series: Mapping[str, Series], notes: list[str]
-) -> tuple[str, list[tuple[Series, dict[str, Series]]]]:
-    """Return the unit, and for each run in ``rows`` (one after the other) its epochs and the figures there."""
-    epoch = _index(table, rows, [given] if given else _index_columns(table, names.EPOCHS))
-    step = _index(table, rows, _index_columns(table, names.STEPS))
-    counted = epoch if epoch is not None else step
-    if counted is None:
-        counted = _index(table, rows, [c for c in table.columns if c.strip().lower() in tables.INDEX_NAMES])
-    if counted is None:
-        counted = np.arange(len(rows), dtype=np.float64)
-    unit = "epoch" if epoch is not None or step is None else "step"
-    segments = []
-    for chosen, x in _restarts(table, counted, series, notes):
-        part = {figure: values[chosen] for figure, values in series.items()}
-        key, unit = _points(x, None if step is None else step[chosen], part, unit, epoch is not None)
-        segments.append(_grouped(key, part))
-    return unit, segments
-
-
-def _index_columns(table: Table, heads: frozenset[str]) -> list[str]:
-    found = [column for column in table.columns if table.columns[column] and names.is_index(column, heads)]
-    return sorted(found, key=lambda column: len(names.words(column)))
-
-
-def _index(table: Table, rows: NDArray[np.intp], columns: Sequence[str]) -> Series | None:
-    """Return the numbers of the first column that counts the rows; a row without one has that of the row before."""
-    for column in columns:
-        entries = table.columns[column]
-        if len(entries) <= rows[-1]:
-            raise ValueError(f"{table.name}: found {len(entries)} entries in {column}, but {rows[-1] + 1} figures")
-        numbers, wrong = _parsed(entries)
-        for i in wrong:  # "3/20" and "epoch 3" count as well
-            digits = re.search(r"\d{1,15}", entries[i]) if isinstance(entries[i], str) else None
-            numbers[i] = float(digits[0]) if digits else np.nan
-        numbers[np.abs(numbers) > 2.0**53] = np.nan
-        known = np.flatnonzero(~np.isnan(numbers))
-        if len(known):
-            places = np.maximum(np.searchsorted(known, np.arange(len(numbers)), side="right") - 1, 0)
-            filled: Series = numbers[known[places]][rows]
-            return filled
-    return None
-
-
-def _restarts(
-    table: Table, counted: Series, series: Mapping[str, Series], notes: list[str]
-) -> list[tuple[NDArray[np.intp], Series]]:
-    """Return the rows of each run and their epochs, where epoch numbers start again.
-
-    A figure measured again at an earlier epoch begins a new run, unless it goes on where the last run ended; epochs
-    that were repeated after a crash replace the earlier ones.
-    """
-    starts = _starts(counted, series)
-    if len(starts) >= _MOST_RUNS:
-        raise ValueError(
-            f"{table.name}: found {len(starts)} places where epoch numbers go back; expected at most {_MOST_RUNS} runs"
-        )
-    runs: list[tuple[NDArray[np.intp], Series]] = []
-    for start, end in pairwise([0, *starts, len(counted)]):
-        rows, epochs = np.arange(start, end), counted[start:end]
-        if runs:
-            earlier, before = runs[-1]
-            kept = np.ones(len(before), dtype=np.bool_)
-            if epochs[0] > before.min():
-                kept = before < epochs[0]
-                notes.append("epochs were repeated after a restart: the later figures are read")
-            elif _goes_on(series, earlier, rows):
-                epochs = epochs + (before.max() + 1 - epochs.min())
-                notes.append(
-                    "epoch numbers start again, so the log is read as one continued run with epochs counted on"
-                )
-            else:
-                runs.append((rows, epochs))
-                continue
-            runs[-1] = np.concatenate([earlier[kept], rows]), np.concatenate([before[kept], epochs])
-        else:
-            runs.append((rows, epochs))
-    return runs
-
-
-def _starts(counted: Series, series: Mapping[str, Series]) -> list[int]:
-    """Return the rows where a figure is measured again at an earlier epoch of the same run."""
-    before: dict[int, int] = {}  # for each such row, the last row before it with the figure
-    for values in series.values():
-        measured = np.flatnonzero(~np.isnan(values))
-        for i in np.flatnonzero(np.diff(counted[measured]) < 0):
-            row = int(measured[i + 1])
-            before[row] = max(int(measured[i]), before.get(row, -1))
-    starts: list[int] = []
-    for row in sorted(before):
-        if not starts or before[row] >= starts[-1]:
-            starts.append(row)
-    return starts
-
-
-def _goes_on(series: Mapping[str, Series], earlier: NDArray[np.intp], later: NDArray[np.intp]) -> bool:
-    """Return whether every figure begins in ``later`` where it ended in ``earlier``: within two of its last steps."""
-    near = []
-    for values in series.values():
-        old, new = (values[rows][np.isfinite(values[rows])] for rows in (earlier, later))
-        if len(old) > 1 and len(new):
-            jump = abs(new[0] - old[-1])
-            near.append(jump < abs(new[0] - old[0]) and jump <= 2 * np.abs(np.diff(old[-4:])).max())
-    return bool(near) and all(near)
-
-
-def _points(
-    x: Series, steps: Series | None, series: Mapping[str, Series], unit: str, by_epoch: bool
-) -> tuple[Series, str]:
-    """Return the point of the curves that each row belongs to, and the unit.
-
-    The points are the epochs. Where the log has none, or several validations in each, they are the validations: a
-    training figure belongs to the next one.
-    """
-    judged = next((figure for figure in ("test_loss", "test_acc") if figure in series), None)
-    measured = ~np.isnan(series[judged]) if judged is not None else np.zeros(len(x), dtype=np.bool_)
-    whole = np.ceil(x - 1e-6) if by_epoch and (x % 1).any() else x
-    if by_epoch and np.count_nonzero(measured) <= _OFTEN * len(np.unique(whole[measured])):
-        return whole, unit
-    if by_epoch and steps is not None:
-        x, unit = steps, "step"
-    elif by_epoch and whole is x:
-        x, unit = np.arange(len(x), dtype=np.float64), "validation"
-    training = [values for figure, values in series.items() if figure.startswith("train")]
-    if not measured.any() or any((measured & ~np.isnan(values)).any() for values in training):
-        return x, unit
-    grid = np.unique(x[measured])
-    following = np.searchsorted(grid, x)
-    if steps is None and whole is x:  # rows count nothing: number the validations
-        return following.astype(np.float64), unit
-    return np.append(grid, max(x.max(), grid[-1]))[following], unit
-
-
-def _grouped(key: Series, series: Mapping[str, Series]) -> tuple[Series, dict[str, Series]]:
-    """Return the points, and the mean of each figure over the rows of each; infinite if no row is finite."""
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    starts = np.flatnonzero(np.diff(key, prepend=key[0] - 1))
-    points = {}
-    for figure, values in series.items():
-        values = values[order]
-        finite = np.isfinite(values)
-        count = np.add.reduceat(finite.astype(np.float64), starts)
-        total = np.add.reduceat(np.where(finite, values, 0.0), starts)
-        worst = np.fmax.reduceat(np.where(finite, np.nan, values), starts)  # NaN if nothing was measured
-        points[figure] = np.divide(total, count, out=worst, where=count > 0)
-    return key[starts], points

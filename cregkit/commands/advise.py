@@ -11,8 +11,8 @@ import textwrap
 from cregkit._files import check_writable, write_json
 from cregkit.advice import rules
 from cregkit.advice.advisor import Advice, advise, prompt
+from cregkit.advice.columns import COLUMN_KEYS
 from cregkit.advice.figures import HistoryFigures
-from cregkit.advice.logs import COLUMN_KEYS
 from cregkit.commands.arguments import CommandError, count, number
 from cregkit.commands.console import Console
 
