@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
-from typing import Any, Protocol
-
-import numpy as np
+from statistics import fmean, stdev
+from typing import Any, Protocol, TypeAlias
 
 from cregkit import _validate as validate
 from cregkit._files import Path
 from cregkit.advice import logs, rules
-from cregkit.advice.figures import HistoryFigures, figures, final_accuracies
-from cregkit.advice.logs import Curves
+from cregkit.advice.figures import HistoryFigures, figures, final_accuracies, together
+from cregkit.advice.logs import Run
 
 
 class SupportsHistory(Protocol):
@@ -25,6 +24,9 @@ class SupportsHistory(Protocol):
     train_acc: list[float]
     test_loss: list[float]
     test_acc: list[float]
+
+
+OneHistory: TypeAlias = Path | Mapping[str, object] | SupportsHistory
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ class Advice:
     """
 
     regime: str
-    """One of "underfit", "good", "gap under 5", "gap 5-10", "gap over 10", "test above train"."""
+    """One of "underfit", "good", "gap under 5", "gap 5-10", "gap over 10", "test above train"; without both accuracies
+    "loss turned up", "loss still falling", "loss gap", "loss level"; "diverged"."""
     summary: str
     """The regime in one or two sentences."""
-    train_acc: float
-    """Training accuracy in percent."""
-    test_acc: float
-    """Test accuracy in percent."""
-    gap: float
+    train_acc: float | None
+    """Training accuracy in percent; None if the log has none."""
+    test_acc: float | None
+    """Test accuracy in percent; None if the log has none."""
+    gap: float | None
     """Training minus test accuracy, in percentage points."""
     remedies: tuple[Remedy, ...]
     """Remedies, the strongest first."""
@@ -83,11 +86,18 @@ class Advice:
     """Doubts about the figures or the settings."""
     history: HistoryFigures | None = None
     """Metrics derived from the history, if one was given."""
+    name: str = ""
+    """Name of the run, of several."""
+    runs: tuple[Advice, ...] = ()
+    """The advice for each run by itself, if the history has several; the rest is that for all of them together."""
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation of "train_acc", "test_acc", "gap" and "best_test_loss" over several runs."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the advice as plain dicts, lists, strings and numbers, ready for JSON."""
         content = asdict(self)
-        return {**content, "remedies": list(content["remedies"]), "warnings": list(content["warnings"])}
+        runs = [run.to_dict() for run in self.runs]
+        return {**content, "remedies": list(content["remedies"]), "warnings": list(content["warnings"]), "runs": runs}
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ def advise(
     train_acc: float | None = None,
     test_acc: float | None = None,
     *,
-    history: Path | Mapping[str, object] | SupportsHistory | None = None,
+    history: OneHistory | Sequence[OneHistory] | None = None,
+    columns: Mapping[str, str] | None = None,
     model: str | None = None,
     batch_size: int | None = None,
     optimizer: str | None = None,
@@ -129,6 +140,16 @@ def advise(
     gap under 5         otherwise
     ==================  =========================================
 
+    A history without both accuracies is judged by its test loss, else by its test accuracy:
+
+    ==================  ====================================================================
+    diverged            a loss is NaN or infinite to the end (whatever else the log has)
+    loss turned up      the smoothed curve got worse since its best epoch, beyond its noise
+    loss still falling  it improved in the last fifth of the run, beyond its noise
+    loss gap            test loss - training loss > 0.2 test loss in the best epoch
+    loss level          otherwise
+    ==================  ====================================================================
+
     The rates are those of ``cregkit.advice.rules``.
 
     Parameters
@@ -138,9 +159,13 @@ def advise(
     test_acc
         Test or validation accuracy in percent.
     history
-        The whole run instead of the accuracies: a ``History``, a mapping of column names to lists, or the path of a
-        file: a cregkit history as JSON or CSV, the CSV of the ``CSVLogger`` of Keras or Lightning, or a CSV with such
-        columns. Accuracies may be fractions if none exceeds 1. The last epoch is judged.
+        The whole run instead of the accuracies: a ``History``, a mapping of column names to lists, a list of records,
+        or the path of a log: CSV or JSON of any usual logger, TensorBoard's event files, or a folder of logs. Losses
+        or validation figures alone suffice. Accuracies may be fractions if none exceeds 1. The last epoch is judged.
+        Several runs, in one log or in a list of histories, are judged each by itself and then together.
+    columns
+        The columns of the log whose names do not tell what they are, such as ``{"test_loss": "foo"}``; the keys are
+        "train_loss", "train_acc", "test_loss", "test_acc" and "epoch".
     model
         ``"mlp"``, ``"cnn"``, ``"transformer"`` or ``"llm"``.
     batch_size
@@ -161,6 +186,8 @@ def advise(
         An argument has the wrong value, or the file is not such a log; the message is one line.
     OSError
         The file is missing or cannot be read.
+    ImportError
+        Event files need TensorBoard.
 
     Examples
     --------
@@ -170,6 +197,12 @@ def advise(
     'gap 5-10'
     >>> [(remedy.name, remedy.rate) for remedy in advice.remedies]
     [('dropout', '0.2'), ('weight decay', '0.001-0.01'), ('BatchNorm', None)]
+
+    A log of losses, which turn up after epoch 3:
+
+    >>> advice = advise(history={"loss": [9, 7, 5, 4, 3, 2, 2, 1, 1], "val_loss": [9, 8, 7, 6, 7, 8, 9, 10, 11]})
+    >>> advice.regime, advice.history.best_epoch, advice.history.turned_up_epoch
+    ('loss turned up', 3, 3)
     """
     setting = _setting(model, batch_size, optimizer)
     if history is None:
@@ -187,8 +220,11 @@ def advise(
         return _advice(train, test, setting, None, None)
     if train_acc is not None or test_acc is not None:
         raise TypeError("advise takes train_acc and test_acc or a history, not both")
-    curves = _curves(history)
-    return _advice(*final_accuracies(curves), setting, curves, figures(curves))
+    runs = _runs(history, columns)
+    singles = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
+    if len(singles) == 1:
+        return singles[0]
+    return _together([replace(advice, name=run.name) for advice, run in zip(singles, runs, strict=True)], setting)
 
 
 def prompt() -> str:
@@ -219,15 +255,27 @@ def _percent(name: str, value: object) -> float:
     return validate.real(f"{name} (percent)", value, 0, 100)
 
 
-def _curves(history: Path | Mapping[str, object] | SupportsHistory) -> Curves:
+def _runs(history: OneHistory | Sequence[OneHistory], columns: Mapping[str, str] | None) -> list[Run]:
+    """Return the runs of one history or several; pieces of a run in several files are joined."""
     if isinstance(history, (str, os.PathLike)):
-        return logs.read(history)
+        return logs.read(history, columns)
     if isinstance(history, Mapping):
-        return logs.from_columns(history)
+        return logs.from_columns(history, columns)
     if all(hasattr(history, name) for name in SupportsHistory.__annotations__):
-        return logs.from_columns(_finite(vars(history)))
+        return logs.from_columns(_finite(vars(history)), columns)
+    if isinstance(history, Sequence) and len(history):
+        if all(isinstance(one, (str, os.PathLike)) for one in history):
+            return logs.read(history, columns)  # type: ignore[arg-type]
+        if all(isinstance(one, Mapping) for one in history):
+            return logs.from_columns({"history": list(history)}, columns)
+        return [
+            replace(run, name=f"{run.name} {number}")
+            for number, one in enumerate(history, 1)
+            for run in _runs(one, columns)
+        ]
     raise TypeError(
-        f"history must be a path, a History or a mapping of lists, got {type(history).__name__} {history!r:.60}"
+        f"history must be a path, a History or a mapping of lists, got {type(history).__name__} {history!r:.60}; "
+        "a list of these is several runs"
     )
 
 
@@ -241,10 +289,11 @@ def _finite(columns: Mapping[str, object]) -> dict[str, object]:
 
 
 def _advice(
-    train: float, test: float, setting: _Setting, curves: Curves | None, found: HistoryFigures | None
+    train: float | None, test: float | None, setting: _Setting, run: Run | None, found: HistoryFigures | None
 ) -> Advice:
-    gap = round(train - test, 9)  # 64.1 - 59.1 is 5, not 4.999999999999993
-    regime = _regime(train, test, gap)
+    gap = None if train is None or test is None else round(train - test, 9)  # 64.1 - 59.1 is 5, not 4.999999999999993
+    regime = _regime(train, test, gap, found)
+    warnings = [*_log_warnings(run, found, regime)] if run is not None and found is not None else []
     return Advice(
         regime=regime,
         summary=rules.REGIMES[regime],
@@ -252,12 +301,46 @@ def _advice(
         test_acc=test,
         gap=gap,
         remedies=tuple(_remedies(regime, setting, found)),
-        warnings=tuple(_warnings(regime, train, test, gap, setting, curves, found)),
+        warnings=(*warnings, *_warnings(regime, train, test, gap, setting, found)),
         history=found,
     )
 
 
-def _regime(train: float, test: float, gap: float) -> str:
+def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
+    """Return the advice for several runs: that for their mean accuracies, else the most frequent regime."""
+    stable = [advice for advice in singles if advice.regime != "diverged"] or singles
+    found = together([advice.history for advice in stable if advice.history is not None])
+    values = {name: [getattr(advice, name) for advice in stable] for name in ("train_acc", "test_acc", "gap")}
+    values["best_test_loss"] = [advice.history.best_test_loss for advice in stable if advice.history is not None]
+    known = {name: list(entries) for name, entries in values.items() if None not in entries}
+    train, test = (fmean(known[name]) if name in known else None for name in ("train_acc", "test_acc"))
+    gap = round(train - test, 9) if train is not None and test is not None and "gap" in known else None
+    regimes = [advice.regime for advice in stable]
+    regime = _regime(train, test, gap, found) if gap is not None else max(rules.REGIMES, key=regimes.count)
+    lost = [advice.name for advice in singles if advice not in stable]
+    shared = dict.fromkeys(text for advice in singles for text in advice.warnings)
+    return Advice(
+        regime=regime,
+        summary=rules.REGIMES[regime],
+        train_acc=train,
+        test_acc=test,
+        gap=gap,
+        remedies=tuple(_remedies(regime, setting, found)),
+        warnings=(
+            *([f"{len(lost)} of {len(singles)} runs diverged and are left out: {', '.join(lost)}"] if lost else []),
+            *shared,
+        ),
+        history=found,
+        runs=tuple(singles),
+        spread={name: stdev(entries) for name, entries in known.items() if len(entries) > 1},
+    )
+
+
+def _regime(train: float | None, test: float | None, gap: float | None, found: HistoryFigures | None) -> str:
+    if found is not None and found.diverged_epoch is not None:
+        return "diverged"
+    if train is None or test is None or gap is None:
+        return "loss level" if found is None else _regime_of_loss(found)
     if gap > rules.GAP_HEAVY:
         return "gap over 10"
     if gap >= rules.GAP_LIGHT:
@@ -269,12 +352,30 @@ def _regime(train: float, test: float, gap: float) -> str:
     return "good" if train >= rules.GOOD else "gap under 5"
 
 
+def _regime_of_loss(found: HistoryFigures) -> str:
+    """Return the regime of a run without both accuracies."""
+    turn = found.acc_turned_down_epoch if found.best_test_loss is None else found.turned_up_epoch
+    if turn is not None:
+        return "loss turned up"
+    if found.test_improving:
+        return "loss still falling"
+    if found.loss_gap is not None and found.loss_gap > rules.LOSS_GAP * abs(found.best_test_loss or 0.0):
+        return "loss gap"
+    return "loss level"
+
+
 def _remedies(regime: str, setting: _Setting, found: HistoryFigures | None) -> Iterator[Remedy]:
     turned = found is not None and found.turned_up_epoch is not None
     if regime == "underfit":
         yield from _against_underfitting(setting)
     elif regime == "test above train":
         yield from _against_wrong_figures()
+        return
+    elif regime == "diverged":
+        code = rules.SLOWER[setting.optimizer or "sgd"]
+        yield Remedy("lower learning rate", None, None, rules.WHY_SLOWER, code)
+    elif regime == "loss still falling":
+        yield Remedy("longer training", None, None, rules.WHY_LONGER, rules.LONGER_CODE)
         return
     else:
         rule = rules.GAP_RULES[regime]
@@ -352,16 +453,23 @@ def _against_wrong_figures() -> Iterator[Remedy]:
 
 def _warnings(
     regime: str,
-    train: float,
-    test: float,
-    gap: float,
+    train: float | None,
+    test: float | None,
+    gap: float | None,
     setting: _Setting,
-    curves: Curves | None,
     found: HistoryFigures | None,
 ) -> Iterator[str]:
-    if curves is not None and found is not None:
-        yield from (f"the {curves.source}: {note}" for note in curves.notes)
-        yield from _history_warnings(regime, gap, curves, found)
+    if train is not None and test is not None and gap is not None:
+        yield from _accuracy_warnings(regime, train, test, gap, found)
+    if setting.small_batches:
+        yield f"batches of {setting.batch_size}: no BatchNorm below {rules.BATCH_NORM_FROM}, its statistics are noisy"
+    if setting.optimizer == "adam" and regime in ("underfit", "test above train"):
+        yield f"if you add weight decay: {rules.WHY_ADAMW}".rstrip(".")
+
+
+def _accuracy_warnings(
+    regime: str, train: float, test: float, gap: float, found: HistoryFigures | None
+) -> Iterator[str]:
     if gap < 0:
         yield (
             "test accuracy is above training accuracy: perhaps training accuracy was measured with dropout or "
@@ -379,26 +487,30 @@ def _warnings(
         )
     if test <= 1 < train:
         yield f"the test accuracy is {test:g} % and the training accuracy {train:g} %: are both in percent?"
-    if setting.small_batches:
-        yield f"batches of {setting.batch_size}: no BatchNorm below {rules.BATCH_NORM_FROM}, its statistics are noisy"
-    if setting.optimizer == "adam" and regime in ("underfit", "test above train"):
-        yield f"if you add weight decay: {rules.WHY_ADAMW}".rstrip(".")
-
-
-def _history_warnings(regime: str, gap: float, curves: Curves, found: HistoryFigures) -> Iterator[str]:
-    if curves.while_training:
-        yield (
-            "such a log usually averages the training accuracy over the epoch, with dropout on and changing weights: "
-            "in evaluation mode the gap is probably larger"
-        )
-    spread = 2 * (found.gap_noise or 0.0)
+    noise = None if found is None else found.gap_noise
     for limit in (rules.GAP_LIGHT, rules.GAP_HEAVY):
-        if abs(gap - limit) < spread:
+        if noise is not None and abs(gap - limit) < 2 * noise:
             yield (
-                f"the gap varies by about {found.gap_noise:.1f} points from epoch to epoch, so it may be on either "
+                f"the gap varies by about {noise:.1f} points from epoch to epoch, so it may be on either "
                 f"side of {limit:g}"
             )
-    if regime == "underfit" and math.isfinite(curves.test_loss[-1]) and found.best_epoch == curves.epochs[-1]:
+
+
+def _log_warnings(run: Run, found: HistoryFigures, regime: str) -> Iterator[str]:
+    yield from (f"the {run.source}: {note}" for note in run.notes)
+    if run.while_training and (run.has("train_acc") or run.has("train_loss")):
+        figure = "accuracy" if run.has("train_acc") else "loss"
+        yield (
+            f"such a log usually averages the training {figure} over the epoch, with dropout on and changing weights: "
+            "in evaluation mode the gap is probably larger"
+        )
+    if found.diverged_epoch is not None:
+        yield f"a loss is not finite from {run.unit} {found.diverged_epoch:g} on, so the training diverged there"
+    if regime == "underfit" and math.isfinite(run.test_loss[-1]) and found.best_epoch == run.epochs[-1]:
         yield "the test loss was lowest in the last epoch: it may still be falling, so train longer first"
-    if not np.isfinite(curves.test_loss).any():
+    if not run.has("test_loss") and run.has("test_acc"):
         yield "the log has no test loss, so its minimum is unknown; the best epoch is that of the test accuracy"
+    if regime.startswith("loss") and not (run.has("train_loss") or run.has("train_acc")):
+        yield "the log has no figures of the training set, so how far the network overfits is unknown"
+    if regime.startswith("loss") and found.test_improving is None:
+        yield "too few epochs to see whether the test curve turned or still improves"

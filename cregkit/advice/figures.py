@@ -1,26 +1,28 @@
-"""Metrics derived from a training history: the best epoch, where the test loss starts to rise, and the noise."""
+"""Metrics derived from a training run: the best epoch, where the test loss starts to rise, and the noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean, median_low
 
 import numpy as np
 
-from cregkit.advice.logs import Curves, Series
+from cregkit.advice import rules
+from cregkit.advice.columns import Series
+from cregkit.advice.logs import Run
 
 MIN_EPOCHS = 8
-"""Fewest epochs from which noise and a rise are estimated."""
-RISE = 0.01
-"""Smallest rise of the test loss that counts, as a fraction of its minimum, however smooth the curve is."""
+"""Fewest epochs from which noise, a rise and a fall are estimated."""
 
 
 @dataclass(frozen=True)
 class HistoryFigures:
-    """Metrics derived from a history. Epochs are numbered as in the log.
+    """Metrics derived from a run. Epochs are numbered as in the log.
 
     The noise of a metric is its standard deviation around its trend: the standard deviation of the differences between
     consecutive epochs in the second half of the run, divided by sqrt(2). Values are None if there are too few epochs or
-    the log lacks the metric.
+    the log lacks the metric. Of several runs, these are the means over the runs, and the medians of the epochs.
 
     Examples
     --------
@@ -29,24 +31,40 @@ class HistoryFigures:
     >>> figures = advise(history=history).history
     >>> figures.source, figures.best_epoch, figures.best_test_loss, figures.best_test_acc
     ('Keras log', 1, 0.5, 80.0)
+    >>> figures.columns
+    {'train_acc': 'accuracy', 'test_loss': 'val_loss', 'test_acc': 'val_accuracy'}
     """
 
     source: str
-    """Type of the log: "cregkit history", "Keras log", "Lightning log" or "training log"."""
+    """Type of the log: "cregkit history", "Keras log", "Lightning log" ... or "training log"."""
+    unit: str
+    """What the log counts: "epoch"; "step" if it has no epochs or several validations in each; "validation"."""
+    columns: Mapping[str, str]
+    """The column that was read for each figure."""
     epochs: int
     """Number of epochs."""
-    best_epoch: int
+    best_epoch: float | None
     """Epoch of the lowest test loss, or of the highest test accuracy if the log has no test loss."""
     best_test_loss: float | None
     """Lowest test loss."""
-    best_test_acc: float
+    best_test_acc: float | None
     """Highest test accuracy, in percent."""
-    best_test_acc_epoch: int
+    best_test_acc_epoch: float | None
     """Epoch of the highest test accuracy."""
-    turned_up_epoch: int | None
+    turned_up_epoch: float | None
     """Epoch of the minimum of the smoothed test loss if it has risen since by more than its noise; else None."""
     rise: float | None
     """Rise of the smoothed test loss since its minimum."""
+    acc_turned_down_epoch: float | None
+    """Epoch of the maximum of the smoothed test accuracy if it has fallen since by more than its noise; else None."""
+    loss_gap: float | None
+    """Test loss minus training loss in the best epoch, or in the last epoch before it with a training loss."""
+    train_improving: bool | None
+    """Whether the training loss (else accuracy) still improves at the end by more than its noise."""
+    test_improving: bool | None
+    """Whether the test loss (else accuracy) still improves at the end by more than its noise."""
+    diverged_epoch: float | None
+    """Epoch from which on a loss is NaN or infinite; None if it stays finite."""
     test_loss_noise: float | None
     """Noise of the test loss."""
     test_acc_noise: float | None
@@ -55,35 +73,66 @@ class HistoryFigures:
     """Noise of the gap, in percentage points."""
 
 
-def figures(curves: Curves) -> HistoryFigures:
-    """Return the metrics derived from ``curves``."""
-    epochs = np.array(curves.epochs)
-    losses, loss_epochs = _known(curves.test_loss, epochs)
-    accuracies, acc_epochs = _known(curves.test_acc, epochs)
-    best_acc_epoch = int(acc_epochs[np.argmax(accuracies)])
+def figures(run: Run) -> HistoryFigures:
+    """Return the metrics derived from ``run``."""
+    losses, loss_epochs = _known(run.test_loss, run.epochs)
+    accuracies, acc_epochs = _known(run.test_acc, run.epochs)
+    best_acc_epoch = _whole(acc_epochs[np.argmax(accuracies)]) if len(accuracies) else None
     turn, rise = _turn(losses, loss_epochs)
+    train = run.train_loss if run.has("train_loss") else -run.train_acc
     return HistoryFigures(
-        source=curves.source,
-        epochs=len(curves.epochs),
-        best_epoch=int(loss_epochs[np.argmin(losses)]) if len(losses) else best_acc_epoch,
+        source=run.source,
+        unit=run.unit,
+        columns=run.columns,
+        epochs=len(run.epochs),
+        best_epoch=_whole(loss_epochs[np.argmin(losses)]) if len(losses) else best_acc_epoch,
         best_test_loss=float(losses.min()) if len(losses) else None,
-        best_test_acc=float(accuracies.max()),
+        best_test_acc=float(accuracies.max()) if len(accuracies) else None,
         best_test_acc_epoch=best_acc_epoch,
         turned_up_epoch=turn,
         rise=rise,
+        acc_turned_down_epoch=_turn(100.0 - accuracies, acc_epochs)[0],
+        loss_gap=_loss_gap(run),
+        train_improving=_improving(_known(train, run.epochs)[0]),
+        test_improving=_improving(losses if len(losses) else -accuracies),
+        diverged_epoch=None if run.diverged is None else _whole(run.diverged),
         test_loss_noise=noise(losses),
         test_acc_noise=noise(accuracies),
-        gap_noise=noise(_known(curves.train_acc - curves.test_acc, epochs)[0]),
+        gap_noise=noise(_known(run.train_acc - run.test_acc, run.epochs)[0]),
     )
 
 
-def final_accuracies(curves: Curves) -> tuple[float, float]:
+def together(found: Sequence[HistoryFigures]) -> HistoryFigures:
+    """Return the means over several runs; of epochs the medians, and a turn only if most runs have one."""
+    merged: dict[str, object] = {}
+    for name in (entry.name for entry in fields(HistoryFigures)):
+        values = [value for value in (getattr(one, name) for one in found) if value is not None]
+        if name == "columns":
+            merged[name] = {figure: column for one in found for figure, column in one.columns.items()}
+        elif name in ("source", "unit"):
+            merged[name] = max(values, key=values.count)
+        elif not values or (name in _RARE and 2 * len(values) <= len(found)):
+            merged[name] = None
+        elif name.endswith(("epoch", "epochs")):
+            merged[name] = median_low(values)
+        elif name.endswith("improving"):
+            merged[name] = 2 * sum(values) > len(values)
+        else:
+            merged[name] = fmean(values)
+    return HistoryFigures(**merged)  # type: ignore[arg-type]
+
+
+_RARE = ("turned_up_epoch", "acc_turned_down_epoch", "diverged_epoch")  # None says "it did not happen"
+
+
+def final_accuracies(run: Run) -> tuple[float | None, float | None]:
     """Return training and test accuracy of the last epoch that has both, else the last value of each."""
-    both = np.flatnonzero(~np.isnan(curves.train_acc - curves.test_acc))
+    both = np.flatnonzero(~np.isnan(run.train_acc - run.test_acc))
     if len(both):
-        return float(curves.train_acc[both[-1]]), float(curves.test_acc[both[-1]])
-    train, test = (series[~np.isnan(series)][-1] for series in (curves.train_acc, curves.test_acc))
-    return float(train), float(test)
+        return float(run.train_acc[both[-1]]), float(run.test_acc[both[-1]])
+    known = [series[~np.isnan(series)] for series in (run.train_acc, run.test_acc)]
+    train, test = (float(series[-1]) if len(series) else None for series in known)
+    return train, test
 
 
 def noise(series: Series) -> float | None:
@@ -93,22 +142,54 @@ def noise(series: Series) -> float | None:
     return float(np.diff(series[len(series) // 2 - 1 :]).std(ddof=1) / np.sqrt(2))
 
 
-def _turn(losses: Series, epochs: Series) -> tuple[int | None, float | None]:
+def _turn(losses: Series, epochs: Series) -> tuple[float | None, float | None]:
     """Return the epoch of the minimum of the smoothed loss if it has risen since (else None), and the rise.
 
     Smoothing is a centred moving average over a tenth of the run, 3 to 9 epochs. The rise must exceed four standard
     deviations of the difference of two such averages. Two would be exceeded by chance, because the minimum is selected.
     """
-    deviation = noise(losses)
-    if deviation is None:
+    if len(losses) < MIN_EPOCHS:
         return None, None
-    width = max(3, min(9, len(losses) // 10 | 1))
-    smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    smooth, width = _smoothed(losses)
     lowest = int(np.argmin(smooth))
     rise = float(smooth[-1] - smooth[lowest])
-    if rise <= max(4 * deviation * np.sqrt(2 / width), RISE * abs(float(smooth[lowest]))):
+    if rise <= _limit(losses, width, float(smooth[lowest])):
         return None, rise
-    return int(epochs[lowest + width // 2]), rise
+    return _whole(epochs[lowest + width // 2]), rise
+
+
+def _improving(losses: Series) -> bool | None:
+    """Return whether the smoothed loss fell in the last fifth of the run by more than its noise."""
+    if len(losses) < MIN_EPOCHS:
+        return None
+    smooth, width = _smoothed(losses)
+    before = smooth[max(0, len(smooth) - 1 - max(width, len(losses) // 5))]
+    return bool(before - smooth[-1] > _limit(losses, width, float(smooth[-1])))
+
+
+def _smoothed(losses: Series) -> tuple[Series, int]:
+    width = max(3, min(9, len(losses) // 10 | 1))
+    return np.convolve(losses, np.full(width, 1 / width), mode="valid"), width
+
+
+def _limit(losses: Series, width: int, level: float) -> float:
+    """Return the difference of two means over ``width`` epochs that noise does not explain."""
+    return max(4 * (noise(losses) or 0.0) * float(np.sqrt(2 / width)), rules.RISE * abs(level))
+
+
+def _loss_gap(run: Run) -> float | None:
+    """Return test loss minus training loss in the best epoch; see ``HistoryFigures``."""
+    if not (run.has("test_loss") and run.has("train_loss")):
+        return None
+    best = int(np.nanargmin(run.test_loss))
+    known = np.flatnonzero(~np.isnan(run.train_loss))
+    train = known[known <= best]
+    return float(run.test_loss[best] - run.train_loss[train[-1] if len(train) else known[0]])
+
+
+def _whole(epoch: float) -> float:
+    """Return a whole number as an int."""
+    return int(epoch) if float(epoch).is_integer() else float(epoch)
 
 
 def _known(series: Series, epochs: Series) -> tuple[Series, Series]:

@@ -1,92 +1,87 @@
-"""Reader of training logs: cregkit histories, CSV files of Keras and Lightning, and files with similar columns."""
+"""Reader of training logs: the runs in files, folders and mappings, with their figures by epoch."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cregkit._files import Path
-
-Series: TypeAlias = NDArray[np.float64]
-
-# A column is named PREFIX_METRIC with an optional suffix; the first match is used. "test" comes last: a log that has
-# both contains validation metrics for every epoch, but test metrics for the end only.
-PREFIXES = {"train": ("train", "training", ""), "test": ("val", "valid", "validation", "test")}
-METRICS = {
-    "acc": ("acc", "accuracy", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"),
-    "loss": ("loss",),
-}
-SUFFIXES = ("_epoch", "", "_step")
-NEEDED = (
-    "expected the accuracies on the training set (train_acc, train_accuracy or accuracy) "
-    "and on the test set (val_acc, val_accuracy or test_acc) of each epoch"
-)
-
-MISSING = ("", "NA", None)
-"""Cells that mean "not measured": Lightning leaves the cell empty, Keras writes NA."""
+from cregkit.advice import names, tables
+from cregkit.advice.columns import COLUMN_KEYS, FIGURES, MOST_COLUMNS, NEEDED, Series, chosen_columns, figures
+from cregkit.advice.points import check_count, labels, segments
+from cregkit.advice.tables import Table
 
 OWN = "cregkit history"
 
-_ROUNDING = 1e-4  # tolerance for a float32 mean of accuracies that exceeds its limit by rounding
-_SHOWN = 160  # most characters of a file that an error message quotes
+_MOST_FILES = 1000
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The metrics of a run by epoch, accuracies in percent; NaN where an epoch lacks the metric."""
+class Run:
+    """The figures of one training run, one value for each point of it; NaN where a figure was not measured.
 
+    Accuracies are in percent. A figure that the log lacks is NaN everywhere.
+    """
+
+    name: str
+    """Name of the run: that of its file, and what tells it from others in the file."""
     source: str
-    epochs: tuple[int, ...]
-    """Epoch numbers as in the log."""
+    """Type of the log, such as "Keras log"."""
+    unit: str
+    """What ``epochs`` counts: "epoch"; "step" if the log has no epochs or several validations in each; "validation"."""
+    epochs: Series
+    """Epochs (or steps) as the log numbers them, ascending."""
     train_loss: Series
     train_acc: Series
     test_loss: Series
     test_acc: Series
+    columns: Mapping[str, str]
+    """The column of the log that was read for each figure."""
     while_training: bool = False
-    """Whether the logger measures training metrics during training, with dropout on."""
-    notes: list[str] = field(default_factory=list)
+    """Whether the logger measures training figures during training, with dropout on."""
+    diverged: float | None = None
+    """Epoch from which on a loss is not finite, else None."""
+    notes: tuple[str, ...] = ()
     """Assumptions made in reading the log."""
 
+    def has(self, figure: str) -> bool:
+        """Return whether ``figure``, one of ``FIGURES``, was measured at all."""
+        return bool(np.isfinite(getattr(self, figure)).any())
 
-@dataclass(frozen=True)
-class _Table:
-    """The raw cells of a log by column, and a function that names a row in an error."""
-
-    name: str
-    columns: Mapping[str, Sequence[object]]
-    row: Callable[[int], str]
+    @property
+    def judged(self) -> bool:
+        """Whether the run has a figure on data that it was not trained on, or diverged: something to judge."""
+        return self.has("test_loss") or self.has("test_acc") or self.diverged is not None
 
 
-def read(path: Path) -> Curves:
-    r"""Read the curves from a CSV or JSON file.
+def read(history: Path | Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Run]:
+    r"""Read the runs from files and folders.
 
     Parameters
     ----------
-    path
-        The file.
+    history
+        A file or a folder, or several.
+    columns
+        The column of the log for a figure ("train_loss", "train_acc", "test_loss", "test_acc") or for "epoch", where
+        its name does not tell.
 
     Returns
     -------
-    Curves
-        The metrics by epoch.
+    list of Run
+        At least one.
 
     Raises
     ------
     OSError
-        The file is missing or cannot be read.
+        A file is missing or cannot be read.
+    ImportError
+        An event file needs TensorBoard, which is not installed.
     ValueError
-        The file is not such a log; the message is one line.
+        A file is not a training log; the message is one line.
 
     Examples
     --------
@@ -95,258 +90,307 @@ def read(path: Path) -> Curves:
     >>> from cregkit.advice import logs
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     path = Path(directory) / "log.csv"
-    ...     _ = path.write_text("epoch,accuracy,val_accuracy\n0,0.7,0.6\n1,0.9,0.8\n")
-    ...     logs.read(path).test_acc
-    array([60., 80.])
+    ...     _ = path.write_text("epoch,loss,val_loss\n0,0.7,0.6\n1,0.5,\n")
+    ...     (run,) = logs.read(path)
+    >>> run.test_loss
+    array([0.6, nan])
+    >>> run.columns
+    {'train_loss': 'loss', 'test_loss': 'val_loss'}
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise ValueError(f"{name}: found a binary file; expected a training log as CSV or JSON text in UTF-8")
-    if not text.strip():
-        raise ValueError(f"{name}: found an empty file; {NEEDED}")
-    return _curves(_from_json(name, text) if text.lstrip()[0] in "{[" else _from_csv(name, text))
+    paths = [history] if isinstance(history, (str, os.PathLike)) else list(history)
+    if not paths:
+        raise ValueError("history names no file; expected at least one")
+    _check_columns(columns)
+    runs: list[Run] = []
+    for path in paths:
+        if os.path.isdir(path):
+            runs += _read_folder(os.fspath(path), columns)
+        else:
+            runs += _runs_of(tables.read(path, tuple((columns or {}).values())), columns)
+    return _judged(_joined(runs))
 
 
-def from_columns(columns: Mapping[str, object]) -> Curves:
-    """Return the curves in a mapping of column names to lists, such as ``history.history`` of Keras.
+def from_columns(content: Mapping[str, object], columns: Mapping[str, str] | None = None) -> list[Run]:
+    """Return the runs in a mapping of column names to lists, such as ``history.history`` of Keras.
 
     Parameters
     ----------
+    content
+        The lists by column name; mappings may be nested, as ``evals_result`` of XGBoost.
     columns
-        The lists by column name.
+        See ``read``.
 
     Returns
     -------
-    Curves
-        The metrics by epoch.
+    list of Run
+        At least one.
 
     Raises
     ------
     ValueError
-        A required column is missing, or a value is not a finite number.
+        A figure on the test set is missing, or a value is not a number.
     """
-    return _curves(_from_mapping("history", columns))
+    _check_columns(columns)
+    return _judged(_joined(_runs_of(tables.from_mapping("history", content), columns)))
 
 
-def _from_csv(name: str, text: str) -> _Table:
-    separator = max(",;\t", key=text.lstrip().splitlines()[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise ValueError(f"{name}: line {reader.line_num} is not CSV: {error}") from None
-    header, cells = rows[0], rows[1:]
-    for row, line in zip(cells, lines[1:], strict=True):
-        if len(row) > len(header):
-            raise ValueError(
-                f"{name}: found {len(row)} cells in line {line} and {len(header)} in the header; "
-                "expected a training log as CSV with a cell per column"
-            )
-        row += [""] * (len(header) - len(row))
-    columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
-    return _Table(name, columns, lambda i: f"line {lines[i + 1]}")
+def _check_columns(columns: Mapping[str, str] | None) -> None:
+    for figure in columns or {}:
+        if figure not in COLUMN_KEYS:
+            raise ValueError(f"columns must name columns for {', '.join(COLUMN_KEYS)}, got {figure!r}")
 
 
-def _from_json(name: str, text: str) -> _Table:
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{name}: found broken JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{name}: found a JSON {type(content).__name__}; expected an object with a list per column")
-    return _from_mapping(name, content)
+# Files and folders ----------------------------------------------------------------------------------------------------
 
 
-def _from_mapping(name: str, content: Mapping[str, object]) -> _Table:
-    """Return the entries of ``content`` that are lists as columns."""
-    columns: dict[str, Sequence[object]] = {}
-    for column, cells in content.items():
-        if isinstance(cells, (list, tuple, np.ndarray)):
-            columns[str(column)] = list(cells)
-    if not columns and content:
-        raise ValueError(f"{name}: found {_listed(list(content))}, and no list among them; {NEEDED}")
-    return _Table(name, columns, lambda i: f"entry {i + 1}")
-
-
-def _curves(table: _Table) -> Curves:
-    names = {_canonical(column): column for column in reversed(list(table.columns))}  # of two equal names, the first
-    of_figure = {
-        f"{part}_{metric}": _find(names, part, metric) for part in ("train", "test") for metric in ("loss", "acc")
-    }
-    if of_figure["train_acc"] is None or of_figure["test_acc"] is None:
-        raise ValueError(f"{table.name}: found {_found(table)}; {NEEDED}")
-    cells = {figure: _numbers(table, column) for figure, column in of_figure.items() if column is not None}
-    if len({len(column) for column in cells.values()}) > 1:
-        lengths = ", ".join(f"{of_figure[figure]} {len(column)}" for figure, column in cells.items())
-        raise ValueError(f"{table.name}: found columns of different lengths: {lengths}; expected one entry per epoch")
-    source, while_training = _source(names, of_figure["train_acc"])
-    if source == OWN:
-        _check_divergence(table, cells)
-    notes: list[str] = []
-    _to_percent(table, of_figure, cells, source, notes)
-    epochs, series = _by_epoch(table, names, cells, notes)
-    for figure in ("train_acc", "test_acc"):
-        if np.isnan(series[figure]).all():
-            raise ValueError(f"{table.name}: found no figure in the column {of_figure[figure]}; {NEEDED}")
-    unknown = np.full(len(epochs), np.nan)
-    curves = {figure: series.get(figure, unknown) for figure in of_figure}
-    return Curves(source, epochs, **curves, while_training=while_training, notes=notes)
-
-
-def _canonical(column: str) -> str:
-    """Return ``column`` in canonical spelling: ``Train/Acc`` and ``train-acc`` become ``train_acc``."""
-    return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
-
-
-def _find(names: Mapping[str, str], part: str, metric: str) -> str | None:
-    """Return the column of a metric, or None."""
-    for prefix in PREFIXES[part]:
-        for word in METRICS[metric]:
-            for suffix in SUFFIXES:
-                name = f"{prefix}_{word}".strip("_") + suffix
-                if name in names:
-                    return names[name]
-    return None
-
-
-def _found(table: _Table) -> str:
-    if not table.columns:
-        return "no columns"
-    return f"the columns {_listed(table.columns)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Return ``names`` as one line of bounded length."""
-    shown = ", ".join(name.strip() or "''" for name in names)
-    shown = shown if shown.isprintable() else repr(shown)
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-
-
-def _source(names: Mapping[str, str], train_acc: str | None) -> tuple[str, bool]:
-    """Return the type of the log, and whether its logger measures training metrics during training."""
-    if {"train_acc", "test_acc", "gap"} <= names.keys():
-        return OWN, False
-    if {"epoch", "step"} <= names.keys():
-        return "Lightning log", True
-    if train_acc is not None and _canonical(train_acc) in METRICS["acc"]:
-        return "Keras log", True
-    return "training log", False
-
-
-def _numbers(table: _Table, column: str) -> Series:
-    """Return the cells of ``column`` as floats, with NaN for missing cells."""
-    numbers = np.full(len(table.columns[column]), np.nan)
-    for i, cell in enumerate(table.columns[column]):
-        content = cell.strip() if isinstance(cell, str) else cell
-        if content is None or content in MISSING:
-            continue
+def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
+    """Return the runs of the logs in a folder and its folders; other files are left out."""
+    runs: list[Run] = []
+    reasons: list[ValueError | ImportError] = []
+    for kind, files in _logs_of(folder):
         try:
-            if isinstance(content, bool):
-                raise TypeError
-            number = float(content)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            shown = repr(cell)[:_SHOWN]
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {column}: found {shown}; expected a number"
-            ) from None
-        if not math.isfinite(number):
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {column}: found {number}, so the training diverged there; "
-                "expected finite figures: lower the learning rate first"
+            if kind:
+                found = [tables.read_events(kind, files)]
+                parent = os.path.dirname(kind) if names.side(os.path.basename(kind)) else kind
+                found[0].name, found[0].run = parent, ""
+            else:
+                found = tables.read(files[0], tuple((columns or {}).values()))
+            runs += _runs_of(found, columns)
+        except (ValueError, ImportError) as error:  # an event file does not keep others from being read
+            reasons.append(error)
+    check_count(folder, len(runs))
+    if not runs:
+        raise next(iter(reasons), ValueError(f"{folder}: found no log in this folder; expected CSV or JSON files"))
+    return _without_copies(runs)
+
+
+def _logs_of(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folder of event files with all of them, and "" with each other file that may be a log."""
+    count = 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        paths = [os.path.join(place, file) for file in sorted(files)]
+        count += len(paths)
+        if count > _MOST_FILES:
+            raise ValueError(f"{folder}: found over {_MOST_FILES} files; expected a folder of logs")
+        events = [path for path in paths if tables.EVENTS in os.path.basename(path)]
+        if events:
+            yield place, events
+        yield from (("", [path]) for path in paths if path not in events and path.lower().endswith(tables.SUFFIXES))
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that are the beginning of another, as in the checkpoints of Hugging Face."""
+    kept: list[Run] = []
+    for run in sorted(runs, key=lambda run: -len(run.epochs)):
+        n = max(1, len(run.epochs) - 1)  # the last point may be half an epoch
+        series = [getattr(run, figure)[:n] for figure in ("epochs", *FIGURES)]
+        if not any(
+            all(
+                np.array_equal(values, getattr(other, figure)[:n], equal_nan=True)
+                for values, figure in zip(series, ("epochs", *FIGURES), strict=True)
             )
-        numbers[i] = number
-    return numbers
+            for other in kept
+        ):
+            kept.append(run)
+    return [run for run in runs if any(run is other for other in kept)]
 
 
-def _check_divergence(table: _Table, cells: Mapping[str, Series]) -> None:
-    """Raise if the losses of a cregkit history are not all finite; its files omit NaN and infinities.
+def _joined(runs: Sequence[Run]) -> list[Run]:
+    """Join the pieces of a run: logs of the same name that hold different figures, as the exports of TensorBoard."""
+    joined: list[Run] = []
+    for run in runs:
+        for i, other in enumerate(joined):
+            shared = run.columns.keys() & other.columns.keys()
+            if not shared and _piece_name(run) == _piece_name(other):
+                joined[i] = _join(other, run)
+                break
+        else:
+            joined.append(run)
+    return joined
 
-    Every epoch has training metrics unless it diverged; test metrics exist only with a test set.
+
+def _piece_name(run: Run) -> str:
+    """Return what the names of the pieces of one run share."""
+    folder, _, name = run.name.partition(": ")
+    return (
+        f"{os.path.dirname(folder)}: {name}"
+        if name
+        else os.path.join(os.path.dirname(folder), names.without_figures(os.path.splitext(os.path.basename(folder))[0]))
+    )
+
+
+def _join(first: Run, second: Run) -> Run:
+    epochs = np.union1d(first.epochs, second.epochs)
+    series: dict[str, Any] = {}
+    for figure in FIGURES:
+        series[figure] = np.full(len(epochs), np.nan)
+        for run in (first, second):
+            if figure in run.columns:
+                series[figure][np.searchsorted(epochs, run.epochs)] = getattr(run, figure)
+    diverged = [run.diverged for run in (first, second) if run.diverged is not None]
+    return replace(
+        first,
+        epochs=epochs,
+        **series,
+        columns={**first.columns, **second.columns},
+        diverged=min(diverged, default=None),
+        notes=tuple(dict.fromkeys(first.notes + second.notes)),
+    )
+
+
+def _judged(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that can be judged; raise if there is none."""
+    judged = [run for run in runs if run.judged]
+    if not judged:
+        run = runs[0]
+        found = ", ".join(f"{figure} in {tables.listed([column])}" for figure, column in run.columns.items())
+        raise ValueError(f"{run.name}: found {found}, and no figure of the validation or test set; {NEEDED}")
+    left = [run.name for run in runs if not run.judged]
+    if left:
+        note = f"left out {tables.listed(left)}: no figures of the validation or test set"
+        judged[0] = replace(judged[0], notes=(*judged[0].notes, note))
+    return judged
+
+
+# Tables to runs -------------------------------------------------------------------------------------------------------
+
+
+def _runs_of(found: Sequence[Table], columns: Mapping[str, str] | None) -> list[Run]:
+    parts = [part for table in found for part in _by_prefix(_wide(table))]
+    check_count(found[0].name, len(parts))
+    return [run for part in parts for run in _runs(part, columns or {})]
+
+
+def _wide(table: Table) -> Table:
+    """Return the table with a column for each figure and set, where rows name the metric or the set."""
+    of_name = {names.canonical(column): column for column in table.columns if table.columns[column]}
+    value = of_name.get("value")
+    metric = next((c for c in _text_columns(table, names.METRIC_COLUMNS) if _share(table, c, names.meaning) > 0), None)
+    where = next((c for c in _text_columns(table, names.SIDE_COLUMNS) if _share(table, c, names.side) > 0.5), None)
+    if where is None and (metric is None or value is None):
+        return _with_set_of_file(table)
+    of_set = [names.side(str(cell)) for cell in table.columns[where]] if where is not None else [""] * table.rows
+    wide: dict[str, list[Any]] = {}
+    for column, cells in table.columns.items():
+        if column == value and metric is not None:
+            told = [str(cell) for cell in table.columns[metric]]
+        elif where is not None and names.meaning(column) and not names.side(column):
+            told = [column] * len(cells)
+        else:
+            if column not in (metric, where):
+                wide[column] = cells
+            continue
+        if len(set(told)) > MOST_COLUMNS:
+            raise ValueError(f"{table.name}: found {len(set(told))} kinds of figures; expected a few")
+        for i, (cell, label, part) in enumerate(zip(cells, told, of_set, strict=False)):
+            full = f"{part}/{label}" if part and not names.side(label) else label
+            if names.meaning(full):
+                wide.setdefault(full, [None] * table.rows)[i] = cell
+    return replace(table, columns=wide)
+
+
+def _text_columns(table: Table, known: frozenset[str]) -> Iterator[str]:
+    for column, cells in table.columns.items():
+        parts = names.words(column)
+        if len(parts) == 1 and parts[0] in known and cells and all(isinstance(x, str) for x in cells[:3]):
+            yield column
+
+
+def _share(table: Table, column: str, tells: Any) -> float:
+    cells = table.columns[column][:1000]
+    return sum(bool(tells(cell)) for cell in cells if isinstance(cell, str)) / len(cells)
+
+
+def _with_set_of_file(table: Table) -> Table:
+    """Return the table with the set in its columns' names where only the name of the file tells it: ``val_log.csv``."""
+    stem = os.path.splitext(os.path.basename(table.name))[0]
+    of_set = names.side(stem)
+    figures = [column for column in table.columns if names.meaning(column)]
+    if not of_set or any(names.side(column) for column in figures) or table.source == "Hugging Face log":
+        return table
+    return replace(table, columns={f"{of_set}/{c}" if c in figures else c: cells for c, cells in table.columns.items()})
+
+
+def _by_prefix(table: Table) -> list[Table]:
+    """Return a table for each run of an export of Weights & Biases, whose columns are named "RUN - METRIC"."""
+    prefixed: dict[str, dict[str, list[Any]]] = {}
+    shared = {}
+    for column, cells in table.columns.items():
+        run, separator, metric = column.rpartition(" - ")
+        if separator and names.meaning(metric) and not (names.side(run) and not names.side(metric)):
+            prefixed.setdefault(run, {})[metric] = cells
+        elif separator and names.is_index(metric, names.STEPS):
+            prefixed.setdefault(run, {})
+        else:
+            shared[column] = cells
+    if not prefixed:
+        return [table]
+    source = "Weights & Biases log"
+    return [replace(table, columns={**shared, **own}, run=run, source=source) for run, own in prefixed.items() if own]
+
+
+def _runs(table: Table, columns: Mapping[str, str]) -> list[Run]:
+    """Return the runs of a table whose columns are figures: one, or one for each value of a column such as ``fold``."""
+    chosen, cells, notes = chosen_columns(table, columns)
+    own = {"train_acc", "test_acc", "gap"} <= {names.canonical(column) for column in table.columns}
+    source = OWN if own else table.source or _source(table, chosen)
+    series = figures(table, chosen, cells, own, notes)
+    shared: dict[str, Any] = {
+        "source": source,
+        "columns": chosen,
+        "while_training": source in ("Keras log", "Lightning log", "Hugging Face log"),
+    }
+    runs = []
+    for label, rows in labels(table, series):
+        part = {figure: values[rows] for figure, values in series.items()}
+        unit, found = segments(table, columns.get("epoch"), rows, part, notes)
+        for number, (epochs, points) in enumerate(found, 1):
+            told = [table.run, label, f"run {number}" if len(found) > 1 else ""]
+            name = ": ".join(filter(None, [table.name, " ".join(filter(None, told))]))
+            runs.append(_run(points, epochs=epochs, name=name, unit=unit, **shared))
+    every = tuple(dict.fromkeys((*table.notes, *notes)))
+    return [replace(run, notes=every) for run in runs]
+
+
+def _run(points: Mapping[str, Series], *, epochs: Series, **rest: Any) -> Run:
+    unknown = np.full(len(epochs), np.nan)
+    found = [
+        _divergence(epochs, points[figure], sure=figure == "train_loss")
+        for figure in ("train_loss", "test_loss")
+        if figure in points
+    ]
+    every = {figure: points.get(figure, unknown) for figure in FIGURES}
+    series: dict[str, Any] = {name: np.where(np.isfinite(values), values, np.nan) for name, values in every.items()}
+    diverged = min((epoch for epoch in found if epoch is not None), default=None)
+    return Run(epochs=epochs, **series, diverged=diverged, **rest)
+
+
+def _source(table: Table, chosen: Mapping[str, str]) -> str:
+    of_name = {names.canonical(column) for column in table.columns}
+    if {"epoch", "step"} <= of_name:
+        return "Lightning log"
+    training = [chosen[figure] for figure in ("train_acc", "train_loss") if figure in chosen]
+    if training and not names.side(training[0]) and any(name.startswith("val_") for name in of_name):
+        return "Keras log"
+    return "training log"
+
+
+def _divergence(epochs: Series, loss: Series, *, sure: bool) -> float | None:
+    """Return the epoch from which on a loss is not finite, None if it is finite again or was only not measured.
+
+    A NaN is "not measured" if finite figures follow, or if it ends a run whose earlier gaps were as long.
     """
-    for part in ("train", "test"):
-        accuracies = cells[f"{part}_acc"]
-        losses = cells.get(f"{part}_loss", accuracies)
-        diverged = np.isnan(losses) & (~np.isnan(accuracies) if part == "test" else True)
-        if diverged.any():
-            first = int(np.argmax(diverged))
-            beside = "" if np.isnan(accuracies[first]) else f"a {part}_acc but "
-            raise ValueError(
-                f"{table.name}: {table.row(first)} has {beside}no finite {part}_loss, "
-                "so the training diverged there; expected finite figures: lower the learning rate first"
-            )
-
-
-def _to_percent(
-    table: _Table, of_figure: Mapping[str, str | None], cells: dict[str, Series], source: str, notes: list[str]
-) -> None:
-    """Convert both accuracies to percent; a log without an accuracy above 1 contains fractions."""
-    both = np.concatenate([cells["train_acc"], cells["test_acc"]])
-    largest = np.nanmax(both, initial=0.0)
-    fractions = source != OWN and largest <= 1 + _ROUNDING
-    if fractions and largest > 0:
-        notes.append("no accuracy exceeds 1, so accuracies are read as fractions: 1 is 100 %")
-    limit = 1.0 if fractions else 100.0
-    for figure in ("train_acc", "test_acc"):
-        wrong = (cells[figure] < 0) | (cells[figure] > limit + _ROUNDING)
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ValueError(
-                f"{table.name}: {table.row(i)}, column {of_figure[figure]}: found an accuracy of "
-                f"{cells[figure][i]:.15g}; expected one from 0 to 100 (percent) or from 0 to 1 in the whole log"
-            )
-        cells[figure] = np.minimum(cells[figure] * (100.0 / limit), 100.0)
-
-
-def _by_epoch(
-    table: _Table, names: Mapping[str, str], cells: Mapping[str, Series], notes: list[str]
-) -> tuple[tuple[int, ...], dict[str, Series]]:
-    """Merge the rows of each epoch: the mean of each metric over the rows that have it."""
-    has_any = np.logical_or.reduce([~np.isnan(column) for column in cells.values()])
-    kept = np.flatnonzero(has_any)
-    if not len(kept):
-        raise ValueError(f"{table.name}: found a header without figures; {NEEDED}")
-    numbers = _epoch_numbers(table, names, kept, len(has_any))
-    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
-    series = {figure: _means(column[kept], starts) for figure, column in cells.items()}
-    epochs = tuple(int(numbers[start]) for start in starts)
-    if any(after < before for before, after in pairwise(epochs)):
-        notes.append("epoch numbers start again, so the log is read as one continued run with epochs counted from 0")
-        epochs = tuple(range(len(epochs)))
-    return epochs, series
-
-
-def _epoch_numbers(table: _Table, names: Mapping[str, str], kept: NDArray[np.intp], rows: int) -> Series:
-    """Return the epoch (else the step, else the position) of each row in ``kept``."""
-    column = names.get("epoch", names.get("step"))
-    if column is None:
-        return np.arange(len(kept), dtype=np.float64)
-    numbers = _numbers(table, column)
-    if len(numbers) != rows:
-        raise ValueError(f"{table.name}: found {len(numbers)} entries in {column}, but {rows} figures")
-    for i in kept:
-        if np.isnan(numbers[i]) or numbers[i] % 1:
-            came = "no number" if np.isnan(numbers[i]) else f"{numbers[i]:.15g}"
-            raise ValueError(
-                f"{table.name}: {table.row(int(i))} has figures, but found {came} in the column {column}; "
-                "expected a whole number"
-            )
-    return numbers[kept]
-
-
-def _means(column: Series, starts: NDArray[np.intp]) -> Series:
-    """Return the mean of ``column`` over each group of rows, NaN for a group without values."""
-    known = ~np.isnan(column)
-    count = np.add.reduceat(known.astype(np.float64), starts)
-    total = np.add.reduceat(np.where(known, column, 0.0), starts)
-    means: Series = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
-    return means
+    wrong = np.flatnonzero(np.isinf(loss))
+    finite = np.flatnonzero(np.isfinite(loss))
+    if not len(finite):
+        return float(epochs[wrong[0]]) if len(wrong) and (sure or (loss[wrong] > 0).any()) else None
+    tail = wrong[wrong > finite[-1]]
+    if not len(tail):
+        return None
+    before = np.concatenate([[-1], finite])
+    gaps = [np.count_nonzero((wrong > a) & (wrong < b)) for a, b in zip(before, finite, strict=False) if b - a > 1]
+    certain = sure or len(finite) > 1
+    if (loss[tail] > 0).any() or (certain and len(tail) > max(gaps, default=0)):
+        return float(epochs[tail[0]])
+    return None

@@ -17,6 +17,11 @@ GOOD = 90.0
 """Percent. With a gap under 5 and at least this training accuracy, nothing needs to change."""
 INVERTED = -2.0
 """Gap in percentage points below which to suspect the measurement first: test accuracy exceeds training accuracy."""
+RISE = 0.01
+"""Smallest rise or fall of a smoothed loss that counts, as a fraction of it, however smooth the curve is."""
+LOSS_GAP = 0.2
+"""Gap between test and training loss in the best epoch, as a fraction of the test loss, from which a run without both
+accuracies should get moderate regularisation. A rule of thumb: losses of different tasks do not compare."""
 BATCH_NORM_FROM = 32
 """Samples per batch below which batch statistics are too noisy."""
 
@@ -27,6 +32,11 @@ REGIMES: Mapping[str, str] = {
     "gap 5-10": "The network overfits: moderate regularisation.",
     "gap over 10": "The network overfits strongly: heavy regularisation.",
     "test above train": "The test set looks easier than the training set: find out why before changing the network.",
+    "diverged": "A loss became NaN or infinite and stayed so: no regularisation helps before training is stable.",
+    "loss turned up": "The test curve got worse beyond its noise after its best epoch: the network overfits.",
+    "loss still falling": "The test curve still improves: train longer before changing the network.",
+    "loss gap": "The test loss has stopped falling well above the training loss: the network overfits.",
+    "loss level": "The test curve has settled, and nothing shows that the network overfits: light regularisation.",
 }
 
 
@@ -66,6 +76,9 @@ GAP_RULES: Mapping[str, GapRule] = {
     "gap 5-10": GapRule(Rate(0.1, 0.2, 0.15), Rate(0.001, 0.01, 0.003), norm=True),
     "gap under 5": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
     "good": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
+    "loss turned up": GapRule(Rate(0.1, 0.5, 0.3), Rate(0.001, 0.1, 0.01), early_stopping=True),
+    "loss gap": GapRule(Rate(0.1, 0.2, 0.15), Rate(0.001, 0.01, 0.003), norm=True),
+    "loss level": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
 }
 
 
@@ -152,6 +165,11 @@ OPTIMIZERS: Mapping[str, str] = {
     "adam": "optimizer = ck.train.AdamW(network, lr=0.001, weight_decay={value:g})",
 }
 """Code of weight decay by optimiser; Adam users get AdamW."""
+SLOWER: Mapping[str, str] = {
+    "sgd": "optimizer = ck.train.SGD(network, lr=0.001, momentum=0.9)",
+    "adam": "optimizer = ck.train.AdamW(network, lr=0.0001)",
+}
+"""Code of a tenth of the usual learning rate by optimiser."""
 
 IMPORTS = "import numpy as np; import cregkit as ck, cregkit.train; rng = np.random.default_rng()"
 """The imports that precede the code of any remedy."""
@@ -173,5 +191,7 @@ WHY_ADAMW = "AdamW, not Adam: in Adam the decay is divided by sqrt(v), so weight
 WHY_AUGMENTATION = (
     "A network that never sees the same sample twice cannot overfit it: transform strongly, keep the labels."
 )
+WHY_SLOWER = "Steps that are too large make the loss grow: a tenth of the rate, or a warm-up, keeps it finite."
+WHY_LONGER = "The curve has not reached its minimum: what it shows about overfitting is not final."
 WHY_STOPPING = "Keeps the weights of the epoch with the lowest validation loss, before overfitting started."
 WHY_SMALL_BATCH = "Not BatchNorm: the statistics of batches under 32 are noisy. LayerNorm does not use the batch."

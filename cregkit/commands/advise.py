@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import textwrap
 
 from cregkit._files import check_writable, write_json
 from cregkit.advice import rules
 from cregkit.advice.advisor import Advice, advise, prompt
+from cregkit.advice.columns import COLUMN_KEYS
 from cregkit.advice.figures import HistoryFigures
 from cregkit.commands.arguments import CommandError, count, number
 from cregkit.commands.console import Console
@@ -21,13 +24,20 @@ Diagnose whether a network underfits, fits well or overfits, and recommend remed
 cregkit code for each. Accuracies are in percent; in a log they may be fractions. From a log it also reads the best
 epoch, the epoch from which the test loss rises, and the noise of the metrics.
 
+A log is a file of Keras, Lightning, Hugging Face, TensorBoard (event files need the package tensorboard), Ultralytics,
+timm, fastai, MMEngine, XGBoost, LightGBM or Weights & Biases, or any CSV, TSV, JSON or JSON lines with columns of usual
+names (val_loss, eval/acc, lossTrain, top1, error_rate ...); or a folder of logs. Losses or validation figures alone
+suffice. Several runs are judged one by one and together.
+
 The regime follows from the gap between training and test accuracy: over 10 points, 5 to 10, under 5, or good. Underfit
 means a gap below 5 and both accuracies below 80 %. If test accuracy is more than 2 points above training accuracy,
-check the measurement first.
+check the measurement first. Without both accuracies the test loss decides: turned up, still falling, or settled.
 
 examples:
   cregkit advise --train-acc 99 --test-acc 60 --model mlp
   cregkit advise --history metrics.csv --optimizer adam --batch-size 16
+  cregkit advise --history fold1.csv fold2.csv fold3.csv
+  cregkit advise --history log.csv --columns train_loss=foo,test_acc=bar
   cregkit advise --history history.json --json advice.json
   cregkit advise --prompt
 """
@@ -40,7 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history",
         metavar="FILE",
-        help="a training log instead: a cregkit history as JSON or CSV, or the CSV of Keras' or Lightning's CSVLogger",
+        nargs="+",
+        help="a training log or a folder of logs instead, or several",
+    )
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="FIGURE=COLUMN,...",
+        help="columns of the log for train_loss, train_acc, test_loss, test_acc or epoch, if their names do not tell",
     )
     parser.add_argument("--model", choices=list(rules.MODELS), help="kind of model")
     parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")
@@ -49,6 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
     )
     parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Return ``figure=column,figure=column`` as a dict; a comma within a column's name stays in it."""
+    parts = re.split(rf",(?=(?:{'|'.join(COLUMN_KEYS)})=)", text)
+    pairs = dict(part.split("=", 1) for part in parts if "=" in part)
+    if len(pairs) < len(parts) or not pairs.keys() <= set(COLUMN_KEYS) or not all(pairs.values()):
+        raise argparse.ArgumentTypeError(
+            f"must be FIGURE=COLUMN,... with {', '.join(COLUMN_KEYS)} as figures, got {text!r}"
+        )
+    return pairs
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
     missing = [name for name, value in figures.items() if value is None]
     if options.history is not None and len(missing) < len(figures):
         raise CommandError("give --train-acc and --test-acc, or --history, not both")
+    if options.columns is not None and options.history is None:
+        raise CommandError("--columns names columns of a log: give --history FILE too")
     if options.history is None and missing:
         raise CommandError(
             f"{' and '.join(missing)} missing: give --train-acc and --test-acc in percent, or --history FILE"
@@ -105,6 +135,7 @@ def _advice(options: argparse.Namespace) -> Advice:
             options.train_acc,
             options.test_acc,
             history=options.history,
+            columns=options.columns,
             model=options.model,
             batch_size=options.batch_size,
             optimizer=options.optimizer,
@@ -114,13 +145,14 @@ def _advice(options: argparse.Namespace) -> Advice:
 
 
 def _print(console: Console, advice: Advice) -> None:
-    console.line(
-        f"{advice.regime}: train {advice.train_acc:.1f} %, test {advice.test_acc:.1f} %, gap {advice.gap:.1f} points"
-    )
+    console.line(f"{advice.regime}: {_figures_line(advice)}")
     _paragraph(console, advice.summary)
+    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
+    for run in advice.runs:
+        _paragraph(console, f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}", "   ")
     if advice.history is not None:
         console.line()
-        for line in _history_lines(advice.history):
+        for line in _history_lines(advice.history, len(advice.runs)):
             _paragraph(console, line)
     for position, remedy in enumerate(advice.remedies, 1):
         console.line()
@@ -145,22 +177,53 @@ def _paragraph(console: Console, text: str, indent: str = "") -> None:
         console.line(line)
 
 
-def _history_lines(found: HistoryFigures) -> list[str]:
-    loss = "" if found.best_test_loss is None else f" (test loss {found.best_test_loss:.4g})"
+def _figures_line(advice: Advice) -> str:
+    """Return the figures that set the regime in one line, with their spread over several runs."""
+    found = advice.history
+    figures = [
+        ("train", advice.train_acc, ".1f", " %", "train_acc"),
+        ("test", advice.test_acc, ".1f", " %", "test_acc"),
+        ("gap", advice.gap, ".1f", " points", "gap"),
+    ]
+    if advice.gap is None and found is not None:
+        figures += [("lowest test loss", found.best_test_loss, ".4g", "", "best_test_loss")]
+        figures += [("gap in loss", found.loss_gap, ".3g", "", "loss_gap")]
+    return ", ".join(
+        f"{name} {value:{form}}" + (f" ± {advice.spread[key]:{form}}" if key in advice.spread else "") + unit
+        for name, value, form, unit, key in figures
+        if value is not None
+    )
+
+
+def _history_lines(found: HistoryFigures, runs: int) -> list[str]:
+    unit = found.unit
+    best = []
+    if found.best_epoch is not None:
+        loss = "" if found.best_test_loss is None else f" (test loss {found.best_test_loss:.4g})"
+        best.append(f"best {unit} {found.best_epoch:.15g}{loss}")
+    if found.best_test_acc is not None and found.best_test_acc_epoch is not None:
+        best.append(f"best test accuracy {found.best_test_acc:.1f} % in {unit} {found.best_test_acc_epoch:.15g}")
+    several = f"{runs} runs (medians and means): " if runs else ""
     lines = [
-        f"{found.source}, {found.epochs} {'epoch' if found.epochs == 1 else 'epochs'}: best epoch "
-        f"{found.best_epoch}{loss}, best test accuracy {found.best_test_acc:.1f} % in epoch "
-        f"{found.best_test_acc_epoch}",
+        f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}: {', '.join(best)}"
+        if best
+        else f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}",
+        "Read: " + ", ".join(f"{figure} from {column}" for figure, column in found.columns.items()),
     ]
     if found.turned_up_epoch is not None:
         lines.append(
-            f"The smoothed test loss turned up after epoch {found.turned_up_epoch}: "
+            f"The smoothed test loss turned up after {unit} {found.turned_up_epoch:.15g}: "
             f"it has risen by {found.rise:.3g} since"
         )
     elif found.test_loss_noise is not None:
         lines.append("The test loss has not turned up beyond its noise")
-    else:
-        lines.append("Too few epochs with a test loss to see whether it turned up")
+    elif found.best_test_loss is not None:
+        lines.append(f"Too few {unit}s with a test loss to see whether it turned up")
+    if found.best_test_loss is None and found.acc_turned_down_epoch is not None:
+        lines.append(f"The smoothed test accuracy turned down after {unit} {found.acc_turned_down_epoch:.15g}")
+    for name, improving in (("training", found.train_improving), ("test", found.test_improving)):
+        if improving is not None:
+            lines.append(f"The {name} curve {'still improves' if improving else 'has stopped improving'} at the end")
     noises = [
         f"{name} {value:.2g}{unit}"
         for name, value, unit in (

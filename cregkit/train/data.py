@@ -127,7 +127,8 @@ class Batches:
             name = f"{self._name} (batch {number})"
             if not isinstance(batch, (tuple, list)):
                 raise TypeError(
-                    f"{name} must be (x, targets) or (x, targets, sample_weight), got {validate.shown(batch)}"
+                    f"{self._name} must be a tuple (x, y) or (x, y, sample_weight), or an iterable of such batches, "
+                    f"got {type(self._batches).__name__} whose entry {number} is {type(batch).__name__}"
                 )
             samples = checked_data(name, tuple(part if part is None else np.asarray(part) for part in batch))
             yield Batch(np.asarray(samples.x), samples.targets, samples.sample_weight)

@@ -401,7 +401,9 @@ def test_the_page_of_the_room_has_the_rates_of_the_rules():
         (["--train-acc", "99", "--test-acc", "60", "--batch-size", "0"], "--batch-size"),
         (["--train-acc", "99", "--test-acc", "60", "--json", "no/such.json"], "no/such.json: No such file"),
         (["--history", "missing.csv"], "missing.csv: No such file"),
-        (["--history", "."], ".: Is a directory"),
+        (["--history", "."], ".: found no log in this folder"),
+        (["--columns", "test_loss=foo"], "give --history FILE too"),
+        (["--history", "log.csv", "--columns", "foo=test_loss"], "--columns: must be FIGURE=COLUMN"),
     ],
 )
 def test_a_wrong_argument_prints_one_line_and_writes_nothing(argv, named, capsys, tmp_path, monkeypatch):

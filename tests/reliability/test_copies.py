@@ -328,7 +328,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch.Report": (report, str),
     "torch.OpEntry": (op_entry, itself),
     "torch.OpReport": (lambda: torch_room().OpReport((op_entry(),)), str),
-    "torch.Profile": (lambda: torch_room().Profile(2.0, 1.5, 1.4, 1.33, 0.02), str),
+    "torch.Profile": (lambda: torch_room().Profile(2.0, 1.5, 1.6, 1.4, 1.2, "enable()", 1.33, 0.02), str),
     "torch.enable": (enable, enabled_within),
     "CommandError": (lambda: CommandError("unknown experiment 'x'"), repr),
     "SheetError": (lambda: sheet.SheetError("x is no image"), repr),

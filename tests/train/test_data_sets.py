@@ -503,7 +503,7 @@ MISTAKES = [
     ({"test": (batch for batch in BATCHES)}, TypeError, "test must be iterable more than once.*generator"),
     ({"train": _Once()}, ValueError, "train must yield at least one batch each time it is iterated, got none"),
     ({"train": []}, ValueError, "train must yield at least one batch"),
-    ({"train": [X, CLASSES]}, TypeError, r"train \(batch 0\) must be \(x, targets\) or .* got ndarray"),
+    ({"train": [X, CLASSES]}, TypeError, r"train must be a tuple \(x, y\) or .* got list whose entry 0 is ndarray"),
     ({"train": [(X, CLASSES[:3])]}, ValueError, r"train \(batch 0\) must hold one target for each sample"),
     ({"train": [(X, CLASSES + 9)]}, ValueError, "train is incompatible with network and loss"),
     ({"test": [(X[:, :3].copy(), CLASSES)]}, ValueError, "test is incompatible with network and loss"),
