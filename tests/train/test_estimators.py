@@ -290,7 +290,7 @@ def test_blas_keeps_one_thread_until_the_last_block_ends():
             began.set()
             end.wait()
 
-    other = threading.Thread(target=hold)
+    other = threading.Thread(target=hold, daemon=True)
     with threadpool_limits(2, "blas"):
         with one_thread():
             other.start()
