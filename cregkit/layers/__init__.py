@@ -5,6 +5,7 @@ from cregkit.layers.attention import MultiHeadAttention
 from cregkit.layers.base import Layer, Parameter
 from cregkit.layers.batch_norm import BatchNorm
 from cregkit.layers.bert import BertEncoder
+from cregkit.layers.drop_connect import DropConnect
 from cregkit.layers.dropout import AlphaDropout, DropBlock, Dropout, DropPath, FeatureAlphaDropout, SpatialDropout
 from cregkit.layers.embedding import Embedding, PositionalEmbedding
 from cregkit.layers.group_norm import GroupNorm
@@ -23,6 +24,7 @@ __all__ = [
     "BatchNorm",
     "BertEncoder",
     "DropBlock",
+    "DropConnect",
     "DropPath",
     "Dropout",
     "Embedding",

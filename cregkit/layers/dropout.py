@@ -60,6 +60,9 @@ class Dropout(Layer):
     _part: tuple[int, int] | None = None
     """For a batch split over several processes: the number of samples before ``x``, and of samples in the batch."""
 
+    _of_samples = True
+    """Whether the first axis of ``x`` counts samples."""
+
     _drop = staticmethod(functional.dropout)
     _drop_backward = staticmethod(functional.dropout_backward)
     _arguments: ClassVar[tuple[str, ...]] = ()

@@ -76,16 +76,22 @@ class Linear(Layer):
         validate.tensor("x", x)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x must have shape (..., in_features) with in_features={self.in_features}, got {x.shape}")
-        y: Array = widened(x) @ widened_parameter("weight", self.weight, x).T
+        weight = self._weight_of_batch(x)
+        y: Array = widened(x) @ widened_parameter("weight", weight, x).T
         if self.bias is not None:
             y += widened_parameter("bias", self.bias, x)
-        self._saved = x
+        self._saved = x, weight
         return rounded(y, x.dtype)
 
-    def _gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+    def _weight_of_batch(self, x: Tensor) -> Tensor:
+        """Return the weight that multiplies ``x``."""
+        return self.weight
+
+    def _gradient(self, dy: Tensor, saved: tuple[Tensor, Tensor]) -> Tensor:
+        x, weight = saved
         dy32 = widened(validate.gradient(dy, x.dtype, (*x.shape[:-1], self.out_features)))
         rows = dy32.reshape(-1, self.out_features)
         self.dweight = rows.T @ widened(x).reshape(-1, self.in_features)
         if self.bias is not None:
             self.dbias = rows.sum(axis=0)
-        return rounded(dy32 @ widened(self.weight), x.dtype)
+        return rounded(dy32 @ widened(weight), x.dtype)

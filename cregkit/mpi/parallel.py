@@ -112,7 +112,7 @@ class DataParallel(Parallel):
 
     def _set_part(self, part: tuple[int, int] | None) -> None:
         for _, layer in self.network._walk():
-            if isinstance(layer, Dropout):
+            if isinstance(layer, Dropout) and layer._of_samples:
                 layer._part = part
 
     def from_leader(self, function: Callable[[], T]) -> T:

@@ -35,6 +35,8 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
         Neurons of each hidden layer, from first to last; () gives logistic regression.
     dropout
         Dropout probability of the hidden neurons, in [0, 1].
+    drop_connect
+        Probability of dropping a weight of the hidden layers (DropConnect), in [0, 1].
     weight_decay
         Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
     l1
@@ -130,6 +132,7 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
         hidden_sizes: tuple[int, ...] = (64,),
         *,
         dropout: float = 0.0,
+        drop_connect: float = 0.0,
         weight_decay: float = 0.01,
         l1: float = 0.0,
         max_norm: float | None = None,
@@ -152,6 +155,7 @@ class RegularizedMLPClassifier(ClassifierMixin, RegularizedMLP):  # type: ignore
         super().__init__(
             hidden_sizes,
             dropout=dropout,
+            drop_connect=drop_connect,
             weight_decay=weight_decay,
             l1=l1,
             max_norm=max_norm,

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
 from cregkit import _validate as validate
-from cregkit.layers import Dropout, Layer, Linear, ReLU, Sequential, draw_seed
+from cregkit.layers import DropConnect, Dropout, Layer, Linear, ReLU, Sequential, draw_seed
 from cregkit.layers.base import Array
 from cregkit.layers.norms import norm_layers
 from cregkit.train.callbacks import Callback, FitState
@@ -80,6 +80,7 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         hidden_sizes: tuple[int, ...] = (64,),
         *,
         dropout: float = 0.0,
+        drop_connect: float = 0.0,
         weight_decay: float = 0.01,
         l1: float = 0.0,
         max_norm: float | None = None,
@@ -99,6 +100,7 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
         """Store the parameters; ``fit`` validates them."""
         self.hidden_sizes = hidden_sizes
         self.dropout = dropout
+        self.drop_connect = drop_connect
         self.weight_decay = weight_decay
         self.l1 = l1
         self.max_norm = max_norm
@@ -230,7 +232,11 @@ class RegularizedMLP(BaseEstimator):  # type: ignore[misc]
             raise TypeError(f"hidden_sizes must be a tuple of ints, got {validate.shown(self.hidden_sizes)}")
         sizes = [n_features, *(validate.positive_int("hidden_sizes", size) for size in self.hidden_sizes)]
         dropout = validate.real("dropout", self.dropout, 0, 1)
-        hidden = [Linear(*ends, seed=rng) for ends in itertools.pairwise(sizes)]
+        drop_connect = validate.real("drop_connect", self.drop_connect, 0, 1)
+        hidden = [
+            DropConnect(*ends, drop_connect, seed=rng) if drop_connect > 0 else Linear(*ends, seed=rng)
+            for ends in itertools.pairwise(sizes)
+        ]
         last = Linear(sizes[-1], n_outputs, seed=rng)
         layers: list[Layer] = []
         for linear, size in zip(hidden, sizes[1:], strict=True):

@@ -31,6 +31,8 @@ class RegularizedMLPRegressor(RegressorMixin, RegularizedMLP):  # type: ignore[m
         Neurons of each hidden layer, from first to last; () gives linear regression.
     dropout
         Dropout probability of the hidden neurons, in [0, 1].
+    drop_connect
+        Probability of dropping a weight of the hidden layers (DropConnect), in [0, 1].
     weight_decay
         Decoupled weight decay, at least 0; biases, gamma and beta do not decay.
     l1

@@ -166,6 +166,12 @@ def masks() -> dict[str, str]:
             own = together.own(np.arange(len(x)))
             gathered = comm.allgather(layer(x[own]))
         found[str(layer._settings())] = np.concatenate(gathered).tobytes().hex()
+    weights = ck.DropConnect(7, 4, seed=9)  # one mask for the whole batch
+    own = mpi.DataParallel(ck.Sequential(weights)).own(np.arange(len(x)))
+    weights.backward(np.ones_like(weights(x[own])))
+    of_ranks = set(comm.allgather((weights.dweight != 0).tobytes().hex()))
+    assert len(of_ranks) == 1
+    found["DropConnect"] = of_ranks.pop()
     return found
 
 

@@ -225,6 +225,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "LayerNorm": (lambda: ck.LayerNorm(8), layer_run(ROWS)),
     "RMSNorm": (lambda: ck.RMSNorm(8), layer_run(ROWS)),
     "Linear": (lambda: ck.Linear(8, 3, seed=1), layer_run(ROWS)),
+    "DropConnect": (lambda: ck.DropConnect(8, 3, seed=1), layer_run(ROWS)),
     "Dropout": (lambda: ck.Dropout(0.5, seed=1), layer_run(ROWS)),
     "SpatialDropout": (lambda: ck.SpatialDropout(0.5, seed=1), layer_run(IMAGES)),
     "AlphaDropout": (lambda: ck.AlphaDropout(0.5, seed=1), layer_run(ROWS)),

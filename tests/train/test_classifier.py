@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
-from cregkit.layers import BatchNorm, Dropout, LayerNorm, Linear, ReLU, RMSNorm  # noqa: E402
+from cregkit.layers import BatchNorm, DropConnect, Dropout, LayerNorm, Linear, ReLU, RMSNorm  # noqa: E402
 from cregkit.train import DivergenceError, RegularizedMLPClassifier  # noqa: E402
 
 X, Y = load_digits(return_X_y=True)
@@ -61,6 +61,7 @@ def test_the_parameters_set_the_layers():
     assert kinds(hidden_sizes=()) == [Linear]
     block = [Linear, BatchNorm, ReLU, Dropout]
     assert kinds(hidden_sizes=(8, 4), norm="batch", dropout=0.5) == [*block, *block, Linear]
+    assert kinds(hidden_sizes=(8,), drop_connect=0.5) == [DropConnect, ReLU, Linear]
     assert kinds(norm="layer")[1] is LayerNorm
     assert kinds(norm="rms")[1] is RMSNorm
 
@@ -74,7 +75,8 @@ def test_a_seed_gives_the_same_bits():
 
 
 def test_initial_weights_do_not_depend_on_the_regularisation():
-    plain, other = (_fitted(lr=0.0, **options).network_ for options in ({}, {"dropout": 0.5, "norm": "layer"}))
+    regularised = {"dropout": 0.5, "norm": "layer", "drop_connect": 0.5}
+    plain, other = (_fitted(lr=0.0, **options).network_ for options in ({}, regularised))
     np.testing.assert_array_equal(plain.layers[0].weight, other.layers[0].weight)
     np.testing.assert_array_equal(plain.layers[-1].weight, other.layers[-1].weight)
 
@@ -234,6 +236,7 @@ MISTAKES = [
     ({"hidden_sizes": 64}, TypeError, "hidden_sizes must be a tuple of ints, got int"),
     ({"hidden_sizes": (0,)}, ValueError, "hidden_sizes"),
     ({"dropout": 2}, ValueError, "dropout"),
+    ({"drop_connect": 2}, ValueError, "drop_connect"),
     ({"norm": "group"}, ValueError, "norm must be None or one of"),
     ({"weight_decay": -1}, ValueError, "weight_decay"),
     ({"lr": "fast"}, TypeError, "lr"),

@@ -57,7 +57,7 @@ STOCHASTIC = {
 }
 CONFIGURATIONS = [
     {},
-    {"dropout": 0.2, "norm": "batch"},
+    {"dropout": 0.2, "norm": "batch", "drop_connect": 0.1},
     {"early_stopping": True, "patience": 5, "tol": 1e-3, "lr": 0.02},
     {"warm_start": True, "norm": "rms"},
     {"hidden_sizes": (), "tol": 1e-4, "batch_size": 8, "lr": 0.02},
