@@ -188,6 +188,7 @@ class SourceArchive(sdist):
             "tests/**/*.md",
             "tests/**/*.py",
             "tests/**/*.csv",
+            "tests/advice/logs/**/*",
             "tests/**/*.txt",
             "tests/**/*.[ch]",
             "bench/**/*.py",
@@ -196,14 +197,14 @@ class SourceArchive(sdist):
             "bench/*.md",
             "bench/*.png",
             "[!.]*/README.md",
-            "cregkit/**/README.md",
+            "cregkit/**/*.md",
             "cregkit/torch/native/*.cpp",
             "cregkit/torch/native/*.h",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
         ]
         for pattern in patterns:
-            files.extend(str(path) for path in Path().glob(pattern) if path.suffix != ".pyc")
+            files.extend(str(path) for path in Path().glob(pattern) if path.is_file() and path.suffix != ".pyc")
         generated = (".c", "_csrc.pxd")
         files.files = [p for p in files.files if not (p.endswith(generated) and Path(p).parts[0] == "cregkit")]
         files.remove_duplicates()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # A wheel may hold these beside the Python files, stubs and advice that git tracks in cregkit/.
 WHEEL_EXTRAS = ["cregkit/kernels/*.so", "cregkit/torch/_dispatcher_*.so", "cregkit-*.dist-info/*"]
 SDIST_EXTRAS = ["PKG-INFO", "setup.cfg", "cregkit.egg-info/*"]
-NOT_IN_WHEEL = ["*.pyx", "*.pxd", "*.cpp", "*.h", "*/README.md"]
+NOT_IN_WHEEL = ["*.pyx", "*.pxd", "*.cpp", "*.h", "*/[A-Z]*.md"]
 NOT_IN_SDIST = [".*", ".*/*"]  # files for development
 
 
@@ -37,7 +37,7 @@ def problems(found: set[str], wanted: set[str], extras: list[str]) -> list[str]:
 
 
 def wheel_problems(path: Path) -> list[str]:
-    """A wheel holds the package and its extensions: no C or Cython sources, no README.md of a room."""
+    """A wheel holds the package and its extensions: no C or Cython sources, no page of a room."""
     found = set(zipfile.ZipFile(path).namelist())
     wanted = {name for name in tracked() if name.startswith("cregkit/") and not matches(name, NOT_IN_WHEEL)}
     modules = {PurePath(name).name.split(".")[0] for name in found if name.endswith(".so")}
