@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import textwrap
 
 from cregkit._files import check_writable, write_json
 from cregkit.advice import rules
-from cregkit.advice.advisor import Advice, advise, prompt
+from cregkit.advice.advisor import advise, prompt
 from cregkit.advice.columns import COLUMN_KEYS
-from cregkit.advice.figures import HistoryFigures
+from cregkit.advice.result import Advice
+from cregkit.advice.text import lines
 from cregkit.commands.arguments import CommandError, count, number
 from cregkit.commands.console import Console
 
 STDOUT = "-"
-_WIDTH = 100
 
 DESCRIPTION = """\
 Diagnose whether a network underfits, fits well or overfits, and recommend remedies with rates, reasons and the line of
@@ -62,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=list(rules.MODELS), help="kind of model")
     parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")
     parser.add_argument("--optimizer", choices=sorted(rules.OPTIMIZERS), help="optimiser in use")
+    parser.add_argument(
+        "--test-samples", type=count, metavar="N", help="samples of the test set: gives the interval of its accuracy"
+    )
     parser.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
     )
@@ -108,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.json)
     advice = _advice(options)
     if options.json is None:
-        _print(console, advice)
+        for line in lines(advice):
+            console.line(line)
     elif options.json == STDOUT:
         console.line(json.dumps(advice.to_dict(), indent=1))
     else:
@@ -139,100 +141,7 @@ def _advice(options: argparse.Namespace) -> Advice:
             model=options.model,
             batch_size=options.batch_size,
             optimizer=options.optimizer,
+            test_samples=options.test_samples,
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
-
-
-def _print(console: Console, advice: Advice) -> None:
-    console.line(f"{advice.regime}: {_figures_line(advice)}")
-    _paragraph(console, advice.summary)
-    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
-    for run in advice.runs:
-        _paragraph(console, f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}", "   ")
-    if advice.history is not None:
-        console.line()
-        for line in _history_lines(advice.history, len(advice.runs)):
-            _paragraph(console, line)
-    for position, remedy in enumerate(advice.remedies, 1):
-        console.line()
-        start = (
-            f", start with {remedy.value:g}" if remedy.value is not None and remedy.rate != f"{remedy.value:g}" else ""
-        )
-        console.line(f"{position}. {remedy.name}" + (f" {remedy.rate}{start}" if remedy.rate else ""))
-        _paragraph(console, remedy.reason, "   ")
-        console.line(f"   >>> {remedy.code}")
-    if advice.remedies:
-        console.line()
-        console.line(f"These lines need: {rules.IMPORTS}")
-        console.line("Other names and sizes in them are examples; replace them with yours.")
-    if advice.warnings:
-        console.line()
-    for warning in advice.warnings:
-        _paragraph(console, f"Note: {warning}.")
-
-
-def _paragraph(console: Console, text: str, indent: str = "") -> None:
-    for line in textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False):
-        console.line(line)
-
-
-def _figures_line(advice: Advice) -> str:
-    """Return the figures that set the regime in one line, with their spread over several runs."""
-    found = advice.history
-    figures = [
-        ("train", advice.train_acc, ".1f", " %", "train_acc"),
-        ("test", advice.test_acc, ".1f", " %", "test_acc"),
-        ("gap", advice.gap, ".1f", " points", "gap"),
-    ]
-    if advice.gap is None and found is not None:
-        figures += [("lowest test loss", found.best_test_loss, ".4g", "", "best_test_loss")]
-        figures += [("gap in loss", found.loss_gap, ".3g", "", "loss_gap")]
-    return ", ".join(
-        f"{name} {value:{form}}" + (f" ± {advice.spread[key]:{form}}" if key in advice.spread else "") + unit
-        for name, value, form, unit, key in figures
-        if value is not None
-    )
-
-
-def _history_lines(found: HistoryFigures, runs: int) -> list[str]:
-    unit = found.unit
-    best = []
-    if found.best_epoch is not None:
-        loss = "" if found.best_test_loss is None else f" (test loss {found.best_test_loss:.4g})"
-        best.append(f"best {unit} {found.best_epoch:.15g}{loss}")
-    if found.best_test_acc is not None and found.best_test_acc_epoch is not None:
-        best.append(f"best test accuracy {found.best_test_acc:.1f} % in {unit} {found.best_test_acc_epoch:.15g}")
-    several = f"{runs} runs (medians and means): " if runs else ""
-    lines = [
-        f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}: {', '.join(best)}"
-        if best
-        else f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}",
-        "Read: " + ", ".join(f"{figure} from {column}" for figure, column in found.columns.items()),
-    ]
-    if found.turned_up_epoch is not None:
-        lines.append(
-            f"The smoothed test loss turned up after {unit} {found.turned_up_epoch:.15g}: "
-            f"it has risen by {found.rise:.3g} since"
-        )
-    elif found.test_loss_noise is not None:
-        lines.append("The test loss has not turned up beyond its noise")
-    elif found.best_test_loss is not None:
-        lines.append(f"Too few {unit}s with a test loss to see whether it turned up")
-    if found.best_test_loss is None and found.acc_turned_down_epoch is not None:
-        lines.append(f"The smoothed test accuracy turned down after {unit} {found.acc_turned_down_epoch:.15g}")
-    for name, improving in (("training", found.train_improving), ("test", found.test_improving)):
-        if improving is not None:
-            lines.append(f"The {name} curve {'still improves' if improving else 'has stopped improving'} at the end")
-    noises = [
-        f"{name} {value:.2g}{unit}"
-        for name, value, unit in (
-            ("test loss", found.test_loss_noise, ""),
-            ("test accuracy", found.test_acc_noise, " points"),
-            ("gap", found.gap_noise, " points"),
-        )
-        if value is not None
-    ]
-    if noises:
-        lines.append(f"Noise from epoch to epoch (standard deviation): {', '.join(noises)}")
-    return lines
