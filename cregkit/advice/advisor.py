@@ -32,7 +32,7 @@ OneHistory: TypeAlias = Path | Mapping[str, object] | SupportsHistory
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """The settings of the training besides its metrics."""
 
     model: str | None
@@ -42,10 +42,12 @@ class _Setting:
 
     @property
     def rule(self) -> rules.ModelRule:
+        """The rule of the kind of model."""
         return rules.ANY_MODEL if self.model is None else rules.MODELS[self.model]
 
     @property
     def small_batches(self) -> bool:
+        """Whether batches are too small for BatchNorm."""
         return self.batch_size is not None and self.batch_size < rules.BATCH_NORM_FROM
 
 
@@ -146,7 +148,7 @@ def advise(
     >>> advice.regime, advice.history.best_epoch, advice.history.turned_up_epoch
     ('loss turned up', 3, 3)
     """
-    setting = _setting(model, batch_size, optimizer, test_samples)
+    given = setting(model, batch_size, optimizer, test_samples)
     if history is None:
         if train_acc is None or test_acc is None:
             raise TypeError(
@@ -159,10 +161,14 @@ def advise(
                 f"train_acc and test_acc must be in percent, got {train} and {test}, which look like fractions: "
                 f"give {100 * train:g} and {100 * test:g}"
             )
-        return _advice(train, test, setting, None, None)
+        return _advice(train, test, given, None, None)
     if train_acc is not None or test_acc is not None:
         raise TypeError("advise takes train_acc and test_acc or a history, not both")
-    runs = _runs(history, columns)
+    return judged(_runs(history, columns), given)
+
+
+def judged(runs: Sequence[Run], setting: Setting) -> Advice:
+    """Return the advice for the runs of a history."""
     singles = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
     if len(singles) == 1:
         return singles[0]
@@ -186,13 +192,16 @@ def prompt() -> str:
     return (resources.files("cregkit.advice") / "prompt-regularization-advisor.md").read_text(encoding="utf-8")
 
 
-def _setting(model: str | None, batch_size: int | None, optimizer: str | None, test_samples: int | None) -> _Setting:
+def setting(
+    model: str | None, batch_size: int | None, optimizer: str | None, test_samples: int | None = None
+) -> Setting:
+    """Return the checked settings; see ``advise``."""
     for name, value, known in (("model", model, rules.MODELS), ("optimizer", optimizer, rules.OPTIMIZERS)):
         if value is not None and value not in known:
             raise ValueError(f"{name} must be None or one of {', '.join(map(repr, known))}, got {value!r}")
     counts = {"batch_size": batch_size, "test_samples": test_samples}
     checked = {name: None if n is None else validate.positive_int(name, n) for name, n in counts.items()}
-    return _Setting(model, optimizer=optimizer, **checked)
+    return Setting(model, optimizer=optimizer, **checked)
 
 
 def _percent(name: str, value: object) -> float:
@@ -233,7 +242,7 @@ def _finite(columns: Mapping[str, object]) -> dict[str, object]:
 
 
 def _advice(
-    train: float | None, test: float | None, setting: _Setting, run: Run | None, found: HistoryFigures | None
+    train: float | None, test: float | None, setting: Setting, run: Run | None, found: HistoryFigures | None
 ) -> Advice:
     gap = None if train is None or test is None else round(train - test, 9)  # 64.1 - 59.1 is 5, not 4.999999999999993
     regime = _regime(train, test, gap, found)
@@ -252,7 +261,7 @@ def _advice(
     return with_evidence(with_interval(advice, setting.test_samples))
 
 
-def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
+def _together(singles: Sequence[Advice], setting: Setting) -> Advice:
     """Return the advice for several runs: that for their mean accuracies, else the most frequent regime."""
     stable = [advice for advice in singles if advice.regime != "diverged"] or singles
     found = together([advice.history for advice in stable if advice.history is not None])
@@ -313,7 +322,7 @@ def _regime_of_loss(found: HistoryFigures) -> str:
     return "loss level"
 
 
-def _remedies(regime: str, setting: _Setting, found: HistoryFigures | None) -> Iterator[Remedy]:
+def _remedies(regime: str, setting: Setting, found: HistoryFigures | None) -> Iterator[Remedy]:
     turned = found is not None and found.turned_up_epoch is not None
     if regime == "underfit":
         yield from _against_underfitting(setting)
@@ -347,7 +356,7 @@ def _rule(regime: str, found: HistoryFigures | None) -> rules.GapRule:
     return rules.TURNED_UP[found.rise > rules.RISE_HEAVY * abs(found.best_test_loss)]
 
 
-def _dropout(rule: rules.GapRule, setting: _Setting) -> Remedy:
+def _dropout(rule: rules.GapRule, setting: Setting) -> Remedy:
     rate = rule.dropout.within(setting.rule.dropout)
     reason = rules.WHY_DROPOUT
     if setting.model is not None:
@@ -355,7 +364,7 @@ def _dropout(rule: rules.GapRule, setting: _Setting) -> Remedy:
     return Remedy("dropout", str(rate), rate.start, reason, setting.rule.dropout_code.format(value=rate.start))
 
 
-def _weight_decay(rate: rules.Rate, setting: _Setting) -> Remedy:
+def _weight_decay(rate: rules.Rate, setting: Setting) -> Remedy:
     reason = rules.WHY_DECAY + (f" {rules.WHY_ADAMW}" if setting.optimizer == "adam" else "")
     code = rules.OPTIMIZERS[setting.optimizer or "sgd"].format(value=rate.start)
     return Remedy("weight decay", str(rate), rate.start, reason, code)
@@ -377,7 +386,7 @@ def _early_stopping(found: HistoryFigures | None) -> Remedy:
     return Remedy("early stopping", f"patience {rules.PATIENCE}", patience, rules.WHY_STOPPING, code, evidence)
 
 
-def _norm(setting: _Setting) -> Remedy:
+def _norm(setting: Setting) -> Remedy:
     rule = setting.rule
     norm, reason = rule.norm, rule.why_norm
     if norm == "BatchNorm" and setting.small_batches:
@@ -387,7 +396,7 @@ def _norm(setting: _Setting) -> Remedy:
     return Remedy(norm, None, None, reason, rule.norm_code[norm], evidence)
 
 
-def _against_underfitting(setting: _Setting) -> Iterator[Remedy]:
+def _against_underfitting(setting: Setting) -> Iterator[Remedy]:
     yield Remedy(
         "more capacity, no dropout",
         None,
@@ -423,7 +432,7 @@ def _warnings(
     train: float | None,
     test: float | None,
     gap: float | None,
-    setting: _Setting,
+    setting: Setting,
     found: HistoryFigures | None,
 ) -> Iterator[str]:
     if train is not None and test is not None and gap is not None:

@@ -39,12 +39,11 @@ def lines(advice: Advice) -> Iterator[str]:
     yield f"{advice.regime}: {_figures_line(advice)}"
     yield from paragraph(advice.summary)
     yield from paragraph(f"Evidence: {advice.evidence}.")
-    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
-    for run in advice.runs:
-        yield from paragraph(f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}", "   ")
+    for line in _run_lines(advice):
+        yield from paragraph(line, "   ")
     if advice.history is not None:
         yield ""
-        for line in _history_lines(advice.history, len(advice.runs)):
+        for line in _curve_lines(advice.history, len(advice.runs)):
             yield from paragraph(line)
     for position, remedy in enumerate(advice.remedies, 1):
         yield ""
@@ -61,6 +60,19 @@ def lines(advice: Advice) -> Iterator[str]:
         yield ""
     for warning in advice.warnings:
         yield from paragraph(f"Note: {warning}.")
+
+
+def history_lines(advice: Advice) -> Iterator[str]:
+    """Yield a line for each of several runs, and what the history shows."""
+    yield from _run_lines(advice)
+    if advice.history is not None:
+        yield from _curve_lines(advice.history, len(advice.runs))
+
+
+def _run_lines(advice: Advice) -> Iterator[str]:
+    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
+    for run in advice.runs:
+        yield f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}"
 
 
 def paragraph(text: str, indent: str = "", width: int = _WIDTH) -> list[str]:
@@ -94,7 +106,7 @@ def _figures_line(advice: Advice) -> str:
     )
 
 
-def _history_lines(found: HistoryFigures, runs: int) -> list[str]:
+def _curve_lines(found: HistoryFigures, runs: int) -> list[str]:
     unit = found.unit
     best = []
     if found.best_epoch is not None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 
 from cregkit._files import check_writable, write_json
-from cregkit.advice import rules
+from cregkit.advice import advisor, page, picture, rules, watch
 from cregkit.advice.advisor import advise, prompt
 from cregkit.advice.columns import COLUMN_KEYS
 from cregkit.advice.result import Advice
 from cregkit.advice.text import lines
 from cregkit.commands.arguments import CommandError, count, number
-from cregkit.commands.console import Console
+from cregkit.commands.console import NO_MATPLOTLIB, Console, Status, can_draw
 
 STDOUT = "-"
 
@@ -36,7 +37,8 @@ examples:
   cregkit advise --history metrics.csv --optimizer adam --batch-size 16
   cregkit advise --history fold1.csv fold2.csv fold3.csv
   cregkit advise --history log.csv --columns train_loss=foo,test_acc=bar
-  cregkit advise --history history.json --json advice.json
+  cregkit advise --history history.json --json advice.json --png advice.png --html advice.html
+  cregkit advise --watch metrics.csv --png advice.png
   cregkit advise --prompt
 """
 
@@ -50,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         help="a training log or a folder of logs instead, or several",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="FILE",
+        help="follow a log that is being written: a line per change, a bell at a turn or divergence, advice at Ctrl-C",
     )
     parser.add_argument(
         "--columns",
@@ -66,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
     )
+    parser.add_argument("--png", metavar="FILE", help="draw the curves of the log and the advice as PNG (matplotlib)")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with the advice and its picture")
     parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
 
 
@@ -105,9 +114,11 @@ def run(options: argparse.Namespace) -> int:
         console.line(prompt().rstrip("\n"))
         return 0
     _check(options)
-    if options.json not in (None, STDOUT):
-        check_writable(options.json)
-    advice = _advice(options)
+    for path in (options.json, options.png, options.html):
+        if path not in (None, STDOUT):
+            check_writable(path)
+    advice = _advice(options) if options.watch is None else _watched(options)
+    _write_pictures(advice, options, console)
     if options.json is None:
         for line in lines(advice):
             console.line(line)
@@ -118,14 +129,56 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _watched(options: argparse.Namespace) -> Advice:
+    """Follow the log until Ctrl-C, with its state on stderr, and return the last advice."""
+    setting = advisor.setting(options.model, options.batch_size, options.optimizer, options.test_samples)
+    status = Status(sys.stderr)
+    latest, told = None, ""
+    try:
+        for found in watch.follow(options.watch, setting, options.columns):
+            if isinstance(found, str):
+                status.show(found)
+                continue
+            latest, alarm = found, watch.alarm(found).partition(" ")[0]
+            status.show(watch.line(found), bell=alarm not in ("", told))
+            told = alarm
+    except KeyboardInterrupt:
+        if latest is None:
+            raise
+    finally:
+        status.end()
+    assert latest is not None  # the loop ends with Ctrl-C alone
+    return latest
+
+
+def _write_pictures(advice: Advice, options: argparse.Namespace, console: Console) -> None:
+    if not (options.png or options.html):
+        return
+    content = picture.png(advice) if can_draw() else None
+    if options.png and content is not None:
+        with open(options.png, "wb") as file:
+            file.write(content)
+    if options.html:
+        page.write(options.html, advice, content)
+        if content is None:
+            console.line(f"the page has no picture: {NO_MATPLOTLIB}")
+
+
 def _check(options: argparse.Namespace) -> None:
     figures = {"--train-acc": options.train_acc, "--test-acc": options.test_acc}
     missing = [name for name, value in figures.items() if value is None]
-    if options.history is not None and len(missing) < len(figures):
+    log = options.history is not None or options.watch is not None
+    if options.history is not None and options.watch is not None:
+        raise CommandError("give --history or --watch, not both")
+    if log and len(missing) < len(figures):
         raise CommandError("give --train-acc and --test-acc, or --history, not both")
-    if options.columns is not None and options.history is None:
+    if options.columns is not None and not log:
         raise CommandError("--columns names columns of a log: give --history FILE too")
-    if options.history is None and missing:
+    if not log and (options.png or options.html):
+        raise CommandError("--png and --html show the curves of a log: give --history FILE")
+    if options.png and not can_draw():
+        raise CommandError("--png needs matplotlib: pip install 'cregkit[lab]'")
+    if not log and missing:
         raise CommandError(
             f"{' and '.join(missing)} missing: give --train-acc and --test-acc in percent, or --history FILE"
         )
