@@ -73,7 +73,12 @@ def _evidence(advice: Advice) -> str:
             return text
         low, high = advice.gap_interval
         return f"{text}, {'' if advice.decided else 'undecided: '}95 % interval {low:.1f} to {high:.1f}"
-    return "" if found is None else _evidence_of_curve(advice.regime, found)
+    if found is None:
+        return ""
+    text, runs = _evidence_of_curve(advice.regime, found), advice.runs
+    if not runs:
+        return text
+    return f"{sum(run.regime == advice.regime for run in runs)} of {len(runs)} runs are so (medians and means): {text}"
 
 
 def _evidence_of_curve(regime: str, found: HistoryFigures) -> str:
@@ -90,4 +95,6 @@ def _evidence_of_curve(regime: str, found: HistoryFigures) -> str:
         return f"{text}; it still improved in the last fifth of the run{shown}"
     if regime == "loss gap":
         return f"{text}, {found.loss_gap:.3g} above the training loss"
+    if regime == "loss turned up":  # of several runs, as many did not turn
+        return f"{text}{shown}"
     return f"{text}; no turn beyond its noise since{shown}"

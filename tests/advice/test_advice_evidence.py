@@ -196,6 +196,13 @@ def test_every_statement_names_its_epochs_and_figures(history, regime, words):
     assert all(remedy.evidence for remedy in advice.remedies)
 
 
+def test_the_evidence_of_several_runs_says_how_many_agree():
+    advice = ck.advise(history=[{"val_loss": RISING}, {"val_loss": [1.0] * 20}])
+    assert advice.regime == "loss turned up"
+    assert advice.evidence.startswith("1 of 2 runs are so (medians and means): test loss best in epoch 0 of 19: 1")
+    assert "no turn" not in advice.evidence
+
+
 def test_the_words_are_those_of_the_field():
     words = " ".join(rules.REGIMES.values()).lower()
     for word in ("overfitting", "underfitting", "generalisation gap", "converged", "divergence"):
