@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from statistics import fmean, stdev
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from cregkit import _validate as validate
 from cregkit._files import Path
-from cregkit.advice import logs, rules
+from cregkit.advice import curves, logs, rules
+from cregkit.advice.evidence import with_evidence, with_interval
 from cregkit.advice.figures import HistoryFigures, figures, final_accuracies, together
 from cregkit.advice.logs import Run
+from cregkit.advice.result import Advice, Remedy
 
 
 class SupportsHistory(Protocol):
@@ -30,90 +32,22 @@ OneHistory: TypeAlias = Path | Mapping[str, object] | SupportsHistory
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """A remedy, the reason it helps, and the line of code that applies it.
-
-    Examples
-    --------
-    >>> from cregkit.advice import advise
-    >>> remedy = advise(train_acc=98, test_acc=84).remedies[0]
-    >>> remedy.name, remedy.rate, remedy.value
-    ('dropout', '0.3-0.5', 0.4)
-    >>> remedy.code
-    'network = ck.Sequential(ck.Linear(784, 256), ck.ReLU(), ck.Dropout(0.4), ck.Linear(256, 10))'
-    """
-
-    name: str
-    """Name of the remedy."""
-    rate: str | None
-    """Range of recommended rates, such as "0.3-0.5"; None if the remedy has no rate."""
-    value: float | None
-    """Rate in the code: a starting value."""
-    reason: str
-    """Why it helps."""
-    code: str
-    """A line of code that runs after ``cregkit.advice.rules.IMPORTS``; ``network``, ``x``, ``y`` ... are the user's."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """The result of ``advise``.
-
-    Examples
-    --------
-    >>> from cregkit.advice import advise
-    >>> advice = advise(train_acc=98, test_acc=84)
-    >>> advice.regime, advice.gap
-    ('gap over 10', 14.0)
-    >>> [remedy.name for remedy in advice.remedies]
-    ['dropout', 'weight decay', 'augmentation', 'early stopping']
-    """
-
-    regime: str
-    """One of "underfit", "good", "gap under 5", "gap 5-10", "gap over 10", "test above train"; without both accuracies
-    "loss turned up", "loss still falling", "loss gap", "loss level"; "diverged"."""
-    summary: str
-    """The regime in one or two sentences."""
-    train_acc: float | None
-    """Training accuracy in percent; None if the log has none."""
-    test_acc: float | None
-    """Test accuracy in percent; None if the log has none."""
-    gap: float | None
-    """Training minus test accuracy, in percentage points."""
-    remedies: tuple[Remedy, ...]
-    """Remedies, the strongest first."""
-    warnings: tuple[str, ...]
-    """Doubts about the figures or the settings."""
-    history: HistoryFigures | None = None
-    """Metrics derived from the history, if one was given."""
-    name: str = ""
-    """Name of the run, of several."""
-    runs: tuple[Advice, ...] = ()
-    """The advice for each run by itself, if the history has several; the rest is that for all of them together."""
-    spread: Mapping[str, float] = field(default_factory=dict)
-    """Standard deviation of "train_acc", "test_acc", "gap" and "best_test_loss" over several runs."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the advice as plain dicts, lists, strings and numbers, ready for JSON."""
-        content = asdict(self)
-        runs = [run.to_dict() for run in self.runs]
-        return {**content, "remedies": list(content["remedies"]), "warnings": list(content["warnings"]), "runs": runs}
-
-
-@dataclass(frozen=True)
-class _Setting:
+class Setting:
     """The settings of the training besides its metrics."""
 
     model: str | None
     batch_size: int | None
     optimizer: str | None
+    test_samples: int | None
 
     @property
     def rule(self) -> rules.ModelRule:
+        """The rule of the kind of model."""
         return rules.ANY_MODEL if self.model is None else rules.MODELS[self.model]
 
     @property
     def small_batches(self) -> bool:
+        """Whether batches are too small for BatchNorm."""
         return self.batch_size is not None and self.batch_size < rules.BATCH_NORM_FROM
 
 
@@ -126,6 +60,7 @@ def advise(
     model: str | None = None,
     batch_size: int | None = None,
     optimizer: str | None = None,
+    test_samples: int | None = None,
 ) -> Advice:
     """Determine the regime of a training run and the remedies that suit it.
 
@@ -172,6 +107,9 @@ def advise(
         Samples per training step, at least 1.
     optimizer
         ``"adam"`` or ``"sgd"``.
+    test_samples
+        Samples of the test set, at least 1. They give the interval of the test accuracy (``intervals.wilson``); a gap
+        within it is undecided.
 
     Returns
     -------
@@ -198,13 +136,19 @@ def advise(
     >>> [(remedy.name, remedy.rate) for remedy in advice.remedies]
     [('dropout', '0.2'), ('weight decay', '0.001-0.01'), ('BatchNorm', None)]
 
+    A gap that 20 test samples cannot show:
+
+    >>> advice = advise(train_acc=90, test_acc=80, test_samples=20)
+    >>> advice.decided, [round(limit, 1) for limit in advice.gap_interval]
+    (False, [-1.9, 31.6])
+
     A log of losses, which turn up after epoch 3:
 
     >>> advice = advise(history={"loss": [9, 7, 5, 4, 3, 2, 2, 1, 1], "val_loss": [9, 8, 7, 6, 7, 8, 9, 10, 11]})
     >>> advice.regime, advice.history.best_epoch, advice.history.turned_up_epoch
     ('loss turned up', 3, 3)
     """
-    setting = _setting(model, batch_size, optimizer)
+    given = setting(model, batch_size, optimizer, test_samples)
     if history is None:
         if train_acc is None or test_acc is None:
             raise TypeError(
@@ -217,10 +161,14 @@ def advise(
                 f"train_acc and test_acc must be in percent, got {train} and {test}, which look like fractions: "
                 f"give {100 * train:g} and {100 * test:g}"
             )
-        return _advice(train, test, setting, None, None)
+        return _advice(train, test, given, None, None)
     if train_acc is not None or test_acc is not None:
         raise TypeError("advise takes train_acc and test_acc or a history, not both")
-    runs = _runs(history, columns)
+    return judged(_runs(history, columns), given)
+
+
+def judged(runs: Sequence[Run], setting: Setting) -> Advice:
+    """Return the advice for the runs of a history."""
     singles = [_advice(*final_accuracies(run), setting, run, figures(run)) for run in runs]
     if len(singles) == 1:
         return singles[0]
@@ -244,11 +192,16 @@ def prompt() -> str:
     return (resources.files("cregkit.advice") / "prompt-regularization-advisor.md").read_text(encoding="utf-8")
 
 
-def _setting(model: str | None, batch_size: int | None, optimizer: str | None) -> _Setting:
+def setting(
+    model: str | None, batch_size: int | None, optimizer: str | None, test_samples: int | None = None
+) -> Setting:
+    """Return the checked settings; see ``advise``."""
     for name, value, known in (("model", model, rules.MODELS), ("optimizer", optimizer, rules.OPTIMIZERS)):
         if value is not None and value not in known:
             raise ValueError(f"{name} must be None or one of {', '.join(map(repr, known))}, got {value!r}")
-    return _Setting(model, None if batch_size is None else validate.positive_int("batch_size", batch_size), optimizer)
+    counts = {"batch_size": batch_size, "test_samples": test_samples}
+    checked = {name: None if n is None else validate.positive_int(name, n) for name, n in counts.items()}
+    return Setting(model, optimizer=optimizer, **checked)
 
 
 def _percent(name: str, value: object) -> float:
@@ -289,12 +242,12 @@ def _finite(columns: Mapping[str, object]) -> dict[str, object]:
 
 
 def _advice(
-    train: float | None, test: float | None, setting: _Setting, run: Run | None, found: HistoryFigures | None
+    train: float | None, test: float | None, setting: Setting, run: Run | None, found: HistoryFigures | None
 ) -> Advice:
     gap = None if train is None or test is None else round(train - test, 9)  # 64.1 - 59.1 is 5, not 4.999999999999993
     regime = _regime(train, test, gap, found)
     warnings = [*_log_warnings(run, found, regime)] if run is not None and found is not None else []
-    return Advice(
+    advice = Advice(
         regime=regime,
         summary=rules.REGIMES[regime],
         train_acc=train,
@@ -303,10 +256,12 @@ def _advice(
         remedies=tuple(_remedies(regime, setting, found)),
         warnings=(*warnings, *_warnings(regime, train, test, gap, setting, found)),
         history=found,
+        curves=None if run is None else curves.curves(run),
     )
+    return with_evidence(with_interval(advice, setting.test_samples))
 
 
-def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
+def _together(singles: Sequence[Advice], setting: Setting) -> Advice:
     """Return the advice for several runs: that for their mean accuracies, else the most frequent regime."""
     stable = [advice for advice in singles if advice.regime != "diverged"] or singles
     found = together([advice.history for advice in stable if advice.history is not None])
@@ -319,7 +274,8 @@ def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
     regime = _regime(train, test, gap, found) if gap is not None else max(rules.REGIMES, key=regimes.count)
     lost = [advice.name for advice in singles if advice not in stable]
     shared = dict.fromkeys(text for advice in singles for text in advice.warnings)
-    return Advice(
+    drawn = [advice.curves for advice in stable if advice.curves is not None]
+    advice = Advice(
         regime=regime,
         summary=rules.REGIMES[regime],
         train_acc=train,
@@ -333,7 +289,9 @@ def _together(singles: Sequence[Advice], setting: _Setting) -> Advice:
         history=found,
         runs=tuple(singles),
         spread={name: stdev(entries) for name, entries in known.items() if len(entries) > 1},
+        curves=curves.mean(drawn),
     )
+    return with_evidence(with_interval(advice, setting.test_samples))
 
 
 def _regime(train: float | None, test: float | None, gap: float | None, found: HistoryFigures | None) -> str:
@@ -364,7 +322,7 @@ def _regime_of_loss(found: HistoryFigures) -> str:
     return "loss level"
 
 
-def _remedies(regime: str, setting: _Setting, found: HistoryFigures | None) -> Iterator[Remedy]:
+def _remedies(regime: str, setting: Setting, found: HistoryFigures | None) -> Iterator[Remedy]:
     turned = found is not None and found.turned_up_epoch is not None
     if regime == "underfit":
         yield from _against_underfitting(setting)
@@ -378,7 +336,7 @@ def _remedies(regime: str, setting: _Setting, found: HistoryFigures | None) -> I
         yield Remedy("longer training", None, None, rules.WHY_LONGER, rules.LONGER_CODE)
         return
     else:
-        rule = rules.GAP_RULES[regime]
+        rule = _rule(regime, found)
         yield _dropout(rule, setting)
         yield _weight_decay(rule.weight_decay, setting)
         if rule.augmentation:
@@ -391,7 +349,14 @@ def _remedies(regime: str, setting: _Setting, found: HistoryFigures | None) -> I
         yield _norm(setting)
 
 
-def _dropout(rule: rules.GapRule, setting: _Setting) -> Remedy:
+def _rule(regime: str, found: HistoryFigures | None) -> rules.GapRule:
+    """Return the rates of a regime; those of a loss that turned up follow its rise."""
+    if regime != "loss turned up" or found is None or found.best_test_loss is None or found.rise is None:
+        return rules.GAP_RULES[regime]
+    return rules.TURNED_UP[found.rise > rules.RISE_HEAVY * abs(found.best_test_loss)]
+
+
+def _dropout(rule: rules.GapRule, setting: Setting) -> Remedy:
     rate = rule.dropout.within(setting.rule.dropout)
     reason = rules.WHY_DROPOUT
     if setting.model is not None:
@@ -399,28 +364,39 @@ def _dropout(rule: rules.GapRule, setting: _Setting) -> Remedy:
     return Remedy("dropout", str(rate), rate.start, reason, setting.rule.dropout_code.format(value=rate.start))
 
 
-def _weight_decay(rate: rules.Rate, setting: _Setting) -> Remedy:
+def _weight_decay(rate: rules.Rate, setting: Setting) -> Remedy:
     reason = rules.WHY_DECAY + (f" {rules.WHY_ADAMW}" if setting.optimizer == "adam" else "")
     code = rules.OPTIMIZERS[setting.optimizer or "sgd"].format(value=rate.start)
     return Remedy("weight decay", str(rate), rate.start, reason, code)
 
 
 def _early_stopping(found: HistoryFigures | None) -> Remedy:
-    reason = rules.WHY_STOPPING
+    patience, evidence = rules.PATIENCE.start, ""
+    if found is not None and found.patience is not None:
+        patience = min(max(rules.PATIENCE.low, float(found.patience)), rules.PATIENCE.high)
+        evidence = (
+            f"the best {found.unit} is {found.best_epoch:.15g}, {found.wasted_epochs} of {found.epochs} came after it; "
+            f"a patience of {found.patience} reaches it but for its noise"
+        )
     if found is not None and found.turned_up_epoch is not None:
-        reason += f" In this run that loss has risen by {found.rise:.3g} since epoch {found.turned_up_epoch}."
-    return Remedy("early stopping", "patience 5-20", 20.0, reason, rules.EARLY_STOPPING_CODE)
+        evidence += (
+            f"; smoothed, the loss has risen by {found.rise:.3g} since {found.unit} {found.turned_up_epoch:.15g}"
+        )
+    code = rules.EARLY_STOPPING_CODE.format(value=patience)
+    return Remedy("early stopping", f"patience {rules.PATIENCE}", patience, rules.WHY_STOPPING, code, evidence)
 
 
-def _norm(setting: _Setting) -> Remedy:
+def _norm(setting: Setting) -> Remedy:
     rule = setting.rule
     norm, reason = rule.norm, rule.why_norm
     if norm == "BatchNorm" and setting.small_batches:
         norm, reason = "LayerNorm", rules.WHY_SMALL_BATCH
-    return Remedy(norm, None, None, reason, rule.norm_code[norm])
+    size = "" if setting.batch_size is None else f", batches of {setting.batch_size}"
+    evidence = f"{rule.title}{size}" if setting.model is not None else ""
+    return Remedy(norm, None, None, reason, rule.norm_code[norm], evidence)
 
 
-def _against_underfitting(setting: _Setting) -> Iterator[Remedy]:
+def _against_underfitting(setting: Setting) -> Iterator[Remedy]:
     yield Remedy(
         "more capacity, no dropout",
         None,
@@ -456,7 +432,7 @@ def _warnings(
     train: float | None,
     test: float | None,
     gap: float | None,
-    setting: _Setting,
+    setting: Setting,
     found: HistoryFigures | None,
 ) -> Iterator[str]:
     if train is not None and test is not None and gap is not None:

@@ -57,6 +57,15 @@ class HistoryFigures:
     """Rise of the smoothed test loss since its minimum."""
     acc_turned_down_epoch: float | None
     """Epoch of the maximum of the smoothed test accuracy if it has fallen since by more than its noise; else None."""
+    judged_epoch: float | None
+    """Epoch of the accuracies that are judged: the last one with both, else with a test accuracy."""
+    last_epoch: float
+    """Last epoch of the log."""
+    wasted_epochs: int | None
+    """Number of epochs after the best one."""
+    patience: int | None
+    """Smallest patience with which early stopping reaches a test loss (else accuracy) as good as the best one but for
+    its noise: the most epochs between two improvements before."""
     loss_gap: float | None
     """Test loss minus training loss in the best epoch, or in the last epoch before it with a training loss."""
     train_improving: bool | None
@@ -95,6 +104,10 @@ def figures(run: Run) -> HistoryFigures:
         loss_gap=_loss_gap(run),
         train_improving=_improving(_known(train, run.epochs)[0]),
         test_improving=_improving(losses if len(losses) else -accuracies),
+        judged_epoch=_judged_epoch(run),
+        last_epoch=_whole(run.epochs[-1]),
+        wasted_epochs=_wasted(run),
+        patience=_patience(losses if len(losses) else -accuracies),
         diverged_epoch=None if run.diverged is None else _whole(run.diverged),
         test_loss_noise=noise(losses),
         test_acc_noise=noise(accuracies),
@@ -111,6 +124,8 @@ def together(found: Sequence[HistoryFigures]) -> HistoryFigures:
             merged[name] = {figure: column for one in found for figure, column in one.columns.items()}
         elif name in ("source", "unit"):
             merged[name] = max(values, key=values.count)
+        elif name == "patience" and values:
+            merged[name] = max(values)
         elif not values or (name in _RARE and 2 * len(values) <= len(found)):
             merged[name] = None
         elif name.endswith(("epoch", "epochs")):
@@ -135,6 +150,27 @@ def final_accuracies(run: Run) -> tuple[float | None, float | None]:
     return train, test
 
 
+def _judged_epoch(run: Run) -> float | None:
+    both = ~np.isnan(run.train_acc - run.test_acc)
+    known = np.flatnonzero(both if both.any() else ~np.isnan(run.test_acc))
+    return _whole(run.epochs[known[-1]]) if len(known) else None
+
+
+def _wasted(run: Run) -> int | None:
+    series = run.test_loss if run.has("test_loss") else -run.test_acc
+    return None if np.isnan(series).all() else len(series) - 1 - int(np.nanargmin(series))
+
+
+def _patience(losses: Series) -> int | None:
+    """Return the patience that reaches the minimum but for its noise; see ``HistoryFigures``."""
+    if len(losses) < MIN_EPOCHS:
+        return None
+    lowest = float(losses.min())
+    records = np.flatnonzero(losses < np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]])))
+    near = losses[records] <= lowest + max(noise(losses) or 0.0, rules.RISE * abs(lowest))
+    return int(np.diff(records[: int(np.argmax(near)) + 1]).max(initial=1))
+
+
 def noise(series: Series) -> float | None:
     """Return the standard deviation around the trend in the second half; see ``HistoryFigures``."""
     if len(series) < MIN_EPOCHS:
@@ -150,7 +186,7 @@ def _turn(losses: Series, epochs: Series) -> tuple[float | None, float | None]:
     """
     if len(losses) < MIN_EPOCHS:
         return None, None
-    smooth, width = _smoothed(losses)
+    smooth, width = smoothed(losses)
     lowest = int(np.argmin(smooth))
     rise = float(smooth[-1] - smooth[lowest])
     if rise <= _limit(losses, width, float(smooth[lowest])):
@@ -162,12 +198,13 @@ def _improving(losses: Series) -> bool | None:
     """Return whether the smoothed loss fell in the last fifth of the run by more than its noise."""
     if len(losses) < MIN_EPOCHS:
         return None
-    smooth, width = _smoothed(losses)
+    smooth, width = smoothed(losses)
     before = smooth[max(0, len(smooth) - 1 - max(width, len(losses) // 5))]
     return bool(before - smooth[-1] > _limit(losses, width, float(smooth[-1])))
 
 
-def _smoothed(losses: Series) -> tuple[Series, int]:
+def smoothed(losses: Series) -> tuple[Series, int]:
+    """Return the centred moving average, where all of it is known, and its width."""
     width = max(3, min(9, len(losses) // 10 | 1))
     return np.convolve(losses, np.full(width, 1 / width), mode="valid"), width
 

@@ -58,7 +58,9 @@ class Run:
         return self.has("test_loss") or self.has("test_acc") or self.diverged is not None
 
 
-def read(history: Path | Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Run]:
+def read(
+    history: Path | Sequence[Path], columns: Mapping[str, str] | None = None, *, growing: bool = False
+) -> list[Run]:
     r"""Read the runs from files and folders.
 
     Parameters
@@ -68,6 +70,8 @@ def read(history: Path | Sequence[Path], columns: Mapping[str, str] | None = Non
     columns
         The column of the log for a figure ("train_loss", "train_acc", "test_loss", "test_acc") or for "epoch", where
         its name does not tell.
+    growing
+        Whether the files are being written: a last line without its end is then left out.
 
     Returns
     -------
@@ -104,9 +108,9 @@ def read(history: Path | Sequence[Path], columns: Mapping[str, str] | None = Non
     runs: list[Run] = []
     for path in paths:
         if os.path.isdir(path):
-            runs += _read_folder(os.fspath(path), columns)
+            runs += _read_folder(os.fspath(path), columns, growing)
         else:
-            runs += _runs_of(tables.read(path, tuple((columns or {}).values())), columns)
+            runs += _runs_of(tables.read(path, tuple((columns or {}).values()), growing=growing), columns)
     return _judged(_joined(runs))
 
 
@@ -143,7 +147,7 @@ def _check_columns(columns: Mapping[str, str] | None) -> None:
 # Files and folders ----------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
+def _read_folder(folder: str, columns: Mapping[str, str] | None, growing: bool) -> list[Run]:
     """Return the runs of the logs in a folder and its folders; other files are left out."""
     runs: list[Run] = []
     reasons: list[ValueError | ImportError] = []
@@ -154,7 +158,7 @@ def _read_folder(folder: str, columns: Mapping[str, str] | None) -> list[Run]:
                 parent = os.path.dirname(kind) if names.side(os.path.basename(kind)) else kind
                 found[0].name, found[0].run = parent, ""
             else:
-                found = tables.read(files[0], tuple((columns or {}).values()))
+                found = tables.read(files[0], tuple((columns or {}).values()), growing=growing)
             runs += _runs_of(found, columns)
         except (ValueError, ImportError) as error:  # an event file does not keep others from being read
             reasons.append(error)

@@ -19,6 +19,9 @@ INVERTED = -2.0
 """Gap in percentage points below which to suspect the measurement first: test accuracy exceeds training accuracy."""
 RISE = 0.01
 """Smallest rise or fall of a smoothed loss that counts, as a fraction of it, however smooth the curve is."""
+RISE_HEAVY = 0.2
+"""Rise of the smoothed test loss since its minimum, as a fraction of the lowest test loss, above which regularisation
+should be heavy."""
 LOSS_GAP = 0.2
 """Gap between test and training loss in the best epoch, as a fraction of the test loss, from which a run without both
 accuracies should get moderate regularisation. A rule of thumb: losses of different tasks do not compare."""
@@ -26,18 +29,19 @@ BATCH_NORM_FROM = 32
 """Samples per batch below which batch statistics are too noisy."""
 
 REGIMES: Mapping[str, str] = {
-    "underfit": "Both accuracies are low: the network does not fit even its training set. Regularise less.",
-    "good": "The network fits its training set and generalises: keep what you have. The remedies are safeguards.",
-    "gap under 5": "The gap is small, while training accuracy leaves room: light regularisation, more capacity.",
-    "gap 5-10": "The network overfits: moderate regularisation.",
-    "gap over 10": "The network overfits strongly: heavy regularisation.",
+    "underfit": "Underfitting: the network does not fit even its training set. Regularise less.",
+    "good": "A good fit: the network generalises. Keep what you have; the remedies are safeguards.",
+    "gap under 5": "A small generalisation gap; training accuracy leaves room: light regularisation, more capacity.",
+    "gap 5-10": "Overfitting: moderate regularisation.",
+    "gap over 10": "Strong overfitting: heavy regularisation.",
     "test above train": "The test set looks easier than the training set: find out why before changing the network.",
-    "diverged": "A loss became NaN or infinite and stayed so: no regularisation helps before training is stable.",
-    "loss turned up": "The test curve got worse beyond its noise after its best epoch: the network overfits.",
-    "loss still falling": "The test curve still improves: train longer before changing the network.",
-    "loss gap": "The test loss has stopped falling well above the training loss: the network overfits.",
-    "loss level": "The test curve has settled, and nothing shows that the network overfits: light regularisation.",
+    "diverged": "Divergence: a loss became NaN or infinite and stayed so. First make training stable, then regularise.",
+    "loss turned up": "Overfitting: the test curve got worse beyond its noise after its best epoch.",
+    "loss still falling": "Not converged: the test curve still improves. Train longer before changing the network.",
+    "loss gap": "Overfitting: the test loss has stopped falling well above the training loss.",
+    "loss level": "Converged: the test curve has settled, and nothing shows overfitting. Light regularisation.",
 }
+"""The regimes in the words of the field."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,15 @@ GAP_RULES: Mapping[str, GapRule] = {
     "loss gap": GapRule(Rate(0.1, 0.2, 0.15), Rate(0.001, 0.01, 0.003), norm=True),
     "loss level": GapRule(Rate(0.05, 0.1, 0.1), Rate(1e-4, 1e-4, 1e-4)),
 }
+
+
+TURNED_UP: Mapping[bool, GapRule] = {
+    False: GapRule(Rate(0.1, 0.2, 0.15), Rate(0.001, 0.01, 0.003), early_stopping=True),
+    True: GapRule(Rate(0.3, 0.5, 0.4), Rate(0.01, 0.1, 0.03), early_stopping=True),
+}
+"""The remedies for a test loss that turned up, by whether it has risen by more than ``RISE_HEAVY`` of its minimum."""
+PATIENCE = Rate(5, 20, 20)
+"""Epochs without improvement after which early stopping ends the training."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,7 @@ IMPORTS = "import numpy as np; import cregkit as ck, cregkit.train; rng = np.ran
 
 EARLY_STOPPING_CODE = (
     "ck.train.fit(network, loss, optimizer, (x, y), (x_val, y_val), epochs=1000, "
-    "callbacks=[ck.train.EarlyStopping(patience=20)])"
+    "callbacks=[ck.train.EarlyStopping(patience={value:g})])"
 )
 LONGER_CODE = "ck.train.fit(network, loss, optimizer, (x, y), (x_val, y_val), epochs=1000)"
 WIDER_CODE = "network = ck.Sequential(ck.Linear(784, 1024), ck.ReLU(), ck.Linear(1024, 10))  # without dropout"

@@ -63,7 +63,7 @@ def listed(found: Iterable[str]) -> str:
     return shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
 
 
-def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
+def read(path: Path, wanted: Collection[str] = (), *, growing: bool = False) -> list[Table]:
     """Return the tables of a file.
 
     Parameters
@@ -72,6 +72,8 @@ def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
         A file.
     wanted
         Columns to keep although their names say nothing.
+    growing
+        Whether the file is being written: a last line without its end is then left out, except in JSON.
 
     Returns
     -------
@@ -98,6 +100,9 @@ def read(path: Path, wanted: Collection[str] = ()) -> list[Table]:
         )
     text = _decoded(name, content).replace("\ufeff", "")
     start = text.lstrip()[:1]
+    if growing and start not in "{[":
+        text = text[: text.rfind("\n") + 1]
+        start = text.lstrip()[:1]
     if not start:
         raise ValueError(f"{name}: found an empty file; expected a training log as CSV or JSON")
     return _from_json(name, text) if start in "{[" else [_from_csv(name, text, wanted)]

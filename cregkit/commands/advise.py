@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import textwrap
+import sys
 
 from cregkit._files import check_writable, write_json
-from cregkit.advice import rules
-from cregkit.advice.advisor import Advice, advise, prompt
+from cregkit.advice import advisor, page, picture, rules, watch
+from cregkit.advice.advisor import advise, prompt
 from cregkit.advice.columns import COLUMN_KEYS
-from cregkit.advice.figures import HistoryFigures
+from cregkit.advice.result import Advice
+from cregkit.advice.text import lines
 from cregkit.commands.arguments import CommandError, count, number
-from cregkit.commands.console import Console
+from cregkit.commands.console import NO_MATPLOTLIB, Console, Status, can_draw
 
 STDOUT = "-"
-_WIDTH = 100
 
 DESCRIPTION = """\
 Diagnose whether a network underfits, fits well or overfits, and recommend remedies with rates, reasons and the line of
@@ -38,7 +37,8 @@ examples:
   cregkit advise --history metrics.csv --optimizer adam --batch-size 16
   cregkit advise --history fold1.csv fold2.csv fold3.csv
   cregkit advise --history log.csv --columns train_loss=foo,test_acc=bar
-  cregkit advise --history history.json --json advice.json
+  cregkit advise --history history.json --json advice.json --png advice.png --html advice.html
+  cregkit advise --watch metrics.csv --png advice.png
   cregkit advise --prompt
 """
 
@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a training log or a folder of logs instead, or several",
     )
     parser.add_argument(
+        "--watch",
+        metavar="FILE",
+        help="follow a log that is being written: a line per change, a bell at a turn or divergence, advice at Ctrl-C",
+    )
+    parser.add_argument(
         "--columns",
         type=_columns,
         metavar="FIGURE=COLUMN,...",
@@ -63,8 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=count, metavar="N", help="samples per training step")
     parser.add_argument("--optimizer", choices=sorted(rules.OPTIMIZERS), help="optimiser in use")
     parser.add_argument(
+        "--test-samples", type=count, metavar="N", help="samples of the test set: gives the interval of its accuracy"
+    )
+    parser.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE", help="write the advice as JSON to FILE, or print it"
     )
+    parser.add_argument("--png", metavar="FILE", help="draw the curves of the log and the advice as PNG (matplotlib)")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with the advice and its picture")
     parser.add_argument("--prompt", action="store_true", help="print the advisor as a prompt for a language model")
 
 
@@ -104,11 +114,14 @@ def run(options: argparse.Namespace) -> int:
         console.line(prompt().rstrip("\n"))
         return 0
     _check(options)
-    if options.json not in (None, STDOUT):
-        check_writable(options.json)
-    advice = _advice(options)
+    for path in (options.json, options.png, options.html):
+        if path not in (None, STDOUT):
+            check_writable(path)
+    advice = _advice(options) if options.watch is None else _watched(options)
+    _write_pictures(advice, options, console)
     if options.json is None:
-        _print(console, advice)
+        for line in lines(advice):
+            console.line(line)
     elif options.json == STDOUT:
         console.line(json.dumps(advice.to_dict(), indent=1))
     else:
@@ -116,14 +129,56 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _watched(options: argparse.Namespace) -> Advice:
+    """Follow the log until Ctrl-C, with its state on stderr, and return the last advice."""
+    setting = advisor.setting(options.model, options.batch_size, options.optimizer, options.test_samples)
+    status = Status(sys.stderr)
+    latest, told = None, ""
+    try:
+        for found in watch.follow(options.watch, setting, options.columns):
+            if isinstance(found, str):
+                status.show(found)
+                continue
+            latest, alarm = found, watch.alarm(found).partition(" ")[0]
+            status.show(watch.line(found), bell=alarm not in ("", told))
+            told = alarm
+    except KeyboardInterrupt:
+        if latest is None:
+            raise
+    finally:
+        status.end()
+    assert latest is not None  # the loop ends with Ctrl-C alone
+    return latest
+
+
+def _write_pictures(advice: Advice, options: argparse.Namespace, console: Console) -> None:
+    if not (options.png or options.html):
+        return
+    content = picture.png(advice) if can_draw() else None
+    if options.png and content is not None:
+        with open(options.png, "wb") as file:
+            file.write(content)
+    if options.html:
+        page.write(options.html, advice, content)
+        if content is None:
+            console.line(f"the page has no picture: {NO_MATPLOTLIB}")
+
+
 def _check(options: argparse.Namespace) -> None:
     figures = {"--train-acc": options.train_acc, "--test-acc": options.test_acc}
     missing = [name for name, value in figures.items() if value is None]
-    if options.history is not None and len(missing) < len(figures):
+    log = options.history is not None or options.watch is not None
+    if options.history is not None and options.watch is not None:
+        raise CommandError("give --history or --watch, not both")
+    if log and len(missing) < len(figures):
         raise CommandError("give --train-acc and --test-acc, or --history, not both")
-    if options.columns is not None and options.history is None:
+    if options.columns is not None and not log:
         raise CommandError("--columns names columns of a log: give --history FILE too")
-    if options.history is None and missing:
+    if not log and (options.png or options.html):
+        raise CommandError("--png and --html show the curves of a log: give --history FILE")
+    if options.png and not can_draw():
+        raise CommandError("--png needs matplotlib: pip install 'cregkit[lab]'")
+    if not log and missing:
         raise CommandError(
             f"{' and '.join(missing)} missing: give --train-acc and --test-acc in percent, or --history FILE"
         )
@@ -139,100 +194,7 @@ def _advice(options: argparse.Namespace) -> Advice:
             model=options.model,
             batch_size=options.batch_size,
             optimizer=options.optimizer,
+            test_samples=options.test_samples,
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
-
-
-def _print(console: Console, advice: Advice) -> None:
-    console.line(f"{advice.regime}: {_figures_line(advice)}")
-    _paragraph(console, advice.summary)
-    shared = len(os.path.commonpath([os.path.dirname(run.name) for run in advice.runs])) if advice.runs else 0
-    for run in advice.runs:
-        _paragraph(console, f"{run.name[shared:].lstrip(os.sep)}: {run.regime}: {_figures_line(run)}", "   ")
-    if advice.history is not None:
-        console.line()
-        for line in _history_lines(advice.history, len(advice.runs)):
-            _paragraph(console, line)
-    for position, remedy in enumerate(advice.remedies, 1):
-        console.line()
-        start = (
-            f", start with {remedy.value:g}" if remedy.value is not None and remedy.rate != f"{remedy.value:g}" else ""
-        )
-        console.line(f"{position}. {remedy.name}" + (f" {remedy.rate}{start}" if remedy.rate else ""))
-        _paragraph(console, remedy.reason, "   ")
-        console.line(f"   >>> {remedy.code}")
-    if advice.remedies:
-        console.line()
-        console.line(f"These lines need: {rules.IMPORTS}")
-        console.line("Other names and sizes in them are examples; replace them with yours.")
-    if advice.warnings:
-        console.line()
-    for warning in advice.warnings:
-        _paragraph(console, f"Note: {warning}.")
-
-
-def _paragraph(console: Console, text: str, indent: str = "") -> None:
-    for line in textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False):
-        console.line(line)
-
-
-def _figures_line(advice: Advice) -> str:
-    """Return the figures that set the regime in one line, with their spread over several runs."""
-    found = advice.history
-    figures = [
-        ("train", advice.train_acc, ".1f", " %", "train_acc"),
-        ("test", advice.test_acc, ".1f", " %", "test_acc"),
-        ("gap", advice.gap, ".1f", " points", "gap"),
-    ]
-    if advice.gap is None and found is not None:
-        figures += [("lowest test loss", found.best_test_loss, ".4g", "", "best_test_loss")]
-        figures += [("gap in loss", found.loss_gap, ".3g", "", "loss_gap")]
-    return ", ".join(
-        f"{name} {value:{form}}" + (f" ± {advice.spread[key]:{form}}" if key in advice.spread else "") + unit
-        for name, value, form, unit, key in figures
-        if value is not None
-    )
-
-
-def _history_lines(found: HistoryFigures, runs: int) -> list[str]:
-    unit = found.unit
-    best = []
-    if found.best_epoch is not None:
-        loss = "" if found.best_test_loss is None else f" (test loss {found.best_test_loss:.4g})"
-        best.append(f"best {unit} {found.best_epoch:.15g}{loss}")
-    if found.best_test_acc is not None and found.best_test_acc_epoch is not None:
-        best.append(f"best test accuracy {found.best_test_acc:.1f} % in {unit} {found.best_test_acc_epoch:.15g}")
-    several = f"{runs} runs (medians and means): " if runs else ""
-    lines = [
-        f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}: {', '.join(best)}"
-        if best
-        else f"{several}{found.source}, {found.epochs} {unit if found.epochs == 1 else unit + 's'}",
-        "Read: " + ", ".join(f"{figure} from {column}" for figure, column in found.columns.items()),
-    ]
-    if found.turned_up_epoch is not None:
-        lines.append(
-            f"The smoothed test loss turned up after {unit} {found.turned_up_epoch:.15g}: "
-            f"it has risen by {found.rise:.3g} since"
-        )
-    elif found.test_loss_noise is not None:
-        lines.append("The test loss has not turned up beyond its noise")
-    elif found.best_test_loss is not None:
-        lines.append(f"Too few {unit}s with a test loss to see whether it turned up")
-    if found.best_test_loss is None and found.acc_turned_down_epoch is not None:
-        lines.append(f"The smoothed test accuracy turned down after {unit} {found.acc_turned_down_epoch:.15g}")
-    for name, improving in (("training", found.train_improving), ("test", found.test_improving)):
-        if improving is not None:
-            lines.append(f"The {name} curve {'still improves' if improving else 'has stopped improving'} at the end")
-    noises = [
-        f"{name} {value:.2g}{unit}"
-        for name, value, unit in (
-            ("test loss", found.test_loss_noise, ""),
-            ("test accuracy", found.test_acc_noise, " points"),
-            ("gap", found.gap_noise, " points"),
-        )
-        if value is not None
-    ]
-    if noises:
-        lines.append(f"Noise from epoch to epoch (standard deviation): {', '.join(noises)}")
-    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,31 @@ class Console:
         """Show a bar of ``total`` steps while the block runs; call the function it gives with the name of each step."""
         with progress(total, quiet=self._quiet) as step:
             yield step
+
+
+class Status:
+    """One line about work in progress: drawn anew on a terminal, where it may ring the bell; else a line per change."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._shown = ""
+
+    def show(self, text: str, *, bell: bool = False) -> None:
+        """Show ``text`` instead of the last one, if it differs."""
+        text = _encodable(text, self._stream)
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{text[:width]}\x1b[K" + ("\a" if bell else ""), end="", file=self._stream, flush=True)
+        elif text != self._shown:
+            print(text, file=self._stream, flush=True)
+        self._shown = text
+
+    def end(self) -> None:
+        """Leave the line as it is; what is written next begins a new one."""
+        if self._terminal and self._shown:
+            print(file=self._stream, flush=True)
 
 
 def _plain_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
+from cregkit._page import image, opening
 from cregkit.lab.framework import CONFIRMED, CONTRADICTED, UNDECIDED, Result
 from cregkit.lab.spread import CONFIDENCE
 
 _STYLE = f"""
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #666; --line: #ddd; --accent: #1f5f8b; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6e6e6; --paper: #16181b; --faint: #a0a0a0; --line: #3a3d42; --accent: #7db8e0; }}
-}}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; padding: 1rem; max-width: 46rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
-h1 {{ font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }}
 h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .25rem; padding-top: 1rem; border-top: 1px solid var(--line); }}
 a {{ color: var(--accent); }}
 nav ul {{ padding-left: 1.1rem; }}
@@ -31,8 +23,6 @@ th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-alig
 @media (max-width: 30rem) {{ table {{ font-size: .78rem; }} th, td {{ padding: .25rem .3rem; }} }}
 th.label, td.label {{ text-align: left; }}
 th.label:first-child, td.label:first-child {{ padding-left: 0; }}
-img {{ display: block; width: 100%; max-width: 35rem; height: auto; margin: 1rem auto; background: #fff;
-  border-radius: 6px; }}
 ul.claims {{ list-style: none; padding: 0; font-size: .9rem; }}
 ul.claims li {{ margin: .35rem 0; }}
 .verdict {{ display: inline-block; min-width: 6.5em; padding: 0 .5em; border-radius: 4px; text-align: center;
@@ -65,10 +55,8 @@ def write(path: str, results: Sequence[Result], machine: str, picture: Callable[
 
 
 def _lines(results: Sequence[Result], machine: str, picture: Callable[[Result], bytes | None]) -> Iterator[str]:
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>Regularisation, measured</title>\n<style>{_STYLE}</style>\n</head>\n<body>"
-    yield f'<h1>Regularisation, measured</h1>\n<p class="setup">{escape(machine)}</p>\n<nav><ul>'
+    yield opening("Regularisation, measured", _STYLE)
+    yield f'<p class="setup">{escape(machine)}</p>\n<nav><ul>'
     for result in results:
         experiment = result.experiment
         yield f'<li><a href="#{experiment.name}">{experiment.name}</a>: {escape(experiment.question)}</li>'
@@ -90,8 +78,7 @@ def _section(result: Result, png: bytes | None) -> Iterator[str]:
     if result.sentence:
         yield f'<p class="sentence">{escape(result.sentence)}</p>'
     if png is not None:
-        source = base64.b64encode(png).decode("ascii")
-        yield f'<img alt="Picture of the table above" src="data:image/png;base64,{source}">'
+        yield image(png, "Picture of the table above")
     if result.claims:
         yield '<ul class="claims">'
         for claim, verdict in result.claims:

@@ -291,7 +291,8 @@ def test_a_loss_that_turned_up_advises_early_stopping():
     assert advice.regime == "good"
     assert advice.history.turned_up_epoch == advice.history.best_epoch == 8
     (stopping,) = [remedy for remedy in advice.remedies if remedy.name == "early stopping"]
-    assert "since epoch 8" in stopping.reason
+    assert "since epoch 8" in stopping.evidence
+    assert "11 of 20 came after it" in stopping.evidence
     flat = ck.advise(history={**curve, "val_loss": [1.0] * 20})
     assert flat.history.turned_up_epoch is None
     assert "early stopping" not in [remedy.name for remedy in flat.remedies]
