@@ -298,6 +298,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "AugmentedDataset": (dataset, lambda data: [data[i] for i in range(6)]),
     "Advice": (advised, str),
     "Remedy": (lambda: advised().remedies[0], itself),
+    "Curves": (lambda: advice.advise(history={"loss": [0.9, 0.5], "val_loss": [0.9, 0.6]}).curves, itself),
     "HistoryFigures": (
         lambda: (
             advice.advise(
