@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,15 +40,15 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
 def drawn() -> Iterator[list[tuple[int, ...]]]:
     """The shapes of the tensors that the kernel in graphs gets."""
     shapes: list[tuple[int, ...]] = []
-    kernel = torch.library.get_kernel("cregkit::dropout_kernel", "CPU")
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
-    def noting(x: Tensor, *rest: Any) -> Tensor:
+    def noting(x: Tensor, p: float, seed: Tensor) -> Tensor:
         shapes.append(tuple(x.shape))
-        return kernel.call_boxed(keys, x, *rest)
+        return compiled._kernel(x, p, seed)
 
     library = torch.library.Library("cregkit", "IMPL")
-    library.impl("dropout_kernel", noting, "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
+        library.impl("dropout_kernel", noting, "CPU", allow_override=True)
     yield shapes
     library._destroy()
 
@@ -73,7 +74,7 @@ def test_the_native_op_and_the_one_in_python_give_the_same_bits(dtype):
 def test_the_kernel_in_graphs_refuses_what_it_cannot_compute():
     with pytest.raises(TypeError, match="x must be float32"):
         OPS[1](torch.ones(3, dtype=torch.float64), 0.3, torch.tensor([1]))
-    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1\.5"):
+    with pytest.raises(ValueError, match="p must be .* 1.5"):
         OPS[1](torch.ones(3), 1.5, torch.tensor([1]))
 
 
