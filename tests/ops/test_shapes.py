@@ -22,6 +22,7 @@ from cregkit.verify.shapes import (
     MATRICES,
     PLANES,
     ROWS,
+    WEIGHTS,
     Shape,
 )
 
@@ -66,6 +67,11 @@ SHAPES: dict[tuple[Shape, ...], st.SearchStrategy[Shape]] = {
         st.tuples(st.integers(0, 9), side, channels),
         st.tuples(st.integers(1, 4), side, side, channels),
         st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([320, 640, 1280])),
+    ),
+    WEIGHTS: st.one_of(
+        st.tuples(st.integers(1, 70), st.integers(0, 300)),
+        st.tuples(side, st.integers(4000, 4300)),
+        st.tuples(side, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     ),
     ELEMENTS: st.one_of(st.tuples(st.integers(16, 5000)), st.tuples(st.just(0)), st.tuples(side, side, channels)),
     IMAGES: st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), side, side),

@@ -39,6 +39,7 @@ from cregkit.verify.shapes import (
     MATRICES,
     PLANES,
     ROWS,
+    WEIGHTS,
     Shape,
 )
 
@@ -60,6 +61,7 @@ SHAPES = {
     GROUPS_LAST: (2, 3, N),
     MAPS: (2, 3, N),
     ELEMENTS: (N,),
+    WEIGHTS: (3, N),
     IMAGES: (1, 3, 2, N),
     IMAGES_LAST: (1, 2, N, 3),
 }
