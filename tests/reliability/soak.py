@@ -224,7 +224,7 @@ BEYOND_PYTEST: dict[str, Callable[[int], Tally]] = {
     "kernels stay within their arrays": driver("release"),
     "no invalid memory, no undefined behaviour": driver("sanitized"),
     "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
-    "no data race (ThreadSanitizer)": driver("threads"),
+    "no data race (ThreadSanitizer)": driver("threads", lengths="smoke"),
     "AArch64 gives the same bits (QEMU)": driver("aarch64"),
     "AVX-512 gives the same bits (SIMDe)": driver("avx512", lengths="smoke"),
     "ops stay within their arrays, from Python": guarded,
