@@ -114,6 +114,6 @@ _library = torch.library.Library("cregkit", "FRAGMENT")
 for _name in ("dropout", "dropout_kernel"):
     _library.define(f"{_name}(Tensor x, float p, Tensor seed) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.impl("dropout", _Dropout.apply, "CompositeImplicitAutograd")
-if dispatch.library is None:  # which has an implementation
+if dispatch.library is None:  # the native library registers its own kernel
     _library.impl("dropout_kernel", _kernel, "CPU")
 torch.library.register_fake("cregkit::dropout_kernel", _shape, lib=_library)
