@@ -20,6 +20,17 @@ typedef unsigned char v_bytes __attribute__((vector_size(CREG_W)));
 typedef uint16_t v_halves __attribute__((vector_size(CREG_W * sizeof(uint16_t))));
 typedef float vf_in_memory CREG_VECTOR __attribute__((aligned(sizeof(float)), may_alias));
 
+/* AddressSanitizer does not check masked loads and stores itself: each announces the bytes that it reads or writes. */
+#ifdef __SANITIZE_ADDRESS__
+void __asan_loadN(const void *p, size_t size);
+void __asan_storeN(void *p, size_t size);
+CREG_INLINE void masked_load_of(const void *p, size_t size) { __asan_loadN(p, size); }
+CREG_INLINE void masked_store_of(void *p, size_t size) { __asan_storeN(p, size); }
+#else
+CREG_INLINE void masked_load_of(const void *p, size_t size) { (void)p, (void)size; }
+CREG_INLINE void masked_store_of(void *p, size_t size) { (void)p, (void)size; }
+#endif
+
 /* Loads and stores of full vectors. */
 CREG_INLINE vf v_load(const float *p) { return *(const vf_in_memory *)p; }
 CREG_INLINE void v_store(float *p, vf a) { *(vf_in_memory *)p = a; }

@@ -20,7 +20,15 @@ CREG_INLINE vw v_window(ptrdiff_t n)
 
 CREG_INLINE vf v_set1(float a) { return _mm256_set1_ps(a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm256_stream_ps(p, a); }
-CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm256_maskload_ps(p, w); }
+CREG_INLINE ptrdiff_t window_length(vw w)
+{
+    return __builtin_ctz(~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(w)));
+}
+CREG_INLINE vf v_load_window(const float *p, vw w)
+{
+    masked_load_of(p, sizeof *p * (size_t)window_length(w));
+    return _mm256_maskload_ps(p, w);
+}
 CREG_INLINE vf v_only(vf a, vw w) { return _mm256_and_ps(a, _mm256_castsi256_ps(w)); }
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 {
@@ -51,8 +59,7 @@ CREG_INLINE v_halves h_load_few(const uint16_t *p, ptrdiff_t n) { return h_load_
 CREG_INLINE void h_store_few(uint16_t *p, v_halves a, ptrdiff_t n) { h_store_steps(p, a, n); }
 CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w)
 {
-    const ptrdiff_t n = __builtin_ctz(~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(w)));
-    return n >= CREG_W ? h_load(p) : h_load_few(p, n);
+    return window_length(w) >= CREG_W ? h_load(p) : h_load_few(p, window_length(w));
 }
 CREG_INLINE void h_stream(uint16_t *p, v_halves a) { _mm_stream_si128((__m128i *)(void *)p, (__m128i)a); }
 

@@ -15,7 +15,12 @@ CREG_INLINE vw v_window(ptrdiff_t n) { return n >= CREG_W ? 0xFFFF : n <= 0 ? 0 
 
 CREG_INLINE vf v_set1(float a) { return _mm512_set1_ps(a); }
 CREG_INLINE void v_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
-CREG_INLINE vf v_load_window(const float *p, vw w) { return _mm512_maskz_loadu_ps(w, p); }
+CREG_INLINE size_t window_length(vw w) { return (size_t)__builtin_popcount(w); }
+CREG_INLINE vf v_load_window(const float *p, vw w)
+{
+    masked_load_of(p, sizeof *p * window_length(w));
+    return _mm512_maskz_loadu_ps(w, p);
+}
 CREG_INLINE vf v_only(vf a, vw w) { return _mm512_maskz_mov_ps(w, a); }
 /* GCC does not remove a mask of ones, so literal full widths use unmasked instructions. */
 CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
@@ -24,16 +29,23 @@ CREG_INLINE vf v_load_part(const float *p, ptrdiff_t n)
 }
 CREG_INLINE void v_store_part(float *p, vf a, ptrdiff_t n)
 {
-    if (__builtin_constant_p(n) && n >= CREG_W)
+    if (__builtin_constant_p(n) && n >= CREG_W) {
         v_store(p, a);
-    else
-        _mm512_mask_storeu_ps(p, v_window(n), a);
+        return;
+    }
+    masked_store_of(p, sizeof *p * window_length(v_window(n)));
+    _mm512_mask_storeu_ps(p, v_window(n), a);
 }
 
-CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w) { return (v_halves)_mm256_maskz_loadu_epi16(w, p); }
+CREG_INLINE v_halves h_load_window(const uint16_t *p, vw w)
+{
+    masked_load_of(p, sizeof *p * window_length(w));
+    return (v_halves)_mm256_maskz_loadu_epi16(w, p);
+}
 CREG_INLINE v_halves h_load_few(const uint16_t *p, ptrdiff_t n) { return h_load_window(p, v_window(n)); }
 CREG_INLINE void h_store_few(uint16_t *p, v_halves a, ptrdiff_t n)
 {
+    masked_store_of(p, sizeof *p * window_length(v_window(n)));
     _mm256_mask_storeu_epi16(p, v_window(n), (__m256i)a);
 }
 CREG_INLINE void h_stream(uint16_t *p, v_halves a) { _mm256_stream_si256((__m256i *)(void *)p, (__m256i)a); }

@@ -1,0 +1,91 @@
+"""Where measurements are kept: bench/results/, one JSON file for each machine and date.
+
+A file holds a section for each kind of measurement ("ops", "steps", "models" ...); a section holds the circumstances
+(CPU, commit, versions, load) and the figures of one run of one script. ``python bench/render.py`` writes
+RESULTS.md, the README's table and the pictures from the newest section of each kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cregkit
+from cregkit._files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "torch", "torchvision", "timm", "transformers", "diffusers", "onnxruntime", "jax", "scikit-learn")
+
+
+def commit() -> str:
+    """The commit of the sources, followed by "+ changes" if they differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/cregkit", ":/csrc", ":/setup.py")
+    return git("rev-parse", "--short=12", "HEAD") + (" + changes" if changed else "")
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def circumstances() -> dict[str, Any]:
+    """The machine, the commit, the versions of the packages found, the load and the date."""
+    config = cregkit.show_config()
+    versions = {package: version for package in PACKAGES if (version := version_of(package))}
+    return {
+        "cpu": config["cpu"],
+        "isa": config["isa"],
+        "threads": config["threads"],
+        "cregkit": config["version"],
+        "commit": commit(),
+        "versions": versions,
+        "load": round(os.getloadavg()[0], 1),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def file_of_today() -> Path:
+    """The file of this machine and date."""
+    config = cregkit.show_config()
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", config["cpu"].lower()))
+    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{'-'.join([*words, config['isa']])}.json"
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Add --record to a script's options; ``store`` takes its value."""
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        type=Path,
+        const=file_of_today(),
+        metavar="FILE",
+        help="store the figures in FILE (default: this machine's file of today in bench/results/)",
+    )
+
+
+def store(path: Path, kind: str, before: dict[str, Any], figures: Any) -> None:
+    """Write the section of one kind, with the ``circumstances()`` before the run; other sections stay."""
+    sections = json.loads(path.read_text()) if path.exists() else {}
+    sections[kind] = {"circumstances": before, "figures": figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(str(path), dict(sorted(sections.items())))
+
+
+def newest(kind: str) -> dict[str, Any] | None:
+    """The section of this kind with the latest date, or None."""
+    sections = [json.loads(path.read_text()).get(kind) for path in sorted(RESULTS.glob("*.json"))]
+    return max(filter(None, sections), key=lambda section: section["circumstances"]["date"], default=None)
