@@ -1,16 +1,16 @@
 """Builds the extension modules: one for the runtime with all of csrc/, one for each op's Cython kernels, and one of C++
 for PyTorch's dispatcher, where PyTorch is importable.
 
-Environment: CREGKIT_NO_OPENMP=1 builds without threads; CREGKIT_WERROR=1 turns C warnings into errors;
-CREGKIT_SANITIZE=1 builds with AddressSanitizer and UBSan, for tests/reliability/sanitized.py.
+Environment: CREGKIT_BUNDLE_OPENMP=1 puts this machine's OpenMP runtime into the wheel, to be used where there is no
+other; CREGKIT_WERROR=1 turns C warnings into errors; CREGKIT_SANITIZE=1 builds with AddressSanitizer and
+UBSan, for tests/reliability/sanitized.py.
 """
 
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,60 +86,6 @@ if wanted("CREGKIT_SANITIZE"):
     C_FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", "-DCREG_INLINE=static inline", *SANITIZERS]
     LINK_FLAGS = SANITIZERS
 
-OPENMP_PROBE = """
-#include <omp.h>
-#include <stdio.h>
-int main(void) {
-    int sum = 0;
-    #pragma omp parallel for reduction(+ : sum) num_threads(2)
-    for (int i = 0; i < 100; i++) sum += i;
-    printf("%d %d", sum, omp_get_max_threads());
-    return sum == 4950 ? 0 : 1;
-}
-"""
-
-
-def openmp_candidates():
-    """Pairs of compile and link flags to try, the usual ones of this platform first."""
-    if sys.platform != "darwin":
-        return [(["-fopenmp"], ["-fopenmp"])]
-    prefixes = [
-        Path(p) for p in (os.environ.get("CONDA_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp") if p
-    ]
-    return [
-        (["-Xpreprocessor", "-fopenmp", f"-I{p}/include"], [f"-L{p}/lib", f"-Wl,-rpath,{p}/lib", "-lomp"])
-        for p in prefixes
-    ]
-
-
-def openmp_works(compiler, compile_flags, link_flags):
-    """Whether a program with an OpenMP loop compiles, links, runs and computes the right sum."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.c")
-        source.write_text(OPENMP_PROBE)
-        program = str(Path(folder, "probe"))
-        try:
-            subprocess.run(
-                [*compiler, *compile_flags, str(source), "-o", program, *link_flags], check=True, capture_output=True
-            )
-            subprocess.run([program], check=True, capture_output=True, timeout=60)
-        except (OSError, subprocess.SubprocessError):
-            return False
-    return True
-
-
-def openmp_flags(compiler):
-    """Compile and link flags for OpenMP; empty, with a warning, where it is unwanted or does not work."""
-    if wanted("CREGKIT_NO_OPENMP"):
-        reason = "CREGKIT_NO_OPENMP is set"
-    else:
-        for compile_flags, link_flags in openmp_candidates():
-            if openmp_works(compiler, compile_flags, link_flags):
-                return compile_flags, link_flags
-        reason = "no OpenMP program could be compiled, linked and run here (on macOS: install libomp)"
-    print(f"WARNING: cregkit is built without OpenMP, so it will use one thread: {reason}.", file=sys.stderr)
-    return ["-Wno-unused-but-set-variable"], []  # Cython sets a number of threads that only OpenMP reads
-
 
 def compile_side_by_side(compiler, pool):
     """Give each source that `compiler` compiles to a thread of `pool`, those of one extension too."""
@@ -155,8 +101,14 @@ def compile_side_by_side(compiler, pool):
     compiler.compile = compile_each
 
 
+def bundle_openmp(folder):
+    """Copy the OpenMP runtime found here into `folder`, for machines that have none."""
+    runtime = runpy.run_path("cregkit/kernels/_openmp.py")["find_runtime"]()
+    shutil.copy(runtime.path, folder)
+
+
 class BuildExtensions(build_ext):
-    """Adds the flags that only the chosen compiler can tell, and compiles on all cores."""
+    """Adds the flags that only the environment tells, and compiles on all cores."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -165,14 +117,14 @@ class BuildExtensions(build_ext):
     def build_extensions(self):
         if self.compiler.compiler_type != "unix":
             raise SystemExit("cregkit needs GCC or Clang: its SIMD code is written for their vector extensions.")
-        compile_flags, link_flags = openmp_flags([self.compiler.compiler_so[0]])
         werror = ["-Werror"] if wanted("CREGKIT_WERROR") else []
         for extension in self.extensions:
-            extension.extra_compile_args += compile_flags + werror
-            extension.extra_link_args += link_flags
+            extension.extra_compile_args += werror
         with ThreadPoolExecutor(self.parallel) as pool:
             compile_side_by_side(self.compiler, pool)
             super().build_extensions()
+        if wanted("CREGKIT_BUNDLE_OPENMP") and not self.inplace:
+            bundle_openmp(Path(self.build_lib, "cregkit", "kernels"))
 
 
 class SourceArchive(sdist):

@@ -23,7 +23,7 @@ def show_config() -> dict[str, Any]:
     isa_available : list of str
         Instruction sets that the CPU supports, best first.
     openmp : str or None
-        OpenMP specification of the build; None for a build without OpenMP.
+        File of the OpenMP runtime that runs the threads; None where there is none.
     threads : int
         Maximum number of threads of a call.
     threads_from : str
@@ -49,13 +49,12 @@ def show_config() -> dict[str, Any]:
     >>> config["isa"] in config["isa_available"]
     True
     """
-    version = _threads.openmp_version()
     return {
         "version": __version__,
         "cpu": _runtime.cpu_name() or platform.processor() or platform.machine(),
         "isa": _runtime.current_isa(),
         "isa_available": _runtime.available_isas(),
-        "openmp": str(version) if version else None,
+        "openmp": _threads.openmp_runtime(),
         "threads": _threads.get_num_threads(),
         "threads_from": _threads.threads_origin(),
         "thread_choice": _threads.thread_choice(),

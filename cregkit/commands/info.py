@@ -10,7 +10,7 @@ from cregkit.config import show_config
 DESCRIPTION = """\
 Print the version, the CPU, the instruction set in use and those available, and:
 
-  openmp         year and month of the OpenMP specification of the build; none: one thread
+  openmp         file of the OpenMP runtime; none: one thread
   threads from   the setting or limit that gave the number of threads
   thread choice  how many parallel loops ran, how many of them took fewer threads, and why
   pool           recycled memory of large outputs

@@ -6,13 +6,13 @@ from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from cregkit._fork import is_forked
+from cregkit.kernels import _openmp
 from cregkit.kernels._cpu import available_cpus
 
 cimport numpy as cnp
 from cpython.contextvars cimport PyContextVar_Set, get_value
-from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 cnp.import_array()
 
@@ -42,13 +42,6 @@ cdef extern from * nogil:
     """
     #include <pthread.h>
     #include <time.h>
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define CREG_OPENMP _OPENMP
-    #else
-    #define CREG_OPENMP 0
-    #endif
-
     /* The limit (0: none) that a thread's last large call found in its context, and whether loops must use all threads.
      */
     static _Thread_local int creg_thread_limit = 0, creg_exact = 0;
@@ -77,7 +70,6 @@ cdef extern from * nogil:
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     """
-    const int CREG_OPENMP
     int creg_thread_limit
     int creg_call_limit
     int creg_exact
@@ -102,19 +94,57 @@ cdef int default_threads = 1
 cdef str threads_from = ""
 
 
-def _choose_threads():
-    global default_threads, threads_from
-    default_threads, threads_from = available_cpus()
-    if CREG_OPENMP == 0:
-        default_threads, threads_from = 1, "built without OpenMP"
+default_threads, threads_from = available_cpus()
+
+# ---- the OpenMP runtime ----
+
+ctypedef void (*each_thread)(void *argument) noexcept nogil
+ctypedef void (*gomp_parallel)(each_thread function, void *argument, unsigned n_threads, unsigned flags) noexcept nogil
+ctypedef int (*omp_get_thread_num)() noexcept nogil
+
+# The functions of a runtime that the loops call.
+cdef struct Runtime:
+    gomp_parallel parallel
+    omp_get_thread_num thread_num
 
 
-_choose_threads()
+cdef enum:
+    MAX_RUNTIMES = 16
+
+# Each choice has its own record: a loop may still run with an earlier one.
+cdef Runtime runtimes[MAX_RUNTIMES]
+cdef int n_runtimes = 0
+cdef const Runtime *runtime = NULL
+cdef bint runtime_chosen = False
+runtime_path = None
 
 
-def openmp_version():
-    """Return the version (yyyymm) of the OpenMP specification of this build, 0 without OpenMP."""
-    return CREG_OPENMP
+def choose_runtime():
+    """Choose the runtime of all later loops.
+
+    The first loop on several threads does so, when a program has imported the libraries that bring a runtime, and
+    the import of cregkit.torch does it again.
+    """
+    global runtime, runtime_path, runtime_chosen, n_runtimes
+    found = _openmp.find_runtime()
+    runtime_chosen = True
+    if found is None or found.path == runtime_path or n_runtimes == MAX_RUNTIMES:
+        return
+    runtimes[n_runtimes].parallel = <gomp_parallel> <uintptr_t> found.parallel
+    runtimes[n_runtimes].thread_num = <omp_get_thread_num> <uintptr_t> found.thread_num
+    runtime, runtime_path = &runtimes[n_runtimes], found.path
+    n_runtimes += 1
+
+
+cdef void choose_runtime_once() noexcept with gil:
+    if not runtime_chosen:
+        choose_runtime()
+
+
+def openmp_runtime():
+    """Return the file of the OpenMP runtime, None without one."""
+    choose_runtime_once()
+    return runtime_path
 
 
 cdef int checked_threads(object n) except -1:
@@ -159,6 +189,7 @@ def get_num_threads():
     ...     print(ck.get_num_threads())
     1
     """
+    choose_runtime_once()
     find_limit()
     return thread_limit()
 
@@ -167,6 +198,8 @@ def threads_origin():
     """Return what set the number of threads that get_num_threads() returns."""
     if creg_forked:
         return "forked process: OpenMP threads do not survive a fork"
+    if openmp_runtime() is None:
+        return "no OpenMP runtime was found"
     find_limit()
     return "num_threads block" if open_blocks > 0 and creg_thread_limit > 0 else threads_from
 
@@ -284,7 +317,7 @@ class exact_threads(num_threads):
 
 
 cdef int thread_limit() noexcept nogil:
-    if creg_forked or CREG_OPENMP == 0:
+    if creg_forked or (runtime_chosen and runtime == NULL):
         return 1
     if creg_call_limit > 0:
         return creg_call_limit
@@ -352,13 +385,14 @@ cdef struct Team:
     void *args
     bint backwards
     int n_shares
+    const Runtime *runtime
     int64_t ran, time  # all tasks of the calling thread
 
 
 cdef void share_out(Team *team, block_task task, void *args, int64_t n_tasks, int threads,
                     bint backwards) noexcept nogil:
     cdef int64_t n = min(threads, <int>MAX_SHARES), i
-    team.task, team.args, team.backwards, team.n_shares = task, args, backwards, <int>n
+    team.task, team.args, team.backwards, team.n_shares, team.runtime = task, args, backwards, <int>n, runtime
     for i in range(n):
         team.shares[i].taken, team.shares[i].first, team.shares[i].ran = 0, n_tasks * i // n, 0
         team.shares[i].count = n_tasks * (i + 1) // n - team.shares[i].first
@@ -389,6 +423,10 @@ cdef void run_shares(Team *team, int thread) noexcept nogil:
         team.ran, team.time = done, creg_nanoseconds() - began
 
 
+cdef void run_thread(void *team) noexcept nogil:
+    run_shares(<Team *>team, (<Team *>team).runtime.thread_num())
+
+
 # The time that all tasks would have taken on one thread. The system may have stopped the caller during its first tasks
 # or during the others, so the shorter time per task counts. If the caller ran only its first tasks, those of the other
 # threads are used as well.
@@ -410,7 +448,9 @@ cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t el
     cdef bint exact = open_blocks > 0 and creg_exact
     cdef Team team
     cdef creg_loop loop
-    if wanted <= 1:
+    if wanted > 1 and not runtime_chosen:
+        choose_runtime_once()
+    if wanted <= 1 or runtime == NULL:
         run_serially(task, args, n_tasks, backwards)
         return
     loop.used = wanted if exact else creg_choose_threads(&creg_threads, elements, wanted)
@@ -422,8 +462,7 @@ cdef void run_tasks(block_task task, void *args, ptrdiff_t n_tasks, ptrdiff_t el
     else:
         share_out(&team, task, args, n_tasks, loop.used, backwards)
         loop.began = creg_nanoseconds()
-        with parallel(num_threads=loop.used):
-            run_shares(&team, threadid())
+        team.runtime.parallel(run_thread, &team, loop.used, 0)
         loop.ended = creg_nanoseconds()
         if not exact:
             loop.serial = serial_time(&team, n_tasks)

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cregkit.kernels._pool import pool_statistics
-from cregkit.kernels._threads import get_num_threads, num_threads
+from cregkit.kernels._threads import choose_runtime, get_num_threads, num_threads
 from cregkit.torch.dispatch import library
 
 T = TypeVar("T")
+
+choose_runtime()  # PyTorch's is loaded now: its operations and the kernels share threads
 
 _tracing_state = torch._C._get_tracing_state
 _is_transformed = torch._C._are_functorch_transforms_active

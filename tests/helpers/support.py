@@ -57,7 +57,7 @@ ROW_OPS = tuple(dict.fromkeys(case.op for case in cases.CASES if case.shapes is 
 ROW_NORMS = tuple(op for op in ROW_OPS if f"{op}_forward" in ROW_OPS)
 OPS_WITH_OUT = {op: case for op, case in OPS.items() if "out" in inspect.signature(getattr(functional, op)).parameters}
 
-needs_openmp = pytest.mark.skipif(not _threads.openmp_version(), reason="built without OpenMP")
+needs_openmp = pytest.mark.skipif(not _threads.openmp_runtime(), reason="no OpenMP runtime")
 each_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 each_op = pytest.mark.parametrize("case", OPS.values(), ids=OPS)
 each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OPS_WITH_OUT)

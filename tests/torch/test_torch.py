@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
-from support import needs_openmp, run_python  # noqa: E402
+from support import run_python  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch_support import assert_close, fresh, gradients_of, mapped, tensors_in, twins  # noqa: E402
@@ -576,21 +576,6 @@ def test_kernels_use_the_number_of_threads_of_pytorch(monkeypatch, without_libra
     finally:
         torch.set_num_threads(before)
     assert seen == ([1, 2, 5] if cregkit.show_config()["openmp"] else [1, 1, 1])
-
-
-@needs_openmp
-@pytest.mark.parametrize("order", ["torch, cregkit.functional", "cregkit.functional, torch"])
-def test_pytorch_and_cregkit_share_one_openmp_runtime(order):
-    """In either order of imports, both use the same runtime."""
-    code = f"""
-import {order}, numpy as np, re
-cregkit.functional.layer_norm(np.zeros((4096, 64), np.float32))
-torch.zeros(1000, 1000).exp()
-libraries = {{line.split()[-1] for line in open('/proc/self/maps') if re.search('lib(g|i)?omp|libomp', line)}}
-print(len(libraries), libraries)
-"""
-    done = run_python("-c", code)
-    assert done.stdout.startswith("1 "), done.stdout + done.stderr
 
 
 def test_functional_reads_tensors_in_place():
