@@ -38,14 +38,19 @@ def interpreters() -> dict[str, str]:
     return found
 
 
+def copy_tree(target: Path) -> Path:
+    """Copy the sources without anything that was built; return the copy."""
+    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
+    return Path(shutil.copytree(ROOT, target, ignore=left_out))
+
+
 def try_one(python: str, folder: Path) -> str:
     """Install the package and run some tests; return the last line of pytest.
 
     Raises:
         RuntimeError: a command failed; with its output.
     """
-    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, folder / "tree", ignore=left_out)
+    copy_tree(folder / "tree")
     shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, to test the installed package
     shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
     inside = str(folder / "venv" / "bin" / "python")

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pythons
+
 SKIPPED = ["test_torch*.py", "test_resources.py", "test_experiments.py", "test_documentation.py"]
 UNSUITED = "not little_memory and not within_64_mib and not allocation and not memory_behind and not torch"
 UNSUITED += " and not page_of_the_room"  # the installed package has no pages
@@ -64,8 +65,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 def build(tree: Path) -> None:
     """Copy the tree, with a package that pip compiled with sanitizers (pip brings the build tools)."""
-    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, tree, ignore=left_out)
+    pythons.copy_tree(tree)
     sources = shutil.copytree(tree, tree.with_name("sources"))
     shutil.rmtree(tree / "cregkit")
     flags = {"CREGKIT_SANITIZE": "1", "CREGKIT_WERROR": "0"}
