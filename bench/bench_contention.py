@@ -105,7 +105,7 @@ def neighbours(load: str, threads: int) -> Iterator[None]:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()  # closes the pipe too
 
 
 @dataclass(frozen=True)

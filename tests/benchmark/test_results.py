@@ -6,12 +6,13 @@ import copy
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from support import bench_script
 
-from cregkit.benchmark import goals
+from cregkit.benchmark import goals, timing
 from cregkit.benchmark.report import FORMAT
 from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT
 
@@ -59,6 +60,7 @@ STEP = {"step": "MLP", "stock": 1.5, "converted": 1.02, "enabled": 1.04, "limit"
 SMALL = {"step": "small", "stock": 1.2, "converted": 1.25, "enabled": 1.26, "limit": 1.0, "against": "stock"}
 WINDOWS = {"cregkit": [1.0, 3.0], "1 thread": [1.1, 1.0]}
 CELL = {"size": "in cache", "shape": [4, 16], "scaling": "strong", "threads": [1, 2]}
+TIMES = {"stock": 3.0, "stock without dropout": 2.0, "converted": 2.5, "enabled": 2.0, "kernel": 1.0}
 BATCHES = (("(1,)", "flip", 8.0), ("(1,)", "turn", 4.0), ("(2,)", "flip", 3.0), ("(2,)", "turn", 1.0))
 ROWS = [
     op("layer_norm", [4096, 1024], ours=256, out=128, torch=320, onnxruntime=400, oracle=8, copy=64),
@@ -389,3 +391,100 @@ def test_every_script_of_a_full_run_is_there_and_keeps_figures():
     for _, script, _ in run_all.SCRIPTS:
         assert "add_option(parser)" in (ROOT / "bench" / script).read_text(encoding="utf-8")
     assert sum(minutes for minutes, _, _ in run_all.SCRIPTS) < 75
+
+
+# ---- what the scripts keep ----
+
+
+def figures_kept(script, kind, options, tmp_path, monkeypatch):
+    """Run a script with --record; return its section, which RESULTS.md can show."""
+    path = tmp_path / "run.json"
+    monkeypatch.setattr(sys, "argv", ["", *options, "--record", str(path)])
+    script.main()
+    kept = json.loads(path.read_text())
+    assert set(kept) == {kind}
+    assert set(kept[kind]["circumstances"]) == set(BEFORE)
+    assert render.UNMEASURED not in render.KINDS[kind].table(kept[kind])
+    return kept[kind]["figures"]
+
+
+def test_a_run_beside_busy_processes_is_kept(tmp_path, monkeypatch):
+    script = bench_script("bench_contention")
+    monkeypatch.setattr(script, "SHAPES", {"tuned": ((2, 8),), "new": ((3, 8), (4, 8))})
+    options = ["--loads", "idle,busy-1", "--windows", "1", "--seconds", "0.001", "--only-cregkit"]
+    kept = figures_kept(script, "contention", options, tmp_path, monkeypatch)
+    assert {load: len(rows) for load, rows in kept["loads"].items()} == {"idle": 6, "busy-1": 6}
+
+
+def test_a_run_of_optimisers_is_kept(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    script = bench_script("bench_optimizer")
+    monkeypatch.setattr(script, "SIZES", ((2, 10), (1, 20)))
+    monkeypatch.setattr(script, "ratios", lambda *_: ([1.0, 2.0, 3.0], 0.001, 0.5))
+    kept = figures_kept(script, "optimizer", ["--quick"], tmp_path, monkeypatch)
+    assert [row["arrays"] for row in kept] == ["2 x 10", "1 x 20"]
+
+
+def test_a_run_of_estimators_is_kept(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    script = bench_script("bench_estimators")
+    monkeypatch.setattr(script, "CLASSES", {"wine": (script.CLASSES["wine"][0], 1)})
+    monkeypatch.setattr(script, "NUMBERS", {"diabetes": (script.NUMBERS["diabetes"][0], 1)})
+    kept = figures_kept(script, "estimators", ["--seeds", "2", "--batch-size", "64"], tmp_path, monkeypatch)
+    assert [(row["data"], len(row["scores"]), len(row["seconds"][0])) for row in kept["rows"]] == [
+        ("wine", 3, 2),
+        ("diabetes", 3, 2),
+    ]
+
+
+def test_a_run_over_mpi_is_kept(tmp_path, monkeypatch):
+    script = bench_script("bench_mpi")
+    one = dict.fromkeys(("step", "messages", "bytes", "gradient_bytes", "exchange_bytes", "exchanges"), 1.0)
+    monkeypatch.setattr(script, "measured", lambda _: {**one, "one_way_small": 1.0, "one_way_large": 2.0})
+    kept = figures_kept(script, "mpi", [], tmp_path, monkeypatch)
+    assert [row["ranks"] for row in kept["measured"]] == [1, 2, 4]
+    assert [row["ranks"] for row in kept["predicted"]] == [2, 4, 64, 1024]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("steps", []), ("overhead", ["--overhead"])])
+def test_a_run_of_pytorch_is_kept(kind, options, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    script = bench_script("bench_torch")
+    times = {name: timing.Measurement(of, of, 0.0, of, 9) for name, of in TIMES.items()}
+    monkeypatch.setattr(script, "steps", lambda *_: times)
+    monkeypatch.setattr(script, "check", lambda _: None)
+    monkeypatch.setattr(script, "measure", lambda *_: times)
+    kept = figures_kept(script, kind, options, tmp_path, monkeypatch)
+    if kind == "steps":
+        assert kept[0].items() >= {"stock": 1.5, "converted": 1.25, "enabled": 1.0, "without_ms": 2000.0}.items()
+        assert len(kept) == len(script.WORKLOADS)
+    else:
+        assert kept[0]["us"] == {name: 1e6 * of for name, of in TIMES.items()}
+
+
+def test_a_part_of_the_steps_is_not_kept(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    with pytest.raises(SystemExit):
+        figures_kept(bench_script("bench_torch"), "steps", ["--only", "LSTM"], tmp_path, monkeypatch)
+    assert "argument --record: keeps a whole run, leave out --only" in capsys.readouterr().err
+
+
+def test_both_runs_of_the_ops_are_kept(tmp_path, monkeypatch):
+    def measure(argv):
+        goal = goals.Goal("speed", "a peer", 2.0, 3.0, " ".join(argv[:-1])).__dict__.values()
+        Path(argv[-1]).write_text(json.dumps(run(ROWS, [goal])))
+        return 0
+
+    monkeypatch.setattr(suite_script.commands, "main", measure)
+    kept = figures_kept(suite_script, "ops", [], tmp_path, monkeypatch)
+    assert {name: (of["goals"][0]["where"], len(of["rows"])) for name, of in kept.items()} == {
+        "tuned": ("bench --dtypes float32,bfloat16,float16 --json", 3),
+        "held out": ("bench --held-out --json", 0),
+    }
+
+
+def test_nothing_is_kept_of_wrong_ops(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite_script.commands, "main", lambda _: 1)
+    with pytest.raises(SystemExit):
+        figures_kept(suite_script, "ops", [], tmp_path, monkeypatch)
+    assert not (tmp_path / "run.json").exists()
