@@ -349,10 +349,14 @@ def test_a_picture_is_that_of_its_section(tree, kind):
 
 def test_the_newest_section_of_each_kind_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
-    for file, date, kinds in (("a", "2026-01-03", ["steps"]), ("b", "2026-01-02", ["steps", "mpi"])):
+    for file, date, kinds in (
+        ("a", "2026-01-01", ["steps"]),
+        ("b", "2026-01-03", ["steps"]),
+        ("c", "2026-01-02", ["steps", "mpi"]),
+    ):
         for kind in kinds:
             record.store(tmp_path / f"{file}.json", kind, {"date": date}, file)
-    assert [record.newest(kind)["figures"] for kind in ("steps", "mpi")] == ["a", "b"]
+    assert [record.newest(kind)["figures"] for kind in ("steps", "mpi")] == ["b", "c"]
     assert record.newest("ops") is None
 
 
