@@ -539,6 +539,14 @@ def test_an_interrupt_keeps_the_measured_rows(small, capsys, tmp_path, monkeypat
     assert [entry.shape for entry in written.rows] == [(1, 16)]
 
 
+@pytest.mark.parametrize(("options", "seconds"), [([], 0.0), (["--quick"], 0.1), (["--seconds", "0.25"], 0.25)])
+def test_a_row_is_measured_for_as_long_as_asked(small, options, seconds, monkeypatch):
+    budgets = []
+    monkeypatch.setattr(suite, "measure_row", lambda *of: budgets.append(of[-1]) or row(ours=1.0, copy=0.5))
+    assert commands.main(["bench", *options]) == 0
+    assert set(budgets) == {seconds}
+
+
 def test_a_quick_run_that_takes_too_long_is_cut_short(small, capsys, monkeypatch):
     monkeypatch.setattr(command, "QUICK_SECONDS", 0.0)
     assert commands.main(["bench", "--quick"]) == 0
@@ -563,6 +571,7 @@ def test_the_command_draws_a_picture(small, capsys, tmp_path):
         (["--compare", "future.json"], "future.json: must have format 1, got 99"),
         (["--compare", "elsewhere.json"], "elsewhere.json: must be from the same machine and settings: cpu was 'Z80'"),
         (["--json", "absent/run.json"], "absent/run.json: No such file or directory"),
+        (["--seconds", "0"], "argument --seconds: must be a positive number of seconds, got '0'"),
         (["--wheel", "absent.whl"], "absent.whl: No such file or directory"),
     ],
 )
