@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentTypeError
 
 
@@ -37,3 +38,11 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def duration(text: str) -> float:
+    """Return a number of seconds."""
+    seconds = number(text)
+    if not 0.0 < seconds < math.inf:
+        raise ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
+    return seconds

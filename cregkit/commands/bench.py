@@ -14,7 +14,7 @@ from cregkit.benchmark import report, suite
 from cregkit.benchmark.goals import Goal, call_overhead, import_time, judge, wheel_size
 from cregkit.benchmark.peers import PEERS, Peer
 from cregkit.benchmark.report import Report, ReportError
-from cregkit.commands.arguments import CommandError
+from cregkit.commands.arguments import CommandError, duration
 from cregkit.commands.console import NO_MATPLOTLIB, Console, can_draw
 from cregkit.verify.cases import Case
 from cregkit.verify.dtypes import DTYPES
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the types of tensors: some of float32,bfloat16,float16 (default: float32); 16-bit rows are those of "
         "--quick's ops, and also time the op on float32",
     )
+    parser.add_argument("--seconds", type=duration, help="to measure a row (default: 1; with --quick 0.1)")
     parser.add_argument(
         "--peers",
         type=_names,
@@ -163,7 +164,7 @@ def _measure(
 ) -> None:
     """Append the measurements to ``rows`` and ``goals``."""
     planned = _plan(options)
-    budget = QUICK_ROW_SECONDS if options.quick else ROW_SECONDS
+    budget = options.seconds or (QUICK_ROW_SECONDS if options.quick else ROW_SECONDS)
     start = time.perf_counter()
     with console.progress(len(planned) + 1) as step:
         goals += [*call_overhead(budget), import_time()]

@@ -16,7 +16,7 @@ from support import run_python
 
 import cregkit
 from cregkit import commands, functional
-from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
+from cregkit.benchmark import goals, peers, report, roofline, suite, timing
 from cregkit.benchmark.peers import Peer, Prepared
 from cregkit.benchmark.report import Report
 from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, PROMISED, Row
@@ -539,6 +539,14 @@ def test_an_interrupt_keeps_the_measured_rows(small, capsys, tmp_path, monkeypat
     assert [entry.shape for entry in written.rows] == [(1, 16)]
 
 
+@pytest.mark.parametrize(("options", "seconds"), [([], 0.0), (["--quick"], 0.1), (["--seconds", "0.25"], 0.25)])
+def test_a_row_is_measured_for_as_long_as_asked(small, options, seconds, monkeypatch):
+    budgets = []
+    monkeypatch.setattr(suite, "measure_row", lambda *of: budgets.append(of[-1]) or row(ours=1.0, copy=0.5))
+    assert commands.main(["bench", *options]) == 0
+    assert set(budgets) == {seconds}
+
+
 def test_a_quick_run_that_takes_too_long_is_cut_short(small, capsys, monkeypatch):
     monkeypatch.setattr(command, "QUICK_SECONDS", 0.0)
     assert commands.main(["bench", "--quick"]) == 0
@@ -563,6 +571,7 @@ def test_the_command_draws_a_picture(small, capsys, tmp_path):
         (["--compare", "future.json"], "future.json: must have format 1, got 99"),
         (["--compare", "elsewhere.json"], "elsewhere.json: must be from the same machine and settings: cpu was 'Z80'"),
         (["--json", "absent/run.json"], "absent/run.json: No such file or directory"),
+        (["--seconds", "0"], "argument --seconds: must be a positive number of seconds, got '0'"),
         (["--wheel", "absent.whl"], "absent.whl: No such file or directory"),
     ],
 )
@@ -584,24 +593,3 @@ def test_no_peer_is_imported_unless_it_is_used():
     code = "import sys; from cregkit.commands import bench; print({'torch', 'onnxruntime', 'jax'} & set(sys.modules))"
     done = run_python("-c", code)
     assert done.stdout == "set()\n", done.stderr
-
-
-def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
-    rows = [
-        row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
-        row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
-    ]
-    rows.append(row("layer_norm[float16]", (512, 768), ours=1.0, out=1.0, float32=1.5, torch=4.0, copy=0.5))
-    judged = [goals.Goal("speed", "a peer", 2.0, 3.0, "layer_norm 512x768"), goals.Goal("more", "a peer", 2.0, None)]
-    path = str(tmp_path / "run.json")
-    report.write(path, report.Report(report.machine([]), rows, judged))
-    assert markdown.main([path, path]) == 0
-    out = capsys.readouterr().out
-    assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
-    assert "| more |" not in out
-    assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
-    assert (
-        "| layer_norm[float16] | 512x768 | 1000000 | 1000000 | torch | 4000000 | 4.00 | 50% | 1500000 | 1.50 |" in out
-    )
-    assert markdown.main([]) == 2
-    assert markdown.main([str(tmp_path / "none.json")]) == 2
