@@ -113,17 +113,21 @@ def time_rows(trainings: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [name, state, ms, f"{np.mean(to_loss[state]):.2f}", *cells]
 
 
+def relative(curves: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> Any:
+    """Return the relative differences of losses, of shape (seeds, epochs)."""
+    return np.abs(np.array(curves) / np.array(reference) - 1)
+
+
 def offset_rows(offsets: Mapping[str, Any]) -> Iterator[list[str]]:
     for offset, curves in offsets.items():
-        finals = {state: 1e6 * np.array(last(of)) for state, of in curves.items()}
-        reference = finals[FLOAT64]
-        shown = [with_error(list(values), 1) for values in finals.values()]
-        ratios = [
-            f"{state} {np.mean(values) / np.mean(reference):.2f}"
-            for state, values in finals.items()
-            if state in (STOCK, CONVERT, ENABLE)
-        ]
-        yield [f"{float(offset):,.0f} s", *shown, ", ".join(ratios)]
+        reference = curves[FLOAT64]
+        for state, of in curves.items():
+            change = Interval.of(list(100 * (np.divide(last(of), last(reference)) - 1)))
+            compared = ["-", "-"]
+            if state != FLOAT64:
+                largest = relative(of, reference).max()
+                compared = [f"{ranged(change, 3, '+')}: {verdict(change)}", f"{100 * largest:.1g}"]
+            yield [f"{float(offset):,.0f} s", state, with_error([1e6 * error for error in last(of)], 1), *compared]
 
 
 def deviation(run: Mapping[str, Any]) -> str:
@@ -167,9 +171,12 @@ def training_tables(trainings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def offset_tables(offsets: Mapping[str, Any]) -> Iterator[str]:
-    states = list(next(iter(offsets.values())))
-    yield "Mean squared test error at the end, in millionths of the target's variance, by offset of the times."
-    yield markdown(["times from", *states, "ratio to float64"], offset_rows(offsets))
+    yield (
+        "Mean squared test error at the end, in millionths of the target's variance, by offset of the times; the mean "
+        "change from the float64 run of the same seed, with its 95 % interval, and the largest one of any epoch."
+    )
+    head = "times from, state, test error, change at the end %, largest change %"
+    yield markdown(head.split(", "), offset_rows(offsets))
 
 
 def thread_tables(threads: Mapping[str, Any]) -> Iterator[str]:
@@ -223,22 +230,34 @@ def draw_offsets(ax: Any, offset: str, curves: Mapping[str, Any]) -> None:
     for state, of in curves.items():
         means = np.exp(np.mean(np.log(of), axis=0))
         ax.plot(range(1, len(means) + 1), means, **STYLES[state], label=state)
-    tidy(ax, f"LayerNorm of times around {float(offset):,.0f} s", "epoch", "test error")
+    tidy(ax, f"LayerNorm of times from {float(offset):,.0f} s", "epoch", "test error")
+
+
+def draw_change(ax: Any, offset: str, curves: Mapping[str, Any]) -> None:
+    """Draw the median of the relative differences of the test errors from the float64 run."""
+    for state in (name for name in curves if name != FLOAT64):
+        medians = np.median(relative(curves[state], curves[FLOAT64]), axis=0)
+        ax.plot(range(1, len(medians) + 1), medians, **STYLES[state], label=state)
+    tidy(ax, f"times from {float(offset):,.0f} s: change from float64", "epoch", "relative change")
 
 
 def picture(section: Mapping[str, Any]) -> Figure:
-    """Return the curves: a panel for each training against the time, and the regression at the largest offset."""
-    trainings = section["figures"].get("trainings", {})
-    offsets = section["figures"].get("offsets", {})
-    rows = -(-(len(trainings) + bool(offsets)) // 2)
-    figure = Figure(figsize=(8.4, 3.3 * rows + 0.5), layout="constrained")
+    """Return the curves of a section.
+
+    A panel for each training shows its loss against the time; the others show the regression at the largest offset, and
+    how its errors differ from those in float64 at the smallest and at the largest offset.
+    """
+    figures = section["figures"]
+    panels = [(draw_training, name, of["states"]) for name, of in figures.get("trainings", {}).items()]
+    if offsets := sorted(figures.get("offsets", {}).items(), key=lambda item: float(item[0])):
+        panels += [(draw_offsets, *offsets[-1]), (draw_change, *offsets[0]), (draw_change, *offsets[-1])]
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(8.4, 2.9 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flat
-    for ax, (name, training) in zip(axes, trainings.items(), strict=False):
-        draw_training(ax, name, training["states"])
-    if offsets:
-        draw_offsets(axes[len(trainings)], *max(offsets.items(), key=lambda item: float(item[0])))
-    handles = {line.get_label(): line for ax in axes for line in ax.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=5, frameon=False, labelcolor=INK)
-    for ax in axes[len(trainings) + bool(offsets) :]:
+    for ax, (draw, name, of) in zip(axes, panels, strict=False):
+        draw(ax, name, of)
+    labelled = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=5, frameon=False, labelcolor=INK)
+    for ax in axes[len(panels) :]:
         ax.remove()
     return figure
