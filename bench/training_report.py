@@ -253,7 +253,7 @@ def picture(section: Mapping[str, Any]) -> Figure:
         panels += [(draw_offsets, *offsets[-1]), (draw_change, *offsets[0]), (draw_change, *offsets[-1])]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(8.4, 2.9 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False).flat
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for ax, (draw, name, of) in zip(axes, panels, strict=False):
         draw(ax, name, of)
     labelled = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
