@@ -147,7 +147,7 @@ TRAININGS = (
     Task("breast cancer, MLP", breast_cancer, lambda: mlp(30, 128, 2), 32, 24, 1e-3),
 )
 WIDE = Task("digits, MLP of 256 columns", lambda: digits((64,)), lambda: mlp(64, 256, 10), 419, 20, 2e-3)
-"""At 419 rows, kernels of cregkit use up to three threads, and PyTorch's products the same order on each number."""
+"""With 419 rows, the kernels use up to three threads, and PyTorch's products do not depend on the number of threads."""
 
 # ---- one training ----
 
@@ -242,7 +242,7 @@ EVENTS = 32
 def arrivals(offset: float, centred: bool) -> tuple[Data, Data]:
     """Return the times of 32 arrivals, about a second long, and how much slower the second half is than the first.
 
-    The first arrivals are within 1.2 times ``offset`` seconds of 0. The target is the logarithm of the ratio of the
+    The first arrivals are between ``offset`` and 1.2 times as many seconds. The target is the logarithm of the ratio of the
     durations, standardised: a function of the times alone, without noise.
     """
     rng = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def offset_rows(offsets: Mapping[str, Any]) -> Iterator[list[str]]:
             compared = ["-", "-"]
             if state != FLOAT64:
                 largest = relative(of, reference).max()
-                compared = [f"{ranged(change, 3, '+')}: {verdict(change)}", f"{100 * largest:.1g}"]
+                compared = [f"{ranged(change, 3, '+')}: {verdict(change)}", f"{100 * largest:.3g}"]
             yield [f"{float(offset):,.0f} s", state, with_error([1e6 * error for error in last(of)], 1), *compared]
 
 
@@ -220,7 +220,7 @@ def draw_training(ax: Any, name: str, states: Mapping[str, Mapping[str, Any]]) -
     for state, of in states.items():
         ends = np.cumsum(of["seconds"], axis=1)
         for x, y in zip(ends, of["train_loss"], strict=True):
-            ax.plot(x, y, **STYLES[state] | {"linewidth": 0.5, "alpha": 0.4})
+            ax.plot(x, y, **STYLES[state] | {"linewidth": 0.5, "alpha": 0.25})
         ax.plot(ends.mean(0), np.mean(of["train_loss"], axis=0), **STYLES[state], label=state)
     tidy(ax, name, "seconds of training", "training loss")
 
@@ -230,7 +230,7 @@ def draw_offsets(ax: Any, offset: str, curves: Mapping[str, Any]) -> None:
     for state, of in curves.items():
         means = np.exp(np.mean(np.log(of), axis=0))
         ax.plot(range(1, len(means) + 1), means, **STYLES[state], label=state)
-    tidy(ax, f"LayerNorm of times from {float(offset):,.0f} s", "epoch", "test error")
+    tidy(ax, f"regression, times from {float(offset):,.0f} s", "epoch", "test error")
 
 
 def draw_change(ax: Any, offset: str, curves: Mapping[str, Any]) -> None:
@@ -238,7 +238,8 @@ def draw_change(ax: Any, offset: str, curves: Mapping[str, Any]) -> None:
     for state in (name for name in curves if name != FLOAT64):
         medians = np.median(relative(curves[state], curves[FLOAT64]), axis=0)
         ax.plot(range(1, len(medians) + 1), medians, **STYLES[state], label=state)
-    tidy(ax, f"times from {float(offset):,.0f} s: change from float64", "epoch", "relative change")
+    ax.set_ylim(1e-7, 10)
+    tidy(ax, f"the same from {float(offset):,.0f} s, beside float64", "epoch", "relative change of test error")
 
 
 def picture(section: Mapping[str, Any]) -> Figure:

@@ -99,7 +99,7 @@ def test_the_tables_have_what_was_measured(section):
     assert converted[5] == "+3.00 (+3.00 to +3.00): differ"
     assert enabled[3] == "+0.0000 (+0.0000 to +0.0000): agree"
     assert ["CNN", "enable", "25.00", "0.75", "4.00 (4.00 to 4.00)", "4.00 (4.00 to 4.00)"] in rows
-    assert ["1,000 s", "PyTorch", "500000.0 ± 0.0", "+100.000 (+100.000 to +100.000): differ", "1e+02"] in rows
+    assert ["1,000 s", "PyTorch", "500000.0 ± 0.0", "+100.000 (+100.000 to +100.000): differ", "100"] in rows
     assert ["100,000 s", "enable", "250000.0 ± 0.0", "+0.000 (+0.000 to +0.000): agree", "0"] in rows
     assert ["MLP", "PyTorch", "step 3: 1e-07, at most 2e-06, weights 3e-05"] in rows
     assert ["MLP", "enable", "identical"] in rows
@@ -119,9 +119,9 @@ def test_the_picture_has_a_panel_for_each_training_and_three_for_the_offsets(sec
     titles = [ax.get_title("left") for ax in figure.axes]
     assert titles == [
         "CNN",
-        "LayerNorm of times from 100,000 s",
-        "times from 1,000 s: change from float64",
-        "times from 100,000 s: change from float64",
+        "regression, times from 100,000 s",
+        "the same from 1,000 s, beside float64",
+        "the same from 100,000 s, beside float64",
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         report.STOCK, report.CONVERT, report.ENABLE, report.FLOAT64, report.CENTRED
