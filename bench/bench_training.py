@@ -242,8 +242,8 @@ EVENTS = 32
 def arrivals(offset: float, centred: bool) -> tuple[Data, Data]:
     """Return the times of 32 arrivals, about a second long, and how much slower the second half is than the first.
 
-    The first arrivals are between ``offset`` and 1.2 times as many seconds. The target is the logarithm of the ratio of the
-    durations, standardised: a function of the times alone, without noise.
+    The first arrivals are between ``offset`` and 1.2 times as many seconds. The target is the logarithm of the ratio of
+    the durations, standardised: a function of the times alone, without noise.
     """
     rng = np.random.default_rng(0)
     n = 4096 + 1024
