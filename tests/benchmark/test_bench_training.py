@@ -62,6 +62,7 @@ def test_a_deviation_names_the_first_step_and_the_largest_difference():
 def test_float32_holds_the_times_at_an_offset_exactly(offset):
     for (x, y), (centred, target) in zip(bench.arrivals(offset, False), bench.arrivals(0.0, True), strict=True):
         assert offset <= float(x.min())
+        assert torch.equal(x / bench.TICK, (x / bench.TICK).round())
         assert torch.equal(x - x[:, :1], centred)
         assert torch.equal(y, target)
 
