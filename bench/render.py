@@ -33,6 +33,7 @@ import overhead_report
 import record
 import scaling_report
 import steps_report
+import training_report
 from record import Section
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ KINDS = {
         steps_report.picture,
         {"README.md": steps_report.headline, "cregkit/torch/README.md": steps_report.table},
     ),
+    "training": Kind("Trainings to the end", training_report.table, training_report.picture),
     "overhead": Kind("Small ops in PyTorch: its time over the kernel's, by elements", overhead_report.table),
     "contention": Kind("Layer norm on a busy machine", contention_report.table),
     "scaling": Kind("Number of threads", scaling_report.table, scaling_report.picture),

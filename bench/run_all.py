@@ -23,6 +23,7 @@ SCRIPTS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
     (21, "bench_suite.py", ()),
     (9, "bench_torch.py", ()),
     (1, "bench_torch.py", ("--overhead",)),
+    (8, "bench_training.py", ()),
     (5, "bench_contention.py", ("--loads", CONTENTION, "--windows", "3", "--seconds", "0.5")),
     (3, "scaling.py", ("--quick",)),
     (1, "bench_augment.py", ()),
