@@ -17,7 +17,8 @@ complete -p cregkit >/dev/null || exit 3
 COMP_WORDS=(cregkit "$@")
 COMP_CWORD=$#
 COMPREPLY=()
-$(complete -p cregkit | sed 's/.*-F \\([^ ]*\\).*/\\1/') cregkit "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+complete=$(complete -p cregkit | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+"$complete" cregkit "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 
