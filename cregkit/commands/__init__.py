@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from cregkit._version import __version__
@@ -88,6 +89,7 @@ def _parser(called: Collection[str | None]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cregkit",
         description="Fast, exact regularisation and normalisation layers for the CPU.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
         epilog="Each command explains itself: cregkit demo --help.",
     )
     parser.add_argument("--version", action="version", version=f"cregkit {__version__}")
