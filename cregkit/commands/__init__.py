@@ -6,10 +6,12 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from cregkit._version import __version__
+from cregkit.commands import completion
 from cregkit.commands.arguments import CommandError
 
 COMMANDS: Mapping[str, str] = {
@@ -62,9 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if not argv:
+        print("cregkit: to start, python -m cregkit demo; for all commands, python -m cregkit --help", file=sys.stderr)
+        return 2
     called = next((word for word in argv if not word.startswith("-")), None)
     try:
-        parser = _parser(called)
+        parser = _parser([called])
         options, unknown = parser.parse_known_args(argv)
         if unknown:
             parser.prog = f"cregkit {called}"  # not "cregkit", whose --help says nothing about the subcommand
@@ -79,23 +84,38 @@ def _run(argv: Sequence[str]) -> int:
     return code
 
 
-def _parser(called: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command; only the subcommand that is called is imported and gets its arguments."""
+def _parser(called: Collection[str | None]) -> argparse.ArgumentParser:
+    """Return the parser of the whole command; only the subcommands of these names are imported and get arguments."""
     parser = _Parser(
         prog="cregkit",
         description="Fast, exact regularisation and normalisation layers for the CPU.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
         epilog="Each command explains itself: cregkit demo --help.",
     )
     parser.add_argument("--version", action="version", version=f"cregkit {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=completion.SHELLS,
+        help="print a script that completes commands and options in this shell",
+    )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if name == called:
+        if name in called:
             command = importlib.import_module(f"cregkit.commands.{name}")
             subparser.description = command.DESCRIPTION
             subparser.set_defaults(run=command.run)
             command.add_arguments(subparser)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script for a shell, which knows the options of every subcommand, and ends the process."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: object, shell: object, option: object = None) -> None:
+        print(completion.script(_parser(COMMANDS), str(shell)))
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

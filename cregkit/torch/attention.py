@@ -19,7 +19,8 @@ from torch.compiler import is_compiling
 from cregkit import functional as kernels
 from cregkit.torch import compiled
 from cregkit.torch.autograd import Function, backward_arrays, dropped_by_mask, formula_gradients, needs_gradient, output
-from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, is_watched, memory, run
+from cregkit.torch.bridge import SMALLEST, draw_seed, is_float32, memory, run
+from cregkit.torch.private import is_watched, softmax_backward
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -143,11 +144,8 @@ def _additive(mask: Tensor) -> Tensor:
 
 def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
     """Return Q, K and V, each of shape (batch * heads, length, head_dim)."""
-    weights: tuple[Tensor, ...]
-    if module._qkv_same_embed_dim:
-        weights = module.in_proj_weight.chunk(3)
-    else:
-        weights = module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
+    separate = [w for w in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight) if w is not None]
+    weights = separate or module.in_proj_weight.chunk(3)
     biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     return [
         F.linear(x, weight, bias).view(x.shape[0], x.shape[1] * module.num_heads, module.head_dim).transpose(0, 1)
@@ -244,7 +242,7 @@ class Attention(Function):
             gradient += dropped_gradient
         array = memory(gradient)
         run(kernels.dropout_backward, array, p, seed=seed, out=array)
-        gradient = torch._softmax_backward_data(gradient, weights, -1, torch.float32, grad_input=gradient)
+        gradient = softmax_backward(gradient, weights)
         scale = 1.0 / math.sqrt(q.shape[-1])
         dq = torch.baddbmm(q.new_zeros(1), gradient, k, beta=0, alpha=scale)
         dk = torch.baddbmm(q.new_zeros(1), gradient.transpose(1, 2), q, beta=0, alpha=scale)

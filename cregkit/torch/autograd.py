@@ -20,7 +20,8 @@ from torch import Tensor, from_numpy
 
 from cregkit import functional as kernels
 from cregkit.batch_sums import Gather, merge_gradient_sums, merge_moments
-from cregkit.torch.bridge import POOLED, REFUSALS, Refused, draw_seed, is_float32, is_watched, memory, new_like, run
+from cregkit.torch.bridge import POOLED, REFUSALS, Refused, draw_seed, is_float32, memory, new_like, run
+from cregkit.torch.private import apply, is_watched
 
 Floats: TypeAlias = NDArray[np.float32]
 Statistics: TypeAlias = NDArray[np.float64]
@@ -29,7 +30,7 @@ Statistics: TypeAlias = NDArray[np.float64]
 class Function(torch.autograd.Function):
     """An ``autograd.Function`` for use outside functorch transforms: ``apply`` skips PyTorch's check for them."""
 
-    apply = torch._C._FunctionBase.__dict__["apply"]
+    apply = apply
 
 
 def needs_gradient(*inputs: Tensor | None) -> bool:

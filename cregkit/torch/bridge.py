@@ -21,14 +21,11 @@ from torch.nn import Parameter
 from cregkit.kernels._pool import pool_statistics
 from cregkit.kernels._threads import choose_runtime, get_num_threads, num_threads
 from cregkit.torch.dispatch import library
+from cregkit.torch.private import is_watched, is_zerotensor, to_dlpack, tracing_state
 
 T = TypeVar("T")
 
 choose_runtime()  # PyTorch's is loaded now: its operations and the kernels share threads
-
-_tracing_state = torch._C._get_tracing_state
-_is_transformed = torch._C._are_functorch_transforms_active
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 # Minimum number of elements for a kernel. Below, PyTorch's function is as fast: the overhead of a
 # torch.autograd.Function equals a norm of 100 000 elements. Measured with `python bench/bench_torch.py --overhead`, and
@@ -66,19 +63,9 @@ def is_float32(x: Tensor) -> bool:
     return (type(x) is Tensor or type(x) is Parameter) and x.dtype is torch.float32 and x.is_cpu and not x.is_nested
 
 
-def is_watched() -> bool:
-    """Whether PyTorch records or transforms ops: tracing, functorch, dispatch modes, forward-mode differentiation."""
-    return (
-        _tracing_state() is not None
-        or _is_transformed()
-        or _dispatch_modes() > 0
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
 def is_small(x: Tensor, op: str) -> bool:
     """Whether ``x`` has too few elements for the kernel to be faster; this check is cheap, make it first."""
-    return (type(x) is Tensor or type(x) is Parameter) and _tracing_state() is None and x.numel() < SMALLEST[op]
+    return (type(x) is Tensor or type(x) is Parameter) and tracing_state() is None and x.numel() < SMALLEST[op]
 
 
 def takes(x: Tensor, op: str) -> bool:
@@ -95,26 +82,25 @@ class _Export:
         self.tensor = tensor
 
     def __dlpack__(self, **_: Any) -> Any:
-        return _to_dlpack(self.tensor)
+        return to_dlpack(self.tensor)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # the CPU
 
 
 def _exported(x: Tensor) -> Any:
-    if x.is_neg() or x._is_zerotensor():
+    if x.is_neg() or is_zerotensor(x):
         raise TypeError("the memory of the tensor does not hold its values")
     return np.from_dlpack(_Export(x))
 
 
 # The memory of a tensor as an array, for the time of a call. After ``Tensor.numpy``, the storage of the tensor can no
-# longer be resized, as FSDP does. Older versions of PyTorch and NumPy exchange writable arrays in no other way.
-_to_dlpack: Any = getattr(torch._C, "_to_dlpack_versioned", None)  # PyTorch 2.9
+# longer be resized, as FSDP does. PyTorch before 2.9 and NumPy before 2.1 exchange writable arrays in no other way.
 memory: Callable[[Tensor], NDArray[np.float32]] = (
     library.memory
     if library
     else _exported
-    if _to_dlpack is not None and np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+    if to_dlpack is not None and np.lib.NumpyVersion(np.__version__) >= "2.1.0"
     else Tensor.numpy
 )
 

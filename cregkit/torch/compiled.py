@@ -20,11 +20,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, from_numpy
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from cregkit import functional as kernels
 from cregkit.torch import dispatch
 from cregkit.torch.bridge import is_ordinary, run
+from cregkit.torch.private import is_transformed, statically_known_true
 
 bfloat16: Any
 try:
@@ -70,11 +70,7 @@ def _takes(x: Tensor) -> bool:
 
 def traces() -> bool:
     """Whether ``torch.compile`` traces a graph that may have the kernel: not an exported program, nor a transform."""
-    return (
-        not _is_exporting()
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    return not _is_exporting() and not is_transformed()
 
 
 class _Dropout(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from cregkit.torch import distributed, modules, recognition, transformer
+from cregkit.torch import distributed, modules, private, recognition, transformer
 from cregkit.torch.dispatch import OpReport, op_report
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,11 +32,7 @@ _NAMES = {stock.__name__ for stock in SWAPS}
 _ALONE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 # Related modules without a kernel; a report lists them too.
-_RELATED = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-    nn.LocalResponseNorm,
-)
+_RELATED = (*private.DROPOUTS, *private.NORMS, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,8 @@ class Report:
 
     entries: tuple[Entry, ...]
     """One entry per module, in the order of ``model.named_modules()``."""
+    lacks: tuple[str, ...] = ()
+    """A line for each name that this PyTorch lacks and cregkit uses where it is there: what happens without it."""
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
@@ -90,12 +88,12 @@ class Report:
         return tuple(entry for entry in self.entries if not entry.swapped)
 
     def __str__(self) -> str:
-        """Return a table with a line per module: swapped or left, class, name, note."""
+        """Return a table with a line per module: swapped or left, class, name, note; then the lines of ``lacks``."""
         summary = f"{len(self.swapped)} of {len(self.entries)} modules computed by cregkit"
         rows = [("swapped" if e.swapped else "left", e.kind, e.name or "(model)", e.note) for e in self.entries]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         lines = ("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows)
-        return "\n".join([summary, *(line.rstrip() for line in lines)])
+        return "\n".join([summary, *(line.rstrip() for line in lines), *self.lacks])
 
 
 def convert(model: Model, *, only: Choice | None = None, skip: Choice | None = None) -> Model:
@@ -233,7 +231,7 @@ def report(model: nn.Module | None = None) -> OpReport | Report:
     if model is None:
         return op_report()
     _check(model)
-    return Report(tuple(_entries(model)))
+    return Report(tuple(_entries(model)), tuple(f"without {name}: {what}" for name, what in private.MISSING.items()))
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
@@ -303,7 +301,7 @@ def _inherits(module: nn.Module, stock: type[nn.Module]) -> bool:
         stock not in _ALONE
         and recognition.is_extendable(kind)
         and not is_parametrized(module)
-        and all(getattr(kind, name, None) is getattr(stock, name, None) for name in ("forward", "_apply_instance_norm"))
+        and all(getattr(kind, name, None) is getattr(stock, name, None) for name in ("forward", private.INSTANCE_NORM))
     )
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from cregkit.batch_sums import Doubles
 from cregkit.torch import functional
-from cregkit.torch.bridge import Refused, is_float32, is_watched
+from cregkit.torch.bridge import Refused, is_float32
 from cregkit.torch.modules import Proxy, fx_node, stock_method, with_statistics
+from cregkit.torch.private import check_channels, check_input, is_watched
 
 __all__ = ["SyncBatchNorm"]
 
@@ -77,8 +78,8 @@ def _forward(module: SyncBatchNorm, input: Tensor) -> Tensor:
     if group is not None and (not is_float32(input) or is_watched()):
         y: Tensor = module._stock_forward(input)
         return y
-    module._check_input_dim(input)
-    module._check_non_zero_input_channels(input)
+    check_input(module, input)
+    check_channels(module, input)
     return with_statistics(module, input, functional.batch_norm if group is None else partial(_batch_norm, group))
 
 

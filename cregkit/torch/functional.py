@@ -19,6 +19,7 @@ from torch.compiler import is_compiling
 from cregkit.batch_sums import Gather
 from cregkit.torch import autograd, compiled, dispatch
 from cregkit.torch.bridge import Refused, inverse, is_ordinary, memory_order, takes
+from cregkit.torch.private import is_of_leaf
 
 __all__ = [
     "batch_norm",
@@ -97,10 +98,8 @@ def _drops(input: Tensor, p: float, training: bool) -> bool:
 
 def _dropout(x: Tensor, p: float, spatial: bool, inplace: bool) -> Tensor:
     """Compute dropout of a contiguous tensor."""
-    if inplace and torch.is_grad_enabled():
-        whole = x if x._base is None else x._base
-        if whole.is_leaf and whole.requires_grad:  # PyTorch raises an error
-            raise Refused
+    if inplace and torch.is_grad_enabled() and is_of_leaf(x):  # PyTorch raises an error
+        raise Refused
     return (autograd.dropout_ if inplace else autograd.dropout)(x, float(p), spatial)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy as _Proxy
 
-from cregkit.torch import attention, functional
+from cregkit.torch import attention, functional, private
 from cregkit.torch.bridge import is_small
 
 __all__ = [
@@ -142,11 +142,13 @@ def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
     if not functional.dispatches() and not torch.compiler.is_compiling() and is_small(input, "batch_norm"):
         y: Tensor = module._stock_forward(input)
         return y
-    module._check_input_dim(input)
+    private.check_input(module, input)
     return with_statistics(module, input, functional.batch_norm)
 
 
-def with_statistics(module: nn.modules.batchnorm._BatchNorm, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
+def with_statistics(
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, input: Tensor, compute: Callable[..., Tensor]
+) -> Tensor:
     """Count the batch and call ``compute`` with the arguments of ``batch_norm`` that the module holds."""
     mean, var, training = module.running_mean, module.running_var, module.training
     weight_of_batch = 0.0 if module.momentum is None else module.momentum
@@ -250,11 +252,11 @@ class GroupNorm(nn.GroupNorm):
         )
 
 
-class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
-    """What the instance norms share: PyTorch's ``forward`` checks the input and calls ``_apply_instance_norm``."""
+class _InstanceNorm(nn.Module):
+    """What the instance norms share: PyTorch's ``forward`` checks the input and calls ``_instance_norm``."""
 
     _stock_forward = stock_method(nn.InstanceNorm1d.forward)
-    _stock_apply = stock_method(nn.InstanceNorm1d._apply_instance_norm, "_stock_apply")
+    _stock_apply = stock_method(private.stock_instance_norm, "_stock_apply")
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each channel of a sample."""
@@ -267,21 +269,25 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
         )
         return y
 
-    def _apply_instance_norm(self, input: Tensor) -> Tensor:
-        return (
-            self._stock_apply(input)
-            if torch.jit.is_scripting()
-            else functional.instance_norm(
-                input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                self.training or not self.track_running_stats,
-                0.0 if self.momentum is None else self.momentum,
-                self.eps,
-            )
+
+def _instance_norm(self: Any, input: Tensor) -> Tensor:
+    return (
+        self._stock_apply(input)
+        if torch.jit.is_scripting()
+        else functional.instance_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
         )
+    )
+
+
+setattr(_InstanceNorm, private.INSTANCE_NORM, stock_method(_instance_norm, private.INSTANCE_NORM))
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):

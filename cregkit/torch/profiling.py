@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cregkit import _validate
-from cregkit.torch import dispatch, recognition
+from cregkit.torch import dispatch, private, recognition
 from cregkit.torch.convert import convert, revert
 
 __all__ = ["Profile", "profile"]
@@ -33,7 +33,7 @@ _NORMS = {
     *(F.layer_norm, F.rms_norm, F.batch_norm, F.group_norm, F.instance_norm),
     *(torch.layer_norm, torch.rms_norm, torch.batch_norm, torch.group_norm, torch.instance_norm),
 }
-_NORM_MODULES = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+_NORM_MODULES = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, *private.NORMS)
 
 
 @dataclass(frozen=True)

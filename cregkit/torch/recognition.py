@@ -23,7 +23,8 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from cregkit.torch import functional
-from cregkit.torch.bridge import is_float32, is_watched
+from cregkit.torch.bridge import is_float32
+from cregkit.torch.private import is_alone, is_watched, parameters
 
 Formula: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -118,7 +119,7 @@ class Description:
         vars(module).update(self.attributes)
         values = {"weight": weight, "bias": bias}
         for name, present in self.parameters:
-            module._parameters[name] = Parameter(values[name].clone()) if present else None
+            module.register_parameter(name, Parameter(values[name].clone()) if present else None)
         return module
 
 
@@ -139,21 +140,21 @@ def describe(module: nn.Module) -> Description | None:
         Hashable: modules of the same description compute the same.
     """
     kind = type(module)
-    parameters = {name: p is not None for name, p in module._parameters.items()}
+    own = parameters(module)
     attributes = tuple((name, value) for name, value in vars(module).items() if _is_own(name))
-    weight = module._parameters.get("weight")
+    weight = own.get("weight")
     if (
         weight is None
         or weight.dim() != 1
-        or not parameters.keys() <= {"weight", "bias"}
+        or not own.keys() <= {"weight", "bias"}
         or any(type(p) is not Parameter or p.shape != weight.shape for p in module.parameters())
-        or module._modules
-        or module._buffers
+        or not is_alone(module)
         or not all(_is_constant(value) for _, value in attributes)
         or not is_extendable(kind)
     ):
         return None
-    return Description(kind, weight.numel(), tuple(parameters.items()), attributes)
+    present = tuple((name, p is not None) for name, p in own.items())
+    return Description(kind, weight.numel(), present, attributes)
 
 
 def _is_own(name: str) -> bool:
@@ -381,14 +382,14 @@ def _override(made: type[nn.Module], original: type[nn.Module], norm: Norm) -> N
     def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
         if not is_compiling() and type(self) is made and len(inputs) == 1 and not options:
             (x,) = inputs
-            weight: Any = self._parameters["weight"]
-            bias = self._parameters.get("bias")
+            own = parameters(self)
+            weight, bias = own["weight"], own.get("bias")
             if _fits(x, weight, bias, of_channels):
                 return formula(x, weight, bias, eps)
         return original.forward(self, *inputs, **options)
 
     def set_attribute(self: nn.Module, name: str, value: Any) -> None:
-        replaces = isinstance(value, Parameter) and self._parameters.get(name) is not None
+        replaces = isinstance(value, Parameter) and parameters(self).get(name) is not None
         if type(self) is made and _is_own(name) and not replaces:
             self.__class__ = original
         original.__setattr__(self, name, value)

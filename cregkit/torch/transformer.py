@@ -10,19 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.nn.modules import module as module_hooks
 
-from cregkit.torch import autograd
+from cregkit.torch import autograd, private
 from cregkit.torch.bridge import Refused, is_float32, takes
 from cregkit.torch.modules import Dropout, LayerNorm, MultiheadAttention, Proxy, fx_node, stock_method
 
 __all__ = ["TransformerEncoderLayer"]
-
-_BLOCKS = {name: getattr(nn.TransformerEncoderLayer, name) for name in ("_sa_block", "_ff_block")}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class TransformerEncoderLayer(nn.TransformerEncoderLayer):
@@ -84,18 +79,19 @@ def _forward(
     if (
         is_compiling()
         or not takes(src, "dropout_add_layer_norm")
-        or _has_own_blocks(layer)
+        or not private.FUSES
+        or private.has_own_blocks(layer)
         or _has_fast_path(layer, src)
     ):
         return nn.TransformerEncoderLayer.forward(layer, src, src_mask, src_key_padding_mask, is_causal)
-    padding = F._canonical_mask(
+    padding = private.canonical_mask(
         mask=src_key_padding_mask,
         mask_name="src_key_padding_mask",
-        other_type=F._none_or_dtype(src_mask),
+        other_type=private.none_or_dtype(src_mask),
         other_name="src_mask",
         target_type=src.dtype,
     )
-    mask = F._canonical_mask(
+    mask = private.canonical_mask(
         mask=src_mask, mask_name="src_mask", other_type=None, other_name="", target_type=src.dtype, check_other=False
     )
 
@@ -117,11 +113,6 @@ def _forward(
     return _add_and_norm(feed_forward(x), x, layer.dropout2, layer.norm2)[0]
 
 
-def _has_own_blocks(layer: nn.TransformerEncoderLayer) -> bool:
-    """Whether the class or the instance overrides a method that PyTorch's ``forward`` calls."""
-    return any(getattr(getattr(layer, name), "__func__", None) is not method for name, method in _BLOCKS.items())
-
-
 def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
     """Whether PyTorch may compute the whole layer in one call: evaluation mode, batch first, no gradients."""
     return (
@@ -134,7 +125,7 @@ def _has_fast_path(layer: nn.TransformerEncoderLayer, src: Tensor) -> bool:
 
 def _add_and_norm(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Return ``(norm(h), h)`` with ``h = residual + dropout(x)``."""
-    if not _has_global_hooks() and not obstacle(dropout, norm) and _fits(x, residual, dropout, norm):
+    if not private.has_any_global_hook() and not obstacle(dropout, norm) and _fits(x, residual, dropout, norm):
         p = float(dropout.p) if dropout.training else 0.0
         try:
             return autograd.dropout_add_layer_norm(x.contiguous(), residual, norm.weight, norm.bias, p, norm.eps)
@@ -142,10 +133,6 @@ def _add_and_norm(x: Tensor, residual: Tensor, dropout: nn.Dropout, norm: nn.Lay
             pass
     h = residual + dropout(x)
     return norm(h), h
-
-
-def _has_global_hooks() -> bool:
-    return bool(module_hooks._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def fused(layer: nn.TransformerEncoderLayer) -> Iterator[tuple[str, str]]:
@@ -164,7 +151,7 @@ def obstacle(dropout: nn.Module, norm: nn.Module) -> str | None:
             return f"a {type(module).__name__} instead of a {kinds[0].__name__}"
         if "forward" in vars(module):
             return f"a {kinds[0].__name__} with a forward that is overridden on the instance"
-        if any(getattr(module, hooks) for hooks in _HOOKS):
+        if private.has_hooks(module):
             return f"hooks on a {kinds[0].__name__}"
     return None
 

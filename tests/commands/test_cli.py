@@ -49,7 +49,7 @@ def test_help_names_every_command_and_gives_examples(capsys):
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        ([], "COMMAND"),
+        ([], "to start, python -m cregkit demo"),
         (["dmeo"], "'dmeo'"),
         (["demo", "--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["demo", "--seeds", "many"], "got 'many'"),

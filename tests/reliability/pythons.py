@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +45,10 @@ def copy_tree(target: Path) -> Path:
     return Path(shutil.copytree(ROOT, target, ignore=left_out))
 
 
-def try_one(python: str, folder: Path) -> str:
-    """Install the package and run some tests; return the last line of pytest.
+def try_one(
+    python: str, folder: Path, tests: Sequence[str] = TESTS, extras: str = "test", pip: Sequence[str] = ()
+) -> str:
+    """Install the package with these extras and options of pip, and run some tests; return the last line of pytest.
 
     Raises:
         RuntimeError: a command failed; with its output.
@@ -57,8 +60,8 @@ def try_one(python: str, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in (
         [python, "-m", "venv", str(folder / "venv")],
-        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[test]"],
-        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in TESTS)],
+        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pip, f"{folder / 'tree'}[{extras}]"],
+        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in tests)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
         if done.returncode:
