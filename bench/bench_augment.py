@@ -10,10 +10,12 @@ process; times are those of ``cregkit.benchmark.timing``.
 
 from __future__ import annotations
 
+import argparse
 import functools
 
 import albumentations as A
 import numpy as np
+from record import add_option, circumstances, machine, store
 
 from cregkit import augment as aug
 from cregkit.benchmark.timing import Contestant, measure
@@ -54,19 +56,27 @@ def one_by_one(transform: A.Compose, images: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Print times and speed-ups."""
-    print(f"albumentations {A.__version__}; ms per batch, lower quartile; speed-up of cregkit")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_option(parser)
+    arguments = parser.parse_args()
+    before, rows = circumstances(), []
+    print(machine(before))
+    print("ms per batch, lower quartile; speed-up of cregkit")
     print(f"{'batch':<20}{'transform':<20}{'cregkit':>10}{'albument.':>12}{'speed-up':>10}")
     for shape in SHAPES:
         x = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
         last, index = np.ascontiguousarray(np.moveaxis(x, 1, -1)), np.arange(shape[0])
         for name, (ours, theirs) in pairs(shape[2]).items():
             contestants = {
-                "ours": Contestant(functools.partial(ours, x, index=index, seed=1)),
-                "theirs": Contestant(functools.partial(one_by_one, theirs, last)),
+                "cregkit": Contestant(functools.partial(ours, x, index=index, seed=1)),
+                "albumentations": Contestant(functools.partial(one_by_one, theirs, last)),
             }
-            times = measure(contestants, 1.5)
-            a, b = (1000 * times[key].quartile for key in ("ours", "theirs"))
+            ms = {who: 1000 * measured.quartile for who, measured in measure(contestants, 1.5).items()}
+            a, b = ms.values()
             print(f"{shape!s:<20}{name:<20}{a:>10.2f}{b:>12.2f}{b / a:>9.1f}x", flush=True)
+            rows.append({"batch": str(shape), "transform": name, "ms": ms})
+    if arguments.record:
+        store(arguments.record, "augmentation", before, rows)
 
 
 if __name__ == "__main__":

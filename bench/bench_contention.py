@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from record import add_option, circumstances, machine, store
 
 import cregkit
 from cregkit.verify.shapes import TIMED_ROWS
@@ -214,8 +215,10 @@ def worst_windows(measured: dict[str, Windows]) -> Multiples:
     }
 
 
-def measure_load(lists: Sequence[str], threads: int, torch: Any, windows: int, seconds: float) -> Iterator[Multiples]:
-    """Measure every shape, print its row, and yield its multiples."""
+def measure_load(
+    lists: Sequence[str], threads: int, torch: Any, windows: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Measure every shape, print its row, and yield it: microseconds on one thread, and the multiples."""
     for name, backward in itertools.product(lists, (False, True)):
         for shape in SHAPES[name]:
             before = cregkit.show_config()["thread_choice"]
@@ -230,7 +233,14 @@ def measure_load(lists: Sequence[str], threads: int, torch: Any, windows: int, s
                 f"{fewer / max(1, loops):8.0%}",
                 flush=True,
             )
-            yield worst
+            yield {
+                "shapes": name,
+                "shape": shape,
+                "op": "backward" if backward else "forward",
+                "us": [1e6 * statistics.median(of) for of in (alone.means, alone.percentiles)],
+                "worst": worst,
+                "fewer": fewer / max(1, loops),
+            }
 
 
 def print_header(load: str, torch: Any) -> None:
@@ -245,6 +255,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=10, help="of each contestant (default: 10)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a window (default: 2)")
     parser.add_argument("--only-cregkit", action="store_true", help="omit the contestants that need PyTorch")
+    add_option(parser)
     parsed = parser.parse_args(arguments)
     parsed.loads, parsed.shapes = parsed.loads.split(","), parsed.shapes.split(",")
     for option, given, known in (("--loads", parsed.loads, LOADS), ("--shapes", parsed.shapes, SHAPES)):
@@ -265,18 +276,27 @@ def main() -> None:
     elif not settings.only_cregkit:
         import torch
 
-    threads, config = max(2, cregkit.get_num_threads()), cregkit.show_config()
-    print(f"{config['cpu']} ({config['isa']}), {threads} threads, {settings.windows} windows of {settings.seconds:g} s")
+    threads = max(2, cregkit.get_num_threads())
+    before = {**circumstances(), "threads": threads}
+    print(f"{machine(before)}; {settings.windows} windows of {settings.seconds:g} s")
     print("microseconds of a call on one thread; worst windows, mean / 99th percentile, as multiples of that")
-    rows: list[Multiples] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     for load in loads:
         print_header(load, torch)
         with neighbours(load, threads):
-            rows += measure_load(settings.shapes, threads, torch, settings.windows, settings.seconds)
-    for name in rows[0] if rows else ():
-        means, percentiles = zip(*(row[name] for row in rows), strict=True)
+            rows[load] = list(measure_load(settings.shapes, threads, torch, settings.windows, settings.seconds))
+    worst: list[Multiples] = [row["worst"] for of_load in rows.values() for row in of_load]
+    for name in worst[0] if worst else ():
+        means, percentiles = zip(*(row[name] for row in worst), strict=True)
         print(f"\n{name}: at most {max(means):.2f} / {max(percentiles):.2f}", end="")
     print()
+    if settings.record:
+        store(
+            settings.record,
+            "contention",
+            before,
+            {"windows": settings.windows, "seconds": settings.seconds, "loads": rows},
+        )
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import sklearn
+from estimators_report import HEADERS, cells
+from record import add_option, circumstances, machine, store
 from sklearn import datasets
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -31,7 +31,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cregkit.config import show_config
 from cregkit.train import RegularizedMLPClassifier, RegularizedMLPRegressor
 
 Load = Callable[[], tuple[Any, Any]]
@@ -88,15 +87,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32, 200])
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--weight-decay", type=float, default=0.1)
+    add_option(parser)
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error(f"argument --seeds: must be at least 2, for standard deviations, got {arguments.seeds}")
     warnings.simplefilter("ignore", ConvergenceWarning)
     warnings.filterwarnings("ignore", "Got `batch_size`")  # it clips the batch to the data
     regularised = {"dropout": arguments.dropout, "weight_decay": arguments.weight_decay}
-    print(show_config())
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}")
+    before, rows = circumstances(), []
+    print(machine(before))
     print(f"regularised: {regularised}; {arguments.seeds} seeds")
-    header = "data, batch, scikit-learn, cregkit, difference, regularised, difference, sklearn s, cregkit s, time ratio"
-    print(f"| {' | '.join(header.split(', '))} |\n{'|---' * 10}|")
+    print(f"| {' | '.join(HEADERS)} |\n{'|---' * len(HEADERS)}|")
     for name, (load, epochs) in {**CLASSES, **NUMBERS}.items():
         X, y = load()
         for batch_size in arguments.batch_size:
@@ -104,13 +105,11 @@ def main() -> None:
             found = np.array(
                 [[run(model, seed, X, y, name in NUMBERS) for model in models] for seed in range(arguments.seeds)]
             )
-            scores, (theirs, ours, _) = found[..., 0].T, found[..., 1].T
-            cells = [f"{score.mean():.2f} ± {score.std(ddof=1):.2f}" for score in scores]
-            gains = [score - scores[0] for score in scores[1:]]
-            differences = [f"{gain.mean():+.2f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f}" for gain in gains]
-            times = f"{theirs.min():.3f} | {ours.min():.3f} | {ours.min() / theirs.min():.2f}"
-            columns = [name, str(batch_size), cells[0], cells[1], differences[0], cells[2], differences[1], times]
-            print(f"| {' | '.join(columns)} |", flush=True)
+            scores, seconds = (of.tolist() for of in found.T)  # by model and seed
+            rows.append({"data": name, "batch": batch_size, "scores": scores, "seconds": seconds})
+            print(f"| {' | '.join(cells(rows[-1]))} |", flush=True)
+    if arguments.record:
+        store(arguments.record, "estimators", before, {"regularised": regularised, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import add_option, circumstances, machine, store
+
 RANKS, PREDICTED = (1, 2, 4), (64, 1024)
 SAMPLES, WIDTH, STEPS, WARM_UP = 64, 1024, 60, 10
 BUCKET_BYTES = 1 << 20
@@ -132,12 +134,15 @@ def main() -> None:
     parser.add_argument("--latency", type=float, metavar="SECONDS", help="of a message (default: as measured)")
     parser.add_argument("--bandwidth", type=float, metavar="BYTES/S", help="of a link (default: as measured)")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    add_option(parser)
     asked = parser.parse_args()
     if asked.rank:
         print_figures(step_figures())
         return
+    before = {**circumstances(), "threads": 1}
+    print(f"{machine(before)}, {os.cpu_count()} cores")
     found = {ranks: measured(ranks) for ranks in RANKS}
-    print(f"{os.cpu_count()} cores; {SAMPLES} samples per rank, {found[1]['gradient_bytes'] / 1e6:.2f} MB of gradients")
+    print(f"{SAMPLES} samples per rank, {found[1]['gradient_bytes'] / 1e6:.2f} MB of gradients")
     print(f"{'ranks':>6}{'MB/step':>12}{'ms/step':>12}{'ms in messages':>16}{'samples/s':>12}")
     for ranks, f in found.items():
         rate = SAMPLES * ranks / f["step"]
@@ -146,9 +151,15 @@ def main() -> None:
     bandwidth = asked.bandwidth or (LARGE - SMALL) / (found[2]["one_way_large"] - found[2]["one_way_small"])
     print(f"\nmodel: latency {latency * 1e6:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s, {BUCKET_BYTES}-byte buckets")
     print(f"{'ranks':>6}{'ms/step':>12}{'ms visible':>12}{'efficiency':>12}")
+    model = []
     for ranks in (*RANKS[1:], *PREDICTED):
         step, visible = predicted(ranks, found[1], latency, bandwidth)
         print(f"{ranks:6}{step * 1e3:12.2f}{visible * 1e3:12.2f}{found[1]['step'] / step:12.0%}")
+        model.append({"ranks": ranks, "step": step, "visible": visible})
+    if asked.record:
+        rows = [{"ranks": ranks, **figures} for ranks, figures in found.items()]
+        network = {"samples": SAMPLES, "cores": os.cpu_count(), "latency": latency, "bandwidth": bandwidth}
+        store(asked.record, "mpi", before, {**network, "measured": rows, "predicted": model})
 
 
 def print_figures(figures: dict[str, Any]) -> None:

@@ -15,18 +15,18 @@ as fast as PyTorch at the same rate.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from optimizer_report import HEADERS, cells
+from record import add_option, circumstances, machine, store
 
 import cregkit
 from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import Contestant, measure
-from cregkit.config import machine_line
 from cregkit.layers import Layer
 from cregkit.train import AdamW
 
@@ -108,15 +108,18 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs")
-    runs, seconds = (3, 1.0) if parser.parse_args().quick else (7, 3.0)
+    add_option(parser)
+    arguments = parser.parse_args()
+    runs, seconds = (3, 1.0) if arguments.quick else (7, 3.0)
     torch.set_num_threads(cregkit.get_num_threads())
-    print(f"{machine_line()}, PyTorch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
-    print("| arrays | cregkit, ms | speed-up over PyTorch, median (range) | share of memcpy's rate |")
-    print("|---|---:|---:|---:|")
+    before, rows = circumstances(), []
+    print(f"{machine(before)}\n\n| {' | '.join(HEADERS)} |\n{'|---' * len(HEADERS)}|")
     for count, size in SIZES:
         found, ours, share = ratios(count, size, runs, seconds)
-        spread = f"{median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
-        print(f"| {count} x {size:,} | {1e3 * ours:.2f} | {spread} | {share:.2f} |")
+        rows.append({"arrays": f"{count} x {size:,}", "ratios": found, "ms": 1e3 * ours, "of_memcpy": share})
+        print(f"| {' | '.join(cells(rows[-1]))} |", flush=True)
+    if arguments.record:
+        store(arguments.record, "optimizer", before, rows)
 
 
 if __name__ == "__main__":

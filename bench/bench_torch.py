@@ -4,7 +4,7 @@
     python bench/bench_torch.py --quick      # under a minute, noisier
     python bench/bench_torch.py --only MLP   # rows whose name contains MLP
     python bench/bench_torch.py --overhead   # single ops at small sizes: the break-even point of the kernels
-    python bench/bench_torch.py --json bench/training_steps.json && python bench/draw_steps.py   # the README's picture
+    python bench/bench_torch.py --record     # keep the figures in bench/results/
 
 One model takes training steps in four states in turn (A, B, C, D, A, B ...) in one process: stock PyTorch with
 dropout, stock PyTorch without dropout, converted with dropout, and stock with dropout in an ``enable`` block. Ratios
@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from record import add_option, circumstances, machine, store
 from torch import Tensor, nn
 
 import cregkit
@@ -219,7 +216,7 @@ def steps(workload: Workload, budget: float) -> dict[str, Measurement]:
 
 
 def print_steps(workloads: Sequence[Workload], budget: float) -> list[dict[str, Any]]:
-    """Print a row for each workload; return the multiples of the step without dropout."""
+    """Print a row for each workload; return the multiples of the step without dropout, which has its time in ms."""
     multiples = []
     columns = (
         f"{'stock ms':>10}{'without':>9}{'converted':>11}{'enabled':>9}{'stock':>8}{'converted':>11}{'enabled':>9}"
@@ -234,8 +231,9 @@ def print_steps(workloads: Sequence[Workload], budget: float) -> list[dict[str, 
         verdict = f"{ratio:.3f} of {workload.against}: {'yes' if ratio <= workload.limit else 'NO'} ({workload.limit})"
         stock, converted, enabled = (times[state] / times[WITHOUT] for state in (STOCK, OURS, ENABLED))
         print(f"{workload.name:46}{ms}{stock:8.2f}{converted:11.3f}{enabled:9.3f}  {verdict}", flush=True)
-        row = {"stock": stock, "converted": converted, "enabled": enabled}
-        multiples.append({"step": workload.name, **{state: round(ratio, 2) for state, ratio in row.items()}})
+        row = {"stock": stock, "converted": converted, "enabled": enabled, "without_ms": 1e3 * times[WITHOUT]}
+        target = {"limit": workload.limit, "against": workload.against}
+        multiples.append({"step": workload.name, **{name: round(value, 3) for name, value in row.items()}, **target})
     return multiples
 
 
@@ -252,7 +250,9 @@ def small_ops(elements: int) -> Iterator[tuple[str, Callable[[Any], Callable[[Te
     yield "rms_norm", lambda module: lambda x: module.rms_norm(x, (cols,), weight)
 
 
-def print_overhead(budget: float) -> None:
+def print_overhead(budget: float) -> list[dict[str, Any]]:
+    """Print a row for each op and size; return the rows."""
+    rows = []
     chosen = dict(bridge.SMALLEST)
     print(f"{'forward and backward, us':26}{'elements':>10}{'stock':>9}{'kernel':>9}{'ratio':>8}")
     for elements in (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072):
@@ -271,9 +271,12 @@ def print_overhead(budget: float) -> None:
             }
             us = {who: 1e6 * measured.quartile for who, measured in measure(both, budget).items()}
             ratio = us["kernel"] / us["stock"]
-            mark = " <- kernel used" if elements >= chosen[name] else ""
+            used = elements >= chosen[name]
+            mark = " <- kernel used" if used else ""
             print(f"{name:26}{elements:10}{us['stock']:9.1f}{us['kernel']:9.1f}{ratio:8.2f}{mark}", flush=True)
+            rows.append({"op": name, "elements": elements, "us": us, "used": used})
     bridge.SMALLEST.update(chosen)
+    return rows
 
 
 def main() -> None:
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="training steps with TEXT in their name")
     parser.add_argument("--overhead", action="store_true", help="time single ops at small sizes instead")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of both (default: PyTorch's choice)")
-    parser.add_argument("--json", metavar="FILE", help="write the multiples of the training steps to FILE")
+    add_option(parser)
     arguments = parser.parse_args()
     if arguments.threads is not None:
         if arguments.threads < 1:
@@ -291,16 +294,16 @@ def main() -> None:
     workloads = [workload for workload in WORKLOADS if arguments.only in workload.name]
     if not workloads:
         parser.error(f"argument --only: must be part of the name of a training step, got {arguments.only!r}")
-    config = cregkit.show_config()
-    machine = f"{config['cpu']}, {config['isa']}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
-    print(f"{machine}, cregkit {config['version']}, load {os.getloadavg()[0]:.1f}")
+    if arguments.record and len(workloads) < len(WORKLOADS):
+        parser.error("argument --record: keeps a whole run, leave out --only")
+    before = {**circumstances(), "threads": torch.get_num_threads()}
+    print(machine(before))
     if arguments.overhead:
-        print_overhead(0.05 if arguments.quick else 0.5)
-        return
-    multiples = print_steps(workloads, 5 if arguments.quick else 40)
-    if arguments.json:
-        run = {"machine": f"{machine}, {time.strftime('%Y-%m-%d')}", "steps": multiples}
-        Path(arguments.json).write_text(json.dumps(run, indent=1) + "\n")
+        kind, figures = "overhead", print_overhead(0.05 if arguments.quick else 0.5)
+    else:
+        kind, figures = "steps", print_steps(workloads, 5 if arguments.quick else 40)
+    if arguments.record:
+        store(arguments.record, kind, before, figures)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 Inputs: TypeAlias = tuple[Any, ...] | dict[str, Any]
 """Positional or named arguments of a model."""
-Build: TypeAlias = Callable[[], tuple[nn.Module, Inputs]]
 
-VOCABULARY = 8192
+VOCABULARY = 4096
 CLASSES = 100
 
 
@@ -34,7 +33,7 @@ class Workload:
     name: str
     library: str
     batch: str
-    build: Build
+    build: Callable[[], tuple[nn.Module, Inputs]]
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
 
@@ -42,33 +41,35 @@ def tokens(samples: int, length: int) -> Tensor:
     return torch.randint(5, VOCABULARY, (samples, length))
 
 
-def timm_model(name: str, samples: int, size: int, **options: Any) -> Build:
+def timm_model(title: str, name: str, samples: int, size: int, **options: Any) -> Workload:
     def build() -> tuple[nn.Module, Inputs]:
         import timm
 
         return timm.create_model(name, num_classes=CLASSES, **options), (torch.randn(samples, 3, size, size),)
 
-    return build
+    return Workload(title, "timm", f"{samples} x {size} px", build)
 
 
-def torchvision_model(name: str, samples: int, size: int, **options: Any) -> Build:
+def torchvision_model(title: str, name: str, samples: int, size: int, **options: Any) -> Workload:
     def build() -> tuple[nn.Module, Inputs]:
         from torchvision import models
 
-        model = getattr(models, name)(weights=None, num_classes=CLASSES, **options)
+        model = getattr(models, name)(num_classes=CLASSES, **options)
         return model, (torch.randn(samples, 3, size, size),)
 
-    return build
+    return Workload(title, "torchvision", f"{samples} x {size} px", build)
 
 
 def vision_transformer() -> tuple[nn.Module, Inputs]:
     from torchvision.models import VisionTransformer
 
     model = VisionTransformer(96, 16, 6, 6, 384, 1536, dropout=0.1, attention_dropout=0.1, num_classes=CLASSES)
-    return model, (torch.randn(8, 3, 96, 96),)
+    return model, (torch.randn(4, 3, 96, 96),)
 
 
-def transformers_model(kind: str, inputs: Callable[[], dict[str, Tensor]], **options: Any) -> Build:
+def transformers_model(
+    title: str, kind: str, batch: str, inputs: Callable[[], dict[str, Tensor]], **options: Any
+) -> Workload:
     """``kind`` is the name of a class, such as "BertForMaskedLM"; ``options`` are those of its configuration."""
 
     def build() -> tuple[nn.Module, Inputs]:
@@ -77,11 +78,20 @@ def transformers_model(kind: str, inputs: Callable[[], dict[str, Tensor]], **opt
         model = getattr(transformers, kind)
         return model(model.config_class(**options)), inputs()
 
-    return build
+    return Workload(title, "transformers", batch, build)
 
 
-def ids(samples: int, length: int, **more: Callable[[], Tensor]) -> Callable[[], dict[str, Tensor]]:
-    return lambda: {"input_ids": tokens(samples, length), **{name: make() for name, make in more.items()}}
+def language_model(title: str, kind: str, **options: Any) -> Workload:
+    return transformers_model(
+        title, kind, "2 x 128 tokens", lambda: {"input_ids": tokens(2, 128)}, vocab_size=VOCABULARY, **options
+    )
+
+
+def translator(title: str, kind: str, **options: Any) -> Workload:
+    def inputs() -> dict[str, Tensor]:
+        return {"input_ids": tokens(2, 128), "decoder_input_ids": tokens(2, 64)}
+
+    return transformers_model(title, kind, "2 x 128 + 64 tokens", inputs, vocab_size=VOCABULARY, **options)
 
 
 def unet() -> tuple[nn.Module, Inputs]:
@@ -111,13 +121,13 @@ def conditional_unet() -> tuple[nn.Module, Inputs]:
     return model, (torch.randn(2, 4, 16, 16), torch.tensor([10, 500]), torch.randn(2, 77, 256))
 
 
-def tabular(kind: str, samples: int, **options: Any) -> Build:
+def tabular(title: str, kind: str, **options: Any) -> Workload:
     def build() -> tuple[nn.Module, Inputs]:
         import rtdl_revisiting_models
 
-        return getattr(rtdl_revisiting_models, kind)(d_in=64, d_out=CLASSES, **options), (torch.randn(samples, 64),)
+        return getattr(rtdl_revisiting_models, kind)(d_in=64, d_out=CLASSES, **options), (torch.randn(1024, 64),)
 
-    return build
+    return Workload(title, "rtdl_revisiting_models", "1024 rows", build)
 
 
 def ft_transformer() -> tuple[nn.Module, Inputs]:
@@ -153,7 +163,7 @@ class LSTMClassifier(nn.Module):
         return logits
 
 
-def graph_model(kind: str, **options: Any) -> Build:
+def graph_model(kind: str, **options: Any) -> Workload:
     """A graph of 10 000 nodes with 5 neighbours each, about the size of the citation graphs."""
 
     def build() -> tuple[nn.Module, Inputs]:
@@ -162,148 +172,87 @@ def graph_model(kind: str, **options: Any) -> Build:
         model = getattr(models, kind)(128, 128, num_layers=3, out_channels=CLASSES, dropout=0.5, **options)
         return model, (torch.randn(10_000, 128), torch.randint(10_000, (2, 50_000)))
 
-    return build
+    return Workload(kind, "torch_geometric", "10 000 nodes", build)
 
 
-BERT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 384,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "intermediate_size": 1536,
-}
+BERT = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 1536}
 BART = {
-    "vocab_size": VOCABULARY,
-    "d_model": 384,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 6,
-    "decoder_attention_heads": 6,
-    "encoder_ffn_dim": 1536,
-    "decoder_ffn_dim": 1536,
-}
+    "d_model": 384, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 6,
+    "decoder_attention_heads": 6, "encoder_ffn_dim": 1536, "decoder_ffn_dim": 1536, "dropout": 0.1,
+    "attention_dropout": 0.1, "activation_dropout": 0.1,
+}  # fmt: skip
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 WORKLOADS = (
-    Workload(
-        "ViT-tiny", "timm", "8 x 112 px",
-        timm_model("vit_tiny_patch16_224", 8, 112, img_size=112, proj_drop_rate=0.1, attn_drop_rate=0.1),
+    timm_model(
+        "ViT-tiny", "vit_tiny_patch16_224", 4, 112, img_size=112, proj_drop_rate=0.1, attn_drop_rate=0.1,
     ),
-    Workload(
-        "ViT-small, drop path", "timm", "4 x 96 px",
-        timm_model("vit_small_patch16_224", 4, 96, img_size=96, drop_rate=0.1, drop_path_rate=0.1),
+    timm_model(
+        "ViT-small", "vit_small_patch16_224", 2, 96, img_size=96, drop_rate=0.1, drop_path_rate=0.1,
     ),
-    Workload("ConvNeXt-atto", "timm", "4 x 128 px", timm_model("convnext_atto", 4, 128, drop_path_rate=0.1)),
-    Workload(
-        "EfficientNet-B0", "timm", "4 x 96 px",
-        timm_model("efficientnet_b0", 4, 96, drop_rate=0.2, drop_path_rate=0.2),
+    timm_model("ConvNeXt-atto", "convnext_atto", 4, 128, drop_path_rate=0.1),
+    timm_model("EfficientNet-B0", "efficientnet_b0", 4, 96, drop_rate=0.2, drop_path_rate=0.2),
+    timm_model("MobileNetV3-large", "mobilenetv3_large_100", 8, 96, drop_rate=0.2),
+    timm_model(
+        "Swin-T", "swin_tiny_patch4_window7_224", 1, 112, img_size=112, drop_path_rate=0.1, proj_drop_rate=0.1,
     ),
-    Workload("MobileNetV3-large", "timm", "8 x 96 px", timm_model("mobilenetv3_large_100", 8, 96, drop_rate=0.2)),
-    Workload(
-        "Swin-T", "timm", "2 x 112 px",
-        timm_model("swin_tiny_patch4_window7_224", 2, 112, img_size=112, drop_path_rate=0.1, proj_drop_rate=0.1),
+    timm_model("MLP-Mixer-S/32", "mixer_s32_224", 2, 224, proj_drop_rate=0.1),
+    timm_model("ResNet-50", "resnet50", 4, 64),
+    timm_model("PoolFormer-S12", "poolformer_s12", 2, 96, drop_path_rate=0.1),
+    torchvision_model("ResNet-18", "resnet18", 4, 96),
+    torchvision_model("MobileNetV2", "mobilenet_v2", 4, 96),
+    torchvision_model("MobileNetV3-small", "mobilenet_v3_small", 8, 128),
+    torchvision_model("ConvNeXt-T", "convnext_tiny", 2, 64),
+    torchvision_model("Swin-T (torchvision)", "swin_t", 2, 64),
+    torchvision_model("EfficientNet-B0 (torchvision)", "efficientnet_b0", 4, 96),
+    torchvision_model("DenseNet-121", "densenet121", 2, 64, drop_rate=0.1),
+    Workload("ViT-S/16, 6 layers", "torchvision", "4 x 96 px", vision_transformer),
+    language_model("BERT", "BertForMaskedLM", **BERT),
+    language_model("RoBERTa", "RobertaForMaskedLM", **BERT, max_position_embeddings=514),
+    language_model(
+        "DistilBERT", "DistilBertForSequenceClassification",
+        dim=384, n_layers=3, n_heads=6, hidden_dim=1536, num_labels=CLASSES,
     ),
-    Workload("MLP-Mixer-S/32", "timm", "4 x 224 px", timm_model("mixer_s32_224", 4, 224, proj_drop_rate=0.1)),
-    Workload("ResNet-50", "timm", "4 x 64 px", timm_model("resnet50", 4, 64)),
-    Workload("PoolFormer-S12", "timm", "2 x 96 px", timm_model("poolformer_s12", 2, 96, drop_path_rate=0.1)),
-    Workload("ResNet-18", "torchvision", "4 x 96 px", torchvision_model("resnet18", 4, 96)),
-    Workload("MobileNetV2", "torchvision", "4 x 96 px", torchvision_model("mobilenet_v2", 4, 96)),
-    Workload("MobileNetV3-small", "torchvision", "8 x 128 px", torchvision_model("mobilenet_v3_small", 8, 128)),
-    Workload("ConvNeXt-T", "torchvision", "2 x 64 px", torchvision_model("convnext_tiny", 2, 64)),
-    Workload("Swin-T, torchvision's", "torchvision", "2 x 64 px", torchvision_model("swin_t", 2, 64)),
-    Workload("ViT-S/16, 6 layers", "torchvision", "8 x 96 px", vision_transformer),
-    Workload("EfficientNet-B0, torchvision's", "torchvision", "4 x 96 px", torchvision_model("efficientnet_b0", 4, 96)),
-    Workload("DenseNet-121", "torchvision", "2 x 64 px", torchvision_model("densenet121", 2, 64, drop_rate=0.1)),
-    Workload("BERT", "transformers", "4 x 128 tokens", transformers_model("BertForMaskedLM", ids(4, 128), **BERT)),
-    Workload(
-        "RoBERTa", "transformers", "2 x 128 tokens",
-        transformers_model("RobertaForMaskedLM", ids(2, 128), **BERT, max_position_embeddings=514),
+    language_model("GPT-2", "GPT2LMHeadModel", **SPECIAL, n_embd=384, n_layer=3, n_head=6),
+    language_model(
+        "OPT", "OPTForCausalLM",
+        hidden_size=384, num_hidden_layers=3, ffn_dim=1536, num_attention_heads=6, word_embed_proj_dim=384,
+        attention_dropout=0.1,
     ),
-    Workload(
-        "DistilBERT", "transformers", "4 x 128 tokens",
-        transformers_model(
-            "DistilBertForSequenceClassification", ids(4, 128),
-            vocab_size=VOCABULARY, dim=384, n_layers=3, n_heads=6, hidden_dim=1536, num_labels=CLASSES,
-        ),
+    translator("BART", "BartForConditionalGeneration", **BART),
+    translator("T5", "T5ForConditionalGeneration", d_model=384, d_ff=1024, d_kv=64, num_layers=2, num_heads=6),
+    transformers_model(
+        "ViT (transformers)", "ViTForImageClassification", "4 x 96 px",
+        lambda: {"pixel_values": torch.randn(4, 3, 96, 96)},
+        **{**BERT, "num_hidden_layers": 6}, image_size=96, num_labels=CLASSES,
+        hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
     ),
-    Workload(
-        "ELECTRA", "transformers", "4 x 128 tokens",
-        transformers_model("ElectraForSequenceClassification", ids(4, 128), **{**BERT, "num_labels": CLASSES}),
+    transformers_model(
+        "Whisper-tiny, 2 + 2 layers", "WhisperForConditionalGeneration", "1 x 6 s + 32 tokens",
+        lambda: {"input_features": torch.randn(1, 80, 600), "decoder_input_ids": tokens(1, 32)},
+        **BART, **SPECIAL, vocab_size=VOCABULARY, max_source_positions=300, decoder_start_token_id=1,
     ),
-    Workload(
-        "GPT-2", "transformers", "2 x 128 tokens",
-        transformers_model("GPT2LMHeadModel", ids(2, 128), vocab_size=VOCABULARY, n_embd=384, n_layer=4, n_head=6),
+    language_model(
+        "Llama", "LlamaForCausalLM",
+        hidden_size=384, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+        attention_dropout=0.1,
     ),
-    Workload(
-        "OPT", "transformers", "2 x 128 tokens",
-        transformers_model(
-            "OPTForCausalLM", ids(2, 128),
-            vocab_size=VOCABULARY, hidden_size=384, num_hidden_layers=4, ffn_dim=1536, num_attention_heads=6,
-            word_embed_proj_dim=384, attention_dropout=0.1,
-        ),
-    ),
-    Workload(
-        "BART", "transformers", "2 x 128 + 64 tokens",
-        transformers_model(
-            "BartForConditionalGeneration", ids(2, 128, decoder_input_ids=lambda: tokens(2, 64)),
-            **BART, attention_dropout=0.1, activation_dropout=0.1,
-        ),
-    ),
-    Workload(
-        "T5", "transformers", "2 x 128 + 64 tokens",
-        transformers_model(
-            "T5ForConditionalGeneration", ids(2, 128, decoder_input_ids=lambda: tokens(2, 64)),
-            vocab_size=VOCABULARY, d_model=384, d_ff=1024, d_kv=64, num_layers=2, num_heads=6,
-        ),
-    ),
-    Workload(
-        "ViT, transformers'", "transformers", "8 x 96 px",
-        transformers_model(
-            "ViTForImageClassification", lambda: {"pixel_values": torch.randn(8, 3, 96, 96)},
-            hidden_size=384, num_hidden_layers=4, num_attention_heads=6, intermediate_size=1536, image_size=96,
-            hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_labels=CLASSES,
-        ),
-    ),
-    Workload(
-        "Whisper-tiny, 2 + 2 layers", "transformers", "1 x 6 s + 32 tokens",
-        transformers_model(
-            "WhisperForConditionalGeneration",
-            lambda: {"input_features": torch.randn(1, 80, 600), "decoder_input_ids": tokens(1, 32)},
-            **BART, max_source_positions=300, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-            decoder_start_token_id=1, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1,
-        ),
-    ),
-    Workload(
-        "Llama", "transformers", "2 x 128 tokens",
-        transformers_model(
-            "LlamaForCausalLM", ids(2, 128),
-            vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=4,
-            num_attention_heads=6, num_key_value_heads=2, attention_dropout=0.1,
-        ),
-    ),
-    Workload(
-        "ModernBERT", "transformers", "2 x 128 tokens",
-        transformers_model(
-            "ModernBertForMaskedLM", ids(2, 128),
-            vocab_size=VOCABULARY, hidden_size=384, intermediate_size=576, num_hidden_layers=4, num_attention_heads=6,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
-            embedding_dropout=0.1, mlp_dropout=0.1, attention_dropout=0.1,
-        ),
+    language_model(
+        "ModernBERT", "ModernBertForMaskedLM",
+        **SPECIAL, cls_token_id=1, sep_token_id=2, hidden_size=384, intermediate_size=576, num_hidden_layers=4,
+        num_attention_heads=6, embedding_dropout=0.1, mlp_dropout=0.1, attention_dropout=0.1,
     ),
     Workload("UNet", "diffusers", "2 x 32 px", unet, F.mse_loss),
     Workload("UNet with cross-attention", "diffusers", "2 x 16 px", conditional_unet, F.mse_loss),
-    Workload(
-        "tabular MLP", "rtdl_revisiting_models", "1024 rows",
-        tabular("MLP", 1024, n_blocks=4, d_block=512, dropout=0.2),
-    ),
-    Workload(
-        "tabular ResNet", "rtdl_revisiting_models", "1024 rows",
-        tabular("ResNet", 1024, n_blocks=4, d_block=256, d_hidden_multiplier=2.0, dropout1=0.3, dropout2=0.1),
+    tabular("tabular MLP", "MLP", n_blocks=4, d_block=512, dropout=0.2),
+    tabular(
+        "tabular ResNet", "ResNet", n_blocks=4, d_block=256, d_hidden_multiplier=2.0, dropout1=0.3, dropout2=0.1,
     ),
     Workload("FT-Transformer", "rtdl_revisiting_models", "64 rows", ft_transformer),
     Workload("LSTM", "torch", "16 x 64 tokens", lambda: (LSTMClassifier(), (tokens(16, 64),))),
-    Workload("GCN", "torch_geometric", "10 000 nodes", graph_model("GCN", norm="batch_norm")),
-    Workload("GAT", "torch_geometric", "10 000 nodes", graph_model("GAT", heads=4, norm="layer_norm")),
-    Workload("GIN", "torch_geometric", "10 000 nodes", graph_model("GIN", norm="batch_norm")),
+    graph_model("GCN", norm="batch_norm"),
+    graph_model("GAT", heads=4, norm="layer_norm"),
+    graph_model("GIN", norm="batch_norm"),
 )  # fmt: skip
 
 FURTHER = ("ViT-tiny", "BERT", "GPT-2", "tabular ResNet", "FT-Transformer")

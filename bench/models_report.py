@@ -18,6 +18,10 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import charts
+from record import Section
+from report_table import table as markdown
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -37,17 +41,6 @@ HEADER = (
 COLUMNS = (
     "model", "batch", "stock, ms", "converted", "enabled", "no dropout", "share", "stock, ms", "converted", "enabled",
 )  # fmt: skip
-
-
-def caption(circumstances: dict[str, Any]) -> str:
-    """One line: CPU, threads, versions, commit, date and load."""
-    versions = circumstances["versions"]
-    packages = ("torch", "torchvision", "timm", "transformers", "diffusers")
-    named = ", ".join(f"{name} {versions[name]}" for name in packages if name in versions)
-    return (
-        f"{circumstances['cpu']} ({circumstances['isa']}), {circumstances['threads']} threads, {named}, "
-        f"commit {circumstances['commit']}, {circumstances['date']}, load {circumstances['load']}"
-    )
 
 
 def share(row: dict[str, Any]) -> str:
@@ -93,26 +86,23 @@ def slower(figures: Iterable[dict[str, Any]]) -> list[str]:
     return names
 
 
-def table(section: dict[str, Any]) -> str:
+def table(section: Section) -> str:
     """Markdown: a table of the models, the geometric means, what is slower, and what failed."""
     figures = section["figures"]
-    parts = [caption(section["circumstances"]) + "."]
+    parts = []
     for mode, title in (("float32", "model"), ("bfloat16", "bfloat16 autocast"), ("compiled", "torch.compile")):
         training, inference = phase(figures, "training", mode), phase(figures, "inference", mode)
         if not training:
             continue
-        lines = [
-            f"| {' | '.join((title, *COLUMNS[1:]))} |",
-            f"|---|---|{'---:|' * (len(COLUMNS) - 2)}",
-        ]
+        lines = []
         for model, row in training.items():
             cells = [f"{model} ({row['library']})", row["batch"], f"{row['stock_ms']:.1f}"]
             cells += [ratio(row, state) for state in (CONVERTED, ENABLED, WITHOUT_DROPOUT)] + [share(row)]
             evaluated = inference.get(model, {})
             cells += [f"{evaluated['stock_ms']:.1f}" if evaluated else ""]
             cells += [ratio(evaluated, state) for state in (CONVERTED, ENABLED)]
-            lines.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
+            lines.append(cells)
+        parts.append(markdown([title, *COLUMNS], lines))
         means = [
             f"{name} {mean(rows.values(), CONVERTED):.2f} converted, {mean(rows.values(), ENABLED):.2f} enabled"
             for name, rows in (("training", training), ("inference", inference))
@@ -125,16 +115,14 @@ def table(section: dict[str, Any]) -> str:
         parts.append(f"More than 2 % slower than stock: {'; '.join(names)}.")
     if failed := [f"{row['model']}, {row['mode']} ({row['failed']})" for row in figures if "failed" in row]:
         parts.append(f"Failed, and not timed: {'; '.join(failed)}.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
-def picture(section: dict[str, Any]) -> Figure:
+def picture(section: Section) -> Figure:
     """A bar for each model: the time of a float32 training step in an enable block, relative to stock's.
 
     A circle marks the converted model, a line stock without dropout: what is left of it is gained by faster norms.
     """
-    import charts
-
     steps = sorted(phase(section["figures"], "training").values(), key=lambda row: -row[ENABLED])
     figure, ax = charts.rows([row["model"] for row in steps], 0.24, "A training step with cregkit, PyTorch's step = 1")
     places = range(len(steps))

@@ -21,18 +21,27 @@ import cregkit
 from cregkit._files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "torch", "torchvision", "timm", "transformers", "diffusers", "onnxruntime", "jax", "scikit-learn")
+PACKAGES = (
+    "numpy", "torch", "torchvision", "timm", "transformers", "diffusers", "onnxruntime", "jax", "scikit-learn",
+    "albumentations", "mpi4py",
+)  # fmt: skip
+
+Section = dict[str, Any]
+"""The ``circumstances`` and ``figures`` of a run."""
 
 
-def commit() -> str:
-    """The commit of the sources, followed by "+ changes" if they differ from it."""
+def commit() -> str | None:
+    """The commit of the sources, followed by "+ changes" if they differ from it; None outside a Git checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
         return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/cregkit", ":/csrc", ":/setup.py")
-    return git("rev-parse", "--short=12", "HEAD") + (" + changes" if changed else "")
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/cregkit", ":/csrc", ":/setup.py")
+        return git("rev-parse", "--short=12", "HEAD") + (" + changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def version_of(package: str) -> str | None:
@@ -56,6 +65,19 @@ def circumstances() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def machine(of: dict[str, Any]) -> str:
+    """The circumstances in one line."""
+    threads = f"{of['threads']} thread{'s'[: of['threads'] > 1]}"
+    versions = [f"{package} {version}" for package, version in of["versions"].items()]
+    known = [f"{name} {of[name]}" for name in ("commit", "load") if of[name] is not None]
+    return ", ".join([of["cpu"], of["isa"], threads, f"cregkit {of['cregkit']}", *versions, *known, of["date"]])
+
+
+def machine_in_short(of: dict[str, Any]) -> str:
+    """CPU, instruction set, threads and date, for a sentence."""
+    return f"{of['cpu']}, {of['isa']}, {of['threads']} thread{'s'[: of['threads'] > 1]}, {of['date']}"
 
 
 def file_of_today() -> Path:
@@ -85,7 +107,7 @@ def store(path: Path, kind: str, before: dict[str, Any], figures: Any) -> None:
     write_json(str(path), dict(sorted(sections.items())))
 
 
-def newest(kind: str) -> dict[str, Any] | None:
+def newest(kind: str) -> Section | None:
     """The section of this kind with the latest date, or None."""
     sections = [json.loads(path.read_text()).get(kind) for path in sorted(RESULTS.glob("*.json"))]
     return max(filter(None, sections), key=lambda section: section["circumstances"]["date"], default=None)

@@ -1,6 +1,6 @@
 """How every op scales with the number of threads, beside memcpy and PyTorch; a model predicts more threads.
 
-    python bench/scaling.py --json scaling.json --png scaling.png    # every op on 1, 2, 4, ... all threads
+    python bench/scaling.py --record scaling.json                    # every op on 1, 2, 4, ... all threads
     python bench/scaling.py --quick --ops layer_norm,dropout         # these ops, noisier
     numactl --interleave=all python bench/scaling.py --quick         # memory of all sockets
     python bench/scaling.py --predict                                # the table of SCALING.md
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from record import add_option, circumstances, store
 
 import cregkit
 from cregkit import functional
-from cregkit._files import check_writable, write_json
 from cregkit.benchmark import report, suite
 from cregkit.benchmark.peers import Torch, complaint
 from cregkit.benchmark.roofline import copies_between
@@ -242,61 +241,6 @@ def print_predictions() -> None:
             print(f"| {work.op} {work.shape} | {sockets} | {memory} | {' | '.join(cells)} |")
 
 
-# ---- the picture ----
-
-INK, FAINT = "#333333", "#8a8a8a"
-FAMILIES = {
-    "dropout_add": "#8561a8", "dropout": "#c2571a", "layer_norm": "#1f5f8b", "rms_norm": "#6aa5cc",
-    "batch_norm": "#4d8b57", "group_norm": "#9bbf6a", "instance_norm": "#c9a227", "adamw": "#b04a6a", "": FAINT,
-}  # fmt: skip
-"""The colours of ops whose names begin so."""
-
-
-def family_of(cell: Cell) -> str:
-    return next(prefix for prefix in FAMILIES if cell.op.startswith(prefix))
-
-
-def draw_panel(ax: Any, cells: Sequence[Cell], threads: Sequence[int]) -> None:
-    """Draw a line for each op: cregkit solid, PyTorch dashed, the geometric mean of memcpy black."""
-    ax.plot(threads, threads, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
-    for cell in cells:
-        for name, style in ((TORCH, "--"), (OURS, "-")):
-            if name in cell.seconds:
-                ax.plot(threads, cell.speedups(name), style, color=FAMILIES[family_of(cell)], linewidth=1.1)
-    if cells:
-        means = np.exp(np.mean(np.log([cell.speedups(COPY) for cell in cells]), axis=0))
-        ax.plot(threads, means, color="black", linewidth=2)
-    ax.set(xscale="log", yscale="log")
-    ax.set_xticks(threads, threads)
-    ax.set_yticks(threads, threads)
-    ax.minorticks_off()
-    ax.tick_params(colors=FAINT, labelcolor=INK)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def draw(path: str, cells: Sequence[Cell], about: Mapping[str, Any]) -> None:
-    """Draw a panel for each kind of scaling and size."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    for ax, (scaling, size) in zip(axes.flat, itertools.product((STRONG, WEAK), SIZES), strict=True):
-        draw_panel(ax, [cell for cell in cells if (cell.scaling, cell.size) == (scaling, size)], cells[0].threads)
-        ax.set_title(f"{scaling} scaling, {size}", fontsize=10, color=INK)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("speed-up over one thread", color=INK)
-    for ax in axes[1]:
-        ax.set_xlabel("threads", color=INK)
-    families = {family_of(cell) for cell in cells}
-    handles = [Line2D([], [], color=FAMILIES[name], label=name or "other ops") for name in FAMILIES if name in families]
-    handles += [Line2D([], [], color=INK, linestyle="--", label="PyTorch")]
-    handles += [Line2D([], [], color="black", linewidth=2, label="memcpy")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor=INK)
-    figure.suptitle(f"{about['cpu']}, {about['cores']} cores, {about['date'].split()[0]}", color=INK, fontsize=11)
-    figure.savefig(path, format="png", dpi=120, facecolor="white")
-
-
 # ---- the command ----
 
 
@@ -308,9 +252,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", default=default, metavar="N,N", help=f"besides 1 (default: {default})")
     parser.add_argument("--seconds", type=float, help="to measure a cell (default: 2; with --quick 0.1)")
     parser.add_argument("--quick", action="store_true", help="the ops whose speed is promised, with few samples")
-    parser.add_argument("--json", metavar="FILE", help="write machine and times to FILE")
-    parser.add_argument("--png", metavar="FILE", help="draw the speed-ups; needs matplotlib")
     parser.add_argument("--predict", action="store_true", help="print the table of SCALING.md instead")
+    add_option(parser)
     parsed = parser.parse_args(arguments)
     parsed.ops, numbers = parsed.ops.split(","), parsed.threads.split(",")
     if unknown := set(parsed.ops) - set(OPS):
@@ -337,10 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.predict:
         print_predictions()
         return
-    for path in filter(None, (asked.json, asked.png)):
-        check_writable(path)
     torch = Torch(1) if Torch.available() else None
-    about, loops = machine(torch), loop_costs(asked.threads, asked.seconds)
+    before, about, loops = circumstances(), machine(torch), loop_costs(asked.threads, asked.seconds)
     caches = ", ".join(f"{count} x {cache}" for cache, count in about["caches"].items())
     print(
         f"{about['cpu']}, {about['cores']} cores, {caches}, {about['numa_nodes']} NUMA nodes, load {about['load']:.1f}"
@@ -354,10 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(cell.row(), flush=True)
                 cells.append(cell)
     finally:
-        if asked.json:
-            write_json(asked.json, {"machine": about, "loops": loops, "cells": [asdict(cell) for cell in cells]})
-        if asked.png and cells:
-            draw(asked.png, cells, about)
+        if asked.record and cells:
+            server = {name: about[name] for name in ("cores", "caches", "numa_nodes")}
+            figures = {**server, "loops": loops, "cells": [asdict(cell) for cell in cells]}
+            store(asked.record, "scaling", before, figures)
 
 
 if __name__ == "__main__":

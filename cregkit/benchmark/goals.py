@@ -52,6 +52,35 @@ class Goal:
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
+ROWS = "layer-norm-and-rms-norm-row_normh-rowsh"
+SUBLAYERS = "dropout-addition-and-a-norm-dropout_add_normh"
+BATCHES = "batch-norm-batch_normh"
+GROUPS = "group-norm-and-instance-norm-group_normh"
+AXES = "layer-norm-and-rms-norm-over-an-axis-that-is-not-the-last-channel_normh"
+DRAWS = "dropout-dropouth-drawsh"
+LIMITS = {
+    "layer_norm, rms_norm, every cell": (ROWS, "memory: from 16 MiB on, no library gains more"),
+    "layer_norm_backward": (ROWS, "memory: non-temporal stores from the size of the LLC on"),
+    "batch_norm training forward, every cell": (BATCHES, "the bytes of two passes"),
+    "batch_norm backward": (BATCHES, "the bytes of two passes"),
+    "batch_norm inference": (BATCHES, "both are bound by memory"),
+    "group_norm forward": (GROUPS, "the same loads and stores alone"),
+    "group_norm backward": (GROUPS, "the same loads and stores alone"),
+    "instance_norm backward": (GROUPS, "the same loads and stores alone"),
+    "dropout forward + backward, from 50_000, every cell": (DRAWS, "backward draws the random bits again"),
+    "dropout forward + backward, from 50_000, geometric mean": (DRAWS, "backward draws the random bits again"),
+    "dropout + addition + norm, forward + backward, p = 0.5 or p = 0": (SUBLAYERS, "memory, with dropout the draws"),
+    "addition + norm": (SUBLAYERS, "bound by memory"),
+    "forward into out=": (ROWS, "the additions of layer norm, within the LLC"),
+    "norms across memory into out=": (AXES, "two passes over L2"),
+    "dropout into out=": (DRAWS, "7 operations for 2 elements, beside a copy within the caches"),
+    "backward into out=": (ROWS, "the additions to dgamma and dbeta, in short rows"),
+    "dropout + addition + norm into out=": (SUBLAYERS, "the additions of layer norm"),
+    "batch_norm training into out=": (BATCHES, "the bytes of two passes"),
+    "layer_norm of bfloat16": (ROWS, "rows wider than L1 are read twice from L2"),
+}
+"""What bounds an op where a goal is missed: the section of csrc/TUNING.md with the measurements, and the limit."""
+
 Cell = tuple[float, str]
 """A value with its op and shape."""
 

@@ -591,6 +591,9 @@ class Jax(Peer):
         return self._jax.numpy.where(keep, x / (1.0 - p), 0.0)
 
 
+PEER_NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
+"""How the libraries spell their names, where that is not how the peer is called."""
+
 PEERS: tuple[type[Peer], ...] = (Unfused, Torch, TorchCompile, OnnxRuntime, Jax, Oracle)
 """The peers in the order of measurement: those that share cregkit's OpenMP threads come first."""
 

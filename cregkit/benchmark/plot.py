@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from cregkit.benchmark.peers import PEER_NAMES
 from cregkit.benchmark.report import Report
 from cregkit.benchmark.suite import OURS, OURS_OUT, PROMISED, Row
 
@@ -22,21 +23,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "jax": {"color": "#8561a8", "marker": "v"},
     "oracle": {"color": "#9a9a9a", "marker": "x"},
 }
-_LABELS = {
-    OURS_OUT: "cregkit, out=",
-    "torch": "PyTorch",
-    "onnxruntime": "ONNX Runtime",
-    "jax": "JAX",
-    "oracle": "NumPy oracle",
-}
+_LABELS = {**PEER_NAMES, OURS_OUT: "cregkit, out=", "oracle": "NumPy oracle"}
 _INK, _FAINT = "#333333", "#8a8a8a"
 _COLUMNS = 4
 
 
 def draw(path: str, report: Report) -> None:
     """Plot a run as PNG.
-
-    Where an op has several shapes of about the same size, the line passes through their geometric mean.
 
     Parameters
     ----------
@@ -50,12 +43,17 @@ def draw(path: str, report: Report) -> None:
     OSError
         The file cannot be written.
     """
+    figure(report).savefig(path, format="png", dpi=150, facecolor="white")
+
+
+def figure(report: Report) -> Figure:
+    """Plot a run: where an op has several shapes of about the same size, through their geometric mean."""
     measured = {row.case for row in report.rows if row.times}
     ops = [name for name in PROMISED if name in measured]
     n_rows = max(1, math.ceil(len(ops) / _COLUMNS))
     n_columns = max(1, min(_COLUMNS, len(ops)))
-    figure = Figure(figsize=(3.3 * n_columns + 0.4, 2.5 * n_rows + 1.4), layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
+    plotted = Figure(figsize=(3.3 * n_columns + 0.4, 2.5 * n_rows + 1.4), layout="constrained")
+    axes = plotted.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
     drawn = set()
     for index, ax in enumerate(axes.flat):
         if index >= len(ops):
@@ -67,7 +65,7 @@ def draw(path: str, report: Report) -> None:
             ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
         ax.set_ylabel("fraction of copy bandwidth", color=_INK)
-    figure.legend(
+    plotted.legend(
         handles=[Line2D([], [], label=_LABELS.get(name, name), **_STYLES[name]) for name in _STYLES if name in drawn],
         loc="outside lower center",
         ncols=7,
@@ -75,13 +73,13 @@ def draw(path: str, report: Report) -> None:
         labelcolor=_INK,
     )
     about = report.machine
-    figure.suptitle(
+    plotted.suptitle(
         f"Bandwidth against the fastest copy of the same bytes \N{EM DASH} {about['cpu']}, {about['threads']} threads, "
         f"{about['date'].split()[0]}",
         color=_INK,
         fontsize=11,
     )
-    figure.savefig(path, format="png", dpi=150, facecolor="white")
+    return plotted
 
 
 def _panel(ax: Any, op: str, rows: Sequence[Row]) -> set[str]:

@@ -157,13 +157,39 @@ def read(path: str) -> Report:
     with open(path, encoding="utf-8") as file:
         try:
             content = json.load(file)
-            if content["format"] != FORMAT:
-                raise ReportError(f"{path}: must have format {FORMAT}, got {content['format']}: measure again")
-            rows = [_row(row) for row in content["rows"]]
-            goals = [Goal(**{name: goal[name] for name in Goal.__dataclass_fields__}) for goal in content["goals"]]
-            return Report(content["machine"], rows, goals, content["complete"])
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise ReportError(f"{path}: must be a run written by cregkit bench --json ({error!r})") from error
+    return decoded(content, path)
+
+
+def decoded(content: Any, path: str) -> Report:
+    """Return the run that ``write`` wrote.
+
+    Parameters
+    ----------
+    content
+        What is in the file.
+    path
+        The file, for the message.
+
+    Returns
+    -------
+    Report
+        The run.
+
+    Raises
+    ------
+    ReportError
+        The content was not written by ``write``.
+    """
+    try:
+        if content["format"] != FORMAT:
+            raise ReportError(f"{path}: must have format {FORMAT}, got {content['format']}: measure again")
+        rows = [_row(row) for row in content["rows"]]
+        goals = [Goal(**{name: goal[name] for name in Goal.__dataclass_fields__}) for goal in content["goals"]]
+        return Report(content["machine"], rows, goals, content["complete"])
+    except (TypeError, KeyError) as error:
+        raise ReportError(f"{path}: must be a run written by cregkit bench --json ({error!r})") from error
 
 
 def _row(content: dict[str, Any]) -> Row:

@@ -16,7 +16,7 @@ from support import run_python
 
 import cregkit
 from cregkit import commands, functional
-from cregkit.benchmark import goals, markdown, peers, report, roofline, suite, timing
+from cregkit.benchmark import goals, peers, report, roofline, suite, timing
 from cregkit.benchmark.peers import Peer, Prepared
 from cregkit.benchmark.report import Report
 from cregkit.benchmark.suite import COPY, OURS, OURS_FLOAT32, OURS_OUT, OURS_SERIAL, PROMISED, Row
@@ -584,24 +584,3 @@ def test_no_peer_is_imported_unless_it_is_used():
     code = "import sys; from cregkit.commands import bench; print({'torch', 'onnxruntime', 'jax'} & set(sys.modules))"
     done = run_python("-c", code)
     assert done.stdout == "set()\n", done.stderr
-
-
-def test_the_page_of_results_shows_targets_and_ratios(capsys, tmp_path):
-    rows = [
-        row("layer_norm", (512, 768), ours=3.0, out=3.0, copy=1.0),
-        row("rms_norm", (512, 768), ours=2.0, out=2.0, copy=1.0),
-    ]
-    rows.append(row("layer_norm[float16]", (512, 768), ours=1.0, out=1.0, float32=1.5, torch=4.0, copy=0.5))
-    judged = [goals.Goal("speed", "a peer", 2.0, 3.0, "layer_norm 512x768"), goals.Goal("more", "a peer", 2.0, None)]
-    path = str(tmp_path / "run.json")
-    report.write(path, report.Report(report.machine([]), rows, judged))
-    assert markdown.main([path, path]) == 0
-    out = capsys.readouterr().out
-    assert "| speed | a peer | ≥ 2 | 3.00 | 3.00 | reached | layer_norm 512x768 |" in out
-    assert "| more |" not in out
-    assert "| layer_norm / rms_norm | 512x768 | 3 | 1.50 |" in out
-    assert (
-        "| layer_norm[float16] | 512x768 | 1000000 | 1000000 | torch | 4000000 | 4.00 | 50% | 1500000 | 1.50 |" in out
-    )
-    assert markdown.main([]) == 2
-    assert markdown.main([str(tmp_path / "none.json")]) == 2

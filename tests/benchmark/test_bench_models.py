@@ -31,12 +31,20 @@ class DropPath(nn.Module):
         self.config.scale = 0.5
 
     def forward(self, x):
-        return nn.functional.dropout(nn.functional.dropout(x, self.drop_prob, self.training), self.config.attention_dropout, self.training)
+        return nn.functional.dropout(
+            nn.functional.dropout(x, self.drop_prob, self.training), self.config.attention_dropout, self.training
+        )
 
 
 def tiny():
     model = nn.Sequential(
-        nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), DropPath(), nn.LayerNorm(32), nn.Linear(32, 8)
+        nn.Linear(16, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        DropPath(),
+        nn.LayerNorm(32),
+        nn.Linear(32, 8),
     )
     return model, (torch.randn(64, 16),)
 

@@ -17,7 +17,7 @@ LAYER_NORM = next(case for case in cases.CASES if case.name == "layer_norm")
 THREADS = (1, 2, 4, 8, 16, 32, 64)
 
 
-scaling = bench_script("scaling")
+scaling, scaling_report = map(bench_script, ("scaling", "scaling_report"))
 SERVER = scaling.SERVER
 PLACES = [(1, scaling.ONE), (2, scaling.ONE), (2, scaling.INTERLEAVED), (2, scaling.OWN)]
 
@@ -37,18 +37,18 @@ def small(monkeypatch):
     monkeypatch.setattr(scaling, "loop_costs", lambda *_: {"1": 1e-6, "2": 2e-6, "1 + 2": 3e-6})
 
 
-def test_a_run_writes_its_times_and_its_picture(small, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    files = tmp_path / "run.json", tmp_path / "run.png"
-    scaling.main(["--quick", "--threads", "2", "--seconds", "0.001", "--json", str(files[0]), "--png", str(files[1])])
-    run = json.loads(files[0].read_text())
-    assert {"cpu", "caches", "numa_nodes", "date", "threads"} <= set(run["machine"])
-    assert [(cell["scaling"], cell["size"]) for cell in run["cells"]] == [
+def test_a_run_keeps_its_times(small, tmp_path, capsys):
+    path = tmp_path / "run.json"
+    scaling.main(["--quick", "--threads", "2", "--seconds", "0.001", "--record", str(path)])
+    section = json.loads(path.read_text())["scaling"]
+    assert {"cpu", "date", "load"} <= set(section["circumstances"])
+    assert {"cores", "caches", "numa_nodes", "loops"} <= set(section["figures"])
+    cells = scaling_report.cells_of(section)
+    assert [(cell.scaling, cell.size) for cell in cells] == [
         (kind, size) for size in scaling.SIZES for kind in (scaling.STRONG, scaling.WEAK)
     ]
-    assert files[1].read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    for cell in (scaling.Cell(**entry) for entry in run["cells"]):
+    for cell in cells:
         assert set(cell.seconds) == {scaling.OURS, scaling.COPY}
         assert cell.row() in out
 
@@ -91,8 +91,10 @@ def test_an_interrupt_keeps_the_measured_cells(small, monkeypatch, tmp_path):
 
     monkeypatch.setattr(scaling, "measure_shape", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scaling.main(["--threads", "2", "--seconds", "0.001", "--json", str(path)])
-    assert [cell["size"] for cell in json.loads(path.read_text())["cells"]] == [scaling.SIZES[0]] * 2
+        scaling.main(["--threads", "2", "--seconds", "0.001", "--record", str(path)])
+    assert [cell["size"] for cell in json.loads(path.read_text())["scaling"]["figures"]["cells"]] == [
+        scaling.SIZES[0]
+    ] * 2
 
 
 def test_nothing_is_timed_if_a_result_is_wrong(small, monkeypatch):

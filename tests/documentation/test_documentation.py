@@ -11,6 +11,8 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from cregkit.benchmark import goals
+
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 FIRST = ROOT / "README.md"
 ROOMS = [*sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("cregkit/**/[A-Z]*.md"))]
@@ -22,6 +24,9 @@ OTHERS = [
 FIRST_LINES, ROOM_LINES = 160, 80
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 """A link to a file of this tree, without its anchor."""
+ANCHOR = re.compile(r"\]\(([^)#:]*)#([^)]+)\)")
+"""A link to a heading: the file, empty for the page itself, and the anchor."""
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 OPTIONAL = {"cregkit.mpi": "mpi4py", "from cregkit import mpi": "mpi4py", "torch": "torch", "sklearn": "sklearn"}
 """What a block imports, and the optional package that it needs."""
 
@@ -55,6 +60,23 @@ def test_the_python_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [FIRST, *ROOMS, *OTHERS], ids=name)
+def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
+    links = ANCHOR.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if link[1] not in anchors(page.parent / link[0] if link[0] else page)] == []
+
+
+def test_what_bounds_a_missed_goal_stands_in_the_page_on_tuning() -> None:
+    assert {goal.what for goal in goals.judge([])} >= set(goals.LIMITS)
+    assert anchors(ROOT / "csrc" / "TUNING.md") >= {anchor for anchor, _ in goals.LIMITS.values()}
 
 
 @pytest.mark.parametrize("page", [FIRST, *ROOMS], ids=name)

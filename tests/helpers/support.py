@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import math
 import os
@@ -65,12 +65,7 @@ each_op_with_out = pytest.mark.parametrize("case", OPS_WITH_OUT.values(), ids=OP
 
 def bench_script(name: str) -> ModuleType:
     """The module of a script in bench/."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "bench" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 def each_isa() -> Iterator[str]:
