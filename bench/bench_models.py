@@ -32,6 +32,8 @@ import cregkit.torch
 from cregkit.benchmark.timing import Contestant, measure
 from cregkit.torch import dispatch
 
+Tensors: TypeAlias = dict[str, Tensor]
+
 STOCK, CONVERTED, ENABLED, WITHOUT_DROPOUT, WITHOUT_BOTH = models_report.STATES
 ROUNDS = 9
 TOLERANCE = 1e-5
@@ -73,7 +75,7 @@ def rates(model: nn.Module) -> Iterator[tuple[Any, str, float]]:
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules whose class has "Norm" in its name and whose output has the shape of their input."""
+    """The outermost modules whose class has "Norm" in its name."""
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
@@ -83,7 +85,7 @@ def norms(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def first(x: Any, *_: Any, **__: Any) -> Any:
+def identity(x: Any, *_: Any, **__: Any) -> Any:
     return x
 
 
@@ -117,11 +119,11 @@ class Subject:
         (cregkit.torch.enable if state == ENABLED else cregkit.torch.disable)()
         if state == WITHOUT_BOTH:
             for module in self.norms:
-                module.forward = first
+                module.forward = identity
         self.task.train(training)
 
     def forward(self) -> Tensor:
-        """Return the loss."""
+        """The loss."""
         output = self.call(self.inputs)
         return self.loss(output.float() if self.task.autocast else output, self.target)
 
@@ -134,11 +136,11 @@ class Subject:
         with torch.no_grad():
             self.call(self.inputs)
 
-    def output(self) -> dict[str, Tensor]:
+    def output(self) -> Tensors:
         with torch.no_grad():
             return {"output": self.call(self.inputs)}
 
-    def gradients(self) -> dict[str, Tensor]:
+    def gradients(self) -> Tensors:
         self.optimizer.zero_grad()
         self.forward().backward()
         named = {name: p.grad for name, p in self.task.named_parameters() if p.grad is not None}
@@ -179,9 +181,6 @@ def doubled(inputs: Any) -> Any:
 
 def distance(found: Tensor, expected: Tensor) -> float:
     return float(torch.linalg.vector_norm(found.double() - expected.double()))
-
-
-Tensors: TypeAlias = dict[str, Tensor]
 
 
 def differing(found: Tensors, stock: Tensors) -> list[str]:
