@@ -101,7 +101,7 @@ def unet() -> tuple[nn.Module, Inputs]:
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     }
-    model = UNet2DModel(32, 3, 3, block_out_channels=(64, 128), layers_per_block=1, dropout=0.1, **blocks)
+    model = UNet2DModel(32, 3, 3, block_out_channels=(32, 64), layers_per_block=1, dropout=0.1, **blocks)
     return model, (torch.randn(2, 3, 32, 32), torch.tensor([10, 500]))
 
 
@@ -145,7 +145,7 @@ def ft_transformer() -> tuple[nn.Module, Inputs]:
         ffn_dropout=0.1,
         residual_dropout=0.1,
     )
-    return model, (torch.randn(64, 32), None)
+    return model, (torch.randn(32, 32), None)
 
 
 class LSTMClassifier(nn.Module):
@@ -164,15 +164,15 @@ class LSTMClassifier(nn.Module):
 
 
 def graph_model(kind: str, **options: Any) -> Workload:
-    """A graph of 10 000 nodes with 5 neighbours each, about the size of the citation graphs."""
+    """A graph of 4000 nodes with 5 neighbours each, about the size of the citation graphs."""
 
     def build() -> tuple[nn.Module, Inputs]:
         from torch_geometric.nn import models
 
         model = getattr(models, kind)(128, 128, num_layers=3, out_channels=CLASSES, dropout=0.5, **options)
-        return model, (torch.randn(10_000, 128), torch.randint(10_000, (2, 50_000)))
+        return model, (torch.randn(4_000, 128), torch.randint(4_000, (2, 20_000)))
 
-    return Workload(kind, "torch_geometric", "10 000 nodes", build)
+    return Workload(kind, "torch_geometric", "4000 nodes", build)
 
 
 BERT = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -188,13 +188,14 @@ WORKLOADS = (
         "ViT-tiny", "vit_tiny_patch16_224", 4, 112, img_size=112, proj_drop_rate=0.1, attn_drop_rate=0.1,
     ),
     timm_model(
-        "ViT-small", "vit_small_patch16_224", 2, 96, img_size=96, drop_rate=0.1, drop_path_rate=0.1,
+        "ViT-small, 6 layers", "vit_small_patch16_224", 2, 96, img_size=96, depth=6, drop_rate=0.1, drop_path_rate=0.1,
     ),
     timm_model("ConvNeXt-atto", "convnext_atto", 4, 128, drop_path_rate=0.1),
     timm_model("EfficientNet-B0", "efficientnet_b0", 4, 96, drop_rate=0.2, drop_path_rate=0.2),
-    timm_model("MobileNetV3-large", "mobilenetv3_large_100", 8, 96, drop_rate=0.2),
+    timm_model("MobileNetV3-large", "mobilenetv3_large_100", 4, 96, drop_rate=0.2),
     timm_model(
-        "Swin-T", "swin_tiny_patch4_window7_224", 1, 112, img_size=112, drop_path_rate=0.1, proj_drop_rate=0.1,
+        "Swin-T, 8 layers", "swin_tiny_patch4_window7_224", 1, 112,
+        img_size=112, depths=(2, 2, 2, 2), drop_path_rate=0.1, proj_drop_rate=0.1,
     ),
     timm_model("MLP-Mixer-S/32", "mixer_s32_224", 2, 224, proj_drop_rate=0.1),
     timm_model("ResNet-50", "resnet50", 4, 64),
@@ -228,9 +229,9 @@ WORKLOADS = (
         hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
     ),
     transformers_model(
-        "Whisper-tiny, 2 + 2 layers", "WhisperForConditionalGeneration", "1 x 6 s + 32 tokens",
-        lambda: {"input_features": torch.randn(1, 80, 600), "decoder_input_ids": tokens(1, 32)},
-        **BART, **SPECIAL, vocab_size=VOCABULARY, max_source_positions=300, decoder_start_token_id=1,
+        "Whisper-tiny, 2 + 2 layers", "WhisperForConditionalGeneration", "1 x 4 s + 32 tokens",
+        lambda: {"input_features": torch.randn(1, 80, 400), "decoder_input_ids": tokens(1, 32)},
+        **BART, **SPECIAL, vocab_size=VOCABULARY, max_source_positions=200, decoder_start_token_id=1,
     ),
     language_model(
         "Llama", "LlamaForCausalLM",
@@ -248,7 +249,7 @@ WORKLOADS = (
     tabular(
         "tabular ResNet", "ResNet", n_blocks=4, d_block=256, d_hidden_multiplier=2.0, dropout1=0.3, dropout2=0.1,
     ),
-    Workload("FT-Transformer", "rtdl_revisiting_models", "64 rows", ft_transformer),
+    Workload("FT-Transformer", "rtdl_revisiting_models", "32 rows", ft_transformer),
     Workload("LSTM", "torch", "16 x 64 tokens", lambda: (LSTMClassifier(), (tokens(16, 64),))),
     graph_model("GCN", norm="batch_norm"),
     graph_model("GAT", heads=4, norm="layer_norm"),
