@@ -333,7 +333,7 @@ def main() -> int:
     figures = []
     for workload, mode in tasks:
         if workload.library not in absent:
-            for row in rows_of(workload, mode, 1.0 if arguments.quick else 9.0):
+            for row in rows_of(workload, mode, 1.0 if arguments.quick else 8.0):
                 figures.append(row)
                 print(models_report.line(row), flush=True)
     if arguments.record:
