@@ -1,6 +1,6 @@
-"""Run every measurement, one after another, keep the figures, and write RESULTS.md and the pages from them.
+"""Run every measurement but ``bench_models.py``, one after another, keep the figures, and write RESULTS.md and the pages from them.
 
-    python bench/run_all.py                 # 90 minutes, on an idle machine
+    python bench/run_all.py                 # an hour, on an idle machine
     python bench/run_all.py --record FILE   # a trial: where FILE is not in bench/results/, no page is written
 
 A script that fails is named at the end; the others go on, and the exit code is 1.
@@ -22,7 +22,6 @@ SCRIPTS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
     (40, "bench_suite.py", ()),
     (9, "bench_torch.py", ()),
     (1, "bench_torch.py", ("--overhead",)),
-    (19, "bench_models.py", ()),
     (5, "bench_contention.py", ("--windows", "3", "--seconds", "0.2")),
     (3, "scaling.py", ("--quick",)),
     (1, "bench_augment.py", ()),
