@@ -75,11 +75,12 @@ def rates(model: nn.Module) -> Iterator[tuple[Any, str, float]]:
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules whose class has "Norm" in its name."""
+    """The outermost modules whose class has "Norm" in its name, but for those with a weight matrix or convolution."""
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
-        if "Norm" in type(module).__name__ and module not in inside:
+        vectors = all(parameter.dim() < 2 for parameter in module.parameters())
+        if "Norm" in type(module).__name__ and vectors and module not in inside:
             found.append(module)
             inside.update(module.modules())
     return found

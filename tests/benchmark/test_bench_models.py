@@ -67,8 +67,12 @@ def test_outermost_norms_are_found():
             super().__init__()
             self.inner = nn.BatchNorm1d(4)
 
-    model = nn.Sequential(BatchNormAct(), nn.Linear(4, 4), nn.LayerNorm(4))
-    assert bench.norms(model) == [model[0], model[2]]
+    class Conv2dNormActivation(nn.Sequential):
+        pass
+
+    block = Conv2dNormActivation(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    model = nn.Sequential(BatchNormAct(), nn.Linear(4, 4), nn.LayerNorm(4), block)
+    assert bench.norms(model) == [model[0], model[2], block[1]]
 
 
 @native
