@@ -12,7 +12,7 @@ from cregkit.benchmark.peers import PEERS, Torch
 from cregkit.benchmark.roofline import copies
 from cregkit.benchmark.timing import measure
 
-collect_ignore = ["bench_torch.py"]  # a script, which needs PyTorch
+collect_ignore = ["bench_models.py", "bench_torch.py"]  # scripts, which need PyTorch
 
 COPY_SECONDS = 0.2
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import augmentation_report
 import contention_report
 import estimators_report
+import models_report
 import mpi_report
 import ops_report
 import optimizer_report
@@ -69,6 +70,7 @@ KINDS = {
         steps_report.picture,
         {"README.md": steps_report.headline, "cregkit/torch/README.md": steps_report.table},
     ),
+    "models": Kind("Models of other libraries", models_report.table, models_report.picture),
     "training": Kind("Trainings to the end", training_report.table, training_report.picture),
     "overhead": Kind("Small ops in PyTorch: its time over the kernel's, by elements", overhead_report.table),
     "contention": Kind("Layer norm on a busy machine", contention_report.table),

@@ -1,4 +1,4 @@
-"""Run every measurement, one after another, keep the figures, and write RESULTS.md and the pages from them.
+"""Run every measurement but ``bench_models.py``, keep the figures, and write RESULTS.md and the pages from them.
 
     python bench/run_all.py                 # an hour, on an idle machine
     python bench/run_all.py --record FILE   # a trial: where FILE is not in bench/results/, no page is written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import charts
 from record import Section, machine_in_short
 from report_table import table as markdown
 from report_table import target
@@ -12,11 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = {
-    "stock": ("PyTorch", "#9db4c6"),
-    "converted": ("with convert(model)", "#e2a15f"),
-    "enabled": ("with enable()", "#c2571a"),
+    "stock": ("PyTorch", charts.STOCK),
+    "converted": ("with convert(model)", charts.CONVERTED),
+    "enabled": ("with enable()", charts.ENABLED),
 }
-INK, FAINT = "#333333", "#8a8a8a"
 HEIGHT = 0.27
 
 
@@ -44,24 +44,17 @@ With dropout, these training steps take {min(stock):.2f}-{max(stock):.2f} times 
 
 def picture(section: Section) -> Figure:
     """Three bars for each step, in per cent of the step without dropout, the most expensive on top."""
-    from matplotlib.figure import Figure
-
     steps = sorted(section["figures"], key=lambda step: step["stock"])
-    figure = Figure(figsize=(8.4, 0.55 * len(steps) + 1.2), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = charts.rows([step["step"] for step in steps], 0.55, "What dropout costs a training step")
     for side, (kind, (label, colour)) in enumerate(BARS.items()):
         added = [round(100 * (step[kind] - 1)) for step in steps]
         places = [y + HEIGHT * (1 - side) for y in range(len(steps))]
         ax.barh(places, added, HEIGHT, label=label, color=colour)
         for y, percent in zip(places, added, strict=True):
-            ax.text(max(percent, 0) + 1, y, f"{percent} %", va="center", fontsize=8, color=INK)
+            ax.text(max(percent, 0) + 1, y, f"{percent} %", va="center", fontsize=8, color=charts.INK)
     ax.margins(x=0.08)
-    ax.axvline(0, color=INK, linewidth=0.9)
-    ax.set_yticks(range(len(steps)), [step["step"] for step in steps], fontsize=9, color=INK)
-    ax.set_xlabel("time that dropout adds to a training step", color=INK)
+    ax.axvline(0, color=charts.INK, linewidth=0.9)
+    ax.set_xlabel("time that dropout adds to a training step", color=charts.INK)
     ax.xaxis.set_major_formatter("{x:g} %")
-    ax.tick_params(colors=FAINT, labelcolor=INK)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.legend(loc="lower right", frameon=False, labelcolor=INK)
-    ax.set_title("What dropout costs a training step", loc="left", color=INK, fontsize=12, fontweight="bold")
+    ax.legend(loc="lower right", frameon=False, labelcolor=charts.INK)
     return figure

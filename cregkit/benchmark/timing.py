@@ -62,15 +62,17 @@ class Contestant:
     setup: Callable[[], object] = lambda: None
 
 
-def measure(contestants: Mapping[str, Contestant], budget: float) -> dict[str, Measurement]:
-    """Time the contestants, interleaved, for about ``budget`` seconds and at least ``MIN_ROUNDS`` rounds."""
+def measure(
+    contestants: Mapping[str, Contestant], budget: float, min_rounds: int = MIN_ROUNDS
+) -> dict[str, Measurement]:
+    """Time the contestants, interleaved, for about ``budget`` seconds and at least ``min_rounds`` rounds."""
     timers = {name: Timer(contestant.call, contestant.setup) for name, contestant in contestants.items()}
     plans = {name: _plan(timer) for name, timer in timers.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     deadline = time.perf_counter() + budget
     pool = ""
     for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and time.perf_counter() > deadline:
+        if done >= min_rounds and time.perf_counter() > deadline:
             break
         for name, timer in timers.items():
             number, untimed = plans[name]

@@ -114,6 +114,10 @@ def test_a_larger_budget_takes_more_rounds_up_to_the_limit(budget, rounds, monke
     assert measure({"a": Contestant(lambda: None)}, budget)["a"].n == rounds
 
 
+def test_the_fewest_rounds_can_be_chosen():
+    assert measure({"a": Contestant(lambda: None)}, 0.0, min_rounds=9)["a"].n == 9
+
+
 @pytest.mark.parametrize("n", [1, 1000, 1 << 18])
 def test_every_copy_copies(n):
     x = np.random.default_rng(0).standard_normal(n, np.float32)
