@@ -145,6 +145,7 @@ class SourceArchive(sdist):
             "tests/**/*.[ch]",
             "bench/**/*.py",
             "bench/*.c",
+            "bench/*.json",
             "bench/results/*.json",
             "bench/*.md",
             "bench/*.png",
