@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import charts
-from record import Section
+from record import Section, machine_in_short
 from report_table import table as markdown
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ STATES = STOCK, CONVERTED, ENABLED, WITHOUT_DROPOUT, WITHOUT_BOTH = (
     "without_dropout",
     "without_both",
 )
+EXAMPLES = ("BERT", "tabular ResNet", "ResNet-50")
 SLOWER = 1.02
 """The relative time from which on a model is listed as slower."""
 HEADER = (
@@ -116,6 +117,19 @@ def table(section: Section) -> str:
     if failed := [f"{row['model']}, {row['mode']} ({row['failed']})" for row in figures if "failed" in row]:
         parts.append(f"Failed, and not timed: {'; '.join(failed)}.")
     return "\n\n".join(parts)
+
+
+def headline(section: Section) -> str:
+    """The README's picture and what it shows of a language model, a tabular network and a CNN."""
+    steps = phase(section["figures"], "training")
+    named = [f"{steps[model][ENABLED]:.2f} for {model}" for model in EXAMPLES if model in steps]
+    about = section["circumstances"]
+    return f"""\
+![Training steps of {len(steps)} models with cregkit, relative to PyTorch's](models.png)
+
+With `cregkit.torch.enable()`, a training step takes this part of PyTorch's time: {", ".join(named)};
+{mean(steps.values(), ENABLED):.2f} in the geometric mean of {len(steps)} models
+({machine_in_short(about)}, PyTorch {about["versions"]["torch"]}; `python bench/bench_models.py`)."""
 
 
 def picture(section: Section) -> Figure:

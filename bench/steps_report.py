@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import charts
-from record import Section, machine_in_short
+from record import Section
 from report_table import table as markdown
 from report_table import target
 
@@ -28,18 +28,6 @@ def table(section: Section) -> str:
         judged = target(value, step["limit"], at_most=True) + " (of PyTorch's)" * (step["against"] == "stock")
         rows.append([step["step"], *(f"{step[bar]:.2f}" for bar in BARS), judged])
     return markdown(["training step", "PyTorch with dropout", "converted", "enabled", "target"], rows)
-
-
-def headline(section: Section) -> str:
-    """The README's picture and what it shows."""
-    stock, enabled = ([step[bar] for step in section["figures"]] for bar in ("stock", "enabled"))
-    pytorch = section["circumstances"]["versions"]["torch"]
-    return f"""\
-![Time that dropout adds to PyTorch training steps, stock and with cregkit](steps.png)
-
-With dropout, these training steps take {min(stock):.2f}-{max(stock):.2f} times as long as without it in PyTorch, and
-{min(enabled):.2f}-{max(enabled):.2f} times with `cregkit.torch.enable()`
-({machine_in_short(section["circumstances"])}, PyTorch {pytorch}; `python bench/bench_torch.py`)."""
 
 
 def picture(section: Section) -> Figure:
