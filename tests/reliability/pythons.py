@@ -2,7 +2,9 @@
 
 ``python tests/reliability/pythons.py [all]``
 
-Searches the PATH and pyenv's versions. Without ``all`` it tries the oldest and the newest. Prints one line for each.
+Searches the PATH and pyenv's versions. Without ``all`` it tries the oldest and the newest. The oldest gets the oldest
+release of every package that pyproject.toml admits, to build, to run, and for the extras ``test`` and ``lab``; PyTorch
+is none of them. Prints one line for each. Needs Python 3.11.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import tomllib
+
 ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
 TESTS = (
     *("ops/test_parity.py", "ops/test_golden.py", "ops/test_buffers.py", "ops/test_runtime.py"),
     *("layers/test_layers.py", "layers/test_state.py", "train/test_checkpoint.py", "commands/test_cli.py"),
-    "reliability/test_untrusted_files.py",
+    *("reliability/test_untrusted_files.py", "layers/test_dtypes.py", "train/test_fit.py", "lab/test_lab.py"),
+    *("train/test_classifier.py", "train/test_regressor.py", "train/test_estimators.py", "augment/test_augment.py"),
 )
+EXTRAS = ("test", "lab")
+BOUND = re.compile(r"([\w-]+)>=([\d.]+)")
 
 
 def interpreters() -> dict[str, str]:
@@ -45,10 +52,17 @@ def copy_tree(target: Path) -> Path:
     return Path(shutil.copytree(ROOT, target, ignore=left_out))
 
 
-def try_one(
-    python: str, folder: Path, tests: Sequence[str] = TESTS, extras: str = "test", pip: Sequence[str] = ()
-) -> str:
-    """Install the package with these extras and options of pip, and run some tests; return the last line of pytest.
+def lower_bounds() -> list[str]:
+    """The lower bound of every requirement of the build, the package and the extras, as constraints."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    required = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    required += [requirement for extra in EXTRAS for requirement in extras[extra]]
+    return sorted({f"{name}=={version}" for name, version in BOUND.findall("\n".join(required))})
+
+
+def try_one(python: str, folder: Path, constraints: Sequence[str] = ()) -> str:
+    """Install the package under these constraints of versions, and run some tests; return the last line of pytest.
 
     Raises:
         RuntimeError: a command failed; with its output.
@@ -58,10 +72,12 @@ def try_one(
     shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
     inside = str(folder / "venv" / "bin" / "python")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PIP_CONSTRAINT"] = str(folder / "constraints.txt")  # also for the environment of the build
+    (folder / "constraints.txt").write_text("\n".join(constraints), encoding="utf-8")
     for command in (
         [python, "-m", "venv", str(folder / "venv")],
-        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pip, f"{folder / 'tree'}[{extras}]"],
-        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in tests)],
+        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[{','.join(EXTRAS)}]"],
+        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in TESTS)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
         if done.returncode:
@@ -75,9 +91,12 @@ def main() -> int:
     chosen = found if sys.argv[1:] == ["all"] else list(dict(found[:1] + found[-1:]).items())
     wrong = 0
     for version, python in chosen:
+        constraints = lower_bounds() if (version, python) == found[0] else ()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                print(f"Python {version}: {re.sub(' in .*', '', try_one(python, Path(folder)))}", flush=True)
+                print(
+                    f"Python {version}: {re.sub(' in .*', '', try_one(python, Path(folder), constraints))}", flush=True
+                )
             except RuntimeError as error:
                 print(f"Python {version}: failed\n{error}", flush=True)
                 wrong += 1
