@@ -127,13 +127,12 @@ def choose_runtime():
     """
     global runtime, runtime_path, runtime_chosen, n_runtimes
     found = _openmp.find_runtime()
-    runtime_chosen = True
-    if found is None or found.path == runtime_path or n_runtimes == MAX_RUNTIMES:
-        return
-    runtimes[n_runtimes].parallel = <gomp_parallel> <uintptr_t> found.parallel
-    runtimes[n_runtimes].thread_num = <omp_get_thread_num> <uintptr_t> found.thread_num
-    runtime, runtime_path = &runtimes[n_runtimes], found.path
-    n_runtimes += 1
+    if found is not None and found.path != runtime_path and n_runtimes < MAX_RUNTIMES:
+        runtimes[n_runtimes].parallel = <gomp_parallel> <uintptr_t> found.parallel
+        runtimes[n_runtimes].thread_num = <omp_get_thread_num> <uintptr_t> found.thread_num
+        runtime, runtime_path = &runtimes[n_runtimes], found.path
+        n_runtimes += 1
+    runtime_chosen = True  # last: other threads may be in loops
 
 
 cdef void choose_runtime_once() noexcept with gil:
