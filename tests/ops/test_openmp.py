@@ -35,8 +35,9 @@ print(*cregkit.kernels._openmp._loaded())
 )
 def test_a_process_has_one_runtime(order: tuple[str, ...]) -> None:
     """That of the library that is loaded first, or is installed and may be loaded later."""
-    for modules in order:
-        pytest.importorskip(modules.split(".")[0].split(",")[0])
+    for package in ("torch", "sklearn"):
+        if any(package in modules for modules in order):
+            pytest.importorskip(package)
     done = run_python("-c", LOOPS, *order)
     *used, loaded = done.stdout.splitlines()
     assert used == [loaded] * len(order), done.stdout + done.stderr
