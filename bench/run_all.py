@@ -20,7 +20,7 @@ import render
 BENCH = Path(__file__).parent
 CONTENTION = "idle,busy-1,pytorch-1,cregkit-1"
 SCRIPTS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
-    (21, "bench_suite.py", ()),
+    (15, "bench_suite.py", ()),
     (9, "bench_torch.py", ()),
     (1, "bench_torch.py", ("--overhead",)),
     (8, "bench_training.py", ()),
