@@ -1,6 +1,6 @@
 """What cregkit does to the training step and the inference of models of other libraries.
 
-    python bench/bench_models.py                # under twenty minutes on two threads
+    python bench/bench_models.py                # twenty minutes on two threads
     python bench/bench_models.py --quick        # under four minutes: fewer rounds, float32 alone
     python bench/bench_models.py --only BERT    # rows whose name contains BERT
     python bench/bench_models.py --record       # store the figures, for bench/render.py

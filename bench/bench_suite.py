@@ -1,6 +1,6 @@
 """Every op on all shapes and types: two runs of ``cregkit bench``, on the shapes that were tuned on and on others.
 
-    python bench/bench_suite.py --record     # about a quarter of an hour
+    python bench/bench_suite.py --record     # about forty minutes
     python bench/bench_suite.py --quick      # under two minutes, fewer shapes and samples
 
 The runs take float32 and bfloat16 on the shapes that the kernels were tuned on, float32 on those held out. ``--record``
@@ -25,7 +25,7 @@ TUNED, HELD_OUT = "tuned", "held out"
 RUNS = {TUNED: ("--dtypes", "float32,bfloat16"), HELD_OUT: ("--held-out",)}
 
 ROW = ("--seconds", "0.2")
-"""The effort for a row, with which both runs take a quarter of an hour."""
+"""The effort for a row, with which both runs take about forty minutes."""
 
 
 def kept(run: dict[str, Any], with_rows: bool) -> dict[str, Any]:

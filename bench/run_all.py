@@ -1,6 +1,6 @@
 """Run every measurement but ``bench_models.py``, keep the figures, and write RESULTS.md and the pages from them.
 
-    python bench/run_all.py                 # an hour, on an idle machine
+    python bench/run_all.py                 # over an hour, on an idle machine
     python bench/run_all.py --record FILE   # a trial: where FILE is not in bench/results/, no page is written
 
 A script that fails is named at the end; the others go on, and the exit code is 1.
@@ -20,7 +20,7 @@ import render
 BENCH = Path(__file__).parent
 CONTENTION = "idle,busy-1,pytorch-1,cregkit-1"
 SCRIPTS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
-    (15, "bench_suite.py", ()),
+    (40, "bench_suite.py", ()),
     (9, "bench_torch.py", ()),
     (1, "bench_torch.py", ("--overhead",)),
     (8, "bench_training.py", ()),

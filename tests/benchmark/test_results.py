@@ -485,8 +485,8 @@ def test_both_runs_of_the_ops_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(suite_script.commands, "main", measure)
     kept = figures_kept(suite_script, "ops", [], tmp_path, monkeypatch)
     assert {name: (of["goals"][0]["where"], len(of["rows"])) for name, of in kept.items()} == {
-        "tuned": ("bench --dtypes float32,bfloat16 --seconds 0.4 --json", 3),
-        "held out": ("bench --held-out --seconds 0.4 --json", 0),
+        "tuned": ("bench --dtypes float32,bfloat16 --seconds 0.2 --json", 3),
+        "held out": ("bench --held-out --seconds 0.2 --json", 0),
     }
 
 
