@@ -40,7 +40,7 @@ HEADER = (
     f"{'no dropout':>12}{'share':>7}{'spread':>8}"
 )
 COLUMNS = (
-    "model", "batch", "stock, ms", "converted", "enabled", "no dropout", "share", "stock, ms", "converted", "enabled",
+    "batch", "training, ms", "converted", "enabled", "no dropout", "share", "inference, ms", "converted", "enabled",
 )  # fmt: skip
 
 

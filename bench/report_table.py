@@ -8,8 +8,10 @@ TUNING = "../csrc/TUNING.md"
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown; raise ValueError where a row has more or fewer cells than headers."""
     lines = [headers, ["---"] * len(headers), *rows]
+    if wrong := [line for line in lines if len(line) != len(headers)]:
+        raise ValueError(f"a row must have {len(headers)} cells, one for each of {headers}, got {wrong[0]}")
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -232,3 +232,8 @@ def test_the_picture_has_a_bar_for_each_model_and_the_fastest_on_top():
 def test_a_slower_row_is_named_with_its_mode():
     rows = [row("A", converted=1.021, mode="bfloat16"), row("B", converted=1.02)]
     assert report.slower(rows) == ["A bfloat16 training converted 1.02"]
+
+
+def test_a_row_has_a_cell_for_each_header():
+    with pytest.raises(ValueError, match="must have 2 cells"):
+        bench_script("report_table").table(["a", "b"], [["1", "2"], ["3"]])
