@@ -541,13 +541,12 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
     Python allows signal handlers in the main thread only. In other threads, and if the program has its own handler or
     ignores the signal, nothing is changed.
     """
-    pressed = False
+    pressed: list[int] = []  # no variable: a tracing debugger before Python 3.13 would set it back
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
         if pressed:
             raise KeyboardInterrupt
-        pressed = True
+        pressed.append(number)
 
     ours = (
         threading.current_thread() is threading.main_thread()
@@ -556,7 +555,7 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
     if ours:
         signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: pressed
+        yield lambda: bool(pressed)
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)

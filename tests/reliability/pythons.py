@@ -25,7 +25,7 @@ SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
 TESTS = (
     *("ops/test_parity.py", "ops/test_golden.py", "ops/test_buffers.py", "ops/test_runtime.py"),
     *("layers/test_layers.py", "layers/test_state.py", "train/test_checkpoint.py", "commands/test_cli.py"),
-    *("reliability/test_untrusted_files.py", "layers/test_dtypes.py", "lab/test_lab.py"),
+    *("reliability/test_untrusted_files.py", "layers/test_dtypes.py", "train/test_fit.py", "lab/test_lab.py"),
     *("train/test_classifier.py", "train/test_regressor.py", "train/test_estimators.py", "augment/test_augment.py"),
 )
 EXTRAS = ("test", "lab")
