@@ -4,7 +4,7 @@ A second runtime would start its own threads, and those of the two would compete
 
 1. a runtime that the process has loaded, PyTorch's first;
 2. the runtime in an installed PyTorch or scikit-learn, which a later import of that package would load;
-3. the system's, or that of a conda environment;
+3. the system's, or that of a conda environment or of Homebrew;
 4. the one in cregkit's wheel.
 """
 
@@ -21,6 +21,8 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent
 RUNTIME = re.compile(r"lib(gomp|omp|iomp5)(-[-.\w]*)?\.(so|dylib)[.\d]*")
 SYSTEM = ("libomp.dylib",) if sys.platform == "darwin" else ("libgomp.so.1", "libomp.so.5")
+# Where an environment, conda's for example, and Homebrew on macOS keep one.
+PREFIXES = (sys.prefix, "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")
 # Where the wheels of packages keep their runtime, relative to the folder of the package.
 SHIPPED = {"torch": ("lib",), "sklearn": ("../scikit_learn.libs", ".dylibs")}
 
@@ -45,7 +47,8 @@ def _candidates() -> Iterator[str]:
         for folder in folders:
             yield from _runtimes(_folder_of(package) / folder)
     yield from SYSTEM
-    yield from _runtimes(Path(sys.prefix, "lib"))
+    for prefix in PREFIXES:
+        yield from _runtimes(Path(prefix, "lib"))
     yield from _runtimes(FOLDER)
 
 
@@ -82,9 +85,12 @@ def _opened(name: str) -> Runtime | None:
     """Load a runtime, which stays loaded; return None if it cannot be loaded or lacks a function."""
     try:
         library = ctypes.CDLL(name)
-        addresses = [ctypes.cast(library[f], ctypes.c_void_p).value for f in ("GOMP_parallel", "omp_get_thread_num")]
+        parallel, thread_num = (
+            ctypes.cast(library[function], ctypes.c_void_p).value or 0
+            for function in ("GOMP_parallel", "omp_get_thread_num")
+        )
     except (OSError, AttributeError):
         return None
     if not Path(name).is_absolute():
         name = next((path for path in _loaded() if Path(path).name.startswith(name)), name)
-    return Runtime(str(Path(name).resolve()), *map(int, filter(None, addresses)))
+    return Runtime(str(Path(name).resolve()), parallel, thread_num)

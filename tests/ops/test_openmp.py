@@ -90,18 +90,23 @@ def test_the_order_of_preference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("torch/lib/libgomp.so.1", "scikit_learn.libs/libgomp-e985bcbb.so.1.0.0", "sklearn/__init__.py"):
         (beside / name).parent.mkdir(parents=True, exist_ok=True)
         (beside / name).touch()
-    for name in ("environment/lib/libomp.so", "wheel/libgomp.so.1", "environment/lib/libcomputer.so"):
+    for name in (
+        "environment/lib/libomp.so",
+        "homebrew/lib/libomp.dylib",
+        "wheel/libgomp.so.1",
+        "environment/lib/libcomputer.so",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setattr(_openmp, "_loaded", lambda: ["/a/libiomp5.so", "/b/torch/lib/libgomp.so.1"])
     monkeypatch.setattr(_openmp, "_folder_of", lambda package: beside / package)
     monkeypatch.setattr(_openmp, "FOLDER", tmp_path / "wheel")
-    monkeypatch.setattr(_openmp.sys, "prefix", str(tmp_path / "environment"))
+    monkeypatch.setattr(_openmp, "PREFIXES", (str(tmp_path / "environment"), str(tmp_path / "homebrew")))
     names = [name.removeprefix(str(tmp_path)) for name in _openmp._candidates()]
     system = list(_openmp.SYSTEM)
     assert names[:2] == ["/b/torch/lib/libgomp.so.1", "/a/libiomp5.so"]
     assert [Path(name).name for name in names[2:4]] == ["libgomp.so.1", "libgomp-e985bcbb.so.1.0.0"]
-    assert names[4:] == [*system, "/environment/lib/libomp.so", "/wheel/libgomp.so.1"]
+    assert names[4:] == [*system, "/environment/lib/libomp.so", "/homebrew/lib/libomp.dylib", "/wheel/libgomp.so.1"]
 
 
 @linux
