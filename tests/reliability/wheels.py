@@ -4,7 +4,7 @@
 with the settings of ``[tool.cibuildwheel]``. PyTorch is part of it with Python 3.11 alone (``TORCH``). A wheel must be
 smaller than 6 MiB and hold one OpenMP runtime, its own. Installed in an empty environment, it must pass ``cregkit
 check`` and use exactly one runtime: where the system has none, before and after PyTorch and scikit-learn are imported,
-and in a forked child. Needs a compiler, ``auditwheel``, ``patchelf`` Linux and Python 3.11.
+and in a forked child. Needs a compiler, ``auditwheel``, ``patchelf``, Linux and Python 3.11.
 """
 
 from __future__ import annotations
