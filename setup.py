@@ -6,6 +6,8 @@ other; CREGKIT_WERROR=1 turns C warnings into errors; CREGKIT_SANITIZE=1 builds 
 UBSan, for tests/reliability/sanitized.py.
 """
 
+import hashlib
+import json
 import os
 import re
 import runpy
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
@@ -101,10 +104,45 @@ def compile_side_by_side(compiler, pool):
     compiler.compile = compile_each
 
 
+# The runtimes that a wheel may bundle, their texts in csrc/licenses/<name>.txt, and their SPDX expressions.
+LICENSES = {"libgomp": "GPL-3.0-or-later WITH GCC-exception-3.1", "libomp": "Apache-2.0 WITH LLVM-exception"}
+
+
 def bundle_openmp(folder):
     """Copy the OpenMP runtime found here into `folder`, for machines that have none."""
     runtime = runpy.run_path("cregkit/kernels/_openmp.py")["find_runtime"]()
+    if runtime is None:
+        raise SystemExit("CREGKIT_BUNDLE_OPENMP: no OpenMP runtime was found; install libgomp (GCC's) or libomp.")
     shutil.copy(runtime.path, folder)
+
+
+def bundled_openmp(folder):
+    """The OpenMP runtimes in `folder`, by the name of their project."""
+    return {name: path for name in LICENSES for path in sorted(folder.glob(f"{name}[.-]*"))}
+
+
+def bill_of_materials(name, version, runtimes):
+    """What a wheel bundles, as CycloneDX describes it (https://cyclonedx.org)."""
+    components = [
+        {
+            "type": "library",
+            "bom-ref": runtime,
+            "name": runtime,
+            "licenses": [{"expression": LICENSES[runtime]}],
+            "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(path.read_bytes()).hexdigest()}],
+            "properties": [{"name": "file", "value": f"cregkit/kernels/{path.name}"}],
+        }
+        for runtime, path in runtimes.items()
+    ]
+    product = {"type": "library", "bom-ref": name, "name": name, "version": version}
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {**product, "purl": f"pkg:pypi/{name}@{version}"}},
+        "components": components,
+        "dependencies": [{"ref": name, "dependsOn": list(runtimes)}],
+    }
 
 
 class BuildExtensions(build_ext):
@@ -127,6 +165,23 @@ class BuildExtensions(build_ext):
             bundle_openmp(Path(self.build_lib, "cregkit", "kernels"))
 
 
+class Wheel(bdist_wheel):
+    """Adds the licences of what the wheel bundles, and a bill of materials (PEP 770)."""
+
+    def write_wheelfile(self, dist_info, *arguments):
+        super().write_wheelfile(dist_info, *arguments)
+        runtimes = bundled_openmp(Path(self.bdist_dir, "cregkit", "kernels"))
+        if not runtimes:
+            return
+        for name in runtimes:
+            shutil.copy(Path("csrc", "licenses", f"{name}.txt"), Path(dist_info, "licenses"))
+        about = self.distribution.metadata
+        bill = bill_of_materials(about.get_name(), about.get_version(), runtimes)
+        boms = Path(dist_info, "sboms")
+        boms.mkdir()
+        (boms / "cregkit.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
+
+
 class SourceArchive(sdist):
     """Packs what building and testing need, and nothing that Cython generated."""
 
@@ -137,6 +192,7 @@ class SourceArchive(sdist):
             "csrc/*.[ch]",
             "csrc/*.def",
             "csrc/*.md",
+            "csrc/licenses/*.txt",
             "tests/**/*.md",
             "tests/**/*.py",
             "tests/**/*.csv",
@@ -223,5 +279,5 @@ setup(
         nthreads=os.cpu_count() or 1 if shutil.which("cc") else 0,
     )
     + torch_extensions(),
-    cmdclass={"build_ext": BuildExtensions, "sdist": SourceArchive},
+    cmdclass={"build_ext": BuildExtensions, "bdist_wheel": Wheel, "sdist": SourceArchive},
 )

@@ -70,6 +70,8 @@ if loaded == "cregkit":
 if loaded == "kernels":
     result()
 ctypes.CDLL("libgomp.so.1").GOMP_parallel(ctypes.CDLL(None).free, None, 2, 0)  # as PyTorch does: two threads free(NULL)
+# Python does not notice a fork of C. The child would wait for a thread of the parent that had asked for the GIL.
+sys.setswitchinterval(60)  # seconds until a thread asks
 if loaded == "kernels":  # and another thread is within an op
     threading.Thread(target=lambda: [result() for _ in range(200)], daemon=True).start()
 there, here = os.pipe()

@@ -2,13 +2,16 @@
 
 ``python tests/reliability/wheels.py [VERSION...]``, by default for every supported Python found, builds and repairs
 with the settings of ``[tool.cibuildwheel]``. PyTorch is part of it with Python 3.11 alone (``TORCH``). A wheel must be
-smaller than 6 MiB and hold one OpenMP runtime, its own. Installed in an empty environment, it must pass ``cregkit
-check`` and use exactly one runtime: where the system has none, before and after PyTorch and scikit-learn are imported,
-and in a forked child. Needs a compiler, ``auditwheel``, ``patchelf``, Linux and Python 3.11.
+smaller than 6 MiB and hold one OpenMP runtime, its own, with its licence and a bill of materials. Installed in an empty
+environment, it must pass ``cregkit check`` and use exactly one runtime: where the system has none, before and after
+PyTorch and scikit-learn are imported, and in a forked child. Needs a compiler, ``auditwheel``, ``patchelf``, Linux and
+Python 3.11.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -67,6 +70,17 @@ PYTORCH = {
 }
 
 
+VALIDATE = """
+import sys, zipfile
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+archive = zipfile.ZipFile(sys.argv[1])
+(bill,) = (archive.read(name).decode() for name in archive.namelist() if "/sboms/" in name)
+sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill))
+"""
+
+
 class Failure(Exception):
     """A command failed, or a wheel is not what it must be."""
 
@@ -108,12 +122,27 @@ def built(python: Path, folder: Path, has_torch: bool) -> Path:
     return next((folder / "wheel").glob("*.whl"))
 
 
+def documented(wheel: Path, runtime: str) -> None:
+    """Raise Failure unless the wheel holds the runtime's licence, and a bill of materials that describes its bytes."""
+    archive = zipfile.ZipFile(wheel)
+    folder = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
+    project = re.split("[.-]", Path(runtime).name)[0]
+    bill = json.loads(archive.read(f"{folder}/sboms/cregkit.cdx.json"))
+    (component,) = bill["components"]
+    digest = hashlib.sha256(archive.read(runtime)).hexdigest()
+    if (component["name"], component["hashes"][0]["content"]) != (project, digest):
+        raise Failure(f"the bill of materials must describe {runtime} ({digest}), got {component}")
+    if project not in archive.read(f"{folder}/licenses/{project}.txt").decode():
+        raise Failure(f"the wheel lacks the licence of {project}")
+
+
 def inspect(wheel: Path) -> str:
-    """Return a wheel's size; raise Failure if it is too large or holds another runtime than its own."""
+    """Return a wheel's size; raise Failure if it is too large or lacks its own OpenMP runtime or holds another."""
     names = zipfile.ZipFile(wheel).namelist()
-    runtimes = [name for name in names if re.search(r"/lib(g|i)?omp", name)]
+    runtimes = [name for name in names if re.search(r"/lib(g|i)?omp.*\.(so|dylib)", name)]
     if len(runtimes) != 1 or not runtimes[0].startswith("cregkit/kernels/"):
         raise Failure(f"{wheel.name} must hold one OpenMP runtime in cregkit/kernels/, got {runtimes}")
+    documented(wheel, runtimes[0])
     if wheel.stat().st_size >= MOST_BYTES:
         raise Failure(f"{wheel.name} must be smaller than {MOST_BYTES} bytes, got {wheel.stat().st_size}")
     return f"{wheel.stat().st_size / 2**20:.1f} MiB"
@@ -141,7 +170,8 @@ def try_one(version: str, base: str, folder: Path) -> str:
     size = inspect(wheel)
     python = user / "bin" / "python"
     pip = (python, "-m", "pip", "install", "-q", "--disable-pip-version-check")
-    run(*pip, wheel, "threadpoolctl", cwd=folder)
+    run(*pip, wheel, "threadpoolctl", "cyclonedx-python-lib[json-validation]", cwd=folder)
+    run(python, "-c", VALIDATE, wheel, cwd=folder)
     run(python, "-m", "cregkit", "check", cwd=folder)
     stages = [(ALONE, ()), (SCIKIT, ("scikit-learn",)), (PYTORCH, ("torch==2.13.0",) if has_torch else None)]
     tried = 0
