@@ -162,10 +162,8 @@ class enable(ContextDecorator):
         return within  # type: ignore[return-value]
 
 
-def converted(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """Call a function of PyTorch with the kernels of all ops, whatever is on: for converted modules."""
-    y: Tensor = library.converted(function, *arguments)
-    return y
+converted: Callable[..., Tensor] = getattr(library, "converted", _required)
+"""Call a function, given first, with the kernels of all ops, whatever is on: for converted modules."""
 
 
 def disable() -> None:

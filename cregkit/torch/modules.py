@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy as _Proxy
 
-from cregkit.torch import attention, functional, private
+from cregkit.torch import attention, dispatch, functional, private
 from cregkit.torch.bridge import is_small
 
 __all__ = [
@@ -73,7 +73,9 @@ class Dropout(nn.Dropout):
             if torch.jit.is_scripting()
             else fx_node(self, input)
             if isinstance(input, Proxy)
-            else functional.dropout(input, self.p, self.training, self.inplace)
+            else functional.dropout(input, self.p, True, self.inplace)
+            if self.training
+            else self._stock_forward(input)
         )
 
 
@@ -139,7 +141,7 @@ class Dropout2d(nn.Dropout2d):
 
 def _batch_norm(module: BatchNorm1d | BatchNorm2d, input: Tensor) -> Tensor:
     """Compute batch norm with the parameters and running statistics of a module."""
-    if not functional.dispatches() and not torch.compiler.is_compiling() and is_small(input, "batch_norm"):
+    if not torch.compiler.is_compiling() and is_small(input, "batch_norm"):
         y: Tensor = module._stock_forward(input)
         return y
     private.check_input(module, input)
@@ -189,6 +191,8 @@ class BatchNorm1d(nn.BatchNorm1d):
             if torch.jit.is_scripting()
             else fx_node(self, input)
             if isinstance(input, Proxy)
+            else dispatch.converted(self._stock_forward, input)
+            if functional.dispatches()
             else _batch_norm(self, input)
         )
 
@@ -219,6 +223,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             if torch.jit.is_scripting()
             else fx_node(self, input)
             if isinstance(input, Proxy)
+            else dispatch.converted(self._stock_forward, input)
+            if functional.dispatches()
             else _batch_norm(self, input)
         )
 
@@ -248,6 +254,8 @@ class GroupNorm(nn.GroupNorm):
             if torch.jit.is_scripting()
             else fx_node(self, input)
             if isinstance(input, Proxy)
+            else dispatch.converted(self._stock_forward, input)
+            if functional.dispatches()
             else functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
         )
 
@@ -367,6 +375,8 @@ class LayerNorm(nn.LayerNorm):
             if torch.jit.is_scripting()
             else fx_node(self, input)
             if isinstance(input, Proxy)
+            else dispatch.converted(self._stock_forward, input)
+            if functional.dispatches()
             else functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
         )
 
@@ -396,6 +406,8 @@ class RMSNorm(nn.RMSNorm):
             if torch.jit.is_scripting()
             else fx_node(self, x)
             if isinstance(x, Proxy)
+            else dispatch.converted(self._stock_forward, x)
+            if functional.dispatches()
             else functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
         )
 

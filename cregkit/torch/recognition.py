@@ -4,8 +4,9 @@
 attributes and with parameters of its own, computes probe inputs. Outputs and gradients must be those of the formula to
 the rounding of float32, whatever the class is named. The module itself is never called.
 
-A swapped module gets a subclass of its own class, made here, which computes float32 tensors on the CPU with
-``cregkit.torch.functional`` and everything else with the module's own ``forward``.
+A swapped module gets a subclass of its own class, made here. If the module's own ``forward`` calls an op of PyTorch for
+which the native library has a kernel, it runs with the kernels of all ops. Otherwise the subclass computes float32
+tensors on the CPU with ``cregkit.torch.functional``, and everything else with the module's own ``forward``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from cregkit.torch import functional
+from cregkit.torch import dispatch, functional
 from cregkit.torch.bridge import is_float32
 from cregkit.torch.private import is_alone, is_watched, parameters
 
@@ -85,6 +86,8 @@ class Norm:
     """Name of its formula."""
     eps: float
     """What is added to the variance or mean square."""
+    uses_op: bool = False
+    """Whether the module computes it by PyTorch's op, for which the native library has a kernel."""
 
     def __str__(self) -> str:
         """Return the kind and eps."""
@@ -224,7 +227,23 @@ def _verified(description: Description, kind: str) -> Norm | None:
         )
     except Exception:  # such as the forward raises for inputs that it does not support
         return None
-    return Norm(kind, eps) if agrees else None
+    return Norm(kind, eps, _uses_op(description, module, inputs)) if agrees else None
+
+
+def _uses_op(description: Description, module: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether a kernel of the native library takes the module's own call, for each of the inputs."""
+    if dispatch.library is None:
+        return False
+
+    def taken() -> int:
+        return sum(dispatch.usage()[op]["taken"] for op in ("layer_norm", "rms_norm"))
+
+    for x in inputs:
+        before = taken()
+        dispatch.converted(description.forward, module, x)
+        if taken() == before:
+            return False
+    return True
 
 
 class _Random:
@@ -380,6 +399,8 @@ def _override(made: type[nn.Module], original: type[nn.Module], norm: Norm) -> N
     of_channels = formula in _OF_CHANNELS
 
     def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        if norm.uses_op and not options and functional.dispatches():
+            return dispatch.converted(original.forward, self, *inputs)
         if not is_compiling() and type(self) is made and len(inputs) == 1 and not options:
             (x,) = inputs
             own = parameters(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 from functools import partial
 
 import pytest
@@ -15,9 +16,10 @@ import torch_norms as norms  # noqa: E402
 from torch import nn  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
-from cregkit.torch import bridge  # noqa: E402
+from cregkit.torch import bridge, dispatch  # noqa: E402
 from cregkit.torch.recognition import describe, recognise  # noqa: E402
 
+needs_library = pytest.mark.skipif(dispatch.library is None, reason="needs the native library")
 WITH_BIAS = (norms.HandLayerNorm, norms.ConvNextLayerNorm, norms.Unbiased)
 OF_CHANNELS = (norms.TimmLayerNorm2d, norms.ConvNextLayerNorm)
 
@@ -486,3 +488,54 @@ def test_small_tensors_are_left_to_pytorchs_function():
     stock = norms.LlamaRMSNorm(64)
     x = torch.randn(1, 1, 64)
     torch.testing.assert_close(ct.convert(copy.deepcopy(stock))(x), stock(x))
+
+
+@needs_library
+@pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.__name__)
+def test_a_norm_that_calls_pytorchs_op_keeps_its_forward(kind):
+    """And computes what PyTorch's op supports, beyond float32, by the kernel."""
+    norm = recognise(describe(made(kind)))
+    assert norm.uses_op == issubclass(kind, (norms.TimmLayerNorm, norms.Float32LayerNorm))
+    ours = ct.convert(made(kind))
+    before = ct.usage()["layer_norm"]["taken"]
+    ours(inputs(kind))
+    assert ct.usage()["layer_norm"]["taken"] == before + norm.kind.startswith("layer norm")
+    if kind is norms.TimmLayerNorm:
+        ours.bfloat16()(inputs(kind).bfloat16())
+        assert ct.usage()["layer_norm"]["taken"] == before + 2
+
+
+def python_calls(function, *arguments):
+    """Count the Python functions that a call enters."""
+    entered = 0
+
+    def note(frame, event, argument):
+        nonlocal entered
+        entered += event == "call"
+
+    sys.setprofile(note)
+    try:
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+SHORT = {
+    "layer norm": (nn.LayerNorm(64), (8, 64)),
+    "another library's layer norm": (norms.TimmLayerNorm(64), (8, 64)),
+    "RMS norm": (nn.RMSNorm(64), (8, 64)),
+    "batch norm": (nn.BatchNorm2d(4), (2, 4, 8, 8)),
+    "group norm": (nn.GroupNorm(2, 4), (2, 4, 8, 8)),
+    "dropout": (nn.Dropout(0.1), (8, 64)),
+}
+
+
+@needs_library
+@pytest.mark.parametrize("name", SHORT)
+def test_a_converted_module_enters_few_more_functions_than_pytorchs(name):
+    """In a model the caches are cold: each function costs some microseconds there, and a fraction alone."""
+    module, shape = SHORT[name]
+    stock, ours = copy.deepcopy(module).eval(), ct.convert(copy.deepcopy(module)).eval()
+    x = torch.randn(shape)
+    assert python_calls(ours, x) <= python_calls(stock, x) + 5

@@ -87,16 +87,27 @@ py::object new_like(const py::handle &tensor)
         THPVariable_Wrap(cregkit::new_like(tensor_of(tensor), at::MemoryFormat::Contiguous)));
 }
 
-/* Calls a function of PyTorch with the kernels of all ops. */
-py::object converted(const py::function &function, const py::args &arguments)
+/* Calls a function with the kernels of all ops. Not by pybind11: after a matrix product, little of what a call needs is
+ * in the caches, and each cache line counts. */
+PyObject *converted(PyObject *, PyObject *const *arguments, Py_ssize_t n)
 {
-    struct Guard {
-        const bool before = is_converted;
-        Guard() { is_converted = true; }
-        ~Guard() { is_converted = before; }
-    } guard;
-    return function(*arguments);
+    if (n < 1) {
+        PyErr_SetString(PyExc_TypeError, "converted() needs a function");
+        return nullptr;
+    }
+    const bool before = is_converted;
+    is_converted = true;
+    PyObject *result = PyObject_Vectorcall(arguments[0], arguments + 1, static_cast<size_t>(n - 1), nullptr);
+    is_converted = before;
+    return result;
 }
+
+/* Through void *, as METH_FASTCALL wants: the signature of PyCFunction is another. */
+PyMethodDef methods[] = {
+    {"converted", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(converted)), METH_FASTCALL,
+     "Call a function, given first, with the kernels of all ops."},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 py::dict calls_of(const std::string &name)
 {
@@ -120,7 +131,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module)
         switch_of(name).positions.store(positions);
     });
     module.def("calls", calls_of);
-    module.def("converted", converted);
+    if (PyModule_AddFunctions(module.ptr(), methods)) throw py::error_already_set();
     module.def("memory", memory);
     module.def("new_like", [](const py::handle &tensor) { return new_like(tensor); });
     py::list names;
