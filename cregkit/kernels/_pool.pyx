@@ -24,39 +24,17 @@ cnp.import_array()
 
 cdef extern from * nogil:
     """
-    #include <pthread.h>
-    #include <stdint.h>
-    #include <sys/mman.h>
+    #include "platform.h"
 
-    static pthread_mutex_t creg_pool_mutex = PTHREAD_MUTEX_INITIALIZER;
-    static void creg_pool_lock(void) { pthread_mutex_lock(&creg_pool_mutex); }
-    static void creg_pool_unlock(void) { pthread_mutex_unlock(&creg_pool_mutex); }
-    static void creg_pool_watch_forks(void) { pthread_atfork(creg_pool_lock, creg_pool_unlock, creg_pool_unlock); }
-
-    /* Huge pages, where they fit and the system has them, save page faults and TLB misses. mmap, because malloc may not
-     * return freed memory: after the first large free, glibc takes blocks of up to 32 MiB from its heap. */
-    static void *creg_pages(size_t size)
-    {
-        const size_t huge = (size_t)1 << 21, spare = size < huge ? 0 : huge;
-        char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) return NULL;
-        if (spare) {
-            const size_t before = huge - 1 - ((uintptr_t)p - 1) % huge;
-            if (before) munmap(p, before);
-            p += before;
-            munmap(p + size, spare - before);
-        }
-    #ifdef MADV_HUGEPAGE
-        if (spare) madvise(p, size, MADV_HUGEPAGE);
-    #endif
-        return p;
-    }
+    static creg_lock creg_pool = CREG_UNLOCKED;
+    static void creg_pool_lock(void) { creg_acquire(&creg_pool); }
+    static void creg_pool_unlock(void) { creg_release(&creg_pool); }
     """
     void creg_pool_lock()
     void creg_pool_unlock()
-    void creg_pool_watch_forks()
+    void creg_at_fork(void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil, void (*in_child)() noexcept nogil)
     void *creg_pages(size_t size)
-    int munmap(void *memory, size_t size)
+    void creg_free_pages(void *pages, size_t size)
 
 
 cdef extern from "numpy/arrayobject.h":
@@ -132,7 +110,7 @@ cdef bint pool_is_open() noexcept nogil:
 
 
 cdef void release_oldest() noexcept nogil:
-    munmap(held[0].memory, held[0].size)
+    creg_free_pages(held[0].memory, held[0].size)
     forget(0)
 
 
@@ -171,7 +149,7 @@ cdef void pool_free(void *ctx, void *data, size_t size) noexcept nogil:
     memory = <char *>data - ALIGNMENT
     cdef size_t whole = (<size_t *>memory)[0]
     if whole > limit_bytes:
-        munmap(memory, whole)
+        creg_free_pages(memory, whole)
         return
     creg_pool_lock()
     make_room(whole)
@@ -206,7 +184,7 @@ handler.allocator.realloc = pool_realloc
 handler.allocator.free = pool_free
 
 cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
-creg_pool_watch_forks()
+creg_at_fork(creg_pool_lock, creg_pool_unlock, creg_pool_unlock)
 
 
 # An array in NumPy's default memory. (A try block would cost a tenth of the smallest op.)

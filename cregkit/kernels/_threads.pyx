@@ -40,8 +40,7 @@ cdef extern from "thread_choice.h" nogil:
 
 cdef extern from * nogil:
     """
-    #include <pthread.h>
-    #include <time.h>
+    #include "platform.h"
     /* The limit (0: none) that a thread's last large call found in its context, and whether loops must use all threads.
      */
     static _Thread_local int creg_thread_limit = 0, creg_exact = 0;
@@ -53,7 +52,7 @@ cdef extern from * nogil:
      * wait for them forever. */
     static int creg_forked = 0;
     static void creg_note_fork(void) { creg_forked = 1; }
-    static void creg_watch_forks(void) { pthread_atfork(NULL, NULL, creg_note_fork); }
+    static void creg_watch_forks(void) { creg_at_fork(NULL, NULL, creg_note_fork); }
 
     static creg_choice creg_threads;
 
@@ -61,13 +60,6 @@ cdef extern from * nogil:
     static inline int64_t creg_add(int64_t *shared, int64_t some)
     {
         return __atomic_fetch_add(shared, some, __ATOMIC_RELAXED);
-    }
-
-    static inline int64_t creg_nanoseconds(void)
-    {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     """
     int creg_thread_limit

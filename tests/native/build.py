@@ -1,5 +1,5 @@
-"""Builds and runs the driver of the kernel table: plain, sanitized, under valgrind, for AArch64 under QEMU, and with
-AVX-512 emulated, for CPUs without it.
+"""Builds and runs the driver of the kernel table: plain, sanitized, under valgrind, for AArch64 under QEMU, with musl,
+for Windows under Wine, and with AVX-512 emulated, for CPUs without it.
 
 python tests/native/build.py VARIANT... [--lengths all|few|smoke] [--write]
 
@@ -32,6 +32,9 @@ SANITIZED = (
     *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function", NOT_FORCED),
     *("-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"),
 )
+# Debian's Clang does not find the libgcc of Debian's MinGW.
+WINDOWS = ("--target=x86_64-w64-mingw32", "-O2", "-static", "-Wno-unused-function")
+WINDOWS += tuple(f"-L{folder}" for folder in Path("/usr/lib/gcc/x86_64-w64-mingw32").glob("*-posix"))
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ VARIANTS = {
     ),
     "avx512": Variant("gcc", ("-O2", "-Wno-psabi"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
+    "musl": Variant("musl-gcc", ("-O2", "-static")),
+    "windows": Variant("clang", WINDOWS, ("wine",)),
 }
 
 
@@ -103,7 +108,7 @@ def compile_kernels(variant: Variant, folder: Path) -> list[Path]:
 
 def compile_driver(variant: Variant, folder: Path, objects: list[Path], *extra: str, source: str = "driver.c") -> Path:
     """Compile and link a program of this folder with the kernels."""
-    program = folder / Path(source).stem
+    program = folder / Path(source).with_suffix(".exe").name  # Windows wants the suffix
     files = [str(HERE / source), *map(str, objects)]
     tables = ["-Dcreg_kernels_ranked=emulated_ranked"] * variant.emulated
     command = [variant.compiler, *FLAGS, *variant.flags, *tables, *extra, *files, "-o", str(program), "-pthread", "-lm"]

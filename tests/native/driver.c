@@ -87,9 +87,9 @@ static int is_tried(ptrdiff_t n, lengths which)
     if (which == SMOKE) return n == 1 || n == 65 || n == 130;
     if (which == FEW) return n == 1 || n == 15 || n == 65 || n == 130 || n == 257 || n == 4099;
     static const ptrdiff_t edges[] = {256, 1024, 4096};
-    int near = n <= 130;
-    for (int i = 0; i < 3; i++) near |= n >= edges[i] - 4 && n <= edges[i] + 4;
-    return near;
+    int tried = n <= 130;
+    for (int i = 0; i < 3; i++) tried |= n >= edges[i] - 4 && n <= edges[i] + 4;
+    return tried;
 }
 
 /* 16-bit tensors take two thirds of the values of each length. */
@@ -134,7 +134,9 @@ int main(int argc, char **argv)
     threads = atoi(argv[2]);
     if (threads < 1 || threads > 16) die("THREADS must be from 1 to 16");
     signal(SIGSEGV, on_fault);
+#ifdef SIGBUS
     signal(SIGBUS, on_fault);
+#endif
     const uint64_t mode = creg_float_mode_enter();
     for (int i = 0; i < OPS; i++) {
         if (only && strcmp(only, ops[i].name)) continue;

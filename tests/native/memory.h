@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+
+#include "pages.h"
 
 enum { REGIONS = 40, SENTINELS = 256 };
 
@@ -40,11 +40,11 @@ static void die(const char *what)
 
 static unsigned char *new_region(void)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    unsigned char *whole =
-        mmap(NULL, region_bytes + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (whole == MAP_FAILED) die("no memory");
-    if (mprotect(whole, page, PROT_NONE) || mprotect(whole + page + region_bytes, page, PROT_NONE)) die("mprotect");
+    const size_t page = page_bytes();
+    unsigned char *whole = new_pages(region_bytes + 2 * page);
+    if (!whole) die("no memory");
+    if (!set_rights(whole, page, NO_ACCESS) || !set_rights(whole + page + region_bytes, page, NO_ACCESS))
+        die("the system refuses guard pages");
     return whole + page;
 }
 
@@ -62,12 +62,12 @@ static void *take(size_t bytes, int input)
     return r->data;
 }
 
-/* Between protect(PROT_READ) and protect(PROT_READ | PROT_WRITE), writing to an input faults. */
-static void protect(int rights)
+/* Between protect(READ_ONLY) and protect(READ_WRITE), writing to an input faults. */
+static void protect(rights to)
 {
     if (place == ON_HEAP) return;
     for (int i = 0; i < used; i++)
-        if (regions[i].input && mprotect(regions[i].start, region_bytes, rights)) die("mprotect");
+        if (regions[i].input && !set_rights(regions[i].start, region_bytes, to)) die("the system refuses to protect");
 }
 
 /* Frees all arrays. Returns whether all sentinels are unchanged. */

@@ -369,7 +369,7 @@ static void rows_trial(trial *t, int kind)
     take_statistics(n);
     norm_call alone = statistics_of(&a);
     void *kept = kept_copy(t, x, size);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(statistics_chunk, &alone, alone.chunks);
     parallel_for(norm_chunk, &a, a.chunks);
     compare_statistics(n, &alone.n);
@@ -379,7 +379,7 @@ static void rows_trial(trial *t, int kind)
     n->dx = output_for(t, x, size);
     take_sums(&a);
     run_backward(&a);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_tensor(t, n->dx, size);
     hash_sums(t, n);
 }
@@ -402,7 +402,7 @@ static void across_trial(trial *t, int kind)
     n.y = output_for(t, x, size);
     take_statistics(&n);
     void *kept = kept_copy(t, x, size);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->channel_norm_forward, &n, tasks);
     hash_output(t, &n);
 
@@ -413,7 +413,7 @@ static void across_trial(trial *t, int kind)
     n.dbeta = t->plain || !creg_is_centred(kind) ? NULL : floats(n.cols);
     parallel_for(t->kernels->channel_norm_backward, &n, tasks);
     if (n.dgamma) parallel_for(t->kernels->channel_norm_reduce, &n, 1);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_tensor(t, n.dx, size);
     hash_sums(t, &n);
 }
@@ -459,12 +459,12 @@ static void residual_trial(trial *t, int kind)
     n->dx = output_tensor(t, size);
     take_sums(&a);
     if (t->stored != CREG_FLOAT32 && n->cols > CREG_PANEL) n->work = floats(a.chunks * n->cols);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(norm_chunk, &a, a.chunks);
     if (t->type != t->stored) store_numbers(t, n->h, n->h, size); /* backward reads the rounded h */
     n->x = n->h;
     run_backward(&a);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_output(t, n);
     if (n->dropped) hash_tensor(t, n->dropped, size);
     hash_tensor(t, n->dx, size);
@@ -511,7 +511,7 @@ static void wide_trial(trial *t, int kind)
         n->dropped = output_tensor(t, size);
     }
     void *kept = kept_copy(t, x, size);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->wide_sums, n, n->rows * panels);
     parallel_for(t->kernels->wide_statistics, n, n->rows);
     parallel_for(t->kernels->wide_write, n, n->rows * panels);
@@ -522,7 +522,7 @@ static void wide_trial(trial *t, int kind)
     parallel_for(t->kernels->wide_grad_sums, n, n->rows * panels);
     parallel_for(t->kernels->wide_grad_means, n, n->rows);
     parallel_for(t->kernels->wide_grad_tile, n, (n->cols + CREG_TILE - 1) / CREG_TILE);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_tensor(t, n->dx, size);
     if (n->dropped) hash_tensor(t, n->dropped, size);
     hash_sums(t, n);
@@ -593,7 +593,7 @@ static void batch_forward(trial *t, creg_batch_norm *b)
     const int training = !b->given_mean;
     b->rstd = doubles(c);
     plan(t, b);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     if (training) {
         b->var = doubles(c);
         b->chunk_mean = doubles(b->summed.chunks * c);
@@ -619,7 +619,7 @@ static void batch_backward(trial *t, creg_batch_norm *b)
     b->chunk_dy = floats(b->summed.chunks * c);
     b->chunk_dy_d = floats(b->summed.chunks * c);
     run_batch(t, b);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     if (b->dgamma) hash_floats(t, b->dgamma, c);
     if (b->dbeta) hash_floats(t, b->dbeta, c);
 }
@@ -782,9 +782,9 @@ static void dropped_trial(trial *t, block_task *task, creg_dropout_items a)
     void *x = tensor_x(t, a.n);
     a.x = x;
     a.y = output_for(t, x, a.n);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(task, &a, 2);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_tensor(t, a.y, a.n);
 }
 
@@ -845,10 +845,10 @@ static void squares_trial(trial *t, float clipvalue)
 {
     creg_l2 a = {.w = input(t, t->n, t->values), .n = t->n, .n_panels = (t->n + CREG_PANEL - 1) / CREG_PANEL};
     a.panels = doubles(a.n_panels), a.clipvalue = clipvalue;
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->sum_squares, &a, a.n_panels);
     parallel_for(t->kernels->l2_penalty, &a, 1);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_doubles(t, a.panels, a.n_panels);
 }
 
@@ -860,9 +860,9 @@ static void l2_gradient_trial(trial *t)
     float *w = t->in_place ? changed(t, t->n, t->values) : input(t, t->n, t->values);
     creg_l2 a = {.w = w, .n = t->n, .block = (t->n + 1) / 2, .weight_decay = (double)0.37f, .stream = t->stream};
     a.dw = t->in_place ? w : floats(t->n);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->l2_gradient, &a, 2);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, a.dw, t->n);
 }
 
@@ -881,9 +881,9 @@ static void sgd_trial(trial *t, int modifies)
     a.lr = 0.05f, a.weight_decay = 0.01f, a.momentum = 0.9f;
     a.velocity = t->plain ? NULL : changed(t, t->n, ORDINARY);
     if (modifies) a.modifiers = modifiers_of(t);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->sgd_step, &a, 2);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, a.w, t->n);
     if (a.velocity) hash_floats(t, a.velocity, t->n);
     if (modifies) hash_floats(t, a.modifiers.average, t->n);
@@ -903,11 +903,11 @@ static void adamw_trial(trial *t, int modifies)
     a.lr = 0.001, a.weight_decay = t->plain ? 0.01 : 1.0, a.betas[0] = 0.9, a.betas[1] = 0.999, a.eps = 1e-8f;
     a.decoupled = !t->plain, a.step = 1000000;
     if (modifies) a.modifiers = modifiers_of(t);
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->adamw_constants, &a, 1);
     a.inv_sqrt_bias2 = 10.0f;
     parallel_for(t->kernels->adamw_step, &a, 2);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, a.w, t->n);
     hash_floats(t, a.m, t->n);
     hash_floats(t, a.v, t->n);
@@ -924,9 +924,9 @@ static void max_norm_trial(trial *t)
     creg_max_norm a = {.rows = 3, .cols = cols, .block = 2, .limit = t->plain ? 1e30 : sqrt((double)cols)};
     a.w = changed(t, a.rows * cols, t->values);
     if (!t->plain) a.modifiers = (creg_modifiers){.share = 0.2f, .average = changed(t, a.rows * cols, ORDINARY)};
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->limit_norms, &a, 2);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, a.w, a.rows * cols);
     if (a.modifiers.average) hash_floats(t, a.modifiers.average, a.rows * cols);
 }
@@ -943,9 +943,9 @@ static void gaussian_noise_trial(trial *t)
     a.y = t->in_place ? x : floats(t->n);
     a.samples = 1, a.size = t->n, a.block = half + CREG_NOISE_GROUP;
     a.pieces = (a.size + a.block - 1) / a.block;
-    protect(PROT_READ);
+    protect(READ_ONLY);
     parallel_for(t->kernels->gaussian_noise, &a, a.pieces);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, a.y, t->n);
 }
 
@@ -984,9 +984,9 @@ static void image_trial(trial *t, block_task *task, int crop, int paste)
         a.degrees = &degrees;
         a.fill = task == t->kernels->rotate_images ? 0.25f : 0.5f;
         a.reflect = t->plain;
-        protect(PROT_READ);
+        protect(READ_ONLY);
         task(&a, 0);
-        protect(PROT_READ | PROT_WRITE);
+        protect(READ_WRITE);
         hash_floats(t, a.y, size);
     }
 }
@@ -1011,9 +1011,9 @@ static void are_colours_trial(trial *t)
     const float *x = input(t, t->n, t->values), *y = positive_input(t->n);
     float *z = changed(t, t->n, ORDINARY);
     for (ptrdiff_t i = 0; i < t->n; i++) z[i] = y[i] - 0.5f; /* in [0, 1) */
-    protect(PROT_READ);
+    protect(READ_ONLY);
     hash_word(t, (uint64_t)(holds_colours(t, x) + 2 * holds_colours(t, z)));
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
 }
 
 /* ---- column sums that may overflow float32, and gain and bias in float64 ---- */
@@ -1044,13 +1044,13 @@ static void column_sums_trial(trial *t)
     creg_norm one_chunk = *n, dgamma_alone = *n;
     one_chunk.step = t->rows;
     dgamma_alone.dbeta = NULL;
-    protect(PROT_READ);
+    protect(READ_ONLY);
     k->merge_columns_exact(n, 0, n->cols / 2);
     k->merge_columns_exact(n, n->cols / 2, n->cols);
     if (t->type == CREG_FLOAT32) k->affine_rows(n, 0, t->rows);
     hash_word(t, (uint64_t)(k->chunk_is_safe(&one_chunk, 0) + 2 * k->sums_were_safe(&dgamma_alone) +
                             4 * k->are_at_most(n->beta, 0x1p+100f, n->cols)));
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
     hash_floats(t, n->y, size);
     hash_sums(t, n);
 }
@@ -1088,14 +1088,14 @@ static void conversions_trial(trial *t)
     uint16_t *x = take(sizeof *x * NUMBERS, 1);
     float *widened = floats(NUMBERS), *beside = floats(NUMBERS);
     for (ptrdiff_t i = 0; i < NUMBERS; i++) x[i] = (uint16_t)i;
-    protect(PROT_READ);
+    protect(READ_ONLY);
     k->to_float32(x, widened, t->n);
     k->to_float32(x + t->n, widened + t->n, NUMBERS - t->n);
     hash_floats(t, widened, NUMBERS);
     for (ptrdiff_t i = 0; i < NUMBERS; i++) beside[i] = beside_middle(widened, i, (int)t->values - 2);
     rounding_trial(t, widened);
     rounding_trial(t, beside);
-    protect(PROT_READ | PROT_WRITE);
+    protect(READ_WRITE);
 }
 
 /* ---- the list of ops ---- */
