@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import models_report
+import numpy as np
 import record
 import torch
 from model_zoo import FURTHER, WORKLOADS, Inputs, Workload
 from torch import Tensor, nn
 
 import cregkit.torch
-from cregkit.benchmark.timing import Contestant, measure
+from cregkit.benchmark.timing import Contestant, Measurement, take_samples
 from cregkit.torch import dispatch
 
 Tensors: TypeAlias = dict[str, Tensor]
@@ -41,6 +42,7 @@ TOLERANCE = 1e-5
 ROUNDING, NUDGES = 1e-7, 3
 """Relative changes of the parameters that show how much rounding changes the results, and how many are tried: the
 gradient of a ReLU near 0 is either 0 or 1."""
+RESAMPLES = 2000
 
 
 class Task(nn.Module):
@@ -256,6 +258,15 @@ def checks(subject: Subject) -> Iterator[str]:
         yield f"a dropout rate was not found: without dropout, two seeds give the losses {one} and {other}"
 
 
+def interval(samples: Sequence[float], stock: Sequence[float]) -> list[float]:
+    """The 95 % interval of the time relative to stock's, from resampled rounds (Efron 1979, "Bootstrap methods")."""
+    n = len(stock)
+    rounds = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
+    quartiles = np.sort(np.array([samples, stock])[:, rounds])[..., (n - 1) // 4]
+    low, high = np.quantile(quartiles[0] / quartiles[1], [0.025, 0.975])
+    return [round(float(low), 3), round(float(high), 3)]
+
+
 def timed(subject: Subject, mode: str, phase: str, budget: float) -> dict[str, Any]:
     """Time a phase in its states; return milliseconds, and times relative to stock's."""
     training = phase == "training"
@@ -268,11 +279,13 @@ def timed(subject: Subject, mode: str, phase: str, budget: float) -> dict[str, A
     def contestant(state: str) -> Contestant:
         return Contestant(subject.train if training else subject.infer, setup=lambda: subject.become(state, training))
 
-    times = measure({state: contestant(state) for state in states}, budget, ROUNDS)
+    samples = take_samples({state: contestant(state) for state in states}, budget, ROUNDS)
+    times = {state: Measurement.of(of_one) for state, of_one in samples.items()}
     stock = times[STOCK].quartile
     return {
         **{f"{state}_ms": round(1e3 * times[state].quartile, 3) for state in states},
         **{state: round(times[state].quartile / stock, 3) for state in states if state != STOCK},
+        **{f"{state}_interval": interval(samples[state], samples[STOCK]) for state in (CONVERTED, ENABLED)},
         "spread": round(max(times[state].noise for state in (STOCK, CONVERTED, ENABLED)), 3),
         "rounds": min(measured.n for measured in times.values()),
     }

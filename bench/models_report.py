@@ -7,6 +7,7 @@ A row of the figures is a model in a mode (float32, bfloat16 or compiled) and a 
     without_dropout_ms                   stock with every dropout rate 0: training, if the model has dropout
     without_both_ms                      stock without dropout and norms: training, unless compiled
     converted, enabled, ...              these times relative to stock's
+    converted_interval, enabled_interval their 95 % intervals, [low, high]
     spread, rounds                       the largest relative standard deviation (robust); samples of each state
     failed                               instead of the times: what the checks found
 """
@@ -34,7 +35,9 @@ STATES = STOCK, CONVERTED, ENABLED, WITHOUT_DROPOUT, WITHOUT_BOTH = (
 )
 EXAMPLES = ("BERT", "tabular ResNet", "ResNet-50")
 SLOWER = 1.02
-"""The relative time from which on a model is listed as slower."""
+"""The relative time above which a model is listed as slower, if the interval of that time is above 1."""
+CHANCE = 0.025
+"""The share of intervals that are above the true relative time."""
 HEADER = (
     f"{'model':34}{'mode':10}{'phase':11}{'stock ms':>9}{'converted':>11}{'enabled':>9}"
     f"{'no dropout':>12}{'share':>7}{'spread':>8}"
@@ -76,15 +79,21 @@ def mean(rows: Iterable[dict[str, Any]], state: str) -> float:
     return statistics.geometric_mean([row[state] for row in rows])
 
 
-def slower(figures: Iterable[dict[str, Any]]) -> list[str]:
-    """What is slower than stock: model, mode unless float32, phase, state, relative time."""
+def slower(figures: Iterable[dict[str, Any]]) -> str:
+    """A sentence about what is slower than stock: model, mode unless float32, phase, state, relative time."""
+    compared = [(row, state) for row in figures if "failed" not in row for state in (CONVERTED, ENABLED)]
+    above = [(row, state) for row, state in compared if row[state] > SLOWER]
     names = []
-    for row in figures:
-        for state in (CONVERTED, ENABLED):
-            if row.get(state, 0.0) > SLOWER:
-                mode = "" if row["mode"] == "float32" else f" {row['mode']}"
-                names.append(f"{row['model']}{mode} {row['phase']} {state} {row[state]:.2f}")
-    return names
+    for row, state in above:
+        low, high = row[f"{state}_interval"]
+        if low > 1.0:
+            mode = "" if row["mode"] == "float32" else f" {row['mode']}"
+            names.append(f"{row['model']}{mode} {row['phase']} {state} {row[state]:.2f} ({low:.2f} to {high:.2f})")
+    return (
+        f"More than 2 % slower than stock, with a 95 % interval above 1: {'; '.join(names) or 'none'}. "
+        f"Chance alone gives {CHANCE * len(compared):.0f} such intervals in {len(compared)} comparisons. "
+        f"Others above {SLOWER}, with an interval that contains 1: {len(above) - len(names)}."
+    )
 
 
 def table(section: Section) -> str:
@@ -112,8 +121,7 @@ def table(section: Section) -> str:
         parts.append(f"Geometric means of these {len(training)} models: {'; '.join(means)}.")
     spread = max((row["spread"] for row in figures if "failed" not in row), default=math.nan)
     parts.append(f"The largest spread of a row is {100 * spread:.0f} %.")
-    if names := slower(figures):
-        parts.append(f"More than 2 % slower than stock: {'; '.join(names)}.")
+    parts.append(slower(figures))
     if failed := [f"{row['model']}, {row['mode']} ({row['failed']})" for row in figures if "failed" in row]:
         parts.append(f"Failed, and not timed: {'; '.join(failed)}.")
     return "\n\n".join(parts)

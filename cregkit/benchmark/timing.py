@@ -66,6 +66,14 @@ def measure(
     contestants: Mapping[str, Contestant], budget: float, min_rounds: int = MIN_ROUNDS
 ) -> dict[str, Measurement]:
     """Time the contestants, interleaved, for about ``budget`` seconds and at least ``min_rounds`` rounds."""
+    samples = take_samples(contestants, budget, min_rounds)
+    return {name: Measurement.of(of_one) for name, of_one in samples.items()}
+
+
+def take_samples(
+    contestants: Mapping[str, Contestant], budget: float, min_rounds: int = MIN_ROUNDS
+) -> dict[str, list[float]]:
+    """Do what ``measure`` does, and return the seconds per call of each round."""
     timers = {name: Timer(contestant.call, contestant.setup) for name, contestant in contestants.items()}
     plans = {name: _plan(timer) for name, timer in timers.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
@@ -83,7 +91,7 @@ def measure(
             if untimed:
                 timer.timeit(untimed)
             samples[name].append(timer.timeit(number) / number)
-    return {name: Measurement.of(of_one) for name, of_one in samples.items()}
+    return samples
 
 
 def _plan(timer: Timer) -> tuple[int, int]:

@@ -176,6 +176,8 @@ def test_a_model_gives_a_row_for_each_phase(mode):
     for measured in (training, inference):
         assert measured["rounds"] >= 9
         assert measured["enabled"] == pytest.approx(measured["enabled_ms"] / measured["stock_ms"], abs=0.01)
+        low, high = measured["enabled_interval"]
+        assert low <= measured["enabled"] <= high
         assert report.line(measured).startswith("tiny")
 
 
@@ -215,8 +217,30 @@ def test_the_table_has_a_row_for_each_model_and_says_what_is_slower():
     assert "| ResNet-50 (timm) | 4 x 96 px | 100.0 | 0.80 | 0.60 |  | 50 % | 100.0 | 1.00 | 1.00 |" in text
     assert "| ViT-tiny (timm) | 4 x 96 px | 100.0 | 0.90 | 0.80 | 0.90 |  |  |  |  |" in text
     assert "training 0.85 converted, 0.69 enabled; inference 0.99 converted, 1.01 enabled." in text
-    assert "More than 2 % slower than stock: ViT-tiny inference enabled 1.03." in text
+    assert "above 1: ViT-tiny inference enabled 1.03 (1.01 to 1.05). Chance alone gives 0 such" in text
+    assert " in 14 comparisons. Others above 1.02, with an interval that contains 1: 0." in text
     assert "Failed, and not timed: OPT, float32 (gradient" in text
+
+
+def test_a_difference_within_noise_is_counted_apart():
+    noisy = {**row("BERT", converted=1.04), "converted_interval": [0.99, 1.06]}
+    assert report.slower([noisy]) == (
+        "More than 2 % slower than stock, with a 95 % interval above 1: none. Chance alone gives 0 such intervals in "
+        "2 comparisons. Others above 1.02, with an interval that contains 1: 1."
+    )
+
+
+@pytest.mark.parametrize(("factor", "low", "high"), [(1.0, 1.0, 1.0), (1.1, 1.1, 1.1)])
+def test_disturbances_of_whole_rounds_cancel_in_the_interval(factor, low, high):
+    stock = [1.0, 3.0, 1.0, 1.0, 9.0, 1.0, 1.0, 2.0, 1.0]
+    assert bench.interval([factor * seconds for seconds in stock], stock) == [low, high]
+
+
+def test_the_interval_of_noise_contains_1_and_narrows_with_rounds():
+    noise = torch.distributions.Normal(1.0, 0.05)
+    torch.manual_seed(0)
+    few, many = (bench.interval(noise.sample((n,)).tolist(), noise.sample((n,)).tolist()) for n in (16, 1024))
+    assert few[0] < many[0] < 1 < many[1] < few[1]
 
 
 def test_the_picture_has_a_bar_for_each_model_and_the_fastest_on_top():
@@ -231,7 +255,7 @@ def test_the_picture_has_a_bar_for_each_model_and_the_fastest_on_top():
 
 def test_a_slower_row_is_named_with_its_mode():
     rows = [row("A", converted=1.021, mode="bfloat16"), row("B", converted=1.02)]
-    assert report.slower(rows) == ["A bfloat16 training converted 1.02"]
+    assert "above 1: A bfloat16 training converted 1.02 (1.00 to 1.04). Chance" in report.slower(rows)
 
 
 def test_a_row_has_a_cell_for_each_header():

@@ -16,6 +16,7 @@ def row(model: str, phase: str = "training", mode: str = "float32", **times: flo
         "phase": phase,
         **{f"{state}_ms": 100 * ratio for state, ratio in relative.items()},
         **{state: ratio for state, ratio in relative.items() if state != "stock"},
+        **{f"{state}_interval": [relative[state] - 0.02, relative[state] + 0.02] for state in ("converted", "enabled")},
         "spread": 0.01,
         "rounds": 9,
     }
