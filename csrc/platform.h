@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef void (*creg_notice)(void);
+
 #ifdef _WIN32
 #include <windows.h>
 
@@ -16,7 +18,7 @@ static inline void creg_acquire(creg_lock *lock) { AcquireSRWLockExclusive(lock)
 static inline void creg_release(creg_lock *lock) { ReleaseSRWLockExclusive(lock); }
 
 /* Windows has no forks. */
-static inline void creg_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void))
+static inline void creg_at_fork(creg_notice before, creg_notice in_parent, creg_notice in_child)
 {
     (void)before, (void)in_parent, (void)in_child;
 }
@@ -53,7 +55,7 @@ typedef pthread_mutex_t creg_lock;
 static inline void creg_acquire(creg_lock *lock) { pthread_mutex_lock(lock); }
 static inline void creg_release(creg_lock *lock) { pthread_mutex_unlock(lock); }
 
-static inline void creg_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void))
+static inline void creg_at_fork(creg_notice before, creg_notice in_parent, creg_notice in_child)
 {
     pthread_atfork(before, in_parent, in_child);
 }

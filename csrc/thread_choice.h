@@ -84,7 +84,8 @@ static inline int creg_choose_threads(creg_choice *choice, int64_t elements, int
 static inline void creg_note_fewer(creg_choice *choice, int64_t elements, int64_t took)
 {
     creg_size *size = creg_size_of(choice, elements);
-    if ((size->left -= took) > 0) return;
+    size->left -= took; /* in a statement of its own: Clang 14 takes the value of such an expression for atomic */
+    if (size->left > 0) return;
     const int64_t reduced = size->reduced;
     size->reduced = reduced < CREG_MAX_THREADS ? 2 * reduced : 0;
     size->left = size->pause;

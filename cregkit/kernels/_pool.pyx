@@ -32,7 +32,8 @@ cdef extern from * nogil:
     """
     void creg_pool_lock()
     void creg_pool_unlock()
-    void creg_at_fork(void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil, void (*in_child)() noexcept nogil)
+    ctypedef void (*creg_notice)() noexcept nogil
+    void creg_at_fork(creg_notice before, creg_notice in_parent, creg_notice in_child)
     void *creg_pages(size_t size)
     void creg_free_pages(void *pages, size_t size)
 

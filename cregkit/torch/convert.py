@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from cregkit.torch import distributed, modules, private, recognition, transformer
+from cregkit.torch import dispatch, distributed, modules, private, recognition, transformer
 from cregkit.torch.dispatch import OpReport, op_report
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,6 +30,9 @@ _NAMES = {stock.__name__ for stock in SWAPS}
 
 # Classes whose subclasses are not swapped: much of what they compute is in other methods and modules than forward.
 _ALONE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+# Classes that compute by PyTorch's op, for which the native library has kernels of 16-bit types too.
+_BY_OP = (modules.BatchNorm1d, modules.BatchNorm2d, modules.GroupNorm, modules.LayerNorm, modules.RMSNorm)
 
 # Related modules without a kernel; a report lists them too.
 _RELATED = (*private.DROPOUTS, *private.NORMS, nn.LocalResponseNorm)
@@ -285,8 +288,9 @@ def _target(module: nn.Module, recognise: Recognise) -> type[nn.Module] | str | 
         description = recognition.describe(module)
         norm = None if description is None else recognise(description)
         if norm is not None:
-            unsupported = _unsupported(module)
-            return f"{norm}, but its {unsupported}" if unsupported else recognition.subclass(kind, norm)
+            target = recognition.subclass(kind, norm)
+            unsupported = _unsupported(module, target)
+            return f"{norm}, but its {unsupported}" if unsupported else target
         if isinstance(module, nn.RNNBase):
             return "dropout between its layers is no module: enable() reaches it" if module.dropout else None
         obstacle = f"a subclass of {stock.__name__}: may compute something else" if stock else "no kernel for it"
@@ -316,20 +320,30 @@ def _obstacle(module: nn.Module) -> str | None:
 
 def _fallback(module: nn.Module) -> str:
     """Return the reason why a swapped module falls back to the forward that it replaces, as far as it shows it."""
-    unsupported = _unsupported(module)
+    unsupported = _unsupported(module, type(module))
     if unsupported:
         whose = "PyTorch's" if type(module) in _STOCK else "that of its class"
         return f"falls back to {whose}: {unsupported}"
     return _step_by_step(module) if isinstance(module, nn.TransformerEncoderLayer) else ""
 
 
-def _unsupported(module: nn.Module) -> str:
-    """Return what the kernels do not support about the parameters and buffers of a module; empty if nothing."""
+def _unsupported(module: nn.Module, target: type[nn.Module]) -> str:
+    """Return what a swapped class does not support about the parameters and buffers of a module; empty if nothing."""
+    supported = _dtypes(target)
     tensors = [*module.parameters(), *module.buffers()]
-    dtypes = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    dtypes = {t.dtype for t in tensors if t.is_floating_point()} - supported.keys()
     devices = {t.device for t in tensors if t.device.type != "cpu"}
     names = ", ".join(sorted(map(str, dtypes | devices)))
-    return f"parameters are {names}, not float32 on the CPU" if names else ""
+    return f"parameters are {names}, not {' or '.join(supported.values())} on the CPU" if names else ""
+
+
+def _dtypes(target: type[nn.Module]) -> dict[torch.dtype, str]:
+    """Return the dtypes of parameters for which a swapped class has kernels, and their names."""
+    source = recognition.source(target)
+    basis = source[1] if source else target
+    by_op = basis.uses_op if isinstance(basis, recognition.Norm) else basis in _BY_OP
+    narrow = {torch.bfloat16: "bfloat16", torch.float16: "float16"} if by_op and dispatch.library is not None else {}
+    return {torch.float32: "float32", **narrow}
 
 
 def _step_by_step(layer: nn.TransformerEncoderLayer) -> str:

@@ -46,6 +46,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return loaded
 
 
+@pytest.mark.parametrize("name", ["plain", "clang"])
+def test_gcc_and_clang_compile_what_the_loops_and_the_pool_include(name: str, tmp_path: Path) -> None:
+    variant = build.VARIANTS[name]
+    if missing := build.missing_tools(variant):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    headers = ["-include", "platform.h", "-include", "float_mode.h"]
+    command = [variant.compiler, *build.FLAGS, "-Wno-unused-function", "-Werror", *headers, "-c", str(SOURCE)]
+    subprocess.run([*command, "-o", str(tmp_path / "choice.o")], check=True)
+
+
 class Machine:
     """Simulates loops in sequence, each on as many threads as the library chooses."""
 

@@ -426,12 +426,13 @@ def test_the_report_names_what_was_recognised():
         "narrow": narrow,
         "later": "layer norm, eps 1e-06, verified by its numbers: convert() would swap it",
     }
-    ct.convert(model)["later"].half()
+    ct.convert(model)["later"].double()
+    floats = "float32 or bfloat16 or float16" if dispatch.library else "float32"
     assert {entry.name: entry.note for entry in ct.report(model).swapped} == {
         "a": "RMS norm, eps 1e-06, verified by its numbers",
         "b": "RMS norm, eps 1e-05, verified by its numbers",
         "later": "layer norm, eps 1e-06, verified by its numbers; falls back to that of its class: "
-        "parameters are torch.float16, not float32 on the CPU",
+        f"parameters are torch.float64, not {floats} on the CPU",
     }
     assert [entry.note for entry in ct.report(model).left] == [narrow]
 
@@ -539,3 +540,12 @@ def test_a_converted_module_enters_few_more_functions_than_pytorchs(name):
     stock, ours = copy.deepcopy(module).eval(), ct.convert(copy.deepcopy(module)).eval()
     x = torch.randn(shape)
     assert python_calls(ours, x) <= python_calls(stock, x) + 5
+
+
+@pytest.mark.parametrize("module", [nn.LayerNorm(8), nn.BatchNorm1d(8), norms.TimmLayerNorm(8)], ids=str)
+def test_modules_of_16_bit_parameters_use_the_kernels_of_pytorchs_op(module):
+    """Where the native library has them; the report says so."""
+    model = nn.Sequential(copy.deepcopy(module)).bfloat16()
+    (entry,) = ct.report(ct.convert(model)).entries
+    assert ("falls back" in entry.note or "but its" in entry.note) == (dispatch.library is None)
+    assert is_swapped(model[0]) or dispatch.library is None
