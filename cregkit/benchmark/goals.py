@@ -59,6 +59,9 @@ GROUPS = "group-norm-and-instance-norm-group_normh"
 AXES = "layer-norm-and-rms-norm-over-an-axis-that-is-not-the-last-channel_normh"
 DRAWS = "dropout-dropouth-drawsh"
 CALLS = "calls"
+FUNCTIONAL, INTO_OUT, LAYER = (f"a call on (1, 768), {how}" for how in ("functional", "with out=", "layer in eval"))
+CALL_LIMITS = {FUNCTIONAL: 1.4, INTO_OUT: 1.0, LAYER: 2.4}
+"""The time of a call, at most, relative to that of ``np.empty_like``."""
 LIMITS = {
     "layer_norm, rms_norm, every cell": (ROWS, "memory: from 16 MiB on, no library gains more"),
     "layer_norm_backward": (ROWS, "memory: non-temporal stores from the size of the LLC on"),
@@ -79,9 +82,9 @@ LIMITS = {
     "dropout + addition + norm into out=": (SUBLAYERS, "the additions of layer norm"),
     "batch_norm training into out=": (BATCHES, "the bytes of two passes"),
     "layer_norm of bfloat16": (ROWS, "rows wider than L1 are read twice from L2"),
-    "a call on (1, 768), functional": (CALLS, "around the kernel, a call is np.empty_like's length"),
-    "a call on (1, 768), with out=": (CALLS, "the instructions of the kernel and of the checks"),
-    "a call on (1, 768), layer in eval": (CALLS, "Python's call of the layer"),
+    FUNCTIONAL: (CALLS, "around the kernel, a call is np.empty_like's length"),
+    INTO_OUT: (CALLS, "the instructions of the kernel and of the checks"),
+    LAYER: (CALLS, "Python's call of the layer"),
 }
 """What bounds an op where a goal is missed: the section of csrc/TUNING.md with the measurements, and the limit."""
 
@@ -215,31 +218,31 @@ def call_overhead(budget: float) -> list[Goal]:
     x, gamma, beta = (np.ones(shape, np.float32) for shape in ((1, 768), (768,), (768,)))
     out = np.empty_like(x)
     calls = {
-        ("functional", 1.4): {
+        FUNCTIONAL: {
             "layer_norm": partial(functional.layer_norm, x, gamma, beta),
             "rms_norm": partial(functional.rms_norm, x, gamma),
         },
-        ("with out=", 1.0): {
+        INTO_OUT: {
             "layer_norm": partial(functional.layer_norm, x, gamma, beta, out=out),
             "rms_norm": partial(functional.rms_norm, x, gamma, out=out),
         },
-        ("layer in eval", 2.4): {
+        LAYER: {
             "LayerNorm": partial(LayerNorm(768).eval(), x),
             "RMSNorm": partial(RMSNorm(768).eval(), x),
         },
     }
-    contestants = {f"{how} {op}": Contestant(call) for (how, _), of_op in calls.items() for op, call in of_op.items()}
+    contestants = {f"{what} {op}": Contestant(call) for what, of_op in calls.items() for op, call in of_op.items()}
     times = measure(contestants | {"empty": Contestant(partial(np.empty_like, x))}, budget)
     empty = times["empty"].quartile
     return [
         _worst(
-            f"a call on (1, 768), {how}",
+            what,
             f"np.empty_like ({empty * 1e6:.2f} us)",
-            [(times[f"{how} {op}"].quartile / empty, op) for op in of_op],
-            limit,
+            [(times[f"{what} {op}"].quartile / empty, op) for op in of_op],
+            CALL_LIMITS[what],
             at_most=True,
         )
-        for (how, limit), of_op in calls.items()
+        for what, of_op in calls.items()
     ]
 
 

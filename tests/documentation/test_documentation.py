@@ -75,7 +75,7 @@ def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
 
 
 def test_what_bounds_a_missed_goal_stands_in_the_page_on_tuning() -> None:
-    assert {goal.what for goal in goals.judge([])} >= set(goals.LIMITS)
+    assert {goal.what for goal in goals.judge([])} | goals.CALL_LIMITS.keys() >= goals.LIMITS.keys()
     assert anchors(ROOT / "csrc" / "TUNING.md") >= {anchor for anchor, _ in goals.LIMITS.values()}
 
 
