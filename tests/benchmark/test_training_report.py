@@ -108,6 +108,11 @@ def test_the_tables_have_what_was_measured(section):
     assert ["of the kernels and BLAS", "losses identical, weights up to 1e-08"] in rows
 
 
+def test_the_tables_say_how_many_comparisons_differ_by_chance(section):
+    compared = 2 * sum(len(training["states"]) - 1 for training in section["figures"]["trainings"].values())
+    assert f"Of {compared} comparisons of equal means, {compared / 20:.1f} on average" in report.table(section)
+
+
 @pytest.mark.parametrize("kind", ["trainings", "offsets", "threads"])
 def test_a_part_alone_has_its_tables(section, kind):
     whole = report.table(section)
