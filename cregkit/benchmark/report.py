@@ -52,7 +52,7 @@ def machine(peers: Sequence[Peer]) -> dict[str, Any]:
         "numpy": np.__version__,
         "peers": {peer.name: peer.version for peer in peers},
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -61,9 +61,10 @@ def machine_line(described: dict[str, Any]) -> str:
     """Return the machine as one line."""
     peers = ", ".join(f"{name} {version}" for name, version in described["peers"].items()) or "none"
     threads = described["threads"]
+    load = "" if described["load"] is None else f", load {described['load']:.1f}"
     return (
         f"cregkit {described['version']} on {described['cpu']}: {described['isa']} code, {threads} "
-        f"{'thread' if threads == 1 else 'threads'}, load {described['load']:.1f}; peers: {peers}"
+        f"{'thread' if threads == 1 else 'threads'}{load}; peers: {peers}"
     )
 
 

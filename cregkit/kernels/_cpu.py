@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -61,7 +62,16 @@ def memory_bytes(root: Path = Path("/")) -> int:
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
         if (limit := _read(group / name)).isdecimal()
     ]
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+    return min([_physical_bytes(), *limits])
+
+
+def _physical_bytes() -> int:
+    """Return the bytes of memory of the machine."""
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: its size, and at 8 bytes the physical memory
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -482,6 +482,12 @@ def test_the_command_prints_the_rows_and_writes_them(small, capsys, tmp_path):
     assert content["goals"][-1]["reached"] is False
 
 
+def test_a_system_without_load_averages_has_a_report(small, capsys, monkeypatch):
+    monkeypatch.delattr("os.getloadavg")
+    assert commands.main(["bench"]) == 0
+    assert " thread; peers: " in capsys.readouterr().out.replace("threads", "thread")
+
+
 def test_the_command_prints_16_bit_rows_beside_float32(small, capsys, monkeypatch):
     float16 = LAYER_NORM.stored_as(np.dtype(np.float16))
     monkeypatch.setattr(suite, "plan", lambda **given: [(LAYER_NORM, (1, 16)), (float16, (1, 16))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import itertools
 import math
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -235,6 +237,17 @@ def test_the_cgroup_memory_limit_is_found(files: dict[str, str], mebibytes: int 
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wanted = machine if mebibytes is None else mebibytes << 20
     assert _cpu.memory_bytes(tree(tmp_path, files)) == wanted
+
+
+def test_windows_reports_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Kernel32:
+        def GlobalMemoryStatusEx(self, status: Any) -> None:
+            assert status._obj[0] == 64  # the size of the record
+            status._obj[1] = 3 << 30
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=Kernel32()), raising=False)
+    assert _cpu.memory_bytes(tmp_path) == 3 << 30
 
 
 STAT = "7 (a ) R 1 (b) S 1 7 7 0 -1 {} 102 0 0\n"
