@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console()
     console.line(report.machine_line(about))
-    if about["load"] > about["cores"] / 2:
+    if (about["load"] or 0.0) > about["cores"] / 2:
         console.line("other processes are running and disturb calls on several threads; repeat on an idle machine")
     rows: list[suite.Row] = []
     complete = False
