@@ -76,39 +76,62 @@ static void seeds(uint64_t seed, uint64_t block, double unused)
             for (int k = 0; k < SEEDS; k++) put(word[k][i][lane]);
 }
 
+enum { CODED = 8, CODES = 1 << CODED };
+
 /* Arithmetic coding: the distribution function of a sequence of decisions is uniform in [0, 1), so its binary digits
- * are fair bits. Each decision narrows the interval [low, high]. Where both ends agree in 16 digits, these are known.
- * Each word starts anew, so that a wrong probability shows in its first digits. Rounding changes the probability by
- * less than 2^-40 of it. */
-static void code(int dropped, uint64_t p48)
+ * are fair bits. The next decisions, dropped before kept, narrow the interval [low, low + width), a share of
+ * 2^-63 * [ends[k], ends[k + 1]) for decisions k. Where all of it agrees in 16 digits, these are known. Each word
+ * starts anew, so that a wrong probability shows in its first digits. Rounding changes a probability by less than
+ * 2^-40. */
+static void code(int k, const uint64_t ends[])
 {
-    static uint64_t low = 0, high = UINT64_MAX;
+    static uint64_t low = 0, width = UINT64_MAX;
     static uint32_t digits, halves;
-    const uint64_t all = high - low, below = (uint64_t)((unsigned __int128)all * p48 >> 48);
-    const uint64_t kept = (uint64_t)dropped - 1;
-    high -= (all - below) & ~kept; /* without branches: nobody predicts a decision */
-    low += (below + 1) & kept;
-    if ((low ^ high) >> 48) return;
-    digits = digits << 16 | (uint32_t)(low >> 48);
-    low <<= 16;
-    high = high << 16 | 0xFFFF;
-    if (++halves % 2) return;
-    put(digits);
-    low = 0;
-    high = UINT64_MAX;
+    const uint64_t below = (uint64_t)((unsigned __int128)width * ends[k] >> 63);
+    width = (uint64_t)((unsigned __int128)width * ends[k + 1] >> 63) - below;
+    low += below;
+    while (!((low ^ (low + width - 1)) >> 48)) {
+        digits = digits << 16 | (uint32_t)(low >> 48);
+        low <<= 16;
+        width <<= 16;
+        if (++halves % 2) continue;
+        put(digits);
+        low = 0;
+        width = UINT64_MAX;
+    }
+}
+
+/* For each sequence of CODED decisions, in the order of their codes, where the distribution function starts. */
+static void fill_ends(uint64_t ends[], double p)
+{
+    for (int k = 0; k < CODES; k++) {
+        long double start = 0, share = 0x1p63L;
+        for (int bit = CODES / 2; bit; bit /= 2) {
+            if (k & bit) start += share * p;
+            share *= k & bit ? 1 - (long double)p : (long double)p;
+        }
+        ends[k] = (uint64_t)start;
+    }
+    ends[CODES] = (uint64_t)1 << 63;
 }
 
 static void decisions(uint64_t seed, uint64_t block, double p)
 {
-    const uint64_t p48 = (uint64_t)rint(p * 0x1p48);
+    static uint64_t ends[CODES + 1];
+    const double p48 = rint(p * 0x1p48);
     const creg_dropout dropout = {.key = {(uint32_t)seed, (uint32_t)(seed >> 32)},
-                                  .threshold = (int16_t)((int)(p48 >> 32) - 0x8000),
-                                  .tie = (uint32_t)p48};
+                                  .threshold = (int16_t)((int)((uint64_t)p48 >> 32) - 0x8000),
+                                  .tie = (uint32_t)(uint64_t)p48};
+    if (!ends[CODES]) fill_ends(ends, p48 * 0x1p-48);
     unsigned char keep[CREG_DRAWS_BLOCK];
     draws random;
     start_draws(&random, dropout.key);
     draw_keep(keep, block * CREG_DRAWS_BLOCK, CREG_DRAWS_BLOCK, &dropout, &random);
-    for (int i = 0; i < CREG_DRAWS_BLOCK; i++) code(!keep[i], p48);
+    for (int i = 0; i < CREG_DRAWS_BLOCK; i += CODED) {
+        int k = 0;
+        for (int j = 0; j < CODED; j++) k = 2 * k + keep[i + j];
+        code(k, ends);
+    }
 }
 
 static const struct source {
