@@ -82,7 +82,7 @@ LIMITS = {
     "dropout + addition + norm into out=": (SUBLAYERS, "the additions of layer norm"),
     "batch_norm training into out=": (BATCHES, "the bytes of two passes"),
     "layer_norm of bfloat16": (ROWS, "rows wider than L1 are read twice from L2"),
-    FUNCTIONAL: (CALLS, "around the kernel, a call is np.empty_like's length"),
+    FUNCTIONAL: (CALLS, "as many instructions around the kernel as np.empty_like takes"),
     INTO_OUT: (CALLS, "the instructions of the kernel and of the checks"),
     LAYER: (CALLS, "Python's call of the layer"),
 }

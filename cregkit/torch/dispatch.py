@@ -162,8 +162,9 @@ class enable(ContextDecorator):
         return within  # type: ignore[return-value]
 
 
-converted: Callable[..., Tensor] = getattr(library, "converted", _required)
-"""Call a function, given first, with the kernels of all ops, whatever is on: for converted modules."""
+converted: Callable[..., Tensor] = library and library.converted
+"""Call a function, given first, with the kernels of all ops, whatever is on: for converted modules. None without the
+native library."""
 
 
 def disable() -> None:
