@@ -45,7 +45,7 @@ cdef double *doubles(cnp.ndarray a) noexcept
 cdef double number(object value, str name, double low, double high) except? -1
 cdef float float32_number(object value, str name, double low, double high) except? -1
 cdef object whole_number(object value, str name)
-cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF
+cdef uint64_t unsigned64(object value, str name) except? -1
 
 # Raises unless n numbers, `step` apart, are within [low, high].
 cdef int check_range(const Number *values, ptrdiff_t n, ptrdiff_t step, Number low, Number high, str name,

@@ -304,7 +304,7 @@ cdef object whole_number(object value, str name):
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r:.60}") from None
 
 
-cdef uint64_t unsigned64(object value, str name) except? 0xFFFFFFFFFFFFFFFF:
+cdef uint64_t unsigned64(object value, str name) except? -1:
     whole = whole_number(value, name)
     if not 0 <= whole < 1 << 64:
         raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {whole}")
