@@ -32,6 +32,26 @@ EXTRAS = ("test", "lab")
 BOUND = re.compile(r"([\w-]+)>=([\d.]+)")
 
 
+class Failure(Exception):
+    """A command failed, or what it made is not what it must be."""
+
+
+def run(*command: object, cwd: Path, **variables: str) -> str:
+    """Run a command away from the sources; return what it printed.
+
+    Raises:
+        Failure: it failed; with its output.
+    """
+    hidden = ("PYTHONPATH", "OMP_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | variables
+    words = [str(word) for word in command]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(words, **output, check=False, cwd=cwd, env=environment)
+    if done.returncode:
+        raise Failure(f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
 def interpreters() -> dict[str, str]:
     """The interpreters found, by version."""
     found = {}
@@ -65,24 +85,19 @@ def try_one(python: str, folder: Path, constraints: Sequence[str] = ()) -> str:
     """Install the package under these constraints of versions, and run some tests; return the last line of pytest.
 
     Raises:
-        RuntimeError: a command failed; with its output.
+        Failure: a command failed; with its output.
     """
     copy_tree(folder / "tree")
     shutil.move(folder / "tree" / "tests", folder / "tests")  # away from the sources, to test the installed package
     shutil.copy(folder / "tree" / "pyproject.toml", folder)  # pytest's configuration
-    inside = str(folder / "venv" / "bin" / "python")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["PIP_CONSTRAINT"] = str(folder / "constraints.txt")  # also for the environment of the build
     (folder / "constraints.txt").write_text("\n".join(constraints), encoding="utf-8")
-    for command in (
-        [python, "-m", "venv", str(folder / "venv")],
-        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{folder / 'tree'}[{','.join(EXTRAS)}]"],
-        [inside, "-m", "pytest", "-q", *(str(folder / "tests" / name) for name in TESTS)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout.splitlines()[-1]
+    variables = {"PIP_CONSTRAINT": str(folder / "constraints.txt")}  # also for the environment of the build
+    inside = folder / "venv" / "bin" / "python"
+    pip = (inside, "-m", "pip", "install", "-q", "--disable-pip-version-check")
+    run(python, "-m", "venv", folder / "venv", cwd=folder)
+    run(*pip, f"{folder / 'tree'}[{','.join(EXTRAS)}]", cwd=folder, **variables)
+    tests = [folder / "tests" / name for name in TESTS]
+    return run(inside, "-m", "pytest", "-q", *tests, cwd=folder, **variables).splitlines()[-1]
 
 
 def main() -> int:
@@ -97,7 +112,7 @@ def main() -> int:
                 print(
                     f"Python {version}: {re.sub(' in .*', '', try_one(python, Path(folder), constraints))}", flush=True
                 )
-            except RuntimeError as error:
+            except Failure as error:
                 print(f"Python {version}: failed\n{error}", flush=True)
                 wrong += 1
     return int(wrong > 0 or not chosen)

@@ -1,45 +1,25 @@
-"""Builds and tests cregkit with other versions of PyTorch: ``python tests/torch/versions.py 2.14.1``.
+"""Builds and tests cregkit with other versions of PyTorch: ``python tests/reliability/torch_versions.py 2.14.1``.
 
-For each version, an environment gets this PyTorch and the last commit's cregkit, with the native library. The tests in
-``tests/torch`` then run away from the sources. Prints one line for each version, and before it the output of a command
-that failed. Downloads gigabytes, builds cregkit, and ends with 1 if anything failed. Needs Python 3.11 and git.
+For each version, an environment gets this PyTorch and the last commit's cregkit, with the native library where setup.py
+builds it. The tests in ``tests/torch`` then run away from the sources. Prints one line for each version, and before it
+the output of a command that failed. Downloads gigabytes, builds cregkit, and ends with 1 if anything failed. Needs
+Python 3.11 and git.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import tomllib
+from pythons import Failure, run
 
 ROOT = Path(__file__).parents[2]
-NATIVE = "from cregkit.torch import dispatch; assert dispatch.library, 'the native library was not built'"
-
-
-def run(*command: object, cwd: Path) -> str:
-    """Run a command away from this tree; return its last line.
-
-    Raises:
-        CalledProcessError: the command failed.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-        env=environment,
-        cwd=cwd,
-    )
-    return done.stdout.rstrip().rpartition("\n")[2]
+LIBRARY = "from cregkit.torch import dispatch; print('with' if dispatch.library else 'without', 'the native library')"
 
 
 def requirements() -> list[str]:
@@ -53,7 +33,7 @@ def try_one(version: str, environment: Path, tree: Path) -> str:
     """Install PyTorch and cregkit in the environment, clone the sources to the tree, test; return pytest's summary.
 
     Raises:
-        CalledProcessError: a command failed.
+        Failure: a command failed.
     """
     run(sys.executable, "-m", "venv", environment, cwd=ROOT)
     pip = environment / "bin" / "pip", "install", "-qq", "--disable-pip-version-check"
@@ -61,9 +41,9 @@ def try_one(version: str, environment: Path, tree: Path) -> str:
     run("git", "clone", "-q", ROOT, tree, cwd=ROOT)
     run(*pip, "--no-build-isolation", "--no-deps", "--force-reinstall", tree, cwd=ROOT)
     shutil.rmtree(tree / "cregkit")
-    run(environment / "bin" / "python", "-c", NATIVE, cwd=tree)
-    summary = run(environment / "bin" / "pytest", "-q", "tests/torch", cwd=tree)
-    return re.sub(r" in (\d+).*", r" in \1 s", summary)
+    library = run(environment / "bin" / "python", "-c", LIBRARY, cwd=tree).strip()
+    summary = run(environment / "bin" / "pytest", "-q", "tests/torch", cwd=tree).splitlines()[-1]
+    return re.sub(r" in (\d+).*", rf" in \1 s, {library}", summary)
 
 
 def main() -> int:
@@ -78,9 +58,9 @@ def main() -> int:
             environments = (chosen.keep or Path(folder)).absolute()
             try:
                 summary = try_one(version, environments / f"torch-{version}", Path(folder, "tree"))
-            except subprocess.CalledProcessError as error:
-                print(error.stdout, file=sys.stderr)
-                summary = f"exit code {error.returncode} of {shlex.join(error.cmd)}"
+            except Failure as error:
+                print(error, file=sys.stderr)
+                summary = "failed"
                 failed = True
         print(f"PyTorch {version}: {summary}", flush=True)
     return int(failed)
