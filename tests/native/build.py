@@ -27,6 +27,7 @@ EMULATED = sorted(HERE.glob("emulated*.c"))
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
 NOT_FORCED = "-DCREG_INLINE=static inline"  # see cregkit.h
+QUICK = ("-O1", "-g1", NOT_FORCED)  # compiles in a tenth of the time of -O3
 # Includes what libFuzzer needs, so that the driver and fuzz.c share the objects.
 SANITIZED = (
     *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function", NOT_FORCED),
@@ -54,14 +55,12 @@ class Variant:
 
 
 VARIANTS = {
-    "plain": Variant("gcc", ("-Og",)),
+    "plain": Variant("gcc", QUICK),
     "release": Variant("gcc", ("-O3", "-Werror")),
     "clang": Variant("clang", ("-O2", "-Wno-unused-function")),
-    "threads": Variant("gcc", ("-O1", "-g1", "-fsanitize=thread", NOT_FORCED), threads=4),
+    "threads": Variant("gcc", (*QUICK, "-fsanitize=thread"), threads=4),
     "sanitized": Variant("clang", SANITIZED),
-    "valgrind": Variant(
-        "gcc", ("-O1", "-g1", NOT_FORCED), ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")
-    ),
+    "valgrind": Variant("gcc", QUICK, ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
     "avx512": Variant("gcc", ("-O2", "-Wno-psabi"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
     "musl": Variant("musl-gcc", ("-O2", "-static")),

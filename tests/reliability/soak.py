@@ -199,6 +199,7 @@ def endurance(seconds: int) -> Tally:
 
 
 TESTED_BY_PYTEST: dict[str, Callable[[int], Tally]] = {
+    "kernels stay within their arrays": driver("release"),
     "the C driver notices broken kernels": pytest("tests/native/test_native.py", "-k", "sees"),
     "access beside an array is detected": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
     "no bit changes between releases": pytest("tests/ops/test_golden.py"),
@@ -221,7 +222,6 @@ TESTED_BY_PYTEST: dict[str, Callable[[int], Tally]] = {
     "interrupted runs resume bit-identically": pytest("tests/train/test_checkpoint.py"),
 }
 BEYOND_PYTEST: dict[str, Callable[[int], Tally]] = {
-    "kernels stay within their arrays": driver("release"),
     "no invalid memory, no undefined behaviour": driver("sanitized"),
     "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
     "no data race (ThreadSanitizer)": driver("threads", lengths="smoke"),
