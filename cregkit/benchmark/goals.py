@@ -59,6 +59,7 @@ GROUPS = "group-norm-and-instance-norm-group_normh"
 AXES = "layer-norm-and-rms-norm-over-an-axis-that-is-not-the-last-channel_normh"
 DRAWS = "dropout-dropouth-drawsh"
 CALLS = "calls"
+HALVES = "16-bit-tensors-storedh"
 FUNCTIONAL, INTO_OUT, LAYER = (f"a call on (1, 768), {how}" for how in ("functional", "with out=", "layer in eval"))
 CALL_LIMITS = {FUNCTIONAL: 1.4, INTO_OUT: 1.0, LAYER: 2.4}
 """The time of a call, at most, relative to that of ``np.empty_like``."""
@@ -82,6 +83,7 @@ LIMITS = {
     "dropout + addition + norm into out=": (SUBLAYERS, "the additions of layer norm"),
     "batch_norm training into out=": (BATCHES, "the bytes of two passes"),
     "layer_norm of bfloat16": (ROWS, "rows wider than L1 are read twice from L2"),
+    "batch_norm_forward of bfloat16": (HALVES, "instructions: short planes take as long in float32"),
     FUNCTIONAL: (CALLS, "as many instructions around the kernel as np.empty_like takes"),
     INTO_OUT: (CALLS, "the instructions of the kernel and of the checks"),
     LAYER: (CALLS, "Python's call of the layer"),
