@@ -60,11 +60,11 @@ def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
 def _takes(x: Tensor) -> bool:
     """Whether the graph may have the kernel for ``x``."""
     return (
-        is_ordinary(x)
+        traces()
+        and is_ordinary(x)
         and x.is_cpu
         and x.dtype in _DTYPES
         and not statically_known_true(x.numel() < SMALLEST)
-        and traces()
     )
 
 

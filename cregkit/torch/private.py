@@ -44,7 +44,10 @@ NAMES: Mapping[str, str] = {
     "torch.nn.TransformerEncoderLayer._ff_block": _NOT_FUSED,
     "torch.nn.functional._canonical_mask": _NOT_FUSED,
     "torch.nn.functional._none_or_dtype": _NOT_FUSED,
-    "torch.nn.modules.module._has_any_global_hook": _NOT_FUSED,
+    "torch.nn.modules.module._global_forward_hooks": _NOT_FUSED,
+    "torch.nn.modules.module._global_forward_pre_hooks": _NOT_FUSED,
+    "torch.nn.modules.module._global_backward_hooks": _NOT_FUSED,
+    "torch.nn.modules.module._global_backward_pre_hooks": _NOT_FUSED,
     "torch.nn.Module()._forward_hooks": _NOT_FUSED,
     "torch.nn.Module()._forward_pre_hooks": _NOT_FUSED,
     "torch.nn.Module()._backward_hooks": _NOT_FUSED,
@@ -144,7 +147,7 @@ def softmax_backward(dy: Tensor, y: Tensor) -> Tensor:
     """Return the gradient of the input of a softmax over the last axis; ``dy`` may be overwritten."""
     if _softmax_backward_data is None:
         return y * (dy - (dy * y).sum(-1, keepdim=True))
-    return _softmax_backward_data(dy, y, -1, torch.float32, grad_input=dy)
+    return _softmax_backward_data(dy, y.contiguous(), -1, torch.float32, grad_input=dy)  # PyTorch 2.4 ignores strides
 
 
 # Modules.
@@ -225,7 +228,16 @@ FUSES = _NOT_FUSED not in MISSING.values()
 """Whether PyTorch has all that tells whether the layer's dropout, addition and norm are one computation."""
 canonical_mask: Callable[..., Any] = _found["torch.nn.functional._canonical_mask"]
 none_or_dtype: Callable[..., Any] = _found["torch.nn.functional._none_or_dtype"]
-has_any_global_hook: Callable[[], bool] = _found["torch.nn.modules.module._has_any_global_hook"]
+_GLOBAL_HOOKS = [
+    _found[f"torch.nn.modules.module._global_{kind}_hooks"]
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
+
+
+def has_any_global_hook() -> bool:
+    """Whether hooks are registered that PyTorch calls for every module."""
+    return any(_GLOBAL_HOOKS)
+
 
 _BLOCKS = {name: _found[f"torch.nn.TransformerEncoderLayer.{name}"] for name in ("_sa_block", "_ff_block")}
 _HOOKS = tuple(

@@ -6,10 +6,20 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from cregkit.torch import convert, usage
+from cregkit.torch import bridge, convert, usage
+
+# What PyTorch lacks in older releases.
+resizable = pytest.mark.skipif(
+    bridge.memory is Tensor.numpy, reason="this PyTorch cannot resize a tensor whose memory NumPy has read"
+)
+kernels_in_graphs = pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="graphs of this PyTorch have its own ops"
+)
+pickles = pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # PyTorch 2.4 warns of itself
 
 
 def tensors_in(values: Any) -> list[Tensor]:

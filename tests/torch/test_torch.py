@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: E402
 from support import run_python  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from torch_support import assert_close, fresh, gradients_of, mapped, tensors_in, twins  # noqa: E402
+from torch_support import assert_close, fresh, gradients_of, kernels_in_graphs, mapped, pickles, tensors_in, twins  # noqa: E402
 
 import cregkit  # noqa: E402
 import cregkit.torch as ct  # noqa: E402
@@ -297,6 +297,7 @@ def small_model():
     return nn.Sequential(*images, *flat, nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.Dropout(0.0))
 
 
+@kernels_in_graphs
 @pytest.mark.parametrize("training", [True, False])
 def test_graphs_of_a_converted_model_have_its_results(training, kernel_calls):
     """A compiled, exported, scripted or traced converted model has the results of PyTorch, by PyTorch's ops."""
@@ -520,6 +521,7 @@ def test_inplace_dropout_drops_nan_and_inf(bad, kernel_calls):
         assert torch.equal(x.grad == 0, dropped)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.cpu.amp.autocast:FutureWarning")  # of PyTorch 2.4's own code
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint_recomputes_the_same_mask(reentrant, kernel_calls):
     torch.manual_seed(0)
@@ -583,7 +585,7 @@ def test_functional_reads_tensors_in_place():
     x = torch.randn(16, 8)
     assert torch.equal(torch.from_numpy(cregkit.layer_norm(x)), torch.from_numpy(cregkit.layer_norm(x.numpy())))
     out = torch.empty(16, 8)
-    cregkit.functional.layer_norm(x, out=out)
+    cregkit.functional.layer_norm(x, out=out if torch.__version__ >= (2, 9) else out.numpy())  # DLPack was read-only
     assert torch.equal(out, torch.from_numpy(cregkit.layer_norm(x)))
     for bad in (x.double(), x.t(), x.clone().requires_grad_(), x.to("meta"), x.bfloat16(), x.to_sparse()):
         with pytest.raises((TypeError, ValueError), match="x "):
@@ -627,6 +629,8 @@ TINY = 1e-12  # drops nothing, but uses the code of dropout
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"kdim": 6, "vdim": 10}, {"bias": False}], ids=str)
 def test_attention_has_the_results_of_pytorch(options, need_weights, masks, kernel_calls):
     """Outputs, weights and gradients against PyTorch in float64, with a p that drops nothing."""
+    if masks == "hopeless rows" and not need_weights and torch.__version__ < (2, 5):
+        pytest.skip("this PyTorch returns NaN for a row without keys")
     torch.manual_seed(0)
     n, h, t, s, e = 3, 2, 5, 7, 8
     shapes = [(t, n, e), (s, n, options.get("kdim", e)), (s, n, options.get("vdim", e))]
@@ -765,6 +769,7 @@ def test_no_other_room_imports_pytorch():
     assert done.stdout == "False\n"
 
 
+@pickles
 def test_modules_can_be_pickled_and_deep_copied():
     module = ct.BatchNorm2d(4)
     module(torch.randn(8, 4, 5, 5))

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: E402
 from support import run_python  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
-from torch_support import assert_close, fresh, tensors_in, twins  # noqa: E402
+from torch_support import assert_close, fresh, resizable, tensors_in, twins  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
 from cregkit.torch import autograd, dispatch, functional  # noqa: E402
@@ -314,6 +314,7 @@ def test_nested_tensors_do_what_they_do_in_pytorch(name, layout, kernel_calls):
     assert kernel_calls == []
 
 
+@resizable
 @every_op
 def test_the_storage_of_every_tensor_can_be_resized(name, kernel_calls):
     """Of inputs, parameters, outputs and gradients; FSDP frees and allocates parameters in this way."""
@@ -334,6 +335,7 @@ def test_the_storage_of_every_tensor_can_be_resized(name, kernel_calls):
     assert [y.shape for y in outputs] == shapes
 
 
+@resizable
 def test_running_statistics_stay_resizable(kernel_calls):
     module = ct.BatchNorm1d(4)
     module(torch.randn(8, 4))
@@ -342,6 +344,7 @@ def test_running_statistics_stay_resizable(kernel_calls):
     assert all(x.untyped_storage().resizable() for x in module.state_dict().values())
 
 
+@resizable
 @pytest.mark.parametrize("size", ["default", "0"])
 def test_without_a_memory_pool_large_outputs_can_be_resized_too(size, monkeypatch):
     """Without the native library, PyTorch cannot resize an output of 4 MiB and more, which is in the pool."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import torch.autograd.forward_ad as forward_ad  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from torch_support import assert_close, gradients_of  # noqa: E402
+from torch_support import assert_close, gradients_of, kernels_in_graphs  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
 from cregkit.torch import autograd, compiled, dispatch, functional  # noqa: E402
@@ -24,8 +24,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LARGE = (96, 128)
 
 
-# Of PyTorch's own code, while it compiles.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning")
+OWN_WARNING = "ignore:`torch._prims_common.check`:FutureWarning"  # of PyTorch's own code, while it compiles
+pytestmark = [kernels_in_graphs, pytest.mark.filterwarnings(OWN_WARNING)]
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +37,23 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
 
 
 @pytest.fixture
-def drawn() -> Iterator[list[tuple[int, ...]]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """The shapes of the tensors that the kernel in graphs gets."""
     shapes: list[tuple[int, ...]] = []
+    run = compiled.run
+
+    def noting_run(kernel: Callable[..., Any], x: Any, *arguments: Any, **options: Any) -> Any:
+        shapes.append(tuple(x.shape))
+        return run(kernel, x, *arguments, **options)
 
     def noting(x: Tensor, p: float, seed: Tensor) -> Tensor:
         shapes.append(tuple(x.shape))
         return compiled._kernel(x, p, seed)
 
+    if dispatch.library is None:
+        monkeypatch.setattr(compiled, "run", noting_run)
+        yield shapes
+        return
     library = torch.library.Library("cregkit", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)

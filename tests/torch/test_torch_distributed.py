@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="PyTorch without gloo"
 )
 
+from torch_support import resizable  # noqa: E402
+
 import cregkit  # noqa: E402
 import cregkit.torch  # noqa: E402
 from cregkit.torch import dispatch  # noqa: E402
@@ -85,8 +87,11 @@ def test_evaluation_exchanges_nothing() -> None:
     assert run(3, "evaluation")["error"] <= 1e-6
 
 
+@resizable
 @pytest.mark.parametrize("name", ["fsdp1", "fsdp2"])
 def test_a_sharded_model_trains_as_with_the_modules_of_pytorch(name: str) -> None:
+    if name == "fsdp2" and not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("this PyTorch has no fully_shard")
     found = run(2, name)
     np.testing.assert_allclose(found["converted"], found["stock"], rtol=0, atol=1e-5)
     assert found["stock"][-1] < found["stock"][0]

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 import torch_norms as norms  # noqa: E402
 from torch import nn  # noqa: E402
+from torch_support import pickles  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
 from cregkit.torch import bridge, dispatch  # noqa: E402
@@ -211,6 +212,7 @@ def test_probes_run_neither_hooks_nor_the_module():
     assert norms.CALLS == ["call", "hook"]
 
 
+@pickles
 @pytest.mark.parametrize("kind", [*KNOWN, norms.QuietLayerNorm], ids=lambda kind: kind.__name__)
 def test_copies_and_pickles_stay_swapped(kind, kernel_calls):
     ours = ct.convert(made(kind))

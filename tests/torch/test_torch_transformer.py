@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
-from torch_support import assert_close, fresh, gradients_of, twins  # noqa: E402
+from torch_support import assert_close, fresh, gradients_of, kernels_in_graphs, pickles, twins  # noqa: E402
 
 import cregkit.torch as ct  # noqa: E402
 from cregkit.torch import autograd, transformer  # noqa: E402
@@ -256,6 +256,7 @@ def test_evaluation_without_gradients_uses_the_fast_path_of_pytorch(kernel_calls
     assert kernel_calls == [FORWARD] * 2
 
 
+@kernels_in_graphs
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @ORDERS
 def test_graphs_of_the_layer_have_its_results(norm_first, kernel_calls):
@@ -317,6 +318,7 @@ def test_frozen_parts_get_no_gradient(kernel_calls):
     }  # fmt: skip
 
 
+@pickles
 def test_a_layer_made_directly_is_a_converted_layer():
     """The constructor takes the arguments of PyTorch and swaps the parts; state, pickle and revert work."""
     stock, ours = (
