@@ -5,8 +5,8 @@ python tests/reliability/soak.py SECONDS
 SECONDS is the time of the coverage-guided fuzzer. From 600 on, each random test has 10 000 examples, the C driver tries
 all lengths, all tests run with sanitizers, and endurance.py makes a million calls. Below 600: 200 examples, a few
 lengths, tests of the kernels alone, a tenth of the calls.
-``--readme`` writes the table into tests/README.md, between its two marks. ``--beyond-pytest`` leaves out the promises
-that pytest tests too, with fewer examples.
+``--readme`` writes the table into tests/README.md, between its two marks. ``--for-ci`` leaves out the promises that
+other stages of .ci/run test, with fewer examples.
 
 Ends with 1 if anything failed. A promise that needs a missing tool is a failure, unless --without-tools.
 """
@@ -198,7 +198,7 @@ def endurance(seconds: int) -> Tally:
     return Tally(calls[0] + calls[2], calls[1], int(wrong), output=done.stdout + done.stderr if wrong else "")
 
 
-TESTED_BY_PYTEST: dict[str, Callable[[int], Tally]] = {
+OF_OTHER_STAGES: dict[str, Callable[[int], Tally]] = {
     "kernels stay within their arrays": driver("release"),
     "the C driver notices broken kernels": pytest("tests/native/test_native.py", "-k", "sees"),
     "access beside an array is detected": pytest("tests/reliability/test_guarded.py", "-k", "seen"),
@@ -220,8 +220,9 @@ TESTED_BY_PYTEST: dict[str, Callable[[int], Tally]] = {
         "tests/commands", "tests/train", "tests/benchmark", "tests/lab", "tests/reliability", "-k", "interrupt or ctrl"
     ),
     "interrupted runs resume bit-identically": pytest("tests/train/test_checkpoint.py"),
+    "every supported Python found": pythons,
 }
-BEYOND_PYTEST: dict[str, Callable[[int], Tally]] = {
+OF_THIS_STAGE: dict[str, Callable[[int], Tally]] = {
     "no invalid memory, no undefined behaviour": driver("sanitized"),
     "no uninitialised read (valgrind)": driver("valgrind", lengths="smoke"),
     "no data race (ThreadSanitizer)": driver("threads", lengths="smoke"),
@@ -231,7 +232,6 @@ BEYOND_PYTEST: dict[str, Callable[[int], Tally]] = {
     "the tests under ASan and UBSan": sanitized,
     "coverage-guided fuzzing of the kernels": libfuzzer,
     "memory does not grow": endurance,
-    "every supported Python found": pythons,
 }
 
 
@@ -258,14 +258,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=int, metavar="SECONDS")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/README.md")
-    parser.add_argument("--beyond-pytest", action="store_true", help="leave out what pytest tests too")
+    parser.add_argument("--for-ci", action="store_true", help="leave out what other stages of .ci/run test")
     parser.add_argument("--without-tools", action="store_true", help="a missing tool is no failure")
     asked = parser.parse_args()
     if asked.seconds < 1:
         parser.error(f"SECONDS must be at least 1, got {asked.seconds}")
     print(f"{'promise':42} {'inputs':>9} {'faults':>7} {'failures':>8} {'s':>5}", flush=True)
     start, wrong, tallies = time.monotonic(), 0, {}
-    promises = BEYOND_PYTEST if asked.beyond_pytest else {**TESTED_BY_PYTEST, **BEYOND_PYTEST}
+    promises = OF_THIS_STAGE if asked.for_ci else {**OF_OTHER_STAGES, **OF_THIS_STAGE}
     for promise, test in promises.items():
         began = time.monotonic()
         tally = tallies[promise] = test(asked.seconds)
