@@ -27,7 +27,7 @@ EMULATED = sorted(HERE.glob("emulated*.c"))
 
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", f"-I{CSRC}"]
 NOT_FORCED = "-DCREG_INLINE=static inline"  # see cregkit.h
-QUICK = ("-O1", "-g1", NOT_FORCED)  # compiles in a tenth of the time of -O3
+QUICK = ("-O1", "-g1", NOT_FORCED)  # compiles in a tenth of the time of -O2
 # Includes what libFuzzer needs, so that the driver and fuzz.c share the objects.
 SANITIZED = (
     *("-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-unused-function", NOT_FORCED),
@@ -61,7 +61,7 @@ VARIANTS = {
     "threads": Variant("gcc", (*QUICK, "-fsanitize=thread"), threads=4),
     "sanitized": Variant("clang", SANITIZED),
     "valgrind": Variant("gcc", QUICK, ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full")),
-    "avx512": Variant("gcc", ("-O2", "-Wno-psabi"), emulated=True),
+    "avx512": Variant("gcc", (*QUICK, "-Wno-psabi"), emulated=True),
     "aarch64": Variant("aarch64-linux-gnu-gcc", ("-O2", "-static"), ("qemu-aarch64",)),
     "musl": Variant("musl-gcc", ("-O2", "-static")),
     "windows": Variant("clang", WINDOWS, ("wine",)),
