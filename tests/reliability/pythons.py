@@ -67,8 +67,13 @@ def interpreters() -> dict[str, str]:
 
 
 def copy_tree(target: Path) -> Path:
-    """Copy the sources without anything that was built; return the copy."""
-    left_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
+    """Copy the sources without anything that was built, which another Cython would take as it is; return the copy."""
+    built = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info")
+    generated = shutil.ignore_patterns("*.c", "_csrc.pxd")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return built(folder, names) | (generated(folder, names) if Path(folder).name == "kernels" else set())
+
     return Path(shutil.copytree(ROOT, target, ignore=left_out))
 
 
