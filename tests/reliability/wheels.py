@@ -104,8 +104,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 archive = zipfile.ZipFile(sys.argv[1])
-(bill,) = (archive.read(name).decode() for name in archive.namelist() if "/sboms/" in name)
-sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill))
+for name in archive.namelist():
+    if "/sboms/" in name:  # auditwheel adds one
+        error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(archive.read(name).decode())
+        if error:
+            sys.exit(f"{name}: {error}")
 """
 
 
