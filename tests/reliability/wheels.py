@@ -71,9 +71,9 @@ PYTORCH = {
 STEP = """
 import statistics, sys, time
 import torch
+exec(sys.argv[1])
 import cregkit.torch
 
-exec(sys.argv[1])
 torch.set_num_threads(2)
 nn = torch.nn
 layers = [layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.LayerNorm(512), nn.Dropout(0.1))]
@@ -157,7 +157,8 @@ def attempt(python: Path, folder: Path, name: str, program: str, runtime: str) -
     (hidden / "libgomp.so.1").touch()  # an empty file, which the loader finds first and cannot load
     (hidden / "libomp.so.5").touch()
     variables = {"LD_LIBRARY_PATH": str(hidden)} if name == "system's runtime hidden" else {}
-    runtimes = run(python, "-c", PROGRAM, program, cwd=folder, **variables).split()
+    quiet = ("-W", "ignore:This process:DeprecationWarning")  # of Python 3.12 and later: a fork beside threads
+    runtimes = run(python, *quiet, "-c", PROGRAM, program, cwd=folder, **variables).split()
     if len(runtimes) != 1 or runtime not in runtimes[0]:
         raise Failure(f"{name}: must use one runtime, of {runtime or 'the system'}; got {runtimes}")
 
