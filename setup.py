@@ -29,7 +29,7 @@ KERNELS = [
     "layer_norm", "rms_norm", "batch_norm", "group_norm", "ghost_batch_norm", "dropout", "drop_block",
     "dropout_add_norm", "optimizer", "images", "noise", "_entries",
 ]  # fmt: skip
-OLDEST_TORCH = (2, 13)
+OLDEST_TORCH = (2, 10)
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for pattern in ("*.h", "*.def") for path in Path("csrc").glob(pattern))
 CYTHON_HEADERS = sorted({"cregkit/kernels/_csrc.pxd", *(str(path) for path in Path("cregkit/kernels").glob("*.pxd"))})

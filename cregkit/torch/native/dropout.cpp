@@ -1,4 +1,5 @@
 /* aten::dropout, whose backward draws the mask again from its seed; dropout in graphs; and aten::bernoulli_. */
+#include "autograd.h"
 #include "bridge.h"
 #include "ops.h"
 
@@ -78,7 +79,7 @@ Tensor differentiable(const Tensor &x, const Draws &draws)
 {
     Tensor y = draws.dropped(x);
     if (torch::autograd::compute_requires_grad(x)) {
-        auto node = c10::make_intrusive<DropoutBackward>();
+        auto node = new_node<DropoutBackward>();
         node->set_next_edges(torch::autograd::collect_next_edges(x));
         node->draws = draws;
         node->sizes = x.sizes().vec();

@@ -1,4 +1,5 @@
 /* aten::rms_norm, which PyTorch composes of differentiable ops on the CPU. */
+#include "autograd.h"
 #include "bridge.h"
 #include "ops.h"
 
@@ -137,7 +138,7 @@ Tensor rms_norm(const Tensor &input, c10::SymIntArrayRef symbolic, const Optiona
     const double added = eps.value_or(std::numeric_limits<float>::epsilon());
     auto [y, rstd] = forward(input, c10::multiply_integers(*shape), gain, added);
     if (torch::autograd::compute_requires_grad(input, gain)) {
-        auto node = c10::make_intrusive<RmsNormBackward>();
+        auto node = new_node<RmsNormBackward>();
         node->set_next_edges(torch::autograd::collect_next_edges(input, gain));
         node->input = torch::autograd::SavedVariable(input, false);
         node->weight = torch::autograd::SavedVariable(gain, false);
