@@ -24,7 +24,7 @@ from torch import Tensor, from_numpy
 from cregkit import functional as kernels
 from cregkit.torch import dispatch
 from cregkit.torch.bridge import is_ordinary, run
-from cregkit.torch.private import is_transformed, statically_known_true
+from cregkit.torch.private import is_exporting, is_transformed, statically_known_true
 
 bfloat16: Any
 try:
@@ -40,9 +40,6 @@ __all__ = ["dropout"]
 SMALLEST = 8192
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-# A version of PyTorch without ``is_exporting`` exports as it compiles: then, both use PyTorch's ops.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -70,7 +67,7 @@ def _takes(x: Tensor) -> bool:
 
 def traces() -> bool:
     """Whether ``torch.compile`` traces a graph that may have the kernel: not an exported program, nor a transform."""
-    return not _is_exporting() and not is_transformed()
+    return not is_exporting() and not is_transformed()
 
 
 class _Dropout(torch.autograd.Function):

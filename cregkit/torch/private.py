@@ -52,6 +52,7 @@ NAMES: Mapping[str, str] = {
     "torch.nn.Module()._forward_pre_hooks": _NOT_FUSED,
     "torch.nn.Module()._backward_hooks": _NOT_FUSED,
     "torch.nn.Module()._backward_pre_hooks": _NOT_FUSED,
+    "torch.compiler._is_exporting_flag": "under torch.compile, dropout is PyTorch's, as in an exported program",
     "torch.fx.experimental.symbolic_shapes.statically_known_true": (
         "under torch.compile, dropout of tensors whose size varies between calls is a kernel for any size"
     ),
@@ -104,6 +105,15 @@ is_watched: Callable[[], bool] = _perhaps if _WATCHED in MISSING.values() else _
 """Whether PyTorch records or transforms ops: tracing, functorch, dispatch modes, forward-mode differentiation."""
 is_transformed: Callable[[], bool] = _perhaps if _WATCHED in MISSING.values() else _is_transformed
 """Whether functorch or forward-mode differentiation transforms ops."""
+
+
+def _is_exporting() -> bool:
+    return bool(torch.compiler._is_exporting_flag)
+
+
+_HAS_FLAG = _found["torch.compiler._is_exporting_flag"] is not None
+is_exporting: Callable[[], bool] = _is_exporting if _HAS_FLAG else torch.compiler.is_compiling
+"""Whether ``torch.export`` traces. The public function is true under torch.compile too before PyTorch 2.12."""
 
 
 def _is_true(condition: Any) -> bool:

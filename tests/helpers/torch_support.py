@@ -110,7 +110,7 @@ class Taken:
         after = usage()
         self.calls = {op: after[op]["taken"] - self.before[op]["taken"] for op in after}
         self.fates = {
-            fate: sum(after[op][fate] - self.before[op][fate] for op in self.ops) for fate in after["dropout"]
+            fate: sum(after[op][fate] - self.before[op][fate] for op in self.ops or after) for fate in after["dropout"]
         }
         if exception[0] is None and self.ops:
             assert {op for op, calls in self.calls.items() if calls} == set(self.ops)

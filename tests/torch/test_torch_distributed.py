@@ -129,7 +129,7 @@ def test_a_lost_process_is_an_error_in_the_others() -> None:
     assert third.returncode == -9
     for process in (first, second):
         assert process.returncode == 0, process.stderr
-    error = json.loads(first.stdout)
+    error = json.loads(first.stdout.splitlines()[-1])
     assert error.startswith("RuntimeError: ")
     assert "timed out" not in error.lower()
 
