@@ -119,6 +119,10 @@ def table(section: Section) -> str:
             if rows
         ]
         parts.append(f"Geometric means of these {len(training)} models: {'; '.join(means)}.")
+    parts.append(
+        "Times in ms are PyTorch's; those converted, enabled and without dropout are relative to them. Share: what "
+        "dropout and norms take of PyTorch's training step, by a step without both; below 0 if that step took longer."
+    )
     spread = max((row["spread"] for row in figures if "failed" not in row), default=math.nan)
     parts.append(f"The largest spread of a row is {100 * spread:.0f} %.")
     parts.append(slower(figures))

@@ -150,14 +150,20 @@ CREG_INLINE void norm_across(const creg_norm *n, int centred, int planes, const 
     }
 }
 
+/* The first rows of each plane of a tile, before stores are aligned, if the planes are aligned alike. */
+CREG_INLINE ptrdiff_t lead_of_planes(const creg_norm *n, const stored *first, ptrdiff_t rows)
+{
+    return n->across % CREG_LINE ? 0 : unaligned_lead(first, rows);
+}
+
+/* A tile of `planes` planes; the stores are aligned from row `lead` on. */
 CREG_INLINE void norm_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
-                             const rows_across *t, row_tile tile)
+                             const rows_across *t, row_tile tile, ptrdiff_t lead)
 {
     const plane_parameters p = parameters_of(n, planes, c);
     const stored *x = input_at(n->x, at);
     stored *y = output_at(n->y, at);
     const ptrdiff_t rows = tile.rows, next = tile.next;
-    const ptrdiff_t lead = n->stream ? unaligned_lead(y, rows) : 0;
     const ptrdiff_t end = n->stream ? lead + whole_lines(rows - lead) : 0;
     for (ptrdiff_t j = 0; j < lead; j += CREG_W) norm_across(n, centred, planes, x, y, &p, t, next, j, lead - j, 0);
     for (ptrdiff_t j = lead; j < end; j += CREG_W) norm_across(n, centred, planes, x, y, &p, t, next, j, CREG_W, 1);
@@ -188,10 +194,13 @@ static void norm_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, cons
 CREG_INLINE void norm_tile(const creg_norm *norm, int centred, row_tile tile, const rows_across *t)
 {
     const creg_norm call = *norm, *n = &call; /* a copy: stores cannot alias it */
+    /* The part vectors cost a short tile more than they save. */
+    const ptrdiff_t lead = tile.rows == MOST_ROWS ? lead_of_planes(n, output_at(n->y, tile.at), tile.rows) : 0;
     ptrdiff_t c = 0, at = tile.at;
     for (; !n->stream && c + PLANES <= n->cols; c += PLANES, at += PLANES * n->across)
-        norm_planes(n, centred, PLANES, at, c, t, tile);
-    for (; c < n->cols; c++, at += n->across) norm_planes(n, centred, 1, at, c, t, tile);
+        norm_planes(n, centred, PLANES, at, c, t, tile, lead);
+    for (; c < n->cols; c++, at += n->across)
+        norm_planes(n, centred, 1, at, c, t, tile, n->stream ? unaligned_lead(output_at(n->y, at), tile.rows) : lead);
 }
 
 static void creg_channel_norm_forward(void *norm, ptrdiff_t task)
@@ -398,24 +407,26 @@ CREG_INLINE void grad_across(const creg_norm *n, int centred, int planes, ptrdif
 }
 
 CREG_INLINE void grad_planes(const creg_norm *n, int centred, int planes, ptrdiff_t at, ptrdiff_t c,
-                             const rows_across *t, const tile_sums *means, row_tile tile)
+                             const rows_across *t, const tile_sums *means, row_tile tile, ptrdiff_t lead)
 {
     const plane_parameters p = parameters_of(n, planes, c);
-    ptrdiff_t j = 0;
-    for (; j + CREG_W <= tile.rows; j += CREG_W) /* main loop */
-        grad_across(n, centred, planes, at, &p, t, means, tile.next, j, CREG_W);
-    if (j < tile.rows) /* tail */
-        grad_across(n, centred, planes, at, &p, t, means, tile.next, j, tile.rows - j);
+    const ptrdiff_t rows = tile.rows, next = tile.next;
+    for (ptrdiff_t j = 0; j < lead; j += CREG_W) grad_across(n, centred, planes, at, &p, t, means, next, j, lead - j);
+    ptrdiff_t j = lead;
+    for (; j + CREG_W <= rows; j += CREG_W) /* main loop */
+        grad_across(n, centred, planes, at, &p, t, means, next, j, CREG_W);
+    if (j < rows) grad_across(n, centred, planes, at, &p, t, means, next, j, rows - j); /* tail */
 }
 
 CREG_INLINE void grad_tile(const creg_norm *norm, int centred, row_tile tile, const rows_across *t,
                            const tile_sums *means)
 {
     const creg_norm call = *norm, *n = &call; /* a copy: stores cannot alias it */
+    const ptrdiff_t lead = lead_of_planes(n, output_at(n->dx, tile.at), tile.rows);
     ptrdiff_t c = 0, at = tile.at;
     for (; c + PLANES <= n->cols; c += PLANES, at += PLANES * n->across)
-        grad_planes(n, centred, PLANES, at, c, t, means, tile);
-    for (; c < n->cols; c++, at += n->across) grad_planes(n, centred, 1, at, c, t, means, tile);
+        grad_planes(n, centred, PLANES, at, c, t, means, tile, lead);
+    for (; c < n->cols; c++, at += n->across) grad_planes(n, centred, 1, at, c, t, means, tile, lead);
 }
 
 static void grad_plane_exact(const creg_norm *n, ptrdiff_t at, ptrdiff_t c, const rows_across *t, const double *g,

@@ -22,22 +22,26 @@
 
 enum {
     /* The number of decisions that are drawn before they are used: few, so that memory is not idle meanwhile. */
-    FEW_DRAWN = 768
+    FEW_DRAWN = 768,
+    /* The copy of results from a buffer to memory is this many steps late, when their stores are complete. */
+    COPY_LAG = 4
 };
 
 /* y = dropout(x), plus the residual unless it is NULL. unrounded_x and unrounded_y: of tensors that round, float32
- * numbers in place of x and y; or NULL. */
+ * numbers in place of x and y; or NULL. buffer: room in L1 for a block, through which y is written by non-temporal
+ * stores if it is not aligned at the start of a step; or NULL. */
 typedef struct {
     const stored *x, *residual;
     stored *y;
     const float *unrounded_x;
     float *unrounded_y;
+    stored *buffer;
 } dropout_arrays;
 
 CREG_INLINE dropout_arrays arrays_from(dropout_arrays d, ptrdiff_t i)
 {
-    return (dropout_arrays){input_at(d.x, i), input_at(d.residual, i), output_at(d.y, i), AT(d.unrounded_x, i),
-                            AT(d.unrounded_y, i)};
+    return (dropout_arrays){input_at(d.x, i),     input_at(d.residual, i), output_at(d.y, i),
+                            AT(d.unrounded_x, i), AT(d.unrounded_y, i),    d.buffer};
 }
 
 CREG_INLINE vf load_elements(const dropout_arrays *a, ptrdiff_t e)
@@ -109,13 +113,25 @@ CREG_INLINE void dropout_steps(dropout_arrays a, draws *random, int steps, ptrdi
 {
     draw_state s = random->state;
     v_words ties = {0};
+    const ptrdiff_t lead = a.buffer ? unaligned_lead(a.y, STEP) : 0;
+    ptrdiff_t copied = lead;
     for (int i = 0; i < steps; i++) { /* main loop */
         const ptrdiff_t e = i * STEP;
         if (ahead) prefetch_elements(a.x + e + ahead, STEP, stream);
         if (ahead && a.residual) prefetch_elements(a.residual + e + ahead, STEP, stream);
         next_step(&s);
-        dropout_step(arrays_from(a, e), &s, d, stream);
+        dropout_arrays of_step = arrays_from(a, e);
+        if (a.buffer) of_step.y = a.buffer + e;
+        dropout_step(of_step, &s, d, stream && !a.buffer);
+        if (a.buffer && i >= COPY_LAG) {
+            stream_lines(a.buffer + copied, a.y + copied, STEP);
+            copied += STEP;
+        }
         ties |= ties_of(&s, d);
+    }
+    if (a.buffer) {
+        memcpy(a.y, a.buffer, sizeof(stored) * (size_t)lead);
+        stream_row(a.buffer + copied, a.y + copied, steps * STEP - copied);
     }
     if (d->tie && v_any(ties)) drop_ties_of_steps(a, random, steps, d);
     random->state = s;
@@ -128,7 +144,7 @@ static void dropout_part_step(dropout_arrays a, draws *random, uint64_t step, pt
 {
     float whole[STEP] = {0};
     const ptrdiff_t n = e1 - e0;
-    const dropout_arrays copy = {(const void *)whole, NULL, (void *)whole, whole, whole};
+    const dropout_arrays copy = {(const void *)whole, NULL, (void *)whole, whole, whole, NULL};
     if (STORES_ROUND && a.unrounded_x)
         memcpy(whole + e0, a.unrounded_x, sizeof(float) * (size_t)n);
     else
@@ -155,25 +171,12 @@ CREG_INLINE void dropout_elements(dropout_arrays a, uint64_t first, ptrdiff_t n,
         i = min_size(STEP - e0, n);
         dropout_part_step(a, random, step++, e0, e0 + i, d);
     }
-    const int aligned = stream && unaligned_lead(a.y + i, 1) == 0;
+    const int aligned = stream && (a.buffer || unaligned_lead(a.y + i, 1) == 0);
     for (int steps; i + STEP <= n; i += steps * STEP, step += (uint64_t)steps) {
         steps = prepare_steps(random, step, (n - i) / STEP);
         dropout_steps(arrays_from(a, i), random, steps, ahead, d, aligned);
     }
     if (i < n) dropout_part_step(arrays_from(a, i), random, step, 0, n - i, d); /* tail */
-}
-
-/* The same through a buffer in L1, where y is not aligned at the start of a step, as non-temporal stores need. */
-static void dropout_unaligned(const stored *x, stored *y, uint64_t first, ptrdiff_t n, const creg_dropout *d,
-                              draws *random)
-{
-    stored buffer[CREG_PANEL];
-    for (ptrdiff_t i = 0, size; i < n; i += size) {
-        const uint64_t at = first + (uint64_t)i;
-        size = min_size(CREG_PANEL - (ptrdiff_t)(at % CREG_PANEL), n - i);
-        dropout_elements((dropout_arrays){.x = x + i, .y = buffer}, at, size, READ_AHEAD, d, random, 0);
-        stream_row(buffer, y + i, size);
-    }
 }
 
 /* A task's elements [at, end). */
@@ -208,9 +211,10 @@ static void creg_dropout_forward(void *items, ptrdiff_t task)
     draws random;
     start_draws(&random, a->dropout.key);
     const stored *x = input_at(a->x, range.at);
-    stored *y = output_at(a->y, range.at);
+    stored *y = output_at(a->y, range.at), buffer[CREG_DRAWS_BLOCK];
     if (a->stream && unaligned_lead(y + lead, 1))
-        dropout_unaligned(x, y, first, n, &a->dropout, &random);
+        dropout_elements((dropout_arrays){.x = x, .y = y, .buffer = buffer}, first, n, READ_AHEAD, &a->dropout, &random,
+                         1);
     else
         dropout_elements((dropout_arrays){.x = x, .y = y}, first, n, READ_AHEAD, &a->dropout, &random, a->stream);
     if (a->stream) v_stream_end();

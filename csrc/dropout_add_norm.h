@@ -54,7 +54,7 @@ CREG_INLINE void add_elements(dropout_arrays a, ptrdiff_t n, ptrdiff_t ahead)
 CREG_INLINE void add_dropped(const creg_norm *n, draws *random, stored *h, float *unrounded_h, ptrdiff_t at,
                              ptrdiff_t size, ptrdiff_t ahead)
 {
-    const dropout_arrays a = {input_at(n->x, at), input_at(n->residual, at), h, NULL, unrounded_h};
+    const dropout_arrays a = {input_at(n->x, at), input_at(n->residual, at), h, NULL, unrounded_h, NULL};
     if (a.x && n->dropout)
         dropout_elements(a, n->offset + (uint64_t)at, size, ahead, n->dropout, random, 0);
     else

@@ -79,14 +79,15 @@ static void creg_group_norm_plan(creg_group_norm *a)
     a->groups.channelwise = with_tasks((creg_cut){.chunks = 1}, a->groups.shape, 1, step);
     a->channels.channelwise = with_tasks((creg_cut){.chunks = 1}, a->channels.shape, 1, step * together);
 
-    /* Whole groups, or channels last, where groups share cache lines, whole samples. */
+    /* Whole groups, or channels last, where groups share cache lines, whole samples. In a small call, one loop of few
+     * tasks takes less time than three loops. */
     const int last = a->groups.shape.n > 1;
     const ptrdiff_t most = max_size(1, BLOCK_CHANNELS / together);
     const ptrdiff_t block = last ? groups : min_size(most, max_size(1, CREG_TASK / max_size(1, group)));
     a->sample_step = max_size(1, CREG_TASK / max_size(1, sample));
     const ptrdiff_t tasks = ceil_div(a->samples, a->sample_step) * ceil_div(groups, block);
     a->whole = a->channels.out && (last ? sample : group) <= CACHED_ELEMENTS &&
-               (tasks >= WHOLE_TASKS || a->samples * sample <= WHOLE_TASKS * CREG_TASK);
+               (tasks >= WHOLE_TASKS || a->samples * sample <= WHOLE_TASKS * CREG_TASK * min_size(tasks, 2));
     if (!a->whole) return;
     cut_whole_channels(&a->groups, min_size(block, groups));
     cut_whole_channels(&a->channels, min_size(block, groups) * together);

@@ -75,13 +75,20 @@ CREG_INLINE void put_value(stored *p, float *unrounded, float a)
         x_set(p, a);
 }
 
-/* Copies elements from the cache to memory with non-temporal stores. */
+/* Copies n elements to whole cache lines in memory with non-temporal stores. */
+CREG_INLINE void stream_lines(const stored *from, stored *to, ptrdiff_t n)
+{
+    enum { VEC = sizeof(vf) / sizeof(stored) };
+    for (ptrdiff_t j = 0; j < n; j += VEC) v_stream((void *)(to + j), v_load((const void *)(from + j)));
+}
+
+/* Copies elements from the cache to memory, whole lines with non-temporal stores. */
 CREG_INLINE void stream_row(const stored *from, stored *to, ptrdiff_t n)
 {
-    ptrdiff_t j = unaligned_lead(to, n);
-    if (j) memcpy(to, from, sizeof(stored) * (size_t)j);
-    for (; j + CREG_W <= n; j += CREG_W) x_stream(to + j, x_load(from + j));
-    if (j < n) memcpy(to + j, from + j, sizeof(stored) * (size_t)(n - j));
+    const ptrdiff_t lead = unaligned_lead(to, n), end = lead + whole_lines(n - lead);
+    if (lead) memcpy(to, from, sizeof(stored) * (size_t)lead);
+    stream_lines(from + lead, to + lead, end - lead);
+    if (end < n) memcpy(to + end, from + end, sizeof(stored) * (size_t)(n - end));
 }
 
 #endif

@@ -3,8 +3,8 @@
  * Problem    A loop ends when its last thread is done. On a busy machine the system may have stopped that thread for a
  *            time slice: milliseconds, for a loop of microseconds.
  * Policy     The time of a loop's tasks tells what half as many threads would have taken: a gain or a loss. Losses that
- *            gains do not cover halve the threads for a pause, then they are doubled as a trial. A loss soon after the
- *            last one makes the pause four times as long.
+ *            gains do not cover halve the threads for a pause, then they are doubled as a trial. A trial that loses
+ *            more than it gains makes the next pause four times as long.
  * Sizes      Loops of each size (power of two of elements) are judged apart: a time slice is much longer than a small
  *            loop and much shorter than a large one. Pauses are measured in work, the time spent in loops on fewer
  *            threads, so a trial costs a small share of it even where loops are rare.
@@ -28,8 +28,6 @@ enum {
     CREG_FIRST_PAUSE = 8,
     /* The two loops of 10 ms that a trial may lose are 2 % of the longest pause. */
     CREG_LONGEST_PAUSE = 1000000000,
-    /* Two losses with less work than this between them have one cause. */
-    CREG_SOON = 100000000,
     CREG_SIZES = 64
 };
 
@@ -40,7 +38,7 @@ typedef struct {
     _Atomic int64_t owed;    /* time lost by waking threads, less the gains since then */
     _Atomic int64_t pause;   /* length of the last pause */
     _Atomic int64_t left;    /* remaining time of the pause */
-    _Atomic int64_t calm;    /* work on several threads since the last pause began */
+    _Atomic int64_t gained;  /* gains less losses since the number of threads changed */
 } creg_size;
 
 typedef struct {
@@ -67,7 +65,7 @@ static inline void creg_forget_losses(creg_choice *choice)
 {
     for (int i = 0; i < CREG_SIZES; i++) {
         creg_size *size = &choice->sizes[i];
-        size->reduced = size->credit = size->owed = size->pause = size->left = size->calm = 0;
+        size->reduced = size->credit = size->owed = size->pause = size->left = size->gained = 0;
     }
 }
 
@@ -89,18 +87,19 @@ static inline void creg_note_fewer(creg_choice *choice, int64_t elements, int64_
     const int64_t reduced = size->reduced;
     size->reduced = reduced < CREG_MAX_THREADS ? 2 * reduced : 0;
     size->left = size->pause;
+    size->gained = 0;
 }
 
 static inline void creg_pause(creg_choice *choice, const creg_loop *loop, int64_t half, int64_t debt)
 {
     creg_size *size = creg_size_of(choice, loop->elements);
     const int64_t first = CREG_FIRST_PAUSE * half;
-    int64_t pause = size->calm < CREG_SOON ? 4 * size->pause : 0;
+    int64_t pause = size->gained < 0 ? 4 * size->pause : 0;
     if (pause > CREG_LONGEST_PAUSE) pause = CREG_LONGEST_PAUSE;
     if (pause < first) pause = first;
     if (pause < CREG_PATIENCE) pause = CREG_PATIENCE;
     size->pause = size->left = pause;
-    size->calm = size->owed = 0;
+    size->gained = size->owed = 0;
     size->credit = CREG_PATIENCE;
     size->reduced = loop->used / 2;
     choice->used = loop->used;
@@ -120,7 +119,7 @@ static inline void creg_note_loop(creg_choice *choice, const creg_loop *loop)
     const int lost = wakes ? owed > patience : credit < 0;
     if (wakes || gain > 0) size->owed = unpaid;
     if (!wakes) size->credit = credit < patience ? credit : patience;
-    size->calm += loop->ended - loop->began;
+    size->gained += gain;
     choice->ended = loop->ended;
     choice->threads = loop->used;
     if (lost && (!size->reduced || size->reduced >= loop->used)) creg_pause(choice, loop, half, wakes ? owed : 0);

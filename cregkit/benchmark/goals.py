@@ -58,6 +58,7 @@ BATCHES = "batch-norm-batch_normh"
 GROUPS = "group-norm-and-instance-norm-group_normh"
 AXES = "layer-norm-and-rms-norm-over-an-axis-that-is-not-the-last-channel_normh"
 DRAWS = "dropout-dropouth-drawsh"
+LOOPS = "parallel-loops-cregkitkernels_threadspyx"
 CALLS = "calls"
 HALVES = "16-bit-tensors-storedh"
 FUNCTIONAL, INTO_OUT, LAYER = (f"a call on (1, 768), {how}" for how in ("functional", "with out=", "layer in eval"))
@@ -82,8 +83,13 @@ LIMITS = {
     "backward into out=": (ROWS, "the additions to dgamma and dbeta, in short rows"),
     "dropout + addition + norm into out=": (SUBLAYERS, "the additions of layer norm"),
     "batch_norm training into out=": (BATCHES, "the bytes of two passes"),
+    "allocating calls, 16 MiB": (CALLS, "noise: the median row takes as long as with out="),
+    "allocating calls, 128 MiB": (CALLS, "noise: the median row takes as long as with out="),
+    f"all threads, from {PARALLEL_ELEMENTS >> 10} Ki elements": (LOOPS, "loops of few tasks"),
+    "16-bit tensors beyond the LLC": (HALVES, "instructions: conversions in each pass"),
     "layer_norm of bfloat16": (ROWS, "rows wider than L1 are read twice from L2"),
     "batch_norm_forward of bfloat16": (HALVES, "instructions: short planes take as long in float32"),
+    "batch_norm_backward of bfloat16": (HALVES, "memory"),
     FUNCTIONAL: (CALLS, "as many instructions around the kernel as np.empty_like takes"),
     INTO_OUT: (CALLS, "the instructions of the kernel and of the checks"),
     LAYER: (CALLS, "Python's call of the layer"),

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,13 +106,39 @@ def test_calls_in_between_are_made_three_times_untimed(monkeypatch):
     assert "".join(calls).endswith("aaaabbbb" * timing.MIN_ROUNDS)
 
 
+@pytest.fixture
+def measured_with(monkeypatch):
+    """Measure with a budget; a sample takes the next of these numbers of seconds.
+
+    The clock ticks once each time it is read: at the start, and before every round after the first few.
+    """
+
+    def measured(seconds, budget):
+        monkeypatch.setattr(timing, "Timer", lambda call, setup: SimpleNamespace(timeit=lambda number: next(seconds)))
+        monkeypatch.setattr(timing, "_plan", lambda timer: (1, 0))
+        monkeypatch.setattr(timing.time, "perf_counter", itertools.count().__next__)
+        return measure({"a": Contestant(lambda: None)}, budget)["a"]
+
+    return measured
+
+
 @pytest.mark.parametrize(
     ("budget", "rounds"), [(0, timing.MIN_ROUNDS), (20, timing.MIN_ROUNDS + 20), (1000, timing.MAX_ROUNDS)]
 )
-def test_a_larger_budget_takes_more_rounds_up_to_the_limit(budget, rounds, monkeypatch):
-    """The clock ticks once each time it is read: for the deadline, and before every round after the first few."""
-    monkeypatch.setattr(timing.time, "perf_counter", itertools.count().__next__)
-    assert measure({"a": Contestant(lambda: None)}, budget)["a"].n == rounds
+def test_a_larger_budget_takes_more_rounds_up_to_the_limit(budget, rounds, measured_with):
+    assert measured_with(itertools.repeat(1.0), budget).n == rounds
+
+
+def test_rounds_continue_while_most_samples_are_disturbed(measured_with):
+    untimed, disturbed = [9.0], [4.0, 4.0, 1.0, 4.0, 4.0, 4.0]
+    measured = measured_with(itertools.chain(untimed, disturbed, itertools.repeat(1.1)), budget=1)
+    assert (measured.quartile, measured.n) == (1.1, len(disturbed) + 1)
+
+
+def test_rounds_end_when_samples_stay_disturbed(measured_with):
+    samples = itertools.chain([9.0, 1.0], itertools.repeat(4.0))
+    measured = measured_with(samples, budget=10)
+    assert (measured.quartile, measured.n) == (4.0, timing.MIN_ROUNDS + timing.MAX_BUDGETS * 10)
 
 
 def test_the_fewest_rounds_can_be_chosen():

@@ -108,8 +108,15 @@ def test_a_rare_stall_sends_eight_calls_to_one_thread(library: ctypes.CDLL, seri
 
 
 @needs_gcc
-@pytest.mark.parametrize("serial", [20_000, 100_000, 1_000_000])
-@pytest.mark.parametrize("good", [0, 1, 30])
+@pytest.mark.parametrize(
+    ("serial", "good"),
+    [
+        (serial, good)
+        for serial in (20_000, 100_000, 1_000_000)
+        for good in (0, 1, 30)
+        if good * serial // 2 < STALL  # what the good loops gain
+    ],
+)
 def test_contention_sends_calls_to_one_thread(library: ctypes.CDLL, serial: int, good: int) -> None:
     machine = Machine(library, serial=serial)
     on_two = 0
@@ -121,6 +128,19 @@ def test_contention_sends_calls_to_one_thread(library: ctypes.CDLL, serial: int,
     assert pauses[-2] == longest
     assert machine.work / len(machine.used) < 1.1 * serial
     assert machine.used.count(2) < 0.01 * len(machine.used) * (good + 2)
+
+
+@needs_gcc
+@pytest.mark.parametrize(("serial", "stall", "good"), [(20_000, 1_000_000, 200), (1_000_000, STALL, 30)])
+def test_stalls_that_gains_cover_send_few_calls_to_one_thread(
+    library: ctypes.CDLL, serial: int, stall: int, good: int
+) -> None:
+    machine = Machine(library, serial=serial)
+    on_two = 0
+    while machine.now < 10**12 + 10 * 10**9:
+        on_two += machine.loop(stall=stall if on_two % (good + 1) == good else 0) == 2
+    assert {length for used, length in machine.runs() if used == 1} == {8}
+    assert machine.work / len(machine.used) < 0.85 * serial
 
 
 @needs_gcc

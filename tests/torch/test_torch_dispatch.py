@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -385,7 +386,7 @@ def test_second_derivatives_of_dropout_have_its_mask(kernels):
 
 @pytest.mark.parametrize("name", OPS)
 def test_outputs_and_gradients_can_be_resized(name, kernels):
-    for scale in (1, 200_000):  # malloc's memory, and the pool's
+    for scale in (1, 200_000, 1_200_000):  # malloc's memory, the pool's for outputs, the pool's for gradients too
         x, (w, b) = torch.randn(8, 6).repeat(max(1, scale // 48), 1), parameters(6)
         x.requires_grad_()
         y = OPS[name](x, w, b)
@@ -456,6 +457,24 @@ def test_large_outputs_are_in_the_pool(kernels):
     del y
     assert cregkit.show_config()["pool"]["bytes"] > before
     assert F.dropout(x).data_ptr() == address
+
+
+@pytest.mark.parametrize("convert", [False, True])
+def test_without_gradients_outputs_of_4_mib_are_in_the_pool(convert):
+    layer = torch.nn.LayerNorm(512).requires_grad_(False)
+    layer = cregkit.torch.convert(layer) if convert else layer
+
+    def pooled(rows):
+        cregkit.clear_pool()
+        layer(torch.randn(rows, 512))
+        return cregkit.show_config()["pool"]["bytes"]
+
+    with nullcontext() if convert else cregkit.torch.enable():
+        with torch.no_grad():
+            assert pooled(2047) == 0
+            assert pooled(2048) >= 4 << 20
+        assert pooled(128) >= 256 << 10
+        assert pooled(127) == 0
 
 
 OUT_OF_MEMORY = """

@@ -7,6 +7,7 @@
 #include <ATen/ops/from_blob.h>
 #include <Python.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/GradMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
@@ -158,13 +159,15 @@ bool are_precise(const at::Tensor &mean, const at::Tensor &rstd)
 namespace
 {
 
-/* Smaller tensors: malloc recycles them well enough. */
-constexpr size_t SMALLEST_POOLED = 256 * 1024;
+/* The sizes from which outputs lie in the pool. malloc recycles smaller blocks well enough. Without gradients, an
+ * output is freed soon, and PyTorch's allocator gives its memory to the next op while it is in L2 (TUNING.md). */
+constexpr size_t SMALLEST_POOLED = 256 * 1024, SMALLEST_POOLED_WITHOUT_GRADIENTS = 4 * 1024 * 1024;
 
 struct PoolAllocator final : c10::Allocator {
     c10::DataPtr allocate(size_t size) override
     {
-        if (size < SMALLEST_POOLED) return c10::GetDefaultCPUAllocator()->allocate(size);
+        const size_t smallest = c10::GradMode::is_enabled() ? SMALLEST_POOLED : SMALLEST_POOLED_WITHOUT_GRADIENTS;
+        if (size < smallest) return c10::GetDefaultCPUAllocator()->allocate(size);
         void *memory = entries->allocate(size);
         TORCH_CHECK_WITH(OutOfMemoryError, memory, "cregkit: unable to allocate ", size, " bytes");
         return {memory, memory, entries->release, c10::Device(c10::DeviceType::CPU)};
