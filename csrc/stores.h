@@ -79,7 +79,11 @@ CREG_INLINE void put_value(stored *p, float *unrounded, float a)
 CREG_INLINE void stream_lines(const stored *from, stored *to, ptrdiff_t n)
 {
     enum { VEC = sizeof(vf) / sizeof(stored) };
-    for (ptrdiff_t j = 0; j < n; j += VEC) v_stream((void *)(to + j), v_load((const void *)(from + j)));
+    for (ptrdiff_t j = 0; j < n; j += VEC) {
+        vf line; /* `from` may not be aligned as a float is */
+        memcpy(&line, from + j, sizeof line);
+        v_stream((void *)(to + j), line);
+    }
 }
 
 /* Copies elements from the cache to memory, whole lines with non-temporal stores. */
