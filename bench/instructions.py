@@ -7,8 +7,9 @@ Other load on the machine changes times, but no count. Two parts of each call ar
 
 kernels     The instructions of the C kernels, for each instruction set of this CPU, on about 4096 elements. The same
             compiler and flags give the same count.
-call        Those of everything around the kernels: Python, checks, allocation; on a few elements. Addresses move it by
-            up to 0.5 %. Collisions in Python's dictionaries move it by 2 %, so that strings have the hashes of seed 0.
+call/ISA    Those of everything around the kernels of the instruction set in use: Python, checks, allocation, and
+            the kernels' copies, which are libc's; on a few elements. Addresses move it by up to 0.5 %. Collisions in
+            Python's dictionaries move it by 2 %, so that strings have the hashes of seed 0.
 
 A count is compared only with one of the same compiler and flags; that of a call, of the same Python, NumPy, Cython and
 libc too. The program counts by single steps (instructions.c, compiled with `cc`): valgrind does not run AVX-512. It
@@ -53,7 +54,7 @@ STORED = SOURCE.with_suffix(".json")
 TOLERANCE = 0.02
 ELEMENTS = 4096
 OF_16_BITS = ("layer_norm", "layer_norm_backward", "dropout", "dropout_backward")
-CALL = "call"
+CALL = f"call/{_runtime.current_isa()}"
 LINE = 64
 CALLS_BEFORE = 20  # Python specialises its bytecode after a few calls
 
@@ -113,10 +114,10 @@ class Line:
     def __str__(self) -> str:
         each = f"{self.found / math.prod(shape_of(CASE_OF[self.op])):.2f}" if self.part != CALL else "-"
         ratio = f"{self.ratio:.4f}" if self.stored else "-"
-        return f"{self.op:56} {self.part:7} {self.found:10} {each:>12} {self.stored or '-':>10} {ratio:>8}"
+        return f"{self.op:56} {self.part:11} {self.found:10} {each:>12} {self.stored or '-':>10} {ratio:>8}"
 
 
-HEADER = f"{'op':56} {'part':7} {'count':>10} {'per element':>12} {'stored':>10} {'ratio':>8}"
+HEADER = f"{'op':56} {'part':11} {'count':>10} {'per element':>12} {'stored':>10} {'ratio':>8}"
 
 
 # ---- what is counted ----
@@ -232,7 +233,7 @@ def load() -> dict[str, Part]:
 
 def not_comparable(found: Mapping[str, Part], stored: Mapping[str, Part]) -> dict[str, str]:
     """Return the parts that cannot be judged here, and why."""
-    reasons = {part: "this CPU lacks it" for part in stored if part not in found}
+    reasons = {part: "not counted on this CPU" for part in stored if part not in found}
     for part in found.keys() & stored.keys():
         now, then = found[part].built_with, stored[part].built_with
         if now != then:
