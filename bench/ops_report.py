@@ -52,6 +52,9 @@ def table(section: Section) -> str:
 their worst cell (an op at one shape), which a column names. Nothing was tuned on the held-out shapes. Peers are other
 libraries; `unfused` is cregkit's own ops, one after another. Peers: {peers}.
 
+What bounds an op that misses its target stands in the last column; the section of TUNING.md names the CPU on which that
+was measured.
+
 ### Targets
 
 {markdown(("target", "against", "limit", "measured", "held-out shapes", "verdict", "worst cell", "bound by"),

@@ -1,7 +1,7 @@
 """Where measurements are kept: bench/results/, one JSON file for each machine and date.
 
 A file holds a section for each kind of measurement ("ops", "steps", "models" ...); a section holds the circumstances
-(CPU, commit, versions, load) and the figures of one run of one script. ``python bench/render.py`` writes
+(CPU, commit, versions, load, stolen time) and the figures of one run of one script. ``python bench/render.py`` writes
 RESULTS.md, the README's table and the pictures from the newest section of each kind.
 """
 
@@ -28,6 +28,25 @@ PACKAGES = (
 
 Section = dict[str, Any]
 """The ``circumstances`` and ``figures`` of a run."""
+
+
+def processor_time() -> tuple[int, int]:
+    """The time that the processors worked, and the time that the host of a virtual machine withheld, in ticks."""
+    try:
+        times = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except OSError:
+        return 0, 0
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, times[:8])
+    return user + nice + system + irq + softirq, steal
+
+
+AT_START = processor_time()
+
+
+def stolen() -> float | None:
+    """The part of the time since this script began that the host withheld, in percent; None where it is not known."""
+    worked, withheld = (now - then for now, then in zip(processor_time(), AT_START, strict=True))
+    return round(100 * withheld / (worked + withheld), 1) if worked else None
 
 
 def commit() -> str | None:
@@ -72,6 +91,7 @@ def machine(of: dict[str, Any]) -> str:
     threads = f"{of['threads']} thread{'s'[: of['threads'] > 1]}"
     versions = [f"{package} {version}" for package, version in of["versions"].items()]
     known = [f"{name} {of[name]}" for name in ("commit", "load") if of[name] is not None]
+    known += [f"stolen time {of['stolen']} %"] if of.get("stolen") is not None else []
     return ", ".join([of["cpu"], of["isa"], threads, f"cregkit {of['cregkit']}", *versions, *known, of["date"]])
 
 
@@ -102,7 +122,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 def store(path: Path, kind: str, before: dict[str, Any], figures: Any) -> None:
     """Write the section of one kind, with the ``circumstances()`` before the run; other sections stay."""
     sections = json.loads(path.read_text()) if path.exists() else {}
-    sections[kind] = {"circumstances": before, "figures": figures}
+    sections[kind] = {"circumstances": {**before, "stolen": stolen()}, "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(str(path), dict(sorted(sections.items())))
 

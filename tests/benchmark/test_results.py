@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ BEFORE = {
     "cregkit": "1.0",
     "commit": "abc",
     "load": 0.1,
+    "stolen": 0.5,
     "versions": {"torch": "2.0"},
     "date": "2026-01-02",
 }
@@ -215,7 +217,10 @@ def test_every_kind_has_planted_figures():
 @pytest.mark.parametrize("kind", SHOWN)
 def test_a_kind_is_shown_with_its_circumstances_and_targets(kind):
     page = render.results_page({kind: SECTIONS[kind]}).split("\n")
-    assert "Some CPU, avx2, 2 threads, cregkit 1.0, torch 2.0, commit abc, load 0.1, 2026-01-02." in page
+    assert (
+        "Some CPU, avx2, 2 threads, cregkit 1.0, torch 2.0, commit abc, load 0.1, stolen time 0.5 %, 2026-01-02."
+        in page
+    )
     assert [line for line in page if line in SHOWN[kind]] == SHOWN[kind]
     assert page.count(render.UNMEASURED) == len(render.KINDS) - 1
     assert (f"![{render.KINDS[kind].title}]({kind}.png)" in page) == bool(render.KINDS[kind].picture)
@@ -366,9 +371,28 @@ def test_the_newest_section_of_each_kind_is_shown(tmp_path, monkeypatch):
 def test_the_circumstances_are_one_line():
     found = record.circumstances()
     assert record.machine(found).startswith(f"{found['cpu']}, {found['isa']}, ")
-    assert record.machine({**BEFORE, "threads": 1, "load": None, "commit": None}) == (
+    assert record.machine({**BEFORE, "threads": 1, "load": None, "commit": None, "stolen": None}) == (
         "Some CPU, avx2, 1 thread, cregkit 1.0, torch 2.0, 2026-01-02"
     )
+    assert record.machine(BEFORE).endswith(", commit abc, load 0.1, stolen time 0.5 %, 2026-01-02")
+
+
+def test_stolen_time_is_that_since_the_start(monkeypatch):
+    monkeypatch.setattr(record, "AT_START", (100, 10))
+    monkeypatch.setattr(record, "processor_time", lambda: (175, 35))
+    assert record.stolen() == 25.0
+    monkeypatch.setattr(record, "processor_time", lambda: (100, 10))
+    assert record.stolen() is None
+
+
+def test_a_working_process_adds_to_the_processors_time():
+    if not Path("/proc/stat").exists():
+        pytest.skip("counted by Linux alone")
+    before, _ = record.processor_time()
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    assert record.processor_time()[0] > before
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
