@@ -34,8 +34,9 @@ Parts = tuple[Any, ...]
 """(X, targets) or (X, targets, weights), where X is an array or a CSR matrix."""
 
 
-# Predictions take this number of samples at a time: a matrix product of another shape may round otherwise, and so the
-# prediction of a sample does not depend on the samples beside it.
+# Predictions take this number of samples at a time, because a matrix product of another shape may round otherwise. So
+# the prediction of a sample depends on no other sample. Its place among the samples may change the last digits: some
+# BLAS libraries round the rows of one product in two ways (OpenBLAS with AVX2).
 BLOCK = 128
 
 
