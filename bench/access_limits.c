@@ -3,29 +3,48 @@
 #include <immintrin.h>
 #include <stddef.h>
 
-typedef float vf __attribute__((vector_size(64)));
-typedef float vf_in_memory __attribute__((vector_size(64), aligned(4), may_alias));
-enum { W = 16, AHEAD = 2048, TASK = 16384 };
+#if defined(__AVX512F__)
+enum { BYTES = 64 };
+#elif defined(__AVX__)
+enum { BYTES = 32 };
+#else
+enum { BYTES = 16 };
+#endif
+
+typedef float vf __attribute__((vector_size(BYTES)));
+typedef float vf_in_memory __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+/* Sums of several vectors, so that none waits for the addition before. */
+enum { W = BYTES / sizeof(float), STEP = 32, VECS = STEP / W, AHEAD = 2048, TASK = 16384 };
+typedef struct {
+    vf of[VECS];
+} sums;
 
 static inline vf load(const float *p) { return *(const vf_in_memory *)p; }
 
 static inline void put(float *p, vf v, int stream)
 {
     if (stream)
-        for (int k = 0; k < 4; k++) _mm_stream_ps(p + 4 * k, ((const __m128 *)&v)[k]);
+        for (int k = 0; k < BYTES / 16; k++) _mm_stream_ps(p + 4 * k, ((const __m128 *)&v)[k]);
     else
         *(vf_in_memory *)p = v;
 }
 
 /* Reads n elements of x, and of dy unless it is NULL. */
-static inline vf read_pass(const float *x, const float *dy, ptrdiff_t n)
+static inline void read_pass(const float *x, const float *dy, ptrdiff_t n, sums *s)
 {
-    vf a = {0}, b = {0};
-    for (ptrdiff_t j = 0; j < n; j += W) {
-        a += load(x + j);
-        if (dy) b += load(dy + j);
-    }
-    return a + b;
+    for (ptrdiff_t j = 0; j < n; j += STEP)
+        for (int k = 0; k < VECS; k++) {
+            s->of[k] += load(x + j + k * W);
+            if (dy) s->of[k] += load(dy + j + k * W);
+        }
+}
+
+static inline float first_of(const sums *s)
+{
+    vf all = {0};
+    for (int k = 0; k < VECS; k++) all += s->of[k];
+    return all[0];
 }
 
 /* Reads the same elements once more, and writes. */
@@ -41,24 +60,25 @@ static inline void write_pass(const float *x, const float *dy, float *out, ptrdi
 /* A norm of rows or groups of n elements: each is read, then read again and written. */
 float by_rows(const float *x, const float *dy, float *out, ptrdiff_t rows, ptrdiff_t n, int stream)
 {
-    vf sum = {0};
+    sums s = {0};
     for (ptrdiff_t i = 0; i < rows; i++, x += n, out += n) {
-        sum += read_pass(x, dy, n);
+        read_pass(x, dy, n, &s);
         write_pass(x, dy, out, n, stream);
         if (dy) dy += n;
     }
     if (stream) _mm_sfence();
-    return sum[0];
+    return first_of(&s);
 }
 
 /* A norm of columns: all is read, then read again and written, task by task from the end on. */
 float by_columns(const float *x, const float *dy, float *out, ptrdiff_t rows, ptrdiff_t n, int stream)
 {
-    vf sum = read_pass(x, dy, rows * n);
+    sums s = {0};
+    read_pass(x, dy, rows * n, &s);
     for (ptrdiff_t end = rows * n, at; end > 0; end = at) {
         at = end > TASK ? end - TASK : 0;
         write_pass(x + at, dy ? dy + at : NULL, out + at, end - at, stream);
     }
     if (stream) _mm_sfence();
-    return sum[0];
+    return first_of(&s);
 }

@@ -79,7 +79,8 @@ def pair(op: str, shape: tuple[int, ...], pattern: str, rows: int, **options: An
 def compiled(folder: str) -> ctypes.CDLL:
     """Compile the kernels for this CPU."""
     library = Path(folder) / "access_limits.so"
-    subprocess.run(["cc", "-O3", "-march=native", "-shared", "-fPIC", "-o", str(library), str(SOURCE)], check=True)
+    flags = ("-O3", "-march=native", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+    subprocess.run(["cc", *flags, "-o", str(library), str(SOURCE)], check=True)
     return ctypes.CDLL(str(library))
 
 
