@@ -14,8 +14,9 @@ enum { BYTES = 16 };
 typedef float vf __attribute__((vector_size(BYTES)));
 typedef float vf_in_memory __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
-/* Sums of several vectors, so that none waits for the addition before. */
 enum { W = BYTES / sizeof(float), STEP = 32, VECS = STEP / W, AHEAD = 2048, TASK = 16384 };
+
+/* Several accumulators, so that an addition does not wait for the one before. */
 typedef struct {
     vf of[VECS];
 } sums;
